@@ -1,0 +1,48 @@
+"""What every corpus is turned into: a list of utterances and the order of their emotions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from fedunlearn.audio import PCM
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One recording.
+
+    Attributes:
+        id: unique in its corpus; stays on the device and with the judge, never in a message.
+        speaker: the person who speaks, unique in its corpus.
+        emotion: one of the corpus's emotions.
+        pcm: reads (or generates again) the recording: int16 [S], 16 kHz. Raises audio.BadAudio.
+        gender, text: where the corpus tells; empty otherwise.
+    """
+
+    id: str
+    speaker: str
+    emotion: str
+    pcm: Callable[[], PCM] = field(compare=False, repr=False)
+    gender: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A collection of utterances.
+
+    Attributes:
+        name: the reader's name, such as "ravdess".
+        utterances: sorted by id.
+        emotions: the class order of every model trained on this corpus.
+        warnings: what the reader skipped or found odd, one line each.
+    """
+
+    name: str
+    utterances: tuple[Utterance, ...]
+    emotions: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def speakers(self) -> tuple[str, ...]:
+        """All speakers, sorted."""
+        return tuple(sorted({u.speaker for u in self.utterances}))

@@ -1,0 +1,57 @@
+"""Labelled utterances as tensors, ready for a model."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Derived features of n utterances, padded to the longest of them.
+
+    Attributes:
+        features: [n, T, D] float32, zero on padding frames.
+        frames: [n] int64, true lengths in frames, >= 1.
+        labels: [n] int64 in 0 ... C-1.
+    """
+
+    features: Tensor
+    frames: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: Tensor) -> "Examples":
+        """The examples at these positions, in this order, padded no further than their own longest."""
+        frames = self.frames[index]
+        width = int(frames.max()) if len(frames) else 0
+        return Examples(self.features[index, :width], frames, self.labels[index])
+
+
+@dataclass(frozen=True)
+class ForgetSet:
+    """D_f of one request: everything that an unlearning method may see of anyone's data.
+
+    Attributes:
+        examples: derived features and labels of the n utterances to be forgotten.
+        waveform: [n, S] float32 in [-1, 1], zero beyond the true lengths.
+        samples: [n] int64, true lengths in samples.
+    """
+
+    examples: Examples
+    waveform: Tensor
+    samples: Tensor
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+def pad_features(features: list[Tensor], labels: list[int]) -> Examples:
+    """Stack features [T_i, D] of different lengths into one set of examples."""
+    frames = torch.tensor([len(f) for f in features], dtype=torch.int64)
+    if not features:
+        return Examples(torch.zeros(0, 0, 0), frames, torch.zeros(0, dtype=torch.int64))
+    padded = torch.nn.utils.rnn.pad_sequence(features, batch_first=True)
+    return Examples(padded, frames, torch.tensor(labels, dtype=torch.int64))

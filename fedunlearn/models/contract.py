@@ -1,0 +1,54 @@
+"""What every emotion model offers, so that training, unlearning and attacks need not know which it is."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+
+class Standardise(nn.Module):
+    """(x - mean) / std with constants that are part of the model's state.
+
+    The constants are learned federatedly in one calibration round before training (each client sends its
+    local mean and mean square, as weights; the server averages), never by pooling audio. They travel,
+    are checkpointed and are aggregated like any other weight; gradients do not change them.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, dims: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dims))
+        self.register_buffer("std", torch.ones(dims))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D]"""
+        return (x - self.mean) / self.std
+
+
+class EmotionModel(nn.Module, ABC):
+    """A speech emotion recogniser in two parts: ``derive`` (fixed) and ``classify`` (trained).
+
+    ``derive`` turns waveforms into the features that a vault may keep beside the audio; it has no trained
+    parameters. ``classify`` turns features into logits. Both are differentiable, so an attack can reach
+    the features or go through to the waveform.
+    """
+
+    norm: Standardise
+    feature_name: str
+    """Names the derived features; models with equal names share them."""
+    dims: int
+    """D, the width of one feature frame."""
+
+    @abstractmethod
+    def derive(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Waveforms [B, S] with true lengths [B] -> (features [B, T, D], frames [B])."""
+
+    @abstractmethod
+    def classify(self, features: Tensor, frames: Tensor) -> Tensor:
+        """Features [B, T, D] with true lengths [B] -> logits [B, C]."""
+
+    def forward(self, waveform: Tensor, samples: Tensor) -> Tensor:
+        """Waveforms [B, S] with true lengths [B] -> logits [B, C]."""
+        return self.classify(*self.derive(waveform, samples))

@@ -1,0 +1,95 @@
+"""Log-mel functionals and a small multi-layer perceptron (about 93 k parameters).
+
+Statistics over an utterance ("functionals") are the classical features of speech emotion recognition
+(Eyben et al. 2016, GeMAPS, doi 10.1109/TAFFC.2015.2457417); these are simple ones over log-mel bands.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from fedunlearn.models.contract import EmotionModel, Standardise
+from fedunlearn.models.frontend import HOP, N_MELS, LogMel, frame_mask
+from fedunlearn.audio import SAMPLE_RATE
+
+_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_MODULATIONS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.5, 8.0, 12.0)
+"""Hz; syllables come at about 4 a second."""
+_EPS = 1e-6
+
+
+def masked_quantiles(values: Tensor, frames: Tensor, quantiles: tuple[float, ...]) -> Tensor:
+    """Quantiles over true frames, linear between order statistics (as numpy.quantile).
+
+    Args:
+        values: [B, T, D]; frames: [B] true lengths, >= 1.
+
+    Returns:
+        [B, len(quantiles), D]
+    """
+    mask = frame_mask(frames, values.shape[1])[:, :, None]
+    ordered = values.masked_fill(~mask, math.inf).sort(dim=1).values
+    position = (frames - 1).to(values.dtype)[:, None] * values.new_tensor(quantiles)[None, :]
+    below = position.floor().long()
+    above = torch.minimum(below + 1, (frames - 1)[:, None])
+    weight = (position - below)[:, :, None]
+    width = values.shape[2]
+    low = ordered.gather(1, below[:, :, None].expand(-1, -1, width))
+    high = ordered.gather(1, above[:, :, None].expand(-1, -1, width))
+    return low + weight * (high - low)
+
+
+def functionals(mel: Tensor, frames: Tensor) -> Tensor:
+    """18 statistics of each band: mean, std, delta std, 5 quantiles, 10 modulation magnitudes.
+
+    Args:
+        mel: [B, T, M] log-mel; frames: [B] true lengths, >= 1.
+
+    Returns:
+        [B, 18 * M], statistic-major.
+    """
+    mask = frame_mask(frames, mel.shape[1])[:, :, None].to(mel.dtype)
+    count = frames.to(mel.dtype)[:, None]
+    mean = (mel * mask).sum(1) / count
+    centred = (mel - mean[:, None, :]) * mask
+    std = (centred.square().sum(1) / count + _EPS).sqrt()
+    delta = (mel[:, 1:] - mel[:, :-1]) * mask[:, 1:]
+    delta_std = (delta.square().sum(1) / (count - 1).clamp(min=1) + _EPS).sqrt()
+    time = torch.arange(mel.shape[1], dtype=mel.dtype, device=mel.device) * (HOP / SAMPLE_RATE)
+    angle = 2 * math.pi * time[:, None] * mel.new_tensor(_MODULATIONS)[None, :]
+    real = torch.einsum("btm,tf->bfm", centred, angle.cos())
+    imaginary = torch.einsum("btm,tf->bfm", centred, angle.sin())
+    modulation = ((real.square() + imaginary.square()) / count[:, :, None].square() + _EPS).sqrt()
+    quantiles = masked_quantiles(mel, frames, _QUANTILES)
+    return torch.cat([mean, std, delta_std, quantiles.flatten(1), modulation.flatten(1)], dim=1)
+
+
+class FunctionalsModel(EmotionModel):
+    """Functionals [720] -> standardise -> linear -> ReLU -> dropout -> linear -> logits.
+
+    Args:
+        classes: number of emotions C, >= 2.
+        hidden: width of the hidden layer.
+        dropout: probability in [0, 1).
+    """
+
+    feature_name = "functionals"
+    dims = 18 * N_MELS
+
+    def __init__(self, classes: int, hidden: int = 128, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.frontend = LogMel()
+        self.norm = Standardise(self.dims)
+        self.head = nn.Sequential(
+            nn.Linear(self.dims, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, classes)
+        )
+
+    def derive(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Waveforms [B, S] -> (functionals [B, 1, 720], ones [B]): one frame an utterance."""
+        values = functionals(*self.frontend(waveform, samples))
+        return values[:, None, :], torch.ones_like(samples)
+
+    def classify(self, features: Tensor, frames: Tensor) -> Tensor:
+        """Functionals [B, 1, 720] -> logits [B, C]."""
+        return self.head(self.norm(features[:, 0]))

@@ -1,0 +1,89 @@
+"""What an unlearning method is, by type: the forget set comes in, and no other data can.
+
+A method gets the model, the forget set, its own settings, a random generator and a few scalars that the
+server may send. There is no parameter through which retain data could come (DESIGN, promise 1).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from fedunlearn.config import UnlearningSettings
+from fedunlearn.examples import ForgetSet
+from fedunlearn.models.contract import EmotionModel
+
+
+@dataclass(frozen=True)
+class ServerScalars:
+    """The numbers, and the only ones, that the server may tell a method.
+
+    Attributes:
+        test_accuracy: of the global model on the clients' held-out speech, in [0, 1]; the level down to
+            which a method may let the forget accuracy fall. None: the server did not say.
+    """
+
+    test_accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class UnlearnResult:
+    """What a method hands back.
+
+    Attributes:
+        state: the model's new state dict (same keys and shapes as it came in).
+        steps: gradient steps taken.
+        stopped: why it stopped, such as "level", "zero", "steps", "empty forget set".
+        forget_accuracy: on the forget set before and after, in [0, 1]; NaN for an empty set.
+        adversarial: samples made by the attack.
+        attack_success: share of them that the original model takes for the attack's target; NaN if none.
+        scalars_read: which of the server's scalars the method used.
+        notes: further numbers worth keeping, by name.
+    """
+
+    state: dict[str, Tensor]
+    steps: int
+    stopped: str
+    forget_accuracy: tuple[float, float]
+    adversarial: int = 0
+    attack_success: float = float("nan")
+    scalars_read: tuple[str, ...] = ()
+    notes: Mapping[str, float] = field(default_factory=dict)
+
+
+class UnlearnFailed(Exception):  # noqa: N818
+    """A method met a loss that is not finite; names the step. The model it was given is untouched."""
+
+
+class Method(Protocol):
+    """An unlearning method that sees the forget set alone. Pure: the model is not changed."""
+
+    def __call__(
+        self,
+        model: EmotionModel,
+        forget_set: ForgetSet,
+        settings: UnlearningSettings,
+        rng: np.random.Generator,
+        scalars: ServerScalars,
+    ) -> UnlearnResult:
+        """Forget ``forget_set``.
+
+        Raises:
+            UnlearnFailed: the loss is not finite; the message names the step.
+        """
+        ...
+
+
+Sees = Literal["forget", "retain", "history"]
+
+
+@dataclass(frozen=True)
+class MethodCard:
+    """A method as tables show it: its name, what data it sees, whom it is from."""
+
+    name: str
+    sees: Sees
+    source: str
+    unlearn: Method
