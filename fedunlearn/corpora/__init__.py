@@ -1,0 +1,72 @@
+"""Speech with known speakers and emotions: one file per corpus, and speech that is generated.
+
+``load`` reads names only; ``recordings`` then decodes everything once and says what is wrong with it.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from fedunlearn.config import CorpusSettings
+from fedunlearn.corpora import manifest, ravdess
+from fedunlearn.corpora.inspection import recordings
+from fedunlearn.corpora.utterance import Corpus, Utterance
+from fedunlearn.errors import BadInput
+
+__all__ = ["READERS", "Corpus", "Reader", "Utterance", "load", "recordings"]
+
+Reader = Callable[[CorpusSettings, int], Corpus]
+
+
+def _synthetic(settings: CorpusSettings, seed: int) -> Corpus:
+    # Imported on use: the generator is heavy, and a run on real speech does not need it.
+    from fedunlearn.corpora import synthetic
+
+    if settings.path:
+        real = ", ".join(name for name in READERS if name != "synthetic")
+        raise BadInput(
+            f"corpus.path = {settings.path!r}: generated speech reads no data; "
+            f"leave --data out, or say with --corpus what it holds ({real})"
+        )
+    return synthetic.read(settings.speakers, settings.utterances, seed)
+
+
+def _real(read: Callable[[Path], Corpus]) -> Reader:
+    def reader(settings: CorpusSettings, seed: int) -> Corpus:
+        if not settings.path:
+            raise BadInput(f"corpus.path: {settings.name} is real speech; say where it is with --data PATH")
+        path = Path(settings.path).expanduser()
+        if not path.exists():
+            raise BadInput(f"{path}: no such file or folder (corpus.path, --data)")
+        return read(path)
+
+    return reader
+
+
+READERS: Mapping[str, Reader] = {
+    "synthetic": _synthetic,
+    "ravdess": _real(ravdess.read),
+    "manifest": _real(manifest.read),
+}
+"""Every corpus that ``corpus.name`` may say."""
+
+
+def load(settings: CorpusSettings, seed: int) -> Corpus:
+    """The corpus that the settings name. No recording is decoded yet.
+
+    Args:
+        settings: name, path, and the size of generated speech.
+        seed: of generated speech; real corpora do not depend on it.
+
+    Raises:
+        BadInput: an unknown name, no such folder, nothing recognised in it, fewer than two emotions.
+    """
+    reader = READERS.get(settings.name)
+    if reader is None:
+        raise BadInput(f"corpus.name = {settings.name!r} is not known; known are {', '.join(READERS)}")
+    corpus = reader(settings, seed)
+    if len(corpus.emotions) < 2:
+        raise BadInput(
+            f"{settings.path or settings.name}: all recordings are {corpus.emotions[0]!r}; "
+            "telling emotions apart needs two or more"
+        )
+    return corpus

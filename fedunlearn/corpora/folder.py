@@ -1,0 +1,154 @@
+"""What the readers of real corpora share: walk a folder, let file names say who speaks and how.
+
+Downloads are messy. Folders may be nested, flat, linked or sorted by emotion; endings may be upper-case; the
+same recording may lie in two places. A reader gives a ``Scheme``; everything else is done here, and nothing
+is decoded yet.
+"""
+
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from fedunlearn import audio
+from fedunlearn.corpora.utterance import Corpus, Utterance
+from fedunlearn.errors import BadInput
+
+# In order of preference, where one recording lies there in several formats (CREMA-D ships WAV and MP3).
+# Video is looked at only to be counted as skipped.
+ENDINGS = (".wav", ".flac", ".aif", ".aiff", ".au", ".sph", ".ogg", ".opus", ".mp3", ".mp4")
+NAMED_AT_MOST = 5
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a name says about one recording.
+
+    Attributes:
+        speaker, emotion, gender, text: as in ``Utterance``.
+        key: the same for two copies of one recording; empty = the file's stem.
+    """
+
+    speaker: str
+    emotion: str
+    gender: str = ""
+    text: str = ""
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A file that belongs to the corpus and is left out on purpose.
+
+    Attributes:
+        what: such as "song recordings"; files are counted under it. Empty = not worth a word.
+    """
+
+    what: str
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How one corpus names its files.
+
+    Attributes:
+        name: the reader's name.
+        expected: such names, for a user whose folder holds none.
+        emotions: every emotion, in the order of the model's classes.
+        parse: a path relative to the corpus folder, its last part without ending (NFC), to what it says;
+            None = not a name of this corpus.
+    """
+
+    name: str
+    expected: str
+    emotions: tuple[str, ...]
+    parse: Callable[[PurePosixPath], Label | Skip | None]
+
+
+def read(root: Path, scheme: Scheme) -> Corpus:
+    """All recordings under ``root`` that ``scheme`` recognises.
+
+    A recording found twice (the same name in two folders) is read once: uncompressed before compressed, then
+    the one nearest to ``root``, then the first by name. Ids are paths relative to ``root`` without ending.
+
+    Raises:
+        BadInput: no such folder, an unreadable folder in it, or no recognised file in it.
+    """
+    found: dict[str, Utterance] = {}
+    strays: list[str] = []
+    skipped: Counter[str] = Counter()
+    copies: list[str] = []
+    for path in sorted(_files(root), key=partial(_preference, root)):
+        inside = PurePosixPath(unicodedata.normalize("NFC", path.relative_to(root).as_posix()))
+        label = scheme.parse(inside.with_suffix(""))
+        if label is None:
+            strays.append(str(inside))
+        elif isinstance(label, Skip):
+            skipped[label.what] += 1
+        elif (key := label.key or inside.stem.casefold()) in found:
+            copies.append(str(inside))
+        else:
+            found[key] = Utterance(
+                id=str(inside.with_suffix("")),
+                speaker=label.speaker,
+                emotion=label.emotion,
+                pcm=partial(audio.decode, path),
+                gender=label.gender,
+                text=label.text,
+            )
+    if not found:
+        seen = f"; it holds {counted(strays)}" if strays else ""
+        left_out = "".join(f"; {count} {what} left out" for what, count in sorted(skipped.items()) if what)
+        raise BadInput(f"{root}: no recording of {scheme.name}: expected {scheme.expected}{seen}{left_out}")
+    warnings = [f"{count} {what} left out" for what, count in sorted(skipped.items()) if what]
+    if strays:
+        warnings.append(f"left out, not named as {scheme.name} names its files: {counted(strays)}")
+    if copies:
+        warnings.append(f"left out, second copies of the same name: {counted(copies)}")
+    return assemble(scheme.name, found.values(), scheme.emotions, warnings)
+
+
+def assemble(
+    name: str, utterances: Iterable[Utterance], emotions: Sequence[str], warnings: Sequence[str] = ()
+) -> Corpus:
+    """A corpus in order: utterances by id; of ``emotions``, in their order, those that occur."""
+    ordered = tuple(sorted(utterances, key=lambda u: u.id))
+    occurring = {u.emotion for u in ordered}
+    return Corpus(name, ordered, tuple(e for e in emotions if e in occurring), tuple(warnings))
+
+
+def counted(names: Sequence[str]) -> str:
+    """Names in one line: how many, and the first few."""
+    more = f" and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
+    shown = ", ".join(names[:NAMED_AT_MOST])
+    return f"{len(names)} {'file' if len(names) == 1 else 'files'} ({shown}{more})"
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """Files with a known ending; hidden ones and archive leftovers aside. Links are followed, once."""
+    if not root.is_dir():
+        raise BadInput(f"{root}: no such folder")
+
+    def refuse(error: OSError) -> None:
+        # Going on would silently train on a part of the corpus.
+        raise BadInput(f"{error.filename}: cannot be read ({error.strerror})") from error
+
+    entered: set[tuple[int, int]] = set()
+    for folder, below, names in os.walk(root, onerror=refuse, followlinks=True):
+        status = Path(folder).stat()
+        if (status.st_dev, status.st_ino) in entered:
+            below.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        below[:] = sorted(b for b in below if not b.startswith(".") and b != "__MACOSX")
+        for name in names:
+            if not name.startswith(".") and Path(name).suffix.lower() in ENDINGS:
+                yield Path(folder, name)
+
+
+def _preference(root: Path, path: Path) -> tuple[int, int, str]:
+    inside = path.relative_to(root)
+    return ENDINGS.index(path.suffix.lower()), len(inside.parts), inside.as_posix()
