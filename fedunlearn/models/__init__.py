@@ -1,0 +1,50 @@
+"""The emotion recognisers, and the one place that makes one from its settings."""
+
+import numpy as np
+import torch
+
+from fedunlearn.config import ModelSettings
+from fedunlearn.models.contract import EmotionModel, Standardise
+
+__all__ = ["EmotionModel", "Standardise", "build_model"]
+
+
+def build_model(
+    settings: ModelSettings, classes: int, rng: np.random.Generator | torch.Generator
+) -> EmotionModel:
+    """A fresh recogniser.
+
+    Args:
+        settings: which one, and its sizes.
+        classes: number of emotions C, >= 2.
+        rng: the stream that the initial weights are drawn from; torch's global generator is left as it was.
+
+    Returns:
+        a model in training mode, its standardisation not yet calibrated (mean 0, std 1).
+
+    Raises:
+        ValueError: fewer than two classes.
+    """
+    if classes < 2:
+        raise ValueError(f"a recogniser needs at least 2 emotions to tell apart (got {classes})")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(_draw_seed(rng))
+        return _construct(settings, classes)
+
+
+def _construct(settings: ModelSettings, classes: int) -> EmotionModel:
+    match settings.name:
+        case "functionals":
+            from fedunlearn.models.functionals import FunctionalsModel
+
+            return FunctionalsModel(classes, settings.hidden, settings.dropout)
+        case "cnn":
+            from fedunlearn.models.cnn import CnnModel
+
+            return CnnModel(classes, settings.dropout)
+
+
+def _draw_seed(rng: np.random.Generator | torch.Generator) -> int:
+    if isinstance(rng, torch.Generator):
+        return int(torch.randint(2**62, (), generator=rng))
+    return int(rng.integers(2**62))

@@ -40,6 +40,10 @@ class EmotionModel(nn.Module, ABC):
     """Names the derived features; models with equal names share them."""
     dims: int
     """D, the width of one feature frame."""
+    classes: int
+    """C, the number of emotions."""
+    frame_seconds: float | None = None
+    """s, from one feature frame to the next; None where an utterance is one frame."""
 
     @abstractmethod
     def derive(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:

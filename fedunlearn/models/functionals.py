@@ -9,9 +9,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from fedunlearn.audio import SAMPLE_RATE
 from fedunlearn.models.contract import EmotionModel, Standardise
 from fedunlearn.models.frontend import HOP, N_MELS, LogMel, frame_mask
-from fedunlearn.audio import SAMPLE_RATE
 
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _MODULATIONS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.5, 8.0, 12.0)
@@ -79,6 +79,7 @@ class FunctionalsModel(EmotionModel):
 
     def __init__(self, classes: int, hidden: int = 128, dropout: float = 0.0) -> None:
         super().__init__()
+        self.classes = classes
         self.frontend = LogMel()
         self.norm = Standardise(self.dims)
         self.head = nn.Sequential(
@@ -92,4 +93,5 @@ class FunctionalsModel(EmotionModel):
 
     def classify(self, features: Tensor, frames: Tensor) -> Tensor:
         """Functionals [B, 1, 720] -> logits [B, C]."""
-        return self.head(self.norm(features[:, 0]))
+        logits: Tensor = self.head(self.norm(features[:, 0]))
+        return logits
