@@ -4,16 +4,21 @@ A method gets the model, the forget set, its own settings, a random generator an
 server may send. There is no parameter through which retain data could come (DESIGN, promise 1).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fedunlearn.config import UnlearningSettings
-from fedunlearn.examples import ForgetSet
+from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models.contract import EmotionModel
+
+_CHUNK = 256
+"""utterances classified at a time"""
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,33 @@ class UnlearnResult:
     attack_success: float = float("nan")
     scalars_read: tuple[str, ...] = ()
     notes: Mapping[str, float] = field(default_factory=dict)
+
+
+def snapshot(model: EmotionModel) -> dict[str, Tensor]:
+    """A copy of the model's state dict that shares no memory with it."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def unchanged(model: EmotionModel, stopped: str, accuracy: float = math.nan) -> UnlearnResult:
+    """The result of doing nothing, and why nothing was done."""
+    return UnlearnResult(snapshot(model), steps=0, stopped=stopped, forget_accuracy=(accuracy, accuracy))
+
+
+@torch.no_grad()
+def forget_accuracy(model: EmotionModel, examples: Examples, step: int = 0) -> float:
+    """Share of examples [n, T, D] that the model (in eval mode) gets right, in [0, 1]; NaN if n = 0.
+
+    Raises:
+        UnlearnFailed: a logit is not finite after ``step`` steps.
+    """
+    right = 0
+    for index in torch.split(torch.arange(len(examples)), _CHUNK):
+        part = examples.take(index)
+        logits = model.classify(part.features, part.frames)
+        if not bool(logits.isfinite().all()):
+            raise UnlearnFailed(f"step {step}: the model's output on the forget set is not finite")
+        right += int((logits.argmax(1) == part.labels).sum())
+    return right / len(examples) if len(examples) else math.nan
 
 
 class UnlearnFailed(Exception):  # noqa: N818

@@ -1,0 +1,180 @@
+"""Targeted projected gradient descent: samples near the forget set that the model takes for other emotions.
+
+In L2UL they stand in for the retained data: they lie where the model's boundaries to the other classes are,
+and fine-tuning that keeps the model's answers on them keeps those boundaries (Cha et al. 2024, section 4).
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedunlearn.config import AttackSettings
+from fedunlearn.examples import Examples, ForgetSet, pad_features
+from fedunlearn.models.contract import EmotionModel
+from fedunlearn.models.frontend import frame_mask
+
+_VALUES_AT_ONCE = 2**21
+"""Values perturbed in one batch: bounds memory at any number of utterances."""
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """Samples made by an attack on n utterances, k each; sample j of utterance i is number i * k + j.
+
+    Attributes:
+        examples: [n * k, T, D] in the model's own (unstandardised) feature units, zero on padding frames;
+            the labels are the attack's targets, never the true label.
+        outputs: [n * k, C] softmax output of the attacked model on them.
+        success: share of them that the attacked model takes for the target; NaN if there are none.
+    """
+
+    examples: Examples
+    outputs: Tensor
+    success: float
+
+
+def wrong_labels(labels: Tensor, classes: int, rng: np.random.Generator) -> Tensor:
+    """For each label in 0 ... C-1 one of the C-1 others, all equally likely. int64 [n] -> int64 [n]
+
+    Raises:
+        ValueError: fewer than two classes, so that there is no wrong label.
+    """
+    if classes < 2:
+        raise ValueError(f"a wrong label needs at least 2 classes (got {classes})")
+    shift = torch.from_numpy(rng.integers(1, classes, size=len(labels))).to(labels.device)
+    return (labels + shift) % classes
+
+
+def targeted_pgd(
+    model: EmotionModel, forget_set: ForgetSet, settings: AttackSettings, rng: np.random.Generator
+) -> Adversarial:
+    """Move copies of the forget set, inside a small ball, towards wrong labels (Madry et al. 2018).
+
+    The amplitude eps is per value: the ball has radius eps for "linf", eps * sqrt(d) for "l2", d being the
+    number of true values (padding left out), in units of the model's feature standard deviation (domain
+    "feature") or of full scale (domain "waveform"). Steps are step * radius / steps long, along the sign
+    ("linf") or the normalised gradient ("l2") of the cross-entropy to the target. The start is random: for
+    "linf" uniform in the ball, for "l2" of uniform direction and uniform radius.
+
+    The model is attacked as it stands, in eval mode, on a frozen copy: only inputs get gradients.
+
+    Args:
+        model: attacked, not changed.
+        forget_set: n utterances; k = ``settings.per_utterance`` samples are made of each.
+        settings: ball, steps and domain.
+        rng: targets, then random starts.
+    """
+    frozen = copy.deepcopy(model).eval().requires_grad_(False)
+    examples = forget_set.examples
+    source = torch.arange(len(forget_set)).repeat_interleave(settings.per_utterance)
+    if len(source) == 0:
+        return Adversarial(pad_features([], []), torch.zeros(0, 0), math.nan)
+    targets = wrong_labels(examples.labels[source], frozen.classes, rng)
+
+    attack = _on_features if settings.domain == "feature" else _on_waveforms
+    values = examples.features[0].numel() if settings.domain == "feature" else forget_set.waveform.shape[1]
+    size = max(1, _VALUES_AT_ONCE // values)
+    made, outputs = [], []
+    for index, target in zip(torch.split(source, size), torch.split(targets, size), strict=True):
+        features = attack(frozen, forget_set, index, target, settings, rng)
+        made.append(features)
+        outputs.append(frozen.classify(features, examples.frames[index]).softmax(1))
+    probabilities = torch.cat(outputs)
+    success = (probabilities.argmax(1) == targets).double().mean().item()
+    return Adversarial(Examples(torch.cat(made), examples.frames[source], targets), probabilities, success)
+
+
+def _on_features(
+    model: EmotionModel,
+    forget_set: ForgetSet,
+    index: Tensor,
+    targets: Tensor,
+    settings: AttackSettings,
+    rng: np.random.Generator,
+) -> Tensor:
+    x, frames = forget_set.examples.features[index], forget_set.examples.frames[index]
+    real = frame_mask(frames, x.shape[1])[:, :, None].expand_as(x)
+
+    def logits(delta: Tensor) -> Tensor:
+        return model.classify(x + delta * model.norm.std, frames)
+
+    return x + _search(logits, real, targets, settings, rng, lambda delta: delta) * model.norm.std
+
+
+def _on_waveforms(
+    model: EmotionModel,
+    forget_set: ForgetSet,
+    index: Tensor,
+    targets: Tensor,
+    settings: AttackSettings,
+    rng: np.random.Generator,
+) -> Tensor:
+    x, samples = forget_set.waveform[index], forget_set.samples[index]
+
+    def clip(delta: Tensor) -> Tensor:
+        return (x + delta).clamp(-1.0, 1.0) - x
+
+    delta = _search(
+        lambda delta: model(x + delta, samples), frame_mask(samples, x.shape[1]), targets, settings, rng, clip
+    )
+    return model.derive((x + delta).clamp(-1.0, 1.0), samples)[0]
+
+
+def _search(
+    logits: Callable[[Tensor], Tensor],
+    real: Tensor,
+    targets: Tensor,
+    settings: AttackSettings,
+    rng: np.random.Generator,
+    clip: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """The perturbation: zero where ``real`` is False, in the ball, with the targeted loss brought down."""
+    count = _spread(real.flatten(1).sum(1).to(torch.float32), real)
+    radius = settings.eps * (count.sqrt() if settings.norm == "l2" else torch.ones_like(count))
+    delta = clip(_random_start(real, radius, settings.norm, rng))
+    for _ in range(settings.steps):
+        delta.requires_grad_(True)
+        loss = F.cross_entropy(logits(delta), targets, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, delta)
+        stride = settings.step * radius / settings.steps
+        delta = delta.detach() - stride * _direction(gradient * real, settings.norm)
+        delta = clip(_project(delta, radius, settings.norm))
+    return delta
+
+
+def _random_start(real: Tensor, radius: Tensor, norm: str, rng: np.random.Generator) -> Tensor:
+    def drawn(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(real.device)
+
+    if norm == "linf":
+        return (2.0 * drawn(rng.random(real.shape, dtype=np.float32)) - 1.0) * radius * real
+    noise = drawn(rng.standard_normal(real.shape, dtype=np.float32)) * real
+    share = drawn(rng.random(len(real), dtype=np.float32))
+    return _direction(noise, norm) * radius * _spread(share, real)
+
+
+def _direction(gradient: Tensor, norm: str) -> Tensor:
+    if norm == "linf":
+        return gradient.sign()
+    return gradient / _length(gradient).clamp(min=torch.finfo(gradient.dtype).tiny)
+
+
+def _project(delta: Tensor, radius: Tensor, norm: str) -> Tensor:
+    if norm == "linf":
+        return torch.maximum(torch.minimum(delta, radius), -radius)
+    return delta * (radius / _length(delta).clamp(min=torch.finfo(delta.dtype).tiny)).clamp(max=1.0)
+
+
+def _length(values: Tensor) -> Tensor:
+    return _spread(values.flatten(1).norm(dim=1), values)
+
+
+def _spread(per_sample: Tensor, like: Tensor) -> Tensor:
+    """[B] -> [B, 1, ...], to be broadcast against ``like``."""
+    return per_sample.view(-1, *([1] * (like.dim() - 1)))

@@ -1,0 +1,54 @@
+"""Control: random weights. A report that ranks it well does not measure what is kept."""
+
+import copy
+import math
+
+import numpy as np
+import torch
+
+from fedunlearn.config import UnlearningSettings
+from fedunlearn.examples import ForgetSet
+from fedunlearn.models.contract import EmotionModel
+from fedunlearn.unlearning.contract import (
+    MethodCard,
+    ServerScalars,
+    UnlearnResult,
+    forget_accuracy,
+    snapshot,
+    unchanged,
+)
+
+
+@torch.no_grad()
+def unlearn(
+    model: EmotionModel,
+    forget_set: ForgetSet,
+    settings: UnlearningSettings,
+    rng: np.random.Generator,
+    scalars: ServerScalars,
+) -> UnlearnResult:
+    """Forget everything: draw every trainable parameter anew; buffers (Standardise) and frozen ones stay.
+
+    Matrices and kernels are uniform in +-1 / sqrt(fan in), torch's own default for linear layers; vectors
+    are 1 where they are the gain of a normalisation layer (named "weight"), else 0.
+
+    Raises:
+        UnlearnFailed: the model's output on the forget set is not finite.
+    """
+    if len(forget_set) == 0:
+        return unchanged(model, "empty forget set")
+    working = copy.deepcopy(model).eval()
+    before = forget_accuracy(working, forget_set.examples)
+    for name, weight in working.named_parameters():
+        if not weight.requires_grad:
+            continue
+        if weight.dim() >= 2:
+            bound = 1.0 / math.sqrt(weight[0].numel())
+            weight.copy_(torch.from_numpy(rng.uniform(-bound, bound, size=tuple(weight.shape))))
+        else:
+            weight.fill_(1.0 if name.endswith("weight") else 0.0)
+    after = forget_accuracy(working, forget_set.examples)
+    return UnlearnResult(snapshot(working), steps=0, stopped="destroyed", forget_accuracy=(before, after))
+
+
+CARD = MethodCard(name="destroy", sees="forget", source="control: random weights", unlearn=unlearn)
