@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fedunlearn.config import CorpusSettings
-from fedunlearn.corpora import manifest, ravdess
+from fedunlearn.corpora import crema_d, emodb, iemocap, manifest, nemo, ravdess, savee, shemo, tess
 from fedunlearn.corpora.inspection import recordings
 from fedunlearn.corpora.utterance import Corpus, Utterance
 from fedunlearn.errors import BadInput
@@ -45,6 +45,13 @@ def _real(read: Callable[[Path], Corpus]) -> Reader:
 READERS: Mapping[str, Reader] = {
     "synthetic": _synthetic,
     "ravdess": _real(ravdess.read),
+    "crema-d": _real(crema_d.read),
+    "emodb": _real(emodb.read),
+    "nemo": _real(nemo.read),
+    "iemocap": _real(iemocap.read),
+    "tess": _real(tess.read),
+    "savee": _real(savee.read),
+    "shemo": _real(shemo.read),
     "manifest": _real(manifest.read),
 }
 """Every corpus that ``corpus.name`` may say."""

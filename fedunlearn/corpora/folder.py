@@ -19,7 +19,7 @@ from fedunlearn.errors import BadInput
 
 # In order of preference, where one recording lies there in several formats (CREMA-D ships WAV and MP3).
 # Video is looked at only to be counted as skipped.
-ENDINGS = (".wav", ".flac", ".aif", ".aiff", ".au", ".sph", ".ogg", ".opus", ".mp3", ".mp4")
+ENDINGS = (".wav", ".flac", ".aif", ".aiff", ".ogg", ".opus", ".mp3", ".mp4")
 NAMED_AT_MOST = 5
 
 
@@ -81,8 +81,8 @@ def read(root: Path, scheme: Scheme) -> Corpus:
     strays: list[str] = []
     skipped: Counter[str] = Counter()
     copies: list[str] = []
-    for path in sorted(_files(root), key=partial(_preference, root)):
-        inside = PurePosixPath(unicodedata.normalize("NFC", path.relative_to(root).as_posix()))
+    for path in sorted(files(root, ENDINGS), key=partial(_preference, root)):
+        inside = _inside(root, path)
         label = scheme.parse(inside.with_suffix(""))
         if label is None:
             strays.append(str(inside))
@@ -127,10 +127,17 @@ def counted(names: Sequence[str]) -> str:
     return f"{len(names)} {'file' if len(names) == 1 else 'files'} ({shown}{more})"
 
 
-def _files(root: Path) -> Iterator[Path]:
-    """Files with a known ending; hidden ones and archive leftovers aside. Links are followed, once."""
+def files(root: Path, endings: Sequence[str]) -> Iterator[Path]:
+    """Files below ``root`` with one of the (lower-case) endings, in any case and no particular order.
+
+    Hidden files and what archives leave behind (``._x.wav``, ``__MACOSX``) are passed over. Links are
+    followed, into each folder once.
+
+    Raises:
+        BadInput: ``root`` is not a folder, or a folder cannot be read.
+    """
     if not root.is_dir():
-        raise BadInput(f"{root}: no such folder")
+        raise BadInput(f"{root}: is not a folder")
 
     def refuse(error: OSError) -> None:
         # Going on would silently train on a part of the corpus.
@@ -145,8 +152,14 @@ def _files(root: Path) -> Iterator[Path]:
         entered.add((status.st_dev, status.st_ino))
         below[:] = sorted(b for b in below if not b.startswith(".") and b != "__MACOSX")
         for name in names:
-            if not name.startswith(".") and Path(name).suffix.lower() in ENDINGS:
+            if not name.startswith(".") and Path(name).suffix.lower() in endings:
                 yield Path(folder, name)
+
+
+def _inside(root: Path, path: Path) -> PurePosixPath:
+    # NFC: the same name comes decomposed from macOS. A name that is not UTF-8 would break every log.
+    name = os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "replace")
+    return PurePosixPath(unicodedata.normalize("NFC", name))
 
 
 def _preference(root: Path, path: Path) -> tuple[int, int, str]:
