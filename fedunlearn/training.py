@@ -252,7 +252,7 @@ def mask_spans(
 def _random_spans(lengths: Tensor, width: int, share: float, rng: np.random.Generator) -> Tensor:
     """bool [b, width]: a span of up to share * length positions, all of it within the length."""
     whole = lengths.numpy()
-    span = (rng.random(len(whole)) * share * (whole + 1)).astype(np.int64)
+    span = rng.integers(0, np.floor(share * whole).astype(np.int64) + 1)
     start = rng.integers(0, whole - span + 1)
     position = np.arange(width)
     inside = (position >= start[:, None]) & (position < (start + span)[:, None])

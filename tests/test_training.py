@@ -1,0 +1,256 @@
+import math
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fedunlearn.config import LocalSettings, ModelSettings, TrainingSettings
+from fedunlearn.examples import Examples
+from fedunlearn.models import EmotionModel, build_model
+from fedunlearn.models.functionals import FunctionalsModel
+from fedunlearn.seeding import rng_for
+from fedunlearn.training import (
+    TrainingDiverged,
+    add_noise,
+    calibrate,
+    crop,
+    mask_spans,
+    mix,
+    predict,
+    round_lr,
+    set_calibration,
+    train,
+)
+
+Name = Literal["functionals", "cnn"]
+NAMES: tuple[Name, ...] = ("functionals", "cnn")
+EVERYTHING = {
+    "functionals": LocalSettings(epochs=2, mixup=0.3, feature_noise=0.1, label_smoothing=0.1),
+    "cnn": LocalSettings(
+        epochs=1, crop_seconds=0.3, time_mask=0.2, band_mask=0.2, mixup=0.3, feature_noise=0.1
+    ),
+}
+
+
+def model_of(name: Name, dropout: float = 0.0) -> EmotionModel:
+    return build_model(ModelSettings(name=name, dropout=dropout), 4, rng_for(1, "init"))
+
+
+def examples_of(name: Name, n: int = 10, longest: int = 30, seed: int = 0) -> Examples:
+    rng = rng_for(seed, "examples")
+    dims, longest = (720, 1) if name == "functionals" else (40, longest)
+    frames = torch.from_numpy(rng.integers(1, longest + 1, n))
+    frames[0] = longest
+    features = torch.from_numpy(rng.normal(size=(n, longest, dims)).astype(np.float32))
+    features[torch.arange(longest)[None, :] >= frames[:, None]] = 0.0
+    return Examples(features, frames, torch.arange(n) % 4)
+
+
+def state_after(name: Name, settings: LocalSettings, *stream: str | int) -> dict[str, Tensor]:
+    model = model_of(name, dropout=0.3)
+    train(model, examples_of(name), settings, 0.05, rng_for(1, *stream))
+    return model.state_dict()
+
+
+def legacy_numpy_state() -> np.ndarray:
+    state = np.random.get_state(legacy=False)  # noqa: NPY002 - read, to see that nobody touches it
+    return np.array(state["state"]["key"])
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_training_depends_on_its_own_stream_alone(name: Name) -> None:
+    first = state_after(name, EVERYTHING[name], "client", 0)
+    torch.manual_seed(99)
+    np.random.seed(99)  # noqa: NPY002 - the legacy global state is what must not matter
+    assert same(first, state_after(name, EVERYTHING[name], "client", 0))
+    assert not same(first, state_after(name, EVERYTHING[name], "client", 1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_training_leaves_global_generators_and_the_training_flag(name: Name) -> None:
+    torch_before, numpy_before = torch.get_rng_state(), legacy_numpy_state()
+    model = model_of(name, dropout=0.3).eval()
+    train(model, examples_of(name), EVERYTHING[name], 0.05, rng_for(1, "a"))
+    predict(model, examples_of(name))
+    assert not model.training
+    assert torch.equal(torch.get_rng_state(), torch_before)
+    assert np.array_equal(legacy_numpy_state(), numpy_before)
+
+
+def test_steps_are_those_of_torch_sgd() -> None:
+    """Whole-batch epochs, so that the order does not matter but for rounding: three steps with momentum."""
+    settings = LocalSettings(epochs=3, batch_size=10, momentum=0.9, weight_decay=0.01)
+    examples, ours, theirs = examples_of("functionals"), model_of("functionals"), model_of("functionals")
+    train(ours, examples, settings, 0.1, rng_for(1, "a"))
+    optimiser = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    for _ in range(3):
+        optimiser.zero_grad()
+        logits = theirs.classify(examples.features, examples.frames)
+        torch.autograd.backward(torch.nn.functional.cross_entropy(logits, examples.labels))
+        optimiser.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_one_step_by_hand() -> None:
+    """From zero output weights all p are 1/4: the output bias moves by lr * (mean one-hot - 1/4)."""
+    model, examples = model_of("functionals"), examples_of("functionals", n=3)
+    assert isinstance(model, FunctionalsModel)
+    output = model.head[-1]
+    assert isinstance(output, torch.nn.Linear)
+    torch.nn.init.zeros_(output.weight)
+    torch.nn.init.zeros_(output.bias)
+    loss = train(model, examples, LocalSettings(epochs=1), 0.4, rng_for(1, "a"))
+    assert loss == pytest.approx(math.log(4), rel=1e-6)
+    expected = [0.4 * (count / 3 - 0.25) for count in (1, 1, 1, 0)]
+    assert output.bias.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_training_learns_its_examples(name: Name) -> None:
+    model, examples = model_of(name), examples_of(name)
+    loss = train(model, examples, LocalSettings(epochs=40, batch_size=5), 0.02, rng_for(1, "a"))
+    assert loss < 0.5
+    assert (predict(model, examples).argmax(1) == examples.labels).float().mean() >= 0.8
+
+
+def test_a_loss_that_is_not_finite_names_its_step() -> None:
+    model, examples = model_of("functionals"), examples_of("functionals")
+    with pytest.raises(TrainingDiverged, match=r"loss is (nan|inf) at step [2-9].*lower training\.local\.lr"):
+        train(model, examples, LocalSettings(epochs=30), 1e30, rng_for(1, "a"))
+    assert model.training
+
+
+def test_impossible_training_is_refused() -> None:
+    model, examples = model_of("functionals"), examples_of("functionals")
+    with pytest.raises(ValueError, match="empty"):
+        train(model, examples.take(torch.zeros(0, dtype=torch.int64)), LocalSettings(), 0.1, rng_for(1, "a"))
+    with pytest.raises(ValueError, match="frame-wise"):
+        train(model, examples, LocalSettings(crop_seconds=1.0), 0.1, rng_for(1, "a"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_prediction_does_not_depend_on_the_batch(name: Name) -> None:
+    model, examples = model_of(name, dropout=0.5), examples_of(name)
+    whole = predict(model, examples)
+    torch.testing.assert_close(predict(model, examples, batch_size=3), whole, rtol=1e-4, atol=1e-5)
+    assert whole.shape == (10, 4) and model.training
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_prediction_of_nothing(name: Name) -> None:
+    nothing = Examples(
+        torch.zeros(0, 0, 0), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
+    )
+    assert predict(model_of(name), nothing).shape == (0, 4)
+
+
+def test_cosine_schedule_by_hand() -> None:
+    cosine = TrainingSettings(rounds=4, local=LocalSettings(lr=0.8, lr_schedule="cosine"))
+    halfway = 0.4 * (1 + math.sqrt(0.5)), 0.4, 0.4 * (1 - math.sqrt(0.5))
+    assert [round_lr(cosine, r) for r in (1, 2, 3, 4)] == pytest.approx([0.8, *halfway])
+    constant = TrainingSettings(rounds=4, local=LocalSettings(lr=0.8))
+    assert {round_lr(constant, r) for r in (1, 2, 3, 4)} == {0.8}
+    for outside in (0, 5):
+        with pytest.raises(ValueError, match=r"1 \.\.\. 4"):
+            round_lr(cosine, outside)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_clients_moments_make_the_pooled_standardisation(name: Name) -> None:
+    model, examples = model_of(name), examples_of(name)
+    parts = [calibrate(model, examples.take(torch.tensor(i))) for i in ([0, 3, 4], [1], [2, 5, 6, 7, 8, 9])]
+    parts.append(calibrate(model, examples.take(torch.zeros(0, dtype=torch.int64))))
+    frames = sum(p.frames for p in parts)
+    assert frames == int(examples.frames.sum())
+    mean = torch.stack([p.mean * p.frames for p in parts]).sum(0) / frames
+    mean_square = torch.stack([p.mean_square * p.frames for p in parts]).sum(0) / frames
+    set_calibration(model, mean, mean_square)
+    pooled = torch.cat([f[:n] for f, n in zip(examples.features, examples.frames, strict=True)]).double()
+    assert torch.allclose(model.norm.mean.double(), pooled.mean(0), atol=1e-6)
+    assert torch.allclose(model.norm.std.double(), (pooled.var(0, unbiased=False) + 1e-6).sqrt(), rtol=1e-5)
+
+
+def test_a_constant_feature_gets_no_zero_std() -> None:
+    model = model_of("cnn")
+    set_calibration(model, torch.full((40,), 3.0), torch.full((40,), 9.0 - 1e-9))
+    assert torch.allclose(model.norm.std, torch.tensor(1e-3))
+
+
+def test_crops_stay_inside_the_true_length() -> None:
+    """Frame t of every example holds t + 1: a crop shows consecutive numbers, none beyond the length."""
+    frames = torch.tensor([20, 7, 3, 5])
+    ramp = torch.arange(1.0, 21.0).expand(4, 20).clone()
+    ramp[torch.arange(20)[None, :] >= frames[:, None]] = 0.0
+    examples, seen = Examples(ramp[:, :, None], frames, torch.arange(4)), set()
+    for i in range(200):
+        batch = crop(examples, torch.tensor([3, 0, 1, 2]), 5, rng_for(i, "crop"))
+        assert batch.frames.tolist() == [5, 5, 5, 3] and batch.labels.tolist() == [3, 0, 1, 2]
+        assert batch.features[0, :, 0].tolist() == [1, 2, 3, 4, 5]
+        assert batch.features[3, :, 0].tolist() == [1, 2, 3, 0, 0]
+        for row, length in ((1, 20), (2, 7)):
+            values = batch.features[row, :, 0].tolist()
+            assert values == list(range(int(values[0]), int(values[0]) + 5)) and values[-1] <= length
+        seen.add(int(batch.features[2, 0, 0]))
+    assert seen == {1, 2, 3}
+
+
+def test_mixup_keeps_to_the_frames_both_have() -> None:
+    examples = Examples(torch.ones(2, 4, 1), torch.tensor([4, 2]), torch.tensor([0, 1]))
+    examples.features[1] = torch.tensor([[3.0], [3.0], [0.0], [0.0]])
+    mixed = mix(examples, torch.tensor([1, 0]), 0.75)
+    assert mixed.frames.tolist() == [2, 2] and mixed.labels.tolist() == [0, 1]
+    assert mixed.features[:, :, 0].tolist() == [[1.5, 1.5], [2.5, 2.5]]
+
+
+def test_masked_spans_are_one_block_within_share_and_length() -> None:
+    frames = torch.tensor([40, 10, 1])
+    fill, widest = torch.full((6,), -7.0), 0
+    features = torch.ones(3, 40, 6) * (torch.arange(40)[None, :, None] < frames[:, None, None])
+    batch = Examples(features, frames, torch.zeros(3, dtype=torch.int64))
+    for i in range(200):
+        masked = mask_spans(batch, 0.5, 0.0, fill, rng_for(i, "mask")).features
+        for row, length in zip(masked, frames.tolist(), strict=True):
+            assert (row[length:] == 0).all()
+            hidden = (row[:length, 0] == -7.0).nonzero().flatten()
+            assert len(hidden) <= 0.5 * length
+            assert len(hidden) == 0 or int(hidden[-1] - hidden[0]) == len(hidden) - 1
+            widest = max(widest, len(hidden))
+    assert widest == 20
+    widest = 0
+    for i in range(50):
+        banded = mask_spans(batch, 0.0, 0.5, fill, rng_for(i, "mask")).features
+        hidden_bands = (banded[0] == -7.0).all(0)
+        assert (banded[0][:, ~hidden_bands] == 1.0).all()
+        widest = max(widest, int(hidden_bands.sum()))
+    assert widest == 3
+
+
+def test_noise_has_the_asked_size_and_spares_padding() -> None:
+    batch = Examples(torch.zeros(2, 5_000, 2), torch.tensor([5_000, 100]), torch.tensor([0, 1]))
+    noisy = add_noise(batch, torch.tensor([0.1, 2.0]), rng_for(1, "noise")).features
+    assert (noisy[1, 100:] == 0).all()
+    assert noisy[0].std(0).tolist() == pytest.approx([0.1, 2.0], rel=0.05)
+
+
+def test_mixup_loss_weighs_both_labels() -> None:
+    """One example pair with equal labels: mixup's loss is then the ordinary loss of the mixed input."""
+    examples = examples_of("functionals", n=2)
+    same_label = Examples(examples.features, examples.frames, torch.tensor([2, 2]))
+    settings = LocalSettings(epochs=1, mixup=0.5)
+    rng = rng_for(1, "a")
+    loss = train(model_of("functionals"), same_label, settings, 1e-9, rng_for(1, "a"))
+    rng.integers(2**62)
+    order, partner = rng.permutation(2), rng.permutation(2)
+    share = rng.beta(0.5, 0.5)
+    x = same_label.features[order]
+    mixed = share * x + (1 - share) * x[partner]
+    logits = model_of("functionals").classify(mixed.float(), torch.ones(2))
+    expected = torch.nn.functional.cross_entropy(logits, same_label.labels)
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
