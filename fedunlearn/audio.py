@@ -29,6 +29,7 @@ BLOCK = 1 << 20  # frames; a header that lies about its length must not decide h
 RATES = range(4_000, 384_001)  # Hz; beyond, the header lies, and upsampling would fill the memory
 LARGEST_FILTER = 2_000_000  # taps x phases of the resampling filter; every usual rate stays below 500,000
 SLOPPY = 64  # bytes; some writers count their own header as sound, and 2 ms are no loss
+POINTER = b"version https://git-lfs"
 PLACEHOLDER = 0x7FFF_0000  # a data chunk "this long" was written to a pipe, its length not known yet
 
 
@@ -85,7 +86,7 @@ def decode(path: Path) -> PCM:
             raise BadAudio(
                 path, f"has a rate of {rate} Hz, which is not usual: convert it to {SAMPLE_RATE} Hz"
             )
-        mono = _resampler(rate)(torch.from_numpy(mono)).numpy()
+        mono = _resampler(rate)(torch.from_numpy(mono.astype(np.float32))).numpy()
     return quantise(mono)
 
 
@@ -104,8 +105,8 @@ def pad(waveforms: Sequence[npt.NDArray[np.float32]]) -> tuple[torch.Tensor, tor
 
 @lru_cache(maxsize=8)
 def _resampler(rate: int) -> torchaudio.transforms.Resample:
-    # In double precision the rounding to 16 bits hides what the number of threads does to a sum.
-    return torchaudio.transforms.Resample(rate, SAMPLE_RATE, dtype=torch.float64)
+    # The default filter (width 6, rolloff 0.99) folds 10 kHz back to 6 kHz at -45 dB; this one at -80 dB.
+    return torchaudio.transforms.Resample(rate, SAMPLE_RATE, lowpass_filter_width=24, rolloff=0.96)
 
 
 def _mono(file: soundfile.SoundFile) -> npt.NDArray[np.float64]:
@@ -132,6 +133,10 @@ class _Chunk(NamedTuple):
 def _checked(path: Path) -> str | BytesIO:
     """What soundfile shall open. libsndfile silently shortens a WAV or AIFF file that is cut off."""
     with path.open("rb") as stream:
+        if stream.read(len(POINTER)) == POINTER:
+            raise BadAudio(
+                path, "is a Git LFS pointer, not the recording: run git lfs pull where it came from"
+            )
         chunk = _samples(stream)
         if chunk is None:
             return str(path)

@@ -112,4 +112,4 @@ def _few(what: str, names: Sequence[str]) -> list[str]:
     if not names:
         return []
     more = f"; and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
-    return [f"{what}: {len(names)}: {'; '.join(names[:NAMED_AT_MOST])}{more}"]
+    return [f"{what} ({len(names)}): {'; '.join(names[:NAMED_AT_MOST])}{more}"]
