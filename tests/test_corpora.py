@@ -1,3 +1,4 @@
+import pickle
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -149,6 +150,16 @@ def test_names_are_read_without_decoding(tmp_path: Path) -> None:
     for name in (ANGRY, HAPPY):
         (tmp_path / f"{name}.wav").write_text("no sound at all")
     assert len(read("ravdess", tmp_path).utterances) == 2
+
+
+def test_recordings_are_found_again_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "speech", f"{ANGRY}.wav", f"{HAPPY}.wav")
+    monkeypatch.chdir(tmp_path)
+    utterance = pickle.loads(pickle.dumps(read("ravdess", Path("speech")).utterances[0]))
+    monkeypatch.chdir(tmp_path / "speech")
+    assert len(utterance.pcm()) == 3200
 
 
 def test_song_and_video_are_counted_out(tmp_path: Path) -> None:

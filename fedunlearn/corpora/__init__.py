@@ -18,15 +18,15 @@ Reader = Callable[[CorpusSettings, int], Corpus]
 
 
 def _synthetic(settings: CorpusSettings, seed: int) -> Corpus:
-    # Imported on use: the generator is heavy, and a run on real speech does not need it.
-    from fedunlearn.corpora import synthetic
-
     if settings.path:
         real = ", ".join(name for name in READERS if name != "synthetic")
         raise BadInput(
             f"corpus.path = {settings.path!r}: generated speech reads no data; "
             f"leave --data out, or say with --corpus what it holds ({real})"
         )
+    # Imported on use: the generator is heavy, and a run on real speech does not need it.
+    from fedunlearn.corpora import synthetic
+
     return synthetic.read(settings.speakers, settings.utterances, seed)
 
 
@@ -34,7 +34,8 @@ def _real(read: Callable[[Path], Corpus]) -> Reader:
     def reader(settings: CorpusSettings, seed: int) -> Corpus:
         if not settings.path:
             raise BadInput(f"corpus.path: {settings.name} is real speech; say where it is with --data PATH")
-        path = Path(settings.path).expanduser()
+        # Absolute: a recording may be decoded later by a process that works in another folder.
+        path = Path(settings.path).expanduser().absolute()
         if not path.exists():
             raise BadInput(f"{path}: no such file or folder (corpus.path, --data)")
         return read(path)
