@@ -35,13 +35,14 @@ class CorpusSettings(Settings):
         name: a reader's name (``fedunlearn.corpora.READERS``); "synthetic" needs no data.
         path: the folder (or manifest.csv) of a real corpus; never written to. Empty for synthetic.
         skip_bad: leave unreadable files out, with a warning, instead of stopping.
-        speakers, utterances: how many to generate; read by "synthetic" alone.
+        speakers, utterances: how many speakers to generate (0 = one a client and the unseen ones), and how
+            many utterances each; read by "synthetic" alone.
     """
 
     name: str = "synthetic"
     path: str = ""
     skip_bad: bool = False
-    speakers: Annotated[int, Field(ge=2, le=10_000)] = 26
+    speakers: Annotated[int, Field(ge=0, le=10_000)] = 0
     utterances: Annotated[int, Field(ge=6, le=10_000)] = 60
 
 

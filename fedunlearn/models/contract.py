@@ -5,6 +5,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from fedunlearn.audio import PCM, pad, to_float
+
 
 class Standardise(nn.Module):
     """(x - mean) / std with constants that are part of the model's state.
@@ -52,6 +54,17 @@ class EmotionModel(nn.Module, ABC):
     @abstractmethod
     def classify(self, features: Tensor, frames: Tensor) -> Tensor:
         """Features [B, T, D] with true lengths [B] -> logits [B, C]."""
+
+    def features_of(self, pcm: PCM) -> Tensor:
+        """Derived features [T, D] of one recording, without gradients.
+
+        One utterance at a time, so without padding: a device and the judge get the same bits, whatever
+        else they hold.
+        """
+        waveform, samples = pad([to_float(pcm)])
+        with torch.no_grad():
+            features, frames = self.derive(waveform, samples)
+        return features[0, : int(frames[0])]
 
     def forward(self, waveform: Tensor, samples: Tensor) -> Tensor:
         """Waveforms [B, S] with true lengths [B] -> logits [B, C]."""

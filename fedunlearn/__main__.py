@@ -1,0 +1,48 @@
+"""Entry of the console command: looks at Python and torch before anything heavy is imported."""
+
+import sys
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+
+from fedunlearn.errors import EXIT_BAD_INPUT
+
+
+def environment_problem() -> str | None:
+    """One line if this Python or this torch/torchaudio pair cannot work, else None."""
+    if sys.version_info < (3, 11):
+        found = ".".join(map(str, sys.version_info[:2]))
+        return f"fedunlearn needs Python 3.11 or newer; this is Python {found}"
+    try:
+        torch, torchaudio = version("torch"), version("torchaudio")
+    except PackageNotFoundError as missing:
+        return f"{missing.name} is not installed; run: pip install -e ."
+    if torch.split(".")[:2] != torchaudio.split(".")[:2]:
+        return (
+            f"torch {torch} and torchaudio {torchaudio} do not fit together: both must have the same minor "
+            'version; run: pip install "torch==2.11.*" "torchaudio==2.11.*"'
+        )
+    return None
+
+
+def start(command: Callable[[], object]) -> None:
+    """Run a command if the environment allows it; exit code 2 and one line if not."""
+    problem = environment_problem()
+    if problem:
+        print(f"error: {problem}", file=sys.stderr)
+        raise SystemExit(EXIT_BAD_INPUT)
+    command()
+
+
+def main() -> None:
+    """The console command ``fedunlearn``."""
+
+    def command() -> None:
+        from fedunlearn.cli import app
+
+        app()
+
+    start(command)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Model weights on disk: safetensors beside a manifest with checksums. No pickle is ever read."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from fedunlearn.run_folder import write_atomically
+
+
+class BadCheckpoint(Exception):  # noqa: N818
+    """A checkpoint that is missing, cut or changed; ``str(error)`` names the file and what is wrong."""
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Write ``path`` (safetensors) and ``path``.json (its checksum and what it is), each atomically.
+
+    The manifest is written last: weights without a manifest are an interrupted save and are not read.
+    """
+    blob = save({key: value.contiguous() for key, value in sorted(state.items())})
+    write_atomically(path, blob)
+    manifest = {"sha256": hashlib.sha256(blob).hexdigest(), "bytes": len(blob), **about}
+    write_atomically(_manifest(path), json.dumps(manifest, indent=1) + "\n")
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read weights back.
+
+    Returns:
+        (state dict, manifest)
+
+    Raises:
+        BadCheckpoint: missing, or its bytes do not have the checksum of its manifest.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads(_manifest(path).read_text(encoding="utf-8"))
+        blob = path.read_bytes()
+    except (OSError, json.JSONDecodeError) as error:
+        raise BadCheckpoint(f"{path}: cannot be read ({error})") from error
+    if hashlib.sha256(blob).hexdigest() != manifest.get("sha256"):
+        raise BadCheckpoint(
+            f"{path}: its bytes do not match the checksum in its manifest; it was cut or changed"
+        )
+    try:
+        return load(blob), manifest
+    except SafetensorError as error:
+        raise BadCheckpoint(f"{path}: is not a safetensors file ({error})") from error
+
+
+def _manifest(path: Path) -> Path:
+    return path.with_name(path.name + ".json")

@@ -1,0 +1,168 @@
+"""The console command: ``fedunlearn run`` and ``fedunlearn report``."""
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fedunlearn import config as configuration
+from fedunlearn.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, BadInput, RunFailed
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+_errors = Console(stderr=True, soft_wrap=True, highlight=False)
+_CONFIG_HELP = "A complete experiment, such as configs/ravdess.toml; without it, generated speech."
+
+
+def run(
+    config: Annotated[Path | None, typer.Option(help=_CONFIG_HELP)] = None,
+    corpus: Annotated[str | None, typer.Option(help="Which corpus (corpus.name).")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the corpus; only read (corpus.path).")] = None,
+    model: Annotated[str | None, typer.Option(help="functionals or cnn (model.name).")] = None,
+    method: Annotated[str | None, typer.Option(help="Unlearning method (unlearning.method).")] = None,
+    clients: Annotated[int | None, typer.Option(help="Devices (partition.clients).")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Ordinary rounds (training.rounds).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of all randomness.")] = None,
+    engine: Annotated[str | None, typer.Option(help="ray or inline (federation.engine).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder to make; default: runs/DATE-CORPUS.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Trained references; default: references/ beside the run folder.")
+    ] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable files out.")] = False,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Any other setting.")
+    ] = None,
+) -> None:
+    """Run one experiment: learn, listen for deletions, unlearn, recover, judge.
+
+    Exit codes: 0 all done; 2 bad input; 3 the run failed or a request is unfulfilled.
+    """
+    named = {
+        "corpus.name": corpus,
+        "corpus.path": str(data) if data else None,
+        "model.name": model,
+        "unlearning.method": method,
+        "partition.clients": clients,
+        "training.rounds": rounds,
+        "seed": seed,
+        "federation.engine": engine,
+        "corpus.skip_bad": skip_bad or None,
+    }
+    raise SystemExit(_guarded(lambda: _run(config, named, set_ or [], out, cache)))
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run folder with results.json.")],
+) -> None:
+    """Draw report.html again from results.json."""
+    raise SystemExit(_guarded(lambda: _report(folder)))
+
+
+app.command()(run)
+app.command()(report)
+
+
+def _run(
+    file: Path | None,
+    named: Mapping[str, Any],
+    sets: list[str],
+    out: Path | None,
+    cache: Path | None,
+) -> int:
+    overrides = dict(configuration.parse_override(text) for text in sets)
+    overrides |= {key: value for key, value in named.items() if value is not None}
+    config = configuration.load(file, overrides)
+    # Heavy imports wait until the input is known to be good.
+    from fedunlearn.federation.engine import play
+    from fedunlearn.federation.experiment import prepare
+    from fedunlearn.federation.progress import Progress
+    from fedunlearn.report import write_report
+
+    folder = out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{config.corpus.name}"
+    with Progress(_errors) as progress:
+        experiment = prepare(config, folder, cache or folder.parent / "references", progress)
+        for warning in experiment.corpus.warnings:
+            _errors.print(f"[yellow]warning:[/] {_plain(warning)}")
+        try:
+            results = play(experiment)
+        except RunFailed as failure:
+            experiment.write_failure(str(failure))
+            raise
+    experiment.run.write_results(results)
+    write_report(results, experiment.run.report)
+    console = Console()
+    console.print(closing_table(results))
+    console.print(f"Report: {experiment.run.report}", soft_wrap=True, highlight=False)
+    if results["status"] != "complete":
+        _errors.print(f"[red]{results['status']}:[/] {_plain(results['failure'])}")
+        return EXIT_FAILED
+    return EXIT_OK
+
+
+def _report(folder: Path) -> int:
+    from fedunlearn.report import write_report
+    from fedunlearn.run_folder import RunFolder
+
+    run_ = RunFolder(folder)
+    try:
+        results = json.loads(run_.results.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise BadInput(f"{run_.results}: cannot be read ({error}); give a folder that a run made") from error
+    write_report(results, run_.report)
+    Console().print(f"Report: {run_.report}", soft_wrap=True, highlight=False)
+    return EXIT_OK
+
+
+def closing_table(results: Mapping[str, Any]) -> Table:
+    """The four models side by side, with the distance to the retrained one."""
+    method = results["config"]["unlearning"]["method"]
+    table = Table(title=f"{results['corpus']['name']}: {len(results['requests'])} deletions, {method}")
+    table.add_column("")
+    names = ("original", "unlearned", "recovered", "retrained")
+    for name in names:
+        table.add_column(name, justify="right")
+    for label, part, key in (
+        ("test UAR", "test", "uar"),
+        ("test accuracy", "test", "accuracy"),
+        ("unseen speakers UAR", "unseen", "uar"),
+        ("retain accuracy", "retain", "accuracy"),
+        ("forget accuracy", "forget", "accuracy"),
+        ("membership AUC", "membership", "auc"),
+    ):
+        table.add_row(label, *(_figure(results["models"][name][part][key]) for name in names))
+    gap = results["gap"]
+    table.add_section()
+    row = (gap["none"], gap["unlearned"], gap["recovered"])
+    table.add_row("mean gap to retrained", *(_figure(g["mean"]) for g in row), "0.000", style="bold")
+    if gap["noise_floor"]:
+        table.caption = f"noise floor between retrained seeds: {_figure(gap['noise_floor']['mean'])}"
+    return table
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _guarded(command: Callable[[], int]) -> int:
+    try:
+        return command()
+    except BadInput as error:
+        for problem in error.problems:
+            _errors.print(f"[red]error:[/] {_plain(problem)}")
+        return EXIT_BAD_INPUT
+    except RunFailed as error:
+        _errors.print(f"[red]failed:[/] {_plain(str(error))}")
+        return EXIT_FAILED
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+if __name__ == "__main__":
+    sys.exit(app())

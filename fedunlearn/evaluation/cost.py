@@ -1,0 +1,37 @@
+"""What each phase costs: time on the clients, time on the clock, bytes on the wire."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from time import perf_counter
+
+
+@dataclass
+class PhaseCost:
+    """Counters of one phase.
+
+    Attributes:
+        rounds: exchanges in which clients computed.
+        client_seconds: summed over clients, measured on them.
+        wall_seconds: on the server's clock.
+        bytes_up, bytes_down: of all messages from and to clients, failed attempts included.
+    """
+
+    rounds: int = 0
+    client_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+    @contextmanager
+    def clock(self) -> Iterator[None]:
+        """Add the time spent inside to ``wall_seconds``."""
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            self.wall_seconds += perf_counter() - start
+
+    def as_dict(self) -> dict[str, float]:
+        """Plain numbers for results.json."""
+        return asdict(self)

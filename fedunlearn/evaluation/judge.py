@@ -1,0 +1,154 @@
+"""The experimenter, who sees all: evaluates any model on every set, from the corpus and never from a vault.
+
+The judge is no device. It derives features of all utterances once, in memory, when the run is prepared,
+and writes none of it anywhere.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from fedunlearn.audio import PCM
+from fedunlearn.corpora.utterance import Utterance
+from fedunlearn.evaluation.membership import membership
+from fedunlearn.evaluation.metrics import accuracy, confusion, recognition, uar
+from fedunlearn.examples import pad_features
+from fedunlearn.models.contract import EmotionModel
+from fedunlearn.partition import Partition
+from fedunlearn.seeding import rng_for
+from fedunlearn.training import predict
+
+Predictions = npt.NDArray[np.uint8]
+"""Class of every utterance the judge knows, in the judge's order: [N]."""
+Mask = npt.NDArray[np.bool_]
+
+_HISTOGRAM = np.linspace(0.0, 8.0, 41)
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """What is known of a global model in the middle of a run, when D_f may not yet be known."""
+
+    test_uar: float | None
+    unseen_uar: float | None
+    train_accuracy: float | None
+
+
+class Judge:
+    """Holds features and labels of the whole corpus.
+
+    Args:
+        partition: who holds what.
+        pcm: id -> recording; not kept.
+        emotions: the class order.
+        model: any model of the run's kind, for deriving and classifying; its weights are overwritten.
+        seed: of the bootstrap.
+        resamples: of the bootstrap.
+    """
+
+    def __init__(
+        self,
+        partition: Partition,
+        pcm: Mapping[str, PCM],
+        emotions: Sequence[str],
+        model: EmotionModel,
+        seed: int,
+        resamples: int,
+    ) -> None:
+        self._model, self._seed, self._resamples = model, seed, resamples
+        self._classes = len(emotions)
+        everyone: tuple[Utterance, ...] = (*partition.train, *partition.test, *partition.unseen)
+        self._position = {u.id: i for i, u in enumerate(everyone)}
+        labels = [emotions.index(u.emotion) for u in everyone]
+        self._examples = pad_features([model.features_of(pcm[u.id]) for u in everyone], labels)
+        self._labels = np.array(labels, np.int64)
+        self._train = self._mask(u.id for u in partition.train)
+        self._test = self._mask(u.id for u in partition.test)
+        self._unseen = self._mask(u.id for u in partition.unseen)
+        self._digest = {
+            u.id: hashlib.sha256(pcm[u.id].tobytes() + bytes([label])).hexdigest()
+            for u, label in zip(everyone, labels, strict=True)
+        }
+
+    def content_of(self, ids: Iterable[str]) -> str:
+        """A digest of these utterances' audio and labels, in order: what a federation was trained on."""
+        return hashlib.sha256("".join(self._digest[i] for i in ids).encode()).hexdigest()
+
+    def predictions(self, state: Mapping[str, Tensor]) -> Predictions:
+        """The class that a model gives each utterance: [N]."""
+        return self._logits(state).argmax(1).numpy().astype(np.uint8)
+
+    def curve_point(self, predictions: Predictions) -> CurvePoint:
+        """The learning curve's measures."""
+        return CurvePoint(
+            uar(*self._pick(self._test, predictions)),
+            uar(*self._pick(self._unseen, predictions)),
+            accuracy(*self._pick(self._train, predictions)),
+        )
+
+    def retain_and_forget(
+        self, predictions: Predictions, forget: Iterable[str]
+    ) -> tuple[float | None, float | None]:
+        """Accuracy on D_r and on D_f."""
+        gone = self._mask(forget)
+        return (
+            accuracy(*self._pick(self._train & ~gone, predictions)),
+            accuracy(*self._pick(gone, predictions)),
+        )
+
+    def measure(self, state: Mapping[str, Tensor], forget: Iterable[str]) -> dict[str, Any]:
+        """All measures of one model, as results.json has them.
+
+        Args:
+            state: weights. forget: D_f, the union of all requests' utterances.
+        """
+        gone = self._mask(forget)
+        logits = self._logits(state)
+        predicted = logits.argmax(1).numpy().astype(np.uint8)
+        losses = cross_entropy(logits.double(), self._examples.labels, reduction="none").numpy()
+        retain = recognition(*self._pick(self._train & ~gone, predicted))
+        forgotten = recognition(*self._pick(gone, predicted))
+        return {
+            "test": recognition(*self._pick(self._test, predicted)),
+            "unseen": recognition(*self._pick(self._unseen, predicted)),
+            "retain": {"accuracy": retain["accuracy"], "n": retain["n"]},
+            "forget": {"accuracy": forgotten["accuracy"], "n": forgotten["n"]},
+            "membership": membership(
+                losses[gone],
+                self._labels[gone],
+                losses[self._test],
+                self._labels[self._test],
+                self._resamples,
+                # Every model is judged with the same resamples.
+                rng_for(self._seed, "bootstrap"),
+            ),
+            "losses": {
+                "edges": _HISTOGRAM.tolist(),
+                "forget": _counts(losses[gone]),
+                "test": _counts(losses[self._test]),
+            },
+            "confusion": {"test": confusion(*self._pick(self._test, predicted), self._classes)},
+        }
+
+    def _mask(self, ids: Iterable[str]) -> Mask:
+        mask = np.zeros(len(self._position), bool)
+        mask[[self._position[i] for i in ids]] = True
+        return mask
+
+    def _pick(self, mask: Mask, predictions: Predictions) -> tuple[npt.NDArray[np.int64], Predictions]:
+        return self._labels[mask], predictions[mask]
+
+    def _logits(self, state: Mapping[str, Tensor]) -> Tensor:
+        self._model.load_state_dict(dict(state))
+        return predict(self._model, self._examples)
+
+
+def _counts(losses: npt.NDArray[np.float64]) -> list[int]:
+    # What lies beyond the last edge is counted in the last bin.
+    return [int(n) for n in np.histogram(np.minimum(losses, _HISTOGRAM[-1]), _HISTOGRAM)[0]]

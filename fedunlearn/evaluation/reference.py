@@ -1,0 +1,89 @@
+"""Models trained from scratch, kept by content: the original and the retrained ones of earlier runs.
+
+A learned model is a function of the training data of every client, the model's and the training's
+settings and the seed. Its key is a digest of exactly these, so a second run that differs only in how it
+unlearns finds the trained original and, where D_f is the same, the retrained model.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedunlearn import __version__
+from fedunlearn.checkpoints import BadCheckpoint, load_checkpoint, save_checkpoint
+from fedunlearn.config import Config
+from fedunlearn.evaluation.judge import Predictions
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The outcome of one federated training from scratch.
+
+    Attributes:
+        state: weights after the last ordinary round.
+        rows: one a round: round, loss, refused.
+        curve: round -> the judge's predictions at that round.
+        cost: of the training that was really done, as PhaseCost.as_dict.
+    """
+
+    state: Mapping[str, Tensor]
+    rows: Sequence[Mapping[str, Any]]
+    curve: Mapping[int, Predictions]
+    cost: Mapping[str, float]
+
+
+def reference_key(config: Config, stream: int, contents: Sequence[str]) -> str:
+    """Digest of all that decides a learned model.
+
+    Args:
+        config: model and training settings count, and how often the judge looks.
+        stream: seed of the training's random streams.
+        contents: each client's training data as a digest, in client order ("" = has none).
+    """
+    decides = {
+        "format": _FORMAT,
+        "version": __version__,
+        "torch": torch.__version__,
+        "model": config.model.model_dump(mode="json"),
+        "training": config.training.model_dump(mode="json"),
+        "curve_every": config.evaluation.curve_every,
+        "stream": stream,
+        "contents": list(contents),
+    }
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
+
+
+class ReferenceCache:
+    """Learned models in a folder. Holds weights and measures, no audio and no features."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def find(self, key: str) -> Learned | None:
+        """The learned model of this key; None if there is none or its file was damaged."""
+        try:
+            tensors, manifest = load_checkpoint(self._file(key))
+        except BadCheckpoint:
+            return None
+        rounds = manifest["curve_rounds"]
+        curve = {r: row.numpy() for r, row in zip(rounds, tensors.pop("curve"), strict=True)}
+        return Learned(tensors, manifest["rows"], curve, manifest["cost"])
+
+    def keep(self, key: str, learned: Learned) -> None:
+        """Store a learned model."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        curve = torch.from_numpy(np.stack(list(learned.curve.values())))
+        about = {"rows": list(learned.rows), "curve_rounds": list(learned.curve), "cost": dict(learned.cost)}
+        save_checkpoint(self._file(key), {**learned.state, "curve": curve}, about)
+
+    def _file(self, key: str) -> Path:
+        return self._folder / f"{key}.safetensors"

@@ -1,0 +1,116 @@
+"""How updates become the next global model. Sums run in client order and in float64.
+
+Order and precision matter for promise 4: replies arrive in any order, floating-point sums depend on it.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fedunlearn.config import TrainingSettings
+from fedunlearn.federation.transport import State
+
+
+@dataclass(frozen=True)
+class Update:
+    """One client's contribution.
+
+    Attributes:
+        client: its number; sums run in this order.
+        examples: how many utterances stand behind it, > 0.
+        difference: trained (or unlearned) weights minus the weights it started from.
+    """
+
+    client: int
+    examples: int
+    difference: Mapping[str, Tensor]
+
+    @property
+    def norm(self) -> float:
+        """L2 norm of the difference over all tensors."""
+        return math.sqrt(sum(float(d.double().square().sum()) for d in self.difference.values()))
+
+
+def weighted_mean(updates: Sequence[Update], total: int | None = None) -> State:
+    """Mean difference weighted by examples, float64 (McMahan et al. 2017).
+
+    Args:
+        updates: at least one.
+        total: what the weights are shares of; None = the updates' own examples. A larger total counts the
+            clients that sent nothing as clients that changed nothing.
+
+    Returns:
+        float64 differences.
+    """
+    whole = sum(u.examples for u in updates) if total is None else total
+    return _sum(updates, lambda u: u.examples / whole)
+
+
+def _sum(updates: Sequence[Update], weight: Callable[[Update], float]) -> State:
+    ordered = sorted(updates, key=lambda u: u.client)
+    return {
+        key: torch.stack([weight(u) * u.difference[key].double() for u in ordered]).sum(0)
+        for key in ordered[0].difference
+    }
+
+
+def step(state: Mapping[str, Tensor], difference: Mapping[str, Tensor], scale: float = 1.0) -> State:
+    """``state + scale * difference``, computed in float64, in the state's own types."""
+    return {k: (v.double() + scale * difference[k].double()).to(v.dtype) for k, v in state.items()}
+
+
+def difference(new: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> State:
+    """``new - old`` in their own type: what a client sends."""
+    return {key: new[key] - old[key] for key in old}
+
+
+def join_unlearning(updates: Sequence[Update], how: str, total: int) -> State:
+    """The requesters' joint step.
+
+    Args:
+        updates: of the requesters, all from the same global model; at least one.
+        how: "sum" | "mean" (each requester counts alike) | "fedavg" (weighted by utterances among all
+            ``total`` of them in the federation, so that those who did not ask dilute it).
+
+    Returns:
+        float64 differences to add to the global model. With one requester "sum" and "mean" are its update.
+    """
+    if how == "fedavg":
+        return weighted_mean(updates, total)
+    if how == "mean":
+        return _sum(updates, lambda _: 1.0 / len(updates))
+    return _sum(updates, lambda _: 1.0)
+
+
+@dataclass
+class ServerOptimizer:
+    """The server's step along the mean difference; its state lives from round to round.
+
+    "average": theta + lr * d, plain FedAvg at lr 1. "momentum": FedAvgM (Hsu et al. 2019, arXiv
+    1909.06335): m = beta m + d, theta + lr * m. "adam": FedAdam (Reddi et al. 2021, arXiv 2003.00295)
+    with beta_2 = 0.99, tau = 1e-3.
+    """
+
+    settings: TrainingSettings
+    moments: dict[str, State] = field(default_factory=dict)
+
+    def apply(self, state: Mapping[str, Tensor], mean: State) -> State:
+        """The next global model from this round's mean difference."""
+        kind, beta = self.settings.server_optimizer, self.settings.server_momentum
+        if kind == "average":
+            return step(state, mean, self.settings.server_lr)
+        first = self._decay("first", beta, mean, 1.0 if kind == "momentum" else 1.0 - beta)
+        if kind == "momentum":
+            return step(state, first, self.settings.server_lr)
+        second = self._decay("second", 0.99, {k: d.square() for k, d in mean.items()}, 0.01)
+        ratio = {key: first[key] / (second[key].sqrt() + 1e-3) for key in first}
+        return step(state, ratio, self.settings.server_lr)
+
+    def _decay(self, name: str, beta: float, new: State, weight: float) -> State:
+        old = self.moments.get(name)
+        moment = {k: (beta * old[k] if old else 0.0) + weight * v for k, v in new.items()}
+        self.moments[name] = moment
+        return moment

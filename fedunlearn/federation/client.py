@@ -1,0 +1,217 @@
+"""The device: one ClientApp that answers from its own vault, and tells nobody what is in it.
+
+Message types: ``query.population`` (who am I, how much do I hold), ``train.calibrate`` (normalisation
+constants), ``train`` (ordinary and recovery rounds), ``evaluate`` (held-out speech), ``query.deletions``
+(what my people want gone), ``train.unlearn`` (forget it, on the forget set alone), ``query.purge`` (it is
+applied: remove it for good, and verify).
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from torch.nn.functional import cross_entropy
+
+from fedunlearn import config as configuration
+from fedunlearn.deletion import RequestBook, State, raise_due
+from fedunlearn.examples import Examples
+from fedunlearn.federation.aggregation import difference
+from fedunlearn.federation.transport import Asked, pack, unpack
+from fedunlearn.models import build_model
+from fedunlearn.partition import Split
+from fedunlearn.run_folder import RunFolder
+from fedunlearn.seeding import rng_for
+from fedunlearn.training import calibrate, predict, train
+from fedunlearn.unlearning import method_named
+from fedunlearn.unlearning.contract import ServerScalars
+from fedunlearn.vault import Vault
+
+Handler = Callable[["Device", RecordDict], RecordDict]
+
+
+class Device:
+    """What a process keeps of one client between messages: its opened vault and a model to load into."""
+
+    def __init__(self, run: RunFolder, client: int) -> None:
+        self.client = client
+        self.config = configuration.load(run.config)
+        self.vault = Vault(run.vault(client))
+        self.model = build_model(self.config.model, self.vault.classes, rng_for(0, "template"))
+        self._examples: dict[Split, Examples] = {}
+
+    def examples(self, split: Split) -> Examples:
+        """All examples of one split, kept in memory until a purge."""
+        if split not in self._examples:
+            self.vault.derive(self.model)
+            self._examples[split] = self.vault.examples(self.vault.ids(split), self.model)
+        return self._examples[split]
+
+    def load(self, content: RecordDict) -> None:
+        """Put the message's weights into the model."""
+        self.model.load_state_dict(unpack(content.array_records["weights"]))
+
+    def forget_caches(self) -> None:
+        """Drop everything in memory that came from audio."""
+        self._examples.clear()
+
+
+_devices: dict[tuple[str, int], Device] = {}
+
+
+def _device(run_folder: str, context: Context) -> Device:
+    folder = run_folder or str(context.run_config["out"])
+    client = int(context.node_config["partition-id"])
+    run = RunFolder(Path(folder))
+    known = _devices.get((folder, client))
+    # Another worker may have purged this vault since; what this process holds of it must go.
+    if known is None or known.vault.generation != Vault.current_generation(run.vault(client)):
+        torch.set_num_threads(1)
+        known = _devices[folder, client] = Device(run, client)
+    return known
+
+
+def population(device: Device, _: RecordDict) -> RecordDict:
+    """Who this is and how many utterances it trains on and holds out."""
+    vault = device.vault
+    return _reply(client=device.client, train=len(vault.ids("train")), test=len(vault.ids("test")))
+
+
+def calibrate_locally(device: Device, _: RecordDict) -> RecordDict:
+    """This client's mean and mean square per feature dimension, for the shared normalisation constants."""
+    moments = calibrate(device.model, device.examples("train"))
+    reply = _reply(examples=moments.frames)
+    reply["moments"] = pack({"mean": moments.mean, "mean_square": moments.mean_square})
+    return reply
+
+
+def train_locally(device: Device, content: RecordDict) -> RecordDict:
+    """One ordinary or recovery round on everything this client still holds."""
+    asked = Asked(content)
+    device.load(content)
+    before = {k: v.clone() for k, v in device.model.state_dict().items()}
+    local = device.config.training.local.model_copy(update={"epochs": asked.integer("epochs")})
+    rng = rng_for(
+        asked.integer("stream"), "client", device.client, asked.text("phase"), asked.integer("round")
+    )
+    examples = device.examples("train")
+    loss = train(device.model, examples, local, asked.real("lr"), rng)
+    reply = _reply(examples=len(examples), loss=loss)
+    reply["update"] = pack(difference(device.model.state_dict(), before))
+    return reply
+
+
+def evaluate_locally(device: Device, content: RecordDict) -> RecordDict:
+    """Accuracy and loss of the global model on this client's held-out speech."""
+    device.load(content)
+    held_out = device.examples("test")
+    logits = predict(device.model, held_out)
+    right = int((logits.argmax(1) == held_out.labels).sum())
+    loss = float(cross_entropy(logits, held_out.labels, reduction="sum")) if len(held_out) else 0.0
+    return _reply(examples=len(held_out), right=right, loss=loss)
+
+
+def deletions(device: Device, content: RecordDict) -> RecordDict:
+    """The requests that are open here: ids and how many utterances each, no more."""
+    config = device.config
+    date = Asked(content).integer("date")
+    book = raise_due(config.deletions, device.vault, device.client, date, config.training.rounds, config.seed)
+    wanted = book.open()
+    reply = _reply()
+    reply["requests"] = ConfigRecord(
+        {"ids": [r.id for r in wanted], "counts": [len(r.utterances) for r in wanted]}
+    )
+    return reply
+
+
+def unlearn_locally(device: Device, content: RecordDict) -> RecordDict:
+    """Forget the named requests' utterances, on them alone, and send the difference."""
+    asked = Asked(content)
+    device.load(content)
+    config = device.config
+    ids = _utterances_of(device, asked.texts("requests"))
+    forget_set = device.vault.forget_set(ids, device.model)
+    level = asked.real("level")
+    scalars = ServerScalars(test_accuracy=level if level >= 0 else None)
+    rng = rng_for(config.seed, "unlearn", device.client, asked.integer("round"))
+    method = method_named(config.unlearning.method)
+    result = method.unlearn(device.model, forget_set, config.unlearning, rng, scalars)
+    before, after = result.forget_accuracy
+    reply = _reply(
+        examples=len(forget_set),
+        steps=result.steps,
+        forget_before=before,
+        forget_after=after,
+        adversarial=result.adversarial,
+        attack_success=result.attack_success,
+    )
+    reply["update"] = pack(difference(result.state, device.model.state_dict()))
+    reply["outcome"] = ConfigRecord({"stopped": result.stopped, "scalars_read": ",".join(result.scalars_read)})
+    return reply
+
+
+def purge(device: Device, content: RecordDict) -> RecordDict:
+    """Remove the named requests' utterances for good, then look for them everywhere in the vault."""
+    book = RequestBook(device.vault.folder)
+    names = Asked(content).texts("requests")
+    ids = _utterances_of(device, names)
+    if not set(device.vault.ids("train")) - set(ids):
+        ids = (*ids, *device.vault.ids("test"))  # whoever takes back everything leaves nothing held out
+    present = [i for i in ids if i in device.vault.entries]
+    windows = device.vault.fingerprints(present, device.model)
+    removed = device.vault.purge(present)
+    device.forget_caches()
+    clean = not device.vault.holds_any(windows)
+    book.set_state(names, State.PURGED)
+    return _reply(removed=removed, verified=int(clean), train=len(device.vault.ids("train")))
+
+
+HANDLERS: dict[str, Handler] = {
+    "query.population": population,
+    "train.calibrate": calibrate_locally,
+    "train.default": train_locally,
+    "evaluate.default": evaluate_locally,
+    "query.deletions": deletions,
+    "train.unlearn": unlearn_locally,
+    "query.purge": purge,
+}
+
+
+def make_client_app(run_folder: str = "", mods: Sequence[Any] = ()) -> ClientApp:
+    """The ClientApp, used unchanged by both engines.
+
+    Args:
+        run_folder: where the vaults are; empty = read ``out`` from the run config (``flwr run``).
+        mods: Flower mods around every handler; tests inject failures through them.
+    """
+    app = ClientApp(mods=list(mods))
+    for kind, handler in HANDLERS.items():
+        category, action = kind.split(".")
+        getattr(app, category)(action)(partial(_answer, run_folder, handler))
+    return app
+
+
+def _answer(run_folder: str, handler: Handler, message: Message, context: Context) -> Message:
+    device = _device(run_folder, context)
+    start = perf_counter()
+    content = handler(device, message.content)
+    content.metric_records["metrics"]["seconds"] = perf_counter() - start
+    return Message(content, reply_to=message)
+
+
+def _reply(**metrics: float) -> RecordDict:
+    # What was not measured (NaN) is not sent.
+    return RecordDict({"metrics": MetricRecord({k: v for k, v in metrics.items() if v == v})})
+
+
+def _utterances_of(device: Device, request_ids: Iterable[str]) -> tuple[str, ...]:
+    wanted = set(request_ids)
+    book = RequestBook(device.vault.folder).all()
+    return tuple(u for r in book if r.id in wanted for u in r.utterances)
+
+
+app = make_client_app()

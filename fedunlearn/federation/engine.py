@@ -1,0 +1,200 @@
+"""Two engines for the same two apps: Ray through Flower's simulation, or one process.
+
+The apps cannot tell which runs them, and their results agree bit for bit.
+"""
+
+import logging
+import os
+import threading
+import traceback
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from fedunlearn.config import FederationSettings
+from fedunlearn.errors import RunFailed
+from fedunlearn.federation.client import make_client_app
+from fedunlearn.federation.experiment import Experiment
+
+_CLIENT_FAILED = 3
+_RESTARTS = 1000
+
+
+def play(experiment: Experiment, mods: Sequence[Any] = ()) -> dict[str, Any]:
+    """Run a prepared experiment on the engine that its config names.
+
+    Args:
+        experiment: prepared; its results are set when this returns.
+        mods: Flower mods for the ClientApp.
+
+    Returns:
+        results, as in results.json.
+
+    Raises:
+        RunFailed: the run could not be completed.
+    """
+    client_app = make_client_app(str(experiment.run.path.resolve()), mods)
+    server_app = make_server_app(experiment)
+    clients = len(experiment.partition.clients)
+    settings = experiment.config.federation
+    engine = run_inline if settings.engine == "inline" else run_ray
+    try:
+        engine(server_app, client_app, clients, settings, experiment.run.log)
+    except RunFailed:
+        raise
+    except KeyboardInterrupt as interrupted:
+        raise RunFailed("the run was interrupted") from interrupted
+    except Exception as error:
+        with experiment.run.log.open("a", encoding="utf-8") as log:
+            log.write(traceback.format_exc())
+        raise RunFailed(f"{type(error).__name__}: {error} (traceback in {experiment.run.log})") from error
+    finally:
+        experiment.stop.set()
+        experiment.close()
+    if experiment.results is None:
+        raise RunFailed("the server ended without results; see log.txt")
+    return experiment.results
+
+
+def make_server_app(experiment: Experiment) -> ServerApp:
+    """The ServerApp that conducts this experiment."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        experiment.conduct(grid)
+
+    return app
+
+
+def run_inline(
+    server_app: ServerApp, client_app: ClientApp, clients: int, settings: FederationSettings, log: Path
+) -> None:
+    """Run both apps in this process, one client after another."""
+    from flwr.common.constant import SUPERLINK_NODE_ID
+    from flwr.supercore.task_identity import TaskIdentity
+
+    # Flower signs every message with the task that runs; its own simulation sets the same three.
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, SUPERLINK_NODE_ID
+    grid = InlineGrid(client_app, clients)
+    context = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config={})
+    server_app(grid, context)
+
+
+def run_ray(
+    server_app: ServerApp, client_app: ClientApp, clients: int, settings: FederationSettings, log: Path
+) -> None:
+    """Run both apps on Flower's simulation: Ray workers of one CPU and one torch thread each."""
+    import ray
+    from flwr.simulation import run_simulation
+
+    _quiet(log)
+    workers = min(settings.workers or os.cpu_count() or 1, clients)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    failure: list[BaseException] = []
+    inner = server_app
+
+    def main(grid: Grid, context: Context) -> None:
+        # Flower turns an exception of the server into a log line; keep it.
+        try:
+            inner(grid, context)
+        except BaseException as error:
+            failure.append(error)
+
+    outer = ServerApp()
+    outer.main()(main)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # Deprecated upstream, and the one call that works in process and tells the truth on failure.
+            run_simulation(
+                outer,
+                client_app,
+                clients,
+                backend_config={
+                    "init_args": {"num_cpus": workers, "include_dashboard": False, "log_to_driver": False},
+                    # Any option of a Ray actor may stand here: a killed worker is started again.
+                    "client_resources": {"num_cpus": 1, "num_gpus": 0.0, "max_restarts": _RESTARTS},
+                },
+            )
+    finally:
+        ray.shutdown()
+    if failure:
+        raise failure[0]
+
+
+class InlineGrid(Grid):
+    """Flower's Grid without Flower's runtime: a message is answered the moment it is pushed.
+
+    Args:
+        client_app: answers. clients: how many nodes there are; node ids are 1 ... clients.
+    """
+
+    def __init__(self, client_app: ClientApp, clients: int) -> None:
+        self._app, self._clients = client_app, clients
+        self._replies: dict[str, Message] = {}
+        self._states = {node: RecordDict() for node in range(1, clients + 1)}
+
+    def set_run(self, run: Any) -> None:
+        """There is one run only."""
+
+    @property
+    def run(self) -> Any:
+        """There is one run only."""
+        return None
+
+    def create_message(self, *args: Any, **kwargs: Any) -> Message:
+        """Deprecated upstream; messages are made by their own constructor."""
+        raise RuntimeError("make messages with flwr.app.Message")
+
+    def get_node_ids(self) -> Iterable[int]:
+        """All nodes."""
+        return list(self._states)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Answer the messages, one after another."""
+        ids = []
+        for message in messages:
+            name = str(uuid4())
+            message.metadata.__dict__["_message_id"] = name
+            self._replies[name] = self._answer(message)
+            ids.append(name)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Hand over replies, each once."""
+        return [self._replies.pop(name) for name in list(message_ids) if name in self._replies]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Push, then pull."""
+        return self.pull_messages(self.push_messages(messages))
+
+    def _answer(self, message: Message) -> Message:
+        node = message.metadata.dst_node_id
+        node_config: dict[str, bool | float | int | str] = {"partition-id": node - 1}
+        context = Context(
+            run_id=1, node_id=node, node_config=node_config, state=self._states[node], run_config={}
+        )
+        try:
+            return self._app(message, context)
+        except Exception as error:
+            return Message(Error(_CLIENT_FAILED, f"{type(error).__name__}: {error}"), reply_to=message)
+
+
+def _quiet(log: Path) -> None:
+    """Send Flower's and Ray's log lines to log.txt."""
+    for name in ("flwr", "ray"):
+        logger = logging.getLogger(name)
+        for handler in list(logger.handlers):
+            logger.removeHandler(handler)
+        logger.addHandler(logging.FileHandler(log, encoding="utf-8"))
+        logger.propagate = False
+    threading.excepthook = threading.__excepthook__

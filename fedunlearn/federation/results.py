@@ -1,0 +1,103 @@
+"""results.json: every number of a run, as plain data."""
+
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from fedunlearn.deletion import DeletionRequest, State
+from fedunlearn.evaluation.cost import PhaseCost
+from fedunlearn.evaluation.gap import Record, gap, noise_floor, rank
+from fedunlearn.evaluation.judge import Judge, Predictions
+from fedunlearn.federation.exchange import Fault
+from fedunlearn.federation.server import ServedRequest
+
+SCHEMA = "fedunlearn/results/1"
+_VERSIONED = ("fedunlearn", "torch", "torchaudio", "flwr", "ray", "numpy")
+Row = Mapping[str, Any]
+
+
+def versions() -> dict[str, str]:
+    """Of everything that numbers depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in _VERSIONED}}
+
+
+def gaps(models: Mapping[str, Record], controls: Mapping[str, Record]) -> dict[str, Any]:
+    """Distances of the unlearned and recovered models and of both controls to the retrained model."""
+    reference = models["retrained"]
+    judged = {"unlearned": models["unlearned"], "recovered": models["recovered"], **controls}
+    return {name: gap(record, reference) for name, record in judged.items()}
+
+
+def floor_of(retrained: Sequence[Record]) -> Any:
+    """The noise floor between retrained seeds; None with one seed."""
+    return noise_floor(retrained)
+
+
+def ranking(models: Mapping[str, Record], controls: Mapping[str, Record], method: str, classes: int) -> Any:
+    """The run's models and both controls, nearest to the retrained model first."""
+    named = {f"{stage} ({method})": models[stage] for stage in ("unlearned", "recovered")}
+    return rank(named, controls, models["retrained"], classes)
+
+
+def timeline(
+    rows: Iterable[Row], curve: Sequence[Predictions | None], judge: Judge, forget: Sequence[str]
+) -> list[dict[str, Any]]:
+    """One entry a round, the forget and retain accuracy filled in now that D_f is known."""
+    entries = []
+    for row, predictions in zip(rows, curve, strict=True):
+        entry = dict(row)
+        point = judge.curve_point(predictions) if predictions is not None else None
+        retain, gone = (
+            judge.retain_and_forget(predictions, forget) if predictions is not None else (None, None)
+        )
+        entry |= {
+            "test_uar": point.test_uar if point else None,
+            "unseen_uar": point.unseen_uar if point else None,
+            "retain_accuracy": retain,
+            "forget_accuracy": gone,
+        }
+        entries.append(entry)
+    return entries
+
+
+def request_rows(
+    served: Iterable[ServedRequest], books: Mapping[str, DeletionRequest]
+) -> list[dict[str, Any]]:
+    """What was asked and what became of it, in the order of asking."""
+    rows = []
+    for request in served:
+        applied = request.round_applied
+        rows.append(
+            {
+                "id": request.id,
+                "client": request.client,
+                "what": books[request.id].what,
+                "round_raised": request.round_raised,
+                "round_applied": applied,
+                "utterances": request.utterances,
+                "state": str(request.state),
+                "rounds_waited": None if applied is None else applied - request.round_raised,
+                **request.outcome,
+            }
+        )
+    return rows
+
+
+def unfulfilled(served: Iterable[ServedRequest]) -> list[str]:
+    """Requests that were not followed to the end, one line each."""
+    return [
+        f"request {r.id} of client {r.client} is {r.state}, not verified"
+        for r in served
+        if r.state is not State.VERIFIED
+    ]
+
+
+def costs(book: Mapping[str, PhaseCost]) -> dict[str, Any]:
+    """Cost by phase."""
+    return {phase: cost.as_dict() for phase, cost in book.items()}
+
+
+def fault_rows(faults: Iterable[Fault]) -> list[dict[str, Any]]:
+    """Refused and missing replies, in the order they happened."""
+    return [{"round": f.round, "phase": f.phase, "client": f.client, "reason": f.reason} for f in faults]

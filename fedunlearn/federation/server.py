@@ -1,0 +1,358 @@
+"""The ServerApp: learn, listen, unlearn, recover. It knows numbers and weights, and nobody's speech.
+
+A run's clock counts rounds: ordinary ones, then those after learning. Before each round the server asks
+every client for deletions (``listen``). Where there are any, the requesters unlearn at once, each on its
+own forget set alone; their updates join the global model; recovery rounds on what is left follow.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from flwr.app import ConfigRecord, RecordDict
+from torch import Tensor
+
+from fedunlearn.config import Config
+from fedunlearn.deletion import State as RequestState
+from fedunlearn.deletion import last_scheduled_round
+from fedunlearn.evaluation.cost import PhaseCost
+from fedunlearn.evaluation.judge import CurvePoint, Predictions
+from fedunlearn.federation.aggregation import ServerOptimizer, Update, join_unlearning, step, weighted_mean
+from fedunlearn.federation.exchange import Federation, Occasion, settings
+from fedunlearn.federation.transport import Refused, State, number, pack, weights_like
+from fedunlearn.models.contract import EmotionModel
+from fedunlearn.training import round_lr, set_calibration
+
+COSTED = ("learn", "listen", "unlearn", "recover", "retrain", "counterfactual")
+"""what costs are booked under; "counterfactual" trains the original on when somebody asks during learning"""
+
+_EXTRA_LISTENING = 3
+"""rounds after the last planned one in which an unlearn step that failed is tried again"""
+
+
+class Observer(Protocol):
+    """Whoever watches the rounds: the judge's learning curve, the progress display, the ledger."""
+
+    def look(self, state: Mapping[str, Tensor]) -> Predictions:
+        """The judge's predictions with these weights."""
+        ...
+
+    def saw(self, row: Mapping[str, Any], predictions: Predictions | None) -> CurvePoint | None:
+        """A round is over. Returns the curve's measures where the judge looked."""
+        ...
+
+    def request_reached(self, request: "ServedRequest", state: RequestState, round: int) -> None:
+        """A request moved on; must be durable when this returns."""
+        ...
+
+
+@dataclass
+class ServedRequest:
+    """A request as the server knows it: an id, who asked, how many utterances, and its progress."""
+
+    id: str
+    client: int
+    utterances: int
+    round_raised: int
+    state: RequestState = RequestState.RAISED
+    round_applied: int | None = None
+    outcome: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class GlobalModel:
+    """The shared model in the middle of learning, with the server optimiser's memory."""
+
+    weights: State
+    optimizer: ServerOptimizer
+    ordinary_rounds: int = 0
+
+
+class Server:
+    """The phases, over a federation that either engine provides.
+
+    Args:
+        federation: the clients. config: the experiment. template: a model of its kind.
+        observer: told of every round and every step of a request.
+    """
+
+    def __init__(
+        self, federation: Federation, config: Config, template: EmotionModel, observer: Observer
+    ) -> None:
+        self._clients, self._config, self._observer = federation, config, observer
+        self._template = template
+        self.clock = 0
+        self.requests: dict[str, ServedRequest] = {}
+        self.costs = {name: PhaseCost() for name in COSTED}
+
+    # ---- learning ------------------------------------------------------------------------------------
+
+    def start(self, initial: Mapping[str, Tensor], phase: str) -> GlobalModel:
+        """Round 0: normalisation constants from all clients' moments, averaged by frames."""
+        occasion = Occasion(0, "calibrate", self.costs[phase])
+        dims = self._template.dims
+        like = {name: torch.zeros(dims, dtype=torch.float64) for name in ("mean", "mean_square")}
+        replies = self._clients.ask(
+            "train.calibrate",
+            {c: RecordDict() for c in self._clients.clients},
+            lambda client, reply: Update(
+                client, int(number(reply, "examples")), weights_like(reply, "moments", like)
+            ),
+            occasion,
+        )
+        moments = weighted_mean(list(replies.values()))
+        self._template.load_state_dict(dict(initial))
+        set_calibration(self._template, moments["mean"], moments["mean_square"])
+        weights = {k: v.clone() for k, v in self._template.state_dict().items()}
+        return GlobalModel(weights, ServerOptimizer(self._config.training))
+
+    def learn(
+        self, model: GlobalModel, stream: int, phase: str, before_round: Callable[[GlobalModel], GlobalModel]
+    ) -> GlobalModel:
+        """Ordinary rounds until there have been ``training.rounds`` of them.
+
+        Args:
+            stream: seed of the clients' training streams.
+            phase: whose cost and rows these are: "learn", "retrain" or "counterfactual".
+            before_round: the listening; ``Server.deaf`` where nobody is asked.
+        """
+        training = self._config.training
+        while model.ordinary_rounds < training.rounds:
+            model = before_round(model)
+            number_ = model.ordinary_rounds + 1
+            self.clock += phase == "learn"
+            row_round = self.clock if phase == "learn" else number_
+            lr = round_lr(training, number_)
+            mean, loss, refused = self._round(
+                model.weights, number_, row_round, phase, "learn", stream, training.local.epochs, lr
+            )
+            weights = model.optimizer.apply(model.weights, mean)
+            model = GlobalModel(weights, model.optimizer, number_)
+            due = self._config.evaluation.curve_every
+            last = number_ == training.rounds
+            self._report(row_round, phase, weights, loss, refused, last or (due > 0 and number_ % due == 0))
+        return model
+
+    @staticmethod
+    def deaf(model: GlobalModel) -> GlobalModel:
+        """Asks nobody: for references, in which no deletion ever happens."""
+        return model
+
+    # ---- listening and serving -----------------------------------------------------------------------
+
+    def listen(self, date: int) -> list[ServedRequest]:
+        """Ask every client for deletions; returns the requests that are to be served now, in client order.
+
+        Args:
+            date: rounds done, ordinary and after learning; what schedules count in.
+        """
+        occasion = Occasion(self.clock, "listen", self.costs["listen"])
+        content = {c: RecordDict({"settings": settings(date=date)}) for c in self._clients.clients}
+        heard = self._clients.ask("query.deletions", content, _read_requests, occasion, quorum=0.0)
+        for client, wishes in heard.items():
+            for request_id, utterances in wishes:
+                if request_id not in self.requests:
+                    request = ServedRequest(request_id, client, utterances, self.clock)
+                    self.requests[request_id] = request
+                    self._move(request, RequestState.RAISED)
+                    self._move(request, RequestState.ACCEPTED)
+        return [r for r in self.requests.values() if r.state in _UNFINISHED]
+
+    def serve(self, model: GlobalModel, requests: Sequence[ServedRequest]) -> GlobalModel:
+        """One unlearn step: requesters forget, their updates join, they purge.
+
+        A requester that fails stays accepted, and is asked again at the next listening.
+        """
+        waiting = [r for r in requests if r.state is RequestState.ACCEPTED]
+        weights = self._unlearn(model.weights, waiting)
+        model = GlobalModel(weights, model.optimizer, model.ordinary_rounds)
+        for request in waiting:
+            if request.state is RequestState.UNLEARNED:
+                request.round_applied = self.clock
+                self._move(request, RequestState.APPLIED)
+        if any(r.state is RequestState.APPLIED for r in waiting):
+            self._report(self.clock, "unlearn", weights, None, 0, True, [r.id for r in waiting])
+        self._purge([r for r in requests if r.state is RequestState.APPLIED])
+        return model
+
+    def recover(self, model: GlobalModel) -> GlobalModel:
+        """One recovery round on what the clients still hold."""
+        recovery = self._config.recovery
+        self.clock += 1
+        mean, loss, refused = self._round(
+            model.weights, self.clock, self.clock, "recover", "recover",
+            self._config.seed, recovery.epochs, recovery.lr,
+        )  # fmt: skip
+        weights = step(model.weights, mean)
+        self._report(self.clock, "recover", weights, loss, refused, True)
+        return GlobalModel(weights, model.optimizer, model.ordinary_rounds)
+
+    def after_learning(self, model: GlobalModel, served: Callable[[GlobalModel], None]) -> GlobalModel:
+        """Listen, unlearn and recover until nothing is planned and nothing is open.
+
+        Args:
+            model: after the last ordinary round.
+            served: told the model right after each unlearn step.
+        """
+        rounds = self._config.training.rounds
+        last = last_scheduled_round(self._config.deletions, rounds)
+        date, owed, extra = rounds, 0, _EXTRA_LISTENING
+        while True:
+            requests = self.listen(date)
+            if requests:
+                model = self.serve(model, requests)
+                served(model)
+                if any(r.round_applied == self.clock for r in requests):
+                    owed = self._config.recovery.rounds
+            unfinished = any(r.state in _UNFINISHED for r in self.requests.values())
+            if owed:
+                model, owed = self.recover(model), owed - 1
+            elif date < last or (unfinished and extra):
+                self.clock += 1
+                extra -= date >= last
+            else:
+                return model
+            date += 1
+
+    # ---- exchanges -----------------------------------------------------------------------------------
+
+    def _round(
+        self, weights: State, number_: int, row_round: int, phase: str, name: str, stream: int,
+        epochs: int, lr: float,
+    ) -> tuple[State, float, int]:  # fmt: skip
+        occasion = Occasion(row_round, phase, self.costs[phase])
+        occasion.cost.rounds += 1
+        before = len(self._clients.faults)
+        asked = settings(round=number_, phase=name, stream=stream, epochs=epochs, lr=lr)
+        content = {
+            c: RecordDict({"weights": pack(weights), "settings": asked}) for c in self._clients.clients
+        }
+
+        def read(client: int, reply: RecordDict) -> tuple[Update, float]:
+            examples = int(number(reply, "examples"))
+            if examples != self._clients.examples[client]:
+                held = self._clients.examples[client]
+                raise Refused(f"claims {examples} utterances, but it holds {held}")
+            return Update(client, examples, weights_like(reply, "update", weights)), number(reply, "loss")
+
+        replies = self._clients.ask("train", content, read, occasion)
+        updates = [update for update, _ in replies.values()]
+        total = sum(u.examples for u in updates)
+        loss = sum(u.examples * loss for u, loss in replies.values()) / total
+        return weighted_mean(updates), loss, len(self._clients.faults) - before
+
+    def _unlearn(self, weights: State, requests: Sequence[ServedRequest]) -> State:
+        by_client: dict[int, list[ServedRequest]] = {}
+        for request in sorted(requests, key=lambda r: r.client):
+            by_client.setdefault(request.client, []).append(request)
+        if not by_client:
+            return weights
+        cost, how = self.costs["unlearn"], self._config.unlearning.aggregation
+        cost.rounds += 1
+        level = self._test_accuracy(weights)
+        for turn in [[c] for c in by_client] if how == "sequential" else [list(by_client)]:
+            replies = self._ask_to_unlearn(weights, {c: by_client[c] for c in turn}, level)
+            if not replies:
+                continue
+            total = sum(self._clients.examples.values())
+            weights = step(weights, join_unlearning([u for u, _ in replies.values()], how, total))
+            for client, (update, outcome) in replies.items():
+                for request in by_client[client]:
+                    request.outcome = {**outcome, "update_norm": update.norm}
+                    self._move(request, RequestState.UNLEARNED)
+        return weights
+
+    def _ask_to_unlearn(
+        self, weights: State, requests: Mapping[int, Sequence[ServedRequest]], level: float
+    ) -> dict[int, tuple[Update, dict[str, Any]]]:
+        content = {
+            client: RecordDict(
+                {
+                    "weights": pack(weights),
+                    "settings": settings(requests=[r.id for r in own], level=level, round=self.clock),
+                }
+            )
+            for client, own in requests.items()
+        }
+
+        def read(client: int, reply: RecordDict) -> tuple[Update, dict[str, Any]]:
+            update = Update(client, int(number(reply, "examples")), weights_like(reply, "update", weights))
+            return update, _outcome(reply)
+
+        occasion = Occasion(self.clock, "unlearn", self.costs["unlearn"])
+        return self._clients.ask("train.unlearn", content, read, occasion, quorum=0.0)
+
+    def _test_accuracy(self, weights: State) -> float:
+        """The one number for the requesters: accuracy on all clients' held-out speech; -1 if none answered."""
+        content = {c: RecordDict({"weights": pack(weights)}) for c in self._clients.clients}
+        replies = self._clients.ask(
+            "evaluate",
+            content,
+            lambda _, reply: (number(reply, "right"), number(reply, "examples")),
+            Occasion(self.clock, "evaluate", self.costs["unlearn"]),
+            quorum=0.0,
+        )
+        examples = sum(n for _, n in replies.values())
+        return sum(right for right, _ in replies.values()) / examples if examples else -1.0
+
+    def _purge(self, requests: Sequence[ServedRequest]) -> None:
+        content = {
+            c: RecordDict({"settings": settings(requests=[r.id for r in requests if r.client == c])})
+            for c in sorted({r.client for r in requests})
+        }
+        occasion = Occasion(self.clock, "purge", self.costs["unlearn"])
+        replies = self._clients.ask(
+            "query.purge",
+            content,
+            lambda _, reply: (number(reply, "verified") == 1, int(number(reply, "train"))),
+            occasion,
+            quorum=0.0,
+        )
+        for request in requests:
+            if request.client in replies:
+                verified, left = replies[request.client]
+                self._clients.examples[request.client] = left
+                self._move(request, RequestState.PURGED)
+                if verified:
+                    self._move(request, RequestState.VERIFIED)
+
+    # ---- telling -------------------------------------------------------------------------------------
+
+    def _move(self, request: ServedRequest, state: RequestState) -> None:
+        self._observer.request_reached(request, state, self.clock)
+        request.state = state
+
+    def _report(
+        self, round_: int, phase: str, weights: State, loss: float | None, refused: int, look: bool,
+        requests: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        predictions = self._observer.look(weights) if look else None
+        row = {"round": round_, "phase": phase, "loss": loss, "refused": refused, "requests": list(requests)}
+        self._observer.saw(row, predictions)
+
+
+_UNFINISHED = {RequestState.ACCEPTED, RequestState.UNLEARNED, RequestState.APPLIED}
+
+
+def _read_requests(_: int, reply: RecordDict) -> list[tuple[str, int]]:
+    record = reply.config_records.get("requests", ConfigRecord())
+    ids, counts = record.get("ids"), record.get("counts")
+    if not isinstance(ids, list) or not isinstance(counts, list) or len(ids) != len(counts):
+        raise Refused("the reply's list of requests is not one")
+    wishes = [(str(i), n) for i, n in zip(ids, counts, strict=True) if isinstance(n, int) and n > 0]
+    if len(wishes) < len(ids):
+        raise Refused("a request counts no utterances")
+    return wishes
+
+
+def _outcome(reply: RecordDict) -> dict[str, Any]:
+    metrics, said = reply.metric_records["metrics"], reply.config_records["outcome"]
+    return {
+        "steps": int(number(reply, "steps")),
+        "stopped": str(said["stopped"]),
+        "scalars_read": [name for name in str(said["scalars_read"]).split(",") if name],
+        "forget_accuracy": [metrics.get("forget_before"), metrics.get("forget_after")],
+        "adversarial": int(number(reply, "adversarial")),
+        "attack_success": metrics.get("attack_success"),
+    }

@@ -1,0 +1,134 @@
+"""Who holds what: utterances to clients by speaker, train and held-out, disjoint and checked to be so."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from fedunlearn.config import PartitionSettings
+from fedunlearn.corpora.utterance import Corpus, Utterance
+from fedunlearn.errors import BadInput
+from fedunlearn.seeding import rng_for
+
+Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class ClientShare:
+    """One device's utterances: those it trains on (D_f and D_r come from these) and those held out."""
+
+    client: int
+    train: tuple[Utterance, ...]
+    test: tuple[Utterance, ...]
+
+    @property
+    def splits(self) -> tuple[tuple[Split, tuple[Utterance, ...]], ...]:
+        """Both parts by name."""
+        return ("train", self.train), ("test", self.test)
+
+
+@dataclass(frozen=True)
+class Partition:
+    """The whole deal: every utterance of the corpus is in exactly one place.
+
+    Attributes:
+        clients: in client order 0 ... N-1.
+        unseen: all utterances of the speakers that no client has.
+    """
+
+    clients: tuple[ClientShare, ...]
+    unseen: tuple[Utterance, ...]
+
+    @property
+    def train(self) -> tuple[Utterance, ...]:
+        """Everything the federation trains on, in client order."""
+        return tuple(u for share in self.clients for u in share.train)
+
+    @property
+    def test(self) -> tuple[Utterance, ...]:
+        """D_t: held-out utterances of the client speakers, in client order."""
+        return tuple(u for share in self.clients for u in share.test)
+
+
+def deal(corpus: Corpus, settings: PartitionSettings, seed: int) -> Partition:
+    """Deal a corpus to clients.
+
+    Unseen speakers are drawn at random, taking genders in turn where the corpus names them. Each client
+    speaker's utterances are split by emotion in the ratio of ``test_fraction`` (largest remainder).
+
+    Raises:
+        BadInput: fewer client speakers than clients, or too little speech to hold any out.
+    """
+    rng = rng_for(seed, "partition")
+    speakers = _genders_in_turn(corpus, rng)
+    unseen, client_speakers = speakers[: settings.unseen_speakers], speakers[settings.unseen_speakers :]
+    if len(client_speakers) < settings.clients:
+        raise BadInput(
+            f"partition.clients is {settings.clients}, but {corpus.name} leaves {max(len(client_speakers), 0)} "
+            f"client speakers ({len(speakers)} less {settings.unseen_speakers} unseen): "
+            "a client needs at least one; lower clients or partition.unseen_speakers"
+        )
+    spoken: dict[str, list[Utterance]] = defaultdict(list)
+    for utterance in corpus.utterances:
+        spoken[utterance.speaker].append(utterance)
+    shares = []
+    for client in range(settings.clients):
+        train: list[Utterance] = []
+        test: list[Utterance] = []
+        for speaker in client_speakers[client :: settings.clients]:
+            kept, held_out = _split(spoken[speaker], settings.test_fraction, rng)
+            train += kept
+            test += held_out
+        if not train or not test:
+            raise BadInput(
+                f"client {client} has {len(train)} training and {len(test)} held-out utterances; it needs "
+                "some of both: change partition.test_fraction or give more speech"
+            )
+        shares.append(ClientShare(client, tuple(train), tuple(test)))
+    partition = Partition(tuple(shares), tuple(u for speaker in unseen for u in spoken[speaker]))
+    _check(corpus, partition)
+    return partition
+
+
+def _genders_in_turn(corpus: Corpus, rng: np.random.Generator) -> list[str]:
+    """All speakers in random order, alternating between genders as long as each lasts."""
+    gender = {u.speaker: u.gender for u in corpus.utterances}
+    groups: dict[str, list[str]] = defaultdict(list)
+    for speaker in rng.permutation(np.array(corpus.speakers, dtype=object)):
+        groups[gender[speaker]].append(speaker)
+    queues = list(groups.values())
+    return [q[i] for i in range(max(map(len, queues), default=0)) for q in queues if i < len(q)]
+
+
+def _split(
+    utterances: Sequence[Utterance], fraction: float, rng: np.random.Generator
+) -> tuple[list[Utterance], list[Utterance]]:
+    by_emotion: dict[str, list[Utterance]] = defaultdict(list)
+    for utterance in utterances:
+        by_emotion[utterance.emotion].append(utterance)
+    emotions = sorted(by_emotion)
+    exact = np.array([fraction * len(by_emotion[e]) for e in emotions])
+    take = np.floor(exact).astype(int)
+    missing = round(fraction * len(utterances)) - int(take.sum())
+    order = sorted(range(len(emotions)), key=lambda i: (-(exact[i] - take[i]), rng.random()))
+    for i in order[: max(missing, 0)]:
+        take[i] += 1
+    kept: list[Utterance] = []
+    held_out: list[Utterance] = []
+    for emotion, count in zip(emotions, take, strict=True):
+        drawn = set(rng.permutation(len(by_emotion[emotion]))[:count].tolist())
+        for position, utterance in enumerate(by_emotion[emotion]):
+            (held_out if position in drawn else kept).append(utterance)
+    return kept, held_out
+
+
+def _check(corpus: Corpus, partition: Partition) -> None:
+    placed = [u.id for u in (*partition.train, *partition.test, *partition.unseen)]
+    if sorted(placed) != sorted(u.id for u in corpus.utterances):
+        raise AssertionError("partition: an utterance was lost or dealt twice")
+    unseen = {u.speaker for u in partition.unseen}
+    seen = {u.speaker for u in (*partition.train, *partition.test)}
+    if unseen & seen:
+        raise AssertionError("partition: an unseen speaker was dealt to a client")

@@ -1,0 +1,63 @@
+"""The folder of one run, and how anything is written into it: whole or not at all."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedunlearn.errors import BadInput
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write under a temporary name, flush to disk, rename: a reader sees the old file or the new one."""
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+class RunFolder:
+    """Names of everything that a run leaves behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.toml"
+        self.metrics = path / "metrics.jsonl"
+        self.results = path / "results.json"
+        self.report = path / "report.html"
+        self.ledger = path / "ledger.sqlite"
+        self.checkpoints = path / "checkpoints"
+        self.vaults = path / "vaults"
+        self.log = path / "log.txt"
+
+    def vault(self, client: int) -> Path:
+        """The store of one device."""
+        return self.vaults / f"client-{client:04d}"
+
+    def create(self) -> None:
+        """Make the folder.
+
+        Raises:
+            BadInput: it holds something already, or cannot be written.
+        """
+        try:
+            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+                raise BadInput(f"--out {self.path}: is not an empty folder; name another, or remove it first")
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.checkpoints.mkdir()
+            self.vaults.mkdir()
+        except OSError as error:
+            raise BadInput(f"--out {self.path}: cannot be written ({error.strerror})") from error
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Add one line to metrics.jsonl."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def write_results(self, results: Mapping[str, Any]) -> None:
+        """Write results.json. Raises ValueError where a number is not finite (JSON has no NaN)."""
+        write_atomically(self.results, json.dumps(results, indent=1, allow_nan=False) + "\n")

@@ -1,0 +1,247 @@
+"""A device's store: audio and everything derived from it go in, a forget set comes out, purged is gone.
+
+Files of one vault (raw arrays, read by memory map):
+    index.json                      which generation is current, and its utterances in order
+    audio-<generation>.i16          all PCM, one utterance after another
+    <feature name>-<generation>.f32 derived features, frames after frames; rebuilt whenever missing
+    requests.json                   the device's own deletion requests (deletion.py)
+
+Every purge makes a new generation: the remaining data is written anew (compacted), the index is switched
+by one atomic rename, and the old generation's files are overwritten with zeros and unlinked. A vault that
+is opened finds and wipes whatever an interrupted purge left of other generations.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fedunlearn.audio import PCM, pad, to_float
+from fedunlearn.examples import Examples, ForgetSet, pad_features
+from fedunlearn.models.contract import EmotionModel
+from fedunlearn.partition import Split
+from fedunlearn.run_folder import write_atomically
+
+_WINDOW = 64
+"""samples"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One utterance as its device knows it. ``label`` is the emotion's class; ``samples`` its length."""
+
+    id: str
+    emotion: str
+    label: int
+    split: Split
+    samples: int
+
+
+class Vault:
+    """One device's store, opened for reading.
+
+    Args:
+        folder: where ``build`` made it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._open()
+
+    def _open(self) -> None:
+        index = _read_index(self.folder)
+        self.generation: int = index["generation"]
+        self.classes: int = index["classes"]
+        self.entries: dict[str, Entry] = {e["id"]: Entry(**e) for e in index["utterances"]}
+        self._wipe_strays()
+        self._audio = _Stored.audio(self._path("audio", "i16"), self.entries.values())
+        self._features: dict[str, _Stored] = {}
+
+    @classmethod
+    def build(cls, folder: Path, recordings: Sequence[tuple[Entry, PCM]], classes: int) -> "Vault":
+        """Make a vault from recordings; the audio is copied. ``classes``: emotions in the corpus."""
+        folder.mkdir(parents=True)
+        _write_generation(folder, 1, recordings, classes)
+        return cls(folder)
+
+    @staticmethod
+    def current_generation(folder: Path) -> int:
+        """The generation on disk now; it differs from an opened vault's after somebody else's purge."""
+        generation: int = _read_index(folder)["generation"]
+        return generation
+
+    def ids(self, split: Split) -> tuple[str, ...]:
+        """The utterances of one split, in vault order."""
+        return tuple(e.id for e in self.entries.values() if e.split == split)
+
+    def read_audio(self, utterance: str) -> PCM:
+        """One utterance's PCM, int16 [S]. Raises KeyError where this vault does not hold it."""
+        return self._audio.rows(utterance).astype(np.int16, copy=True)
+
+    def read_features(self, utterance: str, model: EmotionModel) -> Tensor:
+        """One utterance's derived features [T, D], from the store if ``derive`` was called, else made now.
+
+        Raises:
+            KeyError: this vault does not hold the utterance.
+        """
+        stored = self._stored_features(model)
+        if stored is None:
+            return model.features_of(self.read_audio(utterance))
+        return torch.from_numpy(np.array(stored.rows(utterance), np.float32))
+
+    def examples(self, ids: Iterable[str], model: EmotionModel) -> Examples:
+        """Derived features and labels of these utterances, in this order."""
+        ids = tuple(ids)
+        return pad_features([self.read_features(i, model) for i in ids], [self.entries[i].label for i in ids])
+
+    def forget_set(self, ids: Iterable[str], model: EmotionModel) -> ForgetSet:
+        """D_f: these utterances' features, labels and waveforms. Nothing else is read."""
+        ids = tuple(ids)
+        waveform, samples = pad([to_float(self.read_audio(i)) for i in ids])
+        return ForgetSet(self.examples(ids, model), waveform, samples)
+
+    def derive(self, model: EmotionModel) -> None:
+        """Compute and store the features of all utterances, unless they are stored already."""
+        if self._stored_features(model) is not None or not self.entries:
+            return
+        features = [model.features_of(self.read_audio(i)).numpy() for i in self.entries]
+        path = self._path(model.feature_name, "f32")
+        _write_array(path.with_suffix(".frames"), np.array([len(f) for f in features], np.int64))
+        _write_array(path, np.concatenate(features).astype(np.float32))
+
+    def purge(self, ids: Iterable[str]) -> int:
+        """Remove utterances for good: audio and features, with no copy left in this vault.
+
+        Idempotent: ids that are not here are ignored. Returns the number removed.
+        """
+        gone = set(ids) & self.entries.keys()
+        if not gone:
+            return 0
+        kept = [(e, self.read_audio(e.id)) for e in self.entries.values() if e.id not in gone]
+        _write_generation(self.folder, self.generation + 1, kept, self.classes)
+        self._open()
+        return len(gone)
+
+    def fingerprints(self, ids: Iterable[str], model: EmotionModel) -> list[bytes]:
+        """Byte strings that betray these utterances: a loud window of the PCM, a piece of the features.
+
+        Constant windows (silence) and windows that a kept utterance shares (a duplicate) prove nothing
+        and are left out.
+        """
+        chosen = set(ids)
+        windows: list[bytes] = []
+        for utterance in chosen:
+            pcm = self.read_audio(utterance)
+            loudest = int(np.abs(pcm.astype(np.int32)).argmax())
+            first = min(max(loudest - _WINDOW // 2, 0), max(len(pcm) - _WINDOW, 0))
+            features = self.read_features(utterance, model).numpy().ravel()
+            middle = max(len(features) // 2 - _WINDOW // 4, 0)
+            for piece in (pcm[first : first + _WINDOW], features[middle : middle + _WINDOW // 2]):
+                if len(np.unique(piece)) > _WINDOW // 8:
+                    windows.append(piece.tobytes())
+        kept = [i for i in self.entries if i not in chosen]
+        remaining = b"".join(
+            self.read_audio(i).tobytes() + self.read_features(i, model).numpy().tobytes() for i in kept
+        )
+        return [w for w in windows if w not in remaining]
+
+    def holds_any(self, windows: Sequence[bytes]) -> bool:
+        """Whether any file of this vault contains any of these byte strings. For verifying a purge."""
+        for path in sorted(self.folder.rglob("*")):
+            if path.is_file():
+                content = path.read_bytes()
+                if any(window in content for window in windows):
+                    return True
+        return False
+
+    def _path(self, name: str, suffix: str) -> Path:
+        return self.folder / f"{name}-{self.generation}.{suffix}"
+
+    def _stored_features(self, model: EmotionModel) -> "_Stored | None":
+        name = model.feature_name
+        path = self._path(name, "f32")
+        if name not in self._features and path.exists():
+            frames = np.fromfile(path.with_suffix(".frames"), np.int64)
+            self._features[name] = _Stored.features(path, model.dims, tuple(self.entries), frames)
+        return self._features.get(name)
+
+    def _wipe_strays(self) -> None:
+        for path in self.folder.iterdir():
+            generation = path.stem.rpartition("-")[2]
+            stale = path.suffix in {".i16", ".f32", ".frames"} and generation != str(self.generation)
+            if stale or path.suffix == ".tmp":
+                wipe(path)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """One array file: the rows of all utterances, one after another, and where each begins."""
+
+    array: npt.NDArray[Any]
+    start: Mapping[str, int]
+    count: Mapping[str, int]
+
+    @classmethod
+    def audio(cls, path: Path, entries: Iterable[Entry]) -> "_Stored":
+        counts = {e.id: e.samples for e in entries}
+        return cls(_map(path, np.int16), _starts(counts), counts)
+
+    @classmethod
+    def features(cls, path: Path, dims: int, ids: Sequence[str], frames: npt.NDArray[np.int64]) -> "_Stored":
+        counts = dict(zip(ids, frames.tolist(), strict=True))
+        return cls(_map(path, np.float32).reshape(-1, dims), _starts(counts), counts)
+
+    def rows(self, utterance: str) -> npt.NDArray[Any]:
+        first = self.start[utterance]
+        return self.array[first : first + self.count[utterance]]
+
+
+def _map(path: Path, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    # An empty file cannot be mapped.
+    return np.memmap(path, dtype, "r") if path.stat().st_size else np.zeros(0, dtype)
+
+
+def _starts(counts: Mapping[str, int]) -> dict[str, int]:
+    ends = np.cumsum(list(counts.values()), dtype=np.int64)
+    return dict(zip(counts, (ends - np.array(list(counts.values()), np.int64)).tolist(), strict=True))
+
+
+def wipe(path: Path) -> None:
+    """Overwrite a file with zeros, flush, unlink. (On a copy-on-write disk the old blocks may live on.)"""
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        for start in range(0, size, 1 << 20):
+            file.write(b"\0" * min(1 << 20, size - start))
+        file.flush()
+        os.fsync(file.fileno())
+    path.unlink()
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    index: dict[str, Any] = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    return index
+
+
+def _write_generation(
+    folder: Path, generation: int, recordings: Sequence[tuple[Entry, PCM]], classes: int
+) -> None:
+    pcm = [samples for _, samples in recordings]
+    audio = np.concatenate(pcm) if pcm else np.zeros(0, np.int16)
+    _write_array(folder / f"audio-{generation}.i16", audio)
+    index = {
+        "generation": generation,
+        "classes": classes,
+        "utterances": [asdict(entry) for entry, _ in recordings],
+    }
+    write_atomically(folder / "index.json", json.dumps(index))
+
+
+def _write_array(path: Path, array: npt.NDArray[Any]) -> None:
+    write_atomically(path, array.tobytes())
