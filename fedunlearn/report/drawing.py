@@ -1,0 +1,137 @@
+"""Ink: the palette, the empty figure, and its way into the page as inline SVG.
+
+Every colour is drawn as a plain value and rewritten to a CSS variable with that value as its fallback, so
+the figures follow the page into the dark and onto paper, and stay whole when copied out of it. Text stays
+text. One drawing unit is one CSS pixel.
+"""
+
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart by colour-blind readers; page.css holds lighter ones for dark pages.
+PALETTE = {
+    "vermillion": "#d55e00",
+    "orange": "#e69f00",
+    "blue": "#0072b2",
+    "green": "#009e73",
+    "purple": "#cc79a7",
+    "ink": "#1b2430",
+    "muted": "#5b6775",
+    "grid": "#dde3ea",
+    "shade": "#e8eef5",
+    "heat": "#0072b3",
+    "on-heat": "#fffffe",
+}
+OF_MODEL = {
+    "original": "vermillion",
+    "unlearned": "orange",
+    "recovered": "blue",
+    "retrained": "green",
+    "none": "vermillion",
+    "destroy": "purple",
+}
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "fedunlearn",
+    "font.family": "DejaVu Sans",
+    "font.size": 11,
+    "text.parse_math": False,
+    "text.color": PALETTE["ink"],
+    "axes.edgecolor": PALETTE["grid"],
+    "axes.labelcolor": PALETTE["muted"],
+    "axes.labelsize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "grid.color": PALETTE["grid"],
+    "grid.linewidth": 0.8,
+    "xtick.color": PALETTE["grid"],
+    "ytick.color": PALETTE["grid"],
+    "xtick.labelcolor": PALETTE["muted"],
+    "ytick.labelcolor": PALETTE["muted"],
+    "xtick.labelsize": 11,
+    "ytick.labelsize": 11,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+}
+
+
+@contextmanager
+def ink() -> Iterator[None]:
+    """The page's drawing style, whatever style the caller's process has set."""
+    with mpl.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing")  # the browser has the font
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE)
+        yield
+
+
+def sheet(width: float, height: float, *, between: float = 6) -> Figure:
+    """An empty transparent figure of so many CSS pixels, with so many between its panels."""
+    figure = Figure(figsize=(width / 72, height / 72), layout="constrained", facecolor="none")
+    pads = {"w_pad": 3 / 72, "h_pad": 3 / 72, "hspace": between / height}
+    figure.get_layout_engine().set(**pads)  # type: ignore[union-attr]
+    FigureCanvasSVG(figure)
+    return figure
+
+
+def quiet(axes: Axes, *, grid: str) -> None:
+    """Take away what carries no information; grid lines across ``grid`` ("x", "y" or "none") only."""
+    axes.set_facecolor("none")
+    axes.tick_params(length=0)
+    axes.grid(False)
+    if grid != "none":
+        axes.grid(True, axis=grid)  # type: ignore[arg-type]
+        axes.spines["left" if grid == "x" else "bottom"].set_color(PALETTE["muted"])
+        axes.spines["bottom" if grid == "x" else "left"].set_visible(False)
+
+
+def safe(text: Any) -> str:
+    """``text`` without the control characters that XML forbids."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", " ", str(text))
+
+
+def to_svg(figure: Figure, name: str, says: str) -> Markup:
+    """The figure as an inline SVG element.
+
+    Args:
+        figure: what to write.
+        name: unique on the page; prefixes every id inside.
+        says: what a reader who cannot see it should hear.
+    """
+    buffer = io.StringIO()
+    nobody = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=nobody)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' xmlns:xlink="[^"]*"', "", svg, count=1).replace("xlink:href=", "href=")
+    svg = re.sub(r'(\sid=")', rf"\1{name}-", svg)
+    svg = re.sub(r'((?:href="|url\()#)', rf"\1{name}-", svg)
+    svg = re.sub(r'style="[^"]*"', _to_variables, svg)
+    width = round(figure.get_figwidth() * 72)
+    height = round(figure.get_figheight() * 72)
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
+        f'aria-label="{escape(safe(says))}" style="--natural: {width}px">'
+    )
+    return Markup(head + svg[svg.index(">") + 1 :].strip())
+
+
+def _to_variables(style: re.Match[str]) -> str:
+    text = style.group().replace("'DejaVu Sans'", "var(--font, sans-serif)")
+    for name, value in PALETTE.items():
+        text = text.replace(value, f"var(--{name}, {value})")
+    return text

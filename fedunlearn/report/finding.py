@@ -1,0 +1,202 @@
+"""What the numbers say, in words: computed from them, the bad news first."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fedunlearn.report.values import at, duration, fraction, many, number, number_at, plain, rows
+
+FULFILLED = ("purged", "verified")
+CONTROLS = {"none": "leaves the model as it is", "destroy": "puts random weights in its place"}
+CONTROL_WORDS = {"none": "doing nothing", "destroy": "random weights"}
+NOTHING_TO_FORGET = 2.0  # times the noise floor between original and retrained
+ABOUT_AS_MUCH = 0.02  # forget accuracy; the spread of single seeds
+
+Tone = Literal["good", "useless", "unknown"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The head of the page.
+
+    Attributes:
+        tone: "good" (closer to retrained than both controls), "useless", "unknown".
+        alarm: what went wrong with the run itself; empty where nothing did.
+        headline: one sentence.
+        remarks: further sentences that qualify it.
+    """
+
+    tone: Tone
+    alarm: str
+    headline: str
+    remarks: tuple[str, ...]
+
+
+def find(results: Mapping[str, Any]) -> Finding:
+    """Read the finding off the results."""
+    tone, headline = _headline(results)
+    return Finding(tone, _alarm(results), headline, tuple(_remarks(results)))
+
+
+def final_model(results: Mapping[str, Any]) -> str:
+    """The model that the run ends with: "recovered", or "unlearned" where nothing was recovered."""
+    has_recovered = number_at(results, "gap", "recovered", "mean") is not None
+    has_unlearned = number_at(results, "gap", "unlearned", "mean") is not None
+    return "unlearned" if has_unlearned and not has_recovered else "recovered"
+
+
+def judgement(results: Mapping[str, Any]) -> tuple[bool | None, str]:
+    """Whether the final model beats both controls, and why.
+
+    A method that the ranking calls useless is useless; so is one whose mean gap is no smaller than a
+    control's, whatever the ranking says, and so is a control that ran as the method.
+
+    Returns:
+        (None, "") where the numbers to say it are missing.
+    """
+    final = final_model(results)
+    method = plain(at(results, "config", "unlearning", "method"))
+    ours = number_at(results, "gap", final, "mean")
+    ranked = next((r for r in rows(at(results, "ranking")) if plain(at(r, "name")).startswith(final)), None)
+    if method in CONTROLS:
+        return False, f"“{method}” is a control, it {CONTROLS[method]}"
+    controls = {name: number_at(results, "gap", name, "mean") for name in CONTROLS}
+    beaten_by = {n: g for n, g in controls.items() if ours is not None and g is not None and ours >= g}
+    if beaten_by:
+        best = min(beaten_by, key=lambda name: beaten_by[name])
+        return False, f"it ranks no better than {CONTROL_WORDS[best]} ({fraction(beaten_by[best])})"
+    if at(ranked, "useful") is False:
+        return False, plain(at(ranked, "why")).rstrip(".")
+    if ours is None or all(gap is None for gap in controls.values()):
+        return None, ""
+    return True, plain(at(ranked, "why")) if at(ranked, "why") else ""
+
+
+def unfulfilled(results: Mapping[str, Any]) -> list[str]:
+    """``id: state`` of every request that did not reach the end."""
+    requests = rows(at(results, "requests"))
+    return [
+        f"{plain(at(r, 'id'))}: {plain(at(r, 'state'))}" for r in requests if at(r, "state") not in FULFILLED
+    ]
+
+
+def asked(results: Mapping[str, Any]) -> str:
+    """``4 deletion requests from 4 clients (92 utterances)``."""
+    requests = rows(at(results, "requests"))
+    clients = {str(at(request, "client")) for request in requests}
+    sizes = [number(at(request, "utterances")) for request in requests]
+    known = [s for s in sizes if s is not None]
+    total = f" ({many(sum(known), 'utterance')})" if known and len(known) == len(sizes) else ""
+    return f"{many(len(requests), 'deletion request')} from {many(len(clients), 'client')}{total}"
+
+
+def _alarm(results: Mapping[str, Any]) -> str:
+    status = at(results, "status")
+    if status == "complete":
+        return ""
+    cause = at(results, "failure")
+    cause = f": {str(cause).rstrip('.')}." if cause else "."
+    open_requests = unfulfilled(results)
+    still = f" Unfulfilled: {'; '.join(open_requests[:8])}" if open_requests else ""
+    still += f" and {len(open_requests) - 8} more." if len(open_requests) > 8 else "." if still else ""
+    if status == "failed":
+        return f"This run failed{cause}{still} What follows is as far as it got; it is not a result."
+    if status == "partial":
+        return f"This run is partial{cause}{still} Not everything that was asked was done; do not quote it."
+    return f"This run says neither that it is complete nor that it failed (status: {plain(status)}).{still}"
+
+
+def _headline(results: Mapping[str, Any]) -> tuple[Tone, str]:
+    if not rows(at(results, "requests")):
+        return "unknown", "Nobody asked for a deletion: there was nothing to forget and nothing to compare."
+    final = final_model(results)
+    ours = number_at(results, "gap", final, "mean")
+    if ours is None:
+        return "unknown", f"No finding: after {asked(results)}, the models could not be compared."
+    useful, why = judgement(results)
+    floor = number_at(results, "noise_floor", "mean")
+    nothing = number_at(results, "gap", "none", "mean")
+    stands = f"the {final} model stands {fraction(ours)} from the retrained one"
+    if floor is not None:
+        stands += f" ({'within the ' if ours <= floor else ''}noise floor {fraction(floor)})"
+    instead = f"; doing nothing would stand at {fraction(nothing)}" if nothing is not None else ""
+    if useful is False:
+        return "useless", f"This method is useless here: {why}. After {asked(results)}, {stands}{instead}."
+    if useful is None:
+        return "unknown", f"After {asked(results)}, {stands}; there is no control to judge that by."
+    return "good", f"After {asked(results)}, {stands}{instead}."
+
+
+def _remarks(results: Mapping[str, Any]) -> list[str]:
+    remarks = [_forgetting(results), _recovery(results), _saving(results), _floor(results)]
+    return [remark for remark in remarks if remark]
+
+
+def _forgetting(results: Mapping[str, Any]) -> str:
+    final = final_model(results)
+    ours = number_at(results, "models", final, "forget", "accuracy")
+    target = number_at(results, "models", "retrained", "forget", "accuracy")
+    if ours is None or target is None:
+        return ""
+    margin = max(ABOUT_AS_MUCH, number_at(results, "noise_floor", "forget") or 0.0)
+    if ours > target + margin:
+        verdict = "It still knows more of the deleted utterances than a model that never heard them"
+    elif ours < target - margin:
+        verdict = (
+            "Over-forgetting: it knows less of the deleted utterances than a model that never heard them"
+        )
+    else:
+        verdict = "It knows the deleted utterances about as well as a model that never heard them"
+    before = number_at(results, "models", "original", "forget", "accuracy")
+    was = f"; it was {fraction(before)} before" if before is not None else ""
+    return f"{verdict}: forget accuracy {fraction(ours)} against {fraction(target)}{was}."
+
+
+def _recovery(results: Mapping[str, Any]) -> str:
+    gaps = [number_at(results, "gap", name, "mean") for name in ("unlearned", "recovered")]
+    knows = [number_at(results, "models", name, "forget", "accuracy") for name in ("unlearned", "recovered")]
+    if gaps[0] is None or gaps[1] is None:
+        return ""
+    moved = f"mean gap {fraction(gaps[0])} before them, {fraction(gaps[1])} after"
+    if gaps[1] > gaps[0]:
+        back = knows[0] is not None and knows[1] is not None and knows[1] > knows[0]
+        reversion = ", and brought deleted knowledge back (reversion)" if back else ""
+        return f"The recovery rounds led away from the retrained model{reversion}: {moved}."
+    if gaps[1] < gaps[0]:
+        return f"The recovery rounds led towards the retrained model: {moved}."
+    return ""
+
+
+def _saving(results: Mapping[str, Any]) -> str:
+    parts = [number_at(results, "cost", name, "client_seconds") for name in ("unlearn", "recover", "retrain")]
+    unlearn, recover, retrain = parts
+    if unlearn is None or recover is None or not retrain or unlearn + recover == 0:
+        return ""
+    spent = unlearn + recover
+    if spent < retrain:
+        ratio, word = retrain / spent, "less"
+    else:
+        ratio, word = spent / retrain, "more"
+    return (
+        f"Unlearning and recovery took the clients {duration(spent)} of computing, retraining "
+        f"{duration(retrain)}: {ratio:,.{0 if ratio >= 10 else 1}f} times {word}."
+    )
+
+
+def _floor(results: Mapping[str, Any]) -> str:
+    floor = number_at(results, "noise_floor", "mean")
+    nothing = number_at(results, "gap", "none", "mean")
+    if floor is None:
+        has_gap = number_at(results, "gap", final_model(results), "mean") is not None
+        return (
+            "There is one retrained model and so no noise floor: small differences prove nothing "
+            "(set evaluation.retrained_seeds to 2 or more)."
+            if has_gap
+            else ""
+        )
+    if nothing is not None and nothing < NOTHING_TO_FORGET * floor:
+        return (
+            f"There was little or nothing to forget: the original model already stands {fraction(nothing)} "
+            f"from the retrained one, and retrained models stand {fraction(floor)} from each other."
+        )
+    return ""

@@ -1,0 +1,143 @@
+"""The page: results in, ``report.html`` out. Nothing but ``results.json`` is read."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from fedunlearn.report.figures import confusions, cost_bars, gap_bars, loss_histograms
+from fedunlearn.report.finding import asked, find, judgement
+from fedunlearn.report.tables import (
+    MODELS,
+    REQUEST_COLUMNS,
+    cost_table,
+    fault_table,
+    models_table,
+    ranking_table,
+    request_table,
+    tiles,
+)
+from fedunlearn.report.timeline import timeline
+from fedunlearn.report.values import at, count, duration, many, number_at, plain, rows
+
+WIDE, NARROW = 880, 360
+
+
+def write_report(results: Mapping[str, Any], path: Path) -> None:
+    """Write the report of one run as a single HTML file that loads nothing else.
+
+    The same results give the same bytes. The file appears whole or not at all.
+
+    Args:
+        results: the content of ``results.json``; any value may be null or missing.
+        path: where to; its folder exists.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    page = render(results)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        unfinished.write_text(page, encoding="utf-8", newline="\n")
+        os.replace(unfinished, path)  # noqa: PTH105 - the atomic one
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def render(results: Mapping[str, Any]) -> str:
+    """The page as text."""
+    loader = PackageLoader("fedunlearn", "report")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    style, _, _ = loader.get_source(environment, "page.css")
+    requests = rows(at(results, "requests"))
+    useful, why = judgement(results)
+    faults, more_faults = fault_table(results)
+    page = environment.get_template("page.html.j2").render(
+        style=Markup(style),
+        title=_title(results),
+        kicker=_kicker(results),
+        status=plain(at(results, "status")),
+        finding=find(results),
+        useful=useful,
+        why=why,
+        asked=asked(results),
+        tiles=tiles(results),
+        requests=request_table(requests),
+        request_columns=REQUEST_COLUMNS,
+        models=MODELS,
+        models_table=models_table(results),
+        ranking=ranking_table(results),
+        gap_bars=gap_bars(results),
+        timeline_wide=timeline(results, width=WIDE),
+        timeline_narrow=timeline(results, width=NARROW),
+        losses=loss_histograms(results),
+        confusions=confusions(results),
+        cost_table=cost_table(results),
+        cost_bars=cost_bars(results),
+        warnings=[plain(warning) for warning in rows(at(results, "corpus", "warnings"))],
+        faults=faults,
+        more_faults=more_faults,
+        settings=_settings(at(results, "config")),
+        versions=_pairs(at(results, "versions")),
+        times=_times(at(results, "times")),
+        schema=plain(at(results, "schema")),
+    )
+    return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def _title(results: Mapping[str, Any]) -> str:
+    parts = (at(results, "corpus", "name"), at(results, "config", "unlearning", "method"))
+    return f"fedunlearn: {', '.join(plain(part) for part in parts)}, seed {plain(at(results, 'seed'))}"
+
+
+def _kicker(results: Mapping[str, Any]) -> list[str]:
+    corpus, config = at(results, "corpus"), at(results, "config")
+    method = at(config, "unlearning", "method")
+    said = "L2UL-style, after Ren et al. 2025" if method == "l2ul" else plain(method)
+    emotions = many(len(rows(at(corpus, "emotions"))), "emotion")
+    return [
+        f"{plain(at(corpus, 'name'))}: {count(at(corpus, 'utterances'))} utterances of "
+        f"{count(at(corpus, 'speakers'))} speakers ({count(_length(at(corpus, 'unseen_speakers')))} unseen), "
+        f"{emotions}",
+        f"{count(at(corpus, 'clients'))} clients",
+        f"{count(at(config, 'training', 'rounds'))} rounds of learning",
+        f"method {said}, updates joined by {plain(at(config, 'unlearning', 'aggregation'))}",
+        f"model {plain(at(config, 'model', 'name'))}",
+        f"seed {plain(at(results, 'seed'))}",
+    ]
+
+
+def _length(value: Any) -> Any:
+    return value if number_at({"value": value}, "value") is not None else len(rows(value))
+
+
+def _settings(config: Any) -> str:
+    return tomli_w.dumps(_without_null(config)) if isinstance(config, Mapping) and config else ""
+
+
+def _without_null(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return {str(key): _without_null(value) for key, value in node.items() if value is not None}
+    if isinstance(node, list | tuple):
+        return [_without_null(value) for value in node if value is not None]
+    return node
+
+
+def _pairs(node: Any) -> list[tuple[str, str]]:
+    return [(str(key), plain(value)) for key, value in node.items()] if isinstance(node, Mapping) else []
+
+
+def _times(times: Any) -> list[tuple[str, str]]:
+    if not isinstance(times, Mapping):
+        return []
+    phases, references = at(times, "phases"), at(times, "references")
+    listed = [("started", plain(at(times, "started"))), ("whole run", duration(at(times, "wall_seconds")))]
+    if isinstance(phases, Mapping):
+        listed += [(str(name), duration(seconds)) for name, seconds in phases.items()]
+    return listed + [(f"reference: {name}", how) for name, how in _pairs(references)]

@@ -1,0 +1,204 @@
+"""A results record such as a run of the default experiment leaves, for tests of what reads it."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+EMOTIONS = ["anger", "disgust", "fear", "happiness", "neutral", "sadness"]
+EDGES = [round(float(edge), 6) for edge in np.linspace(0.0, 8.0, 41)]
+MODEL_VALUES = {
+    "original": (0.604, 0.612, 0.447, 0.998, 1.0, 0.782, 0.12, 0.9),
+    "unlearned": (0.508, 0.514, 0.401, 0.909, 0.425, 0.454, 1.4, 1.2),
+    "recovered": (0.579, 0.583, 0.421, 0.995, 0.587, 0.498, 1.1, 1.0),
+    "retrained": (0.571, 0.575, 0.417, 0.996, 0.554, 0.471, 1.2, 1.0),
+}
+
+
+def example_results() -> dict[str, Any]:
+    """A complete run: 20 clients, four of them delete 92 utterances in all; two retrained seeds."""
+    rng = np.random.default_rng(7)
+    models = {name: _model(rng, *values) for name, values in MODEL_VALUES.items()}
+    second = _model(rng, 0.578, 0.581, 0.409, 0.993, 0.543, 0.462, 1.2, 1.0)
+    models["retrained"]["seeds"] = [dict(models["retrained"]), second]
+    return {
+        "schema": "fedunlearn/results/1",
+        "seed": 1,
+        "status": "complete",
+        "failure": None,
+        "config": _config(),
+        "versions": {
+            "python": "3.11.9",
+            "fedunlearn": "0.1.0",
+            "torch": "2.11.0",
+            "torchaudio": "2.11.0",
+            "flwr": "1.41.0",
+            "ray": "2.51.1",
+            "numpy": "2.3.1",
+        },
+        "corpus": {
+            "name": "synthetic",
+            "utterances": 1560,
+            "speakers": 26,
+            "clients": 20,
+            "emotions": list(EMOTIONS),
+            "unseen_speakers": 6,
+            "warnings": ["s03_017: shorter than 0.5 s, padded with silence"],
+        },
+        "models": models,
+        "gap": {
+            "unlearned": _gap(0.129, 0.087, 0.061, 0.017),
+            "recovered": _gap(0.033, 0.001, 0.008, 0.027),
+            "none": _gap(0.446, 0.002, 0.037, 0.311),
+            "destroy": _gap(0.391, 0.829, 0.408, 0.027),
+        },
+        "noise_floor": _gap(0.011, 0.003, 0.006, 0.009),
+        "ranking": [
+            _rank("recovered (l2ul)", 0.0173, True, "closer to retrained than both controls"),
+            _rank("unlearned (l2ul)", 0.0735, True, "closer to retrained than both controls"),
+            _rank("control: none", 0.199, False, "leaves the model as it is"),
+            _rank("control: destroy", 0.4138, False, "random weights"),
+        ],
+        "requests": _requests(),
+        "cost": {
+            "learn": _cost(30, 128.4, 71.2, 223_200_000, 223_200_000),
+            "unlearn": _cost(3, 1.9, 1.1, 1_488_000, 1_488_000),
+            "recover": _cost(12, 9.7, 6.0, 86_304_000, 86_304_000),
+            "retrain": _cost(42, 171.0, 95.3, 299_200_000, 299_200_000),
+        },
+        "timeline": _timeline(),
+        "retrained_timeline": [
+            {"round": r, **_learned(r, 0.571, 0.417, 0.996, 0.554)} for r in range(1, 43)
+        ],
+        "faults": [{"round": 12, "phase": "learn", "client": 7, "reason": "reply holds NaN: refused"}],
+        "times": {
+            "started": "2026-01-05T09:12:44+00:00",
+            "wall_seconds": 184.2,
+            "phases": {"learn": 71.2, "unlearn": 1.1, "recover": 6.0, "judge": 12.4},
+            "references": {"original": "trained", "retrained": "cached"},
+        },
+    }  # fmt: skip
+
+
+def _model(
+    rng: np.random.Generator,
+    test_uar: float,
+    test: float,
+    unseen: float,
+    retain: float,
+    forget: float,
+    auc: float,
+    forget_loss: float,
+    test_loss: float,
+) -> dict[str, Any]:
+    counts = [
+        np.histogram(np.clip(rng.gamma(1.2, mean / 1.2, n), 0, 7.99), EDGES)[0].tolist()
+        for mean, n in ((forget_loss, 92), (test_loss, 240))
+    ]
+    confusion = np.full((6, 6), round(40 * (1 - test) / 5)) + rng.integers(0, 3, (6, 6))
+    np.fill_diagonal(confusion, round(40 * test))
+    return {
+        "test": {"uar": test_uar, "accuracy": test, "n": 240},
+        "unseen": {"uar": unseen, "accuracy": round(unseen + 0.006, 3), "n": 360},
+        "retain": {"accuracy": retain, "n": 868},
+        "forget": {"accuracy": forget, "n": 92},
+        "membership": {"auc": auc, "low": round(auc - 0.06, 3), "high": round(auc + 0.06, 3)},
+        "losses": {"edges": list(EDGES), "forget": counts[0], "test": counts[1]},
+        "confusion": {"test": confusion.tolist()},
+    }
+
+
+def _gap(forget: float, retain: float, test: float, membership: float) -> dict[str, float]:
+    mean = round((forget + retain + test + membership) / 4, 4)
+    return {"forget": forget, "retain": retain, "test": test, "membership": membership, "mean": mean}
+
+
+def _rank(name: str, mean_gap: float, useful: bool, why: str) -> dict[str, Any]:
+    return {"name": name, "mean_gap": mean_gap, "useful": useful, "why": why}
+
+
+def _cost(rounds: int, client: float, wall: float, up: int, down: int) -> dict[str, float]:
+    return {
+        "rounds": rounds, "client_seconds": client, "wall_seconds": wall, "bytes_up": up, "bytes_down": down
+    }  # fmt: skip
+
+
+def _requests() -> list[dict[str, Any]]:
+    wanted = ((1, "all", 48, 30), (2, "some", 20, 35), (3, "some", 12, 40), (4, "some", 12, 40))
+    return [
+        {
+            "id": f"r-{client:03d}-1",
+            "client": client,
+            "what": what,
+            "utterances": utterances,
+            "round_raised": round_,
+            "round_applied": round_,
+            "rounds_waited": 0,
+            "state": "verified",
+            "forget_accuracy": [1.0, 0.45],
+            "steps": 18 + client,
+            "stopped": "level",
+            "adversarial": 20 * utterances,
+            "attack_success": 0.97,
+            "update_norm": 1.234 * client,
+        }
+        for client, what, utterances, round_ in wanted
+    ]
+
+
+def _timeline() -> list[dict[str, Any]]:
+    rows = [_step(0, "calibrate", {"test_uar": None, "unseen_uar": None}, loss=None)]
+    rows += [_step(r, "learn", _learned(r, 0.604, 0.447, 0.998, 1.0)) for r in range(1, 31)]
+    after = [((30,), ["r-001-1"]), ((35,), ["r-002-1"]), ((40,), ["r-003-1", "r-004-1"])]
+    for (round_,), requests in after:
+        dip = {"test_uar": 0.51, "unseen_uar": 0.4, "retain_accuracy": 0.91, "forget_accuracy": 0.43}
+        rows.append(_step(round_, "unlearn", dip, requests=requests))
+        for r in range(1, 5):
+            back = 1 - math.exp(-r)
+            rows.append(
+                _step(
+                    round_ + r,
+                    "recover",
+                    {
+                        "test_uar": round(0.51 + 0.069 * back, 3),
+                        "unseen_uar": round(0.4 + 0.021 * back, 3),
+                        "retain_accuracy": round(0.91 + 0.085 * back, 3),
+                        "forget_accuracy": round(0.43 + 0.157 * back, 3),
+                    },
+                )
+            )
+        if round_ < 40:
+            rows.append(_step(round_ + 5, "listen", {"test_uar": None, "forget_accuracy": None}, loss=None))
+    return rows
+
+
+def _learned(r: int, test: float, unseen: float, retain: float, forget: float) -> dict[str, float]:
+    """A learning curve that starts at chance and ends at the values given."""
+    share, chance = 1 - math.exp(-r / 6), 1 / 6
+    final = {"test_uar": test, "unseen_uar": unseen, "retain_accuracy": retain, "forget_accuracy": forget}
+    return {name: round(chance + (value - chance) * share, 3) for name, value in final.items()}
+
+
+def _step(
+    round_: int,
+    phase: str,
+    measures: dict[str, Any],
+    requests: list[str] | None = None,
+    loss: float | None = 0.5,
+) -> dict[str, Any]:
+    empty = dict.fromkeys(("test_uar", "unseen_uar", "retain_accuracy", "forget_accuracy"))
+    fixed = {"round": round_, "phase": phase, "loss": loss, "requests": requests or [], "refused": 0}
+    return {**fixed, **empty, **measures}
+
+
+def _config() -> dict[str, Any]:
+    return {
+        "seed": 1,
+        "corpus": {"name": "synthetic", "path": "", "speakers": 26, "utterances": 60},
+        "model": {"name": "functionals", "hidden": 128, "dropout": 0.0},
+        "training": {"rounds": 30, "server_optimizer": "average", "local": {"epochs": 5, "lr": 0.05}},
+        "deletions": {"schedule": [{"client": 1, "what": "all", "round": None, "after_learning": 0}]},
+        "unlearning": {"method": "l2ul", "aggregation": "sum", "l2ul": {"attack": {"eps": 0.4, "steps": 5}}},
+        "recovery": {"rounds": 4, "epochs": 1, "lr": 0.02},
+        "evaluation": {"curve_every": 1, "retrained_seeds": 2, "bootstrap": 1000},
+    }  # fmt: skip
