@@ -181,6 +181,14 @@ def test_headline_within_the_noise_floor() -> None:
     assert "0.017 from the retrained one (within the noise floor 0.020)" in find(results).headline
 
 
+def test_the_noise_floor_may_stand_among_the_gaps() -> None:
+    beside = example_results()
+    among = example_results()
+    among["gap"]["noise_floor"] = among.pop("noise_floor")
+    assert find(among) == find(beside)
+    assert models_table(among) == models_table(beside)
+
+
 def test_headline_counts_one_as_one() -> None:
     results = example_results()
     results["requests"] = [results["requests"][0] | {"utterances": 1}]

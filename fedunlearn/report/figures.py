@@ -11,7 +11,17 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from fedunlearn.report.drawing import OF_MODEL, PALETTE, ink, quiet, safe, sheet, to_svg
 from fedunlearn.report.tables import MODELS
-from fedunlearn.report.values import MISSING, at, duration, fraction, number_at, numbers, rows, size
+from fedunlearn.report.values import (
+    MISSING,
+    at,
+    duration,
+    fraction,
+    noise_floor,
+    number_at,
+    numbers,
+    rows,
+    size,
+)
 
 GAPS = ("none", "destroy", "unlearned", "recovered")
 GAP_MEASURES = ("mean", "forget", "retain", "test", "membership")
@@ -29,7 +39,7 @@ def gap_bars(results: Mapping[str, Any]) -> Markup | None:
         height = 0.8 / len(GAPS)
         longest = 0.05
         for group, measure in enumerate(GAP_MEASURES):
-            floor = number_at(results, "noise_floor", measure)
+            floor = noise_floor(results, measure)
             for i, name in enumerate(reversed(GAPS)):
                 y = group + (i - (len(GAPS) - 1) / 2) * height
                 gap = number_at(results, "gap", name, measure)

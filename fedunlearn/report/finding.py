@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fedunlearn.report.values import at, duration, fraction, many, number, number_at, plain, rows
+from fedunlearn.report.values import at, duration, fraction, many, noise_floor, number, number_at, plain, rows
 
 FULFILLED = ("purged", "verified")
 CONTROLS = {"none": "leaves the model as it is", "destroy": "puts random weights in its place"}
@@ -114,7 +114,7 @@ def _headline(results: Mapping[str, Any]) -> tuple[Tone, str]:
     if ours is None:
         return "unknown", f"No finding: after {asked(results)}, the models could not be compared."
     useful, why = judgement(results)
-    floor = number_at(results, "noise_floor", "mean")
+    floor = noise_floor(results, "mean")
     nothing = number_at(results, "gap", "none", "mean")
     stands = f"the {final} model stands {fraction(ours)} from the retrained one"
     if floor is not None:
@@ -138,7 +138,7 @@ def _forgetting(results: Mapping[str, Any]) -> str:
     target = number_at(results, "models", "retrained", "forget", "accuracy")
     if ours is None or target is None:
         return ""
-    margin = max(ABOUT_AS_MUCH, number_at(results, "noise_floor", "forget") or 0.0)
+    margin = max(ABOUT_AS_MUCH, noise_floor(results, "forget") or 0.0)
     if ours > target + margin:
         verdict = "It still knows more of the deleted utterances than a model that never heard them"
     elif ours < target - margin:
@@ -184,7 +184,7 @@ def _saving(results: Mapping[str, Any]) -> str:
 
 
 def _floor(results: Mapping[str, Any]) -> str:
-    floor = number_at(results, "noise_floor", "mean")
+    floor = noise_floor(results, "mean")
     nothing = number_at(results, "gap", "none", "mean")
     if floor is None:
         has_gap = number_at(results, "gap", final_model(results), "mean") is not None

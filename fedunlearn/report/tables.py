@@ -12,6 +12,7 @@ from fedunlearn.report.values import (
     duration,
     fraction,
     many,
+    noise_floor,
     number_at,
     plain,
     rows,
@@ -31,6 +32,7 @@ MEASURES: tuple[tuple[str, tuple[str, str]], ...] = (
 )
 COSTS: tuple[tuple[str, str], ...] = (
     ("learn", "Learn"),
+    ("listen", "Listen"),
     ("unlearn", "Unlearn"),
     ("recover", "Recover"),
     ("retrain", "Retrain"),
@@ -92,7 +94,7 @@ def models_table(results: Mapping[str, Any]) -> list[Row]:
     table = [_measure_row(results, label, path) for label, path in MEASURES]
     gaps = (("none", "original"), ("unlearned", "unlearned"), ("recovered", "recovered"))
     cells = [Cell(fraction(at(results, "gap", name, "mean"))) for name, _ in gaps]
-    floor = fraction(at(results, "noise_floor", "mean"))
+    floor = fraction(noise_floor(results, "mean"))
     cells.append(Cell(floor, "noise floor" if floor != MISSING else "no noise floor", reference=True))
     return [*table, Row("Mean gap", "to retrained", tuple(cells))]
 
@@ -136,7 +138,7 @@ def tiles(results: Mapping[str, Any]) -> list[Tile]:
     done = total - len(unfulfilled(results))
     spent = [number_at(results, "cost", name, "client_seconds") for name in ("unlearn", "recover")]
     together = None if None in spent else sum(value for value in spent if value is not None)
-    floor, nothing = at(results, "noise_floor", "mean"), at(results, "gap", "none", "mean")
+    floor, nothing = noise_floor(results, "mean"), at(results, "gap", "none", "mean")
     return [
         Tile(
             "Mean gap",
@@ -219,7 +221,8 @@ def _request(entry: Any) -> Request:
 
 def cost_table(results: Mapping[str, Any]) -> list[Row]:
     """Costs by phase, and unlearn + recover as a share of retrain."""
-    table = [_cost_row(label, at(results, "cost", name)) for name, label in COSTS]
+    listed = [(n, head) for n, head in COSTS if n != "listen" or at(results, "cost", n) is not None]
+    table = [_cost_row(head, at(results, "cost", name)) for name, head in listed]
     shares = []
     for column in COST_COLUMNS:
         parts = [number_at(results, "cost", name, column) for name in ("unlearn", "recover")]

@@ -28,6 +28,12 @@ def number_at(node: Any, *keys: str) -> float | None:
     return number(at(node, *keys))
 
 
+def noise_floor(results: Any, measure: str) -> float | None:
+    """The noise floor of a measure: it stands beside the gaps, in some records among them."""
+    beside = number_at(results, "noise_floor", measure)
+    return number_at(results, "gap", "noise_floor", measure) if beside is None else beside
+
+
 def numbers(value: Any) -> list[float]:
     """A list of finite numbers, or an empty list where ``value`` is anything else."""
     found = [number(item) for item in rows(value)]
