@@ -12,7 +12,7 @@ from fedunlearn.audio import SAMPLE_RATE
 from fedunlearn.config import ModelSettings
 from fedunlearn.examples import pad_features
 from fedunlearn.models import EmotionModel, build_model
-from fedunlearn.models.cnn import MaskedGroupNorm
+from fedunlearn.models.cnn import Convolution, statistics
 from fedunlearn.models.frontend import HOP, N_MELS, LogMel, frames_of
 from fedunlearn.models.functionals import functionals, masked_quantiles
 from fedunlearn.seeding import rng_for, torch_rng_for
@@ -21,7 +21,7 @@ from fedunlearn.training import calibrate, set_calibration
 CLASSES = 8
 Name = Literal["functionals", "cnn"]
 NAMES: tuple[Name, ...] = ("functionals", "cnn")
-PARAMETERS = {"functionals": 720 * 128 + 128 + 128 * 8 + 8, "cnn": 156_377}
+PARAMETERS = {"functionals": 720 * 128 + 128 + 128 * 8 + 8, "cnn": 140_232}
 
 
 def model_of(name: Name) -> EmotionModel:
@@ -183,13 +183,34 @@ def test_frame_counts() -> None:
     assert frames_of(torch.tensor([1, 319, 320, 16_000])).tolist() == [1, 1, 2, 51]
 
 
-def test_group_norm_without_padding_is_torchs() -> None:
-    norm = MaskedGroupNorm(4, 8)
-    torch.nn.init.normal_(norm.weight)
-    torch.nn.init.normal_(norm.bias)
-    x = torch.randn(3, 8, 6, 5)
-    expected = torch.nn.functional.group_norm(x, 4, norm.weight, norm.bias, 1e-5)
-    torch.testing.assert_close(norm(x, torch.ones(3, 1, 6, 1)), expected, rtol=1e-4, atol=1e-5)
+def test_convolution_keeps_the_scale_whatever_its_weights_scale() -> None:
+    """Weights are standardised: a hundredfold of them is the same layer; unit noise, unit variance."""
+    layer = Convolution(40, 400, 3, 1)
+    x, frames = torch.randn(4, 40, 60, generator=torch_rng_for(1, "x")), torch.full((4,), 60)
+    out, _ = layer(x, frames)
+    assert out[:, :, 1:-1].std().item() == pytest.approx(1.0, abs=0.1)
+    with torch.no_grad():
+        layer.weight.mul_(100.0)
+    torch.testing.assert_close(layer(x, frames)[0], out, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_convolution_of_padded_input_is_that_of_the_bare_one(stride: int) -> None:
+    layer = Convolution(2, 8, 5, stride)
+    for length in range(1, 8):
+        bare = torch.randn(1, 2, length)
+        padded = torch.nn.functional.pad(bare, (0, 9))
+        expected, frames = layer(bare, torch.tensor([length]))
+        got, same_frames = layer(padded, torch.tensor([length]))
+        assert int(frames) == int(same_frames) == expected.shape[2] == math.ceil(length / stride)
+        torch.testing.assert_close(got[:, :, : int(frames)], expected)
+        assert (got[:, :, int(frames) :] == 0).all()
+
+
+def test_statistics_by_hand() -> None:
+    """Frames 1, 3 of length 2 (7 is padding): mean 2, variance 1 + 1e-4."""
+    pooled = statistics(torch.tensor([[[1.0, 3.0, 7.0]]]), torch.tensor([2]))
+    assert pooled[0].tolist() == pytest.approx([2.0, math.sqrt(1 + 1e-4)])
 
 
 @pytest.mark.parametrize("name", NAMES)
