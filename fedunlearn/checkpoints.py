@@ -24,7 +24,8 @@ def save_checkpoint(path: Path, state: Mapping[str, Tensor], about: Mapping[str,
     """
     blob = save({key: value.contiguous() for key, value in sorted(state.items())})
     write_atomically(path, blob)
-    manifest = {"sha256": hashlib.sha256(blob).hexdigest(), "bytes": len(blob), **about}
+    manifest = {**about, "sha256": hashlib.sha256(blob).hexdigest(), "bytes": len(blob)}
+    manifest["manifest_sha256"] = _own_digest(manifest)
     write_atomically(_manifest(path), json.dumps(manifest, indent=1) + "\n")
 
 
@@ -35,13 +36,15 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         (state dict, manifest)
 
     Raises:
-        BadCheckpoint: missing, or its bytes do not have the checksum of its manifest.
+        BadCheckpoint: missing, or a byte of it or of its manifest was changed.
     """
     try:
         manifest: dict[str, Any] = json.loads(_manifest(path).read_text(encoding="utf-8"))
         blob = path.read_bytes()
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:  # neither UTF-8 nor JSON is a ValueError
         raise BadCheckpoint(f"{path}: cannot be read ({error})") from error
+    if not isinstance(manifest, dict) or manifest.get("manifest_sha256") != _own_digest(manifest):
+        raise BadCheckpoint(f"{_manifest(path)}: does not match its own checksum; it was cut or changed")
     if hashlib.sha256(blob).hexdigest() != manifest.get("sha256"):
         raise BadCheckpoint(
             f"{path}: its bytes do not match the checksum in its manifest; it was cut or changed"
@@ -54,3 +57,8 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _manifest(path: Path) -> Path:
     return path.with_name(path.name + ".json")
+
+
+def _own_digest(manifest: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in manifest.items() if key != "manifest_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

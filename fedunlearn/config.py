@@ -330,12 +330,14 @@ def load(file: Path | None = None, overrides: Mapping[str, Any] | None = None) -
             raise BadInput(f"{file}: cannot be read ({error.strerror})") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise BadInput(f"{file}: is not valid TOML ({error})") from error
-    for key, value in (overrides or {}).items():
-        _place(tree, key, value)
+    problems = [p for key, value in (overrides or {}).items() if (p := _place(tree, key, value))]
     try:
-        return Config.model_validate(_lists_to_tuples(tree))
+        config = Config.model_validate(_lists_to_tuples(tree))
     except ValidationError as error:
-        raise BadInput([_line(source, tree, e) for e in error.errors()]) from error
+        raise BadInput([*problems, *(_line(source, e) for e in error.errors())]) from error
+    if problems:
+        raise BadInput(problems)
+    return config
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -353,13 +355,15 @@ def parse_override(text: str) -> tuple[str, Any]:
         return key.strip(), value.strip()
 
 
-def _place(tree: dict[str, Any], key: str, value: Any) -> None:
+def _place(tree: dict[str, Any], key: str, value: Any) -> str | None:
+    """Put a value where its dotted key says; one line if that is inside another value."""
     *parents, last = key.split(".")
     for parent in parents:
         tree = tree.setdefault(parent, {})
         if not isinstance(tree, dict):
-            raise BadInput(f"--set {key}: {parent} is a value, not a section")
+            return f"--set {key}: {parent} is a value, not a section"
     tree[last] = value
+    return None
 
 
 def _lists_to_tuples(node: Any) -> Any:
@@ -370,7 +374,7 @@ def _lists_to_tuples(node: Any) -> Any:
     return node
 
 
-def _line(source: str, tree: Mapping[str, Any], error: Any) -> str:
+def _line(source: str, error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"]) or "config"
     if error["type"] == "extra_forbidden":
         return f"{source}: {key} is not a setting (misspelt? see docs/configuration.md)"

@@ -146,7 +146,8 @@ def check_schedule(settings: DeletionSettings, partition: Partition, learning_ro
             problems.append(f"{place}.emotion: client {event.client} has no utterance of {event.emotion!r}")
         if event.round is not None and event.round > learning_rounds:
             problems.append(
-                f"{place}.round is {event.round}, but learning has {learning_rounds} rounds; use after_learning"
+                f"{place}.round is {event.round}, but learning has {learning_rounds} rounds; "
+                "use after_learning"
             )
     if problems:
         raise BadInput(problems)

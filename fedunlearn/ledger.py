@@ -57,10 +57,21 @@ class Ledger:
         rows = self._connection.execute("SELECT * FROM entries ORDER BY position").fetchall()
         return tuple(LedgerEntry(*row) for row in rows)
 
-    def verify(self) -> str | None:
-        """None if the chain is whole, else one line that names the first row that is not."""
+    def head(self) -> str:
+        """Hash of the last row, which stands for all rows before it. Kept elsewhere, it proves the end."""
+        entries = self.entries()
+        return entries[-1].hash if entries else _GENESIS
+
+    def verify(self, head: str | None = None) -> str | None:
+        """None if the chain is whole, else one line that names the first row that is not.
+
+        Args:
+            head: what ``head()`` once said, noted outside this file. Without it, rows cut off at the end and
+                a chain made anew from end to end cannot be told from an honest ledger.
+        """
         previous = _GENESIS
-        for expected, e in enumerate(self.entries(), start=1):
+        entries = self.entries()
+        for expected, e in enumerate(entries, start=1):
             if e.position != expected:
                 return f"row {expected} is missing (row {e.position} stands in its place)"
             if e.previous != previous:
@@ -68,6 +79,8 @@ class Ledger:
             if e.hash != _digest(e.position, e.request, e.client, e.round, e.state, e.previous):
                 return f"row {e.position} (request {e.request}, {e.state}) was changed"
             previous = e.hash
+        if head is not None and head not in {_GENESIS, *(e.hash for e in entries)}:
+            return f"the last row that was noted elsewhere is missing (row {len(entries)} is the last here)"
         return None
 
     def close(self) -> None:

@@ -66,7 +66,7 @@ def deal(corpus: Corpus, settings: PartitionSettings, seed: int) -> Partition:
     unseen, client_speakers = speakers[: settings.unseen_speakers], speakers[settings.unseen_speakers :]
     if len(client_speakers) < settings.clients:
         raise BadInput(
-            f"partition.clients is {settings.clients}, but {corpus.name} leaves {max(len(client_speakers), 0)} "
+            f"partition.clients is {settings.clients}, but {corpus.name} leaves {len(client_speakers)} "
             f"client speakers ({len(speakers)} less {settings.unseen_speakers} unseen): "
             "a client needs at least one; lower clients or partition.unseen_speakers"
         )

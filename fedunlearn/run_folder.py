@@ -10,14 +10,28 @@ from fedunlearn.errors import BadInput
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write under a temporary name, flush to disk, rename: a reader sees the old file or the new one."""
+    """Write under a temporary name, flush to disk, rename: a reader sees the old file or the new one.
+
+    When this returns, the new file outlasts a power cut. Two processes may write the same file at a time.
+    """
     data = content.encode("utf-8") if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+    _flush_folder(path.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    """See that a rename is on disk before anything relies on it, such as the wiping of the old file."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 class RunFolder:

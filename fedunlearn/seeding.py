@@ -6,6 +6,7 @@ generator state, and Ray workers agree with the in-process engine bit for bit.
 """
 
 import hashlib
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -15,12 +16,15 @@ def stream_key(seed: int, *name: str | int) -> int:
     """A 128-bit number that stands for the stream's name.
 
     Every part is written with its type and length before hashing, so ("a", "b") and ("ab",), or 1 and
-    "1", are different streams.
+    "1", are different streams. NumPy's integers are whole numbers like any other.
+
+    Raises:
+        TypeError: a part that is neither a whole number nor text.
     """
     digest = hashlib.sha256()
     for part in (seed, *name):
-        text = str(part).encode()
-        digest.update(f"{type(part).__name__}:{len(text)}:".encode() + text)
+        kind, text = _written(part)
+        digest.update(f"{kind}:{len(text)}:".encode() + text)
     return int.from_bytes(digest.digest()[:16], "big")
 
 
@@ -34,3 +38,11 @@ def torch_rng_for(seed: int, *name: str | int) -> torch.Generator:
     generator = torch.Generator()
     generator.manual_seed(stream_key(seed, *name) % 2**63)
     return generator
+
+
+def _written(part: str | int) -> tuple[str, bytes]:
+    if isinstance(part, Integral):
+        return "int", str(int(part)).encode()
+    if isinstance(part, str):
+        return "str", str(part).encode()
+    raise TypeError(f"a stream is named by whole numbers and text, not by {part!r}")

@@ -33,6 +33,10 @@ _WINDOW = 64
 """samples"""
 
 
+class DamagedVault(Exception):  # noqa: N818
+    """A vault whose files do not hold what its index says; ``str(error)`` names the file."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One utterance as its device knows it. ``label`` is the emotion's class; ``samples`` its length."""
@@ -49,6 +53,9 @@ class Vault:
 
     Args:
         folder: where ``build`` made it.
+
+    Raises:
+        DamagedVault: the audio is missing or of another length than the index says.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -60,13 +67,18 @@ class Vault:
         self.generation: int = index["generation"]
         self.classes: int = index["classes"]
         self.entries: dict[str, Entry] = {e["id"]: Entry(**e) for e in index["utterances"]}
-        self._wipe_strays()
-        self._audio = _Stored.audio(self._path("audio", "i16"), self.entries.values())
         self._features: dict[str, _Stored] = {}
+        self._audio = _Stored.audio(self._path("audio", "i16"), self.entries.values())
+        self._wipe_strays()
 
     @classmethod
     def build(cls, folder: Path, recordings: Sequence[tuple[Entry, PCM]], classes: int) -> "Vault":
-        """Make a vault from recordings; the audio is copied. ``classes``: emotions in the corpus."""
+        """Make a vault from recordings; the audio is copied. ``classes``: emotions in the corpus.
+
+        Raises:
+            ValueError: an id comes twice, or an entry does not describe its recording (int16, its length).
+        """
+        _check_recordings(recordings)
         folder.mkdir(parents=True)
         _write_generation(folder, 1, recordings, classes)
         return cls(folder)
@@ -119,8 +131,10 @@ class Vault:
     def purge(self, ids: Iterable[str]) -> int:
         """Remove utterances for good: audio and features, with no copy left in this vault.
 
-        Idempotent: ids that are not here are ignored. Returns the number removed.
+        Idempotent: ids that are not here are ignored. Returns the number removed. Where an earlier purge was
+        interrupted, this one first reads what is on disk and wipes what that one left.
         """
+        self._open()
         gone = set(ids) & self.entries.keys()
         if not gone:
             return 0
@@ -130,20 +144,16 @@ class Vault:
         return len(gone)
 
     def fingerprints(self, ids: Iterable[str], model: EmotionModel) -> list[bytes]:
-        """Byte strings that betray these utterances: a loud window of the PCM, a piece of the features.
+        """Byte strings that betray these utterances: the most varied piece of the PCM and of the features.
 
-        Constant windows (silence) and windows that a kept utterance shares (a duplicate) prove nothing
-        and are left out.
+        Pieces of few values (silence, clipping) and those that a kept utterance shares (a duplicate) prove
+        nothing and are left out.
         """
         chosen = set(ids)
         windows: list[bytes] = []
         for utterance in chosen:
-            pcm = self.read_audio(utterance)
-            loudest = int(np.abs(pcm.astype(np.int32)).argmax())
-            first = min(max(loudest - _WINDOW // 2, 0), max(len(pcm) - _WINDOW, 0))
             features = self.read_features(utterance, model).numpy().ravel()
-            middle = max(len(features) // 2 - _WINDOW // 4, 0)
-            for piece in (pcm[first : first + _WINDOW], features[middle : middle + _WINDOW // 2]):
+            for piece in (_most_varied(self.read_audio(utterance)), _most_varied(features)):
                 if len(np.unique(piece)) > _WINDOW // 8:
                     windows.append(piece.tobytes())
         kept = [i for i in self.entries if i not in chosen]
@@ -191,21 +201,48 @@ class _Stored:
     @classmethod
     def audio(cls, path: Path, entries: Iterable[Entry]) -> "_Stored":
         counts = {e.id: e.samples for e in entries}
-        return cls(_map(path, np.int16), _starts(counts), counts)
+        return cls(_map(path, np.int16, sum(counts.values())), _starts(counts), counts)
 
     @classmethod
     def features(cls, path: Path, dims: int, ids: Sequence[str], frames: npt.NDArray[np.int64]) -> "_Stored":
         counts = dict(zip(ids, frames.tolist(), strict=True))
-        return cls(_map(path, np.float32).reshape(-1, dims), _starts(counts), counts)
+        values = _map(path, np.float32, sum(counts.values()) * dims)
+        return cls(values.reshape(-1, dims), _starts(counts), counts)
 
     def rows(self, utterance: str) -> npt.NDArray[Any]:
         first = self.start[utterance]
         return self.array[first : first + self.count[utterance]]
 
 
-def _map(path: Path, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+def _map(path: Path, dtype: npt.DTypeLike, values: int) -> npt.NDArray[Any]:
+    size, expected = path.stat().st_size if path.exists() else None, values * np.dtype(dtype).itemsize
+    if size != expected:
+        held = "is missing" if size is None else f"holds {size} bytes"
+        raise DamagedVault(f"{path}: {held}, but the vault's index speaks of {expected} bytes")
     # An empty file cannot be mapped.
-    return np.memmap(path, dtype, "r") if path.stat().st_size else np.zeros(0, dtype)
+    return np.memmap(path, dtype, "r") if size else np.zeros(0, dtype)
+
+
+def _most_varied(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The stretch of ``_WINDOW`` values [S] with the most different ones; all of them if there are fewer."""
+    whole = len(values) // _WINDOW
+    if not whole:
+        return values
+    windows = values[: whole * _WINDOW].reshape(whole, _WINDOW)
+    different = (np.diff(np.sort(windows, axis=1), axis=1) != 0).sum(1)
+    most: npt.NDArray[Any] = windows[int(different.argmax())]
+    return most
+
+
+def _check_recordings(recordings: Sequence[tuple[Entry, PCM]]) -> None:
+    seen: set[str] = set()
+    for entry, pcm in recordings:
+        if entry.id in seen:
+            raise ValueError(f"vault: {entry.id} comes twice")
+        seen.add(entry.id)
+        if pcm.dtype != np.int16 or pcm.shape != (entry.samples,):
+            wanted = f"its entry says int16 ({entry.samples},)"
+            raise ValueError(f"vault: {entry.id} is {pcm.dtype} {pcm.shape}, {wanted}")
 
 
 def _starts(counts: Mapping[str, int]) -> dict[str, int]:

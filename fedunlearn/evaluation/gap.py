@@ -13,6 +13,9 @@ Record = Mapping[str, Any]
 
 MEASURES = ("forget", "retain", "test", "membership")
 
+LEAST_PROGRESS = 0.25
+"""share of the way from doing nothing to the retrained model that a method has to go to be of use"""
+
 
 class Gap(TypedDict):
     """Absolute differences, as fractions; ``mean`` over those that are known."""
@@ -56,30 +59,40 @@ def noise_floor(retrained: Sequence[Record]) -> Gap | None:
 
 
 def rank(
-    models: Mapping[str, Record], controls: Mapping[str, Record], reference: Record, classes: int
+    models: Mapping[str, Record],
+    controls: Mapping[str, Record],
+    reference: Record,
+    classes: int,
+    method: str = "",
 ) -> list[Rank]:
     """Models and controls by mean gap, nearest first, each with a verdict.
 
-    A model is useful if it stands nearer to the retrained one than both controls do (doing nothing,
-    random weights), forgets (nearer in forget accuracy than doing nothing), and still recognises: it keeps
-    at least half of the retrained model's test accuracy above chance.
+    A model is useful if it
+    - stands nearer to the retrained one than both controls do (doing nothing, random weights), and at least
+      ``LEAST_PROGRESS`` nearer than doing nothing: recovery rounds alone move a model a little;
+    - forgets: goes that share of the way in forget accuracy too, where there is a way to go;
+    - still recognises: keeps at least half of the retrained model's test and of its retain accuracy above
+      chance.
 
     Args:
         models: name -> record of what is judged.
         controls: "none" and "destroy" -> record.
         reference: the retrained model.
         classes: number of emotions; chance is 1 / classes.
+        method: what made the models. One that is itself a control is never useful, whatever recovery did.
     """
     control_gaps = {name: gap(record, reference) for name, record in controls.items()}
     rows: list[Rank] = []
     for name, record in models.items():
         own = gap(record, reference)
         why = _objection(own, record, control_gaps, reference, classes)
+        if method in controls:
+            why = f"the method is itself a control: {_CONTROLS.get(method, method)}"
         rows.append(
             {"name": name, "mean_gap": own["mean"], "useful": not why, "why": why or "beats both controls"}
         )
     for name, own in control_gaps.items():
-        what = {"none": "does nothing", "destroy": "random weights"}.get(name, name)
+        what = _CONTROLS.get(name, name)
         rows.append(
             {
                 "name": f"control: {name}",
@@ -91,6 +104,9 @@ def rank(
     return sorted(rows, key=lambda row: (row["mean_gap"] is None, row["mean_gap"] or 0.0))
 
 
+_CONTROLS = {"none": "does nothing", "destroy": "random weights"}
+
+
 def _objection(own: Gap, record: Record, controls: Mapping[str, Gap], reference: Record, classes: int) -> str:
     if own["mean"] is None:
         return "nothing to compare"
@@ -98,20 +114,20 @@ def _objection(own: Gap, record: Record, controls: Mapping[str, Gap], reference:
         if control["mean"] is not None and own["mean"] >= control["mean"]:
             return f"stands no nearer to the retrained model than the control {name}"
     nothing = controls.get("none")
-    if (
-        nothing
-        and _at_least(own["forget"], nothing["forget"])
-        and _at_least(0.01, nothing["forget"]) is False
-    ):
-        return "forgot nothing: its forget accuracy is no nearer to the retrained model's than before"
-    kept, wanted = _value(record, "test"), _value(reference, "test")
-    if kept is not None and wanted is not None and kept - 1 / classes < 0.5 * (wanted - 1 / classes):
-        return "wrecked the recogniser: less than half of the accuracy above chance is left"
+    share = f"less than {LEAST_PROGRESS:.0%} of the way"
+    if nothing and (nothing["forget"] or 0.0) > 0.01 and _too_little(own["forget"], nothing["forget"]):
+        return f"forgot too little: its forget accuracy went {share} to the retrained model's"
+    if nothing and _too_little(own["mean"], nothing["mean"]):
+        return f"did too little: it went {share} from doing nothing to the retrained model"
+    for measure in ("test", "retain"):
+        kept, wanted = _value(record, measure), _value(reference, measure)
+        if kept is not None and wanted is not None and kept - 1 / classes < 0.5 * (wanted - 1 / classes):
+            return f"wrecked the recogniser: less than half of the {measure} accuracy above chance is left"
     return ""
 
 
-def _at_least(a: float | None, b: float | None) -> bool:
-    return a is not None and b is not None and a >= b
+def _too_little(own: float | None, nothing: float | None) -> bool:
+    return own is not None and nothing is not None and own > (1.0 - LEAST_PROGRESS) * nothing
 
 
 def _value(record: Record, measure: str) -> float | None:

@@ -75,10 +75,16 @@ class Judge:
             u.id: hashlib.sha256(pcm[u.id].tobytes() + bytes([label])).hexdigest()
             for u, label in zip(everyone, labels, strict=True)
         }
+        # What is kept by content holds predictions for everyone, in this order, over these emotions.
+        self._judged = _digest_of([*emotions, *self._digest.values()])
 
     def content_of(self, ids: Iterable[str]) -> str:
-        """A digest of these utterances' audio and labels, in order: what a federation was trained on."""
-        return hashlib.sha256("".join(self._digest[i] for i in ids).encode()).hexdigest()
+        """A digest of these utterances' audio and labels, in order, and of all that the judge looks at.
+
+        It stands for what a client was trained on and what it was judged on: another recording of a speaker
+        whom no client has is another digest too.
+        """
+        return _digest_of([self._judged, *(self._digest[i] for i in ids)])
 
     def predictions(self, state: Mapping[str, Tensor]) -> Predictions:
         """The class that a model gives each utterance: [N]."""
@@ -152,3 +158,7 @@ class Judge:
 def _counts(losses: npt.NDArray[np.float64]) -> list[int]:
     # What lies beyond the last edge is counted in the last bin.
     return [int(n) for n in np.histogram(np.minimum(losses, _HISTOGRAM[-1]), _HISTOGRAM)[0]]
+
+
+def _digest_of(words: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(words).encode()).hexdigest()

@@ -74,6 +74,8 @@ class ReferenceCache:
             tensors, manifest = load_checkpoint(self._file(key))
         except BadCheckpoint:
             return None
+        if not {"curve_rounds", "rows", "cost"} <= manifest.keys() or "curve" not in tensors:
+            return None  # a checkpoint, but of something else
         rounds = manifest["curve_rounds"]
         curve = {r: row.numpy() for r, row in zip(rounds, tensors.pop("curve"), strict=True)}
         return Learned(tensors, manifest["rows"], curve, manifest["cost"])

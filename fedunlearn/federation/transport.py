@@ -39,7 +39,7 @@ def weights_like(content: RecordDict, name: str, like: Mapping[str, Tensor]) -> 
         raise Refused(f"{name} has other keys than the model: {', '.join(odd[:3])}")
     try:
         state = unpack(record)
-    except (ValueError, TypeError) as error:
+    except Exception as error:  # bytes of a stranger: NumPy's reader fails in many ways
         raise Refused(f"{name} cannot be read ({error})") from error
     for key, expected in like.items():
         if state[key].shape != expected.shape or state[key].dtype != expected.dtype:

@@ -1,0 +1,154 @@
+"""The deal: complete, disjoint, in proportion, the same again."""
+
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import tiny_corpus
+
+from fedunlearn.config import PartitionSettings
+from fedunlearn.corpora.utterance import Corpus, Utterance
+from fedunlearn.errors import BadInput
+from fedunlearn.partition import Partition, deal
+
+EIGHT = ("angry", "calm", "disgust", "fearful", "happy", "neutral", "sad", "surprised")
+
+
+def silence() -> np.ndarray:
+    return np.zeros(1, np.int16)
+
+
+def corpus_of(mix: dict[str, dict[str, int]], genders: dict[str, str] | None = None) -> Corpus:
+    """speaker -> emotion -> how many utterances."""
+    utterances = [
+        Utterance(f"{speaker}/{emotion}/{i}", speaker, emotion, silence, (genders or {}).get(speaker, ""))
+        for speaker, counts in mix.items()
+        for emotion, count in counts.items()
+        for i in range(count)
+    ]
+    emotions = sorted({u.emotion for u in utterances})
+    return Corpus("made", tuple(sorted(utterances, key=lambda u: u.id)), tuple(emotions))
+
+
+def ravdess_like(speakers: int = 24) -> Corpus:
+    """60 utterances a speaker: 4 neutral, 8 of each of 7 others; odd speakers male, even ones female."""
+    mix = {f"{s:02d}": {e: 4 if e == "neutral" else 8 for e in EIGHT} for s in range(1, speakers + 1)}
+    return corpus_of(mix, {s: "male" if int(s) % 2 else "female" for s in mix})
+
+
+def ids(partition: Partition) -> list[str]:
+    return [u.id for u in (*partition.train, *partition.test, *partition.unseen)]
+
+
+def test_ravdess_speakers_train_on_48_and_hold_out_12() -> None:
+    """A fifth of 60 is 12. A fifth of 8 is 1.6 and of 4 is 0.8.
+
+    So floors give 1 for seven emotions and 0 for neutral, and the five still missing go to neutral, whose
+    remainder .8 is the largest, and to four of the other seven (.6).
+    """
+    partition = deal(ravdess_like(), PartitionSettings(clients=20, unseen_speakers=4), seed=1)
+    assert len(partition.clients) == 20
+    for share in partition.clients:
+        assert (len(share.train), len(share.test)) == (48, 12)
+        held_out = Counter(u.emotion for u in share.test)
+        assert held_out["neutral"] == 1
+        assert sorted(n for e, n in held_out.items() if e != "neutral") == [1, 1, 1, 2, 2, 2, 2]
+    assert len(partition.unseen) == 4 * 60
+
+
+def test_unseen_speakers_are_half_men_half_women() -> None:
+    for seed in range(5):
+        partition = deal(ravdess_like(), PartitionSettings(clients=20, unseen_speakers=4), seed)
+        assert Counter({u.speaker: u.gender for u in partition.unseen}.values()) == {"male": 2, "female": 2}
+        genders = [share.train[0].gender for share in partition.clients]
+        assert all(a != b for a, b in pairwise(genders))
+
+
+def test_a_gender_that_runs_out_is_followed_by_the_rest_of_the_other() -> None:
+    corpus = corpus_of({s: {"a": 5} for s in "abcdef"}, {s: "f" if s in "ab" else "m" for s in "abcdef"})
+    genders = [
+        s.train[0].gender for s in deal(corpus, PartitionSettings(clients=6, unseen_speakers=0), 3).clients
+    ]
+    assert sorted(genders[:4]) == ["f", "f", "m", "m"] and genders[4:] == ["m", "m"]
+
+
+def test_a_deal_depends_on_the_seed_alone() -> None:
+    settings = PartitionSettings(clients=20, unseen_speakers=4)
+    again = [ids(deal(ravdess_like(), settings, seed)) for seed in (1, 1, 2)]
+    assert again[0] == again[1] != again[2]
+
+
+def test_speakers_are_dealt_in_turn_and_stay_whole() -> None:
+    corpus = tiny_corpus(speakers=8)
+    partition = deal(corpus, PartitionSettings(clients=3, unseen_speakers=1, test_fraction=0.34), 1)
+    per_client = [{u.speaker for u in (*s.train, *s.test)} for s in partition.clients]
+    assert [len(s) for s in per_client] == [3, 2, 2]
+    assert len(set.union(*per_client)) == 7
+    assert len({u.speaker for u in partition.unseen}) == 1
+
+
+def test_the_parts_of_a_partition_are_in_client_order() -> None:
+    partition = deal(tiny_corpus(), PartitionSettings(clients=4, unseen_speakers=1), 1)
+    assert partition.train == tuple(u for share in partition.clients for u in share.train)
+    assert partition.test == tuple(u for share in partition.clients for u in share.test)
+    assert [s.client for s in partition.clients] == [0, 1, 2, 3]
+    share = partition.clients[0]
+    assert dict(share.splits) == {"train": share.train, "test": share.test}
+
+
+@pytest.mark.parametrize(("clients", "unseen"), [(6, 0), (5, 1), (1, 5), (1, 9)])
+def test_more_clients_than_speakers_is_bad_input(clients: int, unseen: int) -> None:
+    settings = PartitionSettings(clients=clients, unseen_speakers=unseen)
+    with pytest.raises(BadInput, match=r"lower clients or partition\.unseen_speakers") as caught:
+        deal(tiny_corpus(speakers=5), settings, 1)
+    assert f"leaves {max(5 - unseen, 0)} client speakers" in str(caught.value)
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.99])
+def test_a_client_without_training_or_test_speech_is_bad_input(fraction: float) -> None:
+    corpus = corpus_of({s: {"a": 2} for s in "ab"})
+    with pytest.raises(BadInput, match=r"change partition\.test_fraction"):
+        deal(corpus, PartitionSettings(clients=2, unseen_speakers=0, test_fraction=fraction), 1)
+
+
+@given(
+    mix=st.lists(
+        st.dictionaries(st.sampled_from(EIGHT[:4]), st.integers(1, 9), min_size=1), min_size=1, max_size=7
+    ),
+    genders=st.lists(st.sampled_from(["", "f", "m"]), min_size=7, max_size=7),
+    clients=st.integers(1, 7),
+    unseen=st.integers(0, 4),
+    fraction=st.floats(0.01, 0.99),
+    seed=st.integers(0, 1000),
+)
+def test_a_deal_is_complete_disjoint_and_in_proportion(
+    mix: list[dict[str, int]], genders: list[str], clients: int, unseen: int, fraction: float, seed: int
+) -> None:
+    corpus = corpus_of(
+        {f"s{i}": counts for i, counts in enumerate(mix)}, {f"s{i}": g for i, g in enumerate(genders)}
+    )
+    try:
+        partition = deal(
+            corpus, PartitionSettings(clients=clients, unseen_speakers=unseen, test_fraction=fraction), seed
+        )
+    except BadInput:
+        return
+    assert sorted(ids(partition)) == sorted(u.id for u in corpus.utterances)
+    homes: dict[str, set[int]] = {}
+    for share in partition.clients:
+        for u in (*share.train, *share.test):
+            homes.setdefault(u.speaker, set()).add(share.client)
+    assert all(len(home) == 1 for home in homes.values())
+    assert not homes.keys() & {u.speaker for u in partition.unseen}
+    assert len({u.speaker for u in partition.unseen}) == unseen
+    held_out = Counter((u.speaker, u.emotion) for u in partition.test)
+    spoken = Counter((u.speaker, u.emotion) for u in corpus.utterances)
+    for speaker in homes:
+        whole = sum(n for (s, _), n in spoken.items() if s == speaker)
+        assert sum(n for (s, _), n in held_out.items() if s == speaker) == round(fraction * whole)
+        for (s, emotion), n in spoken.items():
+            if s == speaker:
+                assert abs(held_out[s, emotion] - fraction * n) < 1.0
