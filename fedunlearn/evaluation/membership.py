@@ -68,7 +68,9 @@ def membership(
     total = drawn_forget.sum(1) * drawn_test.sum(1)
     resampled = ((drawn_forget @ lower) * drawn_test).sum(1)[total > 0] / total[total > 0]
     low, high = np.quantile(resampled, [0.025, 0.975]) if len(resampled) else (point, point)
-    return {"auc": point, "low": float(low), "high": float(high)}
+    # Weighted sums of ones may come out an ulp above 1.
+    auc, low, high = np.clip([point, low, high], 0.0, 1.0).tolist()
+    return {"auc": auc, "low": low, "high": high}
 
 
 def _uniform(n: int) -> npt.NDArray[np.float64]:
