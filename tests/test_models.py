@@ -14,7 +14,7 @@ from fedunlearn.examples import pad_features
 from fedunlearn.models import EmotionModel, build_model
 from fedunlearn.models.cnn import Convolution, statistics
 from fedunlearn.models.frontend import HOP, N_MELS, LogMel, frames_of
-from fedunlearn.models.functionals import functionals, masked_quantiles
+from fedunlearn.models.functionals import functionals, masked_quantiles, speech_span
 from fedunlearn.seeding import rng_for, torch_rng_for
 from fedunlearn.training import calibrate, set_calibration
 
@@ -138,11 +138,22 @@ def test_masked_quantiles_are_numpys(lengths: list[int], seed: int) -> None:
 
 
 def test_functionals_of_a_constant() -> None:
-    """Mean and quantiles are the constant c; std, delta std and modulations are sqrt(0 + 1e-6) = 1e-3."""
+    """Mean c; quantiles less the mean 0; std, delta std and modulations are sqrt(0 + 1e-6) = 1e-3."""
     values = functionals(torch.full((1, 50, 2), -3.0), torch.tensor([50])).view(18, 2)
     assert torch.allclose(values[0], torch.tensor(-3.0))
-    assert torch.allclose(values[3:8], torch.tensor(-3.0))
+    assert torch.allclose(values[3:8], torch.tensor(0.0), atol=1e-6)
     assert torch.allclose(values[[1, 2, *range(8, 18)]], torch.tensor(1e-3), atol=1e-5)
+
+
+def test_the_quiet_at_both_ends_is_cut_off() -> None:
+    """Loudest frame at 0: frames within 5 nats of it span 2 ... 5, with a quiet one (3) inside kept."""
+    level = torch.tensor([[-9.0, -6.0, -4.9, -8.0, 0.0, -5.0, -5.1, 0.0]])
+    mel = level[:, :, None].expand(1, 8, 2)
+    spoken, frames = speech_span(mel, torch.tensor([7]))  # the last frame is padding
+    assert frames.tolist() == [4]
+    assert spoken[0, :, 0].tolist() == pytest.approx([-4.9, -8.0, 0.0, -5.0])
+    silent, kept = speech_span(torch.full((1, 5, 2), -13.8), torch.tensor([5]))
+    assert kept.tolist() == [5] and silent.shape == (1, 5, 2)
 
 
 def test_functionals_of_a_modulated_band() -> None:

@@ -78,6 +78,7 @@ def prepare(config: Config, out: Path, cache: Path, progress: Progress) -> "Expe
     Raises:
         BadInput: anything that the user can put right; before training.
     """
+    torch.set_num_threads(1)  # more would fight over the cores, and could change the last bit
     config = resolve(config)
     corpus, partition = read_speech(config)
     run = RunFolder(out)
