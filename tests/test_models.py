@@ -12,7 +12,7 @@ from fedunlearn.audio import SAMPLE_RATE
 from fedunlearn.config import ModelSettings
 from fedunlearn.examples import pad_features
 from fedunlearn.models import EmotionModel, build_model
-from fedunlearn.models.cnn import Convolution, statistics
+from fedunlearn.models.cnn import Convolution, even_out_spectrum, statistics
 from fedunlearn.models.frontend import HOP, N_MELS, LogMel, frames_of
 from fedunlearn.models.functionals import functionals, masked_quantiles, speech_span
 from fedunlearn.seeding import rng_for, torch_rng_for
@@ -216,6 +216,14 @@ def test_convolution_of_padded_input_is_that_of_the_bare_one(stride: int) -> Non
         assert int(frames) == int(same_frames) == expected.shape[2] == math.ceil(length / stride)
         torch.testing.assert_close(got[:, :, : int(frames)], expected)
         assert (got[:, :, int(frames) :] == 0).all()
+
+
+def test_evening_out_the_spectrum_by_hand() -> None:
+    """Bands 0 and 4 on average, level 2: half of the colour -2, +2 goes; a louder utterance stays louder."""
+    x = torch.tensor([[[0.0, 3.0], [0.0, 5.0], [9.0, 9.0]]])
+    evened = even_out_spectrum(x, torch.tensor([2]))
+    assert evened.tolist() == [[[1.0, 2.0], [1.0, 4.0], [0.0, 0.0]]]
+    torch.testing.assert_close(even_out_spectrum(x + 1, torch.tensor([2]))[:, :2], evened[:, :2] + 1)
 
 
 def test_statistics_by_hand() -> None:
