@@ -76,8 +76,10 @@ class ReferenceCache:
             return None
         if not {"curve_rounds", "rows", "cost"} <= manifest.keys() or "curve" not in tensors:
             return None  # a checkpoint, but of something else
-        rounds = manifest["curve_rounds"]
-        curve = {r: row.numpy() for r, row in zip(rounds, tensors.pop("curve"), strict=True)}
+        rounds, predictions = manifest["curve_rounds"], tensors.pop("curve")
+        if len(rounds) != len(predictions):
+            return None
+        curve = {r: row.numpy() for r, row in zip(rounds, predictions, strict=True)}
         return Learned(tensors, manifest["rows"], curve, manifest["cost"])
 
     def keep(self, key: str, learned: Learned) -> None:

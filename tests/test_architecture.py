@@ -1,0 +1,272 @@
+"""The rooms of the house: imports run one way, heavy libraries stay behind their fences, files stay short.
+
+The rules read the sources with ``ast``; each is also shown a planted violation.
+"""
+
+import ast
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "fedunlearn"
+LONGEST = 400
+"""lines; about 300 are the aim"""
+
+ROOMS = (
+    ("errors",),
+    ("config", "seeding"),
+    ("audio", "run_folder", "ledger", "examples"),
+    ("corpora", "checkpoints"),
+    ("partition", "models"),
+    ("vault", "training", "unlearning", "deletion", "evaluation"),
+    ("federation.transport",),
+    ("federation.aggregation", "federation.exchange"),
+    ("federation.server", "federation.client", "federation.progress"),
+    ("federation.results",),
+    ("federation",),
+    ("federation.engine", "report"),
+    ("cli",),
+    ("__main__",),
+    ("simulations",),
+)
+"""From the ground up. A module may import from its own floor and from those below."""
+
+ALONE = {
+    "config": {"errors"},
+    "seeding": set(),
+    "errors": set(),
+    "audio": set(),
+    "ledger": set(),
+    "report": {"report"},
+}
+"""What the leaves, and the report, which reads plain data, may import of the package."""
+
+FENCES = {
+    "flwr": ("federation",),
+    "ray": ("federation.engine",),
+    "transformers": ("models.encoder",),
+    "torchaudio": ("audio", "models.frontend"),
+    "matplotlib": ("report",),
+    "soundfile": ("audio", "corpora"),
+    "sqlite3": ("ledger",),
+    "typer": ("cli", "simulations"),
+    **dict.fromkeys(
+        ("pickle", "dill", "joblib", "random", "requests", "urllib", "http", "socket", "unittest", "pytest"),
+        (),
+    ),
+}
+"""Library -> who may import it. Nobody: pickles, the global random numbers, the network, test tools."""
+
+VAGUE = {"util", "utils", "helper", "helpers", "common", "misc", "tools", "stuff", "base", "core"}
+
+
+def sources() -> dict[str, str]:
+    """Module name without the package -> source; scripts are "simulations.<name>"."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(p for p in parts if p != "__init__")] = path.read_text(encoding="utf-8")
+    for path in sorted((ROOT / "simulations").rglob("*.py")):
+        found[f"simulations.{path.stem}"] = path.read_text(encoding="utf-8")
+    return found
+
+
+SOURCES = sources()
+
+
+# ---- reading ---------------------------------------------------------------------------------------------
+
+
+def imports(source: str) -> Iterator[str]:
+    """Full names of everything imported, wherever in the file; also by importlib and __import__."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield "." * node.level + (node.module or "")
+            if not node.level:
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in {
+            "import_module",
+            "importlib.import_module",
+            "__import__",
+        }:
+            yield from (str(a.value) for a in node.args[:1] if isinstance(a, ast.Constant))
+
+
+def within(module: str, room: str) -> bool:
+    return module == room or module.startswith(f"{room}.")
+
+
+def floor(module: str) -> int | None:
+    """The floor of the room that names the module most exactly."""
+    homes = [
+        (len(room), level) for level, rooms in enumerate(ROOMS) for room in rooms if within(module, room)
+    ]
+    return max(homes)[1] if homes else None
+
+
+def own_imports(source: str, modules: set[str]) -> set[str]:
+    """Modules of the package that a source imports."""
+    names = {name.removeprefix("fedunlearn.") for name in imports(source) if name.startswith("fedunlearn.")}
+    return {name for name in names if name in modules}
+
+
+# ---- rules: each takes all sources and gives one line for each breach --------------------------------------
+
+
+def upward_imports(files: dict[str, str]) -> list[str]:
+    breaches = []
+    for module, source in files.items():
+        here = floor(module)
+        if here is None and module:
+            breaches.append(f"{module} has no room in DESIGN")
+            continue
+        for name in own_imports(source, set(files)):
+            there = floor(name)
+            if there is not None and here is not None and there > here:
+                breaches.append(f"{module} imports {name}, which lies above it")
+    return breaches
+
+
+def cycles(files: dict[str, str]) -> list[str]:
+    """Modules that import each other in a circle; a package and its own modules are one thing here."""
+    graph = {
+        m: {n for n in own_imports(s, set(files)) if not within(m, n) and not within(n, m)}
+        for m, s in files.items()
+    }
+    breaches = []
+    for start in graph:
+        reached, todo = set(), list(graph[start])
+        while todo:
+            name = todo.pop()
+            if name not in reached:
+                reached.add(name)
+                todo += graph[name]
+        if start in reached:
+            breaches.append(f"{start} imports itself in a circle")
+    return breaches
+
+
+def leaves(files: dict[str, str]) -> list[str]:
+    breaches = []
+    for module, source in files.items():
+        for room, allowed in ALONE.items():
+            if within(module, room):
+                strangers = {
+                    n for n in own_imports(source, set(files)) if not any(within(n, a) for a in allowed)
+                }
+                breaches += [f"{module} imports {name}, but is a leaf" for name in strangers]
+    return breaches
+
+
+def fences(files: dict[str, str]) -> list[str]:
+    return [
+        f"{module} imports {library}, which is for {FENCES[library] or 'nobody'}"
+        for module, source in files.items()
+        for library in {name.split(".")[0] for name in imports(source)}
+        if library in FENCES and not any(within(module, room) for room in FENCES[library])
+    ]
+
+
+def relative_imports(files: dict[str, str]) -> list[str]:
+    return [
+        f"{m} imports {n}: write it in full"
+        for m, s in files.items()
+        for n in imports(s)
+        if n.startswith(".")
+    ]
+
+
+def asserts(files: dict[str, str]) -> list[str]:
+    """``assert x is not None`` and isinstance tell the type checker something; any other assert is an error
+    message that python -O leaves out.
+    """
+    breaches = []
+    for module, source in files.items():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Assert) and not re.fullmatch(
+                r"[\w.\[\]]+ is not None|isinstance\(.*\)", ast.unparse(node.test)
+            ):
+                breaches.append(f"{module}:{node.lineno} asserts {ast.unparse(node.test)}")
+    return breaches
+
+
+GLOBAL_RANDOMNESS = re.compile(
+    r"(np|numpy)\.random\.(?!Generator$|PCG64$|SeedSequence$)\w+|torch\.manual_seed|torch\.load"
+)
+
+
+def global_randomness(files: dict[str, str]) -> list[str]:
+    """Random numbers come from ``seeding`` alone; and torch.load would read a pickle."""
+    return [
+        f"{module}:{node.lineno} calls {ast.unparse(node.func)}"
+        for module, source in files.items()
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and GLOBAL_RANDOMNESS.fullmatch(ast.unparse(node.func))
+    ]
+
+
+def long_files(files: dict[str, str]) -> list[str]:
+    lengths = {module: len(source.splitlines()) for module, source in files.items()}
+    return [f"{module} has {n} lines" for module, n in lengths.items() if n > LONGEST]
+
+
+def vague_names(files: dict[str, str]) -> list[str]:
+    return [f"{m}: a name that says nothing" for m in files if VAGUE & set(re.split(r"[._]", m))]
+
+
+RULES: list[tuple[Callable[[dict[str, str]], list[str]], str, str]] = [
+    (upward_imports, "vault", "def f():\n    from fedunlearn.federation.server import Server"),
+    (upward_imports, "federation.aggregation", "from fedunlearn.federation import server"),
+    (upward_imports, "attic", "import os"),
+    (cycles, "unlearning.contract", "from fedunlearn.unlearning.l2ul import CARD"),
+    (leaves, "seeding", "import fedunlearn.config"),
+    (leaves, "report.page", "from fedunlearn.evaluation.gap import rank"),
+    (fences, "vault", "import flwr.app"),
+    (fences, "federation.server", "def f():\n    import ray"),
+    (fences, "federation.client", "from importlib import import_module\nimport_module('ray.util')"),
+    (fences, "models.cnn", "from transformers import Wav2Vec2Model"),
+    (fences, "models.cnn", "import torchaudio.transforms as T"),
+    (fences, "evaluation.gap", "import matplotlib.pyplot as plt"),
+    (fences, "simulations.run", "import pickle"),
+    (fences, "training", "from random import shuffle"),
+    (relative_imports, "vault", "from . import audio"),
+    (asserts, "cli", "assert clients > 0, 'give some clients'"),
+    (global_randomness, "training", "import numpy as np\nnp.random.seed(1)"),
+    (global_randomness, "training", "import torch\ntorch.manual_seed(1)"),
+    (global_randomness, "checkpoints", "import torch\nstate = torch.load('x')"),
+    (long_files, "vault", "x = 1\n" * (LONGEST + 1)),
+    (vague_names, "federation.utils", ""),
+    (vague_names, "audio_helpers", ""),
+]
+
+
+def identify(value: object) -> str:
+    return getattr(value, "__name__", "") if callable(value) else ""
+
+
+@pytest.mark.parametrize("rule", dict.fromkeys(rule for rule, _, _ in RULES), ids=identify)
+def test_the_sources_keep_the_rule(rule: Callable[[dict[str, str]], list[str]]) -> None:
+    assert rule(SOURCES) == []
+
+
+@pytest.mark.parametrize(("rule", "module", "planted"), RULES, ids=identify)
+def test_the_rule_would_catch_a_violation(
+    rule: Callable[[dict[str, str]], list[str]], module: str, planted: str
+) -> None:
+    source = SOURCES.get(module, "") + "\n" + planted
+    breaches = rule(SOURCES | {module: source})
+    assert breaches and any(module in line for line in breaches)
+
+
+def test_the_sources_were_found() -> None:
+    assert {"", "cli", "vault", "federation.engine", "corpora", "simulations.run"} <= SOURCES.keys()
+
+
+def test_tests_have_names_that_say_what_they_test() -> None:
+    stems = {path.stem: "" for path in (ROOT / "tests").glob("*.py")}
+    assert vague_names(stems) == []
