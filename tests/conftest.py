@@ -1,9 +1,15 @@
-"""Where tests find real speech. None of it is part of the repository."""
+"""Where tests find real speech (none of it is part of the repository), and what holds for all tests."""
 
 import os
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(1)  # as on a device; and tests share their cores
+settings.register_profile("patient", deadline=None)  # a busy machine is no failure
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,6 @@ EVERYONE = (*PARTITION.train, *PARTITION.test, *PARTITION.unseen)
 
 
 def make_model(name: str = "model") -> EmotionModel:
-    torch.set_num_threads(1)
     return build_model(ModelSettings(hidden=8), len(EMOTIONS), rng_for(1, name))
 
 

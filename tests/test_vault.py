@@ -25,7 +25,6 @@ SPEECH = {entry.id: pcm for entry, pcm in RECORDINGS}
 
 @pytest.fixture(scope="module")
 def model() -> EmotionModel:
-    torch.set_num_threads(1)
     return build_model(ModelSettings(hidden=4), len(EMOTIONS), rng_for(1, "model"))
 
 

@@ -147,7 +147,9 @@ class Server:
         Args:
             date: rounds done, ordinary and after learning; what schedules count in.
         """
-        occasion = Occasion(self.clock, "listen", self.costs["listen"])
+        # During learning the asking is part of what learning costs, so that a cached original has it too.
+        phase = "learn" if date < self._config.training.rounds else "listen"
+        occasion = Occasion(self.clock, "listen", self.costs[phase])
         content = {c: RecordDict({"settings": settings(date=date)}) for c in self._clients.clients}
         heard = self._clients.ask("query.deletions", content, _read_requests, occasion, quorum=0.0)
         for client, wishes in heard.items():

@@ -1,5 +1,6 @@
 """Weights in and out of Flower's records, and the refusal of whatever is not weights."""
 
+import json
 from collections.abc import Mapping
 
 import numpy as np
@@ -104,11 +105,8 @@ class Asked:
 
 
 def size(content: RecordDict) -> int:
-    """Bytes of everything a message carries: arrays, metrics and settings."""
-    total = 0
-    for record in content.values():
-        try:
-            total += record.count_bytes()
-        except IndexError:  # Flower 1.41 cannot count an empty list, which is of no size
-            continue
-    return total
+    """Bytes of everything a message carries: arrays, metrics and settings (these as JSON)."""
+    # Flower 1.41 cannot count an empty word or an empty list, so settings are counted here.
+    settings = sum(len(json.dumps(dict(record), default=str)) for record in content.config_records.values())
+    arrays = sum(record.count_bytes() for record in content.array_records.values())
+    return settings + arrays + sum(record.count_bytes() for record in content.metric_records.values())

@@ -1,0 +1,74 @@
+"""Whole runs, small enough for tests: six devices of generated speech, three rounds, three deletions."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fedunlearn import config as configuration
+from fedunlearn.config import Config
+from fedunlearn.federation.engine import play
+from fedunlearn.federation.experiment import Experiment, prepare
+from fedunlearn.federation.progress import Progress
+
+SCHEDULE = [
+    {"client": 1, "what": "all", "after_learning": 0},
+    {"client": 2, "what": "some", "count": 4, "after_learning": 1},
+    {"client": 3, "what": "some", "count": 3, "after_learning": 1},
+]
+SMALL: dict[str, Any] = {
+    "seed": 3,
+    "corpus.utterances": 18,
+    "partition.clients": 6,
+    "partition.unseen_speakers": 2,
+    "model.hidden": 16,
+    "training.rounds": 3,
+    "training.local.epochs": 2,
+    "deletions.schedule": SCHEDULE,
+    "recovery.rounds": 1,
+    "evaluation.bootstrap": 100,
+    "federation.engine": "inline",
+}
+
+
+def small_config(**overrides: Any) -> Config:
+    """The small experiment with some settings changed; ``__`` stands for a dot."""
+    return configuration.load(None, SMALL | {k.replace("__", "."): v for k, v in overrides.items()})
+
+
+def prepared(out: Path, config: Config | None = None, cache: Path | None = None) -> Experiment:
+    """A prepared run; its references are kept beside it unless a cache is named."""
+    return prepare(
+        config or small_config(),
+        out,
+        cache or out.parent / f"{out.name}-references",
+        Progress(Console(quiet=True)),
+    )
+
+
+def run_small(
+    out: Path, config: Config | None = None, mods: Sequence[Any] = (), cache: Path | None = None
+) -> dict[str, Any]:
+    """Prepare and play; the results."""
+    experiment = prepared(out, config, cache)
+    results = play(experiment, mods)
+    experiment.run.write_results(results)
+    return results
+
+
+def weights_of(out: Path) -> dict[str, str]:
+    """Checksums of all checkpoints of a run."""
+    files = sorted((out / "checkpoints").glob("*.safetensors"))
+    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def without_times(results: dict[str, Any]) -> str:
+    """Results as text, less what clocks measured and which engine ran."""
+    kept = {k: v for k, v in json.loads(json.dumps(results)).items() if k != "times"}
+    for phase in kept["cost"].values():
+        del phase["client_seconds"], phase["wall_seconds"]
+    del kept["config"]["federation"]
+    return json.dumps(kept)

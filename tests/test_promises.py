@@ -1,0 +1,320 @@
+"""The promises of the design, each held by a whole small run on the in-process engine."""
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from flwr.app import Context, Message, RecordDict
+from small_run import prepared, run_small, small_config, weights_of, without_times
+from torch import Tensor
+
+from fedunlearn import corpora
+from fedunlearn.audio import PCM
+from fedunlearn.corpora import Utterance
+from fedunlearn.deletion import RequestBook
+from fedunlearn.federation import client as device_side
+from fedunlearn.federation.client import HANDLERS, Device
+from fedunlearn.federation.experiment import read_speech, resolve
+from fedunlearn.federation.transport import unpack
+from fedunlearn.ledger import Ledger
+from fedunlearn.models import build_model
+from fedunlearn.models.contract import EmotionModel
+from fedunlearn.run_folder import RunFolder
+from fedunlearn.seeding import rng_for
+from fedunlearn.vault import Vault
+
+EMOTIONS = 6
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("base") / "run"
+    return out, run_small(out)
+
+
+def speech_of(seed_config: Any = None) -> dict[str, Utterance]:
+    corpus = corpora.load(resolve(seed_config or small_config()).corpus, 3)
+    return {u.id: u for u in corpus.utterances}
+
+
+def forgotten(out: Path) -> list[str]:
+    run = RunFolder(out)
+    books = [RequestBook(folder).all() for folder in sorted(run.vaults.iterdir())]
+    return [u for book in books for request in book for u in request.utterances]
+
+
+def test_the_run_is_complete(base: tuple[Path, dict[str, Any]]) -> None:
+    out, results = base
+    assert results["status"] == "complete" and results["faults"] == []
+    assert [(r["client"], r["what"], r["state"]) for r in results["requests"]] == [
+        (1, "all", "verified"),
+        (2, "some", "verified"),
+        (3, "some", "verified"),
+    ]
+    assert results["models"]["retrained"]["forget"]["n"] == sum(r["utterances"] for r in results["requests"])
+    kept = {p.name for p in out.iterdir()}
+    assert {"config.toml", "metrics.jsonl", "results.json", "ledger.sqlite", "checkpoints", "vaults"} <= kept
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [r["phase"] for r in rows] == [
+        *["learn"] * 3, "unlearn", "recover", "unlearn", "recover", *["retrain"] * 3
+    ]  # fmt: skip
+
+
+def test_every_request_is_in_the_ledger_step_by_step(base: tuple[Path, dict[str, Any]]) -> None:
+    ledger = Ledger(base[0] / "ledger.sqlite")
+    assert ledger.verify() is None
+    for request in base[1]["requests"]:
+        states = [e.state for e in ledger.entries() if e.request == request["id"]]
+        assert states == ["raised", "accepted", "unlearned", "applied", "purged", "verified"]
+    ledger.close()
+
+
+def test_same_seed_twice_is_the_same_run(base: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    again = run_small(tmp_path / "run")
+    assert without_times(again) == without_times(base[1])
+    assert weights_of(tmp_path / "run") == weights_of(base[0])
+    other = run_small(tmp_path / "other", small_config(seed=4))
+    assert weights_of(tmp_path / "other") != weights_of(base[0])
+    assert without_times(other) != without_times(base[1])
+
+
+class Spy(Vault):
+    """Raises on any utterance outside the forget set of the requests that are named."""
+
+    allowed: frozenset[str] = frozenset()
+
+    def read_audio(self, utterance: str) -> PCM:
+        self._look(utterance)
+        return super().read_audio(utterance)
+
+    def read_features(self, utterance: str, model: EmotionModel) -> Tensor:
+        self._look(utterance)
+        return super().read_features(utterance, model)
+
+    def _look(self, utterance: str) -> None:
+        if utterance not in self.allowed:
+            raise PermissionError(f"looked at {utterance}, which nobody asked to forget")
+
+
+@pytest.mark.parametrize("domain", ["feature", "waveform"])
+def test_unlearning_reads_the_forget_set_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, domain: str
+) -> None:
+    def spied(device: Device, content: RecordDict) -> RecordDict:
+        open_requests = RequestBook(device.vault.folder).open()
+        spy = Spy(device.vault.folder)
+        spy.allowed = frozenset(u for r in open_requests for u in r.utterances)
+        kept = set(spy.ids("train")) - spy.allowed
+        if kept:  # the spy does raise
+            with pytest.raises(PermissionError):
+                spy.read_audio(min(kept))
+        device.vault = spy
+        device.forget_caches()
+        reply = device_side.unlearn_locally(device, content)
+        device.vault = Vault(device.vault.folder)
+        seen.append(device.client)
+        return reply
+
+    seen: list[int] = []
+    monkeypatch.setitem(HANDLERS, "train.unlearn", spied)
+    config = small_config(unlearning__l2ul__attack__domain=domain, unlearning__l2ul__attack__per_utterance=2)
+    results = run_small(tmp_path / "run", config)
+    assert results["status"] == "complete" and seen == [1, 2, 3]
+
+
+def texts_in(record: RecordDict) -> Iterator[str]:
+    for name, config in record.config_records.items():
+        yield name
+        for key, value in config.items():
+            yield key
+            yield from (str(v) for v in (value if isinstance(value, list) else [value]))
+    for name, metrics in record.metric_records.items():
+        yield name
+        yield from metrics
+    for name, arrays in record.array_records.items():
+        yield name
+        yield from arrays
+
+
+def test_no_message_tells_what_is_in_a_vault(tmp_path: Path) -> None:
+    """Every message of a run, both ways: no utterance, speaker or path; no PCM and no feature, as bytes."""
+    said: list[str] = []
+    carried: list[bytes] = []
+
+    def listen(message: Message, context: Context, call_next: Any) -> Message:
+        reply = call_next(message, context)
+        for content in (message.content, reply.content):
+            said.extend(texts_in(content))
+            for record in content.array_records.values():
+                carried.extend(value.numpy().tobytes() for value in unpack(record).values())
+        return reply
+
+    out = tmp_path / "run"
+    run_small(out, mods=[listen])
+    speech = speech_of()
+    model = build_model(small_config().model, EMOTIONS, rng_for(0, "any"))
+    assert len(said) > 1000
+    text = "\n".join(said)
+    assert "/" not in text and str(tmp_path) not in text
+    for utterance in speech.values():
+        assert utterance.id not in text and utterance.speaker not in text
+    blob = b"".join(carried)
+    for utterance in list(speech.values())[::7]:
+        pcm = utterance.pcm()
+        assert pcm[1000:1064].tobytes() not in blob
+        assert model.features_of(pcm).numpy().ravel()[100:116].tobytes() not in blob
+
+
+def test_deleted_speech_is_nowhere_in_the_run_folder(base: tuple[Path, dict[str, Any]]) -> None:
+    out, _ = base
+    speech, gone = speech_of(), forgotten(base[0])
+    config = small_config()
+    model = build_model(config.model, EMOTIONS, rng_for(0, "any"))
+    folders = [out, out.parent / f"{out.name}-references"]
+    content = b"".join(p.read_bytes() for f in folders for p in sorted(f.rglob("*")) if p.is_file())
+    _, partition = read_speech(resolve(config))
+    kept = [u.id for u in partition.clients[2].train if u.id not in gone]
+
+    def traces(utterance: str) -> bool:
+        pcm = speech[utterance].pcm()
+        loud = int(np.abs(pcm[:-64].astype(int)).argmax())
+        features = model.features_of(pcm).numpy().ravel()
+        return pcm[loud : loud + 64].tobytes() in content or features[40:56].tobytes() in content
+
+    assert all(traces(utterance) for utterance in kept)  # the search does find what is there
+    assert not any(traces(utterance) for utterance in gone)
+    # Whoever takes back everything takes back the held-out recordings too.
+    assert not any(traces(u.id) for u in partition.clients[1].test)
+
+
+def test_a_users_corpus_is_read_and_never_written(tmp_path: Path) -> None:
+    speech = list(speech_of().values())
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    lines = ["path,speaker,emotion"]
+    for utterance in speech:
+        soundfile.write(folder / f"{utterance.id}.wav", utterance.pcm(), 16_000)
+        lines.append(f"{utterance.id}.wav,{utterance.speaker},{utterance.emotion}")
+    (folder / "manifest.csv").write_text("\n".join(lines))
+
+    def picture() -> dict[str, tuple[int, bytes]]:
+        return {str(p): (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(folder.rglob("*"))}
+
+    before = picture()
+    for path in folder.iterdir():
+        path.chmod(0o444)
+    config = small_config(corpus__name="manifest", corpus__path=str(folder))
+    assert run_small(tmp_path / "run", config)["status"] == "complete"
+    assert picture() == before
+
+
+def test_a_default_run_opens_no_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    assert run_small(tmp_path / "run")["status"] == "complete"
+
+
+@pytest.mark.parametrize("method", ["none", "destroy"])
+def test_controls_run_as_methods_and_are_ranked_useless(tmp_path: Path, method: str) -> None:
+    results = run_small(tmp_path / "run", small_config(unlearning__method=method))
+    rows = {row["name"]: row for row in results["ranking"]}
+    assert not rows[f"unlearned ({method})"]["useful"], rows
+    assert not rows[f"recovered ({method})"]["useful"], rows
+    if method == "none":
+        weights = weights_of(tmp_path / "run")
+        assert results["requests"][0]["forget_accuracy"][0] == results["requests"][0]["forget_accuracy"][1]
+        assert all(r["update_norm"] == 0.0 for r in results["requests"])
+        assert weights["original.safetensors"] != weights["recovered.safetensors"]  # recovery did run
+
+
+def test_without_recovery_the_control_none_leaves_the_original(tmp_path: Path) -> None:
+    config = small_config(unlearning__method="none", recovery__rounds=0)
+    results = run_small(tmp_path / "run", config)
+    weights = weights_of(tmp_path / "run")
+    assert len({weights[f"{name}.safetensors"] for name in ("original", "unlearned", "recovered")}) == 1
+    assert results["gap"]["unlearned"] == results["gap"]["none"]
+
+
+def test_whoever_asks_during_learning_the_original_is_of_a_world_where_nobody_did(tmp_path: Path) -> None:
+    early = [{"client": 2, "what": "some", "count": 4, "round": 1}]
+    asked = run_small(tmp_path / "asked", small_config(deletions__schedule=early))
+    run_small(tmp_path / "silent", small_config(deletions__schedule=[]))
+    a, b = weights_of(tmp_path / "asked"), weights_of(tmp_path / "silent")
+    assert a["original.safetensors"] == b["original.safetensors"] == b["recovered.safetensors"]
+    assert a["recovered.safetensors"] != a["original.safetensors"]
+    assert asked["cost"]["counterfactual"]["rounds"] == 2
+    phases = [row["phase"] for row in asked["timeline"]]
+    assert phases == ["learn", "unlearn", "recover", "learn", "learn"]
+
+
+def test_random_arrivals_reach_every_device(tmp_path: Path) -> None:
+    config = small_config(deletions__schedule=[], deletions__rate=1.0, deletions__rate_count=4)
+    results = run_small(tmp_path / "run", config)
+    assert results["status"] == "complete"
+    assert {r["client"] for r in results["requests"]} == set(range(6))
+    # 15 training utterances less 4 a round for 3 rounds, at each of 6 devices.
+    assert results["models"]["retrained"]["retain"]["n"] == sum(
+        len(Vault(p).ids("train")) for p in sorted((tmp_path / "run" / "vaults").iterdir())
+    )
+
+
+def test_a_second_method_finds_the_trained_original_and_reference(
+    base: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    out, first = base
+    cache = out.parent / f"{out.name}-references"
+    second = run_small(tmp_path / "run", small_config(unlearning__method="none"), cache=cache)
+    assert set(second["times"]["references"].values()) == {"cached"}
+    assert second["models"]["original"] == first["models"]["original"]
+    assert second["models"]["retrained"] == first["models"]["retrained"]
+    assert second["cost"]["retrain"] == first["cost"]["retrain"]
+    assert second["retrained_timeline"] == first["retrained_timeline"]
+    same = run_small(tmp_path / "same", cache=cache)
+    assert without_times(same) == without_times(first)
+
+
+@pytest.mark.parametrize("how", ["mean", "sequential", "fedavg"])
+def test_every_aggregation_serves_every_request(
+    base: tuple[Path, dict[str, Any]], tmp_path: Path, how: str
+) -> None:
+    cache = base[0].parent / f"{base[0].name}-references"
+    results = run_small(tmp_path / "run", small_config(unlearning__aggregation=how), cache=cache)
+    assert {r["state"] for r in results["requests"]} == {"verified"}
+    assert (
+        weights_of(tmp_path / "run")["unlearned.safetensors"] != weights_of(base[0])["unlearned.safetensors"]
+    )
+
+
+def test_nobody_asks(tmp_path: Path) -> None:
+    results = run_small(tmp_path / "run", small_config(deletions__schedule=[]))
+    assert results["status"] == "complete" and results["requests"] == []
+    assert results["models"]["original"]["forget"] == {"accuracy": None, "n": 0}
+
+
+def test_several_retrained_seeds_give_a_noise_floor(tmp_path: Path) -> None:
+    results = run_small(tmp_path / "run", small_config(evaluation__retrained_seeds=2))
+    assert len(results["models"]["retrained"]["seeds"]) == 2
+    assert results["gap"]["noise_floor"]["mean"] > 0
+
+
+def test_the_cnn_goes_the_same_way(tmp_path: Path) -> None:
+    config = small_config(model__name="cnn", training__rounds=1, training__local__epochs=1)
+    assert run_small(tmp_path / "run", config)["status"] == "complete"
+
+
+def test_a_prepared_run_refuses_a_used_folder(tmp_path: Path) -> None:
+    from fedunlearn.errors import BadInput
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "precious.txt").write_text("mine")
+    with pytest.raises(BadInput, match="not an empty folder"):
+        prepared(tmp_path / "run")
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["precious.txt"]
