@@ -134,7 +134,7 @@ def test_members_that_cannot_be_told_are_within_the_interval_in_about_95_of_100_
         result = attack(sets[0], sets[1], 200, trial)
         assert result["low"] is not None and result["high"] is not None
         covered += result["low"] <= 0.5 <= result["high"]
-    assert 88 <= covered <= 100
+    assert 88 <= covered <= 98
 
 
 def test_more_utterances_make_the_interval_narrower() -> None:
