@@ -198,8 +198,17 @@ def make_client_app(run_folder: str = "", mods: Sequence[Any] = ()) -> ClientApp
 def _answer(run_folder: str, handler: Handler, message: Message, context: Context) -> Message:
     device = _device(run_folder, context)
     start = perf_counter()
-    content = handler(device, message.content)
+    # Left behind only by a process that died in the middle; an exception is reported by itself.
+    busy = device.vault.folder / "busy"
+    died = busy.exists()
+    busy.touch()
+    try:
+        content = handler(device, message.content)
+    finally:
+        busy.unlink()
     content.metric_records["metrics"]["seconds"] = perf_counter() - start
+    if died:
+        content.metric_records["metrics"]["died"] = 1
     return Message(content, reply_to=message)
 
 

@@ -23,7 +23,8 @@ from fedunlearn.federation.client import make_client_app
 from fedunlearn.federation.experiment import Experiment
 
 _CLIENT_FAILED = 3
-_RESTARTS = 1000
+_LIVES = {"max_restarts": 1000, "max_task_retries": 2}
+"""Ray starts a killed worker again, and the message it was at; the client reports that it happened."""
 
 
 def play(experiment: Experiment, mods: Sequence[Any] = ()) -> dict[str, Any]:
@@ -119,8 +120,8 @@ def run_ray(
                 clients,
                 backend_config={
                     "init_args": {"num_cpus": workers, "include_dashboard": False, "log_to_driver": False},
-                    # Any option of a Ray actor may stand here: a killed worker is started again.
-                    "client_resources": {"num_cpus": 1, "num_gpus": 0.0, "max_restarts": _RESTARTS},
+                    # Flower hands these to Ray as options of the worker, so any option may stand here.
+                    "client_resources": {"num_cpus": 1, "num_gpus": 0.0, **_LIVES},
                 },
             )
     finally:

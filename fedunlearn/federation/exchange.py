@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from fedunlearn.config import FederationSettings
@@ -99,7 +99,7 @@ class Federation:
                 try:
                     answers[client] = self._read(client, reply, read, occasion)
                 except Refused as why:
-                    self.faults.append(Fault(occasion.round, occasion.phase, client, str(why)))
+                    self._fault(client, str(why), occasion)
             waiting = {c: r for c, r in waiting.items() if c not in answers}
             if not waiting:
                 break
@@ -167,6 +167,9 @@ class Federation:
         if deadline is not None and time.monotonic() > deadline:
             raise RunFailed(f"{what} after {self._settings.timeout:g} s")
 
+    def _fault(self, client: int, reason: str, occasion: Occasion) -> None:
+        self.faults.append(Fault(occasion.round, occasion.phase, client, reason))
+
     def _read(
         self, client: int, reply: Message | None, read: Callable[[int, RecordDict], T], occasion: Occasion
     ) -> T:
@@ -175,8 +178,11 @@ class Federation:
         if reply.has_error():
             raise Refused(_one_line(reply.error.reason or f"error {reply.error.code}"))
         occasion.cost.bytes_up += size(reply.content)
-        if "seconds" in reply.content.metric_records.get("metrics", {}):
+        metrics = reply.content.metric_records.get("metrics", MetricRecord())
+        if "seconds" in metrics:
             occasion.cost.client_seconds += number(reply.content, "seconds")
+        if "died" in metrics:
+            self._fault(client, "its process died and was started again", occasion)
         return read(client, reply.content)
 
 

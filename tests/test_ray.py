@@ -1,0 +1,56 @@
+"""Ray through Flower's simulation: the same bits as in process, whatever the workers, even when one dies."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import Context, Message
+
+from fedunlearn.federation import client as device_side
+
+from small_run import run_small, small_config, weights_of, without_times
+
+
+@pytest.fixture(scope="module")
+def inline(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("inline") / "run"
+    return out, run_small(out)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ray_agrees_with_one_process_bit_for_bit(
+    inline: tuple[Path, dict[str, Any]], tmp_path: Path, workers: int
+) -> None:
+    config = small_config(federation__engine="ray", federation__workers=workers)
+    results = run_small(tmp_path / "run", config)
+    assert weights_of(tmp_path / "run") == weights_of(inline[0])
+    assert without_times(results) == without_times(inline[1])
+
+
+class KillOnce:
+    """A Flower mod that kills the worker process in the middle of one client's local training, once."""
+
+    def __init__(self, flag: Path) -> None:
+        self.flag = flag
+
+    def __call__(self, message: Message, context: Context, call_next: Any) -> Message:
+        mine = message.metadata.message_type == "train" and context.node_config["partition-id"] == 3
+        if mine and message.content.config_records["settings"]["round"] == 2 and not self.flag.exists():
+            self.flag.touch()
+            device_side.train = lambda *_: os._exit(1)  # type: ignore[assignment]
+        return call_next(message, context)
+
+
+def test_a_killed_worker_is_started_again_and_nothing_is_lost(
+    inline: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    """The message whose worker died is done again and counted; the outcome is that of an unharmed run."""
+    flag = tmp_path / "killed"
+    config = small_config(federation__engine="ray", federation__workers=2)
+    results = run_small(tmp_path / "run", config, [KillOnce(flag)])
+    assert flag.exists()
+    assert results["status"] == "complete"
+    assert [(f["round"], f["client"]) for f in results["faults"]] == [(2, 3)]
+    assert "died" in results["faults"][0]["reason"]
+    assert weights_of(tmp_path / "run") == weights_of(inline[0])
