@@ -13,6 +13,7 @@ from rich.table import Table
 
 from fedunlearn import config as configuration
 from fedunlearn.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, BadInput, RunFailed
+from fedunlearn.run_folder import RunFolder
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 _errors = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -76,14 +77,17 @@ def _run(
 ) -> int:
     overrides = dict(configuration.parse_override(text) for text in sets)
     overrides |= {key: value for key, value in named.items() if value is not None}
-    config = configuration.load(file, overrides)
+    folder = out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{overrides.get('corpus.name', 'run')}"
+    try:
+        config = configuration.load(file, overrides)
+    except BadInput as error:
+        raise BadInput([*error.problems, *_also_wrong(folder, overrides.get("corpus.path"))]) from error
     # Heavy imports wait until the input is known to be good.
     from fedunlearn.federation.engine import play
-    from fedunlearn.federation.experiment import prepare
+    from fedunlearn.federation.preparation import prepare
     from fedunlearn.federation.progress import Progress
     from fedunlearn.report import write_report
 
-    folder = out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{config.corpus.name}"
     with Progress(_errors) as progress:
         experiment = prepare(config, folder, cache or folder.parent / "references", progress)
         for warning in experiment.corpus.warnings:
@@ -91,7 +95,7 @@ def _run(
         try:
             results = play(experiment)
         except RunFailed as failure:
-            experiment.write_failure(str(failure))
+            write_report(experiment.write_failure(str(failure)), experiment.run.report)
             raise
     experiment.run.write_results(results)
     write_report(results, experiment.run.report)
@@ -104,9 +108,20 @@ def _run(
     return EXIT_OK
 
 
+def _also_wrong(folder: Path, data: str | None) -> list[str]:
+    """What can be seen to be wrong even where the settings cannot be read."""
+    problems: list[str] = []
+    if data and not Path(data).expanduser().exists():
+        problems.append(f"{data}: no such file or folder (corpus.path, --data)")
+    try:
+        RunFolder(folder).check()
+    except BadInput as error:
+        problems += error.problems
+    return problems
+
+
 def _report(folder: Path) -> int:
     from fedunlearn.report import write_report
-    from fedunlearn.run_folder import RunFolder
 
     run_ = RunFolder(folder)
     try:

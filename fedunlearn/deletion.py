@@ -129,7 +129,8 @@ def check_schedule(settings: DeletionSettings, partition: Partition, learning_ro
         place = f"deletions.schedule.{number}"
         if event.client >= len(partition.clients):
             problems.append(
-                f"{place}.client is {event.client}, but the clients are 0 to {len(partition.clients) - 1}"
+                f"{place}.client is {event.client}, but the clients are 0 to "
+                f"{len(partition.clients) - 1}: name another one, or have more clients"
             )
             continue
         train = partition.clients[event.client].train

@@ -52,8 +52,8 @@ class RunFolder:
         """The store of one device."""
         return self.vaults / f"client-{client:04d}"
 
-    def create(self) -> None:
-        """Make the folder.
+    def check(self) -> None:
+        """See that the folder can be made, without making it.
 
         Raises:
             BadInput: it holds something already, or cannot be written.
@@ -61,6 +61,22 @@ class RunFolder:
         try:
             if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
                 raise BadInput(f"--out {self.path}: is not an empty folder; name another, or remove it first")
+            nearest = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
+        except OSError as error:
+            raise BadInput(f"--out {self.path}: cannot be written ({error.strerror})") from error
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            raise BadInput(
+                f"--out {self.path}: cannot be written ({nearest} is no folder, or not yours to write)"
+            )
+
+    def create(self) -> None:
+        """Make the folder.
+
+        Raises:
+            BadInput: as ``check``.
+        """
+        self.check()
+        try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir()
             self.vaults.mkdir()

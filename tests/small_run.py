@@ -11,7 +11,8 @@ from rich.console import Console
 from fedunlearn import config as configuration
 from fedunlearn.config import Config
 from fedunlearn.federation.engine import play
-from fedunlearn.federation.experiment import Experiment, prepare
+from fedunlearn.federation.experiment import Experiment
+from fedunlearn.federation.preparation import prepare
 from fedunlearn.federation.progress import Progress
 
 SCHEDULE = [

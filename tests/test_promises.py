@@ -19,7 +19,7 @@ from fedunlearn.corpora import Utterance
 from fedunlearn.deletion import RequestBook
 from fedunlearn.federation import client as device_side
 from fedunlearn.federation.client import HANDLERS, Device
-from fedunlearn.federation.experiment import read_speech, resolve
+from fedunlearn.federation.preparation import read_speech, resolve
 from fedunlearn.federation.transport import unpack
 from fedunlearn.ledger import Ledger
 from fedunlearn.models import build_model

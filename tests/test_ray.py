@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 from flwr.app import Context, Message
+from small_run import run_small, small_config, weights_of, without_times
 
 from fedunlearn.federation import client as device_side
-
-from small_run import run_small, small_config, weights_of, without_times
 
 
 @pytest.fixture(scope="module")

@@ -150,7 +150,9 @@ def unlearn_locally(device: Device, content: RecordDict) -> RecordDict:
         attack_success=result.attack_success,
     )
     reply["update"] = pack(difference(result.state, device.model.state_dict()))
-    reply["outcome"] = ConfigRecord({"stopped": result.stopped, "scalars_read": ",".join(result.scalars_read)})
+    reply["outcome"] = ConfigRecord(
+        {"stopped": result.stopped, "scalars_read": ",".join(result.scalars_read)}
+    )
     return reply
 
 
@@ -221,6 +223,3 @@ def _utterances_of(device: Device, request_ids: Iterable[str]) -> tuple[str, ...
     wanted = set(request_ids)
     book = RequestBook(device.vault.folder).all()
     return tuple(u for r in book if r.id in wanted for u in r.utterances)
-
-
-app = make_client_app()

@@ -106,21 +106,10 @@ class Federation:
         needed = self._settings.quorum if quorum is None else quorum
         if len(answers) < needed * len(content) or (content and not answers and needed > 0):
             raise RunFailed(
-                f"round {occasion.round} ({occasion.phase}): {len(answers)} of {len(content)} clients answered "
-                f"properly, {needed:.0%} are needed; first reason: {self.faults[-1].reason}"
+                f"round {occasion.round} ({occasion.phase}): {len(answers)} of {len(content)} clients "
+                f"answered properly, {needed:.0%} are needed; last reason: {self.faults[-1].reason}"
             )
         return dict(sorted(answers.items()))
-
-    def count_examples(self, occasion: Occasion) -> None:
-        """Learn again how many utterances each client holds."""
-        counts = self.ask(
-            "query.population",
-            {c: RecordDict() for c in self._node},
-            lambda _, reply: int(number(reply, "train")),
-            occasion,
-            quorum=1.0,
-        )
-        self.examples = counts
 
     def _meet(self, clients: int) -> None:
         # Node ids are random in every run, and the list is empty when a ServerApp starts.

@@ -1,17 +1,14 @@
-"""One experiment from speech to numbers: prepare, then learn, listen, unlearn, recover, judge.
+"""One prepared experiment, played: learn, listen, unlearn, recover, retrain, judge.
 
-``prepare`` reads the corpus, deals it, fills the vaults and sets up the judge. ``Experiment.conduct`` is
-the body of the ServerApp and runs on whichever grid an engine provides.
+``Experiment.conduct`` is the body of the ServerApp and runs on whichever grid an engine provides.
 """
 
 import copy
-import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -19,11 +16,10 @@ import torch
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from fedunlearn import corpora
 from fedunlearn.checkpoints import save_checkpoint
 from fedunlearn.config import Config
 from fedunlearn.corpora import Corpus
-from fedunlearn.deletion import DeletionRequest, RequestBook, any_while_learning, check_schedule
+from fedunlearn.deletion import DeletionRequest, RequestBook, any_while_learning
 from fedunlearn.deletion import State as RequestState
 from fedunlearn.evaluation.cost import PhaseCost
 from fedunlearn.evaluation.judge import CurvePoint, Judge, Predictions
@@ -32,77 +28,16 @@ from fedunlearn.federation import results as assemble
 from fedunlearn.federation.aggregation import ServerOptimizer
 from fedunlearn.federation.exchange import Federation
 from fedunlearn.federation.progress import Progress
-from fedunlearn.federation.server import GlobalModel, ServedRequest, Server
+from fedunlearn.federation.requests import ServedRequest
+from fedunlearn.federation.server import GlobalModel, Server
 from fedunlearn.ledger import Ledger
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
-from fedunlearn.partition import Partition, deal
-from fedunlearn.run_folder import RunFolder, write_atomically
+from fedunlearn.partition import Partition
+from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import rng_for, stream_key
-from fedunlearn.unlearning import method_named
-from fedunlearn.vault import Entry, Vault
 
 State = Mapping[str, Tensor]
-
-
-def resolve(config: Config) -> Config:
-    """Fill in what is left to be derived: generated speech has a speaker a client, and the unseen ones."""
-    if config.corpus.name != "synthetic" or config.corpus.speakers:
-        return config
-    speakers = config.partition.clients + config.partition.unseen_speakers
-    return config.model_copy(
-        update={"corpus": config.corpus.model_copy(update={"speakers": max(speakers, 2)})}
-    )
-
-
-def read_speech(config: Config) -> tuple[Corpus, Partition]:
-    """Read names and deal them, without decoding anything: all that can be wrong is found here.
-
-    Raises:
-        BadInput: the corpus, the partition, the schedule or the method's name.
-    """
-    method_named(config.unlearning.method)
-    corpus = corpora.load(config.corpus, config.seed)
-    partition = deal(corpus, config.partition, config.seed)
-    check_schedule(config.deletions, partition, config.training.rounds)
-    return corpus, partition
-
-
-def prepare(config: Config, out: Path, cache: Path, progress: Progress) -> "Experiment":
-    """Everything up to the first message.
-
-    Args:
-        config: validated. out: the run folder, to be made. cache: of trained references.
-        progress: shown while decoding.
-
-    Raises:
-        BadInput: anything that the user can put right; before training.
-    """
-    torch.set_num_threads(1)  # more would fight over the cores, and could change the last bit
-    config = resolve(config)
-    corpus, partition = read_speech(config)
-    run = RunFolder(out)
-    run.create()
-    try:
-        with progress.task("Listening to the speech", len(corpus.utterances)) as advance:
-            corpus, sound = corpora.recordings(corpus, config.corpus.skip_bad, lambda _: advance())
-        partition = deal(corpus, config.partition, config.seed)
-        check_schedule(config.deletions, partition, config.training.rounds)
-    except BaseException:
-        shutil.rmtree(out)
-        raise
-    write_atomically(run.config, config.to_toml())
-    labels = {emotion: label for label, emotion in enumerate(corpus.emotions)}
-    for share in partition.clients:
-        entries = [
-            (Entry(u.id, u.emotion, labels[u.emotion], split, len(sound[u.id])), sound[u.id])
-            for split, utterances in share.splits
-            for u in utterances
-        ]
-        Vault.build(run.vault(share.client), entries, len(corpus.emotions))
-    template = build_model(config.model, len(corpus.emotions), rng_for(config.seed, "template"))
-    judge = Judge(partition, sound, corpus.emotions, template, config.seed, config.evaluation.bootstrap)
-    return Experiment(config, run, corpus, partition, judge, template, ReferenceCache(cache), progress)
 
 
 @dataclass
@@ -170,7 +105,7 @@ class Experiment:
             model = server.after_learning(model, self._served)
         recovered = model.weights
         books = self._books()
-        forget = _union(books[r.id] for r in server.requests.values() if r.round_applied is not None)
+        forget = _union(books[r.id] for r in server.requests.values() if r.gone and r.id in books)
         states: dict[str, State] = {"original": self._original, "recovered": recovered}
         states["unlearned"] = recovered if self._unlearned is None else self._unlearned
         seeds = config.evaluation.retrained_seeds if forget else 0
@@ -183,21 +118,21 @@ class Experiment:
             file = self.run.checkpoints / f"{name}.safetensors"
             save_checkpoint(file, state, {"model": name, "seed": config.seed})
 
-    def write_failure(self, reason: str) -> None:
-        """Leave a results.json that says that, and why, there are no results."""
-        self.run.write_results(
-            {
-                "schema": assemble.SCHEMA,
-                "config": self.config.model_dump(mode="json"),
-                "seed": self.config.seed,
-                "versions": assemble.versions(),
-                "status": "failed",
-                "failure": reason,
-                "corpus": self._about_corpus(),
-                "timeline": self._timeline.rows,
-                "times": {"started": self._started.isoformat(timespec="seconds")},
-            }
-        )
+    def write_failure(self, reason: str) -> dict[str, Any]:
+        """Leave, and return, a results.json that says that, and why, there are no results."""
+        results = {
+            "schema": assemble.SCHEMA,
+            "config": self.config.model_dump(mode="json"),
+            "seed": self.config.seed,
+            "versions": assemble.versions(),
+            "status": "failed",
+            "failure": reason,
+            "corpus": self._about_corpus(),
+            "timeline": self._timeline.rows,
+            "times": {"started": self._started.isoformat(timespec="seconds")},
+        }
+        self.run.write_results(results)
+        return results
 
     def close(self) -> None:
         """Close the ledger."""
@@ -226,16 +161,24 @@ class Experiment:
         if not requests:
             return model
         if self._original is None:
-            # Nobody may have asked in the original's world: learn on from here without the deletions.
-            with self._logging_to(_Log()):
-                branch = GlobalModel(model.weights, copy.deepcopy(model.optimizer), model.ordinary_rounds)
-                stream = self.config.seed
-                self._original = server.learn(branch, stream, "counterfactual", server.deaf).weights
-        model = server.serve(model, requests)
-        self._served(model)
-        for _ in range(self.config.recovery.rounds):
-            model = server.recover(model)
+            self._original = self._had_nobody_asked(server, model)
+        model, unlearned = server.serve(model, requests)
+        if unlearned:
+            self._served(model)
+            for _ in range(self.config.recovery.rounds):
+                model = server.recover(model)
         return model
+
+    def _had_nobody_asked(self, server: Server, model: GlobalModel) -> State:
+        """The original, while a deletion waits: learn on from here as if there were none."""
+        stream = self.config.seed
+        known = self._cache.find(reference_key(self.config, stream, self._contents([])))
+        if known:
+            self._origins["original"] = "cached"
+            return known.state
+        with self._logging_to(_Log()):
+            branch = GlobalModel(model.weights, copy.deepcopy(model.optimizer), model.ordinary_rounds)
+            return server.learn(branch, stream, "counterfactual", server.deaf).weights
 
     def _retrain(self, server: Server, federation: Federation, number: int, forget: Sequence[str]) -> State:
         config = self.config
@@ -243,7 +186,11 @@ class Experiment:
         key = reference_key(config, stream, self._contents(forget))
         known = self._cache.find(key)
         self._origins[f"retrained-{number}"] = "cached" if known else "trained"
-        if known is None:
+        if known is None and not federation.clients:
+            known = Learned(
+                self._initial(stream), [], {}, PhaseCost().as_dict()
+            )  # nobody has any speech left
+        elif known is None:
             cost = server.costs["retrain"] = PhaseCost()
             before = len(federation.faults)
             with self._logging_to(_Log()):
@@ -277,7 +224,7 @@ class Experiment:
             "destroy": judge.measure(self._destroyed(), forget),
         }
         costs = {**server.costs, "retrain": getattr(self, "_retrain_cost", PhaseCost())}
-        open_ends = assemble.unfulfilled(server.requests.values())
+        open_ends = assemble.unfulfilled(server.requests.values(), server.unheard)
         return {
             "schema": assemble.SCHEMA,
             "config": config.model_dump(mode="json"),
@@ -301,6 +248,7 @@ class Experiment:
                 self._retrained_log.rows, self._retrained_log.curve, judge, forget
             ),
             "faults": assemble.fault_rows(federation.faults),
+            "ledger": {"entries": len(self._ledger.entries()), "head": self._ledger.head()},
             "times": {
                 "started": self._started.isoformat(timespec="seconds"),
                 "wall_seconds": perf_counter() - self._start,

@@ -10,7 +10,7 @@ from fedunlearn.evaluation.cost import PhaseCost
 from fedunlearn.evaluation.gap import Record, gap, noise_floor, rank
 from fedunlearn.evaluation.judge import Judge, Predictions
 from fedunlearn.federation.exchange import Fault
-from fedunlearn.federation.server import ServedRequest
+from fedunlearn.federation.requests import ServedRequest
 
 SCHEMA = "fedunlearn/results/1"
 _VERSIONED = ("fedunlearn", "torch", "torchaudio", "flwr", "ray", "numpy")
@@ -37,7 +37,7 @@ def floor_of(retrained: Sequence[Record]) -> Any:
 def ranking(models: Mapping[str, Record], controls: Mapping[str, Record], method: str, classes: int) -> Any:
     """The run's models and both controls, nearest to the retrained model first."""
     named = {f"{stage} ({method})": models[stage] for stage in ("unlearned", "recovered")}
-    return rank(named, controls, models["retrained"], classes)
+    return rank(named, controls, models["retrained"], classes, method)
 
 
 def timeline(
@@ -72,7 +72,7 @@ def request_rows(
             {
                 "id": request.id,
                 "client": request.client,
-                "what": books[request.id].what,
+                "what": books[request.id].what if request.id in books else None,
                 "round_raised": request.round_raised,
                 "round_applied": applied,
                 "utterances": request.utterances,
@@ -84,12 +84,15 @@ def request_rows(
     return rows
 
 
-def unfulfilled(served: Iterable[ServedRequest]) -> list[str]:
-    """Requests that were not followed to the end, one line each."""
+def unfulfilled(served: Iterable[ServedRequest], unheard: Iterable[int]) -> list[str]:
+    """What was not followed to the end, one line each."""
     return [
-        f"request {r.id} of client {r.client} is {r.state}, not verified"
-        for r in served
-        if r.state is not State.VERIFIED
+        *(
+            f"request {r.id} of client {r.client} is {r.state}, not verified"
+            for r in served
+            if r.state is not State.VERIFIED
+        ),
+        *(f"client {c} did not say whether it has deletions" for c in sorted(unheard)),
     ]
 
 

@@ -6,21 +6,23 @@ own forget set alone; their updates join the global model; recovery rounds on wh
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import RecordDict
 from torch import Tensor
 
 from fedunlearn.config import Config
 from fedunlearn.deletion import State as RequestState
 from fedunlearn.deletion import last_scheduled_round
+from fedunlearn.errors import RunFailed
 from fedunlearn.evaluation.cost import PhaseCost
 from fedunlearn.evaluation.judge import CurvePoint, Predictions
 from fedunlearn.federation.aggregation import ServerOptimizer, Update, join_unlearning, step, weighted_mean
 from fedunlearn.federation.exchange import Federation, Occasion, settings
-from fedunlearn.federation.transport import Refused, State, number, pack, weights_like
+from fedunlearn.federation.requests import ServedRequest, read_outcome, read_requests
+from fedunlearn.federation.transport import Refused, State, number, pack, positive, weights_like
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.training import round_lr, set_calibration
 
@@ -48,19 +50,6 @@ class Observer(Protocol):
 
 
 @dataclass
-class ServedRequest:
-    """A request as the server knows it: an id, who asked, how many utterances, and its progress."""
-
-    id: str
-    client: int
-    utterances: int
-    round_raised: int
-    state: RequestState = RequestState.RAISED
-    round_applied: int | None = None
-    outcome: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
 class GlobalModel:
     """The shared model in the middle of learning, with the server optimiser's memory."""
 
@@ -84,6 +73,8 @@ class Server:
         self._template = template
         self.clock = 0
         self.requests: dict[str, ServedRequest] = {}
+        self.unheard: set[int] = set()
+        """clients that did not answer the last listening: nobody knows what they wanted"""
         self.costs = {name: PhaseCost() for name in COSTED}
 
     # ---- learning ------------------------------------------------------------------------------------
@@ -97,7 +88,7 @@ class Server:
             "train.calibrate",
             {c: RecordDict() for c in self._clients.clients},
             lambda client, reply: Update(
-                client, int(number(reply, "examples")), weights_like(reply, "moments", like)
+                client, positive(reply, "examples"), weights_like(reply, "moments", like)
             ),
             occasion,
         )
@@ -151,7 +142,8 @@ class Server:
         phase = "learn" if date < self._config.training.rounds else "listen"
         occasion = Occasion(self.clock, "listen", self.costs[phase])
         content = {c: RecordDict({"settings": settings(date=date)}) for c in self._clients.clients}
-        heard = self._clients.ask("query.deletions", content, _read_requests, occasion, quorum=0.0)
+        heard = self._clients.ask("query.deletions", content, read_requests, occasion, quorum=0.0)
+        self.unheard = set(content) - set(heard)
         for client, wishes in heard.items():
             for request_id, utterances in wishes:
                 if request_id not in self.requests:
@@ -159,12 +151,15 @@ class Server:
                     self.requests[request_id] = request
                     self._move(request, RequestState.RAISED)
                     self._move(request, RequestState.ACCEPTED)
-        return [r for r in self.requests.values() if r.state in _UNFINISHED]
+        return [r for r in self.requests.values() if r.unfinished]
 
-    def serve(self, model: GlobalModel, requests: Sequence[ServedRequest]) -> GlobalModel:
+    def serve(self, model: GlobalModel, requests: Sequence[ServedRequest]) -> tuple[GlobalModel, bool]:
         """One unlearn step: requesters forget, their updates join, they purge.
 
         A requester that fails stays accepted, and is asked again at the next listening.
+
+        Returns:
+            (the model, whether anything was unlearned)
         """
         waiting = [r for r in requests if r.state is RequestState.ACCEPTED]
         weights = self._unlearn(model.weights, waiting)
@@ -173,10 +168,11 @@ class Server:
             if request.state is RequestState.UNLEARNED:
                 request.round_applied = self.clock
                 self._move(request, RequestState.APPLIED)
-        if any(r.state is RequestState.APPLIED for r in waiting):
-            self._report(self.clock, "unlearn", weights, None, 0, True, [r.id for r in waiting])
+        applied = [r.id for r in waiting if r.state is RequestState.APPLIED]
+        if applied:
+            self._report(self.clock, "unlearn", weights, None, 0, True, applied)
         self._purge([r for r in requests if r.state is RequestState.APPLIED])
-        return model
+        return model, bool(applied)
 
     def recover(self, model: GlobalModel) -> GlobalModel:
         """One recovery round on what the clients still hold."""
@@ -203,12 +199,12 @@ class Server:
         while True:
             requests = self.listen(date)
             if requests:
-                model = self.serve(model, requests)
-                served(model)
-                if any(r.round_applied == self.clock for r in requests):
+                model, unlearned = self.serve(model, requests)
+                if unlearned:
+                    served(model)
                     owed = self._config.recovery.rounds
-            unfinished = any(r.state in _UNFINISHED for r in self.requests.values())
-            if owed:
+            unfinished = self.unheard or any(r.unfinished for r in self.requests.values())
+            if owed and self._clients.clients:
                 model, owed = self.recover(model), owed - 1
             elif date < last or (unfinished and extra):
                 self.clock += 1
@@ -226,6 +222,8 @@ class Server:
         occasion = Occasion(row_round, phase, self.costs[phase])
         occasion.cost.rounds += 1
         before = len(self._clients.faults)
+        if not self._clients.clients:
+            raise RunFailed(f"round {row_round} ({phase}): no client holds any training data")
         asked = settings(round=number_, phase=name, stream=stream, epochs=epochs, lr=lr)
         content = {
             c: RecordDict({"weights": pack(weights), "settings": asked}) for c in self._clients.clients
@@ -279,14 +277,16 @@ class Server:
         }
 
         def read(client: int, reply: RecordDict) -> tuple[Update, dict[str, Any]]:
-            update = Update(client, int(number(reply, "examples")), weights_like(reply, "update", weights))
-            return update, _outcome(reply)
+            wanted, claimed = sum(r.utterances for r in requests[client]), int(number(reply, "examples"))
+            if claimed != wanted:
+                raise Refused(f"forgot {claimed} utterances, but {wanted} were asked for")
+            return Update(client, claimed, weights_like(reply, "update", weights)), read_outcome(reply)
 
         occasion = Occasion(self.clock, "unlearn", self.costs["unlearn"])
         return self._clients.ask("train.unlearn", content, read, occasion, quorum=0.0)
 
     def _test_accuracy(self, weights: State) -> float:
-        """The one number for the requesters: accuracy on all clients' held-out speech; -1 if none answered."""
+        """The one number for requesters: accuracy on all clients' held-out speech; -1 if none answered."""
         content = {c: RecordDict({"weights": pack(weights)}) for c in self._clients.clients}
         replies = self._clients.ask(
             "evaluate",
@@ -332,29 +332,3 @@ class Server:
         predictions = self._observer.look(weights) if look else None
         row = {"round": round_, "phase": phase, "loss": loss, "refused": refused, "requests": list(requests)}
         self._observer.saw(row, predictions)
-
-
-_UNFINISHED = {RequestState.ACCEPTED, RequestState.UNLEARNED, RequestState.APPLIED}
-
-
-def _read_requests(_: int, reply: RecordDict) -> list[tuple[str, int]]:
-    record = reply.config_records.get("requests", ConfigRecord())
-    ids, counts = record.get("ids"), record.get("counts")
-    if not isinstance(ids, list) or not isinstance(counts, list) or len(ids) != len(counts):
-        raise Refused("the reply's list of requests is not one")
-    wishes = [(str(i), n) for i, n in zip(ids, counts, strict=True) if isinstance(n, int) and n > 0]
-    if len(wishes) < len(ids):
-        raise Refused("a request counts no utterances")
-    return wishes
-
-
-def _outcome(reply: RecordDict) -> dict[str, Any]:
-    metrics, said = reply.metric_records["metrics"], reply.config_records["outcome"]
-    return {
-        "steps": int(number(reply, "steps")),
-        "stopped": str(said["stopped"]),
-        "scalars_read": [name for name in str(said["scalars_read"]).split(",") if name],
-        "forget_accuracy": [metrics.get("forget_before"), metrics.get("forget_after")],
-        "adversarial": int(number(reply, "adversarial")),
-        "attack_success": metrics.get("attack_success"),
-    }

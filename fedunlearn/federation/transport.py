@@ -65,6 +65,18 @@ def number(content: RecordDict, name: str) -> float:
     return float(value)
 
 
+def positive(content: RecordDict, name: str) -> int:
+    """A count of a reply.
+
+    Raises:
+        Refused: missing, not finite, or below 1.
+    """
+    value = int(number(content, name))
+    if value < 1:
+        raise Refused(f"the reply's metric {name} is {value}; at least 1 was expected")
+    return value
+
+
 class Asked:
     """The small settings that go with a message (round, stream, learning rate), read with their types.
 
