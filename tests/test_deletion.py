@@ -301,7 +301,8 @@ def test_everything_that_cannot_happen_is_reported_at_once() -> None:
     with pytest.raises(BadInput) as caught:
         check_schedule(wanted, SHORT, ROUNDS)
     assert caught.value.problems == (
-        "deletions.schedule.0.client is 4, but the clients are 0 to 3: name another one, or have more clients",
+        "deletions.schedule.0.client is 4, but the clients are 0 to 3: "
+        "name another one, or have more clients",
         "deletions.schedule.1.count is 7, but client 0 trains on 6",
         "deletions.schedule.2.utterances: client 0 does not train on "
         + ", ".join(sorted([foreign, held_out])),

@@ -9,6 +9,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -111,7 +112,8 @@ def run_ray(
     outer = ServerApp()
     outer.main()(main)
     try:
-        with warnings.catch_warnings():
+        # Ray prints its workers' troubles; the client's reply or its absence tells them to the user.
+        with log.open("a", encoding="utf-8") as said, redirect_stdout(said), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # Deprecated upstream, and the one call that works in process and tells the truth on failure.
             run_simulation(

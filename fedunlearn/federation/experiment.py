@@ -16,6 +16,7 @@ import torch
 from flwr.serverapp import Grid
 from torch import Tensor
 
+import fedunlearn.federation.results as assemble
 from fedunlearn.checkpoints import save_checkpoint
 from fedunlearn.config import Config
 from fedunlearn.corpora import Corpus
@@ -24,7 +25,6 @@ from fedunlearn.deletion import State as RequestState
 from fedunlearn.evaluation.cost import PhaseCost
 from fedunlearn.evaluation.judge import CurvePoint, Judge, Predictions
 from fedunlearn.evaluation.reference import Learned, ReferenceCache, reference_key
-from fedunlearn.federation import results as assemble
 from fedunlearn.federation.aggregation import ServerOptimizer
 from fedunlearn.federation.exchange import Federation
 from fedunlearn.federation.progress import Progress
@@ -234,10 +234,7 @@ class Experiment:
             "failure": "; ".join(open_ends) or None,
             "corpus": self._about_corpus(),
             "models": models,
-            "gap": {
-                **assemble.gaps(models, controls),
-                "noise_floor": assemble.floor_of(references),
-            },
+            "gap": assemble.gaps(models, controls),
             "ranking": assemble.ranking(
                 models, controls, config.unlearning.method, len(self.corpus.emotions)
             ),

@@ -23,15 +23,14 @@ def versions() -> dict[str, str]:
 
 
 def gaps(models: Mapping[str, Record], controls: Mapping[str, Record]) -> dict[str, Any]:
-    """Distances of the unlearned and recovered models and of both controls to the retrained model."""
+    """Distances of the unlearned and recovered models and of both controls to the retrained model.
+
+    And the noise floor: the distance between retrained models that differ in their seed alone.
+    """
     reference = models["retrained"]
     judged = {"unlearned": models["unlearned"], "recovered": models["recovered"], **controls}
-    return {name: gap(record, reference) for name, record in judged.items()}
-
-
-def floor_of(retrained: Sequence[Record]) -> Any:
-    """The noise floor between retrained seeds; None with one seed."""
-    return noise_floor(retrained)
+    distances = {name: gap(record, reference) for name, record in judged.items()}
+    return {**distances, "noise_floor": noise_floor(reference["seeds"])}
 
 
 def ranking(models: Mapping[str, Record], controls: Mapping[str, Record], method: str, classes: int) -> Any:

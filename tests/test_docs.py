@@ -1,0 +1,45 @@
+"""The pages that users read say what the code does."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fedunlearn.config import Config, ScheduledDeletion
+
+ROOT = Path(__file__).parent.parent
+
+
+def keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from keys(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def test_every_setting_stands_in_the_page_of_settings_with_its_default() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
+    settings = dict(keys(Config().model_dump()))
+    fields = {f"deletions.schedule[].{name}" for name in ScheduledDeletion.model_fields}
+    assert rows.keys() == settings.keys() | fields
+    for key, default in settings.items():
+        if isinstance(default, bool | int | float | str):
+            shown = str(default).lower() if isinstance(default, bool) else repr(default).replace("'", '"')
+            assert f"| `{shown}` |" in rows[key], key
+
+
+def test_the_readme_begins_with_the_two_commands() -> None:
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    first = page.index("```")
+    assert page.index("make run") < page.index("make test") < first + 200
+    for named in ("pip install -e .", "uv run", "configs/ravdess.toml", "docs/configuration.md"):
+        assert named in page
+
+
+def test_what_the_readme_links_to_exists() -> None:
+    import re
+
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
