@@ -64,7 +64,7 @@ class ModelSettings(Settings):
     """The recogniser.
 
     Attributes:
-        name: "functionals" (about 93 k parameters) or "cnn" (about 150 k).
+        name: "functionals" (about 93 k parameters) or "cnn" (about 140 k).
         hidden: width of the functionals model's hidden layer.
         dropout: probability in [0, 1).
     """
@@ -305,6 +305,16 @@ class Config(Settings):
     recovery: RecoverySettings = RecoverySettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     federation: FederationSettings = FederationSettings()
+
+    @model_validator(mode="after")
+    def _augmentation_fits(self) -> Self:
+        local = self.training.local
+        if self.model.name == "functionals" and (local.crop_seconds or local.time_mask or local.band_mask):
+            raise ValueError(
+                "training.local: crop_seconds, time_mask and band_mask cut frames, and the functionals model "
+                "has one frame an utterance; set them to 0"
+            )
+        return self
 
     def to_toml(self) -> str:
         """The whole experiment, defaults included, as TOML that ``load`` reads back to an equal config."""

@@ -5,6 +5,7 @@ global generator (which dropout draws from) is seeded from it for the time of th
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,7 +84,7 @@ def train(
                         f"training: the loss is {value} at step {step} (lr {lr:g}): lower training.local.lr"
                     )
                 gradients = torch.autograd.grad(loss, weights)
-                _sgd_step(weights, velocities, gradients, lr, settings)
+                sgd_step(weights, velocities, gradients, lr, settings.momentum, settings.weight_decay)
                 total += value * len(index)
             mean_loss = total / len(examples)
     model.train(was_training)
@@ -145,19 +146,23 @@ def set_calibration(model: EmotionModel, mean: Tensor, mean_square: Tensor) -> N
     model.norm.std.copy_((variance + _VARIANCE_FLOOR).sqrt())
 
 
-def _sgd_step(
-    weights: list[Tensor],
-    velocities: list[Tensor],
-    gradients: tuple[Tensor, ...],
+def sgd_step(
+    weights: Sequence[Tensor],
+    velocities: Sequence[Tensor],
+    gradients: Sequence[Tensor],
     lr: float,
-    settings: LocalSettings,
+    momentum: float,
+    weight_decay: float = 0.0,
 ) -> None:
-    """One step in place, in the order of torch.optim.SGD (an optimiser object costs more than the step)."""
+    """One step in place, in the order of torch.optim.SGD.
+
+    An optimiser object costs more than a small model's step, and its first one seconds of imports.
+    """
     with torch.no_grad():
         for weight, velocity, gradient in zip(weights, velocities, gradients, strict=True):
-            velocity.mul_(settings.momentum).add_(gradient)
-            if settings.weight_decay:
-                velocity.add_(weight, alpha=settings.weight_decay)
+            velocity.mul_(momentum).add_(gradient)
+            if weight_decay:
+                velocity.add_(weight, alpha=weight_decay)
             weight.add_(velocity, alpha=-lr)
 
 

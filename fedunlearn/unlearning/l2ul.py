@@ -19,6 +19,7 @@ from torch import Tensor
 from fedunlearn.config import L2ULSettings, UnlearningSettings
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models.contract import EmotionModel
+from fedunlearn.training import sgd_step
 from fedunlearn.unlearning.attacks import Adversarial, targeted_pgd, wrong_labels
 from fedunlearn.unlearning.contract import (
     MethodCard,
@@ -76,7 +77,8 @@ def unlearn(
     omega = importance(working, examples, chosen.importance) if chosen.elasticity > 0 else {}
 
     # 3. Descend until the forget set is as badly known as the stop rule says.
-    optimizer = torch.optim.SGD(weights.values(), lr=chosen.lr, momentum=chosen.momentum)
+    moving = list(weights.values())
+    velocities = [torch.zeros_like(value) for value in moving]
     order: list[Tensor] = []
     after, steps = before, 0
     while steps < chosen.max_steps and not after <= level:
@@ -95,9 +97,7 @@ def unlearn(
         steps += 1
         if not math.isfinite(loss.item()):
             raise UnlearnFailed(f"step {steps}: the unlearning loss is not finite")
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        optimizer.step()
+        sgd_step(moving, velocities, torch.autograd.grad(loss, moving), chosen.lr, chosen.momentum)
         after = forget_accuracy(working, examples, steps)
 
     moved = sum(float((weights[name] - old).detach().square().sum()) for name, old in theta0.items())
