@@ -157,15 +157,15 @@ def test_a_failed_run_exits_with_3_and_leaves_a_page_that_says_so(
     from fedunlearn.federation.client import HANDLERS
 
     def full(device: Any, content: Any) -> Any:
-        raise OSError("the disk is full")
+        raise OSError(28, "No space left on device", "/home/somebody/speech.wav")
 
     monkeypatch.setitem(HANDLERS, "train.default", full)
     code, said = call("run", "--config", small_file(tmp_path), "--out", tmp_path / "run")
     assert code == 3
     assert "failed: round 1 (learn): 0 of 6 clients answered properly" in said
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results["status"] == "failed" and "the disk is full" in results["failure"]
-    assert "the disk is full" in (tmp_path / "run" / "report.html").read_text()
+    assert results["status"] == "failed" and "No space left on device" in results["failure"]
+    assert "No space left on device" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_an_unfulfilled_request_exits_with_3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,6 +170,25 @@ def test_no_message_tells_what_is_in_a_vault(tmp_path: Path) -> None:
         assert model.features_of(pcm).numpy().ravel()[100:116].tobytes() not in blob
 
 
+def test_a_failing_device_names_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason that leaves the device is of a kind; the name stands in the device's own log only."""
+
+    def damaged(device: Device, content: RecordDict) -> RecordDict:
+        if device.client == 5:
+            raise KeyError(device.vault.ids("train")[0])
+        return device_side.train_locally(device, content)
+
+    monkeypatch.setitem(HANDLERS, "train.default", damaged)
+    results = run_small(tmp_path / "run")
+    assert {f["reason"] for f in results["faults"]} == {
+        "DeviceFailed: KeyError; the device's own log says more"
+    }
+    name = Vault(tmp_path / "run" / "vaults" / "client-0005").ids("train")[0]
+    assert name in (tmp_path / "run" / "vaults" / "client-0005" / "log.txt").read_text()
+    for file in ("results.json", "metrics.jsonl"):
+        assert name not in (tmp_path / "run" / file).read_text()
+
+
 def test_deleted_speech_is_nowhere_in_the_run_folder(base: tuple[Path, dict[str, Any]]) -> None:
     out, _ = base
     speech, gone = speech_of(), forgotten(base[0])

@@ -6,6 +6,7 @@ constants), ``train`` (ordinary and recovery rounds), ``evaluate`` (held-out spe
 applied: remove it for good, and verify).
 """
 
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,9 +27,9 @@ from fedunlearn.models import build_model
 from fedunlearn.partition import Split
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import rng_for
-from fedunlearn.training import calibrate, predict, train
+from fedunlearn.training import TrainingDiverged, calibrate, predict, train
 from fedunlearn.unlearning import method_named
-from fedunlearn.unlearning.contract import ServerScalars
+from fedunlearn.unlearning.contract import ServerScalars, UnlearnFailed
 from fedunlearn.vault import Vault
 
 Handler = Callable[["Device", RecordDict], RecordDict]
@@ -55,9 +56,18 @@ class Device:
         """Put the message's weights into the model."""
         self.model.load_state_dict(unpack(content.array_records["weights"]))
 
+    def note(self, error: Exception) -> None:
+        """Write a failure in full into the device's own log, which stays on the device."""
+        with (self.vault.folder / "log.txt").open("a", encoding="utf-8") as log:
+            log.write("".join(traceback.format_exception(error)))
+
     def forget_caches(self) -> None:
         """Drop everything in memory that came from audio."""
         self._examples.clear()
+
+
+class DeviceFailed(Exception):  # noqa: N818
+    """What a device tells of its failure: the kind of it, and no path, speaker or utterance."""
 
 
 _devices: dict[tuple[str, int], Device] = {}
@@ -206,12 +216,22 @@ def _answer(run_folder: str, handler: Handler, message: Message, context: Contex
     busy.touch()
     try:
         content = handler(device, message.content)
+    except Exception as error:
+        device.note(error)
+        raise DeviceFailed(_told(error)) from None
     finally:
         busy.unlink()
     content.metric_records["metrics"]["seconds"] = perf_counter() - start
     if died:
         content.metric_records["metrics"]["died"] = 1
     return Message(content, reply_to=message)
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, UnlearnFailed | TrainingDiverged):
+        return str(error)
+    why = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
+    return f"{type(error).__name__}{why}; the device's own log says more"
 
 
 def _reply(**metrics: float) -> RecordDict:
