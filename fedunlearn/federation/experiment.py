@@ -94,7 +94,8 @@ class Experiment:
         """
         torch.set_num_threads(1)
         config = self.config
-        federation = Federation(grid, config.federation, len(self.partition.clients), self.stop)
+        with self._phase("meet", None):
+            federation = Federation(grid, config.federation, len(self.partition.clients), self.stop)
         server = Server(federation, config, self._template, self)
         rounds = config.training.rounds
         with self._phase("learn", rounds):

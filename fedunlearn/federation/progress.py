@@ -11,6 +11,7 @@ from rich.progress import Progress as Bars
 from fedunlearn.evaluation.judge import CurvePoint
 
 _SAID = {
+    "meet": "Meeting the devices",
     "learn": "Learning",
     "unlearn and recover": "Unlearning and recovering",
     "retrain": "Retraining without the forgotten",
