@@ -385,9 +385,9 @@ def _lists_to_tuples(node: Any) -> Any:
 
 
 def _line(source: str, error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"]) or "config"
+    key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         return f"{source}: {key} is not a setting (misspelt? see docs/configuration.md)"
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     got = "" if isinstance(error["input"], Mapping | BaseModel) else f" (got {error['input']!r})"
-    return f"{source}: {key} {message}{got}"
+    return f"{source}: {key} {message}{got}".replace(":  ", ": ")

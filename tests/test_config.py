@@ -285,3 +285,15 @@ def test_there_are_shipped_experiments() -> None:
 
 def test_the_built_in_defaults_are_the_shipped_synthetic_experiment() -> None:
     assert load(CONFIGS / "synthetic.toml") == Config()
+
+
+def test_frame_wise_augmentation_is_refused_for_a_model_without_frames() -> None:
+    with pytest.raises(BadInput) as caught:
+        load(None, {"training.local.crop_seconds": 2.0})
+    assert caught.value.problems[0].startswith(
+        "options: training.local: crop_seconds, time_mask and band_mask"
+    )
+    assert (
+        load(None, {"training.local.crop_seconds": 2.0, "model.name": "cnn"}).training.local.crop_seconds
+        == 2.0
+    )
