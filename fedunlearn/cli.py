@@ -77,11 +77,11 @@ def _run(
 ) -> int:
     overrides = dict(configuration.parse_override(text) for text in sets)
     overrides |= {key: value for key, value in named.items() if value is not None}
-    folder = out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{overrides.get('corpus.name', 'run')}"
     try:
         config = configuration.load(file, overrides)
     except BadInput as error:
-        raise BadInput([*error.problems, *_also_wrong(folder, overrides.get("corpus.path"))]) from error
+        raise BadInput([*error.problems, *_also_wrong(out, overrides.get("corpus.path"))]) from error
+    folder = out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{config.corpus.name}"
     # Heavy imports wait until the input is known to be good.
     from fedunlearn.federation.engine import play
     from fedunlearn.federation.preparation import prepare
@@ -108,13 +108,14 @@ def _run(
     return EXIT_OK
 
 
-def _also_wrong(folder: Path, data: str | None) -> list[str]:
+def _also_wrong(out: Path | None, data: str | None) -> list[str]:
     """What can be seen to be wrong even where the settings cannot be read."""
     problems: list[str] = []
     if data and not Path(data).expanduser().exists():
         problems.append(f"{data}: no such file or folder (corpus.path, --data)")
     try:
-        RunFolder(folder).check()
+        if out:
+            RunFolder(out).check()
     except BadInput as error:
         problems += error.problems
     return problems

@@ -5,11 +5,10 @@ The apps cannot tell which runs them, and their results agree bit for bit.
 
 import logging
 import os
-import threading
 import traceback
 import warnings
-from collections.abc import Iterable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -96,7 +95,6 @@ def run_ray(
     import ray
     from flwr.simulation import run_simulation
 
-    _quiet(log)
     workers = min(settings.workers or os.cpu_count() or 1, clients)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     failure: list[BaseException] = []
@@ -111,10 +109,8 @@ def run_ray(
 
     outer = ServerApp()
     outer.main()(main)
-    try:
-        # Ray prints its workers' troubles; the client's reply or its absence tells them to the user.
-        with log.open("a", encoding="utf-8") as said, redirect_stdout(said), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    with _noise_to(log):
+        try:
             # Deprecated upstream, and the one call that works in process and tells the truth on failure.
             run_simulation(
                 outer,
@@ -126,8 +122,8 @@ def run_ray(
                     "client_resources": {"num_cpus": 1, "num_gpus": 0.0, **_LIVES},
                 },
             )
-    finally:
-        ray.shutdown()
+        finally:
+            ray.shutdown()
     if failure:
         raise failure[0]
 
@@ -192,12 +188,19 @@ class InlineGrid(Grid):
             return Message(Error(_CLIENT_FAILED, f"{type(error).__name__}: {error}"), reply_to=message)
 
 
-def _quiet(log: Path) -> None:
-    """Send Flower's and Ray's log lines to log.txt."""
-    for name in ("flwr", "ray"):
-        logger = logging.getLogger(name)
-        for handler in list(logger.handlers):
-            logger.removeHandler(handler)
-        logger.addHandler(logging.FileHandler(log, encoding="utf-8"))
-        logger.propagate = False
-    threading.excepthook = threading.__excepthook__
+@contextmanager
+def _noise_to(log: Path) -> Iterator[None]:
+    """Send what Flower and Ray log and print to log.txt; the clients' replies tell the user of troubles."""
+    handler = logging.FileHandler(log, encoding="utf-8")
+    loggers = [logging.getLogger(name) for name in ("flwr", "ray")]
+    before = [(list(logger.handlers), logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.handlers, logger.propagate = [handler], False
+    try:
+        with redirect_stdout(handler.stream), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, (handlers, propagate) in zip(loggers, before, strict=True):
+            logger.handlers, logger.propagate = handlers, propagate
+        handler.close()
