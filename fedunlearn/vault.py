@@ -63,6 +63,7 @@ class Vault:
         self._open()
 
     def _open(self) -> None:
+        self._stamp = _stamp(self.folder)
         index = _read_index(self.folder)
         self.generation: int = index["generation"]
         self.classes: int = index["classes"]
@@ -83,11 +84,10 @@ class Vault:
         _write_generation(folder, 1, recordings, classes)
         return cls(folder)
 
-    @staticmethod
-    def current_generation(folder: Path) -> int:
-        """The generation on disk now; it differs from an opened vault's after somebody else's purge."""
-        generation: int = _read_index(folder)["generation"]
-        return generation
+    @property
+    def is_current(self) -> bool:
+        """Whether this is still the vault on disk: not after somebody else's purge, nor in another's place."""
+        return self._stamp == _stamp(self.folder)
 
     def ids(self, split: Split) -> tuple[str, ...]:
         """The utterances of one split, in vault order."""
@@ -259,6 +259,12 @@ def wipe(path: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     path.unlink()
+
+
+def _stamp(folder: Path) -> tuple[int, int, int]:
+    # Every purge, and every new vault, writes the index anew under another name and renames it.
+    status = (folder / "index.json").stat()
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _read_index(folder: Path) -> dict[str, Any]:

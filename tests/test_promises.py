@@ -1,6 +1,7 @@
 """The promises of the design, each held by a whole small run on the in-process engine."""
 
 import json
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +82,16 @@ def test_same_seed_twice_is_the_same_run(base: tuple[Path, dict[str, Any]], tmp_
     other = run_small(tmp_path / "other", small_config(seed=4))
     assert weights_of(tmp_path / "other") != weights_of(base[0])
     assert without_times(other) != without_times(base[1])
+
+
+def test_two_runs_in_one_process_and_one_folder_do_not_mix(
+    base: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    """What a process holds of a device belongs to one vault, not to its path."""
+    run_small(tmp_path / "run", small_config(seed=4))
+    shutil.rmtree(tmp_path / "run")
+    again = run_small(tmp_path / "run")
+    assert without_times(again) == without_times(base[1])
 
 
 class Spy(Vault):

@@ -270,10 +270,11 @@ def test_purging_again_or_what_is_not_there_changes_nothing(vault: Vault) -> Non
 
 def test_every_purge_makes_a_generation_that_others_can_see(vault: Vault) -> None:
     other = Vault(vault.folder)
+    assert other.is_current
     for generation, i in enumerate(list(SPEECH)[:3], start=2):
         vault.purge([i])
-        assert vault.generation == Vault.current_generation(vault.folder) == generation
-    assert other.generation == 1
+        assert vault.is_current and vault.generation == Vault(vault.folder).generation == generation
+    assert other.generation == 1 and not other.is_current
 
 
 def test_one_who_opened_the_vault_before_anothers_purge_purges_correctly(

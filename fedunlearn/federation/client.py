@@ -78,8 +78,8 @@ def _device(run_folder: str, context: Context) -> Device:
     client = int(context.node_config["partition-id"])
     run = RunFolder(Path(folder))
     known = _devices.get((folder, client))
-    # Another worker may have purged this vault since; what this process holds of it must go.
-    if known is None or known.vault.generation != Vault.current_generation(run.vault(client)):
+    # Another worker may have purged this vault, or another run taken its place; what is held of it must go.
+    if known is None or not known.vault.is_current:
         torch.set_num_threads(1)
         known = _devices[folder, client] = Device(run, client)
     return known

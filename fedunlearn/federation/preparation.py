@@ -1,12 +1,13 @@
 """Everything before the first message: read the corpus, deal it, fill the vaults, set up the judge."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 
 from fedunlearn import corpora
+from fedunlearn.audio import PCM
 from fedunlearn.config import Config
 from fedunlearn.corpora import Corpus
 from fedunlearn.deletion import check_schedule
@@ -21,6 +22,9 @@ from fedunlearn.run_folder import RunFolder, write_atomically
 from fedunlearn.seeding import rng_for
 from fedunlearn.unlearning import method_named
 from fedunlearn.vault import Entry, Vault
+
+Speech = tuple[Corpus, Mapping[str, PCM]]
+"""A corpus and its decoded recordings by id."""
 
 
 def resolve(config: Config) -> Config:
@@ -66,12 +70,26 @@ def check(config: Config, out: Path) -> None:
         raise BadInput(problems)
 
 
-def prepare(config: Config, out: Path, cache: Path, progress: Progress) -> Experiment:
+def listen(config: Config, progress: Progress) -> Speech:
+    """Read and decode a corpus: what several experiments on the same speech may share.
+
+    Raises:
+        BadInput: the corpus, or a recording that cannot be read.
+    """
+    corpus = corpora.load(config.corpus, config.seed)
+    with progress.task("Listening to the speech", len(corpus.utterances)) as advance:
+        return corpora.recordings(corpus, config.corpus.skip_bad, lambda _: advance())
+
+
+def prepare(
+    config: Config, out: Path, cache: Path, progress: Progress, speech: Speech | None = None
+) -> Experiment:
     """Everything up to the first message.
 
     Args:
         config: validated. out: the run folder, to be made. cache: of trained references.
         progress: shown while decoding.
+        speech: from ``listen`` with the same corpus settings (and seed, if generated), to decode it once.
 
     Raises:
         BadInput: anything that the user can put right; before training.
@@ -79,12 +97,11 @@ def prepare(config: Config, out: Path, cache: Path, progress: Progress) -> Exper
     torch.set_num_threads(1)  # more would fight over the cores, and could change the last bit
     config = resolve(config)
     check(config, out)
-    corpus, _ = read_speech(config)
     run = RunFolder(out)
     run.create()
     try:
-        with progress.task("Listening to the speech", len(corpus.utterances)) as advance:
-            corpus, sound = corpora.recordings(corpus, config.corpus.skip_bad, lambda _: advance())
+        corpus, sound = speech or listen(config, progress)
+        # Again: recordings that cannot be read may have been left out.
         partition = deal(corpus, config.partition, config.seed)
         check_schedule(config.deletions, partition, config.training.rounds)
     except BaseException:
