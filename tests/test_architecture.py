@@ -37,7 +37,7 @@ ROOMS = (
 """From the ground up. A module may import from its own floor and from those below."""
 
 ALONE = {
-    "config": {"errors"},
+    "config": {"errors", "config"},
     "seeding": set(),
     "errors": set(),
     "audio": set(),

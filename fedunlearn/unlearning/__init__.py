@@ -1,10 +1,35 @@
 """Unlearning methods, one file each, all of the type ``contract.Method``."""
 
 from fedunlearn.errors import BadInput
-from fedunlearn.unlearning import destroy, l2ul, none
+from fedunlearn.unlearning import (
+    amun_forget,
+    boundary_shrink,
+    delete,
+    destroy,
+    gradient_ascent,
+    l2ul,
+    none,
+    pga,
+    random_label,
+    salun,
+)
 from fedunlearn.unlearning.contract import MethodCard
 
-METHODS: dict[str, MethodCard] = {card.name: card for card in (l2ul.CARD, none.CARD, destroy.CARD)}
+METHODS: dict[str, MethodCard] = {
+    card.name: card
+    for card in (
+        l2ul.CARD,
+        random_label.CARD,
+        gradient_ascent.CARD,
+        boundary_shrink.CARD,
+        delete.CARD,
+        amun_forget.CARD,
+        pga.CARD,
+        salun.CARD,
+        none.CARD,
+        destroy.CARD,
+    )
+}
 """Every method by the name that ``unlearning.method`` takes."""
 
 

@@ -10,22 +10,59 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from fedunlearn.config.fields import (
+    AtLeastOne,
+    Count,
+    Fraction,
+    NonNegative,
+    OpenFraction,
+    Positive,
+    Settings,
+)
+from fedunlearn.config.unlearning import (
+    AmunForgetSettings,
+    AttackSettings,
+    BoundaryShrinkSettings,
+    DeleteSettings,
+    DescentSettings,
+    GradientAscentSettings,
+    L2ULSettings,
+    PGASettings,
+    RandomLabelSettings,
+    SalUnSettings,
+    UnlearningSettings,
+)
 from fedunlearn.errors import BadInput
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-OpenFraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0)]
-AtLeastOne = Annotated[int, Field(ge=1)]
-
-
-class Settings(BaseModel):
-    """Base of all settings: frozen, strict about unknown keys and types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+__all__ = [
+    "AmunForgetSettings",
+    "AttackSettings",
+    "BoundaryShrinkSettings",
+    "Config",
+    "CorpusSettings",
+    "DeleteSettings",
+    "DeletionSettings",
+    "DescentSettings",
+    "EvaluationSettings",
+    "FederationSettings",
+    "GradientAscentSettings",
+    "L2ULSettings",
+    "LocalSettings",
+    "ModelSettings",
+    "PGASettings",
+    "PartitionSettings",
+    "RandomLabelSettings",
+    "RecoverySettings",
+    "SalUnSettings",
+    "ScheduledDeletion",
+    "Settings",
+    "TrainingSettings",
+    "UnlearningSettings",
+    "load",
+    "parse_override",
+]
 
 
 class CorpusSettings(Settings):
@@ -173,77 +210,6 @@ class DeletionSettings(Settings):
     )
     rate: Fraction = 0.0
     rate_count: AtLeastOne = 5
-
-
-class AttackSettings(Settings):
-    """Targeted projected gradient descent (Madry et al. 2018) on the forget set.
-
-    Attributes:
-        domain: what is perturbed: "feature" (the model's own derived features, in units of their standard
-            deviation), "waveform" (samples in [-1, 1]).
-        norm: "l2" or "linf" ball around the utterance.
-        eps: its radius, > 0; for l2 relative to the square root of the dimension (so that both norms speak
-            of a per-value amplitude). The paper's tau clips the same perturbation.
-        step: step length as a multiple of eps / steps.
-        steps: 0 = the random start alone.
-        per_utterance: adversarial samples per forget utterance, 0 = no attack.
-    """
-
-    domain: Literal["feature", "waveform"] = "feature"
-    norm: Literal["l2", "linf"] = "l2"
-    eps: Positive = 0.25
-    step: Positive = 1.0
-    steps: Count = 3
-    per_utterance: Count = 10
-
-
-class L2ULSettings(Settings):
-    """L2UL-style unlearning, after Ren et al. 2025 (arXiv 2510.04251) and Cha et al. 2024 (2301.11578).
-
-    The paper's own numbers are not public; these are ours, chosen on RAVDESS with the functionals model
-    and seeds 101 to 103 (one client deleting 48 or 20 utterances, four deleting 20 each), never on
-    reported seeds.
-
-    Attributes:
-        objective: on the forget set: "relabel" (cross-entropy to a random wrong label), "misclassify"
-            (gradient ascent on the true label).
-        attack: how the stand-ins for the retained data are made; per_utterance = 0 leaves them out.
-        keep_target: adversarial samples keep the attack's target label ("hard") or the original model's
-            whole output on them ("soft").
-        importance: "flipped-mas" (1 - MAS: free what matters to the forget set, the paper's), "mas",
-            "fisher", "none" (every weight equally elastic).
-        elasticity: lambda >= 0 of the elastic term; 0 = off.
-        lr, momentum, batch_size, max_steps: SGD on the loss; each step takes up to batch_size forget
-            utterances and all the adversarial samples made from them.
-        stop: "level" (forget accuracy <= the global test accuracy, one number from the server; chance
-            level where it sent none), "zero" (L2UL's), "steps" (max_steps, whatever happens).
-    """
-
-    objective: Literal["relabel", "misclassify"] = "relabel"
-    attack: AttackSettings = AttackSettings()
-    keep_target: Literal["hard", "soft"] = "soft"
-    importance: Literal["flipped-mas", "mas", "fisher", "none"] = "flipped-mas"
-    elasticity: NonNegative = 0.1
-    lr: Positive = 0.01
-    momentum: OpenFraction = 0.9
-    batch_size: AtLeastOne = 32
-    max_steps: Count = 100
-    stop: Literal["level", "zero", "steps"] = "level"
-
-
-class UnlearningSettings(Settings):
-    """How a requester forgets, and how the requesters' updates join the global model.
-
-    Attributes:
-        method: "l2ul", or a control: "none" (returns the model unchanged), "destroy" (random weights).
-        aggregation: "sum" of the requesters' updates, their "mean", "sequential" (one after another), or
-            "fedavg" (weighted by utterances over all clients, those who did not ask counting as no change).
-        l2ul: settings of the method.
-    """
-
-    method: str = "l2ul"
-    aggregation: Literal["sum", "mean", "sequential", "fedavg"] = "sum"
-    l2ul: L2ULSettings = L2ULSettings()
 
 
 class RecoverySettings(Settings):

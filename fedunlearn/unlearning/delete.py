@@ -1,0 +1,65 @@
+"""DELETE: the original teaches its own opinion of the forget set, the true class left out.
+
+Zhou et al. 2025, *Decoupled Distillation to Erase*, CVPR (arXiv 2503.23751), on the forget set alone, as in
+the paper.
+
+1. The target of each forget utterance is the frozen original's softmax with the true class's logit set to
+   minus infinity: the wrong classes keep their proportions and share the whole.
+2. Minimise the Kullback-Leibler divergence from it to the model's full softmax, summed over classes and
+   averaged over utterances. That decouples into forgetting (no probability for the true class) and
+   retention (the proportions of the others).
+"""
+
+import copy
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedunlearn.config import UnlearningSettings
+from fedunlearn.examples import ForgetSet
+from fedunlearn.models.contract import EmotionModel
+from fedunlearn.training import predict
+from fedunlearn.unlearning.contract import MethodCard, ServerScalars, UnlearnResult, unchanged
+from fedunlearn.unlearning.descent import descend
+
+
+def unlearn(
+    model: EmotionModel,
+    forget_set: ForgetSet,
+    settings: UnlearningSettings,
+    rng: np.random.Generator,
+    scalars: ServerScalars,
+) -> UnlearnResult:
+    """Learn the original's output without the true class.
+
+    Args:
+        model: not changed.
+        forget_set: n utterances; n = 0 returns the model as it came, ``stopped="empty forget set"``.
+        settings: ``settings.delete`` is read.
+        rng: the order of the batches.
+        scalars: ``test_accuracy`` is read by stop = "level".
+
+    Raises:
+        UnlearnFailed: the loss or the output is not finite; the message names the step.
+    """
+    if len(forget_set) == 0:
+        return unchanged(model, "empty forget set")
+    examples = forget_set.examples
+    # 1. The original's output without the true class.
+    logits = predict(copy.deepcopy(model), examples)
+    target = logits.scatter(1, examples.labels[:, None], -torch.inf).softmax(1)
+
+    # 2. Distil it.
+    def loss(working: EmotionModel, index: Tensor) -> Tensor:
+        batch = examples.take(index)
+        output = working.classify(batch.features, batch.frames).log_softmax(1)
+        return F.kl_div(output, target[index], reduction="batchmean")
+
+    return descend(model, examples, loss, settings.delete, rng, scalars)
+
+
+CARD = MethodCard(
+    name="delete", sees="forget", source="DELETE, Zhou et al. 2025 (arXiv 2503.23751)", unlearn=unlearn
+)

@@ -1,0 +1,123 @@
+"""The descent that every method with gradient steps shares: batches, the stop rule and what may not move."""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedunlearn.config import DescentSettings
+from fedunlearn.examples import Examples
+from fedunlearn.models.contract import EmotionModel
+from fedunlearn.training import sgd_step
+from fedunlearn.unlearning.contract import (
+    ServerScalars,
+    UnlearnFailed,
+    UnlearnResult,
+    forget_accuracy,
+    snapshot,
+)
+
+Loss = Callable[[EmotionModel, Tensor], Tensor]
+"""The working model and a batch, int64 [b] numbers of samples -> the loss of that batch, a scalar."""
+
+
+def descend(
+    model: EmotionModel,
+    examples: Examples,
+    loss: Loss,
+    settings: DescentSettings,
+    rng: np.random.Generator,
+    scalars: ServerScalars,
+    samples: int | None = None,
+    shape: Callable[[Sequence[Tensor]], Sequence[Tensor]] = lambda gradients: gradients,
+    project: Callable[[Sequence[Tensor]], None] = lambda weights: None,
+) -> UnlearnResult:
+    """Descend until the forget set is as badly known as the stop rule says, or max_steps are done.
+
+    All in eval mode (dropout off, running statistics still), so that the loss is a function of the weights
+    alone. Only trainable parameters (``requires_grad``) move; buffers, and so the Standardise constants,
+    never do. The accuracy on the forget set is taken before the first step and after each.
+
+    Args:
+        model: not changed; a copy of it is.
+        examples: the n >= 1 forget utterances, on which the stop rule looks.
+        loss: called once a step.
+        settings: length and number of the steps, batches, stop rule.
+        rng: the order of the batches; an epoch is one permutation.
+        scalars: ``test_accuracy`` is read by stop = "level"; where the server said nothing, the level is
+            chance, 1 / C.
+        samples: how many samples the loss knows, numbered 0 ...; None: n, the forget utterances.
+        shape: makes of the loss's gradients, one a trainable parameter, those that are stepped along.
+        project: changes the trainable parameters in place after each step, without gradients.
+
+    Returns:
+        ``notes`` hold the level and how far the weights moved (L2 of all together).
+
+    Raises:
+        UnlearnFailed: the loss or the output is not finite; the message names the step.
+    """
+    working = copy.deepcopy(model).eval()
+    moving = [value for value in working.parameters() if value.requires_grad]
+    start = [value.detach().clone() for value in moving]
+    velocities = [torch.zeros_like(value) for value in moving]
+    before = forget_accuracy(working, examples)
+    level, read = _stop_level(settings, working.classes, scalars)
+
+    count = len(examples) if samples is None else samples
+    order: list[Tensor] = []
+    after, steps = before, 0
+    while steps < settings.max_steps and not after <= level:
+        order = order or list(torch.split(torch.from_numpy(rng.permutation(count)), settings.batch_size))
+        value = loss(working, order.pop())
+        steps += 1
+        if not math.isfinite(value.item()):
+            raise UnlearnFailed(f"step {steps}: the unlearning loss is not finite")
+        gradients = shape(torch.autograd.grad(value, moving))
+        sgd_step(moving, velocities, gradients, settings.lr, settings.momentum)
+        with torch.no_grad():
+            project(moving)
+        after = forget_accuracy(working, examples, steps)
+
+    moved = sum(
+        float((weight - old).detach().square().sum()) for weight, old in zip(moving, start, strict=True)
+    )
+    return UnlearnResult(
+        state=snapshot(working),
+        steps=steps,
+        stopped=settings.stop if after <= level else "steps",
+        forget_accuracy=(before, after),
+        scalars_read=read,
+        notes={"level": level, "moved": math.sqrt(moved)},
+    )
+
+
+def cross_entropy_to(examples: Examples, target: Tensor) -> Loss:
+    """Mean cross-entropy of a batch of examples to a target.
+
+    Args:
+        examples: n samples.
+        target: int64 [n] classes in 0 ... C-1, or float [n, C] distributions.
+    """
+
+    def loss(model: EmotionModel, index: Tensor) -> Tensor:
+        batch = examples.take(index)
+        return F.cross_entropy(model.classify(batch.features, batch.frames), target[index])
+
+    return loss
+
+
+def _stop_level(
+    settings: DescentSettings, classes: int, scalars: ServerScalars
+) -> tuple[float, tuple[str, ...]]:
+    """The forget accuracy at which to stop, and which of the server's scalars it comes from."""
+    if settings.stop == "steps":
+        return -math.inf, ()
+    if settings.stop == "zero":
+        return 0.0, ()
+    if scalars.test_accuracy is None:
+        return 1.0 / classes, ()
+    return scalars.test_accuracy, ("test_accuracy",)

@@ -1,0 +1,60 @@
+"""Gradient ascent (NegGrad): the model unlearns the true labels by walking up their loss.
+
+Golatkar et al. 2020, *Eternal Sunshine of the Spotless Net* (arXiv 1911.04933), who name it negative
+gradient; on the forget set alone.
+
+1. In each step, move the weights along the gradient that raises the cross-entropy to the true labels.
+2. Stop by the common rule: the loss has no upper bound, and without a stop the model is destroyed.
+"""
+
+import numpy as np
+from torch import Tensor
+
+from fedunlearn.config import UnlearningSettings
+from fedunlearn.examples import Examples, ForgetSet
+from fedunlearn.models.contract import EmotionModel
+from fedunlearn.unlearning.contract import MethodCard, ServerScalars, UnlearnResult, unchanged
+from fedunlearn.unlearning.descent import Loss, cross_entropy_to, descend
+
+
+def ascent(examples: Examples) -> Loss:
+    """Minus the mean cross-entropy to the true labels: descending it is ascending the ordinary loss."""
+    learned = cross_entropy_to(examples, examples.labels)
+
+    def loss(model: EmotionModel, index: Tensor) -> Tensor:
+        return -learned(model, index)
+
+    return loss
+
+
+def unlearn(
+    model: EmotionModel,
+    forget_set: ForgetSet,
+    settings: UnlearningSettings,
+    rng: np.random.Generator,
+    scalars: ServerScalars,
+) -> UnlearnResult:
+    """Raise the loss on the true labels.
+
+    Args:
+        model: not changed.
+        forget_set: n utterances; n = 0 returns the model as it came, ``stopped="empty forget set"``.
+        settings: ``settings.gradient_ascent`` is read.
+        rng: the order of the batches.
+        scalars: ``test_accuracy`` is read by stop = "level".
+
+    Raises:
+        UnlearnFailed: the loss or the output is not finite; the message names the step.
+    """
+    if len(forget_set) == 0:
+        return unchanged(model, "empty forget set")
+    examples = forget_set.examples
+    return descend(model, examples, ascent(examples), settings.gradient_ascent, rng, scalars)
+
+
+CARD = MethodCard(
+    name="gradient-ascent",
+    sees="forget",
+    source="NegGrad, Golatkar et al. 2020 (arXiv 1911.04933)",
+    unlearn=unlearn,
+)
