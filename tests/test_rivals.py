@@ -315,7 +315,7 @@ def test_zero_steps_is_the_original(method: str) -> None:
 @pytest.mark.parametrize("method", STEPPING)
 @pytest.mark.parametrize(("stop", "level"), [("level", 0.9), ("zero", 0.0), ("steps", -math.inf)])
 def test_a_method_stops_at_the_first_step_at_or_below_its_level(method: str, stop: str, level: float) -> None:
-    """Not all get there: L2UL holds the model at its samples, AMUN moves confidence sooner than accuracy."""
+    """Not all get there on a linear model: L2UL and AMUN hold it at, or near, its boundaries."""
     model, data = separable()
     chosen: dict[str, Any] = dict(lr=0.3, stop=stop, scalars=ServerScalars(0.9))
     result = run(method, model, data, max_steps=60, **chosen)

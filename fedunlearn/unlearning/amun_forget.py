@@ -11,8 +11,8 @@ go, and so is not the default. D_F under wrong labels is an ablation of theirs.
    the largest ball has none and is left out.
 3. Fine-tune the model on D_A.
 
-It lowers the confidence on the forget set sooner than the accuracy, so a stop at an accuracy may not come
-before max_steps. The search is in the model's features, not in the waveform.
+On a linear model, or with D_F under its true labels, the accuracy on the forget set may never fall, and a
+stop at an accuracy never come. The search is in the model's features, not in the waveform.
 """
 
 import copy
