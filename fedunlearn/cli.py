@@ -54,14 +54,14 @@ def run(
         "federation.engine": engine,
         "corpus.skip_bad": skip_bad or None,
     }
-    raise SystemExit(_guarded(lambda: _run(config, named, set_ or [], out, cache)))
+    raise SystemExit(guarded(lambda: _run(config, named, set_ or [], out, cache)))
 
 
 def report(
     folder: Annotated[Path, typer.Argument(help="A run folder with results.json.")],
 ) -> None:
     """Draw report.html again from results.json."""
-    raise SystemExit(_guarded(lambda: _report(folder)))
+    raise SystemExit(guarded(lambda: _report(folder)))
 
 
 app.command()(run)
@@ -164,7 +164,8 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _guarded(command: Callable[[], int]) -> int:
+def guarded(command: Callable[[], int]) -> int:
+    """Run a command; bad input and a failed run become their exit codes, each problem one line."""
     try:
         return command()
     except BadInput as error:
