@@ -86,7 +86,7 @@ class Vault:
 
     @property
     def is_current(self) -> bool:
-        """Whether this is still the vault on disk: no purge came after, no other vault stands in its place."""
+        """Whether this is still the vault on disk: no purge since, no other vault in its place."""
         return self._stamp == _stamp(self.folder)
 
     def ids(self, split: Split) -> tuple[str, ...]:
