@@ -1,8 +1,11 @@
 """The console command: ``fedunlearn run`` and ``fedunlearn report``."""
 
 import json
+import signal
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -88,7 +91,7 @@ def _run(
     from fedunlearn.federation.progress import Progress
     from fedunlearn.report import write_report
 
-    with Progress(_errors) as progress:
+    with _sigterm_as_interrupt(), Progress(_errors) as progress:
         experiment = prepare(config, folder, cache or folder.parent / "references", progress)
         for warning in experiment.corpus.warnings:
             _errors.print(f"[yellow]warning:[/] {_plain(warning)}")
@@ -106,6 +109,19 @@ def _run(
         _errors.print(f"[red]{results['status']}:[/] {_plain(results['failure'])}")
         return EXIT_FAILED
     return EXIT_OK
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Stopped from outside (by a scheduler, say), a run ends as on Ctrl-C: with a result that says so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _also_wrong(out: Path | None, data: str | None) -> list[str]:
@@ -129,6 +145,8 @@ def _report(folder: Path) -> int:
         results = json.loads(run_.results.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
         raise BadInput(f"{run_.results}: cannot be read ({error}); give a folder that a run made") from error
+    if not isinstance(results, dict) or not str(results.get("schema", "")).startswith("fedunlearn/results/"):
+        raise BadInput(f"{run_.results}: is not a results.json of fedunlearn")
     write_report(results, run_.report)
     Console().print(f"Report: {run_.report}", soft_wrap=True, highlight=False)
     return EXIT_OK
@@ -174,6 +192,9 @@ def guarded(command: Callable[[], int]) -> int:
         return EXIT_BAD_INPUT
     except RunFailed as error:
         _errors.print(f"[red]failed:[/] {_plain(str(error))}")
+        return EXIT_FAILED
+    except OSError as error:
+        _errors.print(f"[red]failed:[/] {_plain(str(error))} (is the disk full?)")
         return EXIT_FAILED
 
 

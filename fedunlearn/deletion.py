@@ -150,8 +150,42 @@ def check_schedule(settings: DeletionSettings, partition: Partition, learning_ro
                 f"{place}.round is {event.round}, but learning has {learning_rounds} rounds; "
                 "use after_learning"
             )
+    problems += _spoken_for_twice(settings.schedule, partition, learning_rounds)
+    if problems and settings.schedule == DeletionSettings().schedule:
+        problems[-1] += "; this is the default schedule: set deletions.schedule=[...] to one that fits"
     if problems:
         raise BadInput(problems)
+
+
+def _spoken_for_twice(
+    schedule: Sequence[ScheduledDeletion], partition: Partition, learning_rounds: int
+) -> list[str]:
+    """Events that would find less than they ask for, because an earlier one has taken it back already."""
+    problems = []
+    everything: set[int] = set()
+    counted: dict[int, int] = {}
+    emotions: set[tuple[int, str]] = set()
+    dated = sorted(enumerate(schedule), key=lambda e: _date(e[1], learning_rounds))
+    for number, event in dated:
+        place = f"deletions.schedule.{number}"
+        if event.client >= len(partition.clients):
+            continue
+        holds = len(partition.clients[event.client].train)
+        if event.client in everything:
+            problems.append(f"{place}: client {event.client} has taken everything back before")
+        elif (event.client, event.emotion) in emotions:
+            problems.append(f"{place}: client {event.client} has taken {event.emotion!r} back before")
+        elif 0 < event.count <= holds < counted.get(event.client, 0) + event.count:
+            left = holds - counted.get(event.client, 0)
+            problems.append(
+                f"{place}.count is {event.count}, but client {event.client} has {left} left by then"
+            )
+        if event.what == "all":
+            everything.add(event.client)
+        if event.what == "emotion":
+            emotions.add((event.client, event.emotion))
+        counted[event.client] = counted.get(event.client, 0) + event.count
+    return problems
 
 
 def last_scheduled_round(settings: DeletionSettings, learning_rounds: int) -> int:

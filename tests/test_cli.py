@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def test_mistakes_of_every_kind_are_said_together(tmp_path: Path) -> None:
         (["--corpus", "timit"], "timit"),
         (["--data", "."], "generated speech reads no data"),
         (["--clients", "0"], "partition.clients"),
-        (["--clients", "4"], "deletions.schedule.3.client is 4, but the clients are 0 to 3: name"),
+        (["--clients", "3"], "schedule.3.client is 3, but the clients are 0 to 2: name another"),
         (["--set", "corpus.speakers=10"], "partition.clients is 20, but synthetic leaves 4 client speakers"),
         (["--rounds", "5", "--set", "deletions.schedule=[{client=0,round=9}]"], "use after_learning"),
     ],
@@ -183,9 +184,56 @@ def test_an_unfulfilled_request_exits_with_3(tmp_path: Path, monkeypatch: pytest
     assert (tmp_path / "run" / "report.html").exists()
 
 
+def test_the_corpus_folder_takes_no_output(tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "corpus")
+    before = sorted(folder.rglob("*"))
+    arguments = ["--config", small_file(tmp_path), "--corpus", "manifest", "--data", folder]
+    code, said = call("run", *arguments, "--out", folder / "run")
+    assert code == 2 and said.count("lies inside the corpus") == 1
+    code, said = call("run", *arguments, "--out", tmp_path / "run", "--cache", folder / "references")
+    assert code == 2 and said.count("lies inside the corpus") == 1
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_cache_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    said = bad(tmp_path, "--config", small_file(tmp_path), "--cache", tmp_path / "file")
+    assert "--cache" in said and "cannot be written" in said
+
+
+def test_deletions_that_would_find_nothing_left(tmp_path: Path) -> None:
+    schedule = [
+        {"client": 1, "what": "all", "after_learning": 0},
+        {"client": 1, "what": "emotion", "emotion": "angry", "after_learning": 2},
+        {"client": 2, "what": "some", "count": 10, "after_learning": 1},
+        {"client": 2, "what": "some", "count": 10, "after_learning": 0},
+    ]
+    said = bad(tmp_path, "--config", small_file(tmp_path, deletions__schedule=schedule))
+    assert "deletions.schedule.1: client 1 has taken everything back before" in said
+    assert re.search(r"schedule\.2\.count is 10, but client 2 has \d left by then", said)
+    assert len(said.strip().splitlines()) == 2
+
+
+def test_a_run_that_is_terminated_says_so(tmp_path: Path) -> None:
+    arguments = ["--config", small_file(tmp_path, training__rounds=3000), "--out", tmp_path / "run"]
+    command = [sys.executable, str(ROOT / "simulations" / "run.py"), *map(str, arguments)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not metrics.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 3 and said.strip() == "failed: the run was interrupted"
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["status"] == "failed"
+
+
 def test_report_of_a_folder_without_results(tmp_path: Path) -> None:
     code, said = call("report", tmp_path)
     assert code == 2 and "give a folder that a run made" in said
+    (tmp_path / "results.json").write_text("[]")
+    code, said = call("report", tmp_path)
+    assert code == 2 and "is not a results.json of fedunlearn" in said
 
 
 def test_the_script_is_quiet_when_nobody_watches(tmp_path: Path) -> None:

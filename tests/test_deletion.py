@@ -295,7 +295,7 @@ def test_everything_that_cannot_happen_is_reported_at_once() -> None:
         {"client": 0, "round": 0, "what": "some", "count": 7},
         {"client": 0, "round": 0, "what": "named", "utterances": (foreign, held_out)},
         {"client": 0, "round": 0, "what": "emotion", "emotion": "bored"},
-        {"client": 0, "round": 11},
+        {"client": 1, "round": 11},
         {"client": 0, "round": 10},
     )
     with pytest.raises(BadInput) as caught:

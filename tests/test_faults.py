@@ -142,6 +142,48 @@ def test_one_survivor_never_becomes_the_model(tmp_path: Path) -> None:
     assert weights_of(tmp_path / "run") == {}
 
 
+def test_two_of_six_are_the_least_whatever_the_quorum(tmp_path: Path) -> None:
+    mods = [Spoil("train", "raise", client=c) for c in range(5)]
+    with pytest.raises(RunFailed, match="1 of 6"):
+        run_small(tmp_path / "run", small_config(federation__quorum=0.01), mods)
+
+
+def test_a_damaged_vault_is_not_told_by_its_path(tmp_path: Path) -> None:
+    """The device cannot even open its vault; what leaves it names no file."""
+    experiment = prepared(tmp_path / "run")
+    index = tmp_path / "run" / "vaults" / "client-0004" / "index.json"
+
+    def damage(message: Message, context: Context, call_next: Any) -> Message:
+        if message.metadata.message_type == "train" and context.node_config["partition-id"] == FAULTY:
+            index.write_text("{}")
+        return call_next(message, context)
+
+    results = play(experiment, [damage])
+    assert {f["client"] for f in results["faults"]} == {FAULTY}
+    assert all(str(tmp_path) not in f["reason"] and "/" not in f["reason"] for f in results["faults"])
+
+
+def test_a_failed_run_still_tells_of_requests_and_faults(tmp_path: Path) -> None:
+    """The deletions of round 1 were served; then two devices are lost for good in round 3."""
+    early = [{"client": 2, "what": "some", "count": 4, "round": 1}]
+    experiment = prepared(tmp_path / "run", small_config(deletions__schedule=early))
+
+    def lost(message: Message, context: Context, call_next: Any) -> Message:
+        settings = message.content.config_records.get("settings", ConfigRecord())
+        late = settings.get("round") == 3 and settings.get("phase") == "learn"
+        counterfactual = not (tmp_path / "run" / "vaults" / "client-0002" / "audio-2.i16").exists()
+        if late and not counterfactual and context.node_config["partition-id"] in {0, 5}:
+            raise OSError("gone")
+        return call_next(message, context)
+
+    with pytest.raises(RunFailed) as failure:
+        play(experiment, [lost])
+    told = experiment.write_failure(str(failure.value))
+    assert [(r["client"], r["state"]) for r in told["requests"]] == [(2, "verified")]
+    assert {f["client"] for f in told["faults"]} == {0, 5}
+    assert told["ledger"]["entries"] == 6 and told["cost"]["learn"]["rounds"] >= 3
+
+
 def test_even_a_quorum_of_next_to_nothing_needs_one_answer(tmp_path: Path) -> None:
     mods = [Spoil("train", "raise", client=c) for c in range(6)]
     with pytest.raises(RunFailed, match="0 of 6"):

@@ -285,6 +285,25 @@ def test_whoever_asks_during_learning_the_original_is_of_a_world_where_nobody_di
     assert phases == ["learn", "unlearn", "recover", "learn", "learn"]
 
 
+def test_everybody_takes_everything_back(tmp_path: Path) -> None:
+    """During learning, and after it: nobody is left to learn from, and the run says so by its numbers."""
+    for place, when in (("during", {"round": 1}), ("after", {"after_learning": 0})):
+        everybody = [{"client": c, "what": "all", **when} for c in range(6)]
+        results = run_small(tmp_path / place, small_config(deletions__schedule=everybody))
+        assert results["status"] == "complete" and len(results["requests"]) == 6
+        assert results["models"]["recovered"]["retain"] == {"accuracy": None, "n": 0}
+        assert all(not Vault(p).entries for p in sorted((tmp_path / place / "vaults").iterdir()))
+
+
+def test_two_requests_of_one_client_at_the_same_time_are_one_step(tmp_path: Path) -> None:
+    twice = [{"client": 2, "what": "some", "count": n, "after_learning": 0} for n in (3, 4)]
+    results = run_small(tmp_path / "run", small_config(deletions__schedule=twice))
+    first, second = results["requests"]
+    assert first["joint_with"] == [second["id"]] and second["joint_with"] == [first["id"]]
+    assert (first["utterances"], second["utterances"]) == (3, 4)
+    assert results["models"]["recovered"]["forget"]["n"] == 7
+
+
 def test_random_arrivals_reach_every_device(tmp_path: Path) -> None:
     config = small_config(deletions__schedule=[], deletions__rate=1.0, deletions__rate_count=4)
     results = run_small(tmp_path / "run", config)

@@ -203,10 +203,10 @@ class DeletionSettings(Settings):
     """
 
     schedule: tuple[ScheduledDeletion, ...] = (
-        ScheduledDeletion(client=1, what="all", after_learning=0),
-        ScheduledDeletion(client=2, what="some", count=20, after_learning=5),
+        ScheduledDeletion(client=0, what="all", after_learning=0),
+        ScheduledDeletion(client=1, what="some", count=20, after_learning=5),
+        ScheduledDeletion(client=2, what="some", count=12, after_learning=10),
         ScheduledDeletion(client=3, what="some", count=12, after_learning=10),
-        ScheduledDeletion(client=4, what="some", count=12, after_learning=10),
     )
     rate: Fraction = 0.0
     rate_count: AtLeastOne = 5

@@ -49,7 +49,7 @@ def recordings(
             progress(done)
     if bad and not skip_bad:
         raise BadInput([*bad, f"{len(bad)} of {len(corpus.utterances)} recordings cannot be used: repair or "
-                              "remove them, or leave them out with --set corpus.skip_bad=true"])  # fmt: skip
+                              "remove them, or leave them out with --skip-bad"])  # fmt: skip
     if not sound:
         raise BadInput([*bad[:NAMED_AT_MOST], f"{corpus.name}: not one recording can be read"])
     kept = [u for u in corpus.utterances if u.id in sound]

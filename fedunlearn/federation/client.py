@@ -56,11 +56,6 @@ class Device:
         """Put the message's weights into the model."""
         self.model.load_state_dict(unpack(content.array_records["weights"]))
 
-    def note(self, error: Exception) -> None:
-        """Write a failure in full into the device's own log, which stays on the device."""
-        with (self.vault.folder / "log.txt").open("a", encoding="utf-8") as log:
-            log.write("".join(traceback.format_exception(error)))
-
     def forget_caches(self) -> None:
         """Drop everything in memory that came from audio."""
         self._examples.clear()
@@ -73,21 +68,25 @@ class DeviceFailed(Exception):  # noqa: N818
 _devices: dict[tuple[str, int], Device] = {}
 
 
-def _device(run_folder: str, context: Context) -> Device:
+def _home(run_folder: str, context: Context) -> tuple[RunFolder, int]:
     folder = run_folder or str(context.run_config["out"])
-    client = int(context.node_config["partition-id"])
-    run = RunFolder(Path(folder))
-    known = _devices.get((folder, client))
+    return RunFolder(Path(folder)), int(context.node_config["partition-id"])
+
+
+def _device(run: RunFolder, client: int) -> Device:
+    key = str(run.path), client
+    known = _devices.get(key)
     # Another worker may have purged this vault, or another run taken its place; what is held of it must go.
     if known is None or not known.vault.is_current:
         torch.set_num_threads(1)
-        known = _devices[folder, client] = Device(run, client)
+        known = _devices[key] = Device(run, client)
     return known
 
 
 def population(device: Device, _: RecordDict) -> RecordDict:
-    """Who this is and how many utterances it trains on and holds out."""
+    """Who this is and how many utterances it trains on and holds out; features are derived on the way."""
     vault = device.vault
+    vault.derive(device.model)
     return _reply(client=device.client, train=len(vault.ids("train")), test=len(vault.ids("test")))
 
 
@@ -178,6 +177,7 @@ def purge(device: Device, content: RecordDict) -> RecordDict:
     removed = device.vault.purge(present)
     device.forget_caches()
     clean = not device.vault.holds_any(windows)
+    device.vault.derive(device.model)
     book.set_state(names, State.PURGED)
     return _reply(removed=removed, verified=int(clean), train=len(device.vault.ids("train")))
 
@@ -208,23 +208,31 @@ def make_client_app(run_folder: str = "", mods: Sequence[Any] = ()) -> ClientApp
 
 
 def _answer(run_folder: str, handler: Handler, message: Message, context: Context) -> Message:
-    device = _device(run_folder, context)
+    run, client = _home(run_folder, context)
     start = perf_counter()
-    # Left behind only by a process that died in the middle; an exception is reported by itself.
+    try:
+        content = _attended(_device(run, client), handler, message.content)
+    except Exception as error:
+        # In full into the device's own log; only the kind of it leaves the device.
+        with (run.vault(client) / "log.txt").open("a", encoding="utf-8") as log:
+            log.write("".join(traceback.format_exception(error)))
+        raise DeviceFailed(_told(error)) from None
+    content.metric_records["metrics"]["seconds"] = perf_counter() - start
+    return Message(content, reply_to=message)
+
+
+def _attended(device: Device, handler: Handler, content: RecordDict) -> RecordDict:
+    """Answer, and say so if the process that tried it before died in the middle."""
     busy = device.vault.folder / "busy"
-    died = busy.exists()
+    died = busy.exists()  # an exception removes it, only a death leaves it
     busy.touch()
     try:
-        content = handler(device, message.content)
-    except Exception as error:
-        device.note(error)
-        raise DeviceFailed(_told(error)) from None
+        reply = handler(device, content)
     finally:
         busy.unlink()
-    content.metric_records["metrics"]["seconds"] = perf_counter() - start
     if died:
-        content.metric_records["metrics"]["died"] = 1
-    return Message(content, reply_to=message)
+        reply.metric_records["metrics"]["died"] = 1
+    return reply
 
 
 def _told(error: Exception) -> str:

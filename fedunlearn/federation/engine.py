@@ -49,7 +49,7 @@ def play(experiment: Experiment, mods: Sequence[Any] = ()) -> dict[str, Any]:
         engine(server_app, client_app, clients, settings, experiment.run.log)
     except RunFailed:
         raise
-    except KeyboardInterrupt as interrupted:
+    except (KeyboardInterrupt, SystemExit) as interrupted:  # Ray turns SIGTERM into SystemExit
         raise RunFailed("the run was interrupted") from interrupted
     except Exception as error:
         with experiment.run.log.open("a", encoding="utf-8") as log:

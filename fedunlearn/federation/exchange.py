@@ -104,7 +104,9 @@ class Federation:
             if not waiting:
                 break
         needed = self._settings.quorum if quorum is None else quorum
-        if len(answers) < needed * len(content) or (content and not answers and needed > 0):
+        # Whatever the quorum, one survivor's model is not everybody's.
+        least = max(needed * len(content), min(2, len(content))) if needed > 0 else 0
+        if len(answers) < least:
             raise RunFailed(
                 f"round {occasion.round} ({occasion.phase}): {len(answers)} of {len(content)} clients "
                 f"answered properly, {needed:.0%} are needed; last reason: {self.faults[-1].reason}"

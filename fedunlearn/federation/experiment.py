@@ -79,6 +79,9 @@ class Experiment:
         self._retrained_log = _Log()
         self._original: State | None = None
         self._unlearned: State | None = None
+        self._federation: Federation | None = None
+        self._server: Server | None = None
+        self._retrain_cost = PhaseCost()
         self._origins: dict[str, str] = {}
         self._seconds: dict[str, float] = {}
         self._started = datetime.now(UTC)
@@ -96,7 +99,8 @@ class Experiment:
         config = self.config
         with self._phase("meet", None):
             federation = Federation(grid, config.federation, len(self.partition.clients), self.stop)
-        server = Server(federation, config, self._template, self)
+        self._federation = federation
+        server = self._server = Server(federation, config, self._template, self)
         rounds = config.training.rounds
         with self._phase("learn", rounds):
             model = self._learn(server, federation)
@@ -120,7 +124,8 @@ class Experiment:
             save_checkpoint(file, state, {"model": name, "seed": config.seed})
 
     def write_failure(self, reason: str) -> dict[str, Any]:
-        """Leave, and return, a results.json that says that, and why, there are no results."""
+        """Leave, and return, a results.json that says that, why, and how far the run had come."""
+        served = self._server.requests.values() if self._server else ()
         results = {
             "schema": assemble.SCHEMA,
             "config": self.config.model_dump(mode="json"),
@@ -130,6 +135,10 @@ class Experiment:
             "failure": reason,
             "corpus": self._about_corpus(),
             "timeline": self._timeline.rows,
+            "requests": assemble.request_rows(served, self._books()),
+            "cost": assemble.costs(self._server.costs) if self._server else {},
+            "faults": assemble.fault_rows(self._federation.faults if self._federation else []),
+            "ledger": self._about_ledger(),
             "times": {"started": self._started.isoformat(timespec="seconds")},
         }
         self.run.write_results(results)
@@ -224,8 +233,8 @@ class Experiment:
             "none": models["original"],
             "destroy": judge.measure(self._destroyed(), forget),
         }
-        costs = {**server.costs, "retrain": getattr(self, "_retrain_cost", PhaseCost())}
-        open_ends = assemble.unfulfilled(server.requests.values(), server.unheard)
+        costs = {**server.costs, "retrain": self._retrain_cost}
+        open_ends = assemble.unfulfilled(server.requests.values(), server.unheard, federation.faults)
         return {
             "schema": assemble.SCHEMA,
             "config": config.model_dump(mode="json"),
@@ -246,7 +255,7 @@ class Experiment:
                 self._retrained_log.rows, self._retrained_log.curve, judge, forget
             ),
             "faults": assemble.fault_rows(federation.faults),
-            "ledger": {"entries": len(self._ledger.entries()), "head": self._ledger.head()},
+            "ledger": self._about_ledger(),
             "times": {
                 "started": self._started.isoformat(timespec="seconds"),
                 "wall_seconds": perf_counter() - self._start,
@@ -297,6 +306,13 @@ class Experiment:
     def _books(self) -> dict[str, DeletionRequest]:
         shares = self.partition.clients
         return {r.id: r for s in shares for r in RequestBook(self.run.vault(s.client)).all()}
+
+    def _about_ledger(self) -> dict[str, Any]:
+        ledger = Ledger(self.run.ledger)
+        try:
+            return {"entries": len(ledger.entries()), "head": ledger.head()}
+        finally:
+            ledger.close()
 
     def _about_corpus(self) -> dict[str, Any]:
         return {

@@ -1,5 +1,6 @@
 """Everything before the first message: read the corpus, deal it, fill the vaults, set up the judge."""
 
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,13 +29,14 @@ Speech = tuple[Corpus, Mapping[str, PCM]]
 
 
 def resolve(config: Config) -> Config:
-    """Fill in what is left to be derived: generated speech has a speaker a client, and the unseen ones."""
-    if config.corpus.name != "synthetic" or config.corpus.speakers:
-        return config
-    speakers = config.partition.clients + config.partition.unseen_speakers
-    return config.model_copy(
-        update={"corpus": config.corpus.model_copy(update={"speakers": max(speakers, 2)})}
-    )
+    """Fill in what follows from the rest: the corpus's whole path; a generated speaker for each client."""
+    corpus = config.corpus
+    if corpus.path:
+        corpus = corpus.model_copy(update={"path": str(Path(corpus.path).expanduser().absolute())})
+    if corpus.name == "synthetic" and not corpus.speakers:
+        speakers = config.partition.clients + config.partition.unseen_speakers
+        corpus = corpus.model_copy(update={"speakers": max(speakers, 2)})
+    return config.model_copy(update={"corpus": corpus})
 
 
 def read_speech(config: Config) -> tuple[Corpus, Partition]:
@@ -49,25 +51,52 @@ def read_speech(config: Config) -> tuple[Corpus, Partition]:
     return corpus, partition
 
 
-def check(config: Config, out: Path) -> None:
+def check(config: Config, out: Path, cache: Path) -> None:
     """See that a run can start: method, corpus, partition, schedule and output, all at once.
 
     Raises:
         BadInput: with every problem found, one line each.
     """
-    attempts: tuple[Callable[[], object], ...] = (
-        lambda: method_named(config.unlearning.method),
-        lambda: read_speech(config),
-        RunFolder(out).check,
-    )
-    problems: list[str] = []
-    for attempt in attempts:
-        try:
-            attempt()
-        except BadInput as error:
-            problems += error.problems
-    if problems:
-        raise BadInput(problems)
+    problems = [
+        *_problems(lambda: method_named(config.unlearning.method)),
+        *_problems(lambda: read_speech(config)),
+    ]
+    output = [
+        *_problems(RunFolder(out).check),
+        *_problems(lambda: _check_outside("--out", out, config.corpus.path)),
+    ]
+    # The cache lies beside the output unless it is named; what is wrong with both is said once.
+    output = output or [
+        *_problems(lambda: _check_cache(cache)),
+        *_problems(lambda: _check_outside("--cache", cache, config.corpus.path)),
+    ]
+    if problems or output:
+        raise BadInput([*problems, *output])
+
+
+def _problems(attempt: Callable[[], object]) -> tuple[str, ...]:
+    try:
+        attempt()
+    except BadInput as error:
+        return error.problems
+    return ()
+
+
+def _check_cache(cache: Path) -> None:
+    nearest = next(p for p in (cache, *cache.absolute().parents) if p.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise BadInput(f"--cache {cache}: cannot be written ({nearest} is no folder, or not yours to write)")
+
+
+def _check_outside(option: str, folder: Path, corpus: str) -> None:
+    if not corpus or not Path(corpus).exists():
+        return
+    speech = Path(corpus).resolve()
+    speech = speech if speech.is_dir() else speech.parent
+    if folder.resolve().is_relative_to(speech):
+        raise BadInput(
+            f"{option} {folder}: lies inside the corpus {speech}, which is never written; name another"
+        )
 
 
 def listen(config: Config, progress: Progress) -> Speech:
@@ -96,7 +125,7 @@ def prepare(
     """
     torch.set_num_threads(1)  # more would fight over the cores, and could change the last bit
     config = resolve(config)
-    check(config, out)
+    check(config, out, cache)
     run = RunFolder(out)
     run.create()
     try:
@@ -104,10 +133,17 @@ def prepare(
         # Again: recordings that cannot be read may have been left out.
         partition = deal(corpus, config.partition, config.seed)
         check_schedule(config.deletions, partition, config.training.rounds)
+        write_atomically(run.config, config.to_toml())
+        _fill_vaults(run, corpus, partition, sound)
+        template = build_model(config.model, len(corpus.emotions), rng_for(config.seed, "template"))
+        judge = Judge(partition, sound, corpus.emotions, template, config.seed, config.evaluation.bootstrap)
+        return Experiment(config, run, corpus, partition, judge, template, ReferenceCache(cache), progress)
     except BaseException:
-        shutil.rmtree(out)
+        shutil.rmtree(out)  # nothing has been learned yet
         raise
-    write_atomically(run.config, config.to_toml())
+
+
+def _fill_vaults(run: RunFolder, corpus: Corpus, partition: Partition, sound: Mapping[str, PCM]) -> None:
     labels = {emotion: label for label, emotion in enumerate(corpus.emotions)}
     for share in partition.clients:
         entries = [
@@ -116,6 +152,3 @@ def prepare(
             for u in utterances
         ]
         Vault.build(run.vault(share.client), entries, len(corpus.emotions))
-    template = build_model(config.model, len(corpus.emotions), rng_for(config.seed, "template"))
-    judge = Judge(partition, sound, corpus.emotions, template, config.seed, config.evaluation.bootstrap)
-    return Experiment(config, run, corpus, partition, judge, template, ReferenceCache(cache), progress)

@@ -83,11 +83,14 @@ def request_rows(
     return rows
 
 
-def unfulfilled(served: Iterable[ServedRequest], unheard: Iterable[int]) -> list[str]:
-    """What was not followed to the end, one line each."""
+def unfulfilled(
+    served: Iterable[ServedRequest], unheard: Iterable[int], faults: Sequence[Fault]
+) -> list[str]:
+    """What was not followed to the end, one line each, with the last that went wrong at that client."""
+    reasons = {f.client: f" ({f.reason})" for f in faults}
     return [
         *(
-            f"request {r.id} of client {r.client} is {r.state}, not verified"
+            f"request {r.id} of client {r.client} is {r.state}, not verified{reasons.get(r.client, '')}"
             for r in served
             if r.state is not State.VERIFIED
         ),

@@ -111,6 +111,8 @@ class Server:
         training = self._config.training
         while model.ordinary_rounds < training.rounds:
             model = before_round(model)
+            if not self._clients.clients:
+                break  # everybody took everything back: nobody is left to learn from
             number_ = model.ordinary_rounds + 1
             self.clock += phase == "learn"
             row_round = self.clock if phase == "learn" else number_
@@ -177,6 +179,8 @@ class Server:
     def recover(self, model: GlobalModel) -> GlobalModel:
         """One recovery round on what the clients still hold."""
         recovery = self._config.recovery
+        if not self._clients.clients:
+            return model
         self.clock += 1
         mean, loss, refused = self._round(
             model.weights, self.clock, self.clock, "recover", "recover",
@@ -259,7 +263,8 @@ class Server:
             weights = step(weights, join_unlearning([u for u, _ in replies.values()], how, total))
             for client, (update, outcome) in replies.items():
                 for request in by_client[client]:
-                    request.outcome = {**outcome, "update_norm": update.norm}
+                    joint = [r.id for r in by_client[client] if r is not request]
+                    request.outcome = {**outcome, "update_norm": update.norm, "joint_with": joint}
                     self._move(request, RequestState.UNLEARNED)
         return weights
 

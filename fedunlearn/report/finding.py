@@ -107,7 +107,12 @@ def _alarm(results: Mapping[str, Any]) -> str:
 
 
 def _headline(results: Mapping[str, Any]) -> tuple[Tone, str]:
-    if not rows(at(results, "requests")):
+    requests = rows(at(results, "requests"))
+    if not requests and at(results, "status") == "failed":
+        return "unknown", "No finding: the run ended before anybody was heard."
+    if requests and all(number_at(request, "round_applied") is None for request in requests):
+        return "unknown", f"No finding: after {asked(results)}, nothing was unlearned."
+    if not requests:
         return "unknown", "Nobody asked for a deletion: there was nothing to forget and nothing to compare."
     final = final_model(results)
     ours = number_at(results, "gap", final, "mean")

@@ -152,7 +152,7 @@ def tiles(results: Mapping[str, Any]) -> list[Tile]:
              _against(original, retrained, "membership", "auc")),
         Tile("Client time", duration(together), ("unlearn + recover",
              f"retraining {duration(at(results, 'cost', 'retrain', 'client_seconds'))}")),
-        Tile("Requests fulfilled", f"{done} of {total}" if total else "none raised",
+        Tile("Requests fulfilled", f"{done} of {total}" if total else "none heard",
              (many(len(rows(at(results, "faults"))), "fault") + " on the way",)),
     ]  # fmt: skip
 
@@ -211,7 +211,7 @@ def _request(entry: Any) -> Request:
         Cell(count(at(entry, "utterances"))),
         Cell(count(at(entry, "round_raised"))),
         Cell(count(at(entry, "round_applied")), f"waited {many(waited, 'round')}" if waited else ""),
-        Cell(forget),
+        Cell(forget, "jointly with the client's other" if rows(at(entry, "joint_with")) else ""),
         Cell(count(at(entry, "steps")), str(at(entry, "stopped") or "")),
         Cell(count(at(entry, "adversarial")), hit),
         Cell(significant(at(entry, "update_norm"))),
