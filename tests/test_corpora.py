@@ -432,7 +432,7 @@ def test_every_unreadable_file_is_named(tmp_path: Path) -> None:
     assert "03-01-02-01-01-01-01.wav: cannot be read" in unreadable
     assert "03-01-03-01-01-01-01.wav: is truncated" in truncated
     assert "03-01-05-01-01-01-01.wav: no such file" in dangling
-    assert advice.startswith("3 of 5 recordings cannot be used") and "corpus.skip_bad" in advice
+    assert advice.startswith("3 of 5 recordings cannot be used") and "--skip-bad" in advice
 
     rest, sound = recordings(corpus, skip_bad=True)
     assert [u.id for u in rest.utterances] == ["03-01-01-01-01-01-01", "03-01-04-01-01-01-01"]
