@@ -33,7 +33,7 @@ POINTER = b"version https://git-lfs"
 PLACEHOLDER = 0x7FFF_0000  # a data chunk "this long" was written to a pipe, its length not known yet
 
 
-class BadAudio(Exception):  # noqa: N818
+class BadAudio(Exception):
     """A sound file that cannot be used; ``str(error)`` names the file and the reason."""
 
     def __init__(self, path: Path, reason: str) -> None:

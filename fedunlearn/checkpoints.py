@@ -13,7 +13,7 @@ from torch import Tensor
 from fedunlearn.run_folder import write_atomically
 
 
-class BadCheckpoint(Exception):  # noqa: N818
+class BadCheckpoint(Exception):
     """A checkpoint that is missing, cut or changed; ``str(error)`` names the file and what is wrong."""
 
 

@@ -7,7 +7,7 @@ EXIT_BAD_INPUT = 2
 EXIT_FAILED = 3
 
 
-class BadInput(Exception):  # noqa: N818 - the field's users read it as a sentence
+class BadInput(Exception):
     """Something the user gave is wrong. Raised before heavy work starts; exit code 2.
 
     Args:
@@ -19,5 +19,5 @@ class BadInput(Exception):  # noqa: N818 - the field's users read it as a senten
         super().__init__("\n".join(self.problems))
 
 
-class RunFailed(Exception):  # noqa: N818
+class RunFailed(Exception):
     """The run could not be completed (quorum lost, a request unfulfilled); exit code 3."""

@@ -21,7 +21,7 @@ from fedunlearn.models.frontend import frame_mask
 _VARIANCE_FLOOR = 1e-6
 
 
-class TrainingDiverged(Exception):  # noqa: N818
+class TrainingDiverged(Exception):
     """A loss that is not finite; the message names the step."""
 
 

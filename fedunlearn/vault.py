@@ -33,7 +33,7 @@ _WINDOW = 64
 """samples"""
 
 
-class DamagedVault(Exception):  # noqa: N818
+class DamagedVault(Exception):
     """A vault whose files do not hold what its index says; ``str(error)`` names the file."""
 
 

@@ -1,6 +1,6 @@
 """What each phase costs: time on the clients, time on the clock, bytes on the wire."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from time import perf_counter
@@ -31,6 +31,17 @@ class PhaseCost:
             yield
         finally:
             self.wall_seconds += perf_counter() - start
+
+    @classmethod
+    def of(cls, counted: Mapping[str, float]) -> "PhaseCost":
+        """What ``as_dict`` gave."""
+        return cls(
+            rounds=int(counted["rounds"]),
+            client_seconds=counted["client_seconds"],
+            wall_seconds=counted["wall_seconds"],
+            bytes_up=int(counted["bytes_up"]),
+            bytes_down=int(counted["bytes_down"]),
+        )
 
     def as_dict(self) -> dict[str, float]:
         """Plain numbers for results.json."""

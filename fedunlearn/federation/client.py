@@ -61,7 +61,7 @@ class Device:
         self._examples.clear()
 
 
-class DeviceFailed(Exception):  # noqa: N818
+class DeviceFailed(Exception):
     """What a device tells of its failure: the kind of it, and no path, speaker or utterance."""
 
 

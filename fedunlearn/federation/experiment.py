@@ -23,7 +23,7 @@ from fedunlearn.corpora import Corpus
 from fedunlearn.deletion import DeletionRequest, RequestBook, any_while_learning
 from fedunlearn.deletion import State as RequestState
 from fedunlearn.evaluation.cost import PhaseCost
-from fedunlearn.evaluation.judge import CurvePoint, Judge, Predictions
+from fedunlearn.evaluation.judge import Judge, Predictions
 from fedunlearn.evaluation.reference import Learned, ReferenceCache, reference_key
 from fedunlearn.federation.aggregation import ServerOptimizer
 from fedunlearn.federation.exchange import Federation
@@ -158,7 +158,7 @@ class Experiment:
         if known:
             self._timeline = self._log = _Log.of(known)
             server.clock = config.training.rounds
-            server.costs["learn"] = PhaseCost(**known.cost)  # type: ignore[arg-type]
+            server.costs["learn"] = PhaseCost.of(known.cost)
             return _finished(known.state, config)
         model = server.start(self._initial(stream), "learn")
         model = server.learn(model, stream, "learn", lambda m: self._listen_while_learning(server, m))
@@ -211,7 +211,7 @@ class Experiment:
                 self._cache.keep(key, known)
         if number == 0:
             self._retrained_log = _Log.of(known)
-            self._retrain_cost = PhaseCost(**known.cost)  # type: ignore[arg-type]
+            self._retrain_cost = PhaseCost.of(known.cost)
         return known.state
 
     def _judged(
@@ -270,7 +270,7 @@ class Experiment:
         """The judge's predictions with these weights."""
         return self._judge.predictions(state)
 
-    def saw(self, row: Mapping[str, Any], predictions: Predictions | None) -> CurvePoint | None:
+    def saw(self, row: Mapping[str, Any], predictions: Predictions | None) -> None:
         """A round is over: keep it, write a line to metrics.jsonl, move the progress display."""
         self._log.rows.append(dict(row))
         self._log.curve.append(predictions)
@@ -278,7 +278,6 @@ class Experiment:
         measures = vars(point) if point else {}
         self.run.append_metrics({**row, **measures, "seconds": perf_counter() - self._start})
         self._progress.advance(row, point)
-        return point
 
     def request_reached(self, request: ServedRequest, state: RequestState, round: int) -> None:
         """Into the ledger."""

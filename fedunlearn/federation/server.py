@@ -18,7 +18,7 @@ from fedunlearn.deletion import State as RequestState
 from fedunlearn.deletion import last_scheduled_round
 from fedunlearn.errors import RunFailed
 from fedunlearn.evaluation.cost import PhaseCost
-from fedunlearn.evaluation.judge import CurvePoint, Predictions
+from fedunlearn.evaluation.judge import Predictions
 from fedunlearn.federation.aggregation import ServerOptimizer, Update, join_unlearning, step, weighted_mean
 from fedunlearn.federation.exchange import Federation, Occasion, settings
 from fedunlearn.federation.requests import ServedRequest, read_outcome, read_requests
@@ -40,8 +40,8 @@ class Observer(Protocol):
         """The judge's predictions with these weights."""
         ...
 
-    def saw(self, row: Mapping[str, Any], predictions: Predictions | None) -> CurvePoint | None:
-        """A round is over. Returns the curve's measures where the judge looked."""
+    def saw(self, row: Mapping[str, Any], predictions: Predictions | None) -> None:
+        """A round is over; ``predictions`` where the judge looked."""
         ...
 
     def request_reached(self, request: "ServedRequest", state: RequestState, round: int) -> None:

@@ -12,7 +12,7 @@ State = dict[str, Tensor]
 """A model's state dict, on the CPU."""
 
 
-class Refused(Exception):  # noqa: N818
+class Refused(Exception):
     """A reply that must not enter the global model; ``str(error)`` says why."""
 
 

@@ -85,7 +85,7 @@ def forget_accuracy(model: EmotionModel, examples: Examples, step: int = 0) -> f
     return right / len(examples) if len(examples) else math.nan
 
 
-class UnlearnFailed(Exception):  # noqa: N818
+class UnlearnFailed(Exception):
     """A method met a loss that is not finite; names the step. The model it was given is untouched."""
 
 
