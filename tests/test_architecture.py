@@ -42,7 +42,7 @@ ALONE = {
     "errors": set(),
     "audio": set(),
     "ledger": set(),
-    "report": {"report"},
+    "report": {"report", "run_folder"},
 }
 """What the leaves, and the report, which reads plain data, may import of the package."""
 

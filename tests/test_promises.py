@@ -181,6 +181,30 @@ def test_no_message_tells_what_is_in_a_vault(tmp_path: Path) -> None:
         assert model.features_of(pcm).numpy().ravel()[100:116].tobytes() not in blob
 
 
+def test_a_device_with_next_to_no_speech_keeps_its_moments_to_itself(tmp_path: Path) -> None:
+    """Mean and mean square of one or two utterances are those utterances' features."""
+    told: list[tuple[int, int, float]] = []
+
+    def listen(message: Message, context: Context, call_next: Any) -> Message:
+        reply = call_next(message, context)
+        if message.metadata.message_type == "train.calibrate":
+            moments = unpack(reply.content.array_records["moments"])
+            frames = int(reply.content.metric_records["metrics"]["examples"])
+            told.append(
+                (int(context.node_config["partition-id"]), frames, float(moments["mean"].abs().sum()))
+            )
+        return reply
+
+    _, partition = read_speech(resolve(small_config()))
+    nearly_all = len(partition.clients[2].train) - 2
+    schedule = [{"client": 2, "what": "some", "count": nearly_all, "after_learning": 0}]
+    results = run_small(tmp_path / "run", small_config(deletions__schedule=schedule), mods=[listen])
+    assert results["status"] == "complete"
+    before, after = [row for row in told if row[0] == 2]
+    assert before[1] > 3 and before[2] > 0  # learning: it has enough to hide in
+    assert after[1:] == (0, 0.0)  # retraining: two utterances are left
+
+
 def test_a_failing_device_names_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reason that leaves the device is of a kind; the name stands in the device's own log only."""
 

@@ -21,7 +21,7 @@ from fedunlearn.checkpoints import BadCheckpoint, load_checkpoint, save_checkpoi
 from fedunlearn.config import Config
 from fedunlearn.evaluation.judge import Predictions
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)

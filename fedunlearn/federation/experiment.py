@@ -197,9 +197,8 @@ class Experiment:
         known = self._cache.find(key)
         self._origins[f"retrained-{number}"] = "cached" if known else "trained"
         if known is None and not federation.clients:
-            known = Learned(
-                self._initial(stream), [], {}, PhaseCost().as_dict()
-            )  # nobody has any speech left
+            # Nobody has any speech left: what such a federation learns is nothing.
+            known = Learned(self._initial(stream), [], {}, PhaseCost().as_dict())
         elif known is None:
             cost = server.costs["retrain"] = PhaseCost()
             before = len(federation.faults)

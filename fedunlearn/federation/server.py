@@ -22,7 +22,7 @@ from fedunlearn.evaluation.judge import Predictions
 from fedunlearn.federation.aggregation import ServerOptimizer, Update, join_unlearning, step, weighted_mean
 from fedunlearn.federation.exchange import Federation, Occasion, settings
 from fedunlearn.federation.requests import ServedRequest, read_outcome, read_requests
-from fedunlearn.federation.transport import Refused, State, number, pack, positive, weights_like
+from fedunlearn.federation.transport import Refused, State, count, number, pack, weights_like
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.training import round_lr, set_calibration
 
@@ -88,13 +88,16 @@ class Server:
             "train.calibrate",
             {c: RecordDict() for c in self._clients.clients},
             lambda client, reply: Update(
-                client, positive(reply, "examples"), weights_like(reply, "moments", like)
+                client, count(reply, "examples"), weights_like(reply, "moments", like)
             ),
             occasion,
         )
-        moments = weighted_mean(list(replies.values()))
         self._template.load_state_dict(dict(initial))
-        set_calibration(self._template, moments["mean"], moments["mean_square"])
+        # A client with too little speech to hide in an average sends none.
+        told = [update for update in replies.values() if update.examples]
+        if told:
+            moments = weighted_mean(told)
+            set_calibration(self._template, moments["mean"], moments["mean_square"])
         weights = {k: v.clone() for k, v in self._template.state_dict().items()}
         return GlobalModel(weights, ServerOptimizer(self._config.training))
 

@@ -65,15 +65,15 @@ def number(content: RecordDict, name: str) -> float:
     return float(value)
 
 
-def positive(content: RecordDict, name: str) -> int:
-    """A count of a reply.
+def count(content: RecordDict, name: str) -> int:
+    """A count of a reply, >= 0.
 
     Raises:
-        Refused: missing, not finite, or below 1.
+        Refused: missing, not finite, or negative.
     """
     value = int(number(content, name))
-    if value < 1:
-        raise Refused(f"the reply's metric {name} is {value}; at least 1 was expected")
+    if value < 0:
+        raise Refused(f"the reply's metric {name} is {value}; a count was expected")
     return value
 
 

@@ -1,6 +1,5 @@
 """The page: results in, ``report.html`` out. Nothing but ``results.json`` is read."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from fedunlearn.report.tables import (
 )
 from fedunlearn.report.timeline import timeline
 from fedunlearn.report.values import at, count, duration, many, number_at, plain, rows
+from fedunlearn.run_folder import write_atomically
 
 WIDE, NARROW = 880, 360
 
@@ -39,13 +39,7 @@ def write_report(results: Mapping[str, Any], path: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    page = render(results)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        unfinished.write_text(page, encoding="utf-8", newline="\n")
-        os.replace(unfinished, path)  # noqa: PTH105 - the atomic one
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_atomically(path, render(results))
 
 
 def render(results: Mapping[str, Any]) -> str:
