@@ -71,7 +71,7 @@ class History:
         """Of all tensors and sizes (8 bytes each)."""
         tensors = [*self.initial.values(), *(t for own in self.last.values() for t in own.values())]
         sizes = sum(len(own) for of_round in self.norms.values() for own in of_round.values())
-        return sum(t.numel() * t.element_size() for t in tensors) + 8 * sizes
+        return sum(t.nbytes for t in tensors) + 8 * sizes
 
     def as_tensors(self) -> dict[str, Tensor]:
         """Everything but ``trained`` as named tensors.
