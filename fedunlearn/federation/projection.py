@@ -2,8 +2,9 @@
 
 The joint unlearn step must not undo what those who did not ask have learned, and a recovery round must not
 undo the unlearn step: both ask for the vector nearest to the wished one that has no negative inner product
-with any of some others. FedOSD (Pan et al. 2025, arXiv 2412.20200) asks for orthogonality instead, gives the
-result its old length again, and so also takes away, or turns round, what would have helped the others.
+with any of some others. FedOSD (Pan et al. 2025, arXiv 2412.20200) asks for orthogonality instead and gives
+the result its old length again; so it takes away what would have helped the others, too, and nobody's step
+is ever the plain sum.
 """
 
 from collections.abc import Mapping, Sequence

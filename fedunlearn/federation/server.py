@@ -202,7 +202,11 @@ class Server:
         return model, bool(applied)
 
     def recover(self, model: GlobalModel) -> GlobalModel:
-        """One recovery round on what the clients still hold."""
+        """One recovery round on what the clients still hold.
+
+        Reversion is removed from the mean, where FedOSD removes it from each client's step: the mean is what
+        moves the model, and clients that pull back may be outweighed by those that do not.
+        """
         recovery = self._config.recovery
         if not self._clients.clients:
             return model
