@@ -27,6 +27,15 @@ def test_ray_agrees_with_one_process_bit_for_bit(
     assert without_times(results) == without_times(inline[1])
 
 
+def test_the_servers_projections_agree_too(tmp_path: Path) -> None:
+    settings = {"unlearning__aggregation": "projected", "recovery__reversion": "removed"}
+    for engine in ("inline", "ray"):
+        run_small(
+            tmp_path / engine, small_config(**settings, federation__engine=engine, federation__workers=2)
+        )
+    assert weights_of(tmp_path / "ray") == weights_of(tmp_path / "inline")
+
+
 class KillOnce:
     """A Flower mod that kills the worker process in the middle of one client's local training, once."""
 

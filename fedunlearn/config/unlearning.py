@@ -199,14 +199,21 @@ class UnlearningSettings(Settings):
         method: "calm" (our own) or "l2ul" (after Ren et al. 2025); a rival that sees the forget set alone:
             "random-label", "gradient-ascent", "boundary-shrink", "delete", "amun-forget", "pga", "salun"; or
             a control: "none" (returns the model unchanged), "destroy" (random weights).
-        aggregation: "sum" of the requesters' updates, their "mean", "sequential" (one after another), or
-            "fedavg" (weighted by utterances over all clients, those who did not ask counting as no change).
+        aggregation: "sum" of the requesters' updates, their "mean", "sequential" (one after another),
+            "fedavg" (weighted by utterances over all clients, those who did not ask counting as no change),
+            "projected" (the sum less what works against the last differences of those who did not ask;
+            without such a conflict "sum") or "norm-clipped" (the sum, each update shortened by ``clip``).
+        clip: longest update that "norm-clipped" lets through, as a multiple > 0 of the median length of the
+            last ordinary differences of those who did not ask; so large that none is as long, it is "sum".
+            Measured with "l2ul" on RAVDESS and generated speech: 1.3 to 2.6 for 10 to 20 utterances, 3.8
+            for 48; the default leaves the first alone.
         calm, l2ul, random_label, gradient_ascent, boundary_shrink, delete, amun_forget, pga, salun:
             settings of the method of that name.
     """
 
     method: str = "calm"
-    aggregation: Literal["sum", "mean", "sequential", "fedavg"] = "sum"
+    aggregation: Literal["sum", "mean", "sequential", "fedavg", "projected", "norm-clipped"] = "sum"
+    clip: Positive = 3.0
     calm: CalmSettings = CalmSettings()
     l2ul: L2ULSettings = L2ULSettings()
     random_label: RandomLabelSettings = RandomLabelSettings()
