@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from tiny_model import TinyModel, forget_set, speechless, tiny
 from torch import Tensor
 
-from fedunlearn.config import CalmSettings, DeleteSettings, UnlearningSettings
+from fedunlearn.config import CalmSettings, DeleteSettings, ModelSettings, UnlearningSettings
 from fedunlearn.examples import ForgetSet
+from fedunlearn.models import build_model
 from fedunlearn.unlearning import METHODS
 from fedunlearn.unlearning.calm import foretell, noisy_copies, with_log_odds
 from fedunlearn.unlearning.contract import LogOdds, ServerScalars, UnlearnResult
@@ -212,3 +213,11 @@ def test_small_forget_sets(labels: list[int]) -> None:
     full: Tensor = speechless(len(labels)).examples.features
     data = forget_set(list(full), labels)
     assert run(tiny(), data).steps == 30
+
+
+def test_convolutions_stay_as_they_are() -> None:
+    model = build_model(ModelSettings(name="cnn"), 8, np.random.default_rng(0))
+    before, after = dict(model.named_parameters()), dict(smoothed(model, 12).named_parameters())
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed == {name for name, value in before.items() if value.dim() == 2 and min(value.shape) > 12}
+    assert changed and any(value.dim() == 3 for value in before.values())

@@ -5,9 +5,9 @@ forgotten utterance: it gets those right that are like everybody's, and wrong th
 memorised. Which are which can be told from the model and the forget set alone. Three steps.
 
 **1. Foretell.** Let phi = ln p_y / (1 - p_y) be the log-odds of the true class. The model smoothed by its own
-spectrum (``spectrum.smoothed``) has lost what it memorised; its log-odds phi_s on the forget set explain 81 %
+spectrum (``spectrum.smoothed``) has lost what it memorised; its log-odds phi_s on the forget set explain 80 %
 of the variance of the retrained model's (RAVDESS, functionals, seeds 101 to 106; the original's own log-odds
-72 %, two retrained seeds of each other 91 %). What is left is a matter of scale: training speech lies higher
+71 %, two retrained seeds of each other 91 %). What is left is a matter of scale: training speech lies higher
 and closer together than speech not trained on. Both distributions are known to the federation, so the server
 sends four numbers, the mean and the standard deviation of phi_s on all clients' training speech (m, s) and of
 phi on their held-out speech (m', s'), and the first is mapped onto the second:

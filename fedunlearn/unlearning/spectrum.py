@@ -22,10 +22,10 @@ _AT_ONCE = 256
 
 
 def smoothed(model: EmotionModel, rank: int) -> EmotionModel:
-    """A frozen copy, in eval mode, whose trainable matrices keep their ``rank`` leading singular directions.
+    """A frozen copy, in eval mode, whose dense layers keep their ``rank`` leading singular directions.
 
-    Kernels of a convolution count as a matrix [outputs, all the rest]; biases and gains stay as they are,
-    and so does a matrix that has no more than ``rank`` directions.
+    Trainable matrices [outputs, inputs] are smoothed; biases, gains and the kernels of convolutions stay as
+    they are, and so does a matrix that has no more than ``rank`` directions.
 
     Args:
         model: not changed. rank: >= 1; large enough, it is the model itself.
@@ -33,17 +33,10 @@ def smoothed(model: EmotionModel, rank: int) -> EmotionModel:
     frozen = copy.deepcopy(model).eval()
     with torch.no_grad():
         for weight in frozen.parameters():
-            if weight.requires_grad and weight.dim() > 1:
-                weight.copy_(_leading(weight, rank))
+            if weight.requires_grad and weight.dim() == 2 and min(weight.shape) > rank:
+                left, sizes, right = torch.linalg.svd(weight, full_matrices=False)
+                weight.copy_(torch.mm(left[:, :rank] * sizes[:rank], right[:rank]))
     return frozen.requires_grad_(False)
-
-
-def _leading(weight: Tensor, rank: int) -> Tensor:
-    matrix = weight.detach().flatten(1)
-    if min(matrix.shape) <= rank:
-        return weight.detach()
-    left, sizes, right = torch.linalg.svd(matrix, full_matrices=False)
-    return torch.mm(left[:, :rank] * sizes[:rank], right[:rank]).view_as(weight)
 
 
 def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
