@@ -24,6 +24,11 @@ Objective = Callable[[Examples, Tensor, Tensor], Tensor]
 """A batch as it was augmented, its logits [b, C] and its cross-entropy -> the loss to descend, a scalar."""
 
 
+def descend_cross_entropy(batch: Examples, logits: Tensor, cross_entropy: Tensor) -> Tensor:
+    """The ordinary objective."""
+    return cross_entropy
+
+
 class TrainingDiverged(Exception):
     """A loss that is not finite; the message names the step."""
 
@@ -54,7 +59,7 @@ def train(
     settings: LocalSettings,
     lr: float,
     rng: np.random.Generator,
-    objective: Objective = lambda batch, logits, cross_entropy: cross_entropy,
+    objective: Objective = descend_cross_entropy,
 ) -> float:
     """Train in place: SGD with momentum (starting at rest), on cross-entropy unless told otherwise.
 
@@ -90,7 +95,7 @@ def train(
                 value = loss.item()
                 if not math.isfinite(value):
                     raise TrainingDiverged(
-                        f"training: the loss is {value} at step {step} (lr {lr:g}): lower training.local.lr"
+                        f"training: the loss is {value} at step {step} (lr {lr:g}): lower the learning rate"
                     )
                 gradients = torch.autograd.grad(loss, weights)
                 sgd_step(weights, velocities, gradients, lr, settings.momentum, settings.weight_decay)

@@ -25,6 +25,7 @@ ROOMS = (
     ("federation.transport",),
     ("federation.aggregation", "federation.exchange", "federation.requests"),
     ("federation.server", "federation.client", "federation.progress"),
+    ("federation.upper_references",),
     ("federation.results",),
     ("federation.experiment",),
     ("federation.preparation",),
