@@ -84,6 +84,17 @@ def test_a_comparison_from_cells_to_tables_and_again_from_where_it_stopped(
         CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 
+def test_what_a_method_sees_stands_in_the_table(script: ModuleType, tmp_path: Path) -> None:
+    chosen = ("--methods", "fed-eraser,fine-tune", "--sizes", "4", "--requesters", "1", "--seeds", "0")
+    code, said = call(script, tmp_path, *chosen)
+    assert code == 0, said
+    with (tmp_path / "compare.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    sees = {(r["method"], r["sees"]) for r in rows}
+    assert sees == {("fed-eraser", "history"), ("fine-tune", "retain")}
+    assert all(float(r["client_seconds"]) > 0 for r in rows if r["stage"] == "unlearned")
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

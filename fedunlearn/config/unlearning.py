@@ -220,7 +220,7 @@ class NoTSettings(FineTuneSettings):
 
 
 class FedEraserSettings(Settings):
-    """Upper reference: FedEraser (Liu et al. 2021).
+    """Upper reference: FedEraser (Liu et al. 2021, arXiv 2012.13891).
 
     Attributes:
         interval: every so many ordinary rounds are gone through again, >= 1.
@@ -228,7 +228,7 @@ class FedEraserSettings(Settings):
             is done. 1 with interval 1 learns anew from the old weights.
     """
 
-    interval: AtLeastOne = 1
+    interval: AtLeastOne = 2
     calibration_ratio: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
 
 

@@ -1,7 +1,7 @@
 """FedEraser: go through the history of learning again, with short new updates of the old sizes.
 
 Liu et al. 2021, *FedEraser: Enabling Efficient Client-Level Data Removal from Federated Learning Models*,
-IWQoS (doi 10.1109/IWQOS52092.2021.9521274).
+IWQoS (arXiv 2012.13891).
 
 1. Begin with the weights that learning began with.
 2. For every ``interval``-th ordinary round, the clients train on what they keep from the model calibrated so
@@ -12,7 +12,8 @@ IWQoS (doi 10.1109/IWQOS52092.2021.9521274).
 
 A client that took no part in the old round takes none in the new. The normalisation constants stay those
 that learning began with: the paper knows none. It erases whole clients; here one that keeps some of its
-utterances goes on with these.
+utterances goes on with these. The judge's retrained model begins with the same weights, and so the two may
+stand nearer to each other than retrained models of different seeds do.
 """
 
 import math
@@ -52,7 +53,7 @@ def calibrate(difference: Mapping[str, Tensor], sizes: Mapping[str, float]) -> S
 
 CARD = HistoryCard(
     name="fed-eraser",
-    source="FedEraser, Liu et al. 2021 (doi 10.1109/IWQOS52092.2021.9521274)",
+    source="FedEraser, Liu et al. 2021 (arXiv 2012.13891)",
     rounds=rounds,
     epochs=epochs,
     calibrate=calibrate,
