@@ -21,7 +21,7 @@ from fedunlearn.run_folder import RunFolder
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 _errors = Console(stderr=True, soft_wrap=True, highlight=False)
 _METHOD_HELP = (
-    "Unlearning method (unlearning.method). Forget set alone: l2ul, random-label, gradient-ascent, "
+    "Unlearning method (unlearning.method). Forget set alone: calm, l2ul, random-label, gradient-ascent, "
     "boundary-shrink, delete, amun-forget, pga, salun. Controls: none, destroy. See more than the forget "
     "set, upper references: fine-tune, neggrad-plus, scrub, not, fed-eraser, retrained."
 )

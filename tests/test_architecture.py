@@ -24,6 +24,7 @@ ROOMS = (
     ("vault", "training", "unlearning", "deletion", "evaluation"),
     ("federation.transport",),
     ("federation.aggregation", "federation.exchange", "federation.requests"),
+    ("federation.scalars",),
     ("federation.server", "federation.client", "federation.progress"),
     ("federation.upper_references",),
     ("federation.results",),

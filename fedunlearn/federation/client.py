@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -24,6 +24,7 @@ from fedunlearn import config as configuration
 from fedunlearn.deletion import RequestBook, State, raise_due
 from fedunlearn.examples import Examples
 from fedunlearn.federation.aggregation import difference
+from fedunlearn.federation.scalars import Sums, read_scalars
 from fedunlearn.federation.transport import Asked, pack, unpack
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
@@ -32,7 +33,8 @@ from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import rng_for
 from fedunlearn.training import TrainingDiverged, calibrate, predict, train
 from fedunlearn.unlearning import METHODS, REFERENCES
-from fedunlearn.unlearning.contract import Method, ServerScalars, UnlearnFailed
+from fedunlearn.unlearning.contract import Method, UnlearnFailed
+from fedunlearn.unlearning.spectrum import log_odds_of, smoothed
 from fedunlearn.unlearning.upper_reference import RoundsCard
 from fedunlearn.vault import Vault
 
@@ -150,13 +152,25 @@ def _trained(device: Device, content: RecordDict, training: Callable[[Examples],
 
 
 def evaluate_locally(device: Device, content: RecordDict) -> RecordDict:
-    """Accuracy and loss of the global model on this client's held-out speech."""
+    """Accuracy and loss of the global model on this client's held-out speech, and log-odds if asked for."""
     device.load(content)
     held_out = device.examples("test")
     logits = predict(device.model, held_out)
     right = int((logits.argmax(1) == held_out.labels).sum())
     loss = float(cross_entropy(logits, held_out.labels, reduction="sum")) if len(held_out) else 0.0
-    return _reply(examples=len(held_out), right=right, loss=loss)
+    sums: dict[str, float] = {}
+    if Asked(content).integer("log_odds"):
+        sums = _log_odds(device, "trained") | _log_odds(device, "held_out")
+    return _reply(examples=len(held_out), right=right, loss=loss, **sums)
+
+
+def _log_odds(device: Device, name: Literal["trained", "held_out"]) -> dict[str, float]:
+    """Sums of the log-odds, for a spread over all clients; of a few utterances they would tell too much."""
+    trained, model = name == "trained", device.model.eval()
+    examples = device.examples("train" if trained else "test")
+    model = smoothed(model, device.config.unlearning.calm.rank) if trained else model
+    few = len(examples) < _FEWEST_FOR_MOMENTS
+    return (Sums() if few else Sums.of(log_odds_of(model, examples))).as_metrics(name)
 
 
 def deletions(device: Device, content: RecordDict) -> RecordDict:
@@ -183,8 +197,7 @@ def _unlearned(device: Device, content: RecordDict, unlearn: Method) -> RecordDi
     config = device.config
     ids = _utterances_of(device, asked.texts("requests"))
     forget_set = device.vault.forget_set(ids, device.model)
-    level = asked.real("level")
-    scalars = ServerScalars(test_accuracy=level if level >= 0 else None)
+    scalars = read_scalars(asked)
     rng = rng_for(config.seed, "unlearn", device.client, asked.integer("round"))
     result = unlearn(device.model, forget_set, config.unlearning, rng, scalars)
     before, after = result.forget_accuracy

@@ -6,7 +6,7 @@ own forget set alone; their updates join the global model; recovery rounds on wh
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -22,10 +22,13 @@ from fedunlearn.evaluation.judge import Predictions
 from fedunlearn.federation.aggregation import ServerOptimizer, Update, join_unlearning, step, weighted_mean
 from fedunlearn.federation.exchange import Federation, Occasion, letter, settings
 from fedunlearn.federation.requests import ServedRequest, grouped, read_outcome, read_requests
-from fedunlearn.federation.transport import Refused, State, count, number, pack, weights_like
+from fedunlearn.federation.scalars import as_settings, ask_scalars
+from fedunlearn.federation.transport import Refused, State, count, number, weights_like
 from fedunlearn.history import History
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.training import round_lr, set_calibration
+from fedunlearn.unlearning import METHODS
+from fedunlearn.unlearning.contract import ServerScalars
 
 COSTED = ("learn", "listen", "unlearn", "recover", "retrain", "counterfactual")
 """what costs are booked under; "counterfactual" trains the original on when somebody asks during learning"""
@@ -265,13 +268,17 @@ class Server:
         by_client = grouped(requests)
         if not by_client:
             return model
-        level = self._test_accuracy(model.weights)
-        weights, told = self._step_away(model.weights, by_client, level)
+        asks = METHODS[self._config.unlearning.method].reads_log_odds
+        weights, told = self._step_away(model.weights, by_client, self._scalars(model.weights, asks))
         self._unlearned(by_client, told)
         return GlobalModel(weights, model.optimizer, model.ordinary_rounds)
 
+    def _scalars(self, weights: State, log_odds: bool) -> ServerScalars:
+        occasion = Occasion(self.clock, "evaluate", self.costs["unlearn"])
+        return ask_scalars(self._clients, weights, log_odds, occasion)
+
     def _step_away(
-        self, weights: State, by_client: Mapping[int, Sequence[ServedRequest]], level: float,
+        self, weights: State, by_client: Mapping[int, Sequence[ServedRequest]], scalars: ServerScalars,
         kind: str = "train.unlearn", teacher: State | None = None, share: float = 1.0,
     ) -> tuple[State, dict[int, dict[str, Any]]]:  # fmt: skip
         """The requesters' joint step, and what became of it at each that answered."""
@@ -280,7 +287,7 @@ class Server:
         told: dict[int, dict[str, Any]] = {}
         for turn in [[c] for c in by_client] if how == "sequential" else [list(by_client)]:
             asked = {c: by_client[c] for c in turn}
-            replies = self._ask_to_unlearn(weights, asked, level, kind, teacher)
+            replies = self._ask_to_unlearn(weights, asked, scalars, kind, teacher)
             if not replies:
                 continue
             total = sum(self._clients.examples.values())
@@ -299,15 +306,15 @@ class Server:
                 self._move(request, RequestState.UNLEARNED)
 
     def _ask_to_unlearn(
-        self, weights: State, requests: Mapping[int, Sequence[ServedRequest]], level: float, kind: str,
-        teacher: State | None,
+        self, weights: State, requests: Mapping[int, Sequence[ServedRequest]], scalars: ServerScalars,
+        kind: str, teacher: State | None,
     ) -> dict[int, tuple[Update, dict[str, Any]]]:  # fmt: skip
-        content = {
-            client: letter(
-                weights, settings(requests=[r.id for r in own], level=level, round=self.clock), teacher
-            )
-            for client, own in requests.items()
-        }
+        content = {}
+        for client, own in requests.items():
+            share = min(1.0, sum(r.utterances for r in own) / self._clients.examples[client])
+            told = as_settings(replace(scalars, share=share))
+            asked = settings(requests=[r.id for r in own], round=self.clock, **told)
+            content[client] = letter(weights, asked, teacher)
 
         def read(client: int, reply: RecordDict) -> tuple[Update, dict[str, Any]]:
             wanted, claimed = sum(r.utterances for r in requests[client]), int(number(reply, "examples"))
@@ -317,19 +324,6 @@ class Server:
 
         occasion = Occasion(self.clock, "unlearn", self.costs["unlearn"])
         return self._clients.ask(kind, content, read, occasion, quorum=0.0)
-
-    def _test_accuracy(self, weights: State) -> float:
-        """The one number for requesters: accuracy on all clients' held-out speech; -1 if none answered."""
-        content = {c: RecordDict({"weights": pack(weights)}) for c in self._clients.clients}
-        replies = self._clients.ask(
-            "evaluate",
-            content,
-            lambda _, reply: (number(reply, "right"), number(reply, "examples")),
-            Occasion(self.clock, "evaluate", self.costs["unlearn"]),
-            quorum=0.0,
-        )
-        examples = sum(n for _, n in replies.values())
-        return sum(right for right, _ in replies.values()) / examples if examples else -1.0
 
     def _purge(self, requests: Sequence[ServedRequest]) -> None:
         content = {

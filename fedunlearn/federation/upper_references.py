@@ -16,6 +16,7 @@ from fedunlearn.federation.transport import State
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.seeding import rng_for, stream_key
+from fedunlearn.unlearning.contract import ServerScalars
 from fedunlearn.unlearning.upper_reference import HistoryCard, ReferenceCard, RoundsCard, ScratchCard
 
 Told = dict[int, dict[str, Any]]
@@ -74,14 +75,15 @@ class ReferenceServer(Server):
         """
         plan = card.plan(self._config.unlearning)
         teacher = original if card.teacher else None
-        level = self._test_accuracy(original) if plan.forget_rounds and plan.rounds else -1.0
+        used = plan.forget_rounds and plan.rounds
+        scalars = self._scalars(original, log_odds=False) if used else ServerScalars()
         weights, told = card.start(original, self._template), _left_out(by_client)
         for number in range(1, plan.rounds + 1):
             self.clock += 1
             if number <= plan.forget_rounds:
                 left = {c: by_client[c] for c in told}
                 weights, new = self._step_away(
-                    weights, left, level, "train.forget_part", teacher, plan.forget_share
+                    weights, left, scalars, "train.forget_part", teacher, plan.forget_share
                 )
                 told = {c: _together(told[c], outcome) for c, outcome in new.items()}
                 if not told:

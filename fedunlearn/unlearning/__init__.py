@@ -8,6 +8,7 @@ from fedunlearn.errors import BadInput
 from fedunlearn.unlearning import (
     amun_forget,
     boundary_shrink,
+    calm,
     delete,
     destroy,
     fed_eraser,
@@ -29,6 +30,7 @@ from fedunlearn.unlearning.upper_reference import ReferenceCard
 METHODS: dict[str, MethodCard] = {
     card.name: card
     for card in (
+        calm.CARD,
         l2ul.CARD,
         random_label.CARD,
         gradient_ascent.CARD,
