@@ -7,8 +7,9 @@ which says what those who did not ask would still learn. Tensors that are not tr
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -57,12 +58,20 @@ class History:
             for of_round in self.norms.values():
                 of_round.pop(client, None)
 
+    def usual_norm(self, clients: Collection[int]) -> float:
+        """Median of these clients' L2 norms, all tensors together, each of its last ordinary round.
+
+        Infinity where none of them took part in any.
+        """
+        lately = {c: own for of_round in self.norms.values() for c, own in of_round.items() if c in clients}
+        return median(math.hypot(*own.values()) for own in lately.values()) if lately else math.inf
+
     @property
     def bytes_stored(self) -> int:
         """Of all tensors and sizes (8 bytes each)."""
         tensors = [*self.initial.values(), *(t for own in self.last.values() for t in own.values())]
         sizes = sum(len(own) for of_round in self.norms.values() for own in of_round.values())
-        return sum(t.numel() * t.element_size() for t in tensors) + 8 * sizes
+        return sum(t.nbytes for t in tensors) + 8 * sizes
 
     def as_tensors(self) -> dict[str, Tensor]:
         """Everything but ``trained`` as named tensors.
@@ -80,30 +89,24 @@ class History:
         return {"norms": norms, **{f"initial.{name}": t for name, t in self.initial.items()}, **last}
 
     @classmethod
-    def from_tensors(cls, trained: Sequence[str], tensors: Mapping[str, Tensor]) -> "History":
-        """What ``as_tensors`` gave, in the order of clients and rounds.
+    def from_tensors(
+        cls, trained: Sequence[str], tensors: Mapping[str, Tensor], order: Iterable[str]
+    ) -> "History":
+        """What ``as_tensors`` gave, with everything in its old order.
+
+        Args:
+            order: of the names of the model's whole state.
 
         Raises:
-            ValueError: something is missing or does not fit.
+            KeyError, ValueError: something is missing or does not fit.
         """
-        norms = tensors.get("norms")
-        if norms is None or norms.ndim != 2 or norms.shape[1] != 2 + len(trained):
+        norms = tensors["norms"]
+        if norms.ndim != 2 or norms.shape[1] != 2 + len(trained):
             raise ValueError("the norms do not fit the trained tensors")
-        history = cls(tuple(trained))
+        history = cls(trained, {name: tensors[f"initial.{name}"] for name in order})
         for round_, client, *sizes in norms.tolist():
-            own = dict(zip(history.trained, sizes, strict=True))
-            history.norms.setdefault(int(round_), {})[int(client)] = own
-        initial: dict[str, Tensor] = {}
-        last: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in tensors.items():
-            kind, _, name = key.partition(".")
-            if kind == "initial":
-                initial[name] = tensor
-            elif kind == "last":
-                client, _, name = name.partition(".")
-                last.setdefault(int(client), {})[name] = tensor
-        if any(own.keys() != set(trained) for own in last.values()):
-            raise ValueError("a client's last difference lacks a tensor")
-        history.initial = initial
-        history.last = dict(sorted(last.items()))
+            history.norms.setdefault(int(round_), {})[int(client)] = dict(zip(trained, sizes, strict=True))
+        clients = {int(key.split(".")[1]) for key in tensors if key.startswith("last.")}
+        for client in sorted(clients):
+            history.last[client] = {name: tensors[f"last.{client}.{name}"] for name in trained}
         return history

@@ -65,8 +65,10 @@ def test_the_order_of_arrival_changes_no_bit(arrived: list[Update], chance: rand
     shuffled = list(arrived)
     chance.shuffle(shuffled)
     assert bits(weighted_mean(shuffled)) == bits(weighted_mean(arrived))
-    for how in ("sum", "mean", "fedavg"):
-        assert bits(join_unlearning(shuffled, how, 10_000)) == bits(join_unlearning(arrived, how, 10_000))
+    others = [{"w": torch.tensor([1.0, -2.0, 0.5])}, {"w": torch.tensor([0.0, 1.0, 1.0])}]
+    for how in ("sum", "mean", "fedavg", "projected", "norm-clipped"):
+        joined = [join_unlearning(those, how, 10_000, others, 5.0) for those in (shuffled, arrived)]
+        assert bits(joined[0]) == bits(joined[1])
 
 
 @given(updates())
@@ -111,6 +113,41 @@ def test_the_mean_of_the_requesters_counts_each_alike(arrived: list[Update]) -> 
     alike = [Update(u.client, 1, u.difference) for u in arrived]
     joined = join_unlearning(arrived, "mean", 999)
     assert joined["w"].tolist() == pytest.approx(weighted_mean(alike)["w"].tolist(), abs=1e-8)
+
+
+def test_projected_by_hand() -> None:
+    """The sum (1, -3) against (0, 2): its second part goes; against (0, -2) it stays. Alone it is the sum."""
+    arrived = [update(0, 1, 1.0, 0.0), update(1, 1, 0.0, -3.0)]
+    against, along = ({"w": torch.tensor([0.0, y])} for y in (2.0, -2.0))
+    assert join_unlearning(arrived, "projected", 9, [against])["w"].tolist() == [1.0, 0.0]
+    assert join_unlearning(arrived, "projected", 9, [along])["w"].tolist() == [1.0, -3.0]
+    assert join_unlearning(arrived, "projected", 9)["w"].tolist() == [1.0, -3.0]
+
+
+@given(updates())
+def test_projected_without_conflict_is_the_sum(arrived: list[Update]) -> None:
+    summed = join_unlearning(arrived, "sum", 9)
+    assert bits(join_unlearning(arrived, "projected", 9, [summed, summed])) == bits(summed)
+
+
+def test_norm_clipped_by_hand() -> None:
+    """Norms 5 and 1, at most 2.5: the first is halved, the second stays: (1.5 + 1, 2)."""
+    arrived = [update(3, 1, 3.0, 4.0), update(1, 50, 1.0, 0.0)]
+    assert join_unlearning(arrived, "norm-clipped", 99, longest=2.5)["w"].tolist() == [2.5, 2.0]
+
+
+@given(updates(), st.floats(1e-3, 1e4))
+def test_norm_clipped_is_no_longer_than_it_may_be_and_loosely_the_sum(
+    arrived: list[Update], longest: float
+) -> None:
+    for one in arrived:
+        clipped = join_unlearning([one], "norm-clipped", 9, longest=longest)["w"]
+        assert float(clipped.norm()) <= longest * (1 + 1e-12)
+        assert float(clipped.norm()) >= min(longest, one.norm) * (1 - 1e-12)
+    loose = max(u.norm for u in arrived)
+    summed = bits(join_unlearning(arrived, "sum", 9))
+    assert bits(join_unlearning(arrived, "norm-clipped", 9, longest=loose)) == summed
+    assert bits(join_unlearning(arrived, "norm-clipped", 9)) == summed
 
 
 # ---- steps -----------------------------------------------------------------------------------------------

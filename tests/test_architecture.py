@@ -23,6 +23,7 @@ ROOMS = (
     ("partition", "models"),
     ("vault", "training", "unlearning", "deletion", "evaluation"),
     ("federation.transport",),
+    ("federation.projection",),
     ("federation.aggregation", "federation.exchange", "federation.requests"),
     ("federation.scalars",),
     ("federation.server", "federation.client", "federation.progress"),

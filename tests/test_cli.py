@@ -120,7 +120,7 @@ def test_mistakes_of_every_kind_are_said_together(tmp_path: Path) -> None:
         (["--config", "nowhere.toml"], "nowhere.toml: cannot be read"),
         (["--set", "training.rounds"], "write it as key.sub=value"),
         (["--set", "trainin.rounds=3"], "trainin is not a setting"),
-        (["--method", "magic"], 'there is no "magic"; known: amun-forget, boundary-shrink, delete,'),
+        (["--method", "magic"], 'there is no "magic"; known: amun-forget, boundary-shrink, calm, delete,'),
         (["--model", "transformer"], "model.name"),
         (["--engine", "spark"], "federation.engine"),
         (["--corpus", "ravdess"], "--data"),

@@ -58,6 +58,18 @@ def test_after_a_purge_the_last_step_is_gone_and_of_a_client_that_left_its_sizes
     history.forget(99, left=True)
 
 
+def test_the_usual_norm_by_hand() -> None:
+    """Of scale s the norm is s * sqrt(26); in round 2 the scales are .2 (client 0), 2.2 (10) and .6 (2)."""
+    history, root = example(), 26**0.5
+    assert history.usual_norm([0, 2, 10]) == pytest.approx(0.6 * root)
+    assert history.usual_norm([0, 10, 77]) == pytest.approx(1.2 * root)
+    assert history.usual_norm([]) == History(TRAINED).usual_norm([0]) == float("inf")
+    history.remember(0, difference(7.0), 3)  # the others sat this one out: their last was round 2
+    assert history.usual_norm([0, 2]) == pytest.approx((7.0 + 0.6) / 2 * root)
+    history.remember(0, difference(70.0), None)  # not an ordinary round
+    assert history.usual_norm([0]) == pytest.approx(7.0 * root)
+
+
 def test_bytes_by_hand() -> None:
     """initial 5 float32; of three clients 3 float32 each; 2 rounds x 3 clients x 2 sizes of 8 bytes."""
     assert example().bytes_stored == 4 * 5 + 3 * 4 * 3 + 8 * 12
@@ -68,11 +80,13 @@ def test_bytes_by_hand() -> None:
 
 
 def same(one: History, other: History) -> bool:
-    def bits(state: Any) -> dict[str, bytes]:
-        return {key: value.numpy().tobytes() for key, value in state.items()}
+    """In every bit and in every order but that of the clients, who come in any."""
+
+    def bits(state: Any) -> list[tuple[str, bytes]]:
+        return [(key, value.numpy().tobytes()) for key, value in state.items()]
 
     return (
-        tuple(one.trained) == tuple(other.trained)
+        list(one.trained) == list(other.trained)
         and one.norms == other.norms
         and bits(one.initial) == bits(other.initial)
         and {c: bits(own) for c, own in one.last.items()} == {c: bits(own) for c, own in other.last.items()}
@@ -81,22 +95,24 @@ def same(one: History, other: History) -> bool:
 
 def test_a_history_comes_back_from_the_cache_as_it_went_in(tmp_path: Path) -> None:
     cache, curve = ReferenceCache(tmp_path), {1: torch.zeros(3, dtype=torch.uint8).numpy()}
-    state = {"history": torch.ones(1)}  # a name of the model's own
+    state = difference(1.0)
     cache.keep("with", Learned(state, [], curve, {}, example()))
-    cache.keep("without", Learned(state, [], curve, {}))
+    cache.keep("without", Learned({"history": torch.ones(1)}, [], curve, {}))  # a name of the model's own
     found, without = cache.find("with"), cache.find("without")
     assert found is not None and found.history is not None and same(found.history, example())
-    assert list(found.state) == ["history"]
-    assert without is not None and without.history is None
+    assert list(found.state) == list(state)
+    assert without is not None and without.history is None and list(without.state) == ["history"]
 
 
-@pytest.mark.parametrize("lost", ["norms", "last.10.head.bias"])
-def test_a_history_that_lacks_something_is_refused(lost: str) -> None:
-    tensors = example().as_tensors()
-    assert same(History.from_tensors(TRAINED, tensors), example())
+@pytest.mark.parametrize("lost", ["norms", "last.10.head.bias", "initial.norm.mean"])
+def test_a_history_that_lacks_something_is_not_one(lost: str) -> None:
+    tensors, order = example().as_tensors(), list(example().initial)
+    assert same(History.from_tensors(TRAINED, tensors, order), example())
+    with pytest.raises(ValueError, match="fit the trained"):
+        History.from_tensors(TRAINED[:1], tensors, order)
     del tensors[lost]
-    with pytest.raises(ValueError, match=r"fit|lacks"):
-        History.from_tensors(TRAINED, tensors)
+    with pytest.raises(KeyError, match=lost):
+        History.from_tensors(TRAINED, tensors, order)
 
 
 # ---- in a run --------------------------------------------------------------------------------------------
@@ -136,6 +152,19 @@ def test_cached_and_trained_originals_have_the_same_history(
     for result in (trained, cached):
         assert result["cost"]["learn"]["bytes_stored"] == history.bytes_stored > 0
         assert result["cost"]["retrain"]["bytes_stored"] == 0
+
+
+@pytest.mark.parametrize("how", ["projected", "norm-clipped"])
+def test_unlearning_from_a_cached_original_is_the_same_bit_for_bit(tmp_path: Path, how: str) -> None:
+    config = small_config(
+        unlearning__aggregation=how, unlearning__clip=0.2, recovery__reversion="removed", recovery__epochs=3
+    )
+    trained = run_small(tmp_path / "trained", config, cache=tmp_path / "cache")
+    cached = run_small(tmp_path / "cached", config, cache=tmp_path / "cache")
+    assert set(trained["times"]["references"].values()) == {"trained"}
+    assert set(cached["times"]["references"].values()) == {"cached"}
+    assert without_times(cached) == without_times(trained)
+    assert weights_of(tmp_path / "cached") == weights_of(tmp_path / "trained")
 
 
 def test_the_history_retells_the_first_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

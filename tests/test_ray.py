@@ -39,6 +39,15 @@ def test_an_upper_reference_agrees_too(tmp_path: Path) -> None:
     assert weights_of(tmp_path / "ray") == weights_of(tmp_path / "inline")
 
 
+def test_the_servers_projections_agree_too(tmp_path: Path) -> None:
+    settings = {"unlearning__aggregation": "projected", "recovery__reversion": "removed"}
+    for engine in ("inline", "ray"):
+        run_small(
+            tmp_path / engine, small_config(**settings, federation__engine=engine, federation__workers=2)
+        )
+    assert weights_of(tmp_path / "ray") == weights_of(tmp_path / "inline")
+
+
 class KillOnce:
     """A Flower mod that kills the worker process in the middle of one client's local training, once."""
 

@@ -44,9 +44,11 @@ DOES_NOT: dict[str, Any] = {
     "deletions.rate": 0.5,
     "unlearning.method": "none",
     "unlearning.aggregation": "mean",
+    "unlearning.clip": 7.0,
     "unlearning.l2ul.elasticity": 7.0,
     "unlearning.l2ul.attack.eps": 7.0,
     "recovery.rounds": 9,
+    "recovery.reversion": "removed",
     "evaluation.retrained_seeds": 3,
     "evaluation.bootstrap": 500,
     "federation.engine": "inline",
@@ -121,7 +123,7 @@ def test_a_learned_model_comes_back_as_it_went_in(tmp_path: Path) -> None:
     cache.keep("k", kept)
     found = cache.find("k")
     assert found is not None
-    assert found.state.keys() == kept.state.keys()
+    assert list(found.state) == list(kept.state)
     assert all(torch.equal(found.state[n], kept.state[n]) for n in kept.state)
     assert (list(found.rows), found.cost) == (list(kept.rows), kept.cost)
     assert list(found.curve) == [1, 3]
@@ -170,9 +172,11 @@ def test_a_checkpoint_of_something_else_is_not_found(tmp_path: Path) -> None:
     for number, (state, about) in enumerate(
         [
             ({"w": torch.ones(1)}, {}),
-            ({"w": torch.ones(1)}, {"curve_rounds": [], "rows": [], "cost": {}}),
-            ({"curve": torch.ones(1, 1)}, {"curve_rounds": [1], "rows": []}),
-            ({"curve": torch.ones(2, 1)}, {"curve_rounds": [1], "rows": [], "cost": {}}),
+            ({"w": torch.ones(1)}, {"curve_rounds": [], "rows": [], "cost": {}, "order": ["w"]}),
+            ({"curve": torch.ones(1, 1)}, {"curve_rounds": [1], "rows": [], "order": []}),
+            ({"curve": torch.ones(2, 1)}, {"curve_rounds": [1], "rows": [], "cost": {}, "order": []}),
+            ({"curve": torch.ones(1, 1)}, {"curve_rounds": [1], "rows": [], "cost": {}, "order": ["w"]}),
+            ({"curve": torch.ones(1, 1)}, {"curve_rounds": [1], "rows": [], "cost": {}}),
         ]
     ):
         save_checkpoint(tmp_path / f"{number}.safetensors", state, about)

@@ -230,11 +230,15 @@ class RecoverySettings(Settings):
     Attributes:
         rounds: 0 = none.
         epochs, lr: local SGD in these rounds; batch size, momentum and the rest as in training.
+        reversion: "kept" = their mean difference as it is; "removed" = without what leads back along any
+            unlearn step of the run so far (after FedOSD, Pan et al. 2025, arXiv 2412.20200). Ordinary rounds
+            that follow a deletion in the middle of learning are never changed.
     """
 
     rounds: Count = 4
     epochs: AtLeastOne = 1
     lr: Positive = 0.02
+    reversion: Literal["kept", "removed"] = "kept"
 
 
 class EvaluationSettings(Settings):

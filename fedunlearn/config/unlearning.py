@@ -272,16 +272,23 @@ class UnlearningSettings(Settings):
             control: "none" (returns the model unchanged), "destroy" (random weights); or an upper reference,
             which sees more than the forget set: "fine-tune", "neggrad-plus", "scrub", "not", "retrained"
             (the retain sets), "fed-eraser" (the retain sets and the server's history).
-        aggregation: "sum" of the requesters' updates, their "mean", "sequential" (one after another), or
-            "fedavg" (weighted by utterances over all clients, those who did not ask counting as no change).
+        aggregation: "sum" of the requesters' updates, their "mean", "sequential" (one after another),
+            "fedavg" (weighted by utterances over all clients, those who did not ask counting as no change),
+            "projected" (the sum less what works against the last differences of those who did not ask;
+            without such a conflict "sum") or "norm-clipped" (the sum, each update shortened by ``clip``).
             "neggrad-plus" and "scrub" join so what requesters do with their forget sets; what an upper
             reference does on the retain sets is averaged, weighted by the utterances kept.
+        clip: longest update that "norm-clipped" lets through, as a multiple > 0 of the median length of the
+            last ordinary differences of those who did not ask; so large that none is as long, it is "sum".
+            Measured with "l2ul" on RAVDESS and generated speech: 1.3 to 2.6 for 10 to 20 utterances, 3.8
+            for 48; the default leaves the first alone.
         calm, l2ul, random_label, gradient_ascent, boundary_shrink, delete, amun_forget, pga, salun,
             fine_tune, neggrad_plus, scrub, not_, fed_eraser: settings of the method of that name.
     """
 
     method: str = "calm"
-    aggregation: Literal["sum", "mean", "sequential", "fedavg"] = "sum"
+    aggregation: Literal["sum", "mean", "sequential", "fedavg", "projected", "norm-clipped"] = "sum"
+    clip: Positive = 3.0
     calm: CalmSettings = CalmSettings()
     l2ul: L2ULSettings = L2ULSettings()
     random_label: RandomLabelSettings = RandomLabelSettings()

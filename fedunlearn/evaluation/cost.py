@@ -15,7 +15,8 @@ class PhaseCost:
         client_seconds: summed over clients, measured on them.
         wall_seconds: on the server's clock.
         bytes_up, bytes_down: of all messages from and to clients, failed attempts included.
-        bytes_stored: of the server's history when the phase was over; 0 where it keeps none.
+        bytes_stored: of what the server remembers for later when the phase was over: under "learn" its
+            history (whether or not this run's settings read it), under "recover" the unlearn steps.
     """
 
     rounds: int = 0

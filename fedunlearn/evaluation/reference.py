@@ -82,24 +82,28 @@ class ReferenceCache:
             tensors, manifest = load_checkpoint(self._file(key))
         except BadCheckpoint:
             return None
-        if not {"curve_rounds", "rows", "cost"} <= manifest.keys() or "curve" not in tensors:
+        if not {"curve_rounds", "rows", "cost", "order"} <= manifest.keys() or "curve" not in tensors:
             return None  # a checkpoint, but of something else
         rounds, predictions = manifest["curve_rounds"], tensors.pop("curve")
         if len(rounds) != len(predictions):
             return None
         curve = {r: row.numpy() for r, row in zip(rounds, predictions, strict=True)}
-        kept = {k.removeprefix(_HISTORY): tensors.pop(k) for k in list(tensors) if k.startswith(_HISTORY)}
+        memory = {k.removeprefix(_HISTORY): tensors.pop(k) for k in list(tensors) if k.startswith(_HISTORY)}
+        trained = manifest.get("trained")
         try:
-            history = History.from_tensors(manifest["trained"], kept) if "trained" in manifest else None
-        except ValueError:
+            # A file's tensors come in any order, a trained model's in one; sums over them depend on it.
+            state = {name: tensors[name] for name in manifest["order"]}
+            history = History.from_tensors(trained, memory, state) if trained else None
+        except (KeyError, ValueError):
             return None
-        return Learned(tensors, manifest["rows"], curve, manifest["cost"], history)
+        return Learned(state, manifest["rows"], curve, manifest["cost"], history)
 
     def keep(self, key: str, learned: Learned) -> None:
         """Store a learned model."""
         self._folder.mkdir(parents=True, exist_ok=True)
         curve = torch.from_numpy(np.stack(list(learned.curve.values())))
         about = {"rows": list(learned.rows), "curve_rounds": list(learned.curve), "cost": dict(learned.cost)}
+        about["order"] = list(learned.state)
         tensors = {**learned.state, "curve": curve}
         if learned.history is not None:
             about["trained"] = list(learned.history.trained)

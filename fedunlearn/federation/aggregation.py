@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fedunlearn.config import TrainingSettings
+from fedunlearn.federation.projection import without_conflict
 from fedunlearn.federation.transport import State
 
 
@@ -67,22 +68,36 @@ def difference(new: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> State:
     return {key: new[key] - old[key] for key in old}
 
 
-def join_unlearning(updates: Sequence[Update], how: str, total: int) -> State:
+def join_unlearning(
+    updates: Sequence[Update],
+    how: str,
+    total: int,
+    others: Sequence[Mapping[str, Tensor]] = (),
+    longest: float = math.inf,
+) -> State:
     """The requesters' joint step.
 
     Args:
         updates: of the requesters, all from the same global model; at least one.
         how: "sum" | "mean" (each requester counts alike) | "fedavg" (weighted by utterances among all
-            ``total`` of them in the federation, so that those who did not ask dilute it).
+            ``total`` of them in the federation, so that those who did not ask dilute it) | "projected" (the
+            vector nearest to the sum that works against none of the ``others``) | "norm-clipped" (the sum,
+            each update scaled down to a norm of at most ``longest``).
+        others: last differences of clients that did not ask, in client order; read by "projected".
+        longest: > 0; read by "norm-clipped".
 
     Returns:
-        float64 differences to add to the global model. With one requester "sum" and "mean" are its update.
+        float64 differences to add to the global model. With one requester "sum" and "mean" are its update;
+        so are "projected" where nothing is in conflict and "norm-clipped" where it is not too long.
     """
     if how == "fedavg":
         return weighted_mean(updates, total)
     if how == "mean":
         return _sum(updates, lambda _: 1.0 / len(updates))
-    return _sum(updates, lambda _: 1.0)
+    if how == "norm-clipped":
+        return _sum(updates, lambda u: longest / u.norm if u.norm > longest else 1.0)
+    whole = _sum(updates, lambda _: 1.0)
+    return without_conflict(whole, others) if how == "projected" else whole
 
 
 @dataclass

@@ -19,8 +19,16 @@ from fedunlearn.deletion import last_scheduled_round
 from fedunlearn.errors import RunFailed
 from fedunlearn.evaluation.cost import PhaseCost
 from fedunlearn.evaluation.judge import Predictions
-from fedunlearn.federation.aggregation import ServerOptimizer, Update, join_unlearning, step, weighted_mean
+from fedunlearn.federation.aggregation import (
+    ServerOptimizer,
+    Update,
+    difference,
+    join_unlearning,
+    step,
+    weighted_mean,
+)
 from fedunlearn.federation.exchange import Federation, Occasion, letter, settings
+from fedunlearn.federation.projection import without_conflict
 from fedunlearn.federation.requests import ServedRequest, grouped, read_outcome, read_requests
 from fedunlearn.federation.scalars import as_settings, ask_scalars
 from fedunlearn.federation.transport import Refused, State, count, number, weights_like
@@ -82,6 +90,8 @@ class Server:
         self.costs = {name: PhaseCost() for name in COSTED}
         self.history = History([name for name, p in template.named_parameters() if p.requires_grad])
         """of the training under way, not of references and counterfactuals"""
+        self._unlearn_steps: list[State] = []
+        """what each moved the global model by; no recovery round may go back along any of them"""
 
     # ---- learning ------------------------------------------------------------------------------------
 
@@ -175,19 +185,28 @@ class Server:
             (the model, whether anything was unlearned)
         """
         waiting = [r for r in requests if r.state is RequestState.ACCEPTED]
-        model = self._unlearn(model, waiting)
+        before, model = model.weights, self._unlearn(model, waiting)
         for request in waiting:
             if request.state is RequestState.UNLEARNED:
                 request.round_applied = self.clock
                 self._move(request, RequestState.APPLIED)
         applied = [r.id for r in waiting if r.state is RequestState.APPLIED]
         if applied:
+            if self._config.recovery.reversion == "removed":
+                self._unlearn_steps.append(difference(model.weights, before))
+                self.costs["recover"].bytes_stored += sum(
+                    w.numel() * w.element_size() for w in model.weights.values()
+                )
             self._report(self.clock, "unlearn", model.weights, None, 0, True, applied)
         self._purge([r for r in requests if r.state is RequestState.APPLIED])
         return model, bool(applied)
 
     def recover(self, model: GlobalModel) -> GlobalModel:
-        """One recovery round on what the clients still hold."""
+        """One recovery round on what the clients still hold.
+
+        Reversion is removed from the mean, where FedOSD removes it from each client's step: the mean is what
+        moves the model, and clients that pull back may be outweighed by those that do not.
+        """
         recovery = self._config.recovery
         if not self._clients.clients:
             return model
@@ -196,7 +215,10 @@ class Server:
         asked = settings(round=self.clock, phase="recover", stream=stream, epochs=epochs, lr=lr)
         updates, loss, refused = self._round(model.weights, self.clock, "recover", asked)
         self._remember(updates, None)
-        weights = step(model.weights, weighted_mean(updates))
+        mean = weighted_mean(updates)
+        if recovery.reversion == "removed":
+            mean = without_conflict(mean, self._unlearn_steps)
+        weights = step(model.weights, mean)
         self._report(self.clock, "recover", weights, loss, refused, True)
         return GlobalModel(weights, model.optimizer, model.ordinary_rounds)
 
@@ -290,9 +312,7 @@ class Server:
             replies = self._ask_to_unlearn(weights, asked, scalars, kind, teacher)
             if not replies:
                 continue
-            total = sum(self._clients.examples.values())
-            joint = join_unlearning([u for u, _ in replies.values()], how, total)
-            weights = step(weights, joint, share)
+            weights = step(weights, self._join([update for update, _ in replies.values()]), share)
             told |= {c: {**outcome, "update_norm": u.norm} for c, (u, outcome) in replies.items()}
         return weights, told
 
@@ -304,6 +324,16 @@ class Server:
                 joint = [r.id for r in by_client[client] if r is not request]
                 request.outcome = {**outcome, "joint_with": joint}
                 self._move(request, RequestState.UNLEARNED)
+
+    def _join(self, updates: Sequence[Update]) -> State:
+        """The joint step; who has a request open does not speak for those who did not ask."""
+        asking = {r.client for r in self.requests.values() if r.unfinished}
+        clients = self._clients.examples
+        staying = [client for client in clients if client not in asking]
+        last = [self.history.last[client] for client in staying if client in self.history.last]
+        unlearning = self._config.unlearning
+        longest = unlearning.clip * self.history.usual_norm(staying)
+        return join_unlearning(updates, unlearning.aggregation, sum(clients.values()), last, longest)
 
     def _ask_to_unlearn(
         self, weights: State, requests: Mapping[int, Sequence[ServedRequest]], scalars: ServerScalars,
