@@ -52,7 +52,7 @@ def test_a_comparison_from_cells_to_tables_and_again_from_where_it_stopped(
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS
     assert len(rows) == 2 * 2 * 4  # methods x requesters x stages
-    assert {r["method"] for r in rows} == {"l2ul", "none"} and {r["sees"] for r in rows} == {"forget"}
+    assert {r["method"] for r in rows} == {"calm", "none"} and {r["sees"] for r in rows} == {"forget"}
     originals = {(r["requesters"], r["test"], r["unseen"]) for r in rows if r["stage"] == "original"}
     assert len({(test, unseen) for _, test, unseen in originals}) == 1  # one shared original
     for r in rows:
@@ -60,7 +60,7 @@ def test_a_comparison_from_cells_to_tables_and_again_from_where_it_stopped(
             twin = next(
                 o
                 for o in rows
-                if o["stage"] == "original" and o["requesters"] == r["requesters"] and o["method"] == "l2ul"
+                if o["stage"] == "original" and o["requesters"] == r["requesters"] and o["method"] == "calm"
             )
             assert (r["forget"], r["retain"], r["gap"]) == (twin["forget"], twin["retain"], twin["gap"])
     for name in ("compare.md", "compare.tex", "forget-retain.pdf", "gap-by-method.png", "gap-by-size.svg"):
