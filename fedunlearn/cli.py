@@ -20,6 +20,11 @@ from fedunlearn.run_folder import RunFolder
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 _errors = Console(stderr=True, soft_wrap=True, highlight=False)
+_METHOD_HELP = (
+    "Unlearning method (unlearning.method). Forget set alone: calm, l2ul, random-label, gradient-ascent, "
+    "boundary-shrink, delete, amun-forget, pga, salun. Controls: none, destroy. See more than the forget "
+    "set, upper references: fine-tune, neggrad-plus, scrub, not, fed-eraser, retrained."
+)
 _CONFIG_HELP = "A complete experiment, such as configs/ravdess.toml; without it, generated speech."
 
 
@@ -28,7 +33,7 @@ def run(
     corpus: Annotated[str | None, typer.Option(help="Which corpus (corpus.name).")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the corpus; only read (corpus.path).")] = None,
     model: Annotated[str | None, typer.Option(help="functionals or cnn (model.name).")] = None,
-    method: Annotated[str | None, typer.Option(help="Unlearning method (unlearning.method).")] = None,
+    method: Annotated[str | None, typer.Option(help=_METHOD_HELP)] = None,
     clients: Annotated[int | None, typer.Option(help="Devices (partition.clients).")] = None,
     rounds: Annotated[int | None, typer.Option(help="Ordinary rounds (training.rounds).")] = None,
     seed: Annotated[int | None, typer.Option(help="Of all randomness.")] = None,
@@ -154,6 +159,8 @@ def _report(folder: Path) -> int:
 
 def closing_table(results: Mapping[str, Any]) -> Table:
     """The four models side by side, with the distance to the retrained one."""
+    from fedunlearn.report.finding import SEEN
+
     method = results["config"]["unlearning"]["method"]
     table = Table(title=f"{results['corpus']['name']}: {len(results['requests'])} deletions, {method}")
     table.add_column("")
@@ -173,8 +180,12 @@ def closing_table(results: Mapping[str, Any]) -> Table:
     table.add_section()
     row = (gap["none"], gap["unlearned"], gap["recovered"])
     table.add_row("mean gap to retrained", *(_figure(g["mean"]) for g in row), "0.000", style="bold")
+    said = []
     if gap["noise_floor"]:
-        table.caption = f"noise floor between retrained seeds: {_figure(gap['noise_floor']['mean'])}"
+        said.append(f"noise floor between retrained seeds: {_figure(gap['noise_floor']['mean'])}")
+    if seen := SEEN.get(results["unlearning"]["sees"]):
+        said.append(f"upper reference: {method} sees {seen}")
+    table.caption = "\n".join(said) or None
     return table
 
 

@@ -5,7 +5,7 @@ global generator (which dropout draws from) is seeded from it for the time of th
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,14 @@ from fedunlearn.models.contract import EmotionModel
 from fedunlearn.models.frontend import frame_mask
 
 _VARIANCE_FLOOR = 1e-6
+
+Objective = Callable[[Examples, Tensor, Tensor], Tensor]
+"""A batch as it was augmented, its logits [b, C] and its cross-entropy -> the loss to descend, a scalar."""
+
+
+def descend_cross_entropy(batch: Examples, logits: Tensor, cross_entropy: Tensor) -> Tensor:
+    """The ordinary objective."""
+    return cross_entropy
 
 
 class TrainingDiverged(Exception):
@@ -46,9 +54,14 @@ def round_lr(settings: TrainingSettings, round: int) -> float:
 
 
 def train(
-    model: EmotionModel, examples: Examples, settings: LocalSettings, lr: float, rng: np.random.Generator
+    model: EmotionModel,
+    examples: Examples,
+    settings: LocalSettings,
+    lr: float,
+    rng: np.random.Generator,
+    objective: Objective = descend_cross_entropy,
 ) -> float:
-    """Train in place: SGD with momentum (starting at rest) on cross-entropy.
+    """Train in place: SGD with momentum (starting at rest), on cross-entropy unless told otherwise.
 
     Args:
         model: changed in place; its training flag is put back.
@@ -56,9 +69,10 @@ def train(
         settings: epochs, batch size, momentum, augmentation. ``settings.lr`` is not read:
         lr: the caller has applied the round's schedule (``round_lr``).
         rng: shuffles, augments and seeds dropout.
+        objective: makes of each batch the loss to descend.
 
     Returns:
-        mean training loss per example over the last epoch, in nats.
+        mean loss per example over the last epoch, in nats.
 
     Raises:
         TrainingDiverged: the loss is not finite; the model is then of no use.
@@ -77,11 +91,11 @@ def train(
             order, total = torch.from_numpy(rng.permutation(len(examples))), 0.0
             for index in torch.split(order, settings.batch_size):
                 step += 1
-                loss = _loss(model, examples, index, settings, rng)
+                loss = objective(*_classified(model, examples, index, settings, rng))
                 value = loss.item()
                 if not math.isfinite(value):
                     raise TrainingDiverged(
-                        f"training: the loss is {value} at step {step} (lr {lr:g}): lower training.local.lr"
+                        f"training: the loss is {value} at step {step} (lr {lr:g}): lower the learning rate"
                     )
                 gradients = torch.autograd.grad(loss, weights)
                 sgd_step(weights, velocities, gradients, lr, settings.momentum, settings.weight_decay)
@@ -166,9 +180,9 @@ def sgd_step(
             weight.add_(velocity, alpha=-lr)
 
 
-def _loss(
+def _classified(
     model: EmotionModel, examples: Examples, index: Tensor, settings: LocalSettings, rng: np.random.Generator
-) -> Tensor:
+) -> tuple[Examples, Tensor, Tensor]:
     batch = crop(examples, index, _crop_frames(model, settings), rng)
     partner, share = None, 1.0
     if settings.mixup and len(index) > 1:
@@ -181,10 +195,10 @@ def _loss(
         batch = add_noise(batch, settings.feature_noise * model.norm.std, rng)
     logits = model.classify(batch.features, batch.frames)
     loss = F.cross_entropy(logits, batch.labels, label_smoothing=settings.label_smoothing)
-    if partner is None:
-        return loss
-    other = F.cross_entropy(logits, batch.labels[partner], label_smoothing=settings.label_smoothing)
-    return share * loss + (1 - share) * other
+    if partner is not None:
+        other = F.cross_entropy(logits, batch.labels[partner], label_smoothing=settings.label_smoothing)
+        loss = share * loss + (1 - share) * other
+    return batch, logits, loss
 
 
 def _crop_frames(model: EmotionModel, settings: LocalSettings) -> int:

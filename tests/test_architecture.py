@@ -27,6 +27,7 @@ ROOMS = (
     ("federation.aggregation", "federation.exchange", "federation.requests"),
     ("federation.scalars",),
     ("federation.server", "federation.client", "federation.progress"),
+    ("federation.upper_references",),
     ("federation.results",),
     ("federation.experiment",),
     ("federation.preparation",),

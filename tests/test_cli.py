@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import soundfile
+import typer
 from small_run import SMALL
 from tiny import tiny_corpus
 from typer.testing import CliRunner
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from fedunlearn import __main__ as entry
 from fedunlearn.audio import SAMPLE_RATE
 from fedunlearn.cli import app
+from fedunlearn.unlearning import METHODS, REFERENCES
 
 ROOT = Path(__file__).parent.parent
 
@@ -64,6 +66,32 @@ def bad(tmp_path: Path, *arguments: str | Path) -> str:
     assert not out.exists()
     assert "Traceback" not in said
     return said
+
+
+def test_an_upper_reference_is_named_as_one(tmp_path: Path) -> None:
+    """In the closing table, in the results and on the page; a method of the forget set alone is not."""
+    shown, config = {}, small_file(tmp_path)
+    for method in ("retrained", "none"):
+        out = tmp_path / method
+        code, shown[method] = call("run", "--config", config, "--method", method, "--out", out)
+        assert code == 0, shown[method]
+        results = json.loads((out / "results.json").read_text())
+        assert results["unlearning"]["sees"] == {"retrained": "retain", "none": "forget"}[method]
+        page = (out / "report.html").read_text()
+        assert ("an upper reference: it sees the retain sets" in page) == (method == "retrained")
+    assert "upper reference: retrained sees the retain sets" in " ".join(shown["retrained"].split())
+    assert "upper reference" not in shown["none"]
+
+
+def test_the_help_and_the_readme_name_every_method_by_what_it_sees() -> None:
+    command: Any = typer.main.get_command(app)
+    (option,) = [p for p in command.commands["run"].params if p.name == "method"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").partition("## What a run does")[0]
+    for text in (option.help, " ".join(readme.split())):
+        forget_alone, _, more = text.partition("See more than the forget set, upper references: ")
+        for known, place in ((METHODS, forget_alone), (REFERENCES, more)):
+            named = set(re.findall(r"[a-z0-9-]+", place))
+            assert known.keys() <= named, known.keys() - named
 
 
 def test_every_mistake_in_a_config_is_said_at_once(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_a_comparison_from_cells_to_tables_and_again_from_where_it_stopped(
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS
     assert len(rows) == 2 * 2 * 4  # methods x requesters x stages
-    assert {r["method"] for r in rows} == {"l2ul", "none"} and {r["sees"] for r in rows} == {"forget"}
+    assert {r["method"] for r in rows} == {"calm", "none"} and {r["sees"] for r in rows} == {"forget"}
     originals = {(r["requesters"], r["test"], r["unseen"]) for r in rows if r["stage"] == "original"}
     assert len({(test, unseen) for _, test, unseen in originals}) == 1  # one shared original
     for r in rows:
@@ -60,7 +60,7 @@ def test_a_comparison_from_cells_to_tables_and_again_from_where_it_stopped(
             twin = next(
                 o
                 for o in rows
-                if o["stage"] == "original" and o["requesters"] == r["requesters"] and o["method"] == "l2ul"
+                if o["stage"] == "original" and o["requesters"] == r["requesters"] and o["method"] == "calm"
             )
             assert (r["forget"], r["retain"], r["gap"]) == (twin["forget"], twin["retain"], twin["gap"])
     for name in ("compare.md", "compare.tex", "forget-retain.pdf", "gap-by-method.png", "gap-by-size.svg"):
@@ -82,6 +82,17 @@ def test_a_comparison_from_cells_to_tables_and_again_from_where_it_stopped(
         arguments += [p for k, v in SMALL.items() if k.startswith(("corpus", "part", "train", "model"))
                       for p in ("--set", f"{k}={v}")]  # fmt: skip
         CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_what_a_method_sees_stands_in_the_table(script: ModuleType, tmp_path: Path) -> None:
+    chosen = ("--methods", "fed-eraser,fine-tune", "--sizes", "4", "--requesters", "1", "--seeds", "0")
+    code, said = call(script, tmp_path, *chosen)
+    assert code == 0, said
+    with (tmp_path / "compare.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    sees = {(r["method"], r["sees"]) for r in rows}
+    assert sees == {("fed-eraser", "history"), ("fine-tune", "retain")}
+    assert all(float(r["client_seconds"]) > 0 for r in rows if r["stage"] == "unlearned")
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import rng_for
+from fedunlearn.unlearning import REFERENCES
 from fedunlearn.vault import Vault
 
 EMOTIONS = 6
@@ -112,10 +113,16 @@ class Spy(Vault):
             raise PermissionError(f"looked at {utterance}, which nobody asked to forget")
 
 
-@pytest.mark.parametrize("domain", ["feature", "waveform"])
+@pytest.mark.parametrize(
+    ("method", "domain"), [("l2ul", "feature"), ("l2ul", "waveform"), ("neggrad-plus", ""), ("scrub", "")]
+)
 def test_unlearning_reads_the_forget_set_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, domain: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, domain: str
 ) -> None:
+    """Also the forget half of an upper reference: what it sees more comes in the other half."""
+    kind = "train.forget_part" if method in REFERENCES else "train.unlearn"
+    answer = HANDLERS[kind]
+
     def spied(device: Device, content: RecordDict) -> RecordDict:
         open_requests = RequestBook(device.vault.folder).open()
         spy = Spy(device.vault.folder)
@@ -126,15 +133,16 @@ def test_unlearning_reads_the_forget_set_alone(
                 spy.read_audio(min(kept))
         device.vault = spy
         device.forget_caches()
-        reply = device_side.unlearn_locally(device, content)
+        reply = answer(device, content)
         device.vault = Vault(device.vault.folder)
         seen.append(device.client)
         return reply
 
     seen: list[int] = []
-    monkeypatch.setitem(HANDLERS, "train.unlearn", spied)
-    config = small_config(unlearning__l2ul__attack__domain=domain, unlearning__l2ul__attack__per_utterance=2)
-    results = run_small(tmp_path / "run", config)
+    monkeypatch.setitem(HANDLERS, kind, spied)
+    attack = {"unlearning.l2ul.attack.domain": domain or "feature", "unlearning.l2ul.attack.per_utterance": 2}
+    chosen = {"unlearning.neggrad_plus.rounds": 1, "unlearning.scrub.max_rounds": 1}
+    results = run_small(tmp_path / "run", small_config(unlearning__method=method, **attack, **chosen))
     assert results["status"] == "complete" and seen == [1, 2, 3]
 
 
@@ -152,7 +160,8 @@ def texts_in(record: RecordDict) -> Iterator[str]:
         yield from arrays
 
 
-def test_no_message_tells_what_is_in_a_vault(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["l2ul", "scrub"])
+def test_no_message_tells_what_is_in_a_vault(tmp_path: Path, method: str) -> None:
     """Every message of a run, both ways: no utterance, speaker or path; no PCM and no feature, as bytes."""
     said: list[str] = []
     carried: list[bytes] = []
@@ -166,7 +175,7 @@ def test_no_message_tells_what_is_in_a_vault(tmp_path: Path) -> None:
         return reply
 
     out = tmp_path / "run"
-    run_small(out, mods=[listen])
+    run_small(out, small_config(unlearning__method=method), mods=[listen])
     speech = speech_of()
     model = build_model(small_config().model, EMOTIONS, rng_for(0, "any"))
     assert len(said) > 1000

@@ -27,6 +27,18 @@ def test_ray_agrees_with_one_process_bit_for_bit(
     assert without_times(results) == without_times(inline[1])
 
 
+def test_an_upper_reference_agrees_too(tmp_path: Path) -> None:
+    """SCRUB: requesters and all clients in turn, a teacher beside the weights, speech that is left out."""
+    both = {}
+    for engine in ("inline", "ray"):
+        config = small_config(
+            federation__engine=engine, unlearning__method="scrub", unlearning__scrub__forget__max_steps=20
+        )
+        both[engine] = without_times(run_small(tmp_path / engine, config))
+    assert both["ray"] == both["inline"]
+    assert weights_of(tmp_path / "ray") == weights_of(tmp_path / "inline")
+
+
 def test_the_servers_projections_agree_too(tmp_path: Path) -> None:
     settings = {"unlearning__aggregation": "projected", "recovery__reversion": "removed"}
     for engine in ("inline", "ray"):

@@ -194,23 +194,98 @@ class SalUnSettings(DescentSettings):
     threshold: Fraction = 0.5
 
 
+class FineTuneSettings(Settings):
+    """Upper reference: fine-tuning on the retain sets (Golatkar et al. 2020, arXiv 1911.04933).
+
+    Attributes:
+        rounds: of all clients, >= 0; 0 leaves what the method starts from.
+        epochs, lr: local SGD on what each client keeps; batch size, momentum and the rest as in training.
+    """
+
+    rounds: Count = 10
+    epochs: AtLeastOne = 5
+    lr: Positive = 0.05
+
+
+class NegGradPlusSettings(FineTuneSettings):
+    """Upper reference: NegGrad+ (Kurmanji et al. 2023, arXiv 2302.09880), weighed by the server.
+
+    Attributes:
+        rounds, epochs, lr: as in fine_tune.
+        alpha: weight of the retain sets, in [0, 1]; that of the forget set is 1 - alpha. 1 is "fine-tune".
+        forget: the requesters' ascent in each round; alone (alpha = 0, 1 round) it is "gradient-ascent".
+    """
+
+    rounds: Count = 5
+    epochs: AtLeastOne = 1
+    alpha: Fraction = 0.5
+    forget: DescentSettings = DescentSettings()
+
+
+class SCRUBSettings(FineTuneSettings):
+    """Upper reference: SCRUB (Kurmanji et al. 2023, arXiv 2302.09880).
+
+    Attributes:
+        rounds, epochs, lr: as in fine_tune; the min-steps.
+        max_rounds: the first so many rounds begin with max-steps, >= 0. With 0, alpha = 0 and gamma = 1
+            this is "fine-tune".
+        alpha: weight >= 0 of the distance to the original on what is kept.
+        gamma: weight >= 0 of the cross-entropy on what is kept.
+        forget: the requesters' max-steps in each of these rounds.
+    """
+
+    rounds: Count = 6
+    epochs: AtLeastOne = 1
+    max_rounds: Count = 3
+    alpha: NonNegative = 0.5
+    gamma: NonNegative = 1.0
+    forget: DescentSettings = DescentSettings(lr=0.05, max_steps=60)
+
+
+class NoTSettings(FineTuneSettings):
+    """Upper reference: NoT (Khalil et al. 2025, arXiv 2503.05657).
+
+    Attributes:
+        rounds, epochs, lr: as in fine_tune, after the first layer was negated.
+    """
+
+    rounds: Count = 15
+
+
+class FedEraserSettings(Settings):
+    """Upper reference: FedEraser (Liu et al. 2021, arXiv 2012.13891).
+
+    Attributes:
+        interval: every so many ordinary rounds are gone through again, >= 1.
+        calibration_ratio: epochs of each as a share of an ordinary round's, in (0, 1]; at least one epoch
+            is done. 1 with interval 1 learns anew from the old weights.
+    """
+
+    interval: AtLeastOne = 2
+    calibration_ratio: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+
+
 class UnlearningSettings(Settings):
     """How a requester forgets, and how the requesters' updates join the global model.
 
     Attributes:
         method: "calm" (our own) or "l2ul" (after Ren et al. 2025); a rival that sees the forget set alone:
-            "random-label", "gradient-ascent", "boundary-shrink", "delete", "amun-forget", "pga", "salun"; or
-            a control: "none" (returns the model unchanged), "destroy" (random weights).
+            "random-label", "gradient-ascent", "boundary-shrink", "delete", "amun-forget", "pga", "salun"; a
+            control: "none" (returns the model unchanged), "destroy" (random weights); or an upper reference,
+            which sees more than the forget set: "fine-tune", "neggrad-plus", "scrub", "not", "retrained"
+            (the retain sets), "fed-eraser" (the retain sets and the server's history).
         aggregation: "sum" of the requesters' updates, their "mean", "sequential" (one after another),
             "fedavg" (weighted by utterances over all clients, those who did not ask counting as no change),
             "projected" (the sum less what works against the last differences of those who did not ask;
             without such a conflict "sum") or "norm-clipped" (the sum, each update shortened by ``clip``).
+            "neggrad-plus" and "scrub" join so what requesters do with their forget sets; what an upper
+            reference does on the retain sets is averaged, weighted by the utterances kept.
         clip: longest update that "norm-clipped" lets through, as a multiple > 0 of the median length of the
             last ordinary differences of those who did not ask; so large that none is as long, it is "sum".
             Measured with "l2ul" on RAVDESS and generated speech: 1.3 to 2.6 for 10 to 20 utterances, 3.8
             for 48; the default leaves the first alone.
-        calm, l2ul, random_label, gradient_ascent, boundary_shrink, delete, amun_forget, pga, salun:
-            settings of the method of that name.
+        calm, l2ul, random_label, gradient_ascent, boundary_shrink, delete, amun_forget, pga, salun,
+            fine_tune, neggrad_plus, scrub, not_, fed_eraser: settings of the method of that name.
     """
 
     method: str = "calm"
@@ -225,3 +300,8 @@ class UnlearningSettings(Settings):
     amun_forget: AmunForgetSettings = AmunForgetSettings()
     pga: PGASettings = PGASettings()
     salun: SalUnSettings = SalUnSettings()
+    fine_tune: FineTuneSettings = FineTuneSettings()
+    neggrad_plus: NegGradPlusSettings = NegGradPlusSettings()
+    scrub: SCRUBSettings = SCRUBSettings()
+    not_: NoTSettings = NoTSettings()
+    fed_eraser: FedEraserSettings = FedEraserSettings()

@@ -2,10 +2,12 @@
 
 Message types: ``query.population`` (who am I, how much do I hold), ``train.calibrate`` (normalisation
 constants), ``train`` (ordinary and recovery rounds), ``evaluate`` (held-out speech), ``query.deletions``
-(what my people want gone), ``train.unlearn`` (forget it, on the forget set alone), ``query.purge`` (it is
-applied: remove it for good, and verify).
+(what my people want gone), ``train.unlearn`` (forget it, on the forget set alone), ``train.forget_part`` and
+``train.retain_part`` (a round of an upper reference), ``query.purge`` (it is applied: remove it for good, and
+verify). Where a message says so, requested utterances are left out before they are purged.
 """
 
+import copy
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -25,13 +27,15 @@ from fedunlearn.federation.aggregation import difference
 from fedunlearn.federation.scalars import Sums, read_scalars
 from fedunlearn.federation.transport import Asked, pack, unpack
 from fedunlearn.models import build_model
+from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Split
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import rng_for
 from fedunlearn.training import TrainingDiverged, calibrate, predict, train
-from fedunlearn.unlearning import method_named
-from fedunlearn.unlearning.contract import UnlearnFailed
+from fedunlearn.unlearning import METHODS, REFERENCES
+from fedunlearn.unlearning.contract import Method, UnlearnFailed
 from fedunlearn.unlearning.spectrum import log_odds_of, smoothed
+from fedunlearn.unlearning.upper_reference import RoundsCard
 from fedunlearn.vault import Vault
 
 Handler = Callable[["Device", RecordDict], RecordDict]
@@ -58,9 +62,28 @@ class Device:
             self._examples[split] = self.vault.examples(self.vault.ids(split), self.model)
         return self._examples[split]
 
+    def kept(self, content: RecordDict) -> Examples:
+        """The training examples, less those of the requests that the message says are withheld."""
+        examples = self.examples("train")
+        withheld = content.config_records.get("withheld")
+        if withheld is None:
+            return examples
+        gone = set(_utterances_of(self, Asked(content, "withheld").texts("requests")))
+        kept = [i for i, utterance in enumerate(self.vault.ids("train")) if utterance not in gone]
+        return examples.take(torch.tensor(kept, dtype=torch.int64))
+
     def load(self, content: RecordDict) -> None:
         """Put the message's weights into the model."""
         self.model.load_state_dict(unpack(content.array_records["weights"]))
+
+    def teacher(self, content: RecordDict) -> EmotionModel | None:
+        """A second model with the message's ``teacher`` weights; None where it brings none."""
+        weights = content.array_records.get("teacher")
+        if weights is None:
+            return None
+        model = copy.deepcopy(self.model)
+        model.load_state_dict(unpack(weights))
+        return model
 
     def forget_caches(self) -> None:
         """Drop everything in memory that came from audio."""
@@ -96,12 +119,12 @@ def population(device: Device, _: RecordDict) -> RecordDict:
     return _reply(client=device.client, train=len(vault.ids("train")), test=len(vault.ids("test")))
 
 
-def calibrate_locally(device: Device, _: RecordDict) -> RecordDict:
+def calibrate_locally(device: Device, content: RecordDict) -> RecordDict:
     """This client's mean and mean square per feature dimension, for the shared normalisation constants.
 
     Of three utterances or fewer they would tell the features themselves: such a client sends nothing.
     """
-    examples = device.examples("train")
+    examples = device.kept(content)
     few = len(examples) < _FEWEST_FOR_MOMENTS
     moments = calibrate(device.model, examples.take(torch.arange(0)) if few else examples)
     reply = _reply(examples=moments.frames)
@@ -110,17 +133,20 @@ def calibrate_locally(device: Device, _: RecordDict) -> RecordDict:
 
 
 def train_locally(device: Device, content: RecordDict) -> RecordDict:
-    """One ordinary or recovery round on everything this client still holds."""
+    """One ordinary or recovery round on everything this client keeps."""
     asked = Asked(content)
-    device.load(content)
-    before = {k: v.clone() for k, v in device.model.state_dict().items()}
     local = device.config.training.local.model_copy(update={"epochs": asked.integer("epochs")})
     rng = rng_for(
         asked.integer("stream"), "client", device.client, asked.text("phase"), asked.integer("round")
     )
-    examples = device.examples("train")
-    loss = train(device.model, examples, local, asked.real("lr"), rng)
-    reply = _reply(examples=len(examples), loss=loss)
+    return _trained(device, content, lambda kept: train(device.model, kept, local, asked.real("lr"), rng))
+
+
+def _trained(device: Device, content: RecordDict, training: Callable[[Examples], float]) -> RecordDict:
+    device.load(content)
+    before = {k: v.clone() for k, v in device.model.state_dict().items()}
+    kept = device.kept(content)
+    reply = _reply(examples=len(kept), loss=training(kept))
     reply["update"] = pack(difference(device.model.state_dict(), before))
     return reply
 
@@ -162,6 +188,10 @@ def deletions(device: Device, content: RecordDict) -> RecordDict:
 
 def unlearn_locally(device: Device, content: RecordDict) -> RecordDict:
     """Forget the named requests' utterances, on them alone, and send the difference."""
+    return _unlearned(device, content, METHODS[device.config.unlearning.method].unlearn)
+
+
+def _unlearned(device: Device, content: RecordDict, unlearn: Method) -> RecordDict:
     asked = Asked(content)
     device.load(content)
     config = device.config
@@ -169,8 +199,7 @@ def unlearn_locally(device: Device, content: RecordDict) -> RecordDict:
     forget_set = device.vault.forget_set(ids, device.model)
     scalars = read_scalars(asked)
     rng = rng_for(config.seed, "unlearn", device.client, asked.integer("round"))
-    method = method_named(config.unlearning.method)
-    result = method.unlearn(device.model, forget_set, config.unlearning, rng, scalars)
+    result = unlearn(device.model, forget_set, config.unlearning, rng, scalars)
     before, after = result.forget_accuracy
     reply = _reply(
         examples=len(forget_set),
@@ -185,6 +214,31 @@ def unlearn_locally(device: Device, content: RecordDict) -> RecordDict:
         {"stopped": result.stopped, "scalars_read": ",".join(result.scalars_read)}
     )
     return reply
+
+
+def forget_part(device: Device, content: RecordDict) -> RecordDict:
+    """A requester's half of an upper reference's round: away from its forget set."""
+    part = _rounds_card(device).forget
+    assert part is not None
+    return _unlearned(device, content, partial(part, original=device.teacher(content)))
+
+
+def retain_part(device: Device, content: RecordDict) -> RecordDict:
+    """A client's half of an upper reference's round: training on what it keeps."""
+    config, card = device.config, _rounds_card(device)
+    rng = rng_for(config.seed, "retain part", device.client, Asked(content).integer("round"))
+
+    def part(kept: Examples) -> float:
+        local, teacher = config.training.local, device.teacher(content)
+        return card.retain(device.model, kept, config.unlearning, local, rng, teacher)
+
+    return _trained(device, content, part)
+
+
+def _rounds_card(device: Device) -> RoundsCard:
+    card = REFERENCES[device.config.unlearning.method]
+    assert isinstance(card, RoundsCard)
+    return card
 
 
 def purge(device: Device, content: RecordDict) -> RecordDict:
@@ -211,6 +265,8 @@ HANDLERS: dict[str, Handler] = {
     "evaluate.default": evaluate_locally,
     "query.deletions": deletions,
     "train.unlearn": unlearn_locally,
+    "train.forget_part": forget_part,
+    "train.retain_part": retain_part,
     "query.purge": purge,
 }
 

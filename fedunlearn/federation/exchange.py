@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,7 +13,8 @@ from flwr.serverapp import Grid
 from fedunlearn.config import FederationSettings
 from fedunlearn.errors import RunFailed
 from fedunlearn.evaluation.cost import PhaseCost
-from fedunlearn.federation.transport import Refused, number, size
+from fedunlearn.federation.requests import ServedRequest
+from fedunlearn.federation.transport import Refused, State, number, pack, size
 
 T = TypeVar("T")
 _POLL_SECONDS = 0.005
@@ -56,6 +58,7 @@ class Federation:
         self.faults: list[Fault] = []
         self.examples: dict[int, int] = {}
         """client -> training utterances it holds now"""
+        self._withheld: dict[int, list[str]] = {}
         self._node: dict[int, int] = {}
         self._meet(clients)
 
@@ -63,6 +66,23 @@ class Federation:
     def clients(self) -> tuple[int, ...]:
         """Clients that hold training data, in order; one that deleted everything has left."""
         return tuple(c for c, n in sorted(self.examples.items()) if n > 0)
+
+    @contextmanager
+    def withholding(self, requests: Sequence[ServedRequest]) -> Iterator[None]:
+        """Inside, what these requests take back counts as gone, though the vaults still hold it.
+
+        Every message names to its client the requests whose utterances it must leave out; a client that
+        would keep nothing has left.
+        """
+        for request in requests:
+            self._withheld.setdefault(request.client, []).append(request.id)
+            self.examples[request.client] -= request.utterances
+        try:
+            yield
+        finally:
+            self._withheld.clear()
+            for request in requests:
+                self.examples[request.client] += request.utterances
 
     def ask(
         self,
@@ -90,6 +110,8 @@ class Federation:
         """
         answers: dict[int, T] = {}
         waiting = dict(sorted(content.items()))
+        for client in waiting.keys() & self._withheld.keys():
+            waiting[client]["withheld"] = ConfigRecord({"requests": self._withheld[client]})
         for _ in range(1 + self._settings.retries):
             with occasion.cost.clock():
                 replies = self._exchange(kind, waiting)
@@ -180,6 +202,14 @@ class Federation:
 def settings(**values: int | float | str | list[str]) -> ConfigRecord:
     """The small settings of a message."""
     return ConfigRecord(dict(values))
+
+
+def letter(weights: State, asked: ConfigRecord, teacher: State | None = None) -> RecordDict:
+    """A message with the model, and beside it the one to learn from where there is one."""
+    content = RecordDict({"weights": pack(weights), "settings": asked})
+    if teacher is not None:
+        content["teacher"] = pack(teacher)
+    return content
 
 
 def _one_line(text: str) -> str:

@@ -30,6 +30,7 @@ from fedunlearn.federation.exchange import Federation
 from fedunlearn.federation.progress import Progress
 from fedunlearn.federation.requests import ServedRequest
 from fedunlearn.federation.server import GlobalModel, Server
+from fedunlearn.federation.upper_references import ReferenceServer
 from fedunlearn.history import History
 from fedunlearn.ledger import Ledger
 from fedunlearn.models import build_model
@@ -37,6 +38,7 @@ from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import rng_for, stream_key
+from fedunlearn.unlearning import REFERENCES, method_named
 
 State = Mapping[str, Tensor]
 
@@ -101,7 +103,7 @@ class Experiment:
         with self._phase("meet", None):
             federation = Federation(grid, config.federation, len(self.partition.clients), self.stop)
         self._federation = federation
-        server = self._server = Server(federation, config, self._template, self)
+        server = self._server = self._make_server(federation)
         rounds = config.training.rounds
         with self._phase("learn", rounds):
             model = self._learn(server, federation)
@@ -134,6 +136,7 @@ class Experiment:
             "versions": assemble.versions(),
             "status": "failed",
             "failure": reason,
+            "unlearning": assemble.about_method(method_named(self.config.unlearning.method)),
             "corpus": self._about_corpus(),
             "timeline": self._timeline.rows,
             "requests": assemble.request_rows(served, self._books()),
@@ -244,6 +247,7 @@ class Experiment:
             "versions": assemble.versions(),
             "status": "partial" if open_ends else "complete",
             "failure": "; ".join(open_ends) or None,
+            "unlearning": assemble.about_method(method_named(self.config.unlearning.method)),
             "corpus": self._about_corpus(),
             "models": models,
             "gap": assemble.gaps(models, controls),
@@ -303,6 +307,12 @@ class Experiment:
         gone = set(forget)
         kept = [[u.id for u in share.train if u.id not in gone] for share in self.partition.clients]
         return [self._judge.content_of(ids) if ids else "" for ids in kept]
+
+    def _make_server(self, federation: Federation) -> Server:
+        card = REFERENCES.get(self.config.unlearning.method)
+        if card is None:
+            return Server(federation, self.config, self._template, self)
+        return ReferenceServer(federation, self.config, self._template, self, card)
 
     def _books(self) -> dict[str, DeletionRequest]:
         shares = self.partition.clients

@@ -1,5 +1,6 @@
 """Deletion requests as the server knows them: an id, who asked, how much, and what became of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,14 @@ class ServedRequest:
     def gone(self) -> bool:
         """Whether its utterances have left the vault."""
         return self.state in {RequestState.PURGED, RequestState.VERIFIED}
+
+
+def grouped(requests: Sequence[ServedRequest]) -> dict[int, list[ServedRequest]]:
+    """By client, in client order."""
+    by_client: dict[int, list[ServedRequest]] = {}
+    for request in sorted(requests, key=lambda r: r.client):
+        by_client.setdefault(request.client, []).append(request)
+    return by_client
 
 
 def read_requests(_: int, reply: RecordDict) -> list[tuple[str, int]]:

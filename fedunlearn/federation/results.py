@@ -11,6 +11,8 @@ from fedunlearn.evaluation.gap import Record, gap, noise_floor, rank
 from fedunlearn.evaluation.judge import Judge, Predictions
 from fedunlearn.federation.exchange import Fault
 from fedunlearn.federation.requests import ServedRequest
+from fedunlearn.unlearning.contract import MethodCard
+from fedunlearn.unlearning.upper_reference import ReferenceCard
 
 SCHEMA = "fedunlearn/results/1"
 _VERSIONED = ("fedunlearn", "torch", "torchaudio", "flwr", "ray", "numpy")
@@ -20,6 +22,11 @@ Row = Mapping[str, Any]
 def versions() -> dict[str, str]:
     """Of everything that numbers depend on."""
     return {"python": platform.python_version(), **{name: version(name) for name in _VERSIONED}}
+
+
+def about_method(card: MethodCard | ReferenceCard) -> dict[str, str]:
+    """The method, what it sees ("forget": the forget set alone), and whom it is from."""
+    return {"method": card.name, "sees": card.sees, "source": card.source}
 
 
 def gaps(models: Mapping[str, Record], controls: Mapping[str, Record]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
-from flwr.app import RecordDict
+from flwr.app import ConfigRecord, RecordDict
 from torch import Tensor
 
 from fedunlearn.config import Config
@@ -27,15 +27,15 @@ from fedunlearn.federation.aggregation import (
     step,
     weighted_mean,
 )
-from fedunlearn.federation.exchange import Federation, Occasion, settings
+from fedunlearn.federation.exchange import Federation, Occasion, letter, settings
 from fedunlearn.federation.projection import without_conflict
-from fedunlearn.federation.requests import ServedRequest, read_outcome, read_requests
+from fedunlearn.federation.requests import ServedRequest, grouped, read_outcome, read_requests
 from fedunlearn.federation.scalars import as_settings, ask_scalars
-from fedunlearn.federation.transport import Refused, State, count, number, pack, weights_like
+from fedunlearn.federation.transport import Refused, State, count, number, weights_like
 from fedunlearn.history import History
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.training import round_lr, set_calibration
-from fedunlearn.unlearning import method_named
+from fedunlearn.unlearning import METHODS
 from fedunlearn.unlearning.contract import ServerScalars
 
 COSTED = ("learn", "listen", "unlearn", "recover", "retrain", "counterfactual")
@@ -137,10 +137,8 @@ class Server:
             number_ = model.ordinary_rounds + 1
             self.clock += phase == "learn"
             row_round = self.clock if phase == "learn" else number_
-            lr = round_lr(training, number_)
-            updates, loss, refused = self._round(
-                model.weights, number_, row_round, phase, "learn", stream, training.local.epochs, lr
-            )
+            asked = self._ordinary(number_, stream, training.local.epochs)
+            updates, loss, refused = self._round(model.weights, row_round, phase, asked)
             if phase == "learn":
                 self._remember(updates, number_)
             weights = model.optimizer.apply(model.weights, weighted_mean(updates))
@@ -187,8 +185,7 @@ class Server:
             (the model, whether anything was unlearned)
         """
         waiting = [r for r in requests if r.state is RequestState.ACCEPTED]
-        before, weights = model.weights, self._unlearn(model.weights, waiting)
-        model = GlobalModel(weights, model.optimizer, model.ordinary_rounds)
+        before, model = model.weights, self._unlearn(model, waiting)
         for request in waiting:
             if request.state is RequestState.UNLEARNED:
                 request.round_applied = self.clock
@@ -196,11 +193,11 @@ class Server:
         applied = [r.id for r in waiting if r.state is RequestState.APPLIED]
         if applied:
             if self._config.recovery.reversion == "removed":
-                self._unlearn_steps.append(difference(weights, before))
+                self._unlearn_steps.append(difference(model.weights, before))
                 self.costs["recover"].bytes_stored += sum(
-                    w.numel() * w.element_size() for w in weights.values()
+                    w.numel() * w.element_size() for w in model.weights.values()
                 )
-            self._report(self.clock, "unlearn", weights, None, 0, True, applied)
+            self._report(self.clock, "unlearn", model.weights, None, 0, True, applied)
         self._purge([r for r in requests if r.state is RequestState.APPLIED])
         return model, bool(applied)
 
@@ -214,10 +211,9 @@ class Server:
         if not self._clients.clients:
             return model
         self.clock += 1
-        updates, loss, refused = self._round(
-            model.weights, self.clock, self.clock, "recover", "recover",
-            self._config.seed, recovery.epochs, recovery.lr,
-        )  # fmt: skip
+        stream, epochs, lr = self._config.seed, recovery.epochs, recovery.lr
+        asked = settings(round=self.clock, phase="recover", stream=stream, epochs=epochs, lr=lr)
+        updates, loss, refused = self._round(model.weights, self.clock, "recover", asked)
         self._remember(updates, None)
         mean = weighted_mean(updates)
         if recovery.reversion == "removed":
@@ -255,19 +251,21 @@ class Server:
 
     # ---- exchanges -----------------------------------------------------------------------------------
 
+    def _ordinary(self, number_: int, stream: int, epochs: int) -> ConfigRecord:
+        lr = round_lr(self._config.training, number_)
+        return settings(round=number_, phase="learn", stream=stream, epochs=epochs, lr=lr)
+
     def _round(
-        self, weights: State, number_: int, row_round: int, phase: str, name: str, stream: int,
-        epochs: int, lr: float,
+        self, weights: State, row_round: int, phase: str, asked: ConfigRecord, kind: str = "train",
+        teacher: State | None = None,
     ) -> tuple[list[Update], float, int]:  # fmt: skip
+        """All clients' updates, their mean loss, and how many replies did not count."""
         occasion = Occasion(row_round, phase, self.costs[phase])
         occasion.cost.rounds += 1
         before = len(self._clients.faults)
         if not self._clients.clients:
             raise RunFailed(f"round {row_round} ({phase}): no client holds any training data")
-        asked = settings(round=number_, phase=name, stream=stream, epochs=epochs, lr=lr)
-        content = {
-            c: RecordDict({"weights": pack(weights), "settings": asked}) for c in self._clients.clients
-        }
+        content = {c: letter(weights, asked, teacher) for c in self._clients.clients}
 
         def read(client: int, reply: RecordDict) -> tuple[Update, float]:
             examples = int(number(reply, "examples"))
@@ -276,7 +274,7 @@ class Server:
                 raise Refused(f"claims {examples} utterances, but it holds {held}")
             return Update(client, examples, weights_like(reply, "update", weights)), number(reply, "loss")
 
-        replies = self._clients.ask("train", content, read, occasion)
+        replies = self._clients.ask(kind, content, read, occasion)
         updates = [update for update, _ in replies.values()]
         total = sum(u.examples for u in updates)
         loss = sum(u.examples * loss for u, loss in replies.values()) / total
@@ -288,28 +286,44 @@ class Server:
         if ordinary_round is not None:
             self.costs["learn"].bytes_stored = self.history.bytes_stored
 
-    def _unlearn(self, weights: State, requests: Sequence[ServedRequest]) -> State:
-        by_client: dict[int, list[ServedRequest]] = {}
-        for request in sorted(requests, key=lambda r: r.client):
-            by_client.setdefault(request.client, []).append(request)
+    def _unlearn(self, model: GlobalModel, requests: Sequence[ServedRequest]) -> GlobalModel:
+        by_client = grouped(requests)
         if not by_client:
-            return weights
-        cost, how = self.costs["unlearn"], self._config.unlearning.aggregation
-        cost.rounds += 1
-        occasion = Occasion(self.clock, "evaluate", cost)
-        asks = method_named(self._config.unlearning.method).reads_log_odds
-        scalars = ask_scalars(self._clients, weights, asks, occasion)
+            return model
+        asks = METHODS[self._config.unlearning.method].reads_log_odds
+        weights, told = self._step_away(model.weights, by_client, self._scalars(model.weights, asks))
+        self._unlearned(by_client, told)
+        return GlobalModel(weights, model.optimizer, model.ordinary_rounds)
+
+    def _scalars(self, weights: State, log_odds: bool) -> ServerScalars:
+        occasion = Occasion(self.clock, "evaluate", self.costs["unlearn"])
+        return ask_scalars(self._clients, weights, log_odds, occasion)
+
+    def _step_away(
+        self, weights: State, by_client: Mapping[int, Sequence[ServedRequest]], scalars: ServerScalars,
+        kind: str = "train.unlearn", teacher: State | None = None, share: float = 1.0,
+    ) -> tuple[State, dict[int, dict[str, Any]]]:  # fmt: skip
+        """The requesters' joint step, and what became of it at each that answered."""
+        self.costs["unlearn"].rounds += 1
+        how = self._config.unlearning.aggregation
+        told: dict[int, dict[str, Any]] = {}
         for turn in [[c] for c in by_client] if how == "sequential" else [list(by_client)]:
-            replies = self._ask_to_unlearn(weights, {c: by_client[c] for c in turn}, scalars)
+            asked = {c: by_client[c] for c in turn}
+            replies = self._ask_to_unlearn(weights, asked, scalars, kind, teacher)
             if not replies:
                 continue
-            weights = step(weights, self._join([update for update, _ in replies.values()]))
-            for client, (update, outcome) in replies.items():
-                for request in by_client[client]:
-                    joint = [r.id for r in by_client[client] if r is not request]
-                    request.outcome = {**outcome, "update_norm": update.norm, "joint_with": joint}
-                    self._move(request, RequestState.UNLEARNED)
-        return weights
+            weights = step(weights, self._join([update for update, _ in replies.values()]), share)
+            told |= {c: {**outcome, "update_norm": u.norm} for c, (u, outcome) in replies.items()}
+        return weights, told
+
+    def _unlearned(
+        self, by_client: Mapping[int, Sequence[ServedRequest]], told: Mapping[int, dict[str, Any]]
+    ) -> None:
+        for client, outcome in told.items():
+            for request in by_client[client]:
+                joint = [r.id for r in by_client[client] if r is not request]
+                request.outcome = {**outcome, "joint_with": joint}
+                self._move(request, RequestState.UNLEARNED)
 
     def _join(self, updates: Sequence[Update]) -> State:
         """The joint step; who has a request open does not speak for those who did not ask."""
@@ -322,14 +336,15 @@ class Server:
         return join_unlearning(updates, unlearning.aggregation, sum(clients.values()), last, longest)
 
     def _ask_to_unlearn(
-        self, weights: State, requests: Mapping[int, Sequence[ServedRequest]], scalars: ServerScalars
-    ) -> dict[int, tuple[Update, dict[str, Any]]]:
+        self, weights: State, requests: Mapping[int, Sequence[ServedRequest]], scalars: ServerScalars,
+        kind: str, teacher: State | None,
+    ) -> dict[int, tuple[Update, dict[str, Any]]]:  # fmt: skip
         content = {}
         for client, own in requests.items():
             share = min(1.0, sum(r.utterances for r in own) / self._clients.examples[client])
             told = as_settings(replace(scalars, share=share))
             asked = settings(requests=[r.id for r in own], round=self.clock, **told)
-            content[client] = RecordDict({"weights": pack(weights), "settings": asked})
+            content[client] = letter(weights, asked, teacher)
 
         def read(client: int, reply: RecordDict) -> tuple[Update, dict[str, Any]]:
             wanted, claimed = sum(r.utterances for r in requests[client]), int(number(reply, "examples"))
@@ -338,7 +353,7 @@ class Server:
             return Update(client, claimed, weights_like(reply, "update", weights)), read_outcome(reply)
 
         occasion = Occasion(self.clock, "unlearn", self.costs["unlearn"])
-        return self._clients.ask("train.unlearn", content, read, occasion, quorum=0.0)
+        return self._clients.ask(kind, content, read, occasion, quorum=0.0)
 
     def _purge(self, requests: Sequence[ServedRequest]) -> None:
         content = {

@@ -84,8 +84,8 @@ class Asked:
         ValueError: the message lacks the setting, or it is of another type.
     """
 
-    def __init__(self, content: RecordDict) -> None:
-        self._settings = content.config_records.get("settings", ConfigRecord())
+    def __init__(self, content: RecordDict, record: str = "settings") -> None:
+        self._settings = content.config_records.get(record, ConfigRecord())
 
     def integer(self, name: str) -> int:
         """A whole number."""

@@ -47,6 +47,14 @@ class EmotionModel(nn.Module, ABC):
     frame_seconds: float | None = None
     """s, from one feature frame to the next; None where an utterance is one frame."""
 
+    @property
+    def first_layer(self) -> str:
+        """Name, in the state dict, of the first trained layer's weights: a matrix or kernels, no bias.
+
+        Models make their layers in the order in which features pass through them.
+        """
+        return next(name for name, p in self.named_parameters() if p.requires_grad and p.dim() > 1)
+
     @abstractmethod
     def derive(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
         """Waveforms [B, S] with true lengths [B] -> (features [B, T, D], frames [B])."""

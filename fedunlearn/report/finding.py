@@ -9,6 +9,8 @@ from fedunlearn.report.values import at, duration, fraction, many, noise_floor, 
 FULFILLED = ("purged", "verified")
 CONTROLS = {"none": "leaves the model as it is", "destroy": "puts random weights in its place"}
 CONTROL_WORDS = {"none": "doing nothing", "destroy": "random weights"}
+SEEN = {"retain": "the retain sets", "history": "the retain sets and the server's history"}
+"""what an upper reference sees more than the forget set"""
 NOTHING_TO_FORGET = 2.0  # times the noise floor between original and retrained
 ABOUT_AS_MUCH = 0.02  # forget accuracy; the spread of single seeds
 
@@ -133,8 +135,20 @@ def _headline(results: Mapping[str, Any]) -> tuple[Tone, str]:
 
 
 def _remarks(results: Mapping[str, Any]) -> list[str]:
-    remarks = [_forgetting(results), _recovery(results), _saving(results), _floor(results)]
+    remarks = [
+        _seeing(results),
+        _forgetting(results),
+        _recovery(results),
+        _saving(results),
+        _floor(results),
+    ]
     return [remark for remark in remarks if remark]
+
+
+def _seeing(results: Mapping[str, Any]) -> str:
+    seen = SEEN.get(plain(at(results, "unlearning", "sees")))
+    method = plain(at(results, "unlearning", "method"))
+    return f"An upper reference, not an answer: “{method}” sees {seen}." if seen else ""
 
 
 def _forgetting(results: Mapping[str, Any]) -> str:

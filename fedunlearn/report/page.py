@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fedunlearn.report.figures import confusions, cost_bars, gap_bars, loss_histograms
-from fedunlearn.report.finding import asked, find, judgement
+from fedunlearn.report.finding import SEEN, asked, find, judgement
 from fedunlearn.report.tables import (
     MODELS,
     REQUEST_COLUMNS,
@@ -94,6 +94,8 @@ def _kicker(results: Mapping[str, Any]) -> list[str]:
     corpus, config = at(results, "corpus"), at(results, "config")
     method = at(config, "unlearning", "method")
     said = "L2UL-style, after Ren et al. 2025" if method == "l2ul" else plain(method)
+    more = SEEN.get(plain(at(results, "unlearning", "sees")))
+    seen = f"an upper reference: it sees {more}" if more else ""
     emotions = many(len(rows(at(corpus, "emotions"))), "emotion")
     return [
         f"{plain(at(corpus, 'name'))}: {count(at(corpus, 'utterances'))} utterances of "
@@ -101,7 +103,7 @@ def _kicker(results: Mapping[str, Any]) -> list[str]:
         f"{emotions}",
         f"{count(at(corpus, 'clients'))} clients",
         f"{count(at(config, 'training', 'rounds'))} rounds of learning",
-        f"method {said}, updates joined by {plain(at(config, 'unlearning', 'aggregation'))}",
+        f"method {said}, {seen or 'updates joined by ' + plain(at(config, 'unlearning', 'aggregation'))}",
         f"model {plain(at(config, 'model', 'name'))}",
         f"seed {plain(at(results, 'seed'))}",
     ]

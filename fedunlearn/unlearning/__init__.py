@@ -1,4 +1,8 @@
-"""Unlearning methods, one file each, all of the type ``contract.Method``."""
+"""Unlearning methods, one file each.
+
+METHODS see the forget set alone, by the type ``contract.Method``. REFERENCES see more than the forget set,
+and each says what by the type of its card (``upper_reference``).
+"""
 
 from fedunlearn.errors import BadInput
 from fedunlearn.unlearning import (
@@ -7,14 +11,21 @@ from fedunlearn.unlearning import (
     calm,
     delete,
     destroy,
+    fed_eraser,
+    fine_tune,
     gradient_ascent,
     l2ul,
+    neggrad_plus,
     none,
     pga,
     random_label,
+    retrained,
     salun,
+    scrub,
+    weight_negation,
 )
 from fedunlearn.unlearning.contract import MethodCard
+from fedunlearn.unlearning.upper_reference import ReferenceCard
 
 METHODS: dict[str, MethodCard] = {
     card.name: card
@@ -32,15 +43,29 @@ METHODS: dict[str, MethodCard] = {
         destroy.CARD,
     )
 }
-"""Every method by the name that ``unlearning.method`` takes."""
+"""Every method that sees the forget set alone, by the name that ``unlearning.method`` takes."""
+
+REFERENCES: dict[str, ReferenceCard] = {
+    card.name: card
+    for card in (
+        fine_tune.CARD,
+        neggrad_plus.CARD,
+        scrub.CARD,
+        weight_negation.CARD,
+        fed_eraser.CARD,
+        retrained.CARD,
+    )
+}
+"""Every upper reference, by the name that ``unlearning.method`` takes."""
 
 
-def method_named(name: str) -> MethodCard:
-    """The method of this name.
+def method_named(name: str) -> MethodCard | ReferenceCard:
+    """The method or upper reference of this name.
 
     Raises:
         BadInput: there is none; the message lists those there are.
     """
-    if name not in METHODS:
-        raise BadInput(f'unlearning.method: there is no "{name}"; known: {", ".join(sorted(METHODS))}')
-    return METHODS[name]
+    known: dict[str, MethodCard | ReferenceCard] = {**METHODS, **REFERENCES}
+    if name not in known:
+        raise BadInput(f'unlearning.method: there is no "{name}"; known: {", ".join(sorted(known))}')
+    return known[name]

@@ -1,0 +1,140 @@
+"""Upper references: methods that see more than the forget set, each by the type of its card.
+
+They say how near to the retrained model one comes with data that a method after ``contract.Method`` may not
+have. All are federated procedures of the server with all clients. Three kinds:
+
+- ``RoundsCard`` sees every client's retain set, in rounds of two halves: the requesters step away from their
+  forget sets, then every client trains on what it keeps;
+- ``HistoryCard`` sees the retain sets and what the server remembers of learning;
+- ``ScratchCard`` sees the retain sets and nothing that was learned.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from fedunlearn.config import LocalSettings, UnlearningSettings
+from fedunlearn.examples import Examples, ForgetSet
+from fedunlearn.models.contract import EmotionModel
+from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult
+
+State = dict[str, Tensor]
+
+
+class ForgetPart(Protocol):
+    """A requester's half of a round: away from its forget set. Pure: the model is not changed."""
+
+    def __call__(
+        self,
+        model: EmotionModel,
+        forget_set: ForgetSet,
+        settings: UnlearningSettings,
+        rng: np.random.Generator,
+        scalars: ServerScalars,
+        original: EmotionModel | None,
+    ) -> UnlearnResult:
+        """Step away from ``forget_set``; ``original`` is None where the card asks for no teacher.
+
+        Raises:
+            UnlearnFailed: the loss is not finite; the message names the step.
+        """
+        ...
+
+
+class RetainPart(Protocol):
+    """A client's half of a round: training on what it keeps."""
+
+    def __call__(
+        self,
+        model: EmotionModel,
+        retain_set: Examples,
+        settings: UnlearningSettings,
+        local: LocalSettings,
+        rng: np.random.Generator,
+        original: EmotionModel | None,
+    ) -> float:
+        """Train ``model`` in place on ``retain_set``, n >= 1; returns the mean loss of the last epoch.
+
+        Raises:
+            TrainingDiverged: the loss is not finite.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a procedure of rounds goes.
+
+    Attributes:
+        rounds: >= 0.
+        forget_rounds: the first so many of them have a forget half.
+        forget_share, retain_share: how far, >= 0, the server steps along what each half gave.
+    """
+
+    rounds: int
+    forget_rounds: int = 0
+    forget_share: float = 1.0
+    retain_share: float = 1.0
+
+
+def as_it_came(weights: Mapping[str, Tensor], model: EmotionModel) -> State:
+    """The start of most procedures: the global model."""
+    return dict(weights)
+
+
+@dataclass(frozen=True)
+class RoundsCard:
+    """A procedure of rounds from the global model.
+
+    Attributes:
+        name, source: as tables show it.
+        plan: its rounds, from the settings.
+        retain: every client's half.
+        forget: the requesters' half, before it; None = they only leave their forget sets out.
+        start: what the server does to the global model first; given a model of its kind.
+        teacher: both halves get the global model as it was before the first round.
+    """
+
+    name: str
+    source: str
+    plan: Callable[[UnlearningSettings], Plan]
+    retain: RetainPart
+    forget: ForgetPart | None = None
+    start: Callable[[Mapping[str, Tensor], EmotionModel], State] = as_it_came
+    teacher: bool = False
+    sees: Literal["retain"] = "retain"
+
+
+@dataclass(frozen=True)
+class HistoryCard:
+    """A procedure that goes through the ordinary rounds again, from the weights that learning began with.
+
+    Attributes:
+        name, source: as tables show it.
+        rounds: settings and the ordinary rounds done -> those that are gone through again, in order.
+        epochs: settings and an ordinary round's epochs -> those of a round that is gone through again.
+        calibrate: a client's new difference and the sizes that its old one had in that round, tensor by
+            tensor -> the difference that is averaged.
+    """
+
+    name: str
+    source: str
+    rounds: Callable[[UnlearningSettings, int], Sequence[int]]
+    epochs: Callable[[UnlearningSettings, int], int]
+    calibrate: Callable[[Mapping[str, Tensor], Mapping[str, float]], State]
+    sees: Literal["history"] = "history"
+
+
+@dataclass(frozen=True)
+class ScratchCard:
+    """Learning anew, from new random weights, without the forget sets."""
+
+    name: str
+    source: str
+    sees: Literal["retain"] = "retain"
+
+
+ReferenceCard = RoundsCard | HistoryCard | ScratchCard
