@@ -19,7 +19,7 @@ ROOMS = (
     ("errors",),
     ("config", "seeding"),
     ("audio", "run_folder", "ledger", "examples"),
-    ("corpora", "checkpoints"),
+    ("corpora", "checkpoints", "history"),
     ("partition", "models"),
     ("vault", "training", "unlearning", "deletion", "evaluation"),
     ("federation.transport",),
@@ -42,6 +42,7 @@ ALONE = {
     "errors": set(),
     "audio": set(),
     "ledger": set(),
+    "history": set(),
     "report": {"report", "run_folder"},
 }
 """What the leaves, and the report, which reads plain data, may import of the package."""

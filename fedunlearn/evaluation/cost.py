@@ -1,4 +1,4 @@
-"""What each phase costs: time on the clients, time on the clock, bytes on the wire."""
+"""What each phase costs: time on the clients, time on the clock, bytes on the wire and in memory."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +15,7 @@ class PhaseCost:
         client_seconds: summed over clients, measured on them.
         wall_seconds: on the server's clock.
         bytes_up, bytes_down: of all messages from and to clients, failed attempts included.
+        bytes_stored: of the server's history when the phase was over; 0 where it keeps none.
     """
 
     rounds: int = 0
@@ -22,6 +23,7 @@ class PhaseCost:
     wall_seconds: float = 0.0
     bytes_up: int = 0
     bytes_down: int = 0
+    bytes_stored: int = 0
 
     @contextmanager
     def clock(self) -> Iterator[None]:
@@ -41,6 +43,7 @@ class PhaseCost:
             wall_seconds=counted["wall_seconds"],
             bytes_up=int(counted["bytes_up"]),
             bytes_down=int(counted["bytes_down"]),
+            bytes_stored=int(counted["bytes_stored"]),
         )
 
     def as_dict(self) -> dict[str, float]:

@@ -2,7 +2,8 @@
 
 A learned model is a function of the training data of every client, the model's and the training's
 settings and the seed. Its key is a digest of exactly these, so a second run that differs only in how it
-unlearns finds the trained original and, where D_f is the same, the retrained model.
+unlearns finds the trained original and, where D_f is the same, the retrained model. With the original goes
+the server's history, so that a run that finds it can do all that the run that trained it could.
 """
 
 import hashlib
@@ -20,8 +21,10 @@ from fedunlearn import __version__
 from fedunlearn.checkpoints import BadCheckpoint, load_checkpoint, save_checkpoint
 from fedunlearn.config import Config
 from fedunlearn.evaluation.judge import Predictions
+from fedunlearn.history import History
 
-_FORMAT = 2
+_FORMAT = 3
+_HISTORY = "history."
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,14 @@ class Learned:
         rows: one a round: round, loss, refused.
         curve: round -> the judge's predictions at that round.
         cost: of the training that was really done, as PhaseCost.as_dict.
+        history: the server's, at the end; None for a retrained model, from which nothing is unlearned.
     """
 
     state: Mapping[str, Tensor]
     rows: Sequence[Mapping[str, Any]]
     curve: Mapping[int, Predictions]
     cost: Mapping[str, float]
+    history: History | None = None
 
 
 def reference_key(config: Config, stream: int, contents: Sequence[str]) -> str:
@@ -63,7 +68,10 @@ def reference_key(config: Config, stream: int, contents: Sequence[str]) -> str:
 
 
 class ReferenceCache:
-    """Learned models in a folder. Holds weights and measures, no audio and no features."""
+    """Learned models in a folder. Holds weights, differences and measures, no audio and no features.
+
+    It is the experimenter's, like the original in it: what a server must drop after a purge stays here.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -80,14 +88,23 @@ class ReferenceCache:
         if len(rounds) != len(predictions):
             return None
         curve = {r: row.numpy() for r, row in zip(rounds, predictions, strict=True)}
-        return Learned(tensors, manifest["rows"], curve, manifest["cost"])
+        kept = {k.removeprefix(_HISTORY): tensors.pop(k) for k in list(tensors) if k.startswith(_HISTORY)}
+        try:
+            history = History.from_tensors(manifest["trained"], kept) if "trained" in manifest else None
+        except ValueError:
+            return None
+        return Learned(tensors, manifest["rows"], curve, manifest["cost"], history)
 
     def keep(self, key: str, learned: Learned) -> None:
         """Store a learned model."""
         self._folder.mkdir(parents=True, exist_ok=True)
         curve = torch.from_numpy(np.stack(list(learned.curve.values())))
         about = {"rows": list(learned.rows), "curve_rounds": list(learned.curve), "cost": dict(learned.cost)}
-        save_checkpoint(self._file(key), {**learned.state, "curve": curve}, about)
+        tensors = {**learned.state, "curve": curve}
+        if learned.history is not None:
+            about["trained"] = list(learned.history.trained)
+            tensors |= {f"{_HISTORY}{key}": t for key, t in learned.history.as_tensors().items()}
+        save_checkpoint(self._file(key), tensors, about)
 
     def _file(self, key: str) -> Path:
         return self._folder / f"{key}.safetensors"

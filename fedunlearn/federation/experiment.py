@@ -30,6 +30,7 @@ from fedunlearn.federation.exchange import Federation
 from fedunlearn.federation.progress import Progress
 from fedunlearn.federation.requests import ServedRequest
 from fedunlearn.federation.server import GlobalModel, Server
+from fedunlearn.history import History
 from fedunlearn.ledger import Ledger
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
@@ -47,9 +48,9 @@ class _Log:
     rows: list[dict[str, Any]] = field(default_factory=list)
     curve: list[Predictions | None] = field(default_factory=list)
 
-    def learned(self, state: State, cost: PhaseCost) -> Learned:
+    def learned(self, state: State, cost: PhaseCost, history: History | None = None) -> Learned:
         curve = {r["round"]: p for r, p in zip(self.rows, self.curve, strict=True) if p is not None}
-        return Learned(state, self.rows, curve, cost.as_dict())
+        return Learned(state, self.rows, curve, cost.as_dict(), history)
 
     @classmethod
     def of(cls, learned: Learned) -> "_Log":
@@ -154,16 +155,18 @@ class Experiment:
         clients = len(self.partition.clients)
         quiet = not any_while_learning(config.deletions, clients, config.training.rounds, config.seed)
         known = self._cache.find(key) if quiet else None
-        self._origins["original"] = "cached" if known else "trained"
-        if known:
+        history = known.history if known else None  # a retrained model of the very same data has none
+        self._origins["original"] = "cached" if history else "trained"
+        if known and history:
             self._timeline = self._log = _Log.of(known)
             server.clock = config.training.rounds
             server.costs["learn"] = PhaseCost.of(known.cost)
+            server.history = history
             return _finished(known.state, config)
         model = server.start(self._initial(stream), "learn")
         model = server.learn(model, stream, "learn", lambda m: self._listen_while_learning(server, m))
         if self._original is None and not federation.faults:
-            self._cache.keep(key, self._log.learned(model.weights, server.costs["learn"]))
+            self._cache.keep(key, self._log.learned(model.weights, server.costs["learn"], server.history))
         return model
 
     def _listen_while_learning(self, server: Server, model: GlobalModel) -> GlobalModel:

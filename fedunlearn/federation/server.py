@@ -23,6 +23,7 @@ from fedunlearn.federation.aggregation import ServerOptimizer, Update, join_unle
 from fedunlearn.federation.exchange import Federation, Occasion, settings
 from fedunlearn.federation.requests import ServedRequest, read_outcome, read_requests
 from fedunlearn.federation.transport import Refused, State, count, number, pack, weights_like
+from fedunlearn.history import History
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.training import round_lr, set_calibration
 
@@ -76,6 +77,8 @@ class Server:
         self.unheard: set[int] = set()
         """clients that did not answer the last listening: nobody knows what they wanted"""
         self.costs = {name: PhaseCost() for name in COSTED}
+        self.history = History([name for name, p in template.named_parameters() if p.requires_grad])
+        """of the training under way, not of references and counterfactuals"""
 
     # ---- learning ------------------------------------------------------------------------------------
 
@@ -99,6 +102,8 @@ class Server:
             moments = weighted_mean(told)
             set_calibration(self._template, moments["mean"], moments["mean_square"])
         weights = {k: v.clone() for k, v in self._template.state_dict().items()}
+        if phase == "learn":
+            self.history = History(self.history.trained, weights)
         return GlobalModel(weights, ServerOptimizer(self._config.training))
 
     def learn(
@@ -120,10 +125,12 @@ class Server:
             self.clock += phase == "learn"
             row_round = self.clock if phase == "learn" else number_
             lr = round_lr(training, number_)
-            mean, loss, refused = self._round(
+            updates, loss, refused = self._round(
                 model.weights, number_, row_round, phase, "learn", stream, training.local.epochs, lr
             )
-            weights = model.optimizer.apply(model.weights, mean)
+            if phase == "learn":
+                self._remember(updates, number_)
+            weights = model.optimizer.apply(model.weights, weighted_mean(updates))
             model = GlobalModel(weights, model.optimizer, number_)
             due = self._config.evaluation.curve_every
             last = number_ == training.rounds
@@ -185,11 +192,12 @@ class Server:
         if not self._clients.clients:
             return model
         self.clock += 1
-        mean, loss, refused = self._round(
+        updates, loss, refused = self._round(
             model.weights, self.clock, self.clock, "recover", "recover",
             self._config.seed, recovery.epochs, recovery.lr,
         )  # fmt: skip
-        weights = step(model.weights, mean)
+        self._remember(updates, None)
+        weights = step(model.weights, weighted_mean(updates))
         self._report(self.clock, "recover", weights, loss, refused, True)
         return GlobalModel(weights, model.optimizer, model.ordinary_rounds)
 
@@ -225,7 +233,7 @@ class Server:
     def _round(
         self, weights: State, number_: int, row_round: int, phase: str, name: str, stream: int,
         epochs: int, lr: float,
-    ) -> tuple[State, float, int]:  # fmt: skip
+    ) -> tuple[list[Update], float, int]:  # fmt: skip
         occasion = Occasion(row_round, phase, self.costs[phase])
         occasion.cost.rounds += 1
         before = len(self._clients.faults)
@@ -247,7 +255,13 @@ class Server:
         updates = [update for update, _ in replies.values()]
         total = sum(u.examples for u in updates)
         loss = sum(u.examples * loss for u, loss in replies.values()) / total
-        return weighted_mean(updates), loss, len(self._clients.faults) - before
+        return updates, loss, len(self._clients.faults) - before
+
+    def _remember(self, updates: Sequence[Update], ordinary_round: int | None) -> None:
+        for update in updates:
+            self.history.remember(update.client, update.difference, ordinary_round)
+        if ordinary_round is not None:
+            self.costs["learn"].bytes_stored = self.history.bytes_stored
 
     def _unlearn(self, weights: State, requests: Sequence[ServedRequest]) -> State:
         by_client: dict[int, list[ServedRequest]] = {}
@@ -320,6 +334,8 @@ class Server:
             quorum=0.0,
         )
         for request in requests:
+            # Its speech is unlearned, so its last step goes even where the device did not answer.
+            self.history.forget(request.client, left=replies.get(request.client, (False, 1))[1] == 0)
             if request.client in replies:
                 verified, left = replies[request.client]
                 self._clients.examples[request.client] = left
