@@ -21,6 +21,7 @@ ROOMS = (
     ("audio", "run_folder", "ledger", "examples"),
     ("corpora", "checkpoints", "history"),
     ("partition", "models"),
+    ("speech",),
     ("vault", "training", "unlearning", "deletion", "evaluation"),
     ("federation.transport",),
     ("federation.aggregation", "federation.exchange", "federation.requests"),
