@@ -31,6 +31,7 @@ ROOMS = (
     ("federation.preparation",),
     ("federation",),
     ("federation.engine", "report"),
+    ("study",),
     ("cli",),
     ("__main__",),
     ("simulations",),

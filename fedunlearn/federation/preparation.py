@@ -40,27 +40,30 @@ def resolve(config: Config) -> Config:
     return config.model_copy(update={"corpus": corpus})
 
 
-def read_speech(config: Config) -> tuple[Corpus, Partition]:
-    """Read names and deal them, without decoding anything.
+def read_speech(config: Config, corpus: Corpus | None = None) -> tuple[Corpus, Partition]:
+    """Read names, unless they are known, and deal them, without decoding anything.
 
     Raises:
         BadInput: the corpus, the partition or the schedule.
     """
-    corpus = corpora.load(config.corpus, config.seed)
+    corpus = corpus or corpora.load(config.corpus, config.seed)
     partition = deal(corpus, config.partition, config.seed)
     check_schedule(config.deletions, partition, config.training.rounds)
     return corpus, partition
 
 
-def check(config: Config, out: Path, cache: Path) -> None:
+def check(config: Config, out: Path, cache: Path, corpus: Corpus | None = None) -> None:
     """See that a run can start: method, corpus, partition, schedule and output, all at once.
+
+    Args:
+        corpus: where it has been read already.
 
     Raises:
         BadInput: with every problem found, one line each.
     """
     problems = [
         *_problems(lambda: method_named(config.unlearning.method)),
-        *_problems(lambda: read_speech(config)),
+        *_problems(lambda: read_speech(config, corpus)),
     ]
     output = [
         *_problems(RunFolder(out).check),
@@ -127,14 +130,13 @@ def prepare(
     """
     torch.set_num_threads(1)  # more would fight over the cores, and could change the last bit
     config = resolve(config)
-    check(config, out, cache)
+    check(config, out, cache, heard[0] if heard else None)
     run = RunFolder(out)
     run.create()
     try:
         corpus, speech = heard or listen(config, progress)
         # Again: recordings that cannot be read may have been left out.
-        partition = deal(corpus, config.partition, config.seed)
-        check_schedule(config.deletions, partition, config.training.rounds)
+        corpus, partition = read_speech(config, corpus)
         write_atomically(run.config, config.to_toml())
         template = build_model(config.model, len(corpus.emotions), rng_for(config.seed, "template"))
         _fill_vaults(run, corpus, partition, speech, template)

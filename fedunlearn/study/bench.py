@@ -1,0 +1,151 @@
+"""Where the cells of a study are played, one at a time, and what each leaves: one JSON file."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fedunlearn import __version__, corpora
+from fedunlearn.config import Config
+from fedunlearn.corpora import Corpus
+from fedunlearn.errors import BadInput, RunFailed
+from fedunlearn.federation.engine import play
+from fedunlearn.federation.preparation import Heard, check, listen, prepare, resolve
+from fedunlearn.federation.progress import Progress
+from fedunlearn.partition import deal
+from fedunlearn.run_folder import write_atomically
+from fedunlearn.study.grid import Cell, requesters_of
+
+_KEPT = ("config", "corpus", "models", "gap", "cost", "requests", "references", "versions")
+
+
+class Bench:
+    """A folder of finished cells, trained references beside them; speech is decoded once.
+
+    Args:
+        out: of the study; made by the first cell.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._out, self._cells, self._running = out, out / "cells", out / "running"
+        self._heard: tuple[str, Heard] | None = None
+        self._named: tuple[str, Corpus] | None = None
+
+    def check(self, cells: Sequence[Cell]) -> None:
+        """See that every cell can be played, before any is.
+
+        Raises:
+            BadInput: method, corpus, partition, output; more requesters than clients; a requester that holds
+                less than it shall take back. One line each.
+        """
+        problems: dict[str, None] = {}
+        seen = set()
+        for cell in cells:
+            asked = cell.experiment.unlearning.method, cell.seed, cell.requesters, cell.size
+            if asked in seen:
+                continue
+            seen.add(asked)
+            config = resolve(cell.experiment)
+            try:
+                corpus = self._names(config)
+                short = _too_short(cell, config, corpus)
+                # What the size breaks in the schedule is said once, in terms of --sizes.
+                if not short:
+                    check(config, self._out / "next", self._out / "references", corpus)
+                problems |= dict.fromkeys(short)
+            except BadInput as error:
+                problems |= dict.fromkeys(error.problems)
+        if problems:
+            raise BadInput(_worst(problems))
+
+    def file(self, cell: Cell) -> Path:
+        """Named by the cell and by every setting that went into it: another experiment is computed anew."""
+        decides = cell.experiment.model_dump(mode="json", exclude={"federation"})
+        written = json.dumps({"version": __version__, **decides}, sort_keys=True)
+        return self._cells / f"{cell.name}-{hashlib.sha256(written.encode()).hexdigest()[:12]}.json"
+
+    def results(self, cell: Cell) -> dict[str, Any] | None:
+        """What a finished cell found; None where it is not finished."""
+        try:
+            found: dict[str, Any] = json.loads(self.file(cell).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return found
+
+    def play(self, cell: Cell) -> None:
+        """Run a cell and keep what it found; nothing else of the run stays.
+
+        Raises:
+            BadInput: a recording cannot be read.
+            RunFailed: the run; Interrupted where somebody stopped it.
+        """
+        quiet = Progress(Console(quiet=True))
+        config = resolve(cell.experiment)
+        heard = self._listen(config, quiet)
+        self._clear()  # left by a study that was killed
+        try:
+            try:
+                experiment = prepare(config, self._running, self._out / "references", quiet, heard)
+            except BadInput as error:
+                raise RunFailed("; ".join(error.problems)) from error
+            results = play(experiment)
+            if results["status"] != "complete":
+                raise RunFailed(results["failure"])
+            if len(results["requests"]) != cell.requesters:
+                raise RunFailed(f"{len(results['requests'])} of {cell.requesters} requests were raised")
+        finally:
+            self._clear()
+        self._cells.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.file(cell), json.dumps({key: results[key] for key in _KEPT}))
+
+    def _listen(self, config: Config, quiet: Progress) -> Heard:
+        key = _speech_of(config)
+        if self._heard is None or self._heard[0] != key:
+            self._heard = None  # two corpora at a time would be too many
+            self._heard = key, listen(config, quiet)
+        return self._heard[1]
+
+    def _names(self, config: Config) -> Corpus:
+        key = _speech_of(config)
+        if self._named is None or self._named[0] != key:
+            self._named = key, corpora.load(config.corpus, config.seed)
+        return self._named[1]
+
+    def _clear(self) -> None:
+        if self._running.exists():
+            shutil.rmtree(self._running)
+
+
+def _speech_of(config: Config) -> str:
+    """Generated speech depends on the seed, recordings do not."""
+    return f"{config.corpus.model_dump_json()}{config.seed if config.corpus.name == 'synthetic' else ''}"
+
+
+def _too_short(cell: Cell, config: Config, corpus: Corpus) -> list[str]:
+    """Why this cell's requests cannot be raised."""
+    clients = config.partition.clients
+    if cell.requesters > clients:
+        return [f"--requesters {cell.requesters}: there are {clients} clients (partition.clients)"]
+    partition = deal(corpus, config.partition, config.seed)
+    asking = requesters_of(clients, cell.requesters, cell.seed)
+    least, client = min((len(partition.clients[c].train), c) for c in asking)
+    if least >= cell.size:
+        return []
+    fewer = clients * least // cell.size
+    more = f", or let fewer clients hold more each: --set partition.clients={fewer}" if fewer else ""
+    return [
+        f"--sizes {cell.size}: client {client} (seed {cell.seed}) trains on {least} utterances only; "
+        f"take at most {least}{more}"
+    ]
+
+
+def _worst(problems: Iterable[str]) -> list[str]:
+    """The first line of each kind: that a size is too large need not be said for every seed."""
+    kinds: dict[str, str] = {}
+    for problem in problems:
+        kinds.setdefault(problem.partition(":")[0] if problem.startswith("--") else problem, problem)
+    return list(kinds.values())
