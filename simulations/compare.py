@@ -46,7 +46,7 @@ def compare(
         typer.Option(
             metavar="NAME=METHOD:KEY=VALUE,...",
             help="One more row of the tables: a method with settings of its own, such as "
-            "relabel+Adv=l2ul:elasticity=0 (keys as below unlearning.l2ul). May be repeated.",
+            "Adv=l2ul:elasticity=0 (keys as below unlearning.l2ul). May be repeated.",
         ),
     ] = None,
     sizes: Annotated[str, typer.Option(help="Utterances that each requester takes back.")] = "10,20,48",
@@ -73,8 +73,9 @@ def compare(
 ) -> None:
     """Compare unlearning methods; writes compare.csv, compare.md, compare.tex and figures.
 
-    Figures are of the first aggregation and recovery named, and one is across them. Exit codes: 0 every
-    cell is there; 2 bad input; 3 a cell failed, or the comparison was interrupted.
+    Figures are of the first aggregation and recovery named, and one is across them.
+
+    Exit codes: 0 every cell is there; 2 bad input; 3 a cell failed, or it was interrupted.
     """
 
     def command() -> int:

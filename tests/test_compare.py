@@ -288,15 +288,18 @@ def test_a_mistake_is_said_before_anything_runs(
 
 
 def test_a_size_that_no_client_holds_is_one_line_with_a_way_out(script: ModuleType, tmp_path: Path) -> None:
-    """18 utterances a speaker, 14 of them for training: half of the clients would hold twice that."""
-    code, said = call(script, tmp_path / "out", "--sizes", "20,25", "--seeds", "0,1")
+    """18 utterances a speaker, 14 of them for training, 6 speakers: with 3 clients each has two."""
+    sizes = ("--sizes", "20,43", "--seeds", "0,1", "--requesters")
+    code, said = call(script, tmp_path / "out", *sizes, "1,2")
     lines = [line for line in said.splitlines() if line]
     assert code == 2 and len(lines) == 2
     assert lines[0].endswith(
         "trains on 14 utterances only; take at most 14, or let fewer clients hold more each: "
-        "--set partition.clients=4"
+        "--set partition.clients=3"
     )
-    assert lines[1].startswith("error: --sizes 25")
+    assert lines[1].startswith("error: --sizes 43") and lines[1].endswith("take at most 14")
+    _, said = call(script, tmp_path / "out", *sizes, "1,4")
+    assert "partition.clients" not in said, "3 clients cannot be 4 requesters"
 
 
 def test_taking_back_as_many_as_a_client_has_is_taking_back_all(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from fedunlearn.errors import BadInput, RunFailed
 from fedunlearn.federation.engine import play
 from fedunlearn.federation.preparation import Heard, check, listen, prepare, resolve
 from fedunlearn.federation.progress import Progress
-from fedunlearn.partition import deal
+from fedunlearn.partition import Partition, deal
 from fedunlearn.run_folder import write_atomically
 from fedunlearn.study.grid import Cell, requesters_of
+from fedunlearn.unlearning import method_named
 
 _KEPT = ("config", "corpus", "models", "gap", "cost", "requests", "references", "versions")
 
@@ -42,25 +43,28 @@ class Bench:
             BadInput: method, corpus, partition, output; more requesters than clients; a requester that holds
                 less than it shall take back. One line each.
         """
-        problems: dict[str, None] = {}
-        seen = set()
-        for cell in cells:
-            asked = cell.experiment.unlearning.method, cell.seed, cell.requesters, cell.size
-            if asked in seen:
-                continue
-            seen.add(asked)
-            config = resolve(cell.experiment)
+        problems: dict[str, str] = {}
+        most = max(cell.requesters for cell in cells)
+        for name in {cell.variant.algorithm: None for cell in cells}:
+            try:
+                method_named(name)
+            except BadInput as error:
+                problems[name] = str(error)
+        for seed, of_seed in _by_seed(cells).items():
+            config = resolve(of_seed[0].experiment)
             try:
                 corpus = self._names(config)
-                short = _too_short(cell, config, corpus)
-                # What the size breaks in the schedule is said once, in terms of --sizes.
-                if not short:
-                    check(config, self._out / "next", self._out / "references", corpus)
-                problems |= dict.fromkeys(short)
+                partition = deal(corpus, config.partition, seed)
             except BadInput as error:
-                problems |= dict.fromkeys(error.problems)
+                # Said of one seed; what the others lack is nearly always the same.
+                raise BadInput([*problems.values(), *error.problems]) from error
+            for cell in of_seed:
+                option, why = _cannot_ask(cell, partition)
+                if why and option not in problems:
+                    problems[option] = f"{option}: {why}{_way_out(cell, corpus, most)}"
         if problems:
-            raise BadInput(_worst(problems))
+            raise BadInput(list(problems.values()))
+        check(resolve(cells[0].experiment), self._out / "next", self._out / "references")
 
     def file(self, cell: Cell) -> Path:
         """Named by the cell and by every setting that went into it: another experiment is computed anew."""
@@ -125,27 +129,30 @@ def _speech_of(config: Config) -> str:
     return f"{config.corpus.model_dump_json()}{config.seed if config.corpus.name == 'synthetic' else ''}"
 
 
-def _too_short(cell: Cell, config: Config, corpus: Corpus) -> list[str]:
-    """Why this cell's requests cannot be raised."""
-    clients = config.partition.clients
+def _by_seed(cells: Sequence[Cell]) -> dict[int, list[Cell]]:
+    """Seed -> one cell for each size and number of requesters."""
+    found: dict[int, dict[tuple[int, int], Cell]] = {}
+    for cell in cells:
+        found.setdefault(cell.seed, {}).setdefault((cell.size, cell.requesters), cell)
+    return {seed: list(asked.values()) for seed, asked in found.items()}
+
+
+def _cannot_ask(cell: Cell, partition: Partition) -> tuple[str, str]:
+    """An option, and why this cell's requests cannot be raised; empty where they can."""
+    clients = len(partition.clients)
     if cell.requesters > clients:
-        return [f"--requesters {cell.requesters}: there are {clients} clients (partition.clients)"]
-    partition = deal(corpus, config.partition, config.seed)
+        return f"--requesters {cell.requesters}", f"there are {clients} clients"
     asking = requesters_of(clients, cell.requesters, cell.seed)
     least, client = min((len(partition.clients[c].train), c) for c in asking)
-    if least >= cell.size:
-        return []
-    fewer = clients * least // cell.size
-    more = f", or let fewer clients hold more each: --set partition.clients={fewer}" if fewer else ""
-    return [
-        f"--sizes {cell.size}: client {client} (seed {cell.seed}) trains on {least} utterances only; "
-        f"take at most {least}{more}"
-    ]
+    short = f"client {client} (seed {cell.seed}) trains on {least} utterances only; take at most {least}"
+    return f"--sizes {cell.size}", short if least < cell.size else ""
 
 
-def _worst(problems: Iterable[str]) -> list[str]:
-    """The first line of each kind: that a size is too large need not be said for every seed."""
-    kinds: dict[str, str] = {}
-    for problem in problems:
-        kinds.setdefault(problem.partition(":")[0] if problem.startswith("--") else problem, problem)
-    return list(kinds.values())
+def _way_out(cell: Cell, corpus: Corpus, most: int) -> str:
+    """How many clients there may be, ``most`` of which ask, for each to hold as much as this cell takes."""
+    settings = cell.experiment.partition
+    for clients in range(settings.clients - 1, most - 1, -1):
+        dealt = deal(corpus, settings.model_copy(update={"clients": clients}), cell.seed)
+        if min(len(share.train) for share in dealt.clients) >= cell.size:
+            return f", or let fewer clients hold more each: --set partition.clients={clients}"
+    return ""
