@@ -73,7 +73,8 @@ class Vault:
         self.classes: int = index["classes"]
         self.entries: dict[str, Entry] = {e["id"]: Entry(**e) for e in index["utterances"]}
         self._features: dict[str, _Stored] = {}
-        self._audio = _Stored.audio(self._path("audio", "i16"), self.entries.values())
+        self._audio_path = self._path("audio", "i16")
+        self._audio = _Stored.audio(self._audio_path, self.entries.values())
         self._wipe_strays()
 
     @classmethod
@@ -104,6 +105,17 @@ class Vault:
     def is_current(self) -> bool:
         """Whether this is still the vault on disk: no purge since, no other vault in its place."""
         return self._stamp == _stamp(self.folder)
+
+    def is_untouched(self, entries: Sequence[Entry], classes: int) -> bool:
+        """Whether it holds what ``build`` made of these entries, and nothing was added or purged since."""
+        built = {"index.json", self._audio_path.name} | {
+            path.name for path in self.folder.iterdir() if path.suffix in {".f32", ".frames"}
+        }
+        return (self.generation, self.classes, tuple(self.entries.values())) == (
+            1,
+            classes,
+            tuple(entries),
+        ) and {path.name for path in self.folder.iterdir()} == built
 
     def ids(self, split: Split) -> tuple[str, ...]:
         """The utterances of one split, in vault order."""

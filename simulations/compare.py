@@ -110,10 +110,9 @@ def _compare(cells: list[Cell], out: Path) -> int:
     # Heavy imports wait until the input is known to be good.
     from fedunlearn.study.bench import Bench
 
-    bench = Bench(out)
-    bench.check(cells)
     failed: list[str] = []
-    with sigterm_as_interrupt(), _bars() as bars:
+    with sigterm_as_interrupt(), Bench(out) as bench, _bars() as bars:
+        bench.check(cells)
         waiting = [cell for cell in cells if not bench.file(cell).exists()]
         bar = bars.add_task("", total=len(cells), completed=len(cells) - len(waiting))
         for cell in waiting:

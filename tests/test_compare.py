@@ -16,12 +16,13 @@ from small_run import SMALL, run_small, small_config, without_times
 from typer import Typer
 from typer.testing import CliRunner
 
+from fedunlearn import config as configuration
 from fedunlearn.errors import Interrupted, RunFailed
 from fedunlearn.evaluation.reference import Learned, ReferenceCache
 from fedunlearn.report.comparison import COLUMNS
 from fedunlearn.study import bench
 from fedunlearn.study.bench import Bench
-from fedunlearn.study.grid import Cell, requesters_of
+from fedunlearn.study.grid import Axes, Cell, Variant, cells_of, requesters_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -239,7 +240,7 @@ def test_an_interrupted_run_leaves_no_speech_behind(
     """Ctrl-C in the middle of a cell, after its vaults were filled."""
 
     def stop(*_: Any) -> None:
-        assert list((tmp_path / "running" / "vaults").rglob("*.i16"))
+        assert list((tmp_path / "running" / "run").rglob("*.i16"))
         raise KeyboardInterrupt
 
     monkeypatch.setattr("fedunlearn.federation.experiment.Experiment.conduct", stop)
@@ -300,6 +301,40 @@ def test_a_size_that_no_client_holds_is_one_line_with_a_way_out(script: ModuleTy
     assert lines[1].startswith("error: --sizes 43") and lines[1].endswith("take at most 14")
     _, said = call(script, tmp_path / "out", *sizes, "1,4")
     assert "partition.clients" not in said, "3 clients cannot be 4 requesters"
+
+
+def found_by(bench: Bench, cell: Cell) -> str:
+    bench.play(cell)
+    results = bench.results(cell)
+    assert results is not None
+    return without_times(results)
+
+
+def test_a_cell_finds_the_same_whatever_was_played_before_it(tmp_path: Path) -> None:
+    """Vaults that were left untouched serve the next cell, the purged ones do not; no device remembers."""
+    variants = [Variant("l2ul", "l2ul"), Variant("gentle", "l2ul", (("lr", 1e-3),)), Variant("none", "none")]
+    asked = Axes(variants, sizes=[3], requesters=[2], seeds=[0], recoveries=["ordinary"])
+    cells = cells_of(lambda overrides: configuration.load(None, SMALL | dict(overrides)), asked)
+    with Bench(tmp_path / "many") as bench:
+        together = [found_by(bench, cell) for cell in cells]
+        moved = {p.parent.name: p.stat().st_ino for p in (tmp_path / "many").rglob("index.json")}
+        bench.play(cells[0])
+        again = {p.parent.name: p.stat().st_ino for p in (tmp_path / "many").rglob("index.json")}
+        same = {client for client in moved if moved[client] == again[client]}
+        requesters = {f"client-{c:04d}" for c in requesters_of(6, 2, 0)}
+        assert len(moved) == 6 and same == set(moved) - requesters
+    assert not (tmp_path / "many" / "running").exists()
+    for cell, found in zip(cells, together, strict=True):
+        with Bench(tmp_path / cell.variant.name) as fresh:
+            assert found_by(fresh, cell) == found
+    assert len(set(together)) == 3
+
+
+def test_leaving_an_unused_bench_removes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "running").mkdir()
+    with Bench(tmp_path):
+        pass
+    assert (tmp_path / "running").exists()
 
 
 def test_taking_back_as_many_as_a_client_has_is_taking_back_all(tmp_path: Path) -> None:

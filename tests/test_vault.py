@@ -126,6 +126,21 @@ def test_features_are_derived_once(
         assert len(opened.examples(opened.ids("train"), model)) == 6
 
 
+def test_a_vault_is_untouched_until_something_is_added_or_purged(vault: Vault, model: EmotionModel) -> None:
+    entries = [entry for entry, _ in RECORDINGS]
+    assert vault.is_untouched(entries, len(EMOTIONS))
+    assert not vault.is_untouched(entries[1:], len(EMOTIONS))
+    assert not vault.is_untouched(entries, len(EMOTIONS) + 1)
+    vault.derive(model)
+    assert Vault(vault.folder).is_untouched(entries, len(EMOTIONS))
+    for name in ("requests.json", "log.txt"):
+        (vault.folder / name).touch()
+        assert not vault.is_untouched(entries, len(EMOTIONS))
+        (vault.folder / name).unlink()
+    vault.purge([entries[0].id])
+    assert not vault.is_untouched(entries[1:], len(EMOTIONS))
+
+
 @pytest.mark.parametrize("name", ["functionals", "cnn"])
 def test_features_that_are_known_are_kept_and_purged_with_their_utterances(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch

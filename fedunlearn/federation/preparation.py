@@ -116,7 +116,12 @@ def listen(config: Config, progress: Progress) -> Heard:
 
 
 def prepare(
-    config: Config, out: Path, cache: Path, progress: Progress, heard: Heard | None = None
+    config: Config,
+    out: Path,
+    cache: Path,
+    progress: Progress,
+    heard: Heard | None = None,
+    untouched: Path | None = None,
 ) -> Experiment:
     """Everything up to the first message.
 
@@ -124,6 +129,8 @@ def prepare(
         config: validated. out: the run folder, to be made. cache: of trained references.
         progress: shown while decoding.
         heard: from ``listen`` with the same corpus settings (and seed, if generated), to decode it once.
+        untouched: vaults of an earlier run on what was ``heard``. Those that are still as they would be made
+            are moved from there, which saves writing all speech anew.
 
     Raises:
         BadInput: anything that the user can put right; before training.
@@ -139,7 +146,7 @@ def prepare(
         corpus, partition = read_speech(config, corpus)
         write_atomically(run.config, config.to_toml())
         template = build_model(config.model, len(corpus.emotions), rng_for(config.seed, "template"))
-        _fill_vaults(run, corpus, partition, speech, template)
+        _fill_vaults(run, corpus, partition, speech, template, untouched)
         judge = Judge(partition, speech, corpus.emotions, template, config.seed, config.evaluation.bootstrap)
         return Experiment(config, run, corpus, partition, judge, template, ReferenceCache(cache), progress)
     except BaseException:
@@ -148,15 +155,26 @@ def prepare(
 
 
 def _fill_vaults(
-    run: RunFolder, corpus: Corpus, partition: Partition, speech: Speech, model: EmotionModel
+    run: RunFolder,
+    corpus: Corpus,
+    partition: Partition,
+    speech: Speech,
+    model: EmotionModel,
+    untouched: Path | None,
 ) -> None:
     labels = {emotion: label for label, emotion in enumerate(corpus.emotions)}
+    classes = len(corpus.emotions)
+    # The judge needs the features of all anyway: no device derives its own a second time.
+    derived = {model.feature_name: speech.features(model)}
     for share in partition.clients:
-        entries = [
+        recordings = [
             (Entry(u.id, u.emotion, labels[u.emotion], split, len(speech.pcm[u.id])), speech.pcm[u.id])
             for split, utterances in share.splits
             for u in utterances
         ]
-        # The judge needs the features of all anyway: no device derives its own a second time.
-        derived = {model.feature_name: speech.features(model)}
-        Vault.build(run.vault(share.client), entries, len(corpus.emotions), derived)
+        vault = run.vault(share.client)
+        earlier = untouched / vault.name if untouched else None
+        if earlier and earlier.exists() and Vault(earlier).is_untouched([e for e, _ in recordings], classes):
+            earlier.rename(vault)
+        else:
+            Vault.build(vault, recordings, classes, derived)

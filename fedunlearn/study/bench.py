@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 
@@ -25,16 +25,27 @@ _KEPT = ("config", "corpus", "models", "gap", "cost", "requests", "references", 
 
 
 class Bench:
-    """A folder of finished cells, trained references beside them; speech is decoded once.
+    """A folder of finished cells, trained references beside them.
+
+    Speech is decoded once, and the vaults that a cell has left untouched serve the next one. Both go when the
+    bench is left: use it in a ``with`` statement.
 
     Args:
         out: of the study; made by the first cell.
     """
 
     def __init__(self, out: Path) -> None:
-        self._out, self._cells, self._running = out, out / "cells", out / "running"
+        self._out, self._cells = out, out / "cells"
+        self._running = out / "running"
         self._heard: tuple[str, Heard] | None = None
         self._named: tuple[str, Corpus] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._heard is not None:  # else nothing in there is ours
+            self._clear()
 
     def check(self, cells: Sequence[Cell]) -> None:
         """See that every cell can be played, before any is.
@@ -90,19 +101,21 @@ class Bench:
         quiet = Progress(Console(quiet=True))
         config = resolve(cell.experiment)
         heard = self._listen(config, quiet)
-        self._clear()  # left by a study that was killed
+        run, vaults = self._running / "run", self._running / "vaults"
         try:
-            try:
-                experiment = prepare(config, self._running, self._out / "references", quiet, heard)
-            except BadInput as error:
-                raise RunFailed("; ".join(error.problems)) from error
+            experiment = prepare(config, run, self._out / "references", quiet, heard, vaults)
+        except BadInput as error:
+            raise RunFailed("; ".join(error.problems)) from error
+        try:
             results = play(experiment)
-            if results["status"] != "complete":
-                raise RunFailed(results["failure"])
-            if len(results["requests"]) != cell.requesters:
-                raise RunFailed(f"{len(results['requests'])} of {cell.requesters} requests were raised")
         finally:
-            self._clear()
+            shutil.rmtree(vaults, ignore_errors=True)
+            experiment.run.vaults.rename(vaults)
+            shutil.rmtree(run)
+        if results["status"] != "complete":
+            raise RunFailed(results["failure"])
+        if len(results["requests"]) != cell.requesters:
+            raise RunFailed(f"{len(results['requests'])} of {cell.requesters} requests were raised")
         self._cells.mkdir(parents=True, exist_ok=True)
         write_atomically(self.file(cell), json.dumps({key: results[key] for key in _KEPT}))
 
@@ -110,6 +123,7 @@ class Bench:
         key = _speech_of(config)
         if self._heard is None or self._heard[0] != key:
             self._heard = None  # two corpora at a time would be too many
+            self._clear()  # vaults of other speech, perhaps of a study that was killed
             self._heard = key, listen(config, quiet)
         return self._heard[1]
 
