@@ -25,6 +25,7 @@ ROOMS = (
     ("vault", "training", "unlearning", "deletion", "evaluation"),
     ("federation.transport",),
     ("federation.aggregation", "federation.exchange", "federation.requests"),
+    ("federation.scalars",),
     ("federation.server", "federation.client", "federation.progress"),
     ("federation.results",),
     ("federation.experiment",),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -22,6 +22,7 @@ from fedunlearn import config as configuration
 from fedunlearn.deletion import RequestBook, State, raise_due
 from fedunlearn.examples import Examples
 from fedunlearn.federation.aggregation import difference
+from fedunlearn.federation.scalars import Sums, read_scalars
 from fedunlearn.federation.transport import Asked, pack, unpack
 from fedunlearn.models import build_model
 from fedunlearn.partition import Split
@@ -29,7 +30,8 @@ from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import rng_for
 from fedunlearn.training import TrainingDiverged, calibrate, predict, train
 from fedunlearn.unlearning import method_named
-from fedunlearn.unlearning.contract import ServerScalars, UnlearnFailed
+from fedunlearn.unlearning.contract import UnlearnFailed
+from fedunlearn.unlearning.spectrum import log_odds_of, smoothed
 from fedunlearn.vault import Vault
 
 Handler = Callable[["Device", RecordDict], RecordDict]
@@ -136,13 +138,25 @@ def train_locally(device: Device, content: RecordDict) -> RecordDict:
 
 
 def evaluate_locally(device: Device, content: RecordDict) -> RecordDict:
-    """Accuracy and loss of the global model on this client's held-out speech."""
+    """Accuracy and loss of the global model on this client's held-out speech, and log-odds if asked for."""
     device.load(content)
     held_out = device.examples("test")
     logits = predict(device.model, held_out)
     right = int((logits.argmax(1) == held_out.labels).sum())
     loss = float(cross_entropy(logits, held_out.labels, reduction="sum")) if len(held_out) else 0.0
-    return _reply(examples=len(held_out), right=right, loss=loss)
+    sums: dict[str, float] = {}
+    if Asked(content).integer("log_odds"):
+        sums = _log_odds(device, "trained") | _log_odds(device, "held_out")
+    return _reply(examples=len(held_out), right=right, loss=loss, **sums)
+
+
+def _log_odds(device: Device, name: Literal["trained", "held_out"]) -> dict[str, float]:
+    """Sums of the log-odds, for a spread over all clients; of a few utterances they would tell too much."""
+    trained, model = name == "trained", device.model.eval()
+    examples = device.examples("train" if trained else "test")
+    model = smoothed(model, device.config.unlearning.calm.rank) if trained else model
+    few = len(examples) < _FEWEST_FOR_MOMENTS
+    return (Sums() if few else Sums.of(log_odds_of(model, examples))).as_metrics(name)
 
 
 def deletions(device: Device, content: RecordDict) -> RecordDict:
@@ -165,8 +179,7 @@ def unlearn_locally(device: Device, content: RecordDict) -> RecordDict:
     config = device.config
     ids = _utterances_of(device, asked.texts("requests"))
     forget_set = device.vault.forget_set(ids, device.model)
-    level = asked.real("level")
-    scalars = ServerScalars(test_accuracy=level if level >= 0 else None)
+    scalars = read_scalars(asked)
     rng = rng_for(config.seed, "unlearn", device.client, asked.integer("round"))
     method = method_named(config.unlearning.method)
     result = method.unlearn(device.model, forget_set, config.unlearning, rng, scalars)

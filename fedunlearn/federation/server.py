@@ -6,7 +6,7 @@ own forget set alone; their updates join the global model; recovery rounds on wh
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -22,10 +22,13 @@ from fedunlearn.evaluation.judge import Predictions
 from fedunlearn.federation.aggregation import ServerOptimizer, Update, join_unlearning, step, weighted_mean
 from fedunlearn.federation.exchange import Federation, Occasion, settings
 from fedunlearn.federation.requests import ServedRequest, read_outcome, read_requests
+from fedunlearn.federation.scalars import as_settings, ask_scalars
 from fedunlearn.federation.transport import Refused, State, count, number, pack, weights_like
 from fedunlearn.history import History
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.training import round_lr, set_calibration
+from fedunlearn.unlearning import method_named
+from fedunlearn.unlearning.contract import ServerScalars
 
 COSTED = ("learn", "listen", "unlearn", "recover", "retrain", "counterfactual")
 """what costs are booked under; "counterfactual" trains the original on when somebody asks during learning"""
@@ -271,9 +274,11 @@ class Server:
             return weights
         cost, how = self.costs["unlearn"], self._config.unlearning.aggregation
         cost.rounds += 1
-        level = self._test_accuracy(weights)
+        occasion = Occasion(self.clock, "evaluate", cost)
+        asks = method_named(self._config.unlearning.method).reads_log_odds
+        scalars = ask_scalars(self._clients, weights, asks, occasion)
         for turn in [[c] for c in by_client] if how == "sequential" else [list(by_client)]:
-            replies = self._ask_to_unlearn(weights, {c: by_client[c] for c in turn}, level)
+            replies = self._ask_to_unlearn(weights, {c: by_client[c] for c in turn}, scalars)
             if not replies:
                 continue
             total = sum(self._clients.examples.values())
@@ -286,17 +291,14 @@ class Server:
         return weights
 
     def _ask_to_unlearn(
-        self, weights: State, requests: Mapping[int, Sequence[ServedRequest]], level: float
+        self, weights: State, requests: Mapping[int, Sequence[ServedRequest]], scalars: ServerScalars
     ) -> dict[int, tuple[Update, dict[str, Any]]]:
-        content = {
-            client: RecordDict(
-                {
-                    "weights": pack(weights),
-                    "settings": settings(requests=[r.id for r in own], level=level, round=self.clock),
-                }
-            )
-            for client, own in requests.items()
-        }
+        content = {}
+        for client, own in requests.items():
+            share = min(1.0, sum(r.utterances for r in own) / self._clients.examples[client])
+            told = as_settings(replace(scalars, share=share))
+            asked = settings(requests=[r.id for r in own], round=self.clock, **told)
+            content[client] = RecordDict({"weights": pack(weights), "settings": asked})
 
         def read(client: int, reply: RecordDict) -> tuple[Update, dict[str, Any]]:
             wanted, claimed = sum(r.utterances for r in requests[client]), int(number(reply, "examples"))
@@ -306,19 +308,6 @@ class Server:
 
         occasion = Occasion(self.clock, "unlearn", self.costs["unlearn"])
         return self._clients.ask("train.unlearn", content, read, occasion, quorum=0.0)
-
-    def _test_accuracy(self, weights: State) -> float:
-        """The one number for requesters: accuracy on all clients' held-out speech; -1 if none answered."""
-        content = {c: RecordDict({"weights": pack(weights)}) for c in self._clients.clients}
-        replies = self._clients.ask(
-            "evaluate",
-            content,
-            lambda _, reply: (number(reply, "right"), number(reply, "examples")),
-            Occasion(self.clock, "evaluate", self.costs["unlearn"]),
-            quorum=0.0,
-        )
-        examples = sum(n for _, n in replies.values())
-        return sum(right for right, _ in replies.values()) / examples if examples else -1.0
 
     def _purge(self, requests: Sequence[ServedRequest]) -> None:
         content = {

@@ -4,6 +4,7 @@ from fedunlearn.errors import BadInput
 from fedunlearn.unlearning import (
     amun_forget,
     boundary_shrink,
+    calm,
     delete,
     destroy,
     gradient_ascent,
@@ -18,6 +19,7 @@ from fedunlearn.unlearning.contract import MethodCard
 METHODS: dict[str, MethodCard] = {
     card.name: card
     for card in (
+        calm.CARD,
         l2ul.CARD,
         random_label.CARD,
         gradient_ascent.CARD,

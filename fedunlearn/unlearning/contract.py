@@ -22,15 +22,29 @@ _CHUNK = 256
 
 
 @dataclass(frozen=True)
+class LogOdds:
+    """How ln p_y / (1 - p_y) of the true class is spread over the speech of all clients: mean, std > 0."""
+
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True)
 class ServerScalars:
-    """The numbers, and the only ones, that the server may tell a method.
+    """The numbers, and the only ones, that the server may tell a method. None: the server did not say.
 
     Attributes:
         test_accuracy: of the global model on the clients' held-out speech, in [0, 1]; the level down to
-            which a method may let the forget accuracy fall. None: the server did not say.
+            which a method may let the forget accuracy fall.
+        share: of the requester's training utterances that it takes back, in (0, 1].
+        trained: log-odds that the smoothed global model gives the clients' training speech.
+        held_out: log-odds that the global model gives their held-out speech.
     """
 
     test_accuracy: float | None = None
+    share: float | None = None
+    trained: LogOdds | None = None
+    held_out: LogOdds | None = None
 
 
 @dataclass(frozen=True)
@@ -113,9 +127,13 @@ Sees = Literal["forget", "retain", "history"]
 
 @dataclass(frozen=True)
 class MethodCard:
-    """A method as tables show it: its name, what data it sees, whom it is from."""
+    """A method as tables show it: its name, what data it sees, whom it is from.
+
+    ``reads_log_odds``: whether the server has to ask the clients for ``trained`` and ``held_out``.
+    """
 
     name: str
     sees: Sees
     source: str
     unlearn: Method
+    reads_log_odds: bool = False

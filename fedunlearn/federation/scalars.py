@@ -1,0 +1,102 @@
+"""The few numbers that the server sends to requesters, from asking to reading: no weights, no features.
+
+Every client says how its held-out speech fares with the global model: right answers, and, where the method
+reads them, sums of log-odds. The server averages over all clients; a requester gets averages.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flwr.app import RecordDict
+from torch import Tensor
+
+from fedunlearn.federation.exchange import Federation, Occasion, settings
+from fedunlearn.federation.transport import Asked, Refused, number, pack
+from fedunlearn.unlearning.contract import LogOdds, ServerScalars
+
+_NOT_KNOWN = -1.0
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Of one client's log-odds: how many, their sum and the sum of their squares."""
+
+    count: float = 0.0
+    total: float = 0.0
+    squares: float = 0.0
+
+    @classmethod
+    def of(cls, values: Tensor) -> "Sums":
+        """[n] -> their sums."""
+        return cls(len(values), float(values.sum()), float(values.square().sum()))
+
+    def as_metrics(self, name: str) -> dict[str, float]:
+        """As a reply carries them."""
+        return {f"{name}_{part}": value for part, value in vars(self).items()}
+
+    @classmethod
+    def read(cls, reply: RecordDict, name: str) -> "Sums":
+        """Back from a reply.
+
+        Raises:
+            Refused: a number is missing or not finite, or they cannot be sums of real numbers.
+        """
+        sums = cls(*(number(reply, f"{name}_{part}") for part in ("count", "total", "squares")))
+        if sums.count < 0 or sums.total**2 > sums.count * sums.squares * (1 + 1e-9) + 1e-9:
+            raise Refused(f"the sums of its log-odds ({name}) cannot be right")
+        return sums
+
+    def __add__(self, other: "Sums") -> "Sums":
+        return Sums(self.count + other.count, self.total + other.total, self.squares + other.squares)
+
+    def spread(self) -> LogOdds | None:
+        """Mean and standard deviation; None of nothing, or where all are equal."""
+        if not self.count:
+            return None
+        mean = self.total / self.count
+        variance = self.squares / self.count - mean**2
+        return LogOdds(mean, math.sqrt(variance)) if variance > 0 else None
+
+
+def ask_scalars(
+    clients: Federation, weights: Mapping[str, Tensor], log_odds: bool, occasion: Occasion
+) -> ServerScalars:
+    """Accuracy on all clients' held-out speech, and the log-odds where asked for; None: nobody said."""
+    asked = settings(log_odds=int(log_odds))
+    content = {c: RecordDict({"weights": pack(weights), "settings": asked}) for c in clients.clients}
+
+    def read(_: int, reply: RecordDict) -> tuple[float, float, Sums, Sums]:
+        spoken = [Sums.read(reply, name) if log_odds else Sums() for name in ("trained", "held_out")]
+        return number(reply, "right"), number(reply, "examples"), spoken[0], spoken[1]
+
+    replies = clients.ask("evaluate", content, read, occasion, quorum=0.0).values()
+    examples = sum(n for _, n, _, _ in replies)
+    return ServerScalars(
+        test_accuracy=sum(right for right, _, _, _ in replies) / examples if examples else None,
+        trained=sum((trained for _, _, trained, _ in replies), Sums()).spread(),
+        held_out=sum((held_out for _, _, _, held_out in replies), Sums()).spread(),
+    )
+
+
+def as_settings(scalars: ServerScalars) -> dict[str, float]:
+    """As a message to a requester carries them."""
+    told = {"level": scalars.test_accuracy, "share": scalars.share}
+    for name, spread in (("trained", scalars.trained), ("held_out", scalars.held_out)):
+        told[f"{name}_mean"] = spread.mean if spread else None
+        told[f"{name}_std"] = spread.std if spread else None
+    return {name: _NOT_KNOWN if value is None else value for name, value in told.items()}
+
+
+def read_scalars(asked: Asked) -> ServerScalars:
+    """Back from the message."""
+
+    def known(name: str) -> float | None:
+        value = asked.real(name)
+        return value if value >= 0 else None
+
+    def spread(name: str) -> LogOdds | None:
+        std = known(f"{name}_std")
+        return None if std is None else LogOdds(asked.real(f"{name}_mean"), std)
+
+    return ServerScalars(known("level"), known("share"), spread("trained"), spread("held_out"))

@@ -1,0 +1,212 @@
+"""CALM and the smoothed model that it foretells with: by hand, where it reduces to others, at its edges."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_model import TinyModel, forget_set, separable, speechless, tiny
+from torch import Tensor
+
+from fedunlearn.config import CalmSettings, DeleteSettings, UnlearningSettings
+from fedunlearn.examples import ForgetSet
+from fedunlearn.unlearning import METHODS
+from fedunlearn.unlearning.calm import foretell, noisy_copies, with_log_odds
+from fedunlearn.unlearning.contract import LogOdds, ServerScalars, UnlearnResult
+from fedunlearn.unlearning.spectrum import log_odds, log_odds_of, smoothed
+
+SILENT = ServerScalars()
+TOLD = ServerScalars(0.5, 0.5, LogOdds(2.0, 2.0), LogOdds(-1.0, 4.0))
+
+
+def run(model: TinyModel, data: ForgetSet, scalars: ServerScalars = TOLD, **chosen: Any) -> UnlearnResult:
+    settings = UnlearningSettings(calm=CalmSettings(**chosen))
+    return METHODS["calm"].unlearn(model, data, settings, np.random.default_rng(0), scalars)
+
+
+# ---- the smoothed model ------------------------------------------------------------------------------------
+
+
+def test_smoothing_keeps_the_leading_directions_by_hand() -> None:
+    """W = diag(3, 2, 1), turned by a permutation of its rows: of rank 2 what is left lacks the 1."""
+    weight = torch.tensor([[0.0, 2.0, 0.0], [3.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    model = smoothed(TinyModel(weight, torch.tensor([5.0, 6.0, 7.0])), 2)
+    kept = torch.tensor([[0.0, 2.0, 0.0], [3.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    torch.testing.assert_close(model.weight.detach(), kept)
+    assert model.bias.tolist() == [5.0, 6.0, 7.0]
+
+
+@given(rank=st.integers(1, 5), seed=st.integers(0, 50))
+def test_smoothing_is_the_nearest_matrix_of_that_rank_and_idempotent(rank: int, seed: int) -> None:
+    """Eckart & Young: what is cut off has the norm of the small singular values."""
+    model = tiny(classes=4, dims=5, seed=seed)
+    once = smoothed(model, rank)
+    assert int(torch.linalg.matrix_rank(once.weight)) == min(rank, 4)
+    tail = torch.linalg.svdvals(model.weight.detach())[rank:].square().sum()
+    cut = (model.weight - once.weight).detach().square().sum()
+    torch.testing.assert_close(cut, tail, rtol=1e-4, atol=1e-9)
+    again = smoothed(once.requires_grad_(True), rank)
+    torch.testing.assert_close(again.weight.detach(), once.weight.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_smoothing_leaves_the_model_alone_and_what_is_small_or_frozen_as_it_is() -> None:
+    model = tiny().train()
+    before = model.weight.detach().clone()
+    assert torch.equal(smoothed(model, 4).weight, before)
+    assert not smoothed(model, 1).training and model.training
+    assert torch.equal(model.weight, before) and model.weight.requires_grad
+    model.weight.requires_grad_(False)
+    assert torch.equal(smoothed(model, 1).weight, before)
+
+
+def test_log_odds_by_hand() -> None:
+    """p = (1/2, 1/4, 1/4): for the first class ln 1 = 0, for the second ln (1/4 / 3/4) = -ln 3."""
+    logits = torch.tensor([[2.0, 1.0, 1.0], [2.0, 1.0, 1.0]]).log()
+    torch.testing.assert_close(log_odds(logits, torch.tensor([0, 1])), torch.tensor([0.0, -math.log(3.0)]))
+
+
+def test_log_odds_do_not_overflow() -> None:
+    """Where p_y rounds to 1 the quotient would be 1 / 0."""
+    values = log_odds(torch.tensor([[200.0, 0.0, 0.0], [-200.0, 0.0, 0.0]]), torch.tensor([0, 0]))
+    torch.testing.assert_close(values, torch.tensor([200.0 - math.log(2), -200.0 - math.log(2)]))
+
+
+def test_log_odds_need_another_class() -> None:
+    with pytest.raises(ValueError, match="at least 2 classes"):
+        log_odds(torch.zeros(1, 1), torch.tensor([0]))
+
+
+# ---- its targets -------------------------------------------------------------------------------------------
+
+
+def test_targets_by_hand() -> None:
+    """Log-odds of ln 3 are p_y = 3/4; the other quarter is shared as 2 : 1, as before."""
+    logits = torch.tensor([[5.0, 2.0, 1.0]]).log()
+    target = with_log_odds(logits, torch.tensor([0]), torch.tensor([math.log(3.0)]))
+    torch.testing.assert_close(target, torch.tensor([[0.75, 1 / 6, 1 / 12]]))
+
+
+@given(seed=st.integers(0, 100), wanted=st.floats(-30, 30))
+def test_targets_are_distributions_with_the_wanted_log_odds(seed: int, wanted: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(5, 4, generator=generator, dtype=torch.float64)
+    labels = torch.randint(4, (5,), generator=generator)
+    target = with_log_odds(logits, labels, torch.full((5,), wanted, dtype=torch.float64))
+    torch.testing.assert_close(target.sum(1), torch.ones(5, dtype=torch.float64))
+    tight = {"rtol": 1e-3, "atol": 1e-3} if abs(wanted) > 15 else {"rtol": 1e-6, "atol": 1e-6}
+    got = log_odds(target.log(), labels)
+    torch.testing.assert_close(got, torch.full((5,), wanted, dtype=torch.float64), **tight)
+
+
+def test_the_wanted_log_odds_that_are_the_models_own_are_its_output() -> None:
+    logits, labels = torch.tensor([[1.0, 2.0, -1.0]]), torch.tensor([1])
+    torch.testing.assert_close(with_log_odds(logits, labels, log_odds(logits, labels)), logits.softmax(1))
+
+
+def test_log_odds_are_foretold_by_hand() -> None:
+    """Trained on: 2 +- 2, held out: -1 +- 4. A log-odds of 4 lies one deviation up: -1 + 4 * (1 - 0.25 - 0.5
+    * 0.5) = 1; one of 0 lies one down: -1 + 4 * (-1 - 0.5) = -7. Two classes, so log-odds are differences.
+    """
+    model = TinyModel(torch.tensor([[1.0], [-1.0]]))
+    data = forget_set([torch.tensor([[2.0]]), torch.tensor([[0.0]])], [0, 1])
+    chosen = CalmSettings(discount=0.25, speaker_discount=0.5)
+    foretold, read = foretell(model, data.examples, chosen, TOLD)
+    torch.testing.assert_close(foretold, torch.tensor([1.0, -7.0], dtype=torch.float64))
+    assert read == ("trained", "held_out", "share")
+    alone, read = foretell(
+        model, data.examples, chosen, ServerScalars(0.5, None, TOLD.trained, TOLD.held_out)
+    )
+    torch.testing.assert_close(alone, torch.tensor([2.0, -6.0], dtype=torch.float64))
+    assert read == ("trained", "held_out")
+
+
+def test_a_silent_server_leaves_the_smoothed_models_log_odds() -> None:
+    model, data = tiny(), speechless(9)
+    foretold, read = foretell(model, data.examples, CalmSettings(rank=2), SILENT)
+    assert torch.equal(foretold, log_odds_of(smoothed(model, 2), data.examples))
+    assert read == ()
+    assert run(model, data, SILENT).scalars_read == ()
+    assert run(model, data).scalars_read == ("trained", "held_out", "share")
+
+
+# ---- what it holds -----------------------------------------------------------------------------------------
+
+
+def test_noisy_copies_have_the_asked_for_size_and_leave_padding_alone() -> None:
+    model, data = tiny(dims=5), speechless(60)
+    copies = noisy_copies(model, data.examples, 1.5, 40, np.random.default_rng(0))
+    source = torch.arange(60).repeat_interleave(40)
+    moved = (copies.features - data.examples.features[source]) / model.norm.std
+    padding = torch.arange(3)[None, :] >= copies.frames[:, None]
+    assert bool((copies.features[padding] == 0).all())
+    assert float(moved[~padding].std()) == pytest.approx(1.5, rel=0.02)
+    assert abs(float(moved[~padding].mean())) < 0.05
+    assert torch.equal(copies.frames, data.examples.frames[source])
+    assert torch.equal(
+        noisy_copies(model, data.examples, 0.0, 1, np.random.default_rng(0)).features, data.examples.features
+    )
+
+
+def test_copies_hold_the_model() -> None:
+    """A forget set of the first class alone says nothing of what lies elsewhere; its noisy copies do."""
+    model = TinyModel(4.0 * torch.eye(4))
+    data = forget_set([0.8 * torch.eye(4)[:1]] * 5, [0] * 5)
+    chosen: dict[str, Any] = dict(lr=0.1, max_steps=50, rank=4)
+    elsewhere = torch.eye(4)[1:, None, :]
+    moved = []
+    for copies in (0, 30):
+        after = TinyModel(model.weight.detach())
+        after.load_state_dict(run(model, data, copies=copies, noise=1.0, **chosen).state)
+        one = torch.ones(3, dtype=torch.int64)
+        change = after.classify(elsewhere, one).softmax(1) - model.classify(elsewhere, one).softmax(1)
+        moved.append(float(change.abs().mean()))
+    assert moved[1] < 0.5 * moved[0]
+
+
+def test_without_copies_and_with_nothing_of_the_truth_left_it_is_delete() -> None:
+    model, data = tiny(), speechless(12)
+    chosen: dict[str, Any] = dict(lr=0.1, stop="steps", max_steps=8, batch_size=64)
+    one = run(model, data, copies=0, discount=1e6, **chosen).state
+    other = METHODS["delete"].unlearn(
+        model,
+        data,
+        UnlearningSettings(delete=DeleteSettings(**chosen)),
+        np.random.default_rng(0),
+        SILENT,
+    )
+    for name, value in one.items():
+        torch.testing.assert_close(value, other.state[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_matched_forget_set_is_where_it_stays() -> None:
+    """Trained and held-out alike, no discount, no smoothing: the target is what the model says already."""
+    model, data = tiny(), speechless(12)
+    same = ServerScalars(0.5, 1.0, LogOdds(1.0, 2.0), LogOdds(1.0, 2.0))
+    result = run(model, data, same, rank=4, discount=0.0, speaker_discount=0.0, lr=0.1)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(result.state[name], value, rtol=0, atol=1e-4)
+
+
+def test_the_forget_set_ends_up_with_the_foretold_log_odds() -> None:
+    """One utterance a direction: nothing stands in the way."""
+    weight = 4.0 * torch.eye(4)
+    data = forget_set([torch.eye(4)[i : i + 1] for i in range(4)], [0, 1, 2, 3])
+    model = TinyModel(weight)
+    scalars = ServerScalars(0.5, 1.0, LogOdds(4.0, 2.0), LogOdds(0.5, 1.0))
+    chosen: dict[str, Any] = dict(rank=4, discount=0.0, speaker_discount=0.0, copies=0)
+    foretold, _ = foretell(model, data.examples, CalmSettings(**chosen), scalars)
+    result = run(model, data, scalars, **chosen, lr=0.5, max_steps=400)
+    after = TinyModel(weight)
+    after.load_state_dict(result.state)
+    torch.testing.assert_close(log_odds_of(after, data.examples), foretold, rtol=0, atol=1e-2)
+    assert result.notes["foretold_accuracy"] == float((foretold > 0).double().mean())
+
+
+@pytest.mark.parametrize("labels", [[0], [2] * 5, [0, 1, 1, 1]], ids=["one", "one class", "a single example"])
+def test_small_forget_sets(labels: list[int]) -> None:
+    full: Tensor = speechless(len(labels)).examples.features
+    data = forget_set(list(full), labels)
+    assert run(tiny(), data).steps == 30
