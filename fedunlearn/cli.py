@@ -96,7 +96,7 @@ def _run(
     from fedunlearn.federation.progress import Progress
     from fedunlearn.report import write_report
 
-    with _sigterm_as_interrupt(), Progress(_errors) as progress:
+    with sigterm_as_interrupt(), Progress(_errors) as progress:
         experiment = prepare(config, folder, cache or folder.parent / "references", progress)
         for warning in experiment.corpus.warnings:
             _errors.print(f"[yellow]warning:[/] {_plain(warning)}")
@@ -117,7 +117,7 @@ def _run(
 
 
 @contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
+def sigterm_as_interrupt() -> Iterator[None]:
     """Stopped from outside (by a scheduler, say), a run ends as on Ctrl-C: with a result that says so."""
     if threading.current_thread() is not threading.main_thread():
         yield

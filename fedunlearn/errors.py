@@ -1,4 +1,4 @@
-"""The two ways in which a run ends early, and what the command line makes of them."""
+"""The ways in which a run ends early, and what the command line makes of them."""
 
 from collections.abc import Sequence
 
@@ -21,3 +21,7 @@ class BadInput(Exception):
 
 class RunFailed(Exception):
     """The run could not be completed (quorum lost, a request unfulfilled); exit code 3."""
+
+
+class Interrupted(RunFailed):
+    """Somebody stopped the run from outside (Ctrl-C, SIGTERM); exit code 3."""

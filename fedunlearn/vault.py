@@ -4,6 +4,7 @@ Files of one vault (raw arrays, read by memory map):
     index.json                      which generation is current, and its utterances in order
     audio-<generation>.i16          all PCM, one utterance after another
     <feature name>-<generation>.f32 derived features, frames after frames; rebuilt whenever missing
+    <feature name>-<generation>.frames  how many frames each utterance has
     requests.json                   the device's own deletion requests (deletion.py)
 
 Every purge makes a new generation: the remaining data is written anew (compacted), the index is switched
@@ -28,6 +29,9 @@ from fedunlearn.examples import Examples, ForgetSet, pad_features
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Split
 from fedunlearn.run_folder import write_atomically
+
+Derived = Mapping[str, Mapping[str, Tensor]]
+"""feature name -> utterance -> features [T, D]"""
 
 _WINDOW = 64
 """samples"""
@@ -69,25 +73,49 @@ class Vault:
         self.classes: int = index["classes"]
         self.entries: dict[str, Entry] = {e["id"]: Entry(**e) for e in index["utterances"]}
         self._features: dict[str, _Stored] = {}
-        self._audio = _Stored.audio(self._path("audio", "i16"), self.entries.values())
+        self._audio_path = self._path("audio", "i16")
+        self._audio = _Stored.audio(self._audio_path, self.entries.values())
         self._wipe_strays()
 
     @classmethod
-    def build(cls, folder: Path, recordings: Sequence[tuple[Entry, PCM]], classes: int) -> "Vault":
-        """Make a vault from recordings; the audio is copied. ``classes``: emotions in the corpus.
+    def build(
+        cls,
+        folder: Path,
+        recordings: Sequence[tuple[Entry, PCM]],
+        classes: int,
+        derived: Derived | None = None,
+    ) -> "Vault":
+        """Make a vault from recordings; the audio is copied.
+
+        Args:
+            folder: to be made.
+            recordings: what it shall hold.
+            classes: emotions in the corpus.
+            derived: features of at least these recordings, where they are known already.
 
         Raises:
             ValueError: an id comes twice, or an entry does not describe its recording (int16, its length).
         """
         _check_recordings(recordings)
         folder.mkdir(parents=True)
-        _write_generation(folder, 1, recordings, classes)
+        _write_generation(folder, 1, recordings, classes, derived or {})
         return cls(folder)
 
     @property
     def is_current(self) -> bool:
         """Whether this is still the vault on disk: no purge since, no other vault in its place."""
         return self._stamp == _stamp(self.folder)
+
+    def is_untouched(self, entries: Sequence[Entry], classes: int) -> bool:
+        """Whether it holds what ``build`` made of these entries, and nothing was added or purged since."""
+        built = {"index.json", self._audio_path.name} | {
+            path.name for path in self.folder.iterdir() if path.suffix in {".f32", ".frames"}
+        }
+        return (self.generation, self.classes, tuple(self.entries.values())) == (
+            1,
+            classes,
+            tuple(entries),
+        ) and {path.name for path in self.folder.iterdir()} == built
 
     def ids(self, split: Split) -> tuple[str, ...]:
         """The utterances of one split, in vault order."""
@@ -123,10 +151,8 @@ class Vault:
         """Compute and store the features of all utterances, unless they are stored already."""
         if self._stored_features(model) is not None or not self.entries:
             return
-        features = [model.features_of(self.read_audio(i)).numpy() for i in self.entries]
-        path = self._path(model.feature_name, "f32")
-        _write_array(path.with_suffix(".frames"), np.array([len(f) for f in features], np.int64))
-        _write_array(path, np.concatenate(features).astype(np.float32))
+        features = [model.features_of(self.read_audio(i)) for i in self.entries]
+        _write_features(self._path(model.feature_name, "f32"), features)
 
     def purge(self, ids: Iterable[str]) -> int:
         """Remove utterances for good: audio and features, with no copy left in this vault.
@@ -139,7 +165,7 @@ class Vault:
         if not gone:
             return 0
         kept = [(e, self.read_audio(e.id)) for e in self.entries.values() if e.id not in gone]
-        _write_generation(self.folder, self.generation + 1, kept, self.classes)
+        _write_generation(self.folder, self.generation + 1, kept, self.classes, self._derived(kept))
         self._open()
         return len(gone)
 
@@ -181,6 +207,17 @@ class Vault:
             frames = np.fromfile(path.with_suffix(".frames"), np.int64)
             self._features[name] = _Stored.features(path, model.dims, tuple(self.entries), frames)
         return self._features.get(name)
+
+    def _derived(self, kept: Iterable[tuple[Entry, PCM]]) -> Derived:
+        """All stored features of these utterances."""
+        found = {}
+        for path in self.folder.glob(f"*-{self.generation}.f32"):
+            frames = np.fromfile(path.with_suffix(".frames"), np.int64)
+            dims = path.stat().st_size // (np.dtype(np.float32).itemsize * int(frames.sum()))
+            stored = _Stored.features(path, dims, tuple(self.entries), frames)
+            name = path.stem.rpartition("-")[0]
+            found[name] = {e.id: torch.from_numpy(np.array(stored.rows(e.id))) for e, _ in kept}
+        return found
 
     def _wipe_strays(self) -> None:
         for path in self.folder.iterdir():
@@ -273,17 +310,24 @@ def _read_index(folder: Path) -> dict[str, Any]:
 
 
 def _write_generation(
-    folder: Path, generation: int, recordings: Sequence[tuple[Entry, PCM]], classes: int
+    folder: Path, generation: int, recordings: Sequence[tuple[Entry, PCM]], classes: int, derived: Derived
 ) -> None:
     pcm = [samples for _, samples in recordings]
     audio = np.concatenate(pcm) if pcm else np.zeros(0, np.int16)
     _write_array(folder / f"audio-{generation}.i16", audio)
+    for name, features in derived.items() if recordings else ():
+        _write_features(folder / f"{name}-{generation}.f32", [features[entry.id] for entry, _ in recordings])
     index = {
         "generation": generation,
         "classes": classes,
         "utterances": [asdict(entry) for entry, _ in recordings],
     }
     write_atomically(folder / "index.json", json.dumps(index))
+
+
+def _write_features(path: Path, features: Sequence[Tensor]) -> None:
+    _write_array(path.with_suffix(".frames"), np.array([len(f) for f in features], np.int64))
+    _write_array(path, torch.cat(list(features)).numpy().astype(np.float32, copy=False))
 
 
 def _write_array(path: Path, array: npt.NDArray[Any]) -> None:

@@ -1,4 +1,4 @@
-"""Unlearning methods side by side: methods x forget sizes x requesters x seeds, on one shared original each.
+"""Unlearning methods side by side: methods x sizes x requesters x aggregations x recoveries x seeds.
 
 ``python simulations/compare.py --config configs/ravdess.toml --data PATH --methods default,none --sizes 10,20
 --requesters 1,4 --seeds 0,1 --engine inline --out DIR``
@@ -8,70 +8,63 @@ content. A finished cell is kept in DIR/cells and never computed twice: call aga
 """
 
 import csv
-import hashlib
 import io
-import json
-import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from fedunlearn import config as configuration
 from fedunlearn.__main__ import start
-from fedunlearn.cli import guarded
-from fedunlearn.config import Config, DeletionSettings, ScheduledDeletion
-from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, RunFailed
+from fedunlearn.cli import guarded, sigterm_as_interrupt
+from fedunlearn.config import Config
+from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, Interrupted, RunFailed
 from fedunlearn.run_folder import write_atomically
-from fedunlearn.seeding import rng_for
+from fedunlearn.study.grid import RECOVERIES, Axes, Cell, Load, Variant, cells_of, parse_variant
 
+if TYPE_CHECKING:
+    from fedunlearn.study.bench import Bench
 
-@dataclass(frozen=True)
-class Cell:
-    """One run of the comparison."""
-
-    method: str
-    size: int
-    requesters: int
-    seed: int
-
-    def experiment(self, base: Config) -> Config:
-        """The base experiment with this cell's method, seed and requests.
-
-        Requesters are drawn from the seed.
-        """
-        drawn = rng_for(self.seed, "requesters").permutation(base.partition.clients)[: self.requesters]
-        schedule = tuple(
-            ScheduledDeletion(client=int(c), what="some", count=self.size, after_learning=0)
-            for c in sorted(drawn)
-        )
-        return base.model_copy(
-            update={
-                "seed": self.seed,
-                "unlearning": base.unlearning.model_copy(update={"method": self.method}),
-                "deletions": DeletionSettings(schedule=schedule),
-            }
-        )
-
-    @property
-    def name(self) -> str:
-        """Of its file."""
-        return f"{self.method}-{self.requesters}x{self.size}-seed{self.seed}"
+_console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def compare(
     methods: Annotated[
-        str, typer.Option(help="Comma-separated; default = the product's.")
+        str, typer.Option(help="Comma-separated; default = the product's. Empty: variants alone.")
     ] = "default,none,destroy",
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=METHOD:KEY=VALUE,...",
+            help="One more row of the tables: a method with settings of its own, such as "
+            "Adv=l2ul:elasticity=0 (keys as below unlearning.l2ul). May be repeated.",
+        ),
+    ] = None,
     sizes: Annotated[str, typer.Option(help="Utterances that each requester takes back.")] = "10,20,48",
     requesters: Annotated[str, typer.Option(help="Clients that ask at the same time.")] = "1,4",
     seeds: Annotated[
         str, typer.Option(help="Whole experiments: partition, training, requesters.")
     ] = "0,1,2,3,4",
+    aggregations: Annotated[
+        str, typer.Option(help="How requesters' updates join (unlearning.aggregation); empty: the config's.")
+    ] = "",
+    recoveries: Annotated[
+        str,
+        typer.Option(
+            help=f"Of {', '.join(RECOVERIES)}; empty: the config's. gentle: the rounds of the config's "
+            "recovery; ordinary: as many with the epochs and lr of training.local; -removed: with "
+            'recovery.reversion = "removed".'
+        ),
+    ] = "",
     out: Annotated[Path, typer.Option(help="Folder for cells, tables and figures.")] = Path("runs/compare"),
     config: Annotated[Path | None, typer.Option(help="A complete experiment to start from.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the corpus; only read.")] = None,
@@ -80,143 +73,111 @@ def compare(
 ) -> None:
     """Compare unlearning methods; writes compare.csv, compare.md, compare.tex and figures.
 
-    Exit codes: 0 every cell is there; 2 bad input; 3 a cell failed.
+    Figures are of the first aggregation and recovery named, and one is across them.
+
+    Exit codes: 0 every cell is there; 2 bad input; 3 a cell failed, or it was interrupted.
     """
 
     def command() -> int:
         overrides = dict(configuration.parse_override(text) for text in set_ or [])
         named = {"corpus.path": str(data) if data else None, "federation.engine": engine}
         overrides |= {k: v for k, v in named.items() if v is not None}
-        base = configuration.load(config, {"evaluation.retrained_seeds": 2, **overrides})
-        default = Config().unlearning.method
-        wanted = [default if m.strip() == "default" else m.strip() for m in methods.split(",")]
-        cells = [
-            Cell(method, size, asking, seed)
-            for seed in _numbers("--seeds", seeds, 0)
-            for asking in _numbers("--requesters", requesters, 1)
-            for size in _numbers("--sizes", sizes, 1)
-            for method in dict.fromkeys(wanted)
-        ]
-        return _compare(base, cells, out)
+        load = _loader(config, overrides)
+        axes = Axes(
+            variants=[_plain(name) for name in _words(methods)] + [parse_variant(v) for v in variant or []],
+            sizes=_numbers("--sizes", sizes, 1),
+            requesters=_numbers("--requesters", requesters, 1),
+            seeds=_numbers("--seeds", seeds, 0),
+            aggregations=_words(aggregations),
+            recoveries=_words(recoveries),
+        )
+        if not axes.variants:
+            raise BadInput("--methods, --variant: name at least one method")
+        return _compare(cells_of(load, axes), out)
 
     raise SystemExit(guarded(command))
 
 
-def _compare(base: Config, cells: list[Cell], out: Path) -> int:
-    from fedunlearn.report import comparison
-    from fedunlearn.unlearning import method_named
+def _loader(file: Path | None, common: dict[str, Any]) -> Load:
+    # A gap says little without a noise floor, which takes two retrained models.
+    seeds = "evaluation.retrained_seeds"
+    if seeds not in common and configuration.load(file, common).evaluation.retrained_seeds < 2:
+        common = {**common, seeds: 2}
+    return lambda overrides: configuration.load(file, {**common, **overrides})
 
-    console = Console(stderr=True, highlight=False)
-    cards = {cell.method: method_named(cell.method) for cell in cells}
-    experiments = {cell: cell.experiment(base) for cell in cells}
-    (out / "cells").mkdir(parents=True, exist_ok=True)
+
+def _compare(cells: list[Cell], out: Path) -> int:
+    # Heavy imports wait until the input is known to be good.
+    from fedunlearn.study.bench import Bench
+
     failed: list[str] = []
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=console, disable=not console.is_terminal,
-    ) as bars:  # fmt: skip
-        bar = bars.add_task("Comparing", total=len(cells))
-        speech: dict[str, Any] = {}
-        for cell in cells:
-            bars.update(bar, description=f"{cell.name:<40}")
+    with sigterm_as_interrupt(), Bench(out) as bench, _bars() as bars:
+        bench.check(cells)
+        waiting = [cell for cell in cells if not bench.file(cell).exists()]
+        bar = bars.add_task("", total=len(cells), completed=len(cells) - len(waiting))
+        for cell in waiting:
+            bars.update(bar, description=cell.name)
             try:
-                _once(cell, experiments[cell], out, speech)
+                bench.play(cell)
+            except (KeyboardInterrupt, Interrupted):
+                bars.stop()
+                done = sum(bench.file(cell).exists() for cell in cells)
+                raise Interrupted(
+                    f"interrupted; {done} of {len(cells)} cells are in {out / 'cells'}: "
+                    "give the same command again to go on from there"
+                ) from None
             except RunFailed as error:
-                failed.append(f"{cell.name}: {error}")
+                failed.append(f"failed: {cell.name}: {error}")
             bars.advance(bar)
-    rows = [
-        row
-        for cell in cells
-        if (file := _file(cell, experiments[cell], out)).exists()
-        for row in _rows(cell, cards[cell.method].sees, json.loads(file.read_text(encoding="utf-8")))
-    ]
-    if rows:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, comparison.COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        lines = comparison.table(rows)
-        write_atomically(out / "compare.csv", text.getvalue())
-        write_atomically(out / "compare.md", comparison.markdown(lines))
-        write_atomically(out / "compare.tex", comparison.latex(lines))
-        comparison.write_figures(rows, out)
-        print(comparison.markdown(lines))
-        print(f"Tables and figures: {out}")
+    _write(cells, bench, out)
     for line in failed:
-        console.print(f"[red]failed:[/] {line}", soft_wrap=True)
+        _console.print(line, style="red", markup=False)
     return EXIT_FAILED if failed else EXIT_OK
 
 
-def _once(cell: Cell, config: Config, out: Path, speech: dict[str, Any]) -> None:
-    """Run a cell unless it is there; ``speech`` holds the decoded corpus from cell to cell."""
-    from fedunlearn.federation.engine import play
-    from fedunlearn.federation.preparation import listen, prepare, resolve
-    from fedunlearn.federation.progress import Progress as Bars
+def _bars() -> Progress:
+    return Progress(
+        TextColumn("{task.description:<48}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=_console,
+        disable=not _console.is_terminal,
+        speed_estimate_period=1800.0,  # s; a cell may take minutes
+    )
 
-    file = _file(cell, config, out)
-    if file.exists():
+
+def _write(cells: list[Cell], bench: "Bench", out: Path) -> None:
+    """Tables and figures of all cells that are there."""
+    from fedunlearn.report import comparison, comparison_figures, comparison_tables
+    from fedunlearn.study.rows import rows_of
+
+    rows = [
+        row for cell in cells if (found := bench.results(cell)) is not None for row in rows_of(cell, found)
+    ]
+    if not rows:
         return
-    config = resolve(config)
-    quiet = Bars(Console(quiet=True))
-    # Generated speech depends on the seed, recordings do not.
-    key = f"{config.corpus.model_dump_json()}{config.seed if config.corpus.name == 'synthetic' else ''}"
-    if key not in speech:
-        speech.clear()
-        speech[key] = listen(config, quiet)
-    run = out / "running"
-    if run.exists():
-        shutil.rmtree(run)  # left by a comparison that was killed
-    try:
-        results = play(prepare(config, run, out / "references", quiet, speech[key]))
-        if results["status"] != "complete":
-            raise RunFailed(results["failure"])
-        if len(results["requests"]) != cell.requesters:
-            raise RunFailed(f"{len(results['requests'])} of {cell.requesters} requests were raised")
-    finally:
-        shutil.rmtree(run, ignore_errors=True)
-    kept = {k: results[k] for k in ("config", "corpus", "models", "gap", "cost", "requests", "versions")}
-    write_atomically(file, json.dumps(kept))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, comparison.COLUMNS, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    summary, details = comparison_tables.summaries(rows), comparison_tables.details(rows)
+    write_atomically(out / "compare.csv", text.getvalue())
+    write_atomically(out / "compare.md", comparison_tables.markdown([*summary, *details]))
+    write_atomically(out / "compare.tex", comparison_tables.latex([*summary, *details]))
+    comparison_figures.write_figures(rows, out)
+    print(comparison_tables.markdown(summary))
+    print(f"Tables and figures: {out}")
 
 
-def _file(cell: Cell, config: Config, out: Path) -> Path:
-    """Named by the cell and by every setting that went into it, so that another config computes anew."""
-    decides = config.model_dump(mode="json", exclude={"federation"})
-    digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
-    return out / "cells" / f"{cell.name}-{digest}.json"
+def _plain(name: str) -> Variant:
+    name = Config().unlearning.method if name == "default" else name
+    return Variant(name, name)
 
 
-def _rows(cell: Cell, sees: str, results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    config, cost, gap = results["config"], results["cost"], results["gap"]
-    recovery = config["recovery"]
-    gentle = f"{recovery['rounds']} rounds, {recovery['epochs']} epochs, lr {recovery['lr']:g}"
-    unlearning = cost["unlearn"]["client_seconds"]
-    stages = {
-        "original": (gap["none"]["mean"], 0.0),
-        "unlearned": (gap["unlearned"]["mean"], unlearning),
-        "recovered": (gap["recovered"]["mean"], unlearning + cost["recover"]["client_seconds"]),
-        "retrained": ((gap["noise_floor"] or {}).get("mean"), cost["retrain"]["client_seconds"]),
-    }
-    for stage, (distance, seconds) in stages.items():
-        model = results["models"][stage]
-        yield {
-            "method": cell.method,
-            "sees": sees,
-            "model": config["model"]["name"],
-            "corpus": results["corpus"]["name"],
-            "forget_size": cell.size,
-            "requesters": cell.requesters,
-            "aggregation": config["unlearning"]["aggregation"],
-            "recovery": gentle if recovery["rounds"] else "none",
-            "seed": cell.seed,
-            "stage": stage,
-            "forget": model["forget"]["accuracy"],
-            "retain": model["retain"]["accuracy"],
-            "test": model["test"]["accuracy"],
-            "unseen": model["unseen"]["uar"],
-            "membership": model["membership"]["auc"],
-            "gap": distance,
-            "client_seconds": seconds,
-        }
+def _words(text: str) -> list[str]:
+    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
 def _numbers(option: str, text: str, least: int) -> list[int]:

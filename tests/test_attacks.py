@@ -10,10 +10,16 @@ from tiny_model import TinyModel, forget_set, speechless, tiny
 from torch import Tensor
 
 from fedunlearn.config import AttackSettings
-from fedunlearn.examples import ForgetSet
+from fedunlearn.examples import ForgetSet, pad_features
+from fedunlearn.models.cnn import CnnModel
+from fedunlearn.models.contract import EmotionModel, MelModel, Standardise
+from fedunlearn.models.frontend import frames_of
 from fedunlearn.models.functionals import FunctionalsModel
 from fedunlearn.unlearning import attacks
 from fedunlearn.unlearning.attacks import Adversarial, targeted_pgd, wrong_labels
+from fedunlearn.unlearning.contract import UnlearnFailed
+
+DOMAINS = ("feature", "log-mel", "waveform")
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -21,16 +27,21 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def perturbation(model: TinyModel, data: ForgetSet, made: Adversarial, chosen: AttackSettings) -> Tensor:
-    """[n * k, T, D] in the units of the attack: feature standard deviations, or full scale."""
+    """[n * k, T, D] in the units of the attack: standard deviations of features or bands, or full scale."""
     clean = data.examples.features.repeat_interleave(chosen.per_utterance, 0)
-    unit = model.norm.std if chosen.domain == "feature" else torch.ones(model.dims)
-    return (made.examples.features - clean) / unit
+    real = torch.cat([x[:n] for x, n in zip(data.examples.features, data.examples.frames, strict=True)])
+    unit = {
+        "feature": model.norm.std,
+        "log-mel": (real - real.mean(0)).square().mean(0).sqrt(),
+        "waveform": torch.ones(model.dims),
+    }
+    return (made.examples.features - clean) / unit[chosen.domain]
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     norm=st.sampled_from(["l2", "linf"]),
-    domain=st.sampled_from(["feature", "waveform"]),
+    domain=st.sampled_from(["feature", "log-mel", "waveform"]),
     eps=st.floats(1e-3, 3.0),
     step=st.floats(0.1, 5.0),
     steps=st.integers(0, 6),
@@ -62,7 +73,7 @@ def test_stays_in_its_ball_and_leaves_padding_at_zero(
     assert (made.examples.labels != data.examples.labels.repeat_interleave(per_utterance)).all()
 
 
-@pytest.mark.parametrize("domain", ["feature", "waveform"])
+@pytest.mark.parametrize("domain", DOMAINS)
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_lowers_the_targeted_loss_of_every_sample(norm: str, domain: str) -> None:
     model, data = tiny(), speechless(20)
@@ -133,7 +144,7 @@ def test_zero_steps_is_a_random_start_that_differs_between_samples(norm: str) ->
     assert delta.flatten(1).norm(dim=1).min() > 0
 
 
-@pytest.mark.parametrize("domain", ["feature", "waveform"])
+@pytest.mark.parametrize("domain", DOMAINS)
 def test_a_tiny_ball_is_the_utterance_itself(domain: str) -> None:
     model, data = tiny(), speechless(6)
     chosen = AttackSettings.model_validate(dict(domain=domain, eps=1e-9, per_utterance=2))
@@ -161,18 +172,10 @@ def test_waveform_samples_beyond_the_true_length_stay_silent() -> None:
         assert waveform.abs().max() <= 1.0
 
 
-@pytest.mark.parametrize("domain", ["feature", "waveform"])
-def test_a_real_recogniser_can_be_attacked_in_both_domains(domain: str) -> None:
-    model = FunctionalsModel(4, hidden=8).eval()
-    generator = torch.Generator().manual_seed(3)
-    samples = torch.tensor([4000, 2900])
-    waveform = 0.1 * torch.randn(2, 4000, generator=generator)
-    waveform[1, 2900:] = 0
-    features, frames = model.derive(waveform, samples)
-    model.norm.mean.copy_(features.mean((0, 1)))
-    data = forget_set([f[:n] for f, n in zip(features, frames, strict=True)], [0, 1])
-    data = ForgetSet(data.examples, waveform, samples)
-    eps = 0.3 if domain == "feature" else 0.02
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_a_real_recogniser_can_be_attacked_in_every_domain(domain: str) -> None:
+    model, data = heard(FunctionalsModel(4, hidden=8).eval())
+    eps = 0.02 if domain == "waveform" else 0.3
     chosen = AttackSettings.model_validate(dict(domain=domain, eps=eps, steps=10, per_utterance=3))
     before = targeted_pgd(model, data, chosen.model_copy(update={"steps": 0}), rng())
     after = targeted_pgd(model, data, chosen, rng())
@@ -267,3 +270,141 @@ def test_the_same_rng_gives_the_same_samples_whatever_the_global_one_does() -> N
     assert torch.equal(first.examples.labels, second.examples.labels)
     other = targeted_pgd(model, data, chosen, rng(6))
     assert not torch.equal(first.examples.features, other.examples.features)
+
+
+# ---- log-mel ---------------------------------------------------------------------------------------------
+
+
+def heard(model: MelModel) -> tuple[MelModel, ForgetSet]:
+    """Two utterances of noise with quiet around it, as the model hears them; calibrated on them."""
+    generator = torch.Generator().manual_seed(3)
+    samples = torch.tensor([16_000, 12_000])
+    waveform = 0.1 * torch.randn(2, 16_000, generator=generator)
+    waveform[:, :2000] *= 1e-3
+    waveform[0, 14_000:] *= 1e-3
+    waveform[1, 12_000:] = 0
+    features, frames = model.derive(waveform, samples)
+    real = torch.cat([f[:n] for f, n in zip(features, frames, strict=True)])
+    model.norm.mean.copy_(real.mean(0))
+    model.norm.std.copy_(real.std(0) + 1e-3)
+    data = forget_set([f[:n] for f, n in zip(features, frames, strict=True)], [0, 1])
+    return model, ForgetSet(data.examples, waveform, samples)
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_log_mel_frames_stay_in_their_ball_and_the_cut_is_that_of_the_clean_recording(norm: str) -> None:
+    """The spy sees all frames that functionals are made of; the quiet is 2 ln 1000 = 13.8 nats down."""
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    class Spy(FunctionalsModel):
+        def from_mel(self, mel: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+            seen.append((mel.detach().clone(), frames))
+            return super().from_mel(mel, frames)
+
+    model, data = heard(Spy(4, hidden=8).eval())
+    clean, spans = model.log_mel(data.waveform, data.samples)
+    whole = frames_of(data.samples)
+    assert bool((spans < whole).all())
+    beyond = torch.arange(clean.shape[1])[None, :] >= spans[:, None]
+    unit = clean[~beyond].std(0, correction=0)
+    seen.clear()
+    # 9 standard deviations would move the cut, which looks 5 nats down.
+    chosen = AttackSettings.model_validate(dict(domain="log-mel", norm=norm, eps=9.0, per_utterance=2))
+    targeted_pgd(model, data, chosen, rng())
+    assert len(seen) == chosen.steps + 1
+    rows = torch.tensor([0, 0, 1, 1])
+    for mel, frames in seen:
+        assert frames.tolist() == spans[rows].tolist()
+        assert (mel[beyond[rows]] == 0).all()
+        delta = (mel - clean[rows]) / unit
+        if norm == "linf":
+            assert delta.abs().max() <= 9.0 + 1e-4
+        else:
+            radius = 9.0 * (spans[rows] * 40).sqrt()
+            assert (delta.flatten(1).norm(dim=1) <= radius * 1.0001).all()
+            assert (delta.flatten(1).norm(dim=1) > 0.01 * radius).all()
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_a_tiny_ball_gives_back_the_functionals_that_the_device_holds(domain: str) -> None:
+    model, data = heard(FunctionalsModel(4, hidden=8).eval())
+    chosen = AttackSettings.model_validate(dict(domain=domain, eps=1e-7, per_utterance=1))
+    made = targeted_pgd(model, data, chosen, rng()).examples.features
+    torch.testing.assert_close(made, data.examples.features, atol=2e-3, rtol=1e-3)
+
+
+def test_log_mel_equals_feature_for_the_cnn_but_for_the_unit() -> None:
+    """Its features are log-mel frames: with std set to that of the forget set's frames, bit for bit."""
+    model, data = heard(CnnModel(4).eval())
+    examples = data.examples
+    real = torch.cat([x[:n] for x, n in zip(examples.features, examples.frames, strict=True)])
+    model.norm.std.copy_(real.std(0, correction=0))
+    made = [
+        targeted_pgd(model, data, AttackSettings.model_validate(dict(domain=d, per_utterance=2)), rng())
+        for d in ("feature", "log-mel")
+    ]
+    torch.testing.assert_close(made[0].examples.features, made[1].examples.features, atol=1e-4, rtol=1e-4)
+    assert made[0].examples.labels.tolist() == made[1].examples.labels.tolist()
+
+
+def test_one_log_mel_step_is_the_closed_form_where_features_are_linear_in_the_frames() -> None:
+    """Two classes, one frame m, features x = m A, logits W (x - mean) / std + b.
+
+    In units u = m / s, s the bands' standard deviation, the gradient of the cross-entropy to t is along
+    s * (A ((w_o - w_t) / std)), wherever it is taken: the step is the one of the linear model above.
+    """
+    generator = torch.Generator().manual_seed(5)
+    mixing = torch.randn(5, 5, generator=generator)
+
+    class Mixed(TinyModel):
+        def from_mel(self, mel: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+            return mel @ mixing, frames
+
+    model = Mixed(tiny(classes=2).weight.detach())
+    model.norm.std.copy_(0.5 + torch.rand(5, generator=generator))
+    frames = speechless(6, classes=2, frames=1)
+    data = ForgetSet(
+        pad_features(list(frames.examples.features @ mixing), frames.examples.labels.tolist()),
+        frames.waveform,
+        frames.samples,
+    )
+    unit = frames.examples.features[:, 0].std(0, correction=0)
+    chosen = AttackSettings(domain="log-mel", eps=0.4, step=0.7, steps=1, per_utterance=2)
+
+    def perturbed(steps: int) -> tuple[Tensor, Tensor]:
+        made = targeted_pgd(model, data, chosen.model_copy(update={"steps": steps}), rng()).examples
+        mel = made.features[:, 0] @ torch.linalg.inv(mixing)
+        return (mel - frames.examples.features[:, 0].repeat_interleave(2, 0)) / unit, made.labels
+
+    (start, _), (found, target) = perturbed(0), perturbed(1)
+    weight = model.weight.detach() / model.norm.std
+    gradient = unit * ((weight[1 - target] - weight[target]) @ mixing.T)
+    radius = 0.4 * 5**0.5
+    moved = start - 0.7 * radius * gradient / gradient.norm(dim=1, keepdim=True)
+    expected = moved * (radius / moved.norm(dim=1, keepdim=True)).clamp(max=1.0)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_a_band_that_never_changes_is_left_alone() -> None:
+    """Its standard deviation, and so its unit, is 0."""
+    data = speechless(4)
+    for x, n in zip(data.examples.features, data.examples.frames, strict=True):
+        x[:n, 2] = 0.5
+    data = ForgetSet(data.examples, data.examples.features.flatten(1), data.samples)
+    made = targeted_pgd(tiny(), data, AttackSettings(domain="log-mel", eps=2.0, per_utterance=1), rng())
+    assert torch.equal(made.examples.features[:, :, 2], data.examples.features[:, :, 2])
+    assert made.examples.features.isfinite().all()
+
+
+def test_a_model_without_log_mel_frames_says_so() -> None:
+    class Bare(EmotionModel):
+        feature_name, dims, classes = "bare", 5, 4
+        derive = TinyModel.log_mel  # type: ignore[assignment]
+        classify = TinyModel.classify  # type: ignore[assignment]
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = Standardise(5)
+
+    with pytest.raises(UnlearnFailed, match='features bare are not made of log-mel frames; take "feature"'):
+        targeted_pgd(Bare(), speechless(2), AttackSettings(domain="log-mel"), rng())

@@ -19,6 +19,7 @@ from fedunlearn.evaluation.judge import Judge
 from fedunlearn.models import EmotionModel, build_model
 from fedunlearn.partition import Partition
 from fedunlearn.seeding import rng_for
+from fedunlearn.speech import Speech
 
 PARTITION = tiny_partition()
 SOUND = {u.id: u.pcm() for u in tiny_corpus().utterances}
@@ -34,7 +35,7 @@ def make_judge(
     sound: dict[str, PCM] = SOUND,
     emotions: Sequence[str] = EMOTIONS,
 ) -> Judge:
-    return Judge(partition, sound, emotions, make_model(), 1, 100)
+    return Judge(partition, Speech(sound), emotions, make_model(), 1, 100)
 
 
 @pytest.fixture(scope="module")
@@ -232,5 +233,5 @@ def test_a_digest_changes_with_the_emotions(judge: Judge) -> None:
     ids = [u.id for u in PARTITION.clients[0].train]
     for emotions in (EMOTIONS[::-1], (*EMOTIONS, "bored")):
         model = build_model(ModelSettings(hidden=8), len(emotions), rng_for(1, "model"))
-        other = Judge(PARTITION, SOUND, emotions, model, 1, 100)
+        other = Judge(PARTITION, Speech(SOUND), emotions, model, 1, 100)
         assert other.content_of(ids) != judge.content_of(ids)

@@ -21,6 +21,7 @@ from fedunlearn.examples import ForgetSet
 from fedunlearn.models.functionals import FunctionalsModel
 from fedunlearn.unlearning import METHODS, REFERENCES
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnFailed, UnlearnResult
+from fedunlearn.unlearning.delete import without_true_class
 from fedunlearn.unlearning.nearest import closest_adversarial, fgsm
 from fedunlearn.unlearning.salun import saliency_mask
 
@@ -278,6 +279,37 @@ def test_gradient_ascent_is_l2ul_misclassifying() -> None:
     chosen: dict[str, Any] = dict(lr=0.1, max_steps=40, batch_size=64)
     one = run("gradient-ascent", model, data, **chosen)
     assert_same(one, l2ul(model, data, objective="misclassify", **chosen), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("stop", ["level", "zero", "steps"])
+def test_delete_is_l2ul_masked(stop: str) -> None:
+    """Cross-entropy to the masked output is the divergence from it plus its entropy, which is constant; in
+    one batch, as L2UL draws wrong labels first.
+    """
+    model, data = separable()
+    chosen: dict[str, Any] = dict(lr=0.1, max_steps=40, batch_size=64, stop=stop, scalars=ServerScalars(0.5))
+    assert_same(
+        run("delete", model, data, **chosen),
+        l2ul(model, data, objective="masked", **chosen),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_with_two_classes_masked_is_relabelling() -> None:
+    model, data = tiny(classes=2), speechless(12, classes=2)
+    chosen: dict[str, Any] = dict(lr=0.1, stop="steps", max_steps=8)
+    assert_same(
+        l2ul(model, data, objective="masked", **chosen), l2ul(model, data, **chosen), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_what_delete_teaches_is_the_models_output_without_the_true_class() -> None:
+    """p = (2, 3, 1) / 6: without class 1 (2/3, 0, 1/3). The same however sure of the truth the model is."""
+    for sure in (0.0, 80.0):
+        model = TinyModel(torch.zeros(3, 1), torch.tensor([2.0, 3.0, 1.0]).log() + sure * torch.eye(3)[1])
+        target = without_true_class(model, forget_set([torch.tensor([[7.0]])], [1]).examples)
+        torch.testing.assert_close(target, torch.tensor([[2 / 3, 0.0, 1 / 3]]))
 
 
 def test_salun_that_masks_nothing_is_random_label() -> None:

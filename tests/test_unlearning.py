@@ -79,6 +79,53 @@ def test_one_misclassifying_step_by_hand() -> None:
     torch.testing.assert_close(result.state["weight"], torch.tensor([[-0.2], [0.1], [0.1]]))
 
 
+def test_one_masked_step_by_hand() -> None:
+    """p = (2, 3, 1) / 6 everywhere. x = 3 of class 0: without it (0, 3/4, 1/4). The gradient of the
+    cross-entropy is p - target = (1/3, -1/4, -1/12), times x for W. With lr = 0.4: W' = (-0.4, 0.3, 0.1).
+    """
+    model = TinyModel(torch.zeros(3, 1), torch.tensor([2.0, 3.0, 1.0]).log())
+    data = forget_set([torch.tensor([[3.0]])], [0])
+    result = l2ul(model, data, **PLAIN, objective="masked", lr=0.4, max_steps=1)
+    torch.testing.assert_close(result.state["weight"], torch.tensor([[-0.4], [0.3], [0.1]]))
+
+
+def test_the_objective_does_not_change_what_is_attacked() -> None:
+    """Same stream, same targets and starts: objectives are compared on equal stand-ins."""
+    model, data = tiny(), speechless(9)
+    kept = [
+        l2ul(model, data, objective=objective, max_steps=0)
+        for objective in ("relabel", "misclassify", "masked")
+    ]
+    assert len({(r.adversarial, r.attack_success) for r in kept}) == 1
+
+
+OBJECTIVES = ("relabel", "misclassify", "masked")
+SWITCHES: list[dict[str, Any]] = [
+    {"attack": dict(per_utterance=each), "elasticity": elasticity, "objective": objective}
+    for each in (0, 2)
+    for elasticity in (0.0, 5.0)
+    for objective in OBJECTIVES
+]
+SWITCHES += [
+    {"attack": dict(domain=domain, norm=norm, eps=eps), "keep_target": keep}
+    for domain in ("feature", "log-mel", "waveform")
+    for norm in ("l2", "linf")
+    for eps in (0.05, 0.3)
+    for keep in ("hard", "soft")
+]
+SWITCHES += [{"importance": kind, "elasticity": 5.0} for kind in ("mas", "fisher", "none")]
+
+
+def test_every_switch_does_something() -> None:
+    """Each setting, and each pair of ablations, leads to weights of its own."""
+    model, data = tiny(), speechless(12)
+    found = [l2ul(model, data, stop="steps", max_steps=5, **chosen).state["weight"] for chosen in SWITCHES]
+    for one, weight in enumerate(found):
+        assert weight.isfinite().all()
+        for other in range(one):
+            assert not torch.equal(weight, found[other]), (SWITCHES[one], SWITCHES[other])
+
+
 @pytest.mark.parametrize("kind", ["none", "flipped-mas", "mas", "fisher"])
 def test_the_elastic_term_pulls_back_by_lr_lambda_omega(kind: str) -> None:
     """At step 1 theta = theta0 and the term is flat; at step 2 it adds lambda * Omega * (theta1 - theta0)."""

@@ -126,6 +126,40 @@ def test_features_are_derived_once(
         assert len(opened.examples(opened.ids("train"), model)) == 6
 
 
+def test_a_vault_is_untouched_until_something_is_added_or_purged(vault: Vault, model: EmotionModel) -> None:
+    entries = [entry for entry, _ in RECORDINGS]
+    assert vault.is_untouched(entries, len(EMOTIONS))
+    assert not vault.is_untouched(entries[1:], len(EMOTIONS))
+    assert not vault.is_untouched(entries, len(EMOTIONS) + 1)
+    vault.derive(model)
+    assert Vault(vault.folder).is_untouched(entries, len(EMOTIONS))
+    for name in ("requests.json", "log.txt"):
+        (vault.folder / name).touch()
+        assert not vault.is_untouched(entries, len(EMOTIONS))
+        (vault.folder / name).unlink()
+    vault.purge([entries[0].id])
+    assert not vault.is_untouched(entries[1:], len(EMOTIONS))
+
+
+@pytest.mark.parametrize("name", ["functionals", "cnn"])
+def test_features_that_are_known_are_kept_and_purged_with_their_utterances(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build_model(ModelSettings(name=name), len(EMOTIONS), rng_for(1, "model"))
+    fresh = {i: model.features_of(pcm) for i, pcm in SPEECH.items()}
+    vault = Vault.build(tmp_path / "v", RECORDINGS, len(EMOTIONS), {model.feature_name: fresh})
+    windows = vault.fingerprints([RECORDINGS[0][0].id], model)
+    assert len(windows) == 2 and vault.holds_any(windows[:1]) and vault.holds_any(windows[1:])
+    monkeypatch.setattr(model, "features_of", lambda pcm: pytest.fail("derived again"))
+    vault.purge([RECORDINGS[0][0].id, RECORDINGS[5][0].id])
+    vault.derive(model)
+    assert not vault.holds_any(windows)
+    for opened in (vault, Vault(vault.folder)):
+        assert len(opened.entries) == len(SPEECH) - 2
+        for i in opened.entries:
+            assert torch.equal(opened.read_features(i, model), fresh[i])
+
+
 def test_features_of_recordings_of_different_lengths_do_not_mix(tmp_path: Path) -> None:
     cnn = build_model(ModelSettings(name="cnn"), len(EMOTIONS), rng_for(1, "model"))
     recordings = [tone(0, 0, 0, seconds) for seconds in (0.5, 0.2, 0.35)]
@@ -344,7 +378,7 @@ def cut_power(
 
 CUTS = [
     (step, call, moment)
-    for step, calls in (("write_atomically", 2), ("wipe", 3))
+    for step, calls in (("write_atomically", 4), ("wipe", 3))
     for call in range(1, calls + 1)
     for moment in ("before", "halfway", "after")
 ]
@@ -361,7 +395,9 @@ def test_a_purge_that_was_interrupted_is_whole_or_undone_and_can_be_completed(
     moment: str,
     retry: str,
 ) -> None:
-    """A purge writes audio, then the index (the switch), then wipes three old files: 5 steps, 3 moments."""
+    """A purge writes audio, frames and features, then the index (the switch), then wipes three old files: 7
+    steps, 3 moments.
+    """
     vault.derive(model)
     gone, kept = list(SPEECH)[:3], list(SPEECH)[3:]
     with monkeypatch.context() as patch:
@@ -369,7 +405,7 @@ def test_a_purge_that_was_interrupted_is_whole_or_undone_and_can_be_completed(
         cut_power(patch, step, call, halfway if moment == "halfway" else None, moment == "after")
         with pytest.raises(PowerCutError):
             vault.purge(gone)
-    switched = step == "wipe" or (call == 2 and moment == "after")
+    switched = step == "wipe" or (call == 4 and moment == "after")
     index = json.loads((vault.folder / "index.json").read_text())
     assert index["utterances"][0]["id"] == (kept[0] if switched else gone[0])
     opened = vault if retry == "same process" else Vault(vault.folder)

@@ -4,12 +4,15 @@ import torch
 from torch import Tensor
 
 from fedunlearn.examples import ForgetSet, pad_features
-from fedunlearn.models.contract import EmotionModel, Standardise
+from fedunlearn.models.contract import MelModel, Standardise
 from fedunlearn.models.frontend import frame_mask
 
 
-class TinyModel(EmotionModel):
-    """logits = W mean_t(standardised x_t) + b; one frame is ``dims`` samples of the waveform, as they are."""
+class TinyModel(MelModel):
+    """logits = W mean_t(standardised x_t) + b; one frame is ``dims`` samples of the waveform, as they are.
+
+    Its "log-mel" frames are these frames too.
+    """
 
     feature_name = "tiny"
 
@@ -20,8 +23,11 @@ class TinyModel(EmotionModel):
         self.weight = torch.nn.Parameter(weight.clone())
         self.bias = torch.nn.Parameter(torch.zeros(self.classes) if bias is None else bias.clone())
 
-    def derive(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
+    def log_mel(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
         return waveform.reshape(len(waveform), -1, self.dims), samples // self.dims
+
+    def from_mel(self, mel: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+        return mel, frames
 
     def classify(self, features: Tensor, frames: Tensor) -> Tensor:
         mask = frame_mask(frames, features.shape[1])[:, :, None]

@@ -75,7 +75,9 @@ class AttackSettings(Settings):
 
     Attributes:
         domain: what is perturbed: "feature" (the model's own derived features, in units of their standard
-            deviation), "waveform" (samples in [-1, 1]).
+            deviation), "log-mel" (the frames that the features are made of, in units of each band's
+            standard deviation over the forget set's frames; for "cnn" these are its features, so that only
+            the unit differs), "waveform" (samples in [-1, 1], in full scales).
         norm: "l2" or "linf" ball around the utterance.
         eps: its radius, > 0; for l2 relative to the square root of the dimension (so that both norms speak
             of a per-value amplitude). The paper's tau clips the same perturbation.
@@ -84,7 +86,7 @@ class AttackSettings(Settings):
         per_utterance: adversarial samples per forget utterance, 0 = no attack.
     """
 
-    domain: Literal["feature", "waveform"] = "feature"
+    domain: Literal["feature", "log-mel", "waveform"] = "feature"
     norm: Literal["l2", "linf"] = "l2"
     eps: Positive = 0.25
     step: Positive = 1.0
@@ -97,12 +99,14 @@ class L2ULSettings(DescentSettings):
 
     The paper's own numbers are not public; these are ours, chosen on RAVDESS with the functionals model
     and seeds 101 to 103 (one client deleting 48 or 20 utterances, four deleting 20 each), never on
-    reported seeds. Without attack (per_utterance = 0) and elasticity it is "random-label" or, with
-    objective "misclassify", "gradient-ascent".
+    reported seeds. Without attack (per_utterance = 0) and elasticity it is "random-label"; with objective
+    "misclassify" then "gradient-ascent", with "masked" then "delete". With two classes "masked" is
+    "relabel".
 
     Attributes:
         objective: on the forget set: "relabel" (cross-entropy to a random wrong label), "misclassify"
-            (gradient ascent on the true label).
+            (gradient ascent on the true label), "masked" (cross-entropy to the original model's output
+            with the true class left out).
         attack: how the stand-ins for the retained data are made; per_utterance = 0 leaves them out.
         keep_target: adversarial samples keep the attack's target label ("hard") or the original model's
             whole output on them ("soft").
@@ -115,7 +119,7 @@ class L2ULSettings(DescentSettings):
             level where it sent none), "zero" (L2UL's), "steps" (max_steps, whatever happens).
     """
 
-    objective: Literal["relabel", "misclassify"] = "relabel"
+    objective: Literal["relabel", "misclassify", "masked"] = "relabel"
     attack: AttackSettings = AttackSettings()
     keep_target: Literal["hard", "soft"] = "soft"
     importance: Literal["flipped-mas", "mas", "fisher", "none"] = "flipped-mas"

@@ -14,7 +14,6 @@ import numpy.typing as npt
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fedunlearn.audio import PCM
 from fedunlearn.corpora.utterance import Utterance
 from fedunlearn.evaluation.membership import membership
 from fedunlearn.evaluation.metrics import accuracy, confusion, recognition, uar
@@ -22,6 +21,7 @@ from fedunlearn.examples import pad_features
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition
 from fedunlearn.seeding import rng_for
+from fedunlearn.speech import Speech
 from fedunlearn.training import predict
 
 Predictions = npt.NDArray[np.uint8]
@@ -45,7 +45,7 @@ class Judge:
 
     Args:
         partition: who holds what.
-        pcm: id -> recording; not kept.
+        speech: every recording of the partition; not kept.
         emotions: the class order.
         model: any model of the run's kind, for deriving and classifying; its weights are overwritten.
         seed: of the bootstrap.
@@ -55,7 +55,7 @@ class Judge:
     def __init__(
         self,
         partition: Partition,
-        pcm: Mapping[str, PCM],
+        speech: Speech,
         emotions: Sequence[str],
         model: EmotionModel,
         seed: int,
@@ -66,13 +66,14 @@ class Judge:
         everyone: tuple[Utterance, ...] = (*partition.train, *partition.test, *partition.unseen)
         self._position = {u.id: i for i, u in enumerate(everyone)}
         labels = [emotions.index(u.emotion) for u in everyone]
-        self._examples = pad_features([model.features_of(pcm[u.id]) for u in everyone], labels)
+        features = speech.features(model)
+        self._examples = pad_features([features[u.id] for u in everyone], labels)
         self._labels = np.array(labels, np.int64)
         self._train = self._mask(u.id for u in partition.train)
         self._test = self._mask(u.id for u in partition.test)
         self._unseen = self._mask(u.id for u in partition.unseen)
         self._digest = {
-            u.id: hashlib.sha256(pcm[u.id].tobytes() + bytes([label])).hexdigest()
+            u.id: _digest_of([speech.digest(u.id), str(label)])
             for u, label in zip(everyone, labels, strict=True)
         }
         # What is kept by content holds predictions for everyone, in this order, over these emotions.

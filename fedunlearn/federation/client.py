@@ -50,10 +50,16 @@ class Device:
 
     def __init__(self, run: RunFolder, client: int) -> None:
         self.client = client
+        self._run, self._stamp = run, _stamp(run)
         self.config = configuration.load(run.config)
         self.vault = Vault(run.vault(client))
         self.model = build_model(self.config.model, self.vault.classes, rng_for(0, "template"))
         self._examples: dict[Split, Examples] = {}
+
+    @property
+    def is_current(self) -> bool:
+        """Whether run and vault are still those that this was made of."""
+        return self._stamp == _stamp(self._run) and self.vault.is_current
 
     def examples(self, split: Split) -> Examples:
         """All examples of one split, kept in memory until a purge."""
@@ -97,6 +103,12 @@ class DeviceFailed(Exception):
 _devices: dict[tuple[str, int], Device] = {}
 
 
+def _stamp(run: RunFolder) -> tuple[int, int]:
+    # Every run writes its config anew.
+    status = run.config.stat()
+    return status.st_ino, status.st_mtime_ns
+
+
 def _home(run_folder: str, context: Context) -> tuple[RunFolder, int]:
     folder = run_folder or str(context.run_config["out"])
     return RunFolder(Path(folder)), int(context.node_config["partition-id"])
@@ -106,7 +118,7 @@ def _device(run: RunFolder, client: int) -> Device:
     key = str(run.path), client
     known = _devices.get(key)
     # Another worker may have purged this vault, or another run taken its place; what is held of it must go.
-    if known is None or not known.vault.is_current:
+    if known is None or not known.is_current:
         torch.set_num_threads(1)
         known = _devices[key] = Device(run, client)
     return known

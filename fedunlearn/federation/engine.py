@@ -18,7 +18,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fedunlearn.config import FederationSettings
-from fedunlearn.errors import RunFailed
+from fedunlearn.errors import Interrupted, RunFailed
 from fedunlearn.federation.client import make_client_app
 from fedunlearn.federation.experiment import Experiment
 
@@ -38,7 +38,7 @@ def play(experiment: Experiment, mods: Sequence[Any] = ()) -> dict[str, Any]:
         results, as in results.json.
 
     Raises:
-        RunFailed: the run could not be completed.
+        RunFailed: the run could not be completed; Interrupted where somebody stopped it.
     """
     client_app = make_client_app(str(experiment.run.path.resolve()), mods)
     server_app = make_server_app(experiment)
@@ -50,7 +50,7 @@ def play(experiment: Experiment, mods: Sequence[Any] = ()) -> dict[str, Any]:
     except RunFailed:
         raise
     except (KeyboardInterrupt, SystemExit) as interrupted:  # Ray turns SIGTERM into SystemExit
-        raise RunFailed("the run was interrupted") from interrupted
+        raise Interrupted("the run was interrupted") from interrupted
     except Exception as error:
         with experiment.run.log.open("a", encoding="utf-8") as log:
             log.write(traceback.format_exc())

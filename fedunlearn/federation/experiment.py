@@ -86,6 +86,7 @@ class Experiment:
         self._server: Server | None = None
         self._retrain_cost = PhaseCost()
         self._origins: dict[str, str] = {}
+        self._keys: dict[str, str] = {}
         self._seconds: dict[str, float] = {}
         self._started = datetime.now(UTC)
         self._start = perf_counter()
@@ -154,7 +155,7 @@ class Experiment:
 
     def _learn(self, server: Server, federation: Federation) -> GlobalModel:
         config, stream = self.config, self.config.seed
-        key = reference_key(config, stream, self._contents([]))
+        key = self._keys["original"] = reference_key(config, stream, self._contents([]))
         clients = len(self.partition.clients)
         quiet = not any_while_learning(config.deletions, clients, config.training.rounds, config.seed)
         known = self._cache.find(key) if quiet else None
@@ -199,7 +200,7 @@ class Experiment:
     def _retrain(self, server: Server, federation: Federation, number: int, forget: Sequence[str]) -> State:
         config = self.config
         stream = config.seed if number == 0 else stream_key(config.seed, "retrained", number) % 2**31
-        key = reference_key(config, stream, self._contents(forget))
+        key = self._keys[f"retrained-{number}"] = reference_key(config, stream, self._contents(forget))
         known = self._cache.find(key)
         self._origins[f"retrained-{number}"] = "cached" if known else "trained"
         if known is None and not federation.clients:
@@ -254,6 +255,7 @@ class Experiment:
             "ranking": assemble.ranking(
                 models, controls, config.unlearning.method, len(self.corpus.emotions)
             ),
+            "references": self._keys,
             "requests": assemble.request_rows(server.requests.values(), books),
             "cost": assemble.costs(costs),
             "timeline": assemble.timeline(self._timeline.rows, self._timeline.curve, judge, forget),

@@ -2,13 +2,12 @@
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from fedunlearn import corpora
-from fedunlearn.audio import PCM
 from fedunlearn.config import Config
 from fedunlearn.corpora import Corpus
 from fedunlearn.deletion import check_schedule
@@ -18,14 +17,16 @@ from fedunlearn.evaluation.reference import ReferenceCache
 from fedunlearn.federation.experiment import Experiment
 from fedunlearn.federation.progress import Progress
 from fedunlearn.models import build_model
+from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition, deal
 from fedunlearn.run_folder import RunFolder, write_atomically
 from fedunlearn.seeding import rng_for
+from fedunlearn.speech import Speech
 from fedunlearn.unlearning import method_named
 from fedunlearn.vault import Entry, Vault
 
-Speech = tuple[Corpus, Mapping[str, PCM]]
-"""A corpus and its decoded recordings by id."""
+Heard = tuple[Corpus, Speech]
+"""A corpus and its decoded recordings."""
 
 
 def resolve(config: Config) -> Config:
@@ -39,27 +40,30 @@ def resolve(config: Config) -> Config:
     return config.model_copy(update={"corpus": corpus})
 
 
-def read_speech(config: Config) -> tuple[Corpus, Partition]:
-    """Read names and deal them, without decoding anything.
+def read_speech(config: Config, corpus: Corpus | None = None) -> tuple[Corpus, Partition]:
+    """Read names, unless they are known, and deal them, without decoding anything.
 
     Raises:
         BadInput: the corpus, the partition or the schedule.
     """
-    corpus = corpora.load(config.corpus, config.seed)
+    corpus = corpus or corpora.load(config.corpus, config.seed)
     partition = deal(corpus, config.partition, config.seed)
     check_schedule(config.deletions, partition, config.training.rounds)
     return corpus, partition
 
 
-def check(config: Config, out: Path, cache: Path) -> None:
+def check(config: Config, out: Path, cache: Path, corpus: Corpus | None = None) -> None:
     """See that a run can start: method, corpus, partition, schedule and output, all at once.
+
+    Args:
+        corpus: where it has been read already.
 
     Raises:
         BadInput: with every problem found, one line each.
     """
     problems = [
         *_problems(lambda: method_named(config.unlearning.method)),
-        *_problems(lambda: read_speech(config)),
+        *_problems(lambda: read_speech(config, corpus)),
     ]
     output = [
         *_problems(RunFolder(out).check),
@@ -99,7 +103,7 @@ def _check_outside(option: str, folder: Path, corpus: str) -> None:
         )
 
 
-def listen(config: Config, progress: Progress) -> Speech:
+def listen(config: Config, progress: Progress) -> Heard:
     """Read and decode a corpus: what several experiments on the same speech may share.
 
     Raises:
@@ -107,48 +111,70 @@ def listen(config: Config, progress: Progress) -> Speech:
     """
     corpus = corpora.load(config.corpus, config.seed)
     with progress.task("Listening to the speech", len(corpus.utterances)) as advance:
-        return corpora.recordings(corpus, config.corpus.skip_bad, lambda _: advance())
+        corpus, pcm = corpora.recordings(corpus, config.corpus.skip_bad, lambda _: advance())
+    return corpus, Speech(pcm)
 
 
 def prepare(
-    config: Config, out: Path, cache: Path, progress: Progress, speech: Speech | None = None
+    config: Config,
+    out: Path,
+    cache: Path,
+    progress: Progress,
+    heard: Heard | None = None,
+    untouched: Path | None = None,
 ) -> Experiment:
     """Everything up to the first message.
 
     Args:
         config: validated. out: the run folder, to be made. cache: of trained references.
         progress: shown while decoding.
-        speech: from ``listen`` with the same corpus settings (and seed, if generated), to decode it once.
+        heard: from ``listen`` with the same corpus settings (and seed, if generated), to decode it once.
+        untouched: vaults of an earlier run on what was ``heard``. Those that are still as they would be made
+            are moved from there, which saves writing all speech anew.
 
     Raises:
         BadInput: anything that the user can put right; before training.
     """
     torch.set_num_threads(1)  # more would fight over the cores, and could change the last bit
     config = resolve(config)
-    check(config, out, cache)
+    check(config, out, cache, heard[0] if heard else None)
     run = RunFolder(out)
     run.create()
     try:
-        corpus, sound = speech or listen(config, progress)
+        corpus, speech = heard or listen(config, progress)
         # Again: recordings that cannot be read may have been left out.
-        partition = deal(corpus, config.partition, config.seed)
-        check_schedule(config.deletions, partition, config.training.rounds)
+        corpus, partition = read_speech(config, corpus)
         write_atomically(run.config, config.to_toml())
-        _fill_vaults(run, corpus, partition, sound)
         template = build_model(config.model, len(corpus.emotions), rng_for(config.seed, "template"))
-        judge = Judge(partition, sound, corpus.emotions, template, config.seed, config.evaluation.bootstrap)
+        _fill_vaults(run, corpus, partition, speech, template, untouched)
+        judge = Judge(partition, speech, corpus.emotions, template, config.seed, config.evaluation.bootstrap)
         return Experiment(config, run, corpus, partition, judge, template, ReferenceCache(cache), progress)
     except BaseException:
         shutil.rmtree(out)  # nothing has been learned yet
         raise
 
 
-def _fill_vaults(run: RunFolder, corpus: Corpus, partition: Partition, sound: Mapping[str, PCM]) -> None:
+def _fill_vaults(
+    run: RunFolder,
+    corpus: Corpus,
+    partition: Partition,
+    speech: Speech,
+    model: EmotionModel,
+    untouched: Path | None,
+) -> None:
     labels = {emotion: label for label, emotion in enumerate(corpus.emotions)}
+    classes = len(corpus.emotions)
+    # The judge needs the features of all anyway: no device derives its own a second time.
+    derived = {model.feature_name: speech.features(model)}
     for share in partition.clients:
-        entries = [
-            (Entry(u.id, u.emotion, labels[u.emotion], split, len(sound[u.id])), sound[u.id])
+        recordings = [
+            (Entry(u.id, u.emotion, labels[u.emotion], split, len(speech.pcm[u.id])), speech.pcm[u.id])
             for split, utterances in share.splits
             for u in utterances
         ]
-        Vault.build(run.vault(share.client), entries, len(corpus.emotions))
+        vault = run.vault(share.client)
+        earlier = untouched / vault.name if untouched else None
+        if earlier and earlier.exists() and Vault(earlier).is_untouched([e for e, _ in recordings], classes):
+            earlier.rename(vault)
+        else:
+            Vault.build(vault, recordings, classes, derived)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedunlearn.audio import SAMPLE_RATE
-from fedunlearn.models.contract import EmotionModel, Standardise
+from fedunlearn.models.contract import MelModel, Standardise
 from fedunlearn.models.frontend import HOP, N_MELS, LogMel, frame_mask
 
 _CHANNELS = 96
@@ -86,7 +86,7 @@ def statistics(x: Tensor, frames: Tensor) -> Tensor:
     return torch.cat([mean, (variance + _EPS).sqrt()], dim=1)
 
 
-class CnnModel(EmotionModel):
+class CnnModel(MelModel):
     """Log-mel [T, 40] -> standardise, even out -> 3 convolutions -> statistics of all 4 -> 2 linear layers.
 
     Args:
@@ -117,10 +117,14 @@ class CnnModel(EmotionModel):
             nn.Linear(_HIDDEN, classes),
         )
 
-    def derive(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
+    def log_mel(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
         """Waveforms [B, S] with true lengths [B] -> (log-mel [B, T, 40], frames [B])."""
         mel: tuple[Tensor, Tensor] = self.frontend(waveform, samples)
         return mel
+
+    def from_mel(self, mel: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """The features are the log-mel frames, as they are."""
+        return mel, frames
 
     def classify(self, features: Tensor, frames: Tensor) -> Tensor:
         """Log-mel [B, T, 40] with true lengths [B] -> logits [B, C]."""

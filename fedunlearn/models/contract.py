@@ -77,3 +77,27 @@ class EmotionModel(nn.Module, ABC):
     def forward(self, waveform: Tensor, samples: Tensor) -> Tensor:
         """Waveforms [B, S] with true lengths [B] -> logits [B, C]."""
         return self.classify(*self.derive(waveform, samples))
+
+
+class MelModel(EmotionModel):
+    """A recogniser whose ``derive`` goes through log-mel frames, so that an attack can stop there."""
+
+    @abstractmethod
+    def log_mel(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """The log-mel frames that the features are made of, and no others.
+
+        Args:
+            waveform: [B, S] in [-1, 1], zero beyond the true lengths.
+            samples: [B] true lengths in samples.
+
+        Returns:
+            (log-mel [B, T, M] in nats, zero on padding frames; frames [B], >= 1)
+        """
+
+    @abstractmethod
+    def from_mel(self, mel: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """What ``log_mel`` gave -> (features [B, T', D], frames [B])."""
+
+    def derive(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Waveforms [B, S] with true lengths [B] -> (features [B, T, D], frames [B])."""
+        return self.from_mel(*self.log_mel(waveform, samples))

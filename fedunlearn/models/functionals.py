@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedunlearn.audio import SAMPLE_RATE
-from fedunlearn.models.contract import EmotionModel, Standardise
+from fedunlearn.models.contract import MelModel, Standardise
 from fedunlearn.models.frontend import HOP, N_MELS, LogMel, frame_mask
 
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -90,7 +90,7 @@ def functionals(mel: Tensor, frames: Tensor) -> Tensor:
     return torch.cat([mean, std, delta_std, quantiles.flatten(1), modulation.flatten(1)], dim=1)
 
 
-class FunctionalsModel(EmotionModel):
+class FunctionalsModel(MelModel):
     """Functionals [720] -> standardise -> linear -> ReLU -> dropout -> linear -> logits.
 
     Args:
@@ -111,10 +111,13 @@ class FunctionalsModel(EmotionModel):
             nn.Linear(self.dims, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, classes)
         )
 
-    def derive(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Waveforms [B, S] -> (functionals [B, 1, 720], ones [B]): one frame an utterance."""
-        values = functionals(*speech_span(*self.frontend(waveform, samples)))
-        return values[:, None, :], torch.ones_like(samples)
+    def log_mel(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Waveforms [B, S] with true lengths [B] -> (log-mel [B, T, 40] of the speech span, frames [B])."""
+        return speech_span(*self.frontend(waveform, samples))
+
+    def from_mel(self, mel: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-mel [B, T, 40] of the speech -> (functionals [B, 1, 720], ones [B]): one frame an utterance."""
+        return functionals(mel, frames)[:, None, :], torch.ones_like(frames)
 
     def classify(self, features: Tensor, frames: Tensor) -> Tensor:
         """Functionals [B, 1, 720] -> logits [B, C]."""

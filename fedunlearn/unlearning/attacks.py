@@ -8,6 +8,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from fedunlearn.config import AttackSettings
 from fedunlearn.examples import Examples, ForgetSet, pad_features
-from fedunlearn.models.contract import EmotionModel
+from fedunlearn.models.contract import EmotionModel, MelModel
 from fedunlearn.models.frontend import frame_mask
+from fedunlearn.unlearning.contract import UnlearnFailed
 
 _VALUES_AT_ONCE = 2**21
 """Values perturbed in one batch: bounds memory at any number of utterances."""
@@ -51,6 +53,24 @@ def wrong_labels(labels: Tensor, classes: int, rng: np.random.Generator) -> Tens
     return (labels + shift) % classes
 
 
+@dataclass(frozen=True)
+class _Domain:
+    """What an attack on n utterances perturbs, and the way from there to the model's features.
+
+    Attributes:
+        clean: [n, ...] unperturbed values. real: bool [n, ...], False on padding, broadcast against them.
+        unit: what a perturbation of 1 is, broadcast against an utterance's values.
+        limit: greatest absolute value.
+        features: values [b, ...] of utterances int64 [b] -> (features [b, T, D], frames [b]).
+    """
+
+    clean: Tensor
+    real: Tensor
+    unit: Tensor
+    limit: float
+    features: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
 def targeted_pgd(
     model: EmotionModel, forget_set: ForgetSet, settings: AttackSettings, rng: np.random.Generator
 ) -> Adversarial:
@@ -58,9 +78,13 @@ def targeted_pgd(
 
     The amplitude eps is per value: the ball has radius eps for "linf", eps * sqrt(d) for "l2", d being the
     number of true values (padding left out), in units of the model's feature standard deviation (domain
-    "feature") or of full scale (domain "waveform"). Steps are step * radius / steps long, along the sign
-    ("linf") or the normalised gradient ("l2") of the cross-entropy to the target. The start is random: for
-    "linf" uniform in the ball, for "l2" of uniform direction and uniform radius.
+    "feature"), of each mel band's standard deviation over the forget set's frames ("log-mel") or of full
+    scale ("waveform"). Steps are step * radius / steps long, along the sign ("linf") or the normalised
+    gradient ("l2") of the cross-entropy to the target. The start is random: for "linf" uniform in the ball,
+    for "l2" of uniform direction and uniform radius.
+
+    In "log-mel" the frames are those that the model listens to in the clean recording: where it cuts the
+    quiet off both ends, the cut stays as it was.
 
     The model is attacked as it stands, in eval mode, on a frozen copy: only inputs get gradients.
 
@@ -69,6 +93,9 @@ def targeted_pgd(
         forget_set: n utterances; k = ``settings.per_utterance`` samples are made of each.
         settings: ball, steps and domain.
         rng: targets, then random starts.
+
+    Raises:
+        UnlearnFailed: domain "log-mel" of a model whose features are not made of log-mel frames.
     """
     frozen = copy.deepcopy(model).eval().requires_grad_(False)
     examples = forget_set.examples
@@ -77,12 +104,11 @@ def targeted_pgd(
         return Adversarial(pad_features([], []), torch.zeros(0, 0), math.nan)
     targets = wrong_labels(examples.labels[source], frozen.classes, rng)
 
-    attack = _on_features if settings.domain == "feature" else _on_waveforms
-    values = examples.features[0].numel() if settings.domain == "feature" else forget_set.waveform.shape[1]
-    size = max(1, _VALUES_AT_ONCE // values)
+    domain = _domain(frozen, forget_set, settings.domain)
+    size = max(1, _VALUES_AT_ONCE // domain.clean[0].numel())
     made, outputs = [], []
     for index, target in zip(torch.split(source, size), torch.split(targets, size), strict=True):
-        features = attack(frozen, forget_set, index, target, settings, rng)
+        features = _attack(frozen, domain, index, target, settings, rng)
         made.append(features)
         outputs.append(frozen.classify(features, examples.frames[index]).softmax(1))
     probabilities = torch.cat(outputs)
@@ -90,40 +116,68 @@ def targeted_pgd(
     return Adversarial(Examples(torch.cat(made), examples.frames[source], targets), probabilities, success)
 
 
-def _on_features(
+def _domain(
+    model: EmotionModel, forget_set: ForgetSet, name: Literal["feature", "log-mel", "waveform"]
+) -> _Domain:
+    if name == "feature":
+        x, frames = forget_set.examples.features, forget_set.examples.frames
+        real = frame_mask(frames, x.shape[1])[:, :, None]
+        return _Domain(x, real, model.norm.std, math.inf, lambda values, index: (values, frames[index]))
+    if name == "waveform":
+        x, samples = forget_set.waveform, forget_set.samples
+        real = frame_mask(samples, x.shape[1])
+        return _Domain(
+            x, real, x.new_ones(1), 1.0, lambda values, index: model.derive(values, samples[index])
+        )
+    if not isinstance(model, MelModel):
+        raise UnlearnFailed(
+            f"attack.domain log-mel: the features {model.feature_name} are not made of log-mel frames; "
+            'take "feature" or "waveform"'
+        )
+    mel = model
+    x, frames = _log_mel(mel, forget_set)
+    real = frame_mask(frames, x.shape[1])
+    unit = x[real].std(0, correction=0)
+    return _Domain(
+        x, real[:, :, None], unit, math.inf, lambda values, index: mel.from_mel(values, frames[index])
+    )
+
+
+def _log_mel(model: MelModel, forget_set: ForgetSet) -> tuple[Tensor, Tensor]:
+    """Log-mel frames [n, T, M] and their numbers [n], made of one utterance at a time to bound memory."""
+    made = [
+        model.log_mel(waveform[None, :length], length[None])
+        for waveform, length in zip(forget_set.waveform, forget_set.samples, strict=True)
+    ]
+    mel = torch.nn.utils.rnn.pad_sequence([mel[0] for mel, _ in made], batch_first=True)
+    return mel, torch.cat([frames for _, frames in made])
+
+
+def _attack(
     model: EmotionModel,
-    forget_set: ForgetSet,
+    domain: _Domain,
     index: Tensor,
     targets: Tensor,
     settings: AttackSettings,
     rng: np.random.Generator,
 ) -> Tensor:
-    x, frames = forget_set.examples.features[index], forget_set.examples.frames[index]
-    real = frame_mask(frames, x.shape[1])[:, :, None].expand_as(x)
+    """Features [b, T, D] of the attacked utterances ``index``."""
+    x = domain.clean[index]
+    real = domain.real[index].expand_as(x)
 
-    def logits(delta: Tensor) -> Tensor:
-        return model.classify(x + delta * model.norm.std, frames)
-
-    return x + _search(logits, real, targets, settings, rng, lambda delta: delta) * model.norm.std
-
-
-def _on_waveforms(
-    model: EmotionModel,
-    forget_set: ForgetSet,
-    index: Tensor,
-    targets: Tensor,
-    settings: AttackSettings,
-    rng: np.random.Generator,
-) -> Tensor:
-    x, samples = forget_set.waveform[index], forget_set.samples[index]
+    def moved(delta: Tensor) -> Tensor:
+        return x + delta * domain.unit
 
     def clip(delta: Tensor) -> Tensor:
-        return (x + delta).clamp(-1.0, 1.0) - x
+        if math.isinf(domain.limit):
+            return delta
+        return (moved(delta).clamp(-domain.limit, domain.limit) - x) / domain.unit
 
-    delta = _search(
-        lambda delta: model(x + delta, samples), frame_mask(samples, x.shape[1]), targets, settings, rng, clip
-    )
-    return model.derive((x + delta).clamp(-1.0, 1.0), samples)[0]
+    def logits(delta: Tensor) -> Tensor:
+        return model.classify(*domain.features(moved(delta), index))
+
+    delta = _search(logits, real, targets, settings, rng, clip)
+    return domain.features(moved(delta).clamp(-domain.limit, domain.limit), index)[0]
 
 
 def _search(

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedunlearn.config import UnlearningSettings
-from fedunlearn.examples import ForgetSet
+from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.training import predict
 from fedunlearn.unlearning.contract import MethodCard, ServerScalars, UnlearnResult, unchanged
@@ -48,8 +48,7 @@ def unlearn(
         return unchanged(model, "empty forget set")
     examples = forget_set.examples
     # 1. The original's output without the true class.
-    logits = predict(copy.deepcopy(model), examples)
-    target = logits.scatter(1, examples.labels[:, None], -torch.inf).softmax(1)
+    target = without_true_class(model, examples)
 
     # 2. Distil it.
     def loss(working: EmotionModel, index: Tensor) -> Tensor:
@@ -58,6 +57,20 @@ def unlearn(
         return F.kl_div(output, target[index], reduction="batchmean")
 
     return descend(model, examples, loss, settings.delete, rng, scalars)
+
+
+def without_true_class(model: EmotionModel, examples: Examples) -> Tensor:
+    """The model's softmax output on each example, its true class left out and the rest brought to sum 1.
+
+    Args:
+        model: at least two classes; not changed.
+        examples: n utterances.
+
+    Returns:
+        [n, C], 0 at the true labels.
+    """
+    logits = predict(copy.deepcopy(model), examples)
+    return logits.scatter(1, examples.labels[:, None], -torch.inf).softmax(1)
 
 
 CARD = MethodCard(

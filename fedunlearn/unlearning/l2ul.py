@@ -5,7 +5,10 @@ are not public; ours are ``L2ULSettings``. The loss of one step is
 
     w_f * L_forget(x_f) + w_a * CE(f(x_adv), y_adv) + lambda / 2 * sum_i Omega_i (theta_i - theta0_i)^2
 
-with w_f = n_f / (n_f + n_a) and w_a = n_a / (n_f + n_a) from the sizes of the step's two batches.
+with w_f = n_f / (n_f + n_a) and w_a = n_a / (n_f + n_a) from the sizes of the step's two batches. L_forget is
+the cross-entropy to a random wrong label ("relabel", the papers'), minus that to the true one
+("misclassify") or the cross-entropy to the original's own output without the true class ("masked", the
+target of DELETE).
 """
 
 import copy
@@ -20,6 +23,7 @@ from fedunlearn.examples import ForgetSet
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.unlearning.attacks import targeted_pgd, wrong_labels
 from fedunlearn.unlearning.contract import MethodCard, ServerScalars, UnlearnResult, unchanged
+from fedunlearn.unlearning.delete import without_true_class
 from fedunlearn.unlearning.descent import cross_entropy_to, descend
 from fedunlearn.unlearning.gradient_ascent import ascent
 from fedunlearn.unlearning.importance import importance
@@ -32,7 +36,7 @@ def unlearn(
     rng: np.random.Generator,
     scalars: ServerScalars,
 ) -> UnlearnResult:
-    """Relabel the forget set, hold the model at adversarial samples of it, keep the other weights elastic.
+    """Mislead on the forget set, hold the model at adversarial samples of it, keep the other weights elastic.
 
     All in eval mode, so that the attack, Omega, the loss and the accuracy speak of the same function. Only
     trainable parameters (``requires_grad``) move or are held.
@@ -41,12 +45,14 @@ def unlearn(
         model: not changed.
         forget_set: n utterances; n = 0 returns the model as it came, ``stopped="empty forget set"``.
         settings: ``settings.l2ul`` is read.
-        rng: wrong labels, then the attack, then the order of the batches.
+        rng: wrong labels (whatever the objective, so that all are attacked alike), then the attack, then
+            the order of the batches.
         scalars: ``test_accuracy`` is read by stop = "level"; where the server said nothing, the level is
             chance, 1 / C.
 
     Raises:
-        UnlearnFailed: the loss or the output is not finite; the message names the step.
+        UnlearnFailed: the loss or the output is not finite; the message names the step. Or the attack's
+            domain is one that the model does not have.
     """
     chosen = settings.l2ul
     if len(forget_set) == 0:
@@ -65,8 +71,12 @@ def unlearn(
     )
 
     # 3. Descend until the forget set is as badly known as the stop rule says.
-    misclassify = chosen.objective == "misclassify"
-    forget_loss = ascent(examples) if misclassify else cross_entropy_to(examples, new_labels)
+    if chosen.objective == "misclassify":
+        forget_loss = ascent(examples)
+    elif chosen.objective == "masked":
+        forget_loss = cross_entropy_to(examples, without_true_class(model, examples))
+    else:
+        forget_loss = cross_entropy_to(examples, new_labels)
     keep = attacked.outputs if chosen.keep_target == "soft" else attacked.examples.labels
     keep_loss = cross_entropy_to(attacked.examples, keep)
 

@@ -1,0 +1,34 @@
+"""Decoded recordings, and what follows from them alone: several runs on the same speech may share it."""
+
+import hashlib
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from fedunlearn.audio import PCM
+from fedunlearn.models.contract import EmotionModel
+
+
+class Speech:
+    """Recordings by id, as the experimenter has them. Features and digests are made once, in memory.
+
+    Args:
+        pcm: id -> int16 [S]; not to be changed afterwards.
+    """
+
+    def __init__(self, pcm: Mapping[str, PCM]) -> None:
+        self.pcm = pcm
+        self._features: dict[str, dict[str, Tensor]] = {}
+        self._digests: dict[str, str] = {}
+
+    def features(self, model: EmotionModel) -> Mapping[str, Tensor]:
+        """id -> derived features [T, D]: the same bits as ``model.features_of`` gives on a device."""
+        if model.feature_name not in self._features:
+            self._features[model.feature_name] = {i: model.features_of(pcm) for i, pcm in self.pcm.items()}
+        return self._features[model.feature_name]
+
+    def digest(self, utterance: str) -> str:
+        """SHA-256 of one recording's samples."""
+        if utterance not in self._digests:
+            self._digests[utterance] = hashlib.sha256(self.pcm[utterance].tobytes()).hexdigest()
+        return self._digests[utterance]

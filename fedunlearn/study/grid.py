@@ -1,0 +1,187 @@
+"""The cells of a study: methods x sizes x requesters x aggregations x recoveries x seeds."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedunlearn.config import Config, DeletionSettings, ScheduledDeletion, parse_override
+from fedunlearn.errors import BadInput
+from fedunlearn.seeding import rng_for
+
+Load = Callable[[Mapping[str, Any]], Config]
+"""Overrides, dotted keys to values -> the experiment with them on top."""
+
+RECOVERIES = ("none", "gentle", "ordinary", "gentle-removed", "ordinary-removed")
+"""No rounds; those of the experiment's recovery; as many with the epochs and lr of ordinary training; and
+both again with ``recovery.reversion`` = "removed"."""
+
+_NAME = re.compile(r"[\w+. -]{1,60}")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the tables: a method, with settings of its own where it has any.
+
+    Attributes:
+        name: as tables show it.
+        algorithm: the method's name (``unlearning.method``).
+        settings: keys below the method's section, and values.
+    """
+
+    name: str
+    algorithm: str
+    settings: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """As dotted keys of the experiment."""
+        section = f"unlearning.{self.algorithm.replace('-', '_')}"
+        return {"unlearning.method": self.algorithm, **{f"{section}.{k}": v for k, v in self.settings}}
+
+    @property
+    def written(self) -> str:
+        """The settings as a reader writes them: "attack.eps=0.1, elasticity=0"."""
+        return ", ".join(f"{key}={value}" for key, value in self.settings)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the study. ``experiment`` is all that decides it; the rest are its names."""
+
+    variant: Variant
+    size: int
+    requesters: int
+    aggregation: str
+    recovery: str
+    seed: int
+    experiment: Config = field(repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """Readable, and good for a file."""
+        what = f"{self.variant.name}-{self.requesters}x{self.size}-{self.aggregation}-{self.recovery}"
+        return f"{what}-seed{self.seed}".replace(" ", "_")
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What is crossed. ``aggregations`` and ``recoveries`` empty = the experiment's own."""
+
+    variants: Sequence[Variant]
+    sizes: Sequence[int]
+    requesters: Sequence[int]
+    seeds: Sequence[int]
+    aggregations: Sequence[str] = ()
+    recoveries: Sequence[str] = ()
+
+
+def parse_variant(text: str) -> Variant:
+    """``NAME=METHOD:KEY=VALUE,KEY=VALUE`` of ``--variant``; the part from the colon on may be missing.
+
+    Raises:
+        BadInput: not of this form.
+    """
+    name, _, what = text.partition("=")
+    algorithm, _, settings = what.partition(":")
+    name, algorithm = name.strip(), algorithm.strip()
+    if not algorithm or not _NAME.fullmatch(name):
+        raise BadInput(
+            f"--variant {text}: write it as NAME=METHOD:KEY=VALUE,KEY=VALUE, "
+            "such as --variant relabel+Adv=l2ul:elasticity=0"
+        )
+    try:
+        pairs = [parse_override(part) for part in settings.split(",") if part.strip()]
+    except BadInput as error:
+        raise BadInput(f"--variant {text}: settings are KEY=VALUE, with commas between them") from error
+    return Variant(name, algorithm, tuple(pairs))
+
+
+def cells_of(load: Load, axes: Axes) -> list[Cell]:
+    """All cells, seed by seed, so that an original serves all its cells one after another.
+
+    Raises:
+        BadInput: a name that comes twice, or anything that the experiment's settings refuse, one line each.
+    """
+    names = [v.name for v in axes.variants]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise BadInput(f"--methods, --variant: {', '.join(twice)} comes twice; give each a name of its own")
+    base = load({})
+    aggregations = [(a, {"unlearning.aggregation": a}) for a in axes.aggregations]
+    recoveries = [(r, recovery_overrides(r, base)) for r in axes.recoveries]
+    problems: list[str] = []
+    for variant in axes.variants:
+        problems += _refused(f"--variant {variant.name}", load, variant.overrides)
+    for name, overrides in aggregations:
+        problems += _refused(f"--aggregations {name}", load, overrides)
+    for name, overrides in recoveries:
+        problems += _refused(f"--recoveries {name}", load, overrides)
+    if problems:
+        raise BadInput(problems)
+    experiments = [
+        (variant, aggregation, recovery, load({**variant.overrides, **joining, **recovering}))
+        for aggregation, joining in aggregations or [(base.unlearning.aggregation, {})]
+        for recovery, recovering in recoveries or [(recovery_name(base), {})]
+        for variant in axes.variants
+    ]
+    return [
+        Cell(variant, size, asking, aggregation, recovery, seed, _asked(experiment, size, asking, seed))
+        for seed in axes.seeds
+        for asking in axes.requesters
+        for size in axes.sizes
+        for variant, aggregation, recovery, experiment in experiments
+    ]
+
+
+def _refused(option: str, load: Load, overrides: Mapping[str, Any]) -> list[str]:
+    try:
+        load(overrides)
+    except BadInput as error:
+        # The option stands in place of the file, which did not say it.
+        return [f"{option}: {problem.partition(': ')[2] or problem}" for problem in error.problems]
+    return []
+
+
+def recovery_overrides(name: str, base: Config) -> dict[str, Any]:
+    """Dotted keys that turn the experiment's recovery into the named one.
+
+    Raises:
+        BadInput: no such name; or rounds are wanted, and the experiment has none.
+    """
+    if name not in RECOVERIES:
+        raise BadInput(f"--recoveries {name}: is not one of {', '.join(RECOVERIES)}")
+    if name == "none":
+        return {"recovery.rounds": 0}
+    if base.recovery.rounds == 0:
+        raise BadInput(
+            f"--recoveries {name}: the experiment has no recovery rounds; add --set recovery.rounds=4"
+        )
+    kind, _, removed = name.partition("-")
+    local = base.training.local if kind == "ordinary" else base.recovery
+    rounds = {"recovery.epochs": local.epochs, "recovery.lr": local.lr}
+    if removed or hasattr(base.recovery, "reversion"):  # TEMPORARY
+        return {**rounds, "recovery.reversion": "removed" if removed else "kept"}
+    return rounds
+
+
+def recovery_name(experiment: Config) -> str:
+    """Which of ``RECOVERIES`` an experiment's own is."""
+    recovery, local = experiment.recovery, experiment.training.local
+    if recovery.rounds == 0:
+        return "none"
+    kind = "ordinary" if (recovery.epochs, recovery.lr) == (local.epochs, local.lr) else "gentle"
+    return f"{kind}-removed" if getattr(recovery, "reversion", "kept") == "removed" else kind
+
+
+def requesters_of(clients: int, requesters: int, seed: int) -> list[int]:
+    """Which clients ask: drawn from the seed, in client order; fewer requesters are among the more."""
+    return sorted(int(c) for c in rng_for(seed, "requesters").permutation(clients)[:requesters])
+
+
+def _asked(experiment: Config, size: int, requesters: int, seed: int) -> Config:
+    schedule = tuple(
+        ScheduledDeletion(client=client, what="some", count=size, after_learning=0)
+        for client in requesters_of(experiment.partition.clients, requesters, seed)
+    )
+    return experiment.model_copy(update={"seed": seed, "deletions": DeletionSettings(schedule=schedule)})
