@@ -84,7 +84,15 @@ def forget_against_retain(rows: Sequence[Row]) -> Figure:
             **{**style, "linestyle": ""},
         )
         shown.append((method, x, y))
-    axes.plot(0, 0, marker="+", markersize=12, color=PALETTE["ink"], linestyle="", label="retrained")
+    axes.plot(
+        0,
+        0,
+        marker="+",
+        markersize=12,
+        color=PALETTE["ink"],
+        linestyle="",
+        label="origin: mean of the\nretrained models",
+    )
     ellipse = noise_ellipse(rows)
     if ellipse is not None:
         axes.add_patch(ellipse)
@@ -164,7 +172,7 @@ def gap_by_size(rows: Sequence[Row]) -> Figure:
             tops += [g.mean for g in gaps if method != "destroy" and not math.isnan(g.mean)]
         floor = [over_seeds(by_seed(references(here), "gap", "retrained", forget_size=n)).mean for n in sizes]
         label = "noise floor" if requesters == asking[0] else None
-        axes.plot(sizes, floor, color=PALETTE["ink"], linestyle=":", linewidth=1.4, label=label)
+        axes.fill_between(sizes, 0, floor, color=PALETTE["muted"], alpha=0.25, linewidth=0, label=label)
         axes.set_title("one requester" if requesters == 1 else f"{requesters} requesters", fontsize=10)
         axes.set_xticks(sizes)
         axes.set_xlabel("utterances each takes back")
@@ -267,7 +275,7 @@ def _styles(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
             styles[method] = {
                 "color": colour,
                 "marker": _MARKS[len(styles) % len(_MARKS)],
-                "markersize": 5.0 + 0.25 * len(styles),  # of two at the same place both are seen
+                "markersize": 5.0 + 0.15 * len(styles),  # of two at the same place both are seen
                 "zorder": 4.0 - 0.01 * len(styles),
                 "markerfacecolor": "none" if turn % 2 or group == "control" else colour,
                 "linestyle": line,
