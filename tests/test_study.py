@@ -40,6 +40,8 @@ def test_a_variant_is_a_method_with_settings_of_its_own() -> None:
     assert (chosen.l2ul.attack.norm, chosen.l2ul.lr) == ("linf", load({}).unlearning.l2ul.lr)
     (cell,) = cells_of(load, axes(variants=[parse_variant("slow=boundary-shrink:lr=1e-4")]))
     assert cell.experiment.unlearning.boundary_shrink.lr == 1e-4
+    (cell,) = cells_of(load, axes(variants=[parse_variant("short=not:rounds=2")]))
+    assert cell.experiment.unlearning.not_.rounds == 2
     assert parse_variant("plain=delete") == Variant("plain", "delete")
 
 

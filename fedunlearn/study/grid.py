@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from keyword import iskeyword
 from typing import Any
 
 from fedunlearn.config import Config, DeletionSettings, ScheduledDeletion, parse_override
@@ -36,8 +37,10 @@ class Variant:
     @property
     def overrides(self) -> dict[str, Any]:
         """As dotted keys of the experiment."""
-        section = f"unlearning.{self.algorithm.replace('-', '_')}"
-        return {"unlearning.method": self.algorithm, **{f"{section}.{k}": v for k, v in self.settings}}
+        section = self.algorithm.replace("-", "_")
+        section += "_" if iskeyword(section) else ""  # "not"
+        settings = {f"unlearning.{section}.{key}": value for key, value in self.settings}
+        return {"unlearning.method": self.algorithm, **settings}
 
     @property
     def written(self) -> str:
@@ -159,10 +162,11 @@ def recovery_overrides(name: str, base: Config) -> dict[str, Any]:
         )
     kind, _, removed = name.partition("-")
     local = base.training.local if kind == "ordinary" else base.recovery
-    rounds = {"recovery.epochs": local.epochs, "recovery.lr": local.lr}
-    if removed or hasattr(base.recovery, "reversion"):  # TEMPORARY
-        return {**rounds, "recovery.reversion": "removed" if removed else "kept"}
-    return rounds
+    return {
+        "recovery.epochs": local.epochs,
+        "recovery.lr": local.lr,
+        "recovery.reversion": "removed" if removed else "kept",
+    }
 
 
 def recovery_name(experiment: Config) -> str:
@@ -171,7 +175,7 @@ def recovery_name(experiment: Config) -> str:
     if recovery.rounds == 0:
         return "none"
     kind = "ordinary" if (recovery.epochs, recovery.lr) == (local.epochs, local.lr) else "gentle"
-    return f"{kind}-removed" if getattr(recovery, "reversion", "kept") == "removed" else kind
+    return f"{kind}-removed" if recovery.reversion == "removed" else kind
 
 
 def requesters_of(clients: int, requesters: int, seed: int) -> list[int]:
