@@ -124,12 +124,15 @@ def test_log_odds_are_foretold_by_hand() -> None:
     assert read == ("trained", "held_out")
 
 
-def test_a_silent_server_leaves_the_smoothed_models_log_odds() -> None:
-    model, data = tiny(), speechless(9)
-    foretold, read = foretell(model, data.examples, CalmSettings(rank=2), SILENT)
-    assert torch.equal(foretold, log_odds_of(smoothed(model, 2), data.examples))
-    assert read == ()
-    assert run(model, data, SILENT).scalars_read == ()
+def test_without_log_odds_the_share_that_the_server_knows_of_is_right() -> None:
+    model, data = tiny(), speechless(41)
+    known = log_odds_of(smoothed(model, 2), data.examples)
+    chosen = CalmSettings(rank=2)
+    foretold, read = foretell(model, data.examples, chosen, ServerScalars(test_accuracy=0.6))
+    assert int((foretold > 1e-9).sum()) == 24 and read == ("test_accuracy",)
+    torch.testing.assert_close(foretold - foretold[0], known - known[0])
+    foretold, read = foretell(model, data.examples, chosen, SILENT)
+    assert int((foretold > 1e-9).sum()) == 10 and read == ()  # chance: a quarter
     assert run(model, data).scalars_read == ("trained", "held_out", "share")
 
 
@@ -211,8 +214,14 @@ def test_the_forget_set_ends_up_with_the_foretold_log_odds() -> None:
 @pytest.mark.parametrize("labels", [[0], [2] * 5, [0, 1, 1, 1]], ids=["one", "one class", "a single example"])
 def test_small_forget_sets(labels: list[int]) -> None:
     full: Tensor = speechless(len(labels)).examples.features
-    data = forget_set(list(full), labels)
-    assert run(tiny(), data).steps == 30
+    model, data = tiny(), forget_set(list(full), labels)
+    chosen: dict[str, Any] = dict(lr=0.2, max_steps=300, copies=0, rank=4)
+    foretold, _ = foretell(model, data.examples, CalmSettings(rank=4), TOLD)
+    after = tiny()
+    after.load_state_dict(run(model, data, **chosen).state)
+    before = log_odds_of(model, data.examples)
+    got = log_odds_of(after, data.examples)
+    assert bool(((got - foretold).abs() < (before - foretold).abs()).all())
 
 
 def test_convolutions_stay_as_they_are() -> None:

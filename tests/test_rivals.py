@@ -33,10 +33,8 @@ SECTIONS: dict[str, Any] = {
 }
 STEPPING = sorted(name for name, kind in SECTIONS.items() if issubclass(kind, DescentSettings))
 RIVALS = sorted({*STEPPING} - {"l2ul"})
-UNMOVED = {"amun-forget", "calm"}
-"""AMUN changes the model at the boundaries only, and a linear model has nothing else near them; CALM, where
-the server says nothing of log-odds, relabels with the smoothed model, which is a model so small itself.
-"""
+UNMOVED = {"amun-forget"}
+"""AMUN changes the model at the boundaries only, and a linear model has nothing else near them."""
 CHANGING = sorted({*METHODS} - {"none"})
 UNREACHED = {
     *((method, "level") for method in ("amun-forget", "calm", "l2ul")),
@@ -351,14 +349,15 @@ def test_zero_steps_is_the_original(method: str) -> None:
 @pytest.mark.parametrize("method", STEPPING)
 @pytest.mark.parametrize(("stop", "level"), [("level", 0.9), ("zero", 0.0), ("steps", -math.inf)])
 def test_a_method_stops_at_the_first_step_at_or_below_its_level(method: str, stop: str, level: float) -> None:
-    """Not all get there on a linear model: L2UL and AMUN hold it at, or near, its boundaries, CALM where it
-    is.
+    """Not all get there on a linear model: L2UL and AMUN hold it at, or near, its boundaries, CALM on noisy
+    copies.
     """
     model, data = separable()
     chosen: dict[str, Any] = dict(lr=0.3, stop=stop, scalars=ServerScalars(0.9))
     result = run(method, model, data, max_steps=60, **chosen)
     assert result.notes["level"] == level
-    assert result.scalars_read == (("test_accuracy",) if stop == "level" else ())
+    reads = stop == "level" or method == "calm"  # without log-odds CALM aims at the level
+    assert result.scalars_read == (("test_accuracy",) if reads else ())
     assert result.forget_accuracy[0] == 1.0
     if stop == "steps" or (method, stop) in UNREACHED:
         assert (result.stopped, result.steps) == ("steps", 60)

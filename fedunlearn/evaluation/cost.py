@@ -12,7 +12,8 @@ class PhaseCost:
 
     Attributes:
         rounds: exchanges in which clients computed.
-        client_seconds: summed over clients, measured on them.
+        client_seconds: of computing (CPU time of the device's one thread), summed over clients, measured on
+            them.
         wall_seconds: on the server's clock.
         bytes_up, bytes_down: of all messages from and to clients, failed attempts included.
         bytes_stored: of what the server remembers for later when the phase was over: under "learn" its

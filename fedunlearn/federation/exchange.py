@@ -58,6 +58,8 @@ class Federation:
         self.faults: list[Fault] = []
         self.examples: dict[int, int] = {}
         """client -> training utterances it holds now"""
+        self.held_out: dict[int, int] = {}
+        """client -> utterances that it never trains on"""
         self._withheld: dict[int, list[str]] = {}
         self._node: dict[int, int] = {}
         self._meet(clients)
@@ -152,6 +154,7 @@ class Federation:
                     client = int(number(reply.content, "client"))
                     self._node[client] = reply.metadata.src_node_id
                     self.examples[client] = int(number(reply.content, "train"))
+                    self.held_out[client] = int(number(reply.content, "test"))
         if sorted(self._node) != list(range(clients)):
             lost = sorted(set(range(clients)) - set(self._node))
             raise RunFailed(f"clients {lost} did not say who they are; their vaults may be unreadable")

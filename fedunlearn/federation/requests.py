@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from fedunlearn.deletion import State as RequestState
 from fedunlearn.federation.transport import Refused, number
@@ -58,12 +58,20 @@ def read_requests(_: int, reply: RecordDict) -> list[tuple[str, int]]:
 
 
 def read_outcome(reply: RecordDict) -> dict[str, Any]:
-    """What a requester tells of its unlearning: numbers and one word, nothing of its data."""
-    metrics, said = reply.metric_records["metrics"], reply.config_records["outcome"]
+    """What a requester tells of its unlearning: numbers and a few words, nothing of its data.
+
+    Raises:
+        Refused: a part is missing, or too long to be one of the words.
+    """
+    said = reply.config_records.get("outcome", ConfigRecord())
+    stopped, scalars_read = said.get("stopped"), said.get("scalars_read")
+    if not isinstance(stopped, str) or not isinstance(scalars_read, str) or len(stopped + scalars_read) > 100:
+        raise Refused("the reply does not say, in a few words, how its unlearning ended")
+    metrics = reply.metric_records.get("metrics", MetricRecord())
     return {
         "steps": int(number(reply, "steps")),
-        "stopped": str(said["stopped"]),
-        "scalars_read": [name for name in str(said["scalars_read"]).split(",") if name],
+        "stopped": stopped,
+        "scalars_read": [name for name in scalars_read.split(",") if name],
         "forget_accuracy": [metrics.get("forget_before"), metrics.get("forget_after")],
         "adversarial": int(number(reply, "adversarial")),
         "attack_success": metrics.get("attack_success"),

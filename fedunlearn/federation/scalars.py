@@ -1,7 +1,7 @@
 """The few numbers that the server sends to requesters, from asking to reading: no weights, no features.
 
 Every client says how its held-out speech fares with the global model: right answers, and, where the method
-reads them, sums of log-odds. The server averages over all clients; a requester gets averages.
+reads them, sums of log-odds. The server sees these sums of each client, a requester gets averages over all.
 """
 
 import math
@@ -16,6 +16,8 @@ from fedunlearn.federation.transport import Asked, Refused, number, pack
 from fedunlearn.unlearning.contract import LogOdds, ServerScalars
 
 _NOT_KNOWN = -1.0
+_LARGEST = 1000.0
+"""log-odds of float32 logits; beyond it somebody lies"""
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,18 @@ class Sums:
         return {f"{name}_{part}": value for part, value in vars(self).items()}
 
     @classmethod
-    def read(cls, reply: RecordDict, name: str) -> "Sums":
-        """Back from a reply.
+    def read(cls, reply: RecordDict, name: str, held: int) -> "Sums":
+        """Back from a reply of a client that holds ``held`` such utterances.
 
         Raises:
-            Refused: a number is missing or not finite, or they cannot be sums of real numbers.
+            Refused: a number is missing or not finite, the count is neither 0 nor ``held``, or they cannot
+                be sums of so many log-odds of +-1000 at most.
         """
         sums = cls(*(number(reply, f"{name}_{part}") for part in ("count", "total", "squares")))
-        if sums.count < 0 or sums.total**2 > sums.count * sums.squares * (1 + 1e-9) + 1e-9:
+        possible = abs(sums.total) <= sums.count * _LARGEST and 0 <= sums.squares <= sums.count * _LARGEST**2
+        if sums.count not in {0, held} or not possible:
+            raise Refused(f"the sums of its log-odds ({name}) cannot be right")
+        if sums.total**2 > sums.count * sums.squares * (1 + 1e-9) + 1e-9:
             raise Refused(f"the sums of its log-odds ({name}) cannot be right")
         return sums
 
@@ -66,9 +72,14 @@ def ask_scalars(
     asked = settings(log_odds=int(log_odds))
     content = {c: RecordDict({"weights": pack(weights), "settings": asked}) for c in clients.clients}
 
-    def read(_: int, reply: RecordDict) -> tuple[float, float, Sums, Sums]:
-        spoken = [Sums.read(reply, name) if log_odds else Sums() for name in ("trained", "held_out")]
-        return number(reply, "right"), number(reply, "examples"), spoken[0], spoken[1]
+    def read(client: int, reply: RecordDict) -> tuple[float, float, Sums, Sums]:
+        right, examples = number(reply, "right"), number(reply, "examples")
+        if examples != clients.held_out[client] or not 0 <= right <= examples:
+            raise Refused(f"{right:g} right of {examples:g}, but it holds out {clients.held_out[client]}")
+        if not log_odds:
+            return right, examples, Sums(), Sums()
+        trained = Sums.read(reply, "trained", clients.examples[client])
+        return right, examples, trained, Sums.read(reply, "held_out", clients.held_out[client])
 
     replies = clients.ask("evaluate", content, read, occasion, quorum=0.0).values()
     examples = sum(n for _, n, _, _ in replies)

@@ -304,10 +304,12 @@ class Server:
         kind: str = "train.unlearn", teacher: State | None = None, share: float = 1.0,
     ) -> tuple[State, dict[int, dict[str, Any]]]:  # fmt: skip
         """The requesters' joint step, and what became of it at each that answered."""
-        self.costs["unlearn"].rounds += 1
         how = self._config.unlearning.aggregation
         told: dict[int, dict[str, Any]] = {}
         for turn in [[c] for c in by_client] if how == "sequential" else [list(by_client)]:
+            self.costs["unlearn"].rounds += 1
+            if told:  # somebody has moved the model since
+                scalars = self._scalars(weights, scalars.trained is not None)
             asked = {c: by_client[c] for c in turn}
             replies = self._ask_to_unlearn(weights, asked, scalars, kind, teacher)
             if not replies:

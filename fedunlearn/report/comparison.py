@@ -18,7 +18,7 @@ COLUMNS = (
     "stage", "forget", "retain", "test", "unseen", "membership", "gap", "client_seconds",
     "algorithm", "settings", "recovery_rounds", "recovery_epochs", "recovery_lr", "reversion",
     "reversion_membership", "gap_forget", "gap_retain", "gap_test", "gap_membership", "noise_floor",
-    "original",
+    "original", "scalars",
 )  # fmt: skip
 CONTROLS = frozenset({"none", "destroy"})
 GROUPS = {
@@ -122,15 +122,20 @@ def over_seeds(values: Mapping[int, float]) -> Spread:
 def compared_to_best(gaps: Mapping[str, Mapping[int, float]]) -> dict[str, bool]:
     """Who has the lowest mean gap, and who cannot be told from it.
 
+    Only the seeds that all methods have are looked at: a cell that failed helps nobody.
+
     Args:
         gaps: method -> seed -> gap.
 
     Returns:
         method -> True for the best (those that share the lowest mean); False for a method whose difference
-        to the best on the same seeds has a 95 % interval that covers 0, which needs two seeds or more. The
-        others are left out. The intervals are not corrected for the number of methods.
+        to the best on the same seeds has a 95 % interval that covers 0, which needs two seeds or more.
+        The others are left out. The intervals are not corrected for the number of methods.
     """
-    means = {m: over_seeds(own).mean for m, own in gaps.items() if own}
+    known = {m: own for m, own in gaps.items() if own}
+    everywhere = set.intersection(*map(set, known.values())) if known else set()
+    gaps = {m: {s: own[s] for s in everywhere} for m, own in known.items()} if everywhere else known
+    means = {m: over_seeds(own).mean for m, own in gaps.items()}
     if not means:
         return {}
     lowest = min(means.values())

@@ -25,6 +25,10 @@ _DAGGER = (
     "†: not told from it, as the 95 % interval of the paired difference covers 0 (not corrected for the "
     "number of methods)"
 )
+_TOLD = (
+    "The server tells `{method}` averages over all clients' training and held-out speech (log-odds of the "
+    "true class), other methods the accuracy on held-out speech at most"
+)
 _MEANINGS = (
     "x floor: the gap as a multiple of the noise floor. d: less the retrained model's value; in the last "
     "line the mean absolute difference between retrained seeds. Reversion: forget accuracy after recovery "
@@ -173,9 +177,11 @@ def _times(gap: Spread, floor: Spread) -> str:
 
 def _caption(rows: Sequence[Row]) -> str:
     seeds = len({r["seed"] for r in rows})
+    told = sorted({r["method"] for r in rows if "trained" in (r.get("scalars") or "").split()})
+    more = "".join(f" {_TOLD.format(method=method)}." for method in told)
     if seeds < 2:
-        return f"One seed: no intervals. {_BOLD}."
-    return f"Mean over {seeds} seeds ± half the 95 % interval. {_BOLD}; {_DAGGER}."
+        return f"One seed: no intervals. {_BOLD}.{more}"
+    return f"Mean over {seeds} seeds ± half the 95 % interval. {_BOLD}; {_DAGGER}.{more}"
 
 
 def markdown(tables: Sequence[Table]) -> str:

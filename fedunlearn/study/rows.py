@@ -62,6 +62,9 @@ def rows_of(cell: Cell, results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             "gap_membership": distance["membership"],
             "noise_floor": floor["mean"],
             "original": results["references"]["original"],
+            "scalars": " ".join(
+                sorted({s for r in results["requests"] for s in r.get("scalars_read") or ()})
+            ),
             "seeds": _accuracies(model["seeds"]) if stage == "retrained" else [],
         }
 
