@@ -60,7 +60,7 @@ def test_only_shared_seeds_are_compared() -> None:
     found = compared_to_best({"a": {0: 0.1, 1: 0.1, 2: 0.2}, "b": {0: 0.2, 1: 0.201}})
     assert found == {"a": True}
     hard = dict.fromkeys(range(1, 5), 0.05)
-    assert compared_to_best({"a": {0: 0.01, **hard}, "b": {0: 0.03}}) == {"a": True}, "b had the easy seed alone"
+    assert compared_to_best({"a": {0: 0.01, **hard}, "b": {0: 0.03}}) == {"a": True}, "the easy seed alone"
 
 
 def test_a_difference_to_the_retrained_model_is_that_of_the_same_run() -> None:
