@@ -26,7 +26,7 @@ _DAGGER = (
     "number of methods)"
 )
 _TOLD = (
-    "The server tells `{method}` averages over all clients' training and held-out speech (log-odds of the "
+    "The server tells {method} averages over all clients' training and held-out speech (log-odds of the "
     "true class), other methods the accuracy on held-out speech at most"
 )
 _MEANINGS = (
