@@ -455,7 +455,9 @@ def test_dropout_is_off_and_mixed_modes_survive(method: str) -> None:
     modes = [part.training for part in model.modules()]
     generator = torch.Generator().manual_seed(0)
     data = forget_set([torch.randn(1, 720, generator=generator) for _ in range(6)], [0, 1, 2, 3, 0, 1])
-    METHODS[method].unlearn(model, data, UnlearningSettings(), np.random.default_rng(0), ServerScalars(0.0))
+    few = {method.replace("-", "_"): SECTIONS[method](max_steps=3)} if method in STEPPING else {}
+    settings = UnlearningSettings(**few)
+    METHODS[method].unlearn(model, data, settings, np.random.default_rng(0), ServerScalars(0.0))
     assert [part.training for part in model.modules()] == modes
 
 

@@ -176,7 +176,7 @@ def evaluate_locally(device: Device, content: RecordDict) -> RecordDict:
 
 def _log_odds(device: Device, name: Literal["trained", "held_out"]) -> dict[str, float]:
     """Sums of the log-odds, for a spread over all clients; of a few utterances they would tell too much."""
-    trained, model = name == "trained", device.model.eval()
+    trained, model = name == "trained", device.model
     examples = device.examples("train" if trained else "test")
     model = smoothed(model, device.config.unlearning.calm.rank) if trained else model
     few = len(examples) < _FEWEST_FOR_MOMENTS

@@ -42,8 +42,7 @@ from torch import Tensor
 from fedunlearn.config import CalmSettings, UnlearningSettings
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models.contract import EmotionModel
-from fedunlearn.models.frontend import frame_mask
-from fedunlearn.training import predict
+from fedunlearn.training import add_noise, predict
 from fedunlearn.unlearning.contract import MethodCard, ServerScalars, UnlearnResult, unchanged
 from fedunlearn.unlearning.descent import cross_entropy_to, descend
 from fedunlearn.unlearning.spectrum import log_odds_of, smoothed
@@ -139,11 +138,7 @@ def noisy_copies(
         size: standard deviation, in those of the model's features. Padding frames stay zero.
     """
     chosen = examples.take(torch.arange(len(examples)).repeat_interleave(copies))
-    if len(chosen) == 0:
-        return chosen
-    noise = torch.from_numpy(rng.standard_normal(chosen.features.shape, dtype=np.float32))
-    real = frame_mask(chosen.frames, chosen.features.shape[1])[:, :, None]
-    return Examples(chosen.features + size * noise * model.norm.std * real, chosen.frames, chosen.labels)
+    return add_noise(chosen, size * model.norm.std, rng) if copies else chosen
 
 
 CARD = MethodCard(

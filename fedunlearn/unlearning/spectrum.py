@@ -16,9 +16,7 @@ from torch import Tensor
 
 from fedunlearn.examples import Examples
 from fedunlearn.models.contract import EmotionModel
-
-_AT_ONCE = 256
-"""utterances classified at a time"""
+from fedunlearn.training import predict
 
 
 def smoothed(model: EmotionModel, rank: int) -> EmotionModel:
@@ -53,11 +51,6 @@ def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.gather(1, labels[:, None])[:, 0] - others
 
 
-@torch.no_grad()
 def log_odds_of(model: EmotionModel, examples: Examples) -> Tensor:
-    """The log-odds that a model (in eval mode) gives the true class of n examples: float64 [n]."""
-    parts = [torch.zeros(0, dtype=torch.float64)]
-    for index in torch.split(torch.arange(len(examples)), _AT_ONCE):
-        part = examples.take(index)
-        parts.append(log_odds(model.classify(part.features, part.frames), part.labels).double())
-    return torch.cat(parts)
+    """The log-odds that a model gives the true class of n examples: float64 [n]."""
+    return log_odds(predict(model, examples), examples.labels).double()
