@@ -66,10 +66,11 @@ class Experiment:
         self.config, self.run, self.corpus, self.partition = config, run, corpus, partition
         self.stop = threading.Event()
         self.results: dict[str, Any] | None = None
-        self._judge, self._template, self._cache, self._progress = judge, template, cache, progress
+        self._judge, self._cache, self._progress = judge, cache, progress
         self._ledger = Ledger(run.ledger)
         self.standing = standing or Standing(History(trained_names(template)))
-        self._shelf = Shelf(run.standings, config, judge.content_of([]))
+        self.template, self.corpus_digest = template, judge.content_of([])
+        self._shelf = Shelf(run.standings, config, self.corpus_digest)
         self._new = standing is None
         self._unkept = 0
         self._log = self.standing.log
@@ -300,8 +301,8 @@ class Experiment:
     def _make_server(self, federation: Federation) -> Server:
         card = REFERENCES.get(self.config.unlearning.method)
         if card is None:
-            return Server(federation, self.config, self._template, self.standing, self)
-        return ReferenceServer(federation, self.config, self._template, self.standing, self, card)
+            return Server(federation, self.config, self.template, self.standing, self)
+        return ReferenceServer(federation, self.config, self.template, self.standing, self, card)
 
     def _books(self) -> dict[Key, DeletionRequest]:
         clients = [s.client for s in self.partition.clients]

@@ -145,7 +145,7 @@ def prepare(
     if resume:
         run.lock()
         if run.standings.exists():
-            return _take_up(config, run, cache, progress)
+            return _take_up(config, run, cache, progress, heard)
         run.clear()  # it was cut off before anything was learned
     check(config, out, cache, heard[0] if heard else None)
     run.create()
@@ -164,9 +164,11 @@ def prepare(
         raise
 
 
-def _take_up(config: Config, run: RunFolder, cache: Path, progress: Progress) -> Experiment:
+def _take_up(
+    config: Config, run: RunFolder, cache: Path, progress: Progress, heard: Heard | None
+) -> Experiment:
     """The experiment of a run that was left, as it stands."""
-    corpus, speech = listen(config, progress)
+    corpus, speech = heard or listen(config, progress)
     corpus, partition = read_speech(config, corpus)
     template = build_model(config.model, len(corpus.emotions), rng_for(config.seed, "template"))
     judge = Judge(partition, speech, corpus.emotions, template, config.seed, config.evaluation.bootstrap)
