@@ -88,6 +88,9 @@ def eventful_results() -> dict[str, Any]:
     """
     results = example_results()
     first, second, third, fourth = results["requests"]
+    unserved = ("round_applied", "rounds_waited", "forget_accuracy", "steps", "stopped", "adversarial",
+                "attack_success", "update_norm")  # fmt: skip
+    never = fourth | dict.fromkeys(unserved)
     results["requests"] = [
         first | {"round_applied": 32, "rounds_waited": 2, "devices": 2, "learned": 30, "joint_with": ["x"],
                  "history": _history(30, 30, 32, 32, 32, 34)},
@@ -97,18 +100,15 @@ def eventful_results() -> dict[str, Any]:
                   "history": _history(31, 31, 32, 32, 32, 32)},
         third | {"round_raised": 33, "round_applied": 41, "rounds_waited": 8, "deadline": 38, "overdue": True,
                  "attempts": 2, "history": _history(33, 36, 40, 41, 41, 42)},
-        fourth | {"id": "r-005-1", "client": 5, "state": "withdrawn", "round_raised": 35, "round_applied": None,
-                  "rounds_waited": None, "reason_open": "its person withdrew it", "forget_accuracy": None,
+        never | {"id": "r-005-1", "client": 5, "state": "withdrawn", "round_raised": 35,
+                  "reason_open": "its person withdrew it",
                   "history": [*_history(35, 36), {"state": "withdrawn", "round": 38}]},
-        fourth | {"id": "r-006-1", "client": 6, "state": "refused", "round_raised": 37, "round_applied": None,
-                  "rounds_waited": None, "reason_open": "names 2 utterances that are not its own",
-                  "forget_accuracy": None,
+        never | {"id": "r-006-1", "client": 6, "state": "refused", "round_raised": 37,
+                  "reason_open": "names 2 utterances that are not its own",
                   "history": [*_history(37), {"state": "refused", "round": 37}]},
-        fourth | {"state": "accepted", "round_raised": 39, "round_applied": None, "rounds_waited": None,
-                  "deadline": 50, "attempts": 2, "reason_open": "client 4 dropped twice",
-                  "forget_accuracy": None, "history": _history(39, 39)},
-        fourth | {"id": "r-007-1", "client": 7, "learned": 0, "round_raised": 40, "round_applied": None,
-                  "rounds_waited": None, "forget_accuracy": None, "steps": None, "adversarial": None,
+        never | {"state": "accepted", "round_raised": 39, "deadline": 50, "attempts": 2,
+                  "reason_open": "client 4 dropped twice", "history": _history(39, 39)},
+        never | {"id": "r-007-1", "client": 7, "learned": 0, "round_raised": 40,
                   "history": [{"state": s, "round": 40} for s in ("raised", "purged", "verified")]},
     ]  # fmt: skip
     results["timeline"] = [

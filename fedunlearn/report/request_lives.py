@@ -8,7 +8,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from fedunlearn.report.drawing import PALETTE, ink, quiet, sheet, to_svg
+from fedunlearn.report.drawing import PALETTE, ink, quiet, safe, sheet, to_svg
 from fedunlearn.report.values import at, count, number, rows
 from fedunlearn.report.wishes import CLOSED, FULFILLED, Wish, wishes
 
@@ -52,10 +52,16 @@ def request_lives(results: Mapping[str, Any], *, wide: int, narrow: int) -> Live
 
 def ending(wish: Wish) -> str:
     """How it ended, in a word or three."""
+    state = _short(wish.state)
     if wish.overdue:
         late = wish.late_by
-        return f"{wish.state}, overdue by {count(late)}" if late is not None and late > 0 else "overdue"
-    return wish.state if wish.state in (*FULFILLED, *CLOSED) else f"{wish.state}, open"
+        return f"{state}, overdue by {count(late)}" if late is not None and late > 0 else "overdue"
+    return state if wish.state in (*FULFILLED, *CLOSED) else f"{state}, open"
+
+
+def _short(text: str) -> str:
+    text = safe(text)
+    return text if len(text) <= 16 else f"{text[:15]}…"
 
 
 def _took_time(wish: Wish) -> bool:
@@ -92,7 +98,7 @@ def _draw(
                 for start, end in absent.get(client, ()):
                     _absence(axes, y, max(start, first - margin), min(end, last + margin))
             _life(axes, y, wish, wish.end if wish.end is not None else last)
-        names = [f"#{n}" if narrow else f"#{n}  client {', '.join(w.clients)}" for n, w in shown]
+        names = [f"#{n}" if narrow else f"#{n}  client {_short(', '.join(w.clients))}" for n, w in shown]
         axes.set_yticks(range(len(shown)), names)
         axes.tick_params(axis="y", labelcolor=PALETTE["ink"])
         ends = axes.secondary_yaxis("right")

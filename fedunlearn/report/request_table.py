@@ -5,7 +5,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedunlearn.report.tables import Cell
-from fedunlearn.report.values import MISSING, at, count, fraction, many, number_at, plain, rows, significant
+from fedunlearn.report.values import (
+    MISSING,
+    at,
+    count,
+    fraction,
+    many,
+    number_at,
+    numbers,
+    plain,
+    rows,
+    significant,
+)
 from fedunlearn.report.wishes import FULFILLED, Wish, wishes
 
 
@@ -88,9 +99,8 @@ def batches(results: Mapping[str, Any]) -> list[Batch]:
 
 def unreachable(results: Mapping[str, Any]) -> str:
     """In how many rounds clients could not be reached, and how many at most; empty where all always could."""
-    counts = [number_at({"n": rows(pair)[-1]}, "n") for pair in rows(at(results, "availability", "unreachable"))
-              if rows(pair)]  # fmt: skip
-    known = [n for n in counts if n]
+    told = [numbers(pair) for pair in rows(at(results, "availability", "unreachable"))]
+    known = [pair[-1] for pair in told if pair and pair[-1]]
     clients = number_at(results, "corpus", "clients")
     if not known:
         return ""

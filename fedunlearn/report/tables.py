@@ -212,9 +212,9 @@ class FaultTable:
 
 
 def fault_table(results: Mapping[str, Any]) -> FaultTable:
-    """The first faults; with their kind ("offline", "late", "dropped", "refused", ...) where results tell it."""
+    """The first faults; with their kind ("late", "dropped", "refused", ...) where results tell it."""
     faults = rows(at(results, "faults"))
-    columns = ("round", "phase", "client", "kind", "reason")
+    columns: tuple[str, ...] = ("round", "phase", "client", "kind", "reason")
     kinds = Counter(str(at(fault, "kind")) for fault in faults if at(fault, "kind"))
     if not kinds:
         columns = tuple(name for name in columns if name != "kind")

@@ -70,7 +70,7 @@ class Wish:
 
     @cached_property
     def history(self) -> dict[str, float]:
-        """State -> the round in which the last device reached it (raised: the first); empty in old results."""
+        """State -> the round in which the last device reached it (raised: the first); empty if untold."""
         reached: dict[str, list[float]] = {}
         for entry in self.entries:
             for step in rows(at(entry, "history")):
@@ -116,7 +116,7 @@ class Wish:
 
 
 def wishes(results: Mapping[str, Any]) -> list[Wish]:
-    """Every request, in the order of the results; rows with the same id are one person's on several devices."""
+    """Every request, in the order of the results; rows of one id are one person's devices."""
     grouped: dict[Any, list[Any]] = {}
     for place, entry in enumerate(rows(at(results, "requests"))):
         name = at(entry, "id")
