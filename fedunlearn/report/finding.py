@@ -1,11 +1,11 @@
 """What the numbers say, in words: computed from them, the bad news first."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from fedunlearn.report.values import at, duration, fraction, many, noise_floor, number_at, plain, rows
-from fedunlearn.report.wishes import CLOSED, FULFILLED, Wish, wishes
+from fedunlearn.report.wishes import CLOSED, FULFILLED, wishes
 
 CONTROLS = {"none": "leaves the model as it is", "destroy": "puts random weights in its place"}
 CONTROL_WORDS = {"none": "doing nothing", "destroy": "random weights"}
@@ -84,21 +84,19 @@ def unfulfilled(results: Mapping[str, Any]) -> list[str]:
 
 
 def asked(results: Mapping[str, Any]) -> str:
-    """``4 deletion requests from 4 clients (92 utterances; 1 more withdrawn)``."""
-    everybody = wishes(results)
-    served = [wish for wish in everybody if wish.state not in CLOSED]
+    """``4 deletion requests from 4 clients (92 utterances)``, without those withdrawn or refused."""
+    served = [wish for wish in wishes(results) if wish.state not in CLOSED]
     sizes = [wish.utterances for wish in served]
     known = [size for size in sizes if size is not None]
-    more = [f"{n} more {state}" for state in CLOSED if (n := _in_state(everybody, state))]
-    if known and len(known) == len(sizes):
-        more.insert(0, many(sum(known), "utterance"))
+    total = f" ({many(sum(known), 'utterance')})" if known and len(known) == len(sizes) else ""
     clients = {client for wish in served for client in wish.clients}
-    said = f"{many(len(served), 'deletion request')} from {many(len(clients), 'client')}"
-    return f"{said} ({'; '.join(more)})" if more else said
+    return f"{many(len(served), 'deletion request')} from {many(len(clients), 'client')}{total}"
 
 
-def _in_state(asked: Sequence[Wish], state: str) -> int:
-    return sum(wish.state == state for wish in asked)
+def closed(results: Mapping[str, Any]) -> str:
+    """``1 withdrawn, 2 refused``; empty where none was either."""
+    states = [wish.state for wish in wishes(results)]
+    return ", ".join(f"{states.count(state)} {state}" for state in CLOSED if state in states)
 
 
 def _alarm(results: Mapping[str, Any]) -> str:
@@ -126,8 +124,8 @@ def _headline(results: Mapping[str, Any]) -> tuple[Tone, str]:
     if not people:
         return "unknown", "Nobody asked for a deletion: there was nothing to forget and nothing to compare."
     if all(wish.state in CLOSED for wish in people):
-        ends = ", ".join(f"{n} {state}" for state in CLOSED if (n := _in_state(people, state)))
-        return "unknown", f"Nothing was to be forgotten: {many(len(people), 'deletion request')}, {ends}."
+        count = many(len(people), "deletion request")
+        return "unknown", f"Nothing was to be forgotten: {count}, {closed(results)}."
     if all(number_at(entry, "round_applied") is None for wish in people for entry in wish.entries):
         early = all(wish.state in (*FULFILLED, *CLOSED) for wish in people)
         why = ": no model had been trained on it" if early else ""

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fedunlearn.report.figures import confusions, cost_bars, gap_bars, loss_histograms
-from fedunlearn.report.finding import SEEN, asked, find, judgement
+from fedunlearn.report.finding import SEEN, asked, closed, find, judgement
 from fedunlearn.report.request_lives import request_lives
 from fedunlearn.report.request_table import batches, request_table, unreachable
 from fedunlearn.report.tables import (
@@ -59,6 +59,7 @@ def render(results: Mapping[str, Any]) -> str:
         useful=useful,
         why=why,
         asked=asked(results),
+        closed=closed(results),
         tiles=tiles(results),
         requests=request_table(results),
         lives=request_lives(results, wide=WIDE, narrow=NARROW),

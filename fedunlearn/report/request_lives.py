@@ -25,6 +25,7 @@ class Lives:
     narrow: Markup
     left_out: int
     offline: bool
+    deadline: bool
     overdue: bool
 
 
@@ -47,7 +48,8 @@ def request_lives(results: Mapping[str, Any], *, wide: int, narrow: int) -> Live
     away = any(absent.get(client) for _, wish in shown for client in wish.clients)
     drawings = [_draw(shown, absent, width=width, narrow=width == narrow) for width in (wide, narrow)]
     overdue = any(wish.overdue for _, wish in shown)
-    return Lives(drawings[0], drawings[1], len(numbered) - len(shown), away, overdue)
+    deadline = any(wish.deadline is not None and not wish.overdue for _, wish in shown)
+    return Lives(drawings[0], drawings[1], len(numbered) - len(shown), away, deadline, overdue)
 
 
 def ending(wish: Wish) -> str:

@@ -150,7 +150,7 @@ def _note(wish: Wish) -> str:
 
 def _client(wish: Wish) -> Cell:
     devices = len(wish.clients)
-    return Cell(", ".join(wish.clients), f"{devices} devices of one person" if devices > 1 else "")
+    return Cell(", ".join(wish.clients), f"{devices} devices, one person" if devices > 1 else "")
 
 
 def _utterances(wish: Wish) -> Cell:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedunlearn.report.finding import final_model
+from fedunlearn.report.finding import closed, final_model
 from fedunlearn.report.values import (
     MISSING,
     at,
@@ -21,7 +21,7 @@ from fedunlearn.report.values import (
     significant,
     size,
 )
-from fedunlearn.report.wishes import CLOSED, FULFILLED, wishes
+from fedunlearn.report.wishes import FULFILLED, wishes
 
 MODELS = ("original", "unlearned", "recovered", "retrained")
 MEASURES: tuple[tuple[str, tuple[str, str]], ...] = (
@@ -150,13 +150,10 @@ def tiles(results: Mapping[str, Any]) -> list[Tile]:
 def _fulfilled(results: Mapping[str, Any]) -> Tile:
     asked = wishes(results)
     done = sum(wish.state in FULFILLED for wish in asked)
-    notes = []
-    for state in CLOSED:
-        closed = sum(wish.state == state for wish in asked)
-        notes += [f"{closed} {state}"] if closed else []
+    notes = [closed(results)] if closed(results) else []
     waited = [wish.waited for wish in asked if wish.waited is not None]
     if any(waited):
-        notes.append(f"waited {sum(waited) / len(waited):.1f} rounds on average")
+        notes.append(f"waited {sum(waited) / len(waited):.1f} rounds")
     notes.append(many(len(rows(at(results, "faults"))), "fault") + " on the way")
     return Tile("Requests fulfilled", f"{done} of {len(asked)}" if asked else "none heard", tuple(notes))
 

@@ -80,7 +80,7 @@ class Wish:
         return {
             state: min(when) if state == "raised" else max(when)
             for state, when in reached.items()
-            if len(when) >= len(self.entries) or state in {"raised", self.state}
+            if len(when) >= len(self.entries) or state in ("raised", *CLOSED)
         }
 
     @cached_property
