@@ -289,6 +289,9 @@ def test_what_a_method_sees_stands_in_the_table(script: ModuleType, tmp_path: Pa
         (["--recoveries", "soft"], "--recoveries soft: is not one of none, gentle"),
         (["--recoveries", "gentle", "--set", "recovery.rounds=0"], "the experiment has no recovery rounds"),
         (["--sizes", "4,9999"], "--sizes 9999: client"),
+        (["--windows", "0,x"], "--windows 0,x: write whole numbers"),
+        (["--windows", "-1"], "--windows -1: must be at least 0"),
+        (["--requesters", "2", "--windows", "0,2"], "all ask at once"),
     ],
 )
 def test_a_mistake_is_said_before_anything_runs(
