@@ -21,7 +21,7 @@ from fedunlearn.report.tables import (
     tiles,
 )
 from fedunlearn.report.timeline import timeline
-from fedunlearn.report.values import at, count, duration, many, number_at, plain, rows
+from fedunlearn.report.values import at, count, duration, fraction, many, number_at, plain, rows
 from fedunlearn.run_folder import write_atomically
 
 WIDE, NARROW = 880, 360
@@ -65,6 +65,7 @@ def render(results: Mapping[str, Any]) -> str:
         lives=request_lives(results, wide=WIDE, narrow=NARROW),
         batches=batches(results),
         window=count(at(results, "config", "deletions", "window")),
+        target=_target(results),
         away=unreachable(results),
         models=MODELS,
         models_table=models_table(results),
@@ -108,6 +109,11 @@ def _kicker(results: Mapping[str, Any]) -> list[str]:
         f"model {plain(at(config, 'model', 'name'))}",
         f"seed {plain(at(results, 'seed'))}",
     ]
+
+
+def _target(results: Mapping[str, Any]) -> str:
+    retrained = at(results, "models", "retrained")
+    return f"{fraction(at(retrained, 'forget', 'accuracy'))} and {fraction(at(retrained, 'test', 'uar'))}"
 
 
 def _length(value: Any) -> Any:

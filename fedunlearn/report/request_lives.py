@@ -106,7 +106,7 @@ def _draw(
         ends = axes.secondary_yaxis("right")
         words = [ending(wish).replace(", ", "\n", narrow) for _, wish in shown]
         ends.set_yticks(range(len(shown)), words)
-        ends.tick_params(length=0, labelcolor=PALETTE["ink"], labelsize=9 if narrow else 11)
+        ends.tick_params(length=0, labelcolor=PALETTE["ink"], labelsize=10 if narrow else 11)
         ends.spines["right"].set_visible(False)
         axes.xaxis.set_major_locator(MaxNLocator(5 if narrow else 10, integer=True))
         axes.set_xlabel("round")
