@@ -157,7 +157,7 @@ def test_of_many_requests_those_are_drawn_that_say_most() -> None:
     lives = request_lives(results, wide=880, narrow=360)
     assert lives is not None and lives.left_out == 7
     assert "overdue by 4" in lives.wide and ">withdrawn<" in lives.wide
-    assert "7 that were fulfilled in time" in words(render(bare(results)))
+    assert "Left out: 7; those drawn are open or overdue" in words(render(bare(results)))
 
 
 # ---- served together -------------------------------------------------------------------------------------
