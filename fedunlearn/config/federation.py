@@ -17,6 +17,9 @@ class FederationSettings(Settings):
             rather than going on with the model of a few.
         retries: how often a client that failed is asked again within its round.
         timeout: seconds that one exchange may take.
+        checkpoint_every: rounds after which the standing of the run is written down, from which ``--resume``
+            goes on; before and after a deletion is applied it always is. 0 = never: such a run cannot be
+            taken up.
     """
 
     engine: Literal["ray", "inline"] = "ray"
@@ -24,6 +27,7 @@ class FederationSettings(Settings):
     quorum: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
     retries: Count = 1
     timeout: Positive = 600.0
+    checkpoint_every: Count = 5
 
 
 class AvailabilitySettings(Settings):
