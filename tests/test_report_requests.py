@@ -78,8 +78,8 @@ def test_states_waiting_and_deadlines_stand_in_the_table() -> None:
         ("41", "waited 8 rounds\ngiven out 2 times"), ("–", ""),
     ]  # fmt: skip
     assert column(results, "deadline") == [
-        ("–", ""), ("36", "met, 4 to spare"), ("38", "overdue by 4 rounds"), ("–", ""), ("–", ""), ("50", ""),
-        ("–", ""),
+        ("–", ""), ("within 5", "met, 4 to spare"), ("within 5", "overdue by 4 rounds"), ("–", ""), ("–", ""),
+        ("within 11", ""), ("–", ""),
     ]  # fmt: skip
     assert column(results, "utterances")[0] == ("60", "42 trained on")
     assert column(results, "utterances")[6] == ("12", "never trained on")
@@ -87,10 +87,23 @@ def test_states_waiting_and_deadlines_stand_in_the_table() -> None:
 
 def test_an_open_request_is_overdue_by_the_rounds_up_to_the_end() -> None:
     results = eventful_results()
-    results["requests"][6] |= {"deadline": 42, "overdue": True}
+    results["requests"][6] |= {"deadline": 3, "overdue": True}
     assert max(row["round"] for row in results["timeline"]) == 44
-    assert column(results, "deadline")[5] == ("42", "overdue by 2 rounds")
+    assert column(results, "deadline")[5] == ("within 3", "overdue by 2 rounds")
     assert ending(wishes(results)[5]) == "accepted, overdue by 2"
+
+
+def test_recovery_rounds_in_the_middle_of_learning_do_not_count_against_a_deadline() -> None:
+    """By the clock verified 9 rounds after it was raised, 4 of them recovery rounds: 5 of 5."""
+    results = eventful_results()
+    late = results["requests"][3]
+    for step, date in zip(late["history"], (33, 34, 36, 37, 37, 38), strict=True):
+        step["date"] = date
+    late["overdue"] = False
+    assert column(results, "deadline")[2] == ("within 5", "met")
+    late["history"], late["state"] = late["history"][:4], "applied"
+    late["overdue"] = True
+    assert wishes(results)[2].late_by == 44 - 33 - 4 - 5, "of the rounds up to the end, 4 did not count"
 
 
 def test_what_a_run_does_not_have_is_not_shown() -> None:

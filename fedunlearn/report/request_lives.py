@@ -48,7 +48,7 @@ def request_lives(results: Mapping[str, Any], *, wide: int, narrow: int) -> Live
     away = any(absent.get(client) for _, wish in shown for client in wish.clients)
     drawings = [_draw(shown, absent, width=width, narrow=width == narrow) for width in (wide, narrow)]
     overdue = any(wish.overdue for _, wish in shown)
-    deadline = any(wish.deadline is not None and not wish.overdue for _, wish in shown)
+    deadline = any(wish.late_by is not None and not wish.overdue for _, wish in shown)
     return Lives(drawings[0], drawings[1], len(numbered) - len(shown), away, deadline, overdue)
 
 
@@ -130,14 +130,15 @@ def _life(axes: Axes, y: int, wish: Wish, now: float) -> None:
     applied = way.get("applied", done)
     axes.barh(y, applied - raised, BAR, left=raised, color=PALETTE["orange"], alpha=0.45, zorder=2)
     axes.barh(y, done - applied, BAR, left=applied, color=PALETTE["blue"], alpha=0.45, zorder=2)
-    if wish.overdue and wish.deadline is not None and done > wish.deadline:
-        left = max(wish.deadline, raised)
+    due = None if wish.late_by is None else done - wish.late_by
+    if wish.overdue and due is not None and done > due:
+        left = max(due, raised)
         axes.barh(
             y, done - left, BAR, left=left, facecolor="none", edgecolor=PALETTE["vermillion"], hatch="xxxx",
             linewidth=1.4, zorder=3,
         )  # fmt: skip
-    elif wish.deadline is not None:
-        axes.vlines(wish.deadline, y - 0.4, y + 0.4, PALETTE["ink"], linewidth=1.2, linestyle=(0, (1, 1.5)))
+    elif due is not None and wish.state not in CLOSED:
+        axes.vlines(due, y - 0.4, y + 0.4, PALETTE["ink"], linewidth=1.2, linestyle=(0, (1, 1.5)))
     _mark(axes, raised, y, "o", PALETTE["ink"], size=11, hollow=True)
     for state in ("accepted", "unlearned"):
         if state in way and way[state] not in (raised, applied):

@@ -171,7 +171,7 @@ def _applied(wish: Wish) -> Cell:
 def _deadline(wish: Wish) -> Cell:
     if wish.deadline is None:
         return Cell(MISSING)
-    return Cell(count(wish.deadline), deadline_words(wish))
+    return Cell(f"within {count(wish.deadline)}", deadline_words(wish))
 
 
 def deadline_words(wish: Wish) -> str:

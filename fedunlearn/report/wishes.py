@@ -70,22 +70,12 @@ class Wish:
 
     @cached_property
     def history(self) -> dict[str, float]:
-        """State -> the round in which the last device reached it (raised: the first); empty if untold."""
-        reached: dict[str, list[float]] = {}
-        for entry in self.entries:
-            for step in rows(at(entry, "history")):
-                round_ = number_at(step, "round")
-                if round_ is not None:
-                    reached.setdefault(plain(at(step, "state")), []).append(round_)
-        return {
-            state: min(when) if state == "raised" else max(when)
-            for state, when in reached.items()
-            if len(when) >= len(self.entries) or state in ("raised", *CLOSED)
-        }
+        """State -> the round of the clock in which the last device reached it (raised: the first)."""
+        return self._reached("round")
 
     @cached_property
     def deadline(self) -> float | None:
-        """The last round of the clock by which it was to be verified."""
+        """Rounds after it was raised within which it was to be verified."""
         return min(self._known("deadline"), default=None)
 
     @cached_property
@@ -95,9 +85,21 @@ class Wish:
 
     @cached_property
     def late_by(self) -> float | None:
-        """Rounds from the deadline to verification, or to the end where it is open; negative = to spare."""
-        done = self.history.get("verified", self.end)
-        return None if self.deadline is None or done is None else done - self.deadline
+        """Rounds from the deadline to verification, or to the end where it is open; negative = to spare.
+
+        Deadlines do not count recovery rounds in the middle of learning, where the clock does.
+        """
+        clock, dates = self.history, self._reached("date")
+        if self.deadline is None or "raised" not in clock:
+            return None
+        if "verified" in clock:
+            when = dates if dates.keys() >= {"raised", "verified"} else clock
+            return when["verified"] - when["raised"] - self.deadline
+        if self.end is None:
+            return None
+        uncounted = {state: clock[state] - date for state, date in dates.items()}
+        skipped = max(uncounted.values(), default=0.0) - uncounted.get("raised", 0.0)
+        return self.end - clock["raised"] - skipped - self.deadline
 
     @cached_property
     def why(self) -> str:
@@ -109,6 +111,19 @@ class Wish:
         """The sum of a number over devices; None where one lacks it."""
         known = self._known(name)
         return sum(known) if len(known) == len(self.entries) else None
+
+    def _reached(self, what: str) -> dict[str, float]:
+        reached: dict[str, list[float]] = {}
+        for entry in self.entries:
+            for step in rows(at(entry, "history")):
+                when = number_at(step, what)
+                if when is not None:
+                    reached.setdefault(plain(at(step, "state")), []).append(when)
+        return {
+            state: min(when) if state == "raised" else max(when)
+            for state, when in reached.items()
+            if len(when) >= len(self.entries) or state in ("raised", *CLOSED)
+        }
 
     def _known(self, name: str) -> list[float]:
         found = [number_at(entry, name) for entry in self.entries]
