@@ -70,7 +70,9 @@ def example_results() -> dict[str, Any]:
         "retrained_timeline": [
             {"round": r, **_learned(r, 0.571, 0.417, 0.996, 0.554)} for r in range(1, 43)
         ],
-        "faults": [{"round": 12, "phase": "learn", "client": 7, "reason": "reply holds NaN: refused"}],
+        "faults": [
+            {"round": 12, "phase": "learn", "client": 7, "kind": "refused", "reason": "reply holds NaN"}
+        ],
         "times": {
             "started": "2026-01-05T09:12:44+00:00",
             "wall_seconds": 184.2,

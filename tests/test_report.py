@@ -157,7 +157,7 @@ def test_requests_ranking_costs_and_settings_are_on_the_page(page: str) -> None:
     text = words(page)
     wanted = (
         *("r-003-1", "1.000 → 0.450", "97% hit", "control: destroy", "299 MB", "2.9 min", "torchaudio"),
-        *("reply holds NaN: refused", "s03_017: shorter than 0.5 s", 'aggregation = "sum"'),
+        *("reply holds NaN", "s03_017: shorter than 0.5 s", 'aggregation = "sum"'),
         *("L2UL-style, after Ren et al. 2025", "not the lowest forget accuracy"),
     )
     for expected in wanted:

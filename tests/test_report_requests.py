@@ -231,7 +231,9 @@ def test_faults_are_counted_by_kind_where_it_is_known() -> None:
     table = fault_table(results)
     assert table.kinds == "2 dropped, 1 late" and table.columns[3] == "kind"
     assert table.lines[0] == ("32", "unlearn", "9", "late", "3 rounds late")
-    old = fault_table(example_results())
+    for fault in results["faults"]:
+        del fault["kind"]
+    old = fault_table(results)
     assert old.kinds == "" and old.columns == ("round", "phase", "client", "reason")
 
 
