@@ -155,7 +155,8 @@ def _client(wish: Wish) -> Cell:
 
 def _utterances(wish: Wish) -> Cell:
     learned = wish.total("learned")
-    if learned is None or wish.utterances is None or learned >= wish.utterances:
+    told = learned is not None and wish.utterances is not None and learned < wish.utterances
+    if not told or (not learned and wish.applied is not None):
         return Cell(count(wish.utterances))
     return Cell(count(wish.utterances), f"{count(learned)} trained on" if learned else "never trained on")
 
