@@ -213,5 +213,6 @@ def _asked(experiment: Config, size: int, requesters: int, seed: int, window: in
         ScheduledDeletion(client=client, what="some", count=size, after_learning=number * apart)
         for number, client in enumerate(requesters_of(experiment.partition.clients, requesters, seed))
     )
-    deletions = DeletionSettings(schedule=schedule, window=window)
+    patience = experiment.deletions.patience
+    deletions = DeletionSettings(schedule=schedule, window=window, patience=patience)
     return experiment.model_copy(update={"seed": seed, "deletions": deletions})
