@@ -118,4 +118,4 @@ def costs(book: Mapping[str, PhaseCost]) -> dict[str, Any]:
 
 def fault_rows(faults: Iterable[Fault]) -> list[dict[str, Any]]:
     """Refused and missing replies, in the order they happened."""
-    return [{"round": f.round, "phase": f.phase, "client": f.client, "reason": f.reason} for f in faults]
+    return [vars(f) for f in faults]
