@@ -14,6 +14,7 @@ from fedunlearn.deletion import check_schedule
 from fedunlearn.errors import BadInput
 from fedunlearn.evaluation.judge import Judge
 from fedunlearn.evaluation.reference import ReferenceCache
+from fedunlearn.federation.availability import Availability
 from fedunlearn.federation.experiment import Experiment
 from fedunlearn.federation.progress import Progress
 from fedunlearn.federation.resume import Shelf
@@ -32,14 +33,18 @@ Heard = tuple[Corpus, Speech]
 
 
 def resolve(config: Config) -> Config:
-    """Fill in what follows from the rest: the corpus's whole path; a generated speaker for each client."""
+    """Fill in what follows from the rest: whole paths; a generated speaker for each client."""
     corpus = config.corpus
     if corpus.path:
         corpus = corpus.model_copy(update={"path": str(Path(corpus.path).expanduser().absolute())})
     if corpus.name == "synthetic" and not corpus.speakers:
         speakers = config.partition.clients + config.partition.unseen_speakers
         corpus = corpus.model_copy(update={"speakers": max(speakers, 2)})
-    return config.model_copy(update={"corpus": corpus})
+    availability = config.availability
+    if availability.trace:
+        trace = str(Path(availability.trace).expanduser().absolute())
+        availability = availability.model_copy(update={"trace": trace})
+    return config.model_copy(update={"corpus": corpus, "availability": availability})
 
 
 def read_speech(config: Config, corpus: Corpus | None = None) -> tuple[Corpus, Partition]:
@@ -66,6 +71,7 @@ def check(config: Config, out: Path, cache: Path, corpus: Corpus | None = None) 
     problems = [
         *_problems(lambda: method_named(config.unlearning.method)),
         *_problems(lambda: read_speech(config, corpus)),
+        *_problems(lambda: Availability(config.availability, config.seed, config.partition.clients)),
     ]
     output = [
         *_problems(RunFolder(out).check),
