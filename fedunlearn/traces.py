@@ -188,14 +188,23 @@ def _hashes(content: bytes | memoryview) -> Hashes:
     """The hash of the piece that begins at each byte: [n - PIECE + 1]; of less than a piece, none."""
     if len(content) < PIECE:
         return np.zeros(0, np.uint64)
-    words = np.ndarray((len(content) - 7,), "<u8", content, strides=(1,)) * _SPREAD
-    words ^= words >> np.uint64(32)
+    words = _spread(np.ndarray((len(content) - 7,), "<u8", content, strides=(1,)))
     for half, odd in _FOLDS:
-        later = words[half:]
-        words = words[:-half] * odd
-        words ^= words >> np.uint64(29)
-        words += later
+        words = _fold(words[:-half], words[half:], odd)
     return words
+
+
+def _spread(words: Hashes) -> Hashes:
+    words = words * _SPREAD
+    words ^= words >> np.uint64(32)
+    return words
+
+
+def _fold(first: Hashes, second: Hashes, odd: np.uint64) -> Hashes:
+    folded = first * odd
+    folded ^= folded >> np.uint64(29)
+    folded += second
+    return folded
 
 
 def _told(values: npt.NDArray[Any]) -> Hashes:
@@ -203,9 +212,12 @@ def _told(values: npt.NDArray[Any]) -> Hashes:
     size = PIECE // values.itemsize
     pieces = values[: len(values) // size * size].reshape(-1, size)
     different = 1 + (np.diff(np.sort(pieces, axis=1), axis=1) != 0).sum(1)
-    chosen = pieces[different >= _FEWEST_VALUES].tobytes()
-    starts = range(0, len(chosen), _BLOCK)
-    return _joined(_hashes(chosen[start : start + _BLOCK])[::PIECE] for start in starts)
+    chosen = np.frombuffer(pieces[different >= _FEWEST_VALUES].tobytes(), "<u8").reshape(-1, PIECE // 8)
+    # As below, and only where a piece begins.
+    words = _spread(chosen)
+    for _, odd in _FOLDS:
+        words = _fold(words[:, ::2], words[:, 1::2], odd)
+    return words[:, 0]
 
 
 def _joined(parts: Iterable[Hashes]) -> Hashes:
