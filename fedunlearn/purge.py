@@ -27,8 +27,12 @@ from fedunlearn.vault import Vault
 
 @dataclass(frozen=True)
 class Applied:
-    """What the server says of a deletion that it has applied; as in ``receipts.Deletion``."""
+    """What the server says of a deletion that it has applied; as in ``receipts.Deletion``.
 
+    ``date`` is in the rounds that recordings are dated by; what is recorded after it stays.
+    """
+
+    date: int
     round: int
     round_applied: int
     model: str
@@ -93,7 +97,7 @@ def purge_requests(
         OSError: the disk is full or broken; nothing was lost that stays.
     """
     vault.purge(())  # sees what an interrupted attempt, or another process, has done
-    evidence = _plan(vault, model, requests, applied.round)
+    evidence = _plan(vault, model, requests, applied.date)
     for request, of_it in evidence.items():
         of_it.write(_evidence_of(vault.folder, request))
     removed = vault.purge(i for of_it in evidence.values() for i in of_it.ids)

@@ -56,7 +56,7 @@ class Deletion:
         seconds: of audio, of both. derived: names of the features that were made of it and stored.
         round: rounds done when it was removed.
         round_applied, model: from which shared model on: the round in which forgetting was applied, and the
-            SHA-256 of the weights right after; -1 and empty = no model had been trained on it.
+            SHA-256 of the weights right after; -1 or empty = no model had been trained on it.
         files, bytes, fingerprints: looked through, and looked for, afterwards; none was found.
     """
 
@@ -86,7 +86,8 @@ def write_receipt(vault_folder: Path, deletion: Deletion, now: datetime | None =
     path = receipt_of(vault_folder, deletion.request)
     if path.exists():
         return path
-    applied = {"round": deletion.round_applied, "sha256": deletion.model} if deletion.model else None
+    learned = deletion.model and deletion.round_applied >= 0
+    applied = {"round": deletion.round_applied, "sha256": deletion.model} if learned else None
     receipt = {
         "schema": SCHEMA,
         "request": deletion.request,

@@ -23,7 +23,7 @@ ROOMS = (
     ("partition", "models"),
     ("speech", "traces"),
     ("vault", "vault_files", "training", "unlearning", "deletion", "receipts", "purge", "evaluation"),
-    ("federation.transport",),
+    ("federation.transport", "federation.availability"),
     ("federation.projection",),
     ("federation.aggregation", "federation.exchange", "federation.requests"),
     ("federation.scalars",),

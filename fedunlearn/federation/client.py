@@ -204,12 +204,21 @@ def _log_odds(device: Device, name: Literal["trained", "held_out"]) -> dict[str,
 def deletions(device: Device, content: RecordDict) -> RecordDict:
     """The requests that are open here: ids and how many utterances each, no more."""
     config = device.config
-    date = Asked(content).integer("date")
+    asked = Asked(content)
+    date = asked.integer("date")
     book = raise_due(config.deletions, device.vault, device.client, date, config.training.rounds, config.seed)
-    wanted = book.open()
-    reply = _reply()
+    known = [r for r in book.all() if r.round <= date]
+    trained = device.vault.ids("train", by=asked.integer("trained"))
+    reply = _reply(train=len(device.vault.ids("train", by=date)))
     reply["requests"] = ConfigRecord(
-        {"ids": [r.id for r in wanted], "counts": [len(r.utterances) for r in wanted]}
+        {
+            "ids": [r.id for r in known],
+            "counts": [len(r.utterances) for r in known],
+            "states": [str(r.state) for r in known],
+            "deadlines": [-1 for _ in known],
+            "devices": [1 for _ in known],
+            "learned": [len(set(r.utterances) & set(trained)) for r in known],
+        }
     )
     return reply
 
@@ -274,7 +283,8 @@ def purge(device: Device, content: RecordDict) -> RecordDict:
     asked = Asked(content)
     card, run = method_named(device.config.unlearning.method), device.run
     method = Deleted(card.name, card.source, card.sees, device.config.unlearning.aggregation)
-    applied = Applied(asked.integer("round"), asked.integer("round_applied"), asked.text("model"), method)
+    date, rounds, since = (asked.integer(name) for name in ("date", "round", "round_applied"))
+    applied = Applied(date, rounds, since, asked.text("model"), method)
     beside = [path for path in run.path.iterdir() if path != run.vaults]  # others' vaults are others' speech
     try:
         done = purge_requests(device.vault, device.model, asked.texts("requests"), beside, applied)
@@ -283,7 +293,7 @@ def purge(device: Device, content: RecordDict) -> RecordDict:
         _devices.pop((str(run.path), device.client), None)
         with run.purges.open("ab") as file:
             file.write(b".")
-    train, held = (len(device.vault.ids(split, applied.round)) for split in ("train", "test"))
+    train, held = (len(device.vault.ids(split, applied.date)) for split in ("train", "test"))
     return _reply(removed=done.removed, verified=int(done.verified), train=train, held=held)
 
 
