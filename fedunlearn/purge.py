@@ -11,6 +11,7 @@ A device that dies at any of them finds the evidence when it is asked again, and
 """
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -125,7 +126,7 @@ def purge_requests(
         write_receipt(vault.folder, deletion)
     RequestBook(vault.folder).set_state(requests, State.PURGED)
     for request in clean:
-        wipe(_evidence_of(vault.folder, request))
+        _take_away(_evidence_of(vault.folder, request))
     with suppress(OSError):  # another request's is still in it
         (vault.folder / "evidence").rmdir()
     return Purged(removed, clean.keys() == set(requests))
@@ -172,6 +173,13 @@ def leaving_too(vault: Vault, gone: Iterable[str], wanted: Iterable[str], by: in
     if not wanted or not staying:
         return tuple(held_out) if wanted else ()
     return tuple(i for i in held_out if vault.entries[i].speaker in speakers - staying)
+
+
+def _take_away(path: Path) -> None:
+    # Under its own name it is never half wiped; where this is cut off, whoever opens the vault next goes on.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path.replace(temporary)
+    wipe(temporary)
 
 
 def _evidence_of(vault_folder: Path, request: str) -> Path:
