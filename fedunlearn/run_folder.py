@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from fedunlearn.errors import BadInput
 
@@ -78,7 +78,7 @@ class RunFolder:
         self.log = path / "log.txt"
         self.purges = path / "purges"
         """one byte a purge, of whichever device; by its length every worker sees that there was one"""
-        self._locked: IO[str] | None = None
+        self._locked: int | None = None
 
     def vault(self, client: int) -> Path:
         """The store of one device."""
@@ -135,18 +135,18 @@ class RunFolder:
         """
         if fcntl is None or self._locked is not None:
             return
-        file = (self.path / _LOCK).open("w")
+        file = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            file.close()
+            os.close(file)
             raise BadInput(f"{self.path}: another process plays this run; wait for it, or stop it") from error
         self._locked = file
 
     def unlock(self) -> None:
         """Let others play it."""
         if self._locked is not None:
-            self._locked.close()
+            os.close(self._locked)
             self._locked = None
 
     def clear(self) -> None:
