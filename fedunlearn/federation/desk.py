@@ -165,7 +165,11 @@ class Desk:
             own = [r for r in requests if r.client == client]
             applied = [-1 if r.round_applied is None else r.round_applied for r in own]
             asked = settings(
-                requests=ids_of(own), round=standing.clock, round_applied=max(applied), model=model
+                requests=ids_of(own),
+                date=standing.date,
+                round=standing.clock,
+                round_applied=max(applied),
+                model=model,
             )
             content[client] = RecordDict({"settings": asked})
         occasion = Occasion(standing.clock, "purge", standing.costs["unlearn"])
