@@ -30,7 +30,7 @@ ROOMS = (
     ("federation.rounds", "federation.unlearn_step", "federation.desk", "federation.resume"),
     ("federation.server", "federation.client", "federation.progress"),
     ("federation.upper_references", "federation.references"),
-    ("federation.results",),
+    ("federation.results", "federation.closing"),
     ("federation.experiment",),
     ("federation.preparation",),
     ("federation",),
