@@ -29,6 +29,8 @@ from fedunlearn.examples import Examples, ForgetSet, pad_features
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Split
 from fedunlearn.run_folder import write_atomically
+from fedunlearn.vault_index import Entry as Entry
+from fedunlearn.vault_index import entries_in, read_index
 
 Derived = Mapping[str, Mapping[str, Tensor]]
 """feature name -> utterance -> features [T, D]"""
@@ -39,25 +41,6 @@ _WINDOW = 64
 
 class DamagedVault(Exception):
     """A vault whose files do not hold what its index says; ``str(error)`` names the file."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One utterance as its device knows it.
-
-    Attributes:
-        label: the emotion's class. samples: its length.
-        speaker: who speaks; empty = one person per device, as far as this vault knows.
-        recorded: rounds done when it was recorded; 0 = there from the start.
-    """
-
-    id: str
-    emotion: str
-    label: int
-    split: Split
-    samples: int
-    speaker: str = ""
-    recorded: int = 0
 
 
 class Vault:
@@ -76,10 +59,10 @@ class Vault:
 
     def _open(self) -> None:
         self._stamp = _stamp(self.folder)
-        index = _read_index(self.folder)
+        index = read_index(self.folder)
         self.generation: int = index["generation"]
         self.classes: int = index["classes"]
-        self.entries: dict[str, Entry] = {e["id"]: Entry(**e) for e in index["utterances"]}
+        self.entries = entries_in(index)
         self._features: dict[str, _Stored] = {}
         self._audio_path = self._path("audio", "i16")
         self._audio = _Stored.audio(self._audio_path, self.entries.values())
@@ -315,11 +298,6 @@ def _stamp(folder: Path) -> tuple[int, int, int]:
     # Every purge, and every new vault, writes the index anew under another name and renames it.
     status = (folder / "index.json").stat()
     return status.st_ino, status.st_mtime_ns, status.st_size
-
-
-def _read_index(folder: Path) -> dict[str, Any]:
-    index: dict[str, Any] = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-    return index
 
 
 def _write_generation(

@@ -10,7 +10,7 @@ import torch
 from fedunlearn import corpora
 from fedunlearn.config import Config
 from fedunlearn.corpora import Corpus
-from fedunlearn.deletion import check_schedule
+from fedunlearn.deletion import check_schedule, note_devices
 from fedunlearn.errors import BadInput
 from fedunlearn.evaluation.judge import Judge
 from fedunlearn.evaluation.reference import ReferenceCache
@@ -168,7 +168,10 @@ def _fill_vaults(
     derived = {model.feature_name: speech.features(model)}
     for share in partition.clients:
         recordings = [
-            (Entry(u.id, u.emotion, labels[u.emotion], split, len(speech.pcm[u.id])), speech.pcm[u.id])
+            (
+                Entry(u.id, u.emotion, labels[u.emotion], split, len(speech.pcm[u.id]), u.speaker),
+                speech.pcm[u.id],
+            )
             for split, utterances in share.splits
             for u in utterances
         ]
@@ -178,3 +181,4 @@ def _fill_vaults(
             earlier.rename(vault)
         else:
             Vault.build(vault, recordings, classes, derived)
+        note_devices(vault, partition.devices_of(share.client))
