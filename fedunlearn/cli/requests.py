@@ -29,7 +29,10 @@ _ANY_DATE = sys.maxsize
 def delete(
     run: Run,
     client: Client,
-    more: Annotated[list[str] | None, typer.Argument(metavar="[ID...]", show_default=False)] = None,
+    more: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ID...]", help="More ids, after --utterances ID.", show_default=False),
+    ] = None,
     utterances: Annotated[
         list[str] | None, typer.Option(metavar="ID...", help="These utterances.", show_default=False)
     ] = None,
@@ -102,8 +105,17 @@ class _Asked:
 
 
 def _delete(run: RunFolder, client: int, asked: _Asked) -> int:
-    vaults = _vaults(run, client)
-    wish = asked.wish()
+    problems = []
+    try:
+        vaults = _vaults(run, client)
+    except BadInput as error:
+        problems += error.problems
+    try:
+        wish = asked.wish()
+    except BadInput as error:
+        problems += error.problems
+    if problems:
+        raise BadInput(problems)
     expected = _expected(run, client, wish)
     if expected.state is State.REFUSED:
         raise BadInput(f"client {client}: {expected.note}; nothing was filed")

@@ -117,7 +117,7 @@ def _problem(
     if wish.what == "named":
         unknown = sorted(set(wish.utterances) - {e.id for e in held} - asked)
         if unknown:
-            return f"this device holds no {', '.join(unknown)}"
+            return f"this device holds no utterance {', '.join(unknown)}"
         held_out = sorted(e.id for e in held if e.split == "test" and e.id in wish.utterances)
         if held_out:
             return f"no model is ever trained on {', '.join(held_out)} (held out for tests)"
