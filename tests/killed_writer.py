@@ -1,7 +1,7 @@
 """A writer of the ledger that is killed again and again: ``python killed_writer.py LEDGER TIMES``.
 
 Each life appends rows and tells on a pipe which it was promised. After each death: no promised row is
-missing, none is there twice, the chain is whole. Prints what came of it as JSON; exit code 1 and a line if not.
+missing, none is there twice, the chain is whole. Prints what came of it as JSON; exit code 1 if not.
 """
 
 import json
@@ -23,9 +23,8 @@ def live(path: Path, life: int, pipe: int) -> None:
     ledger = Ledger(path, SALT)
     for n in range(1_000_000):
         ledger.append(f"{life}-{n // 3}", life, n, ("raised", "accepted", "unlearned")[n % 3])
-        # The same again, as after a resume, has no effect.
-        ledger.append(f"{life}-{n // 3}", life, n, "raised")
         os.write(pipe, b"%d\n" % n)
+        ledger.append(f"{life}-{n // 3}", life, n, "raised")  # once more, as after a resume: no effect
 
 
 def main(path: Path, times: int) -> None:
