@@ -105,7 +105,7 @@ class _Asked:
 
 
 def _delete(run: RunFolder, client: int, asked: _Asked) -> int:
-    problems = []
+    problems: list[str] = []
     try:
         vaults = _vaults(run, client)
     except BadInput as error:

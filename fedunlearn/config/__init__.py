@@ -13,7 +13,7 @@ import tomli_w
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from fedunlearn.config.deletion import DeletionSettings, ScheduledDeletion
-from fedunlearn.config.federation import FederationSettings
+from fedunlearn.config.federation import AvailabilitySettings, FederationSettings
 from fedunlearn.config.fields import (
     AtLeastOne,
     Count,
@@ -46,6 +46,7 @@ from fedunlearn.errors import BadInput
 __all__ = [
     "AmunForgetSettings",
     "AttackSettings",
+    "AvailabilitySettings",
     "BoundaryShrinkSettings",
     "CalmSettings",
     "Config",
@@ -220,6 +221,7 @@ class Config(Settings):
     recovery: RecoverySettings = RecoverySettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     federation: FederationSettings = FederationSettings()
+    availability: AvailabilitySettings = AvailabilitySettings()
 
     @model_validator(mode="after")
     def _augmentation_fits(self) -> Self:
