@@ -4,19 +4,13 @@ Only the device writes it, one process at a time; a reader sees the book before 
 """
 
 import json
-import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from fedunlearn.deletion.request import DeletionRequest, State
-from fedunlearn.run_folder import write_atomically
-
-if sys.platform != "win32":
-    import fcntl
+from fedunlearn.run_folder import alone_in, write_atomically
 
 
 class RequestBook:
@@ -74,7 +68,7 @@ class RequestBook:
         def dropped(request: DeletionRequest) -> DeletionRequest:
             if request.is_open:
                 raise ValueError(f"request {request.id} is {request.state}: it cannot be closed yet")
-            return replace(request, utterances=(), held_out=(), reason="", note="", dropped=request.count)
+            return replace(request, utterances=(), reason="", note="", dropped=request.count)
 
         self._each(ids, dropped)
 
@@ -99,24 +93,5 @@ def is_known(request: DeletionRequest, book: Iterable[DeletionRequest]) -> bool:
     return any(r.event == request.event or r.id == request.id for r in book)
 
 
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """One process at a time: a reply after its timeout may still be at work in another one.
-
-    The lock is the folder's own and goes with the process that holds it, however that ends. (Windows has no
-    such lock; there a device must answer one message at a time.)
-    """
-    if sys.platform == "win32":
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
 def _request(row: dict[str, Any]) -> DeletionRequest:
-    lists = {name: tuple(row.get(name, ())) for name in ("utterances", "held_out")}
-    return DeletionRequest(**{**row, **lists, "state": State(row["state"])})
+    return DeletionRequest(**{**row, "utterances": tuple(row["utterances"]), "state": State(row["state"])})

@@ -105,9 +105,7 @@ def admit(
     if wish.what == "some":
         order = range(len(left)) if rng is None else rng.permutation(len(left)).tolist()
         left = [left[i] for i in sorted(order[: wish.count])]
-    whole = wish.what in {"all", "speaker"}
-    others = tuple(e.id for e in matching(wish, held) if e.split == "test") if whole else ()
-    return replace(request, utterances=tuple(left), held_out=others)
+    return replace(request, utterances=tuple(left))
 
 
 def _problem(

@@ -85,7 +85,6 @@ class DeletionRequest:
         event: the schedule's or arrival's name, or that of a person's wish; raising one twice has one effect.
         utterances: the training utterances that must go: D_f of this request. Device and judge only.
         state: as the device knows it.
-        held_out: utterances never trained on that go with them when they are purged (of who leaves wholly).
         deadline: rounds after ``round`` within which it should be verified; None = none.
         devices: how many of the person's devices hold speech that must go.
         reason: in the person's own words.
@@ -101,7 +100,6 @@ class DeletionRequest:
     event: str
     utterances: tuple[str, ...]
     state: State = State.RAISED
-    held_out: tuple[str, ...] = ()
     deadline: int | None = None
     devices: int = 1
     reason: str = ""
