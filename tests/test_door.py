@@ -124,6 +124,13 @@ def test_only_what_nobody_has_asked_for_counts(vault: Vault) -> None:
     assert (again.state, again.note) == (State.REFUSED, "already asked for")
 
 
+def test_an_id_is_heard_once_whatever_else_it_says(vault: Vault) -> None:
+    Inbox(vault.folder).file(wish(1, "named", utterances=("u1",)))
+    first = hear(vault)
+    Inbox(vault.folder).file(Wish(wish(1).id, "named", "another event", utterances=("u2",)))
+    assert hear(vault) == first
+
+
 def test_what_was_withdrawn_may_be_asked_for_again(vault: Vault) -> None:
     inbox = Inbox(vault.folder)
     inbox.file(wish(1))
