@@ -110,7 +110,7 @@ def _run(
             stopped = isinstance(failure, Interrupted)
             write_report(experiment.write_failure(str(failure), stopped), experiment.run.report)
             if config.federation.checkpoint_every:
-                errors.print(f"To go on: python simulations/run.py --resume --out {plain(str(folder))}")
+                failure.add_note(f"to go on: python simulations/run.py --resume --out {folder}")
             raise
     experiment.run.write_results(results)
     write_report(results, experiment.run.report)

@@ -19,6 +19,8 @@ def guarded(command: Callable[[], int]) -> int:
         return EXIT_BAD_INPUT
     except RunFailed as error:
         errors.print(f"[red]failed:[/] {plain(str(error))}")
+        for note in getattr(error, "__notes__", ()):
+            errors.print(plain(note))
         return EXIT_FAILED
     except OSError as error:
         errors.print(f"[red]failed:[/] {plain(str(error))} (is the disk full?)")
