@@ -12,7 +12,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -87,8 +87,9 @@ class LedgerReader:
             # Nobody is writing, and a database that was copied with its log needs a place to read that in.
             self._copy = tempfile.TemporaryDirectory()
             path = Path(self._copy.name) / self.path.name
+            with suppress(FileNotFoundError):  # its last writer has just put the log's rows into the database
+                shutil.copy(log, path.with_name(log.name))
             shutil.copy(self.path, path)
-            shutil.copy(log, path.with_name(log.name))
         uri = f"{path.absolute().as_uri()}?{how}"
         return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30.0)
 

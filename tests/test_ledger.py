@@ -321,6 +321,35 @@ def test_a_file_that_is_no_ledger_is_named(tmp_path: Path) -> None:
             reader.verify()
 
 
+WRITER = """
+import sys
+from pathlib import Path
+from fedunlearn.ledger import Ledger
+with Ledger(Path(sys.argv[1])) as ledger:
+    for n in range(60):
+        ledger.append(f"{sys.argv[2]}-{n}", n, n, "raised")
+        ledger.append("both of us", 0, n, f"state {n}")
+"""
+
+
+def test_two_processes_write_one_chain_while_a_third_proves_it(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    Ledger(path, SALT).close()
+    command = [sys.executable, "-c", WRITER, str(path)]
+    writers = [subprocess.Popen([*command, name], env={"PYTHONPATH": str(ROOT)}) for name in "ab"]
+    seen, head = set(), GENESIS
+    while any(writer.poll() is None for writer in writers):
+        with LedgerReader(path) as reader:
+            assert reader.verify(head) is None
+            head = reader.head()
+            seen.add(len(reader.entries()))
+    assert [writer.wait() for writer in writers] == [0, 0]
+    with LedgerReader(path) as reader:
+        assert reader.verify(head) is None and len(reader.entries()) == 180
+        assert reader.states("both of us", 0) == tuple(f"state {n}" for n in range(60))
+    assert len(seen) > 2, "nobody looked while they wrote: nothing was tested"
+
+
 # ---- killed at any moment --------------------------------------------------------------------------------
 
 
