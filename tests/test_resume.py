@@ -232,8 +232,8 @@ def test_the_last_round_of_a_retraining_is_all_that_is_lost(
     """Died in the second round of the first retrained model: that round is trained again, no other."""
     config, out = eventful(recovery__reversion="removed"), tmp_path / "run"
     with monkeypatch.context() as patched:
-        seen: list[str] = dying(
-            patched, lambda k, _: seen.count("train.calibrate") == 2 and seen[-2:] == ["train"] * 2
+        dying(
+            patched, lambda _, __, seen: seen.count("train.calibrate") == 2 and seen[-2:] == ["train"] * 2
         )
         with pytest.raises(Death):
             resumed(out, config, tmp_path / "cache", heard=heard)
