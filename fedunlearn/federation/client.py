@@ -20,7 +20,7 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedunlearn import config as configuration
-from fedunlearn.deletion import RequestBook, raise_due
+from fedunlearn.deletion import RequestBook, State, answer, raise_due
 from fedunlearn.examples import Examples
 from fedunlearn.federation.aggregation import difference
 from fedunlearn.federation.scalars import Sums, read_scalars
@@ -202,24 +202,12 @@ def _log_odds(device: Device, name: Literal["trained", "held_out"]) -> dict[str,
 
 
 def deletions(device: Device, content: RecordDict) -> RecordDict:
-    """The requests that are open here: ids and how many utterances each, no more."""
-    config = device.config
-    asked = Asked(content)
-    date = asked.integer("date")
-    book = raise_due(config.deletions, device.vault, device.client, date, config.training.rounds, config.seed)
-    known = [r for r in book.all() if r.round <= date]
-    trained = device.vault.ids("train", by=asked.integer("trained"))
-    reply = _reply(train=len(device.vault.ids("train", by=date)))
-    reply["requests"] = ConfigRecord(
-        {
-            "ids": [r.id for r in known],
-            "counts": [len(r.utterances) for r in known],
-            "states": [str(r.state) for r in known],
-            "deadlines": [-1 for _ in known],
-            "devices": [1 for _ in known],
-            "learned": [len(set(r.utterances) & set(trained)) for r in known],
-        }
-    )
+    """The requests of this device, as ids, counts, states and dates, and how much it trains on now."""
+    asked, vault = Asked(content), device.vault
+    date, trained = asked.integer("date"), asked.integer("trained")
+    book = raise_due(device.config, vault, device.client, date)
+    reply = _reply(train=len(vault.ids("train", date)))
+    reply["requests"] = ConfigRecord({**answer(book, vault.entries, date, trained)})
     return reply
 
 
@@ -232,11 +220,13 @@ def _unlearned(device: Device, content: RecordDict, unlearn: Method) -> RecordDi
     asked = Asked(content)
     device.load(content)
     config = device.config
-    ids = _utterances_of(device, asked.texts("requests"))
+    names = asked.texts("requests")
+    ids = _utterances_of(device, names)
     forget_set = device.vault.forget_set(ids, device.model)
     scalars = read_scalars(asked)
     rng = rng_for(config.seed, "unlearn", device.client, asked.integer("round"))
     result = unlearn(device.model, forget_set, config.unlearning, rng, scalars)
+    RequestBook(device.vault.folder).set_state(names, State.UNLEARNED)  # too late to withdraw from here on
     before, after = result.forget_accuracy
     reply = _reply(
         examples=len(forget_set),
