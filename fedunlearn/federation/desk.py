@@ -72,7 +72,7 @@ class Desk:
 
     def _hear(self, client: int, said: Heard) -> None:
         standing = self._standing
-        standing.examples[client] = said.train
+        standing.examples[client], standing.heard[client] = said.train, standing.date
         for wish in said.wishes:
             request = standing.requests.get((wish.id, client))
             if request is None:
@@ -186,6 +186,7 @@ class Desk:
             if request.client in replies:
                 verified, left = replies[request.client]
                 standing.examples[request.client] = left
+                standing.heard[request.client] = standing.date
                 if request.state is not RequestState.PURGED:
                     self.move(request, RequestState.PURGED)
                 if verified:

@@ -117,8 +117,11 @@ class Rounds:
         there = self.reachable(date)
         if len(there) < min(2, len(self._clients.clients)):
             return [], None, 0
-        content = {c: letter(weights, asked, teacher) for c in there}
         beside = phase in {"retrain", "counterfactual"}
+        content = {}
+        for client in there:
+            known = date if beside else min(date, self._standing.heard.get(client, 0))
+            content[client] = letter(weights, ConfigRecord({**asked, "date": known}), teacher)
 
         def read(client: int, reply: RecordDict) -> tuple[Update, float]:
             examples, held = count(reply, "examples"), self._clients.examples[client]

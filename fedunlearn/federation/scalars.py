@@ -5,7 +5,7 @@ reads them, sums of log-odds. The server sees these sums of each client, a reque
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flwr.app import RecordDict
@@ -67,19 +67,20 @@ class Sums:
 
 def ask_scalars(
     clients: Federation,
-    there: Sequence[int],
+    there: Mapping[int, int],
     weights: Mapping[str, Tensor],
     log_odds: bool,
     occasion: Occasion,
-    date: int,
 ) -> ServerScalars:
     """Accuracy on all clients' held-out speech, and the log-odds where asked for; None: nobody said.
 
     Args:
-        clients: the federation. there: those to be asked. date: rounds done.
+        clients: the federation. there: those to be asked -> the date up to which their recordings count.
     """
-    asked = settings(log_odds=int(log_odds), date=date)
-    content = {c: RecordDict({"weights": pack(weights), "settings": asked}) for c in there}
+    content = {}
+    for client, date in there.items():
+        asked = settings(log_odds=int(log_odds), date=date)
+        content[client] = RecordDict({"weights": pack(weights), "settings": asked})
 
     def read(client: int, reply: RecordDict) -> tuple[float, float, Sums, Sums]:
         right, examples = number(reply, "right"), number(reply, "examples")

@@ -108,6 +108,8 @@ class Standing:
         owed: recovery rounds due. idle: listenings so far after the last planned one.
         requests: by id and client. unheard: clients that have not answered since everything that is planned
             has been raised: nobody knows what they want.
+        heard: client -> the date of its last answer to a listening or a purge. What it has recorded since
+            then the server does not know of, and does not ask it to train on.
         trained: client -> the last date at which its training counted.
         examples, held_out: client -> utterances it trains on and holds out, as far as the server knows.
         under_way: unlearn replies that take their time.
@@ -130,6 +132,7 @@ class Standing:
     idle: int = 0
     requests: dict[Key, ServedRequest] = field(default_factory=dict)
     unheard: set[int] = field(default_factory=set)
+    heard: dict[int, int] = field(default_factory=dict)
     trained: dict[int, int] = field(default_factory=dict)
     examples: dict[int, int] = field(default_factory=dict)
     held_out: dict[int, int] = field(default_factory=dict)
@@ -161,7 +164,10 @@ class Standing:
         """(tensors, plain data) from which ``from_checkpoint`` makes it again."""
         tensors: dict[str, Tensor] = {}
         about = {name: getattr(self, name) for name in ("date", "clock", "owed", "idle", "metrics")}
-        about |= {name: _pairs(getattr(self, name)) for name in ("trained", "examples", "held_out", "dates")}
+        about |= {
+            name: _pairs(getattr(self, name))
+            for name in ("heard", "trained", "examples", "held_out", "dates")
+        }
         about |= {
             "step": str(self.step),
             "requests": [r.as_dict() for r in self.requests.values()],
@@ -249,6 +255,7 @@ class Standing:
             owed=about["owed"],
             idle=about["idle"],
             metrics=about["metrics"],
+            heard=dict(about["heard"]),
             trained=dict(about["trained"]),
             examples=dict(about["examples"]),
             held_out=dict(about["held_out"]),

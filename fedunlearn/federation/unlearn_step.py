@@ -51,7 +51,8 @@ class UnlearnStep:
         standing = self._standing
         occasion = Occasion(standing.clock, "evaluate", standing.costs["unlearn"])
         there = [c for c in self._clients.clients if self._availability.reachable(c, standing.date)]
-        return ask_scalars(self._clients, there, weights, log_odds, occasion, standing.date)
+        dates = {c: standing.heard.get(c, 0) for c in there}
+        return ask_scalars(self._clients, dates, weights, log_odds, occasion)
 
     def take(
         self, weights: State, requests: Sequence[ServedRequest], scalars: ServerScalars,
