@@ -22,6 +22,7 @@ from fedunlearn.config.fields import (
     Positive,
     Settings,
 )
+from fedunlearn.config.guard import AttackerSettings, GuardSettings, PrivacySettings
 from fedunlearn.config.unlearning import (
     AmunForgetSettings,
     AttackSettings,
@@ -46,6 +47,7 @@ from fedunlearn.errors import BadInput
 __all__ = [
     "AmunForgetSettings",
     "AttackSettings",
+    "AttackerSettings",
     "BoundaryShrinkSettings",
     "CalmSettings",
     "Config",
@@ -58,6 +60,7 @@ __all__ = [
     "FederationSettings",
     "FineTuneSettings",
     "GradientAscentSettings",
+    "GuardSettings",
     "L2ULSettings",
     "LocalSettings",
     "ModelSettings",
@@ -65,6 +68,7 @@ __all__ = [
     "NoTSettings",
     "PGASettings",
     "PartitionSettings",
+    "PrivacySettings",
     "RandomLabelSettings",
     "RecoverySettings",
     "SCRUBSettings",
@@ -212,6 +216,9 @@ class Config(Settings):
     training: TrainingSettings = TrainingSettings()
     deletions: DeletionSettings = DeletionSettings()
     unlearning: UnlearningSettings = UnlearningSettings()
+    privacy: PrivacySettings = PrivacySettings()
+    guard: GuardSettings = GuardSettings()
+    attackers: AttackerSettings = AttackerSettings()
     recovery: RecoverySettings = RecoverySettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     federation: FederationSettings = FederationSettings()
