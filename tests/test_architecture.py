@@ -26,7 +26,7 @@ ROOMS = (
     ("federation.transport",),
     ("federation.projection",),
     ("federation.aggregation", "federation.exchange", "federation.requests"),
-    ("federation.scalars",),
+    ("federation.scalars", "federation.guard", "federation.attackers"),
     ("federation.server", "federation.client", "federation.progress"),
     ("federation.upper_references",),
     ("federation.results",),
