@@ -17,10 +17,11 @@ class GuardSettings(Settings):
             attack out among devices; 0 = any length.
         too_long: what happens to an update that is longer: "clip" it to that length, or "refuse" it. A joint
             step that is too long is always clipped.
-        drop: by how much the accuracy on the held-out speech of those who did not ask may fall, in (0, 1];
-            0 = they are not asked, which saves two exchanges a step.
+        drop: by how much one update may lower the accuracy on the held-out speech of those who did not ask,
+            in (0, 1]; k updates together k times as much. 0 = they are not asked, which saves two exchanges
+            a step.
         silenced: largest share of its probes (random features that the model calls by a class) that a class
-            may lose, in (0, 1); 0 = not looked at.
+            may lose by one update, in (0, 1); 0 = not looked at.
         harmful: what happens to an update that does more: "scale" it back to the largest of 1/2, 1/4 and 1/8
             that does not, or "refuse" it; one that does more even at 1/8 is refused in either case. A refused
             request stays accepted and is asked again at the next listening.

@@ -75,9 +75,9 @@ class Harm:
     drop: float | None = None
     silenced: float | None = None
 
-    def too_much(self, settings: GuardSettings, share: int = 1) -> bool:
-        """Whether it is more than ``share`` updates may do together."""
-        drop = self.drop is not None and self.drop > share * settings.drop
+    def too_much(self, settings: GuardSettings, updates: int) -> bool:
+        """Whether it is more than so many updates may do together."""
+        drop = self.drop is not None and self.drop > updates * settings.drop
         return drop or (self.silenced is not None and self.silenced > settings.silenced)
 
 
@@ -157,11 +157,13 @@ class Guard:
         return 0.0, worst
 
     def _harm(self, updates: Sequence[Update]) -> Harm:
-        if not self._settings.drop and not self._settings.silenced:
+        # Honest joint steps silence an emotion at times, until recovery; a single one never did.
+        alone = self._settings.silenced > 0 and len(updates) == 1
+        if not self._settings.drop and not alone:
             return Harm()
         candidate = step(self._before, self._join(updates))
         drop = silenced = None
-        if self._settings.silenced:
+        if alone:
             silenced = self._silenced(candidate)
         if self._settings.drop:
             if self._base is None:
