@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedunlearn import config as configuration
-from fedunlearn.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, BadInput, RunFailed
+from fedunlearn.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, BadInput, Interrupted, RunFailed
 from fedunlearn.run_folder import RunFolder
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -43,6 +43,9 @@ def run(
         Path | None, typer.Option(help="Trained references; default: references/ beside the run folder.")
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable files out.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out: stopped, killed, or asked anew.")
+    ] = False,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Any other setting.")
     ] = None,
@@ -62,7 +65,7 @@ def run(
         "federation.engine": engine,
         "corpus.skip_bad": skip_bad or None,
     }
-    raise SystemExit(guarded(lambda: _run(config, named, set_ or [], out, cache)))
+    raise SystemExit(guarded(lambda: _run(config, named, set_ or [], out, cache, resume)))
 
 
 def report(
@@ -82,9 +85,15 @@ def _run(
     sets: list[str],
     out: Path | None,
     cache: Path | None,
+    resume: bool = False,
 ) -> int:
     overrides = dict(configuration.parse_override(text) for text in sets)
     overrides |= {key: value for key, value in named.items() if value is not None}
+    if resume:
+        if out is None:
+            raise BadInput("--resume: say which run, as --out DIR")
+        RunFolder(out).check_resumable()
+        file = file or RunFolder(out).config
     try:
         config = configuration.load(file, overrides)
     except BadInput as error:
@@ -97,13 +106,17 @@ def _run(
     from fedunlearn.report import write_report
 
     with sigterm_as_interrupt(), Progress(_errors) as progress:
-        experiment = prepare(config, folder, cache or folder.parent / "references", progress)
+        references = cache or folder.parent / "references"
+        experiment = prepare(config, folder, references, progress, resume=resume)
         for warning in experiment.corpus.warnings:
             _errors.print(f"[yellow]warning:[/] {_plain(warning)}")
         try:
             results = play(experiment)
         except RunFailed as failure:
-            write_report(experiment.write_failure(str(failure)), experiment.run.report)
+            stopped = isinstance(failure, Interrupted)
+            write_report(experiment.write_failure(str(failure), stopped), experiment.run.report)
+            if config.federation.checkpoint_every:
+                _errors.print(f"To go on: python simulations/run.py --resume --out {_plain(str(folder))}")
             raise
     experiment.run.write_results(results)
     write_report(results, experiment.run.report)

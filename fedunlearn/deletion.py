@@ -31,6 +31,7 @@ class State(StrEnum):
     PURGED = "purged"
     VERIFIED = "verified"
     REFUSED = "refused"
+    WITHDRAWN = "withdrawn"
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,10 @@ class History:
         lately = {c: own for of_round in self.norms.values() for c, own in of_round.items() if c in clients}
         return median(math.hypot(*own.values()) for own in lately.values()) if lately else math.inf
 
+    def last_rounds(self) -> dict[int, int]:
+        """Client -> the last ordinary round in which it took part."""
+        return {client: number for number in sorted(self.norms) for client in self.norms[number]}
+
     @property
     def bytes_stored(self) -> int:
         """Of all tensors and sizes (8 bytes each)."""

@@ -2,11 +2,17 @@
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from fedunlearn.errors import BadInput
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -34,6 +40,9 @@ def _flush_folder(folder: Path) -> None:
             os.close(handle)
 
 
+_LOCK = ".lock"
+
+
 class RunFolder:
     """Names of everything that a run leaves behind."""
 
@@ -45,8 +54,10 @@ class RunFolder:
         self.report = path / "report.html"
         self.ledger = path / "ledger.sqlite"
         self.checkpoints = path / "checkpoints"
+        self.standings = self.checkpoints / "standing"
         self.vaults = path / "vaults"
         self.log = path / "log.txt"
+        self._locked: IO[str] | None = None
 
     def vault(self, client: int) -> Path:
         """The store of one device."""
@@ -59,7 +70,9 @@ class RunFolder:
             BadInput: it holds something already, or cannot be written.
         """
         try:
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            if self.path.exists() and (
+                not self.path.is_dir() or any(p.name != _LOCK for p in self.path.iterdir())
+            ):
                 raise BadInput(f"--out {self.path}: is not an empty folder; name another, or remove it first")
             nearest = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
         except OSError as error:
@@ -78,15 +91,63 @@ class RunFolder:
         self.check()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self.lock()
             self.checkpoints.mkdir()
             self.vaults.mkdir()
         except OSError as error:
             raise BadInput(f"--out {self.path}: cannot be written ({error.strerror})") from error
 
+    def check_resumable(self) -> None:
+        """See that the folder holds a run.
+
+        Raises:
+            BadInput: it does not.
+        """
+        if not self.config.is_file():
+            raise BadInput(f"--resume: {self.path} holds no run ({self.config.name} is missing)")
+
+    def lock(self) -> None:
+        """Keep every other process from playing this run until this one ends, however it ends.
+
+        Raises:
+            BadInput: another process plays it.
+        """
+        if fcntl is None or self._locked is not None:
+            return
+        file = (self.path / _LOCK).open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.close()
+            raise BadInput(f"{self.path}: another process plays this run; wait for it, or stop it") from error
+        self._locked = file
+
+    def unlock(self) -> None:
+        """Let others play it."""
+        if self._locked is not None:
+            self._locked.close()
+            self._locked = None
+
+    def clear(self) -> None:
+        """Remove what the preparation of a run left; the lock stays.
+
+        For a run in which nothing has been learned or asked yet.
+        """
+        for folder in (self.vaults, self.checkpoints):
+            shutil.rmtree(folder, ignore_errors=True)
+        for file in (self.config, self.ledger, self.metrics, self.results, self.log):
+            file.unlink(missing_ok=True)
+
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Add one line to metrics.jsonl."""
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+
+    def truncate_metrics(self, lines: int) -> None:
+        """Leave the first so many lines of metrics.jsonl; later ones belong to rounds still to come."""
+        if self.metrics.exists():
+            kept = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)[:lines]
+            write_atomically(self.metrics, "".join(kept))
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Write results.json. Raises ValueError where a number is not finite (JSON has no NaN)."""

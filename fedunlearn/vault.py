@@ -43,13 +43,21 @@ class DamagedVault(Exception):
 
 @dataclass(frozen=True)
 class Entry:
-    """One utterance as its device knows it. ``label`` is the emotion's class; ``samples`` its length."""
+    """One utterance as its device knows it.
+
+    Attributes:
+        label: the emotion's class. samples: its length.
+        speaker: who speaks; empty = one person per device, as far as this vault knows.
+        recorded: rounds done when it was recorded; 0 = there from the start.
+    """
 
     id: str
     emotion: str
     label: int
     split: Split
     samples: int
+    speaker: str = ""
+    recorded: int = 0
 
 
 class Vault:
@@ -117,9 +125,14 @@ class Vault:
             tuple(entries),
         ) and {path.name for path in self.folder.iterdir()} == built
 
-    def ids(self, split: Split) -> tuple[str, ...]:
-        """The utterances of one split, in vault order."""
-        return tuple(e.id for e in self.entries.values() if e.split == split)
+    def ids(self, split: Split, by: int | None = None) -> tuple[str, ...]:
+        """The utterances of one split, in vault order.
+
+        Args:
+            by: rounds done; what is recorded later does not exist yet. None = all that is ever recorded.
+        """
+        chosen = (e for e in self.entries.values() if e.split == split)
+        return tuple(e.id for e in chosen if by is None or e.recorded <= by)
 
     def read_audio(self, utterance: str) -> PCM:
         """One utterance's PCM, int16 [S]. Raises KeyError where this vault does not hold it."""

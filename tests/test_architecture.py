@@ -23,7 +23,7 @@ ROOMS = (
     ("partition", "models"),
     ("speech",),
     ("vault", "training", "unlearning", "deletion", "evaluation"),
-    ("federation.transport",),
+    ("federation.transport", "federation.availability"),
     ("federation.projection",),
     ("federation.aggregation", "federation.exchange", "federation.requests"),
     ("federation.scalars", "federation.guard", "federation.attackers"),

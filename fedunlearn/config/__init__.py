@@ -13,7 +13,7 @@ import tomli_w
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from fedunlearn.config.deletion import DeletionSettings, ScheduledDeletion
-from fedunlearn.config.federation import FederationSettings
+from fedunlearn.config.federation import AvailabilitySettings, FederationSettings
 from fedunlearn.config.fields import (
     AtLeastOne,
     Count,
@@ -48,6 +48,7 @@ __all__ = [
     "AmunForgetSettings",
     "AttackSettings",
     "AttackerSettings",
+    "AvailabilitySettings",
     "BoundaryShrinkSettings",
     "CalmSettings",
     "Config",
@@ -222,6 +223,7 @@ class Config(Settings):
     recovery: RecoverySettings = RecoverySettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     federation: FederationSettings = FederationSettings()
+    availability: AvailabilitySettings = AvailabilitySettings()
 
     @model_validator(mode="after")
     def _augmentation_fits(self) -> Self:

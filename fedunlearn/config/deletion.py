@@ -49,6 +49,8 @@ class DeletionSettings(Settings):
         schedule: deletions with a date.
         rate: chance that a client raises a request in any one ordinary round, in [0, 1].
         rate_count: utterances per random request; a client with fewer left deletes all it has.
+        window: rounds that a request waits, so that others may be served with it; 0 = none.
+        patience: listenings after the last planned one in which what is open is tried again.
     """
 
     schedule: tuple[ScheduledDeletion, ...] = (
@@ -59,3 +61,5 @@ class DeletionSettings(Settings):
     )
     rate: Fraction = 0.0
     rate_count: AtLeastOne = 5
+    window: Count = 0
+    patience: Count = 3

@@ -62,7 +62,7 @@ class Judge:
         resamples: int,
     ) -> None:
         self._model, self._seed, self._resamples = model, seed, resamples
-        self._classes = len(emotions)
+        self.classes = len(emotions)
         everyone: tuple[Utterance, ...] = (*partition.train, *partition.test, *partition.unseen)
         self._position = {u.id: i for i, u in enumerate(everyone)}
         labels = [emotions.index(u.emotion) for u in everyone]
@@ -140,7 +140,7 @@ class Judge:
                 "forget": _counts(losses[gone]),
                 "test": _counts(losses[self._test]),
             },
-            "confusion": {"test": confusion(*self._pick(self._test, predicted), self._classes)},
+            "confusion": {"test": confusion(*self._pick(self._test, predicted), self.classes)},
         }
 
     def _mask(self, ids: Iterable[str]) -> Mask:

@@ -23,7 +23,7 @@ from fedunlearn.config import Config
 from fedunlearn.evaluation.judge import Predictions
 from fedunlearn.history import History
 
-_FORMAT = 3
+_FORMAT = 4
 _HISTORY = "history."
 
 
@@ -46,13 +46,16 @@ class Learned:
     history: History | None = None
 
 
-def reference_key(config: Config, stream: int, contents: Sequence[str]) -> str:
+def reference_key(
+    config: Config, stream: int, contents: Sequence[str], absences: Sequence[Sequence[int]] = ()
+) -> str:
     """Digest of all that decides a learned model.
 
     Args:
         config: model and training settings count, and how often the judge looks.
         stream: seed of the training's random streams.
         contents: each client's training data as a digest, in client order ("" = has none).
+        absences: clients that cannot be reached in each round of learning; none at all = ().
     """
     decides = {
         "format": _FORMAT,
@@ -63,6 +66,7 @@ def reference_key(config: Config, stream: int, contents: Sequence[str]) -> str:
         "curve_every": config.evaluation.curve_every,
         "stream": stream,
         "contents": list(contents),
+        "absences": [list(away) for away in absences],
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
 

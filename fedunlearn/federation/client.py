@@ -189,12 +189,21 @@ def _log_odds(device: Device, name: Literal["trained", "held_out"]) -> dict[str,
 def deletions(device: Device, content: RecordDict) -> RecordDict:
     """The requests that are open here: ids and how many utterances each, no more."""
     config = device.config
-    date = Asked(content).integer("date")
+    asked = Asked(content)
+    date = asked.integer("date")
     book = raise_due(config.deletions, device.vault, device.client, date, config.training.rounds, config.seed)
-    wanted = book.open()
-    reply = _reply()
+    known = [r for r in book.all() if r.round <= date]
+    trained = device.vault.ids("train", by=asked.integer("trained"))
+    reply = _reply(train=len(device.vault.ids("train", by=date)))
     reply["requests"] = ConfigRecord(
-        {"ids": [r.id for r in wanted], "counts": [len(r.utterances) for r in wanted]}
+        {
+            "ids": [r.id for r in known],
+            "counts": [len(r.utterances) for r in known],
+            "states": [str(r.state) for r in known],
+            "deadlines": [-1 for _ in known],
+            "devices": [1 for _ in known],
+            "learned": [len(set(r.utterances) & set(trained)) for r in known],
+        }
     )
     return reply
 

@@ -76,15 +76,15 @@ class Federation:
         Every message names to its client the requests whose utterances it must leave out; a client that
         would keep nothing has left.
         """
+        left = {r.client: self.examples[r.client] for r in requests}
         for request in requests:
             self._withheld.setdefault(request.client, []).append(request.id)
-            self.examples[request.client] -= request.utterances
+            self.examples[request.client] -= request.withheld
         try:
             yield
         finally:
             self._withheld.clear()
-            for request in requests:
-                self.examples[request.client] += request.utterances
+            self.examples.update(left)
 
     def ask(
         self,

@@ -16,6 +16,8 @@ from fedunlearn.evaluation.judge import Judge
 from fedunlearn.evaluation.reference import ReferenceCache
 from fedunlearn.federation.experiment import Experiment
 from fedunlearn.federation.progress import Progress
+from fedunlearn.federation.resume import Shelf
+from fedunlearn.federation.standing import trained_names
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition, deal
@@ -122,6 +124,7 @@ def prepare(
     progress: Progress,
     heard: Heard | None = None,
     untouched: Path | None = None,
+    resume: bool = False,
 ) -> Experiment:
     """Everything up to the first message.
 
@@ -131,27 +134,52 @@ def prepare(
         heard: from ``listen`` with the same corpus settings (and seed, if generated), to decode it once.
         untouched: vaults of an earlier run on what was ``heard``. Those that are still as they would be made
             are moved from there, which saves writing all speech anew.
+        resume: take up the run that ``out`` holds, from where it stands.
 
     Raises:
         BadInput: anything that the user can put right; before training.
     """
     torch.set_num_threads(1)  # more would fight over the cores, and could change the last bit
     config = resolve(config)
-    check(config, out, cache, heard[0] if heard else None)
     run = RunFolder(out)
+    if resume:
+        run.lock()
+        if run.standings.exists():
+            return _take_up(config, run, cache, progress)
+        run.clear()  # it was cut off before anything was learned
+    check(config, out, cache, heard[0] if heard else None)
     run.create()
     try:
+        write_atomically(run.config, config.to_toml())
         corpus, speech = heard or listen(config, progress)
         # Again: recordings that cannot be read may have been left out.
         corpus, partition = read_speech(config, corpus)
-        write_atomically(run.config, config.to_toml())
         template = build_model(config.model, len(corpus.emotions), rng_for(config.seed, "template"))
         _fill_vaults(run, corpus, partition, speech, template, untouched)
         judge = Judge(partition, speech, corpus.emotions, template, config.seed, config.evaluation.bootstrap)
         return Experiment(config, run, corpus, partition, judge, template, ReferenceCache(cache), progress)
     except BaseException:
+        run.unlock()
         shutil.rmtree(out)  # nothing has been learned yet
         raise
+
+
+def _take_up(config: Config, run: RunFolder, cache: Path, progress: Progress) -> Experiment:
+    """The experiment of a run that was left, as it stands."""
+    corpus, speech = listen(config, progress)
+    corpus, partition = read_speech(config, corpus)
+    template = build_model(config.model, len(corpus.emotions), rng_for(config.seed, "template"))
+    judge = Judge(partition, speech, corpus.emotions, template, config.seed, config.evaluation.bootstrap)
+    shelf = Shelf(run.standings, config, judge.content_of([]))
+    standing, damaged = shelf.latest(trained_names(template))
+    for line in damaged:
+        progress.warn(line)
+    for share in partition.clients:
+        # The processes that were at work are dead, which tells nothing of the devices.
+        (run.vault(share.client) / "busy").unlink(missing_ok=True)
+    return Experiment(
+        config, run, corpus, partition, judge, template, ReferenceCache(cache), progress, standing
+    )
 
 
 def _fill_vaults(

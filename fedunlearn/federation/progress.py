@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
@@ -54,6 +55,10 @@ class Progress:
         yield
         task = self._bars.tasks[self._bars.task_ids.index(bar)]
         self._bars.update(bar, total=task.completed or 1, completed=task.completed or 1)
+
+    def warn(self, line: str) -> None:
+        """Say something that the user should know, on standard error."""
+        self._bars.console.print(f"[yellow]warning:[/] {escape(line)}", soft_wrap=True, highlight=False)
 
     def advance(self, row: Mapping[str, Any], point: CurvePoint | None) -> None:
         """One round of the current phase is over."""

@@ -10,7 +10,7 @@ from fedunlearn.evaluation.cost import PhaseCost
 from fedunlearn.evaluation.gap import Record, gap, noise_floor, rank
 from fedunlearn.evaluation.judge import Judge, Predictions
 from fedunlearn.federation.exchange import Fault
-from fedunlearn.federation.requests import ServedRequest
+from fedunlearn.federation.requests import Key, ServedRequest
 from fedunlearn.unlearning.contract import MethodCard
 from fedunlearn.unlearning.upper_reference import ReferenceCard
 
@@ -68,7 +68,7 @@ def timeline(
 
 
 def request_rows(
-    served: Iterable[ServedRequest], books: Mapping[str, DeletionRequest]
+    served: Iterable[ServedRequest], books: Mapping[Key, DeletionRequest]
 ) -> list[dict[str, Any]]:
     """What was asked and what became of it, in the order of asking."""
     rows = []
@@ -78,12 +78,18 @@ def request_rows(
             {
                 "id": request.id,
                 "client": request.client,
-                "what": books[request.id].what if request.id in books else None,
+                "what": books[request.key].what if request.key in books else None,
                 "round_raised": request.round_raised,
                 "round_applied": applied,
                 "utterances": request.utterances,
                 "state": str(request.state),
                 "rounds_waited": None if applied is None else applied - request.round_raised,
+                "deadline": request.deadline,
+                "overdue": request.overdue,
+                "devices": request.devices,
+                "learned": request.learned,
+                "attempts": request.attempts,
+                "history": request.history,
                 **request.outcome,
             }
         )
@@ -99,7 +105,7 @@ def unfulfilled(
         *(
             f"request {r.id} of client {r.client} is {r.state}, not verified{reasons.get(r.client, '')}"
             for r in served
-            if r.state is not State.VERIFIED
+            if r.state not in {State.VERIFIED, State.WITHDRAWN, State.REFUSED}
         ),
         *(f"client {c} did not say whether it has deletions" for c in sorted(unheard)),
     ]

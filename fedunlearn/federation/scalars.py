@@ -5,7 +5,7 @@ reads them, sums of log-odds. The server sees these sums of each client, a reque
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flwr.app import RecordDict
@@ -66,11 +66,20 @@ class Sums:
 
 
 def ask_scalars(
-    clients: Federation, weights: Mapping[str, Tensor], log_odds: bool, occasion: Occasion
+    clients: Federation,
+    there: Sequence[int],
+    weights: Mapping[str, Tensor],
+    log_odds: bool,
+    occasion: Occasion,
+    date: int,
 ) -> ServerScalars:
-    """Accuracy on all clients' held-out speech, and the log-odds where asked for; None: nobody said."""
-    asked = settings(log_odds=int(log_odds))
-    content = {c: RecordDict({"weights": pack(weights), "settings": asked}) for c in clients.clients}
+    """Accuracy on all clients' held-out speech, and the log-odds where asked for; None: nobody said.
+
+    Args:
+        clients: the federation. there: those to be asked. date: rounds done.
+    """
+    asked = settings(log_odds=int(log_odds), date=date)
+    content = {c: RecordDict({"weights": pack(weights), "settings": asked}) for c in there}
 
     def read(client: int, reply: RecordDict) -> tuple[float, float, Sums, Sums]:
         right, examples = number(reply, "right"), number(reply, "examples")

@@ -4,23 +4,25 @@ Everything else (learning, listening, requests and their states, purges, recover
 Each round of a reference is a round of the clock, so that requests wait for as long as it takes.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from fedunlearn.config import Config
 from fedunlearn.federation.aggregation import ServerOptimizer, Update, step, weighted_mean
 from fedunlearn.federation.exchange import Federation, settings
+from fedunlearn.federation.observer import Observer
 from fedunlearn.federation.requests import ServedRequest, grouped
-from fedunlearn.federation.server import GlobalModel, Observer, Server
+from fedunlearn.federation.server import Server
+from fedunlearn.federation.standing import GlobalModel, Standing
 from fedunlearn.federation.transport import State
+from fedunlearn.federation.unlearn_step import Told
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.seeding import rng_for, stream_key
 from fedunlearn.unlearning.contract import ServerScalars
 from fedunlearn.unlearning.upper_reference import HistoryCard, ReferenceCard, RoundsCard, ScratchCard
 
-Told = dict[int, dict[str, Any]]
-"""client -> what became of its requests"""
 Sizes = Mapping[int, Mapping[str, float]]
 """client -> trained tensor -> L2 norm of its difference in one round"""
 
@@ -37,33 +39,29 @@ class ReferenceServer(Server):
         federation: Federation,
         config: Config,
         template: EmotionModel,
+        standing: Standing,
         observer: Observer,
         card: ReferenceCard,
     ) -> None:
-        super().__init__(federation, config, template, observer)
+        super().__init__(federation, config, template, standing, observer)
         self._card = card
 
-    def _unlearn(self, model: GlobalModel, requests: Sequence[ServedRequest]) -> GlobalModel:
-        by_client = grouped(requests)
-        if not by_client:
-            return model
+    def _unlearn(self, model: GlobalModel, requests: list[ServedRequest]) -> tuple[GlobalModel, Told]:
+        again: Callable[[GlobalModel, int], GlobalModel]
         match self._card:
             case RoundsCard() as card:
-                weights, told = self.in_rounds(card, model.weights, by_client)
-                model = GlobalModel(weights, model.optimizer, model.ordinary_rounds)
+                weights, told = self.in_rounds(card, model.weights, requests)
+                return GlobalModel(weights, model.optimizer, model.ordinary_rounds), told
             case HistoryCard() as card:
-                stream = stream_key(self._config.seed, "method", card.name, self.clock) % 2**31
-                with self._clients.withholding(self._owed()):
-                    model, told = self.through_history(card, model, stream), _left_out(by_client)
-            case ScratchCard() as card:
-                stream = stream_key(self._config.seed, "method", card.name, self.clock) % 2**31
-                with self._clients.withholding(self._owed()):
-                    model, told = self.from_scratch(model, stream), _left_out(by_client)
-        self._unlearned(by_client, told)
-        return model
+                again = partial(self.through_history, card)
+            case ScratchCard():
+                again = self.from_scratch
+        name = stream_key(self._config.seed, "method", self._card.name, self.standing.clock)
+        with self._clients.withholding(self.standing.open):
+            return again(model, name % 2**31), _left_out(grouped(requests))
 
     def in_rounds(
-        self, card: RoundsCard, original: State, by_client: dict[int, list[ServedRequest]]
+        self, card: RoundsCard, original: State, requests: list[ServedRequest]
     ) -> tuple[State, Told]:
         """Rounds of two halves: requesters leave their forget sets behind, then all train on what they keep.
 
@@ -74,29 +72,30 @@ class ReferenceServer(Server):
             (the weights, what became of the requests of each client that forgot)
         """
         plan = card.plan(self._config.unlearning)
-        teacher = original if card.teacher else None
+        standing, teacher = self.standing, original if card.teacher else None
         used = plan.forget_rounds and plan.rounds
-        scalars = self._scalars(original, log_odds=False) if used else ServerScalars()
-        weights, told = card.start(original, self._template), _left_out(by_client)
+        scalars = self.unlearn_step.scalars(original, log_odds=False) if used else ServerScalars()
+        weights, told = card.start(original, self._template), _left_out(grouped(requests))
         for number in range(1, plan.rounds + 1):
-            self.clock += 1
+            standing.clock += 1
             if number <= plan.forget_rounds:
-                left = {c: by_client[c] for c in told}
-                weights, new = self._step_away(
+                left = [r for r in requests if r.client in told]
+                weights, new = self.unlearn_step.take(
                     weights, left, scalars, "train.forget_part", teacher, plan.forget_share
                 )
                 told = {c: _together(told[c], outcome) for c, outcome in new.items()}
                 if not told:
                     return original, told
-            with self._clients.withholding(self._owed()):
+            with self._clients.withholding(standing.open):
                 loss, refused = None, 0
                 if self._clients.clients and plan.retain_share:
-                    asked = settings(round=self.clock)
-                    updates, loss, refused = self._round(
-                        weights, self.clock, "unlearn", asked, "train.retain_part", teacher
+                    asked = settings(round=standing.clock, date=standing.date)
+                    updates, loss, refused = self.rounds.ask(
+                        weights, standing.clock, standing.date, "unlearn", asked, "train.retain_part", teacher
                     )
-                    weights = step(weights, weighted_mean(updates), plan.retain_share)
-            self._report(self.clock, "unlearn", weights, loss, refused, True)
+                    if updates:
+                        weights = step(weights, weighted_mean(updates), plan.retain_share)
+            self.rounds.report(standing.clock, "unlearn", weights, loss, refused, True)
         return weights, told
 
     def through_history(self, card: HistoryCard, model: GlobalModel, stream: int) -> GlobalModel:
@@ -107,9 +106,9 @@ class ReferenceServer(Server):
         """
         chosen = self._config.unlearning
         epochs = card.epochs(chosen, self._config.training.local.epochs)
-        again = GlobalModel(dict(self.history.initial), ServerOptimizer(self._config.training))
+        again = GlobalModel(dict(self.standing.history.initial), ServerOptimizer(self._config.training))
         for number in card.rounds(chosen, model.ordinary_rounds):
-            sizes = self.history.norms.get(number, {})
+            sizes = self.standing.history.norms.get(number, {})
 
             def calibrated(update: Update, sizes: Sizes = sizes) -> Update | None:
                 if update.client not in sizes:
@@ -128,7 +127,7 @@ class ReferenceServer(Server):
         """
         rng = rng_for(stream, "initial weights")
         fresh = build_model(self._config.model, self._template.classes, rng).state_dict()
-        again, epochs = self.start(fresh, "unlearn"), self._config.training.local.epochs
+        again, epochs = self.rounds.start(fresh, "unlearn"), self._config.training.local.epochs
         for number in range(1, model.ordinary_rounds + 1):
             again = self._again(again, number, stream, epochs, lambda update: update)
         return GlobalModel(again.weights, again.optimizer, model.ordinary_rounds)
@@ -148,18 +147,13 @@ class ReferenceServer(Server):
         """
         if not self._clients.clients:
             return model
-        self.clock += 1
-        asked = self._ordinary(number, stream, epochs)
-        updates, loss, refused = self._round(model.weights, self.clock, "unlearn", asked)
-        counting = [c for c in map(counted, updates) if c is not None]
-        mean = weighted_mean(counting) if counting else None
-        weights = model.weights if mean is None else model.optimizer.apply(model.weights, mean)
-        self._report(self.clock, "unlearn", weights, loss, refused, True)
-        return GlobalModel(weights, model.optimizer, number)
-
-    def _owed(self) -> list[ServedRequest]:
-        """Requests whose speech may not be trained on, though vaults hold it: purges may be late."""
-        return [r for r in self.requests.values() if r.unfinished]
+        standing = self.standing
+        standing.clock += 1
+        again, _, loss, refused = self.rounds.ordinary(
+            model, stream, standing.clock, "unlearn", number, epochs, counted
+        )
+        self.rounds.report(standing.clock, "unlearn", again.weights, loss, refused, True)
+        return again
 
 
 def _left_out(clients: Iterable[int]) -> Told:

@@ -1,0 +1,162 @@
+"""Who can be reached when, whose unlearn reply comes late, and who drops in the middle of it.
+
+All of it is a function of settings, seed, client, round and attempt, each by a stream of its own: asked in
+any order, in any process, before or after a resumption, the answers are the same. A round is meant as
+schedules mean it (the number of rounds done), so that a reference that learns through the same rounds meets
+the same absences.
+"""
+
+import csv
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fedunlearn.config import AvailabilitySettings
+from fedunlearn.errors import BadInput
+from fedunlearn.seeding import rng_for
+
+_COLUMNS = ("client", "from", "until")
+
+Absence = tuple[int, int]
+"""offline in the rounds from <= round < until"""
+
+
+class Availability:
+    """When each client can be reached.
+
+    Args:
+        settings: of availability; the defaults make everybody always reachable and prompt.
+        seed: of the experiment.
+        clients: how many there are, 0 ... clients - 1.
+
+    Raises:
+        BadInput: the trace cannot be read; one line for each of its rows that makes no sense.
+    """
+
+    def __init__(self, settings: AvailabilitySettings, seed: int, clients: int) -> None:
+        self._settings, self._seed, self._clients = settings, seed, clients
+        self._trace = read_trace(Path(settings.trace), clients) if settings.trace else {}
+        # An absence lasts L rounds, so a client is offline where one began in any of the last L: where each
+        # begins one with chance b, that is 1 - (1 - b)**L. Rounds before the first count like any other.
+        self._begin = 1.0 - (1.0 - settings.offline) ** (1.0 / settings.offline_rounds)
+        self._begun: dict[tuple[int, int], bool] = {}
+
+    @property
+    def certain(self) -> bool:
+        """Whether everybody is always reachable and every unlearn reply comes at once."""
+        chances = (self._settings.offline, self._settings.slow, self._settings.drop)
+        return not any(chances) and not self._trace
+
+    def reachable(self, client: int, round: int) -> bool:
+        """Whether the server can reach a client in a round."""
+        if any(start <= round < end for start, end in self._trace.get(client, ())):
+            return False
+        if self._settings.offline == 0.0:
+            return True
+        return not any(self._begins(client, round - ago) for ago in range(self._settings.offline_rounds))
+
+    def unreachable(self, round: int) -> tuple[int, ...]:
+        """All clients that cannot be reached in a round, in order."""
+        return tuple(c for c in range(self._clients) if not self.reachable(c, round))
+
+    def delay(self, client: int, round: int, attempt: int) -> int:
+        """By how many rounds the reply of an unlearn step is late; 0 = it comes at once.
+
+        Args:
+            round: in which the step was asked for. attempt: which lease of the client's this is, 0 ...
+        """
+        late = self._happens(self._settings.slow, "slow", client, round, attempt)
+        return self._settings.slow_rounds if late else 0
+
+    def drops(self, client: int, round: int, attempt: int) -> bool:
+        """Whether a client drops in the middle of an unlearn step, and nothing comes back."""
+        return self._happens(self._settings.drop, "drop", client, round, attempt)
+
+    def in_results(self, rounds: Mapping[int, int], requesters: Iterable[int]) -> dict[str, Any]:
+        """What ``results.json`` tells of absences.
+
+        Args:
+            rounds: each round of the run's clock -> the round that ``reachable`` was asked about in it.
+            requesters: clients whose absences are told one by one.
+
+        Returns:
+            "unreachable": [round of the clock, how many clients] wherever it is not none;
+            "requesters": [client, from, until] of the clock, in order.
+        """
+        away = {clock: self.unreachable(round) for clock, round in sorted(rounds.items())}
+        absences = []
+        for client in sorted(set(requesters)):
+            missed = [clock for clock, clients in away.items() if client in clients]
+            starts = [clock for clock in missed if clock - 1 not in missed]
+            ends = [clock + 1 for clock in missed if clock + 1 not in missed]
+            absences += [[client, start, end] for start, end in zip(starts, ends, strict=True)]
+        counts = [[clock, len(clients)] for clock, clients in away.items() if clients]
+        return {"unreachable": counts, "requesters": absences}
+
+    def _begins(self, client: int, round: int) -> bool:
+        known = self._begun.get((client, round))
+        if known is None:
+            known = self._begun[client, round] = self._happens(self._begin, "absence", client, round)
+        return known
+
+    def _happens(self, chance: float, *name: str | int) -> bool:
+        return chance > 0.0 and bool(rng_for(self._seed, "availability", *name).random() < chance)
+
+
+def read_trace(file: Path, clients: int) -> dict[int, tuple[Absence, ...]]:
+    """Absences that are known beforehand.
+
+    Args:
+        file: CSV with the columns client, from, until (whole numbers; others are ignored).
+        clients: how many there are.
+
+    Returns:
+        client -> its absences, in order of time.
+
+    Raises:
+        BadInput: it cannot be read; or one line for each row that is not three whole numbers, names an
+            unknown client, is empty or begins before round 0, or overlaps another of its client.
+    """
+    try:
+        # Spreadsheets put a mark at the beginning.
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        rows = list(csv.reader(lines, strict=True))
+    except OSError as error:
+        raise BadInput(f"availability.trace: {file}: cannot be read ({error.strerror})") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(f"availability.trace: {file}: is not CSV ({error})") from error
+    head = [name.strip() for name in rows[0]] if rows else []
+    if not set(_COLUMNS) <= set(head):
+        raise BadInput(
+            f"availability.trace: {file}: the columns {', '.join(_COLUMNS)} are needed, in a first row"
+        )
+    problems: list[str] = []
+    known: dict[int, list[tuple[int, int, int]]] = {}
+    for number, row in enumerate(rows[1:], start=2):
+        if not any(cell.strip() for cell in row):
+            continue
+        place = f"availability.trace: {file}: row {number}"
+        try:
+            client, start, end = (int(row[head.index(name)]) for name in _COLUMNS)
+        except (ValueError, IndexError):
+            problems.append(f"{place}: client, from and until must be whole numbers (got {','.join(row)})")
+            continue
+        if not 0 <= client < clients:
+            problems.append(f"{place}: there is no client {client}, they are 0 to {clients - 1}")
+        elif not 0 <= start < end:
+            problems.append(f"{place}: must be 0 <= from < until (got {start}, {end})")
+        else:
+            known.setdefault(client, []).append((start, end, number))
+    for client, absences in sorted(known.items()):
+        absences.sort()
+        _, end, last = absences[0]
+        for start, its_end, number in absences[1:]:
+            if start < end:
+                one, other = sorted((last, number))
+                place = f"availability.trace: {file}: row {other}"
+                problems.append(f"{place}: overlaps row {one}, both of client {client}; join them")
+            if its_end > end:
+                end, last = its_end, number
+    if problems:
+        raise BadInput(problems)
+    return {client: tuple((start, end) for start, end, _ in own) for client, own in sorted(known.items())}

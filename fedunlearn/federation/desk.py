@@ -1,0 +1,200 @@
+"""Where deletion requests arrive and are followed to the end: heard, given out, purged, verified."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+from flwr.app import RecordDict
+from safetensors.torch import save
+from torch import Tensor
+
+from fedunlearn.config import Config
+from fedunlearn.deletion import State as RequestState
+from fedunlearn.federation.availability import Availability
+from fedunlearn.federation.exchange import Federation, Occasion, settings
+from fedunlearn.federation.observer import Observer
+from fedunlearn.federation.requests import (
+    OVERDUE,
+    Heard,
+    ServedRequest,
+    Wish,
+    ids_of,
+    read_requests,
+)
+from fedunlearn.federation.standing import Standing
+from fedunlearn.federation.transport import number
+
+
+class Desk:
+    """The life cycle of requests, on the server's side.
+
+    Args:
+        federation: the clients. config: the experiment. standing: of the run. observer: of the run.
+        availability: of the clients.
+    """
+
+    def __init__(
+        self,
+        federation: Federation,
+        config: Config,
+        standing: Standing,
+        observer: Observer,
+        availability: Availability,
+    ) -> None:
+        self._clients, self._config = federation, config
+        self._standing, self._observer = standing, observer
+        self._availability = availability
+
+    # ---- listening -----------------------------------------------------------------------------------
+
+    def listen(self) -> None:
+        """Ask every client that can be reached for deletions."""
+        standing = self._standing
+        # During learning the asking is part of what learning costs, so that a cached original has it too.
+        learning = standing.date < self._config.training.rounds
+        occasion = Occasion(standing.clock, "listen", standing.costs["learn" if learning else "listen"])
+        content = {
+            c: RecordDict({"settings": settings(date=standing.date, trained=standing.trained.get(c, -1))})
+            for c in standing.held_out
+            if self._has_something_to_say(c)
+        }
+        there = {c: r for c, r in content.items() if self._availability.reachable(c, standing.date)}
+        heard = self._clients.ask("query.deletions", there, read_requests, occasion, quorum=0.0)
+        standing.unheard = set(content) - set(heard)
+        for client, said in heard.items():
+            self._hear(client, said)
+        for request in standing.open:
+            if request.late(standing.date) and not request.overdue:
+                self._observer.request_reached(request, OVERDUE, standing.clock)
+                request.overdue = True
+
+    def _has_something_to_say(self, client: int) -> bool:
+        asked = any(r.client == client for r in self._standing.open)
+        return asked or self._standing.examples[client] > 0
+
+    def _hear(self, client: int, said: Heard) -> None:
+        standing = self._standing
+        standing.examples[client] = said.train
+        for wish in said.wishes:
+            request = standing.requests.get((wish.id, client))
+            if request is None:
+                if wish.state is RequestState.PURGED:
+                    continue  # of another life of this vault; there is nothing left to do
+                request = self._new(client, wish)
+            request.learned = wish.learned
+            request.purged_there = wish.state is RequestState.PURGED
+            before_applied = request.state in {RequestState.RAISED, RequestState.ACCEPTED}
+            if wish.state is RequestState.WITHDRAWN and before_applied:
+                self.move(request, RequestState.WITHDRAWN)
+                request.lease = None
+
+    def _new(self, client: int, wish: Wish) -> ServedRequest:
+        standing = self._standing
+        request = ServedRequest(
+            wish.id,
+            client,
+            wish.utterances,
+            standing.clock,
+            date=standing.date,
+            deadline=wish.deadline,
+            devices=wish.devices,
+            learned=wish.learned,
+        )
+        standing.requests[request.key] = request
+        self.move(request, RequestState.RAISED)
+        if wish.state is RequestState.RAISED:
+            self.move(request, RequestState.ACCEPTED)
+        elif wish.state is RequestState.REFUSED:
+            self.move(request, RequestState.REFUSED)
+        return request
+
+    # ---- giving out ----------------------------------------------------------------------------------
+
+    def ripe(self) -> list[ServedRequest]:
+        """Accepted requests to be given out now: all that wait, as soon as one of them has waited enough.
+
+        Those whose client cannot be reached, or is at work, wait on; so do the parts of one person's request
+        until all of that person's devices have spoken, or the deadline has passed.
+        """
+        standing = self._standing
+        at_work = {r.client for r in standing.open if r.lease is not None and standing.date < r.lease}
+        waiting = [
+            r
+            for r in standing.requests.values()
+            if r.state is RequestState.ACCEPTED
+            and r.client not in at_work
+            and self._availability.reachable(r.client, standing.date)
+            and self._complete(r)
+        ]
+        return waiting if any(self._has_waited(r) for r in waiting) else []
+
+    def _complete(self, request: ServedRequest) -> bool:
+        parts = [r for r in self._standing.requests.values() if r.id == request.id]
+        return request.overdue or len(parts) >= request.devices
+
+    def _has_waited(self, request: ServedRequest) -> bool:
+        waited = self._standing.date - request.date
+        in_time = request.deadline is not None and waited >= request.deadline
+        return waited >= self._config.deletions.window or in_time
+
+    # ---- removing for good ---------------------------------------------------------------------------
+
+    def to_purge(self) -> list[ServedRequest]:
+        """What is applied and in a vault still; and what no model has ever been trained with."""
+        standing = self._standing
+        return [
+            r
+            for r in standing.requests.values()
+            if (r.state is RequestState.APPLIED or (r.state is RequestState.ACCEPTED and not r.learned))
+            and self._availability.reachable(r.client, standing.date)
+        ]
+
+    def purge(self, requests: Sequence[ServedRequest], weights: Mapping[str, Tensor] | None) -> None:
+        """Have them removed for good; where a device does not answer, it is asked again at the next date.
+
+        Args:
+            weights: of the model from which on they are forgotten; None: none has been trained.
+        """
+        standing = self._standing
+        model = "" if weights is None else weights_digest(weights)
+        content = {}
+        for client in sorted({r.client for r in requests}):
+            own = [r for r in requests if r.client == client]
+            applied = [-1 if r.round_applied is None else r.round_applied for r in own]
+            asked = settings(
+                requests=ids_of(own), round=standing.clock, round_applied=max(applied), model=model
+            )
+            content[client] = RecordDict({"settings": asked})
+        occasion = Occasion(standing.clock, "purge", standing.costs["unlearn"])
+        replies = self._clients.ask(
+            "query.purge",
+            content,
+            lambda _, reply: (number(reply, "verified") == 1, int(number(reply, "train"))),
+            occasion,
+            quorum=0.0,
+        )
+        for request in requests:
+            # Its speech is unlearned, so its last step goes even where the device did not answer.
+            left = replies.get(request.client, (False, 1))[1]
+            standing.history.forget(request.client, left=left == 0)
+        for request in requests:
+            if request.client in replies:
+                verified, left = replies[request.client]
+                standing.examples[request.client] = left
+                self.move(request, RequestState.PURGED)
+                if verified:
+                    self.move(request, RequestState.VERIFIED)
+
+    def move(self, request: ServedRequest, state: RequestState) -> None:
+        """A request reached a state: first on disk, then here."""
+        self._observer.request_reached(request, state, self._standing.clock)
+        self.note(request, state)
+
+    def note(self, request: ServedRequest, state: RequestState) -> None:
+        """As ``move``, where the disk knows or will be told."""
+        request.state = state
+        request.history.append({"state": str(state), "round": self._standing.clock})
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a model's weights, as its safetensors file has them."""
+    return hashlib.sha256(save({k: v.contiguous() for k, v in sorted(weights.items())})).hexdigest()

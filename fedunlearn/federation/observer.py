@@ -1,0 +1,42 @@
+"""Whoever watches a run, and makes it durable: the server speaks to it and knows nothing of files."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from fedunlearn.evaluation.judge import Predictions
+from fedunlearn.federation.aggregation import Update
+from fedunlearn.federation.requests import ServedRequest
+
+
+class Observer(Protocol):
+    """The judge's learning curve, the progress display, the ledger, the checkpoints."""
+
+    def look(self, state: Mapping[str, Tensor]) -> Predictions:
+        """The judge's predictions with these weights."""
+        ...
+
+    def saw(self, row: Mapping[str, Any], predictions: Predictions | None) -> None:
+        """A round is over; ``predictions`` where the judge looked."""
+        ...
+
+    def request_reached(self, request: ServedRequest, state: str, round: int) -> None:
+        """A request moved on; must be durable when this returns."""
+        ...
+
+    def first_request(self) -> None:
+        """Somebody has asked, for the first time, and nothing is forgotten yet."""
+        ...
+
+    def updated(self, before: Mapping[str, Tensor], updates: Sequence[Update], round: int) -> None:
+        """Requesters' own updates have come, and have not joined the model ``before`` yet."""
+        ...
+
+    def keep(self, copies: int = 1) -> None:
+        """Where the run stands must be durable when this returns; ``copies`` in as many files.
+
+        One round more or less does not matter where ``copies`` is 1, so that it may be left out; what is
+        removed for good afterwards does, and comes with 2.
+        """
+        ...

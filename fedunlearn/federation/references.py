@@ -1,0 +1,125 @@
+"""Models trained beside the run's main line: the original, had nobody asked, and the retrained ones.
+
+A training is found by content where it was done before, and goes on from the standing where it was cut off.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+from fedunlearn.config import Config
+from fedunlearn.evaluation.cost import PhaseCost
+from fedunlearn.evaluation.judge import Judge
+from fedunlearn.evaluation.reference import Learned, ReferenceCache, reference_key
+from fedunlearn.federation.server import Server
+from fedunlearn.federation.standing import GlobalModel, Log, Training
+from fedunlearn.federation.transport import State
+from fedunlearn.models import build_model
+from fedunlearn.partition import Partition
+from fedunlearn.seeding import rng_for, stream_key
+
+
+def first_weights(config: Config, classes: int, stream: int) -> State:
+    """Random weights that a training begins with. ``stream``: the training's seed."""
+    model = build_model(config.model, classes, rng_for(stream, "initial weights"))
+    return {k: v.clone() for k, v in model.state_dict().items()}
+
+
+class References:
+    """Trains, or finds, what the run is compared with.
+
+    Args:
+        server: trains. cache: of references. judge, partition: who knows what is trained on.
+        logging_to: inside, rounds are written to that log. keep: makes the standing durable.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        config: Config,
+        cache: ReferenceCache,
+        judge: Judge,
+        partition: Partition,
+        logging_to: Callable[[Log], AbstractContextManager[None]],
+        keep: Callable[[], None],
+    ) -> None:
+        self._server, self._config, self._cache = server, config, cache
+        self._judge, self._partition = judge, partition
+        self._logging_to, self._keep = logging_to, keep
+        self._standing = server.standing
+
+    def had_nobody_asked(self) -> State:
+        """The original, while a deletion waits: learn on from here as if there were none."""
+        standing, stream = self._standing, self._config.seed
+        model = standing.model
+        if model is not None and model.ordinary_rounds >= self._config.training.rounds:
+            return model.weights
+        known = self._cache.find(self.key(stream, []))
+        if known:
+            standing.origins["original"] = "cached"
+            return dict(known.state)
+        if standing.beside is None:
+            if model is None:
+                model = self._server.rounds.start(self._first(stream), "counterfactual")
+            branch = GlobalModel(model.weights, copy.deepcopy(model.optimizer), model.ordinary_rounds)
+            standing.beside = Training("counterfactual", branch, Log(), len(standing.faults))
+        return self._train_beside(standing.beside, stream, "counterfactual").weights
+
+    def _train_beside(self, training: Training, stream: int, phase: str) -> GlobalModel:
+
+        def kept(model: GlobalModel) -> None:
+            training.model = model
+            self._keep()
+
+        with self._logging_to(training.log):
+            model = self._server.learn_deaf(training.model, stream, phase, kept)
+        self._standing.beside = None
+        return model
+
+    def retrain(self, number: int, forget: Sequence[str]) -> None:
+        """The retrained model of one seed, into the standing; 0 has the original's own stream."""
+        config, standing, name = self._config, self._standing, f"retrained-{number}"
+        stream = config.seed if number == 0 else stream_key(config.seed, "retrained", number) % 2**31
+        key = self.key(stream, forget)
+        if len(standing.retrained) > number and standing.keys.get(name) == key:
+            return  # before the run was taken up
+        if standing.keys.get(name) != key:
+            standing.beside = None
+        del standing.retrained[number:]
+        standing.keys[name] = key
+        known = self._cache.find(key)
+        standing.origins[name] = "cached" if known else "trained"
+        if known is None and not any(standing.examples.values()):
+            # Nobody has any speech left: what such a federation learns is nothing.
+            known = Learned(self._first(stream), [], {}, PhaseCost().as_dict())
+        elif known is None:
+            if standing.beside is None:
+                standing.costs["retrain"] = PhaseCost()
+                faults = len(standing.faults)
+                model = self._server.rounds.start(self._first(stream), "retrain")
+                standing.beside = Training(name, model, Log(), faults)
+            training = standing.beside
+            state = self._train_beside(training, stream, "retrain").weights
+            known = training.log.learned(state, standing.costs["retrain"])
+            if len(standing.faults) == training.faults:
+                self._cache.keep(key, known)
+        standing.retrained.append(known)
+        self._keep()
+
+    def key(self, stream: int, forget: Sequence[str]) -> str:
+        """Of the model trained without ``forget``. ``stream``: the training's seed."""
+        return reference_key(self._config, stream, self._contents(forget), self._absences())
+
+    def _contents(self, forget: Sequence[str]) -> list[str]:
+        gone = set(forget)
+        kept = [[u.id for u in share.train if u.id not in gone] for share in self._partition.clients]
+        return [self._judge.content_of(ids) if ids else "" for ids in kept]
+
+    def _absences(self) -> list[list[int]]:
+        """Who cannot be reached in each round of learning; empty where everybody always can."""
+        rounds = self._config.training.rounds
+        away = [list(self._server.availability.unreachable(date)) for date in range(rounds)]
+        return away if any(away) else []
+
+    def _first(self, stream: int) -> State:
+        return first_weights(self._config, self._judge.classes, stream)

@@ -1,0 +1,122 @@
+"""A run's standing on disk: written between two steps, found again by whoever takes the run up.
+
+The newest two files are kept. What is removed for good from the vaults can't be unlearned from an older
+standing, so before and after every purge the same standing is written twice: whichever of the two newest
+files is damaged, the other one is beyond that purge, too.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedunlearn.checkpoints import BadCheckpoint, load_checkpoint, save_checkpoint
+from fedunlearn.config import Config
+from fedunlearn.errors import BadInput
+from fedunlearn.federation.standing import Standing
+from fedunlearn.vault import wipe
+
+_KEPT = 2
+_FORMAT = 1
+_OF_NO_CONSEQUENCE = ("federation.", "corpus.path")
+"""settings that may change when a run is taken up: none of them changes a number"""
+
+
+class Shelf:
+    """The standings of one run.
+
+    Args:
+        folder: theirs alone; made when the first is put there.
+        config: of the experiment. corpus: digest of all speech that the judge knows.
+    """
+
+    def __init__(self, folder: Path, config: Config, corpus: str) -> None:
+        self._folder, self._config, self._corpus = folder, config, corpus
+
+    def put(self, standing: Standing, ledger_head: str) -> None:
+        """Write a standing; the newest two stay.
+
+        Args:
+            ledger_head: of the ledger now; a ledger that lacks it has lost rows.
+        """
+        self._folder.mkdir(exist_ok=True)
+        files = self._files()
+        number = int(files[-1].stem) + 1 if files else 1
+        tensors, about = standing.as_checkpoint()
+        origin = {"format": _FORMAT, "config": self._config.model_dump(mode="json"), "corpus": self._corpus}
+        path = self._folder / f"{number:08d}.safetensors"
+        save_checkpoint(path, tensors, {"standing": about, "ledger_head": ledger_head, **origin})
+        for old in [*files, path][:-_KEPT]:
+            for part in (old, _manifest(old)):
+                if part.exists():
+                    wipe(part)
+
+    def latest(self, trained: Sequence[str]) -> tuple[Standing | None, tuple[str, ...]]:
+        """The newest standing that is whole.
+
+        Args:
+            trained: names of the model's trained tensors.
+
+        Returns:
+            (the standing, or None where none was ever put; a line for each damaged file that was passed over)
+
+        Raises:
+            BadInput: it belongs to another experiment; or there are files and none of them is whole.
+        """
+        damaged: list[str] = []
+        for path in reversed(self._files()):
+            if not _manifest(path).exists():
+                continue  # its writing or its wiping was cut off
+            try:
+                tensors, manifest = load_checkpoint(path)
+            except BadCheckpoint as error:
+                damaged.append(f"{error}; the one before it is used")
+                continue
+            self._check_origin(path, manifest)
+            try:
+                return Standing.from_checkpoint(self._config, trained, tensors, manifest["standing"]), tuple(
+                    damaged
+                )
+            except (KeyError, ValueError, TypeError) as error:
+                damaged.append(f"{path}: is not a standing of a run ({error}); the one before it is used")
+        if damaged:
+            lines = [d.removesuffix("; the one before it is used") for d in damaged]
+            raise BadInput([*lines, f"{self._folder}: no checkpoint is whole; the run must be made anew"])
+        return None, ()
+
+    def _files(self) -> list[Path]:
+        return sorted(self._folder.glob("*.safetensors")) if self._folder.is_dir() else []
+
+    def _check_origin(self, path: Path, manifest: Mapping[str, Any]) -> None:
+        if manifest.get("format") != _FORMAT:
+            raise BadInput(
+                f"{path}: has format {manifest.get('format')}, this version reads {_FORMAT}: make a new run"
+            )
+        differ = differences(manifest["config"], self._config.model_dump(mode="json"))
+        if differ:
+            raise BadInput(
+                [f"{path}: was made with {k} = {then!r}, this run has {now!r}" for k, then, now in differ]
+            )
+        if manifest["corpus"] != self._corpus:
+            raise BadInput(
+                f"{path}: was made on other speech (digest {manifest['corpus'][:12]}, now "
+                f"{self._corpus[:12]}); give the folder as it was"
+            )
+
+
+def _manifest(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Settings in which two experiments differ, less those that change no number: (key, then, now) each."""
+    flat_then, flat_now = dict(_flat(then)), dict(_flat(now))
+    keys = [k for k in {**flat_then, **flat_now} if not k.startswith(_OF_NO_CONSEQUENCE)]
+    return [(k, flat_then.get(k), flat_now.get(k)) for k in keys if flat_then.get(k) != flat_now.get(k)]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,180 @@
+"""The unlearn step: requesters forget, each on its own forget set alone, and their updates join the model.
+
+A reply may take its time (``availability``): it joins the model of the date at which it comes, if the lease
+of its request still runs; else it is refused, and the request is given out anew.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from flwr.app import RecordDict
+
+from fedunlearn.config import Config
+from fedunlearn.federation.aggregation import Update, join_unlearning, step
+from fedunlearn.federation.availability import Availability
+from fedunlearn.federation.exchange import Fault, Federation, Occasion, letter, settings
+from fedunlearn.federation.observer import Observer
+from fedunlearn.federation.requests import Key, ServedRequest, grouped, ids_of, read_outcome
+from fedunlearn.federation.scalars import as_settings, ask_scalars
+from fedunlearn.federation.standing import Reply, Standing
+from fedunlearn.federation.transport import Refused, State, number, weights_like
+from fedunlearn.unlearning.contract import ServerScalars
+
+Told = dict[int, dict[str, Any]]
+"""client -> what became of its requests"""
+Answers = dict[int, tuple[Update, dict[str, Any]]]
+
+
+class UnlearnStep:
+    """Asks requesters to forget and joins what they send.
+
+    Args:
+        federation: the clients. config: the experiment. standing: of the run. observer: of the run.
+        availability: of the clients.
+    """
+
+    def __init__(
+        self,
+        federation: Federation,
+        config: Config,
+        standing: Standing,
+        observer: Observer,
+        availability: Availability,
+    ) -> None:
+        self._clients, self._config, self._standing = federation, config, standing
+        self._observer = observer
+        self._availability = availability
+
+    def scalars(self, weights: State, log_odds: bool) -> ServerScalars:
+        """The few numbers that requesters are told, asked of all clients that can be reached."""
+        standing = self._standing
+        occasion = Occasion(standing.clock, "evaluate", standing.costs["unlearn"])
+        there = [c for c in self._clients.clients if self._availability.reachable(c, standing.date)]
+        return ask_scalars(self._clients, there, weights, log_odds, occasion, standing.date)
+
+    def take(
+        self, weights: State, requests: Sequence[ServedRequest], scalars: ServerScalars,
+        kind: str = "train.unlearn", teacher: State | None = None, share: float = 1.0,
+    ) -> tuple[State, Told]:  # fmt: skip
+        """The requesters' joint step, and what became of it at each whose answer has come.
+
+        Args:
+            requests: of clients that can be reached. scalars: for them.
+            kind: of the message. teacher: weights that go with it. share: of the joint step.
+        """
+        told: Told = {}
+        by_client = grouped(requests)
+        turns = [[c] for c in by_client] if self._sequential else [list(by_client)]
+        for turn in turns:
+            self._standing.costs["unlearn"].rounds += 1
+            if told:  # somebody has moved the model since
+                scalars = self.scalars(weights, scalars.trained is not None)
+            answers = self._ask(weights, {c: by_client[c] for c in turn}, scalars, kind, teacher)
+            weights, new = self.join(weights, answers, share)
+            told |= new
+        return weights, told
+
+    def join(self, weights: State, answers: Answers, share: float = 1.0) -> tuple[State, Told]:
+        """The model after these answers, and what became of the requests of each."""
+        if not answers:
+            return weights, {}
+        standing = self._standing
+        updates = [update for update, _ in answers.values()]
+        self._observer.updated(weights, updates, standing.clock)
+        asking = {r.client for r in standing.open}
+        examples = self._clients.examples
+        staying = [client for client in examples if client not in asking]
+        last = [standing.history.last[client] for client in staying if client in standing.history.last]
+        unlearning = self._config.unlearning
+        longest = unlearning.clip * standing.history.usual_norm(staying)
+        total = sum(examples.values())
+        # Who has a request open does not speak for those who did not ask.
+        joint = join_unlearning(updates, unlearning.aggregation, total, last, longest)
+        told = {c: {**outcome, "update_norm": u.norm} for c, (u, outcome) in answers.items()}
+        return step(weights, joint, share), told
+
+    def arrived(self, weights: State) -> tuple[State, dict[Key, dict[str, Any]]]:
+        """Join the replies that were on their way and have come, each to the model of now.
+
+        Returns:
+            (the model, what became of each of their requests)
+        """
+        standing, done = self._standing, dict[Key, dict[str, Any]]()
+        now = [r for r in standing.under_way if r.due <= standing.date]
+        standing.under_way = [r for r in standing.under_way if r.due > standing.date]
+        in_time: dict[int, Reply] = {}
+        for reply in now:
+            if all(self._counts(key, attempt, reply.due) for key, attempt in reply.requests):
+                in_time[reply.update.client] = reply
+            else:
+                self._fault(reply.update.client, "its unlearn reply came when it was asked for no more")
+                self._give_back(key for key, attempt in reply.requests if self._waits(key, attempt))
+        if in_time:
+            standing.costs["unlearn"].rounds += 1
+        for turn in [[c] for c in in_time] if self._sequential else [list(in_time)]:
+            answers = {c: (in_time[c].update, in_time[c].outcome) for c in turn}
+            weights, told = self.join(weights, answers)
+            done |= {key: told[c] for c in told for key, _ in in_time[c].requests}
+        return weights, done
+
+    @property
+    def _sequential(self) -> bool:
+        return self._config.unlearning.aggregation == "sequential"
+
+    def _waits(self, key: Key, attempt: int) -> bool:
+        request = self._standing.requests[key]
+        return request.lease is not None and request.attempts == attempt
+
+    def _counts(self, key: Key, attempt: int, due: int) -> bool:
+        lease = self._standing.requests[key].lease
+        return self._waits(key, attempt) and lease is not None and due < lease
+
+    def _give_back(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            self._standing.requests[key].lease = None
+
+    def _fault(self, client: int, reason: str) -> None:
+        self._clients.faults.append(Fault(self._standing.clock, "unlearn", client, reason))
+
+    def _ask(
+        self, weights: State, requests: Mapping[int, Sequence[ServedRequest]], scalars: ServerScalars,
+        kind: str, teacher: State | None,
+    ) -> Answers:  # fmt: skip
+        """The answers that come at once; the others are lost, or on their way."""
+        standing, content = self._standing, {}
+        for client, own in requests.items():
+            share = min(1.0, sum(r.utterances for r in own) / self._clients.examples[client])
+            told = as_settings(replace(scalars, share=share))
+            asked = settings(requests=ids_of(own), round=standing.clock, date=standing.date, **told)
+            content[client] = letter(weights, asked, teacher)
+            for request in own:
+                request.attempts += 1
+                request.lease = standing.date + self._config.availability.lease
+
+        def read(client: int, reply: RecordDict) -> tuple[Update, dict[str, Any]]:
+            wanted, claimed = sum(r.utterances for r in requests[client]), int(number(reply, "examples"))
+            if claimed != wanted:
+                raise Refused(f"forgot {claimed} utterances, but {wanted} were asked for")
+            return Update(client, claimed, weights_like(reply, "update", weights)), read_outcome(reply)
+
+        occasion = Occasion(standing.clock, "unlearn", standing.costs["unlearn"])
+        answers = self._clients.ask(kind, content, read, occasion, quorum=0.0)
+        # Who has failed has said so: no lease is waited for.
+        self._give_back(r.key for c, own in requests.items() if c not in answers for r in own)
+        if kind != "train.unlearn":  # an upper reference's rounds know no patience
+            return answers
+        return {c: answer for c, answer in answers.items() if self._at_once(c, answer, requests[c])}
+
+    def _at_once(
+        self, client: int, answer: tuple[Update, dict[str, Any]], requests: Sequence[ServedRequest]
+    ) -> bool:
+        standing, attempt = self._standing, max(r.attempts for r in requests)
+        if self._availability.drops(client, standing.date, attempt):
+            self._fault(client, "dropped out in the middle of its unlearn step")
+            return False
+        delay = self._availability.delay(client, standing.date, attempt)
+        if delay:
+            given = tuple((r.key, r.attempts) for r in requests)
+            standing.under_way.append(Reply(standing.date + delay, answer[0], given, answer[1]))
+        return not delay
