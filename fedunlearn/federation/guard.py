@@ -8,10 +8,11 @@ them by each emotion. The second costs no message and sees what overall accuracy
 that is no longer recognised. Whatever the guard does is written down.
 """
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ What = Literal["clipped", "scaled back", "refused"]
 
 HALVINGS = (1.0, 0.5, 0.25, 0.125)
 """factors tried, one after another, on an update that does harm"""
+UNGUARDED = frozenset({"destroy"})
+"""controls that wreck the model on purpose"""
 _PROBES = 1024
 _PROBE_FRAMES = 100
 """frames of a probe, where the model reads more than one"""
@@ -55,6 +58,10 @@ class Intervention:
     drop: float | None
     silenced: float | None
     factor: float
+
+    def as_row(self) -> dict[str, Any]:
+        """As plain data."""
+        return {**vars(self), "requests": list(self.requests)}
 
     @property
     def reason(self) -> str:
@@ -177,12 +184,12 @@ class Probes:
     """Random features, distributed as a model's normalisation constants say that speech is.
 
     Args:
-        model: of the run's kind; its weights are overwritten. before: the model to compare with.
+        model: any of the run's kind. before: the weights to compare with.
         seed: of the run.
     """
 
     def __init__(self, model: EmotionModel, before: State, seed: int) -> None:
-        self._model = model
+        self._model = model = copy.deepcopy(model).eval()
         model.load_state_dict(before)
         frames = 1 if model.frame_seconds is None else _PROBE_FRAMES
         noise = torch.randn(_PROBES, frames, model.dims, generator=torch_rng_for(seed, "guard", "probes"))
@@ -201,10 +208,7 @@ class Probes:
 
     @torch.inference_mode()
     def _calls(self) -> Tensor:
-        was_training = self._model.training
-        self._model.eval()
         calls = self._model.classify(self._features, self._frames).argmax(1)
-        self._model.train(was_training)
         return calls.bincount(minlength=self._model.classes).double()
 
 
