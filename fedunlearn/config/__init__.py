@@ -235,6 +235,16 @@ class Config(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _attackers_exist(self) -> Self:
+        clients = self.partition.clients
+        strangers = [c for c in self.attackers.clients if c >= clients]
+        if strangers:
+            raise ValueError(
+                f"attackers.clients: there is no client {strangers[0]} (0 to {clients - 1} are there)"
+            )
+        return self
+
     def to_toml(self) -> str:
         """The whole experiment, defaults included, as TOML that ``load`` reads back to an equal config."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
