@@ -116,7 +116,7 @@ def _run(
             stopped = isinstance(failure, Interrupted)
             write_report(experiment.write_failure(str(failure), stopped), experiment.run.report)
             if config.federation.checkpoint_every:
-                _errors.print(f"To go on: python simulations/run.py --resume --out {_plain(str(folder))}")
+                failure.add_note(f"to go on: python simulations/run.py --resume --out {folder}")
             raise
     experiment.run.write_results(results)
     write_report(results, experiment.run.report)
@@ -222,6 +222,8 @@ def guarded(command: Callable[[], int]) -> int:
         return EXIT_BAD_INPUT
     except RunFailed as error:
         _errors.print(f"[red]failed:[/] {_plain(str(error))}")
+        for note in getattr(error, "__notes__", ()):
+            _errors.print(_plain(note))
         return EXIT_FAILED
     except OSError as error:
         _errors.print(f"[red]failed:[/] {_plain(str(error))} (is the disk full?)")

@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from fedunlearn.errors import BadInput
 
@@ -57,7 +57,7 @@ class RunFolder:
         self.standings = self.checkpoints / "standing"
         self.vaults = path / "vaults"
         self.log = path / "log.txt"
-        self._locked: IO[str] | None = None
+        self._locked: int | None = None
 
     def vault(self, client: int) -> Path:
         """The store of one device."""
@@ -114,18 +114,18 @@ class RunFolder:
         """
         if fcntl is None or self._locked is not None:
             return
-        file = (self.path / _LOCK).open("w")
+        file = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            file.close()
+            os.close(file)
             raise BadInput(f"{self.path}: another process plays this run; wait for it, or stop it") from error
         self._locked = file
 
     def unlock(self) -> None:
         """Let others play it."""
         if self._locked is not None:
-            self._locked.close()
+            os.close(self._locked)
             self._locked = None
 
     def clear(self) -> None:

@@ -252,8 +252,11 @@ def test_a_run_that_is_terminated_says_so(tmp_path: Path) -> None:
         time.sleep(0.1)
     process.terminate()
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 3 and said.strip() == "failed: the run was interrupted"
-    assert json.loads((tmp_path / "run" / "results.json").read_text())["status"] == "failed"
+    assert process.returncode == 3
+    failed, hint = said.strip().splitlines()
+    assert failed == "failed: the run was interrupted"
+    assert hint == f"to go on: python simulations/run.py --resume --out {tmp_path / 'run'}"
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["status"] == "partial"
 
 
 def test_report_of_a_folder_without_results(tmp_path: Path) -> None:

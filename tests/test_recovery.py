@@ -10,10 +10,11 @@ from small_run import prepared, run_small, small_config, weights_of
 from test_faults import Spoil
 from torch import Tensor
 
-from fedunlearn.federation import server as server_room
+from fedunlearn.federation import unlearn_step
 from fedunlearn.federation.aggregation import join_unlearning
 from fedunlearn.federation.engine import play
-from fedunlearn.federation.server import GlobalModel, Server
+from fedunlearn.federation.rounds import Rounds
+from fedunlearn.federation.transport import State
 
 STRONG: dict[str, Any] = {
     "unlearning__method": "gradient-ascent",
@@ -33,21 +34,17 @@ class Watch:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.moves: list[tuple[str, Tensor]] = []
-        serve, recover = Server.serve, Server.recover
+        report = Rounds.report
+        before: list[Tensor] = []
 
-        def watched_serve(server: Server, model: GlobalModel, requests: Any) -> tuple[GlobalModel, bool]:
-            after, unlearned = serve(server, model, requests)
-            if unlearned:
-                self.moves.append(("unlearn", flat(after.weights) - flat(model.weights)))
-            return after, unlearned
+        def watched(rounds: Rounds, round_: int, phase: str, weights: State, *rest: Any) -> None:
+            if phase in {"unlearn", "recover"}:
+                self.moves.append((phase, flat(weights) - before[0]))
+            if phase in {"learn", "unlearn", "recover"}:
+                before[:] = [flat(weights)]
+            report(rounds, round_, phase, weights, *rest)
 
-        def watched_recover(server: Server, model: GlobalModel) -> GlobalModel:
-            after = recover(server, model)
-            self.moves.append(("recover", flat(after.weights) - flat(model.weights)))
-            return after
-
-        monkeypatch.setattr(Server, "serve", watched_serve)
-        monkeypatch.setattr(Server, "recover", watched_recover)
+        monkeypatch.setattr(Rounds, "report", watched)
 
     def ways_back(self) -> list[float]:
         """Of each recovery round the cosines with the way back along each unlearn step before it."""
@@ -103,7 +100,7 @@ def test_the_recovered_model_is_no_nearer_to_the_original_along_the_way_it_went(
         with monkeypatch.context() as patched:
             watch = Watch(patched)
             config = small_config(**STRONG, deletions__schedule=once, recovery__reversion=reversion)
-            results = run_small(tmp_path / reversion, config, cache=tmp_path / "cache")
+            results = run_small(tmp_path / reversion, config)
         step, *rounds = [move for _, move in watch.moves]
         shares[reversion] = -float(torch.stack(rounds).sum(0) @ step / (step @ step))
         stored = results["cost"]["recover"]["bytes_stored"]
@@ -134,7 +131,7 @@ def test_ordinary_rounds_after_a_deletion_are_never_changed(
         with monkeypatch.context() as patched:
             watch = Watch(patched)
             config = small_config(**settings, recovery__reversion=reversion)
-            run_small(tmp_path / reversion, config, cache=tmp_path / "cache")
+            run_small(tmp_path / reversion, config)
         weights.append(weights_of(tmp_path / reversion))
         back.append(watch.ways_back())
     assert (weights[0] == weights[1]) == (rounds == 0)
@@ -156,7 +153,7 @@ class Joined:
             self.steps.append(([u.client for u in updates], len(others), longest))
             return join_unlearning(updates, how, total, others, longest)
 
-        monkeypatch.setattr(server_room, "join_unlearning", watched)
+        monkeypatch.setattr(unlearn_step, "join_unlearning", watched)
 
 
 def test_those_who_did_not_ask_and_they_alone_are_heard(
@@ -169,8 +166,7 @@ def test_those_who_did_not_ask_and_they_alone_are_heard(
     assert play(experiment)["status"] == "complete"
     assert [(clients, others) for clients, others, _ in joined.steps] == [([1], 5), ([2, 3], 3)]
     first, second = (longest for _, _, longest in joined.steps)
-    assert experiment._server is not None
-    last_round = experiment._server.history.norms[3]
+    last_round = experiment.standing.history.norms[3]
     sizes = {c: sum(n * n for n in own.values()) ** 0.5 for c, own in last_round.items()}
     assert second == pytest.approx(2.0 * sorted(sizes[c] for c in (0, 4, 5))[1])
     assert 2 * min(sizes.values()) <= first <= 2 * max(sizes.values())

@@ -24,8 +24,10 @@ from fedunlearn.examples import Examples
 from fedunlearn.federation.client import Device, make_client_app
 from fedunlearn.federation.engine import run_inline
 from fedunlearn.federation.exchange import Federation
+from fedunlearn.federation.standing import Standing, trained_names
 from fedunlearn.federation.transport import unpack
 from fedunlearn.federation.upper_references import ReferenceServer
+from fedunlearn.history import History
 from fedunlearn.ledger import Ledger
 from fedunlearn.models import build_model
 from fedunlearn.seeding import rng_for
@@ -260,6 +262,9 @@ class Nobody:
     def saw(self, row: Mapping[str, Any], predictions: Predictions | None) -> None: ...
 
     def request_reached(self, *_: Any) -> None: ...
+    def first_request(self) -> None: ...
+    def updated(self, *_: Any) -> None: ...
+    def keep(self, copies: int = 1) -> None: ...
 
 
 def with_server(
@@ -275,7 +280,8 @@ def with_server(
         template = build_model(config.model, 6, rng_for(0, "template"))
         initial = build_model(config.model, 6, rng_for(config.seed, "initial weights")).state_dict()
         card = REFERENCES[config.unlearning.method]
-        body(ReferenceServer(federation, config, template, Nobody(), card), initial)
+        standing = Standing(History(trained_names(template)), examples=federation.examples)
+        body(ReferenceServer(federation, config, template, standing, Nobody(), card), initial)
 
     client_app = make_client_app(str(out.resolve()))
     run_inline(app, client_app, 6, config.federation, experiment.run.log)
@@ -296,7 +302,11 @@ def test_fed_eraser_with_nothing_to_erase_learns_the_same_again(tmp_path: Path, 
     distances: list[float] = []
 
     def body(server: ReferenceServer, initial: dict[str, Tensor]) -> None:
-        learned = server.learn(server.start(initial, "learn"), config.seed, "learn", server.deaf)
+        learned = server.rounds.start(initial, "learn")
+        server.rounds.begin_history(learned)
+        for number in range(1, 4):
+            learned, updates, *_ = server.rounds.ordinary(learned, config.seed, number, "learn")
+            server.rounds.remember(updates, number, number - 1)
         card = REFERENCES["fed-eraser"]
         assert isinstance(card, HistoryCard)
         for stream in (config.seed, config.seed + 1):
