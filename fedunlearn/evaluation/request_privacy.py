@@ -112,9 +112,10 @@ def label_mixes(model: EmotionModel, update: Mapping[str, Tensor]) -> dict[str, 
 
     Forgetting an utterance pushes down the output of its class: the gradient of the cross-entropy by the
     output bias is p - y, so that an ascent step lowers the bias of the true class alone (after Zhao et al.
-    2020, iDLG, arXiv 2001.02610). Each guess is the part of a vector [C] that goes down, as shares; where
-    nothing does, the server guesses that all classes are alike. "bias": of the output bias; "rows": of the
-    sums of the rows of the output matrix, whose inputs are mostly of one sign.
+    2020, iDLG, arXiv 2001.02610). Each guess is a vector [C] >= 0 as shares; where all of it is zero, the
+    server guesses that all classes are alike. "bias": by how much the output bias falls; "rows": by how much
+    the sums of the rows of the output matrix fall, whose inputs are mostly of one sign; "half rows": half
+    way from there to all alike; "lengths": how long the rows' changes are, whichever way they go.
 
     Args:
         model: with the weights before. update: differences, by name.
@@ -122,9 +123,12 @@ def label_mixes(model: EmotionModel, update: Mapping[str, Tensor]) -> dict[str, 
     matrix, bias = _output_layer(model)
     found = {}
     if bias is not None:
-        found["bias"] = _pushed_down(update[bias])
+        found["bias"] = _shares(-update[bias].double())
     if matrix is not None:
-        found["rows"] = _pushed_down(update[matrix].double().sum(1))
+        rows = update[matrix].double()
+        found["rows"] = _shares(-rows.sum(1))
+        found["half rows"] = (found["rows"] + 1 / model.classes) / 2
+        found["lengths"] = _shares(rows.norm(dim=1))
     return found
 
 
@@ -154,10 +158,10 @@ def _judged(
     }
 
 
-def _pushed_down(change: Tensor) -> Mix:
-    down = np.maximum(0.0, -change.double().numpy())
-    whole = down.sum()
-    return down / whole if whole > 0 else np.full(len(down), 1 / len(down))
+def _shares(amounts: Tensor) -> Mix:
+    positive = np.maximum(0.0, amounts.numpy())
+    whole = positive.sum()
+    return positive / whole if whole > 0 else np.full(len(positive), 1 / len(positive))
 
 
 def _output_layer(model: EmotionModel) -> tuple[str | None, str | None]:
