@@ -145,12 +145,17 @@ class Guard:
                 factor, harm = self._harmless([shorter])
                 passed += bounded(shorter, self._longest, harm, factor)
         if len(passed) > 1:
-            length = Update(-1, 1, self._join(passed)).norm
-            factor = min(1.0, self._longest_together / length) if length else 1.0
+            factor = self._shorter_together(passed)
             passed = [v for u in passed for v in bounded(u, self._longest_together, Harm(), factor)]
             factor, harm = self._harmless(passed)
             passed = [v for u in passed for v in bounded(u, self._longest_together, harm, factor)]
         return passed, done
+
+    def _shorter_together(self, updates: Sequence[Update]) -> float:
+        if self._longest_together == math.inf:
+            return 1.0
+        length = Update(-1, 1, self._join(updates)).norm
+        return min(1.0, self._longest_together / length) if length else 1.0
 
     def _harmless(self, updates: Sequence[Update]) -> tuple[float, Harm]:
         """The largest factor at which these do no harm together (0: none), and what they do as they are."""
