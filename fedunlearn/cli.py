@@ -114,7 +114,8 @@ def _run(
             results = play(experiment)
         except RunFailed as failure:
             stopped = isinstance(failure, Interrupted)
-            write_report(experiment.write_failure(str(failure), stopped), experiment.run.report)
+            reason = f"{failure}; --resume goes on from there" if stopped else str(failure)
+            write_report(experiment.write_failure(reason, stopped), experiment.run.report)
             if config.federation.checkpoint_every:
                 failure.add_note(f"to go on: python simulations/run.py --resume --out {folder}")
             raise

@@ -133,10 +133,11 @@ class RunFolder:
 
         For a run in which nothing has been learned or asked yet.
         """
-        for folder in (self.vaults, self.checkpoints):
-            shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.config, self.ledger, self.metrics, self.results, self.log):
-            file.unlink(missing_ok=True)
+        for path in self.path.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != _LOCK:
+                path.unlink()
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Add one line to metrics.jsonl."""

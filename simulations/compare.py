@@ -1,4 +1,4 @@
-"""Unlearning methods side by side: methods x sizes x requesters x aggregations x recoveries x seeds.
+"""Methods side by side: methods x sizes x requesters x aggregations x recoveries x windows x seeds.
 
 ``python simulations/compare.py --config configs/ravdess.toml --data PATH --methods default,none --sizes 10,20
 --requesters 1,4 --seeds 0,1 --engine inline --out DIR``
@@ -66,6 +66,14 @@ def compare(
             'recovery.reversion = "removed".'
         ),
     ] = "",
+    windows: Annotated[
+        str,
+        typer.Option(
+            help="Rounds that a request waits so that others may be served with it (deletions.window), such "
+            "as 0,2,5,10; empty: the config's. With --apart."
+        ),
+    ] = "",
+    apart: Annotated[int, typer.Option(help="Rounds between one requester and the next.", min=0)] = 0,
     out: Annotated[Path, typer.Option(help="Folder for cells, tables and figures.")] = Path("runs/compare"),
     config: Annotated[Path | None, typer.Option(help="A complete experiment to start from.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the corpus; only read.")] = None,
@@ -74,7 +82,8 @@ def compare(
 ) -> None:
     """Compare unlearning methods; writes compare.csv, compare.md, compare.tex and figures.
 
-    Figures are of the first aggregation and recovery named, and one is across them.
+    Figures are of the first aggregation, recovery and window named; one is across aggregations and
+    recoveries, one across windows.
 
     Exit codes: 0 every cell is there; 2 bad input; 3 a cell failed, or it was interrupted.
     """
@@ -93,6 +102,8 @@ def compare(
             seeds=_numbers("--seeds", seeds, 0),
             aggregations=_words(aggregations),
             recoveries=_words(recoveries),
+            windows=_numbers("--windows", windows, 0) if windows else [],
+            apart=apart,
         )
         if not axes.variants:
             raise BadInput("--methods, --variant: name at least one method")

@@ -70,7 +70,9 @@ def example_results() -> dict[str, Any]:
         "retrained_timeline": [
             {"round": r, **_learned(r, 0.571, 0.417, 0.996, 0.554)} for r in range(1, 43)
         ],
-        "faults": [{"round": 12, "phase": "learn", "client": 7, "reason": "reply holds NaN: refused"}],
+        "faults": [
+            {"round": 12, "phase": "learn", "client": 7, "kind": "refused", "reason": "reply holds NaN"}
+        ],
         "times": {
             "started": "2026-01-05T09:12:44+00:00",
             "wall_seconds": 184.2,
@@ -78,6 +80,69 @@ def example_results() -> dict[str, Any]:
             "references": {"original": "trained", "retrained": "cached"},
         },
     }  # fmt: skip
+
+
+def eventful_results() -> dict[str, Any]:
+    """The same run with requests that wait: for a window, for devices that are away, slow or drop.
+
+    #1 is of a person with two devices, #2 in time, #3 overdue, #4 withdrawn, #5 refused, #6 still open, #7 of
+    speech that no model had been trained on.
+    """
+    results = example_results()
+    first, second, third, fourth = results["requests"]
+    unserved = ("round_applied", "rounds_waited", "forget_accuracy", "steps", "stopped", "adversarial",
+                "attack_success", "update_norm")  # fmt: skip
+    never = fourth | dict.fromkeys(unserved)
+    results["requests"] = [
+        first | {"round_applied": 32, "rounds_waited": 2, "devices": 2, "learned": 30, "joint_with": ["x"],
+                 "history": _history(30, 30, 32, 32, 32, 34)},
+        first | {"client": 9, "utterances": 12, "learned": 12, "round_applied": 34, "rounds_waited": 4,
+                 "devices": 2, "attempts": 3, "history": _history(30, 31, 34, 34, 34, 34)},
+        second | {"round_raised": 31, "round_applied": 32, "rounds_waited": 1, "deadline": 5,
+                  "history": _history(31, 31, 32, 32, 32, 32)},
+        third | {"round_raised": 33, "round_applied": 41, "rounds_waited": 8, "deadline": 5, "overdue": True,
+                 "attempts": 2, "history": _history(33, 36, 40, 41, 41, 42)},
+        never | {"id": "r-005-1", "client": 5, "state": "withdrawn", "round_raised": 35,
+                  "reason_open": "its person withdrew it",
+                  "history": [*_history(35, 36), {"state": "withdrawn", "round": 38}]},
+        never | {"id": "r-006-1", "client": 6, "state": "refused", "round_raised": 37,
+                  "reason_open": "names 2 utterances that are not its own",
+                  "history": [*_history(37), {"state": "refused", "round": 37}]},
+        never | {"state": "accepted", "round_raised": 39, "deadline": 11, "attempts": 2,
+                  "reason_open": "client 4 dropped twice", "history": _history(39, 39)},
+        never | {"id": "r-007-1", "client": 7, "learned": 0, "round_raised": 40,
+                  "history": [{"state": s, "round": 40} for s in ("raised", "purged", "verified")]},
+    ]  # fmt: skip
+    results["timeline"] = [
+        row | ({"round": moved, "requests": names} if row["phase"] == "unlearn" else {})
+        for row, (moved, names) in _unlearn_steps(results["timeline"])
+    ]
+    results |= {
+        "status": "partial",
+        "failure": "request r-004-1 of client 4 is accepted, not verified",
+        "availability": {"unreachable": [[31, 4], [33, 2], [34, 5], [40, 1]],
+                         "requesters": [[3, 34, 36], [3, 37, 39], [9, 31, 32]]},
+        "faults": [
+            {"round": 32, "phase": "unlearn", "client": 9, "kind": "late", "reason": "3 rounds late"},
+            {"round": 40, "phase": "unlearn", "client": 4, "kind": "dropped", "reason": "no reply"},
+            {"round": 42, "phase": "unlearn", "client": 4, "kind": "dropped", "reason": "no reply"},
+        ],
+    }  # fmt: skip
+    results["config"]["deletions"]["window"] = 2
+    return results
+
+
+def _history(*rounds: int) -> list[dict[str, Any]]:
+    states = ("raised", "accepted", "unlearned", "applied", "purged", "verified")
+    return [{"state": state, "round": round_} for state, round_ in zip(states, rounds, strict=False)]
+
+
+def _unlearn_steps(timeline: list[dict[str, Any]]) -> list[tuple[dict[str, Any], tuple[int, list[str]]]]:
+    """Each row, and where an unlearn step of it goes in the eventful run."""
+    steps = iter([(32, ["r-001-1", "r-002-1"]), (34, ["r-001-1"]), (41, ["r-003-1"])])
+    moved = [(row, next(steps) if row["phase"] == "unlearn" else (0, [])) for row in timeline]
+    order = {"unlearn": 0.5}
+    return sorted(moved, key=lambda m: (m[1][0] or m[0]["round"]) + order.get(m[0]["phase"], 0.0))
 
 
 def _model(
@@ -141,6 +206,13 @@ def _requests() -> list[dict[str, Any]]:
             "adversarial": 20 * utterances,
             "attack_success": 0.97,
             "update_norm": 1.234 * client,
+            "deadline": None,
+            "overdue": False,
+            "devices": 1,
+            "learned": utterances,
+            "attempts": 1,
+            "reason_open": None,
+            "history": _history(round_, round_, round_, round_, round_, round_),
         }
         for client, what, utterances, round_ in wanted
     ]

@@ -12,7 +12,7 @@ from fedunlearn import config as configuration
 from fedunlearn.config import Config
 from fedunlearn.federation.engine import play
 from fedunlearn.federation.experiment import Experiment
-from fedunlearn.federation.preparation import prepare
+from fedunlearn.federation.preparation import Heard, prepare
 from fedunlearn.federation.progress import Progress
 
 SCHEDULE = [
@@ -55,6 +55,17 @@ def run_small(
 ) -> dict[str, Any]:
     """Prepare and play; the results."""
     experiment = prepared(out, config, cache)
+    results = play(experiment, mods)
+    experiment.run.write_results(results)
+    return results
+
+
+def resumed(
+    out: Path, config: Config, cache: Path, mods: Sequence[Any] = (), heard: Heard | None = None
+) -> dict[str, Any]:
+    """Take up a run that was left, or begin it where there is none, and play it to its end."""
+    begun = out.exists()
+    experiment = prepare(config, out, cache, Progress(Console(quiet=True)), heard, resume=begun)
     results = play(experiment, mods)
     experiment.run.write_results(results)
     return results

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from fedunlearn import config as configuration
 from fedunlearn.errors import Interrupted, RunFailed
 from fedunlearn.evaluation.reference import Learned, ReferenceCache
+from fedunlearn.federation.experiment import Experiment
 from fedunlearn.report.comparison import COLUMNS
 from fedunlearn.study import bench
 from fedunlearn.study.bench import Bench
@@ -166,7 +167,8 @@ def test_a_finished_cell_is_never_computed_again_and_another_experiment_is(
 ) -> None:
     out = finished[0]
 
-    def never(*_: Any) -> None:
+    def never(experiment: Experiment) -> None:
+        experiment.close()
         raise RunFailed("computed again")
 
     monkeypatch.setattr(bench, "play", never)
@@ -259,6 +261,20 @@ def test_on_a_terminal_there_are_bars(
     assert "none-1x3-sum-gentle-seed0" in screen.getvalue() and "1/1" in screen.getvalue()
 
 
+def test_windows_are_waited_and_drawn_against_the_gap(script: ModuleType, tmp_path: Path) -> None:
+    """Two ask, one a round after the other. Window 0: both are served at once. Window 2: the first waits 2
+    rounds and the second, served with it, 1.
+    """
+    chosen = ("--methods", "none", "--sizes", "4", "--requesters", "2", "--seeds", "0")
+    code, said = call(script, tmp_path, *chosen, "--windows", "0,2", "--apart", "1")
+    assert code == 0, said
+    rows = [r for r in read(tmp_path) if r["stage"] == "recovered"]
+    assert [(r["window"], r["rounds_waited_mean"]) for r in rows] == [("0", "0.0"), ("2", "1.5")]
+    assert len({r["noise_floor"] for r in rows}) == 1, "the same references"
+    assert (tmp_path / "waiting-gap.png").stat().st_size > 0
+    assert "2 x 4, window 2" in said
+
+
 def test_what_a_method_sees_stands_in_the_table(script: ModuleType, tmp_path: Path) -> None:
     chosen = ("--methods", "fed-eraser,fine-tune", "--sizes", "4", "--requesters", "1", "--seeds", "0")
     code, said = call(script, tmp_path, *chosen)
@@ -289,6 +305,9 @@ def test_what_a_method_sees_stands_in_the_table(script: ModuleType, tmp_path: Pa
         (["--recoveries", "soft"], "--recoveries soft: is not one of none, gentle"),
         (["--recoveries", "gentle", "--set", "recovery.rounds=0"], "the experiment has no recovery rounds"),
         (["--sizes", "4,9999"], "--sizes 9999: client"),
+        (["--windows", "0,x"], "--windows 0,x: write whole numbers"),
+        (["--windows", "-1"], "--windows -1: must be at least 0"),
+        (["--requesters", "2", "--windows", "0,2"], "all ask at once"),
     ],
 )
 def test_a_mistake_is_said_before_anything_runs(

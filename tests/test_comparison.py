@@ -2,11 +2,13 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import matplotlib.image
 import numpy as np
 import pytest
 from comparison_rows import rows_of
+from matplotlib.container import ErrorbarContainer
 from scipy.stats import chi2
 
 from fedunlearn.report.comparison import (
@@ -19,7 +21,7 @@ from fedunlearn.report.comparison import (
     settings_of,
     spread,
 )
-from fedunlearn.report.comparison_figures import noise_ellipse, write_figures
+from fedunlearn.report.comparison_figures import noise_ellipse, waiting_against_gap, write_figures
 from fedunlearn.report.comparison_tables import details, latex, markdown, summaries
 
 # ---- statistics ------------------------------------------------------------------------------------------
@@ -169,6 +171,47 @@ def test_one_summary_for_each_aggregation_and_recovery_and_one_section_for_each_
     assert len(details(rows)) == 4
 
 
+def waiting_rows(methods: dict[str, list[list[float]]], **changed: Any) -> list[dict[str, Any]]:
+    """Method -> for each of the windows 0, 4, 8 its gap with each seed; a window of w is waited half."""
+    return [
+        row
+        for number, window in enumerate((0, 4, 8))
+        for row in rows_of(
+            {m: gaps[number] for m, gaps in methods.items()},
+            window=window,
+            rounds_waited_mean=window / 2,
+            **changed,
+        )
+    ]
+
+
+WAITED = {"a": [[0.3, 0.32], [0.2, 0.22], [0.25, 0.25]], "b": [[0.1, 0.1]] * 3}
+
+
+def test_windows_are_in_the_tables_only_where_there_is_more_than_one() -> None:
+    rows = waiting_rows(WAITED)
+    (summary,) = summaries(rows)
+    assert summary.head[2:5] == [f"10 utterances, window {w}" for w in (0, 4, 8)]
+    line = {cells[0]: cells for _, body in summary.groups for cells in body}["a"]
+    assert [cell.split(" ")[0] for cell in line[2:5]] == ["0.310", "0.210", "0.250"]
+    tables = details(rows)
+    assert [t.title.split(",")[1] for t in tables] == [" window 0", " window 4", " window 8"]
+    assert [t.head[9] for t in tables] == ["rounds waited"] * 3
+    assert [t.groups[0][1][0][9] for t in tables] == ["0.0", "2.0", "4.0"]
+    assert {len(cells) for t in tables for _, body in t.groups for cells in body} == {11}
+    alone = [r for r in rows if r["window"] == 4]
+    assert "window" not in markdown([*summaries(alone), *details(alone)])
+
+
+def test_a_gap_is_read_against_the_retrained_model_of_its_own_window() -> None:
+    rows = waiting_rows({"a": [[0.1], [0.1], [0.1]]})
+    for row in rows:
+        if row["window"] == 4 and row["stage"] == "retrained":
+            row["forget"] = 0.4
+    found = less_retrained(rows, "forget")
+    assert [by_seed(found, "forget", window=w)[0] for w in (0, 4, 8)] == pytest.approx([0.1, 0.2, 0.1])
+
+
 def test_markdown_and_latex_hold_every_line() -> None:
     tables = summaries(rows_of(GAPS | {"under_score": [0.4] * 3}, {"scrub": "retain"}))
     written = markdown(tables)
@@ -221,6 +264,25 @@ def test_figures_are_drawn_of_few_and_of_many(tmp_path: Path, methods: int, seed
         assert np.ptp(matplotlib.image.imread(file)) > 0.5
     legend = (tmp_path / "gap-by-size.svg").read_text()
     assert all(f">{m}</text>" in legend for m in gaps)
+
+
+def test_waiting_is_drawn_against_the_gap_a_line_a_method_and_never_mixed_into_the_rest(
+    tmp_path: Path,
+) -> None:
+    rows = waiting_rows(WAITED)
+    (axes,) = waiting_against_gap(rows).axes
+    lines = {c.get_label(): c[0].get_xydata() for c in axes.containers if isinstance(c, ErrorbarContainer)}
+    assert lines.keys() == {"a", "b"}
+    assert np.allclose(lines["a"], [(0, 0.31), (2, 0.21), (4, 0.25)])
+    assert np.allclose(lines["b"], [(0, 0.1), (2, 0.1), (4, 0.1)])
+    assert len(waiting_against_gap(rows + waiting_rows(WAITED, requesters=4)).axes) == 2
+    files = {f.name for f in write_figures(rows, tmp_path)}
+    assert "waiting-gap.svg" in files and "aggregation-recovery.svg" not in files
+    alone = [r for r in rows if r["window"] == 0]
+    (tmp_path / "alone").mkdir()
+    write_figures(alone, tmp_path / "alone")
+    for file in (tmp_path / "alone").iterdir():
+        assert file.read_bytes() == (tmp_path / file.name).read_bytes(), "others are of the first window"
 
 
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:

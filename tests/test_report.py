@@ -16,7 +16,8 @@ from fedunlearn.report.drawing import PALETTE
 from fedunlearn.report.figures import confusions
 from fedunlearn.report.finding import find, judgement
 from fedunlearn.report.page import render
-from fedunlearn.report.tables import cost_table, models_table, ranking_table, request_table, tiles
+from fedunlearn.report.request_table import batches, request_table, unreachable
+from fedunlearn.report.tables import cost_table, models_table, ranking_table, tiles
 from fedunlearn.report.timeline import events, label, places
 from fedunlearn.report.values import duration, fraction, signed, significant, size
 
@@ -156,7 +157,7 @@ def test_requests_ranking_costs_and_settings_are_on_the_page(page: str) -> None:
     text = words(page)
     wanted = (
         *("r-003-1", "1.000 → 0.450", "97% hit", "control: destroy", "299 MB", "2.9 min", "torchaudio"),
-        *("reply holds NaN: refused", "s03_017: shorter than 0.5 s", 'aggregation = "sum"'),
+        *("reply holds NaN", "s03_017: shorter than 0.5 s", 'aggregation = "sum"'),
         *("L2UL-style, after Ren et al. 2025", "not the lowest forget accuracy"),
     )
     for expected in wanted:
@@ -233,9 +234,9 @@ def test_failed_and_partial_are_said_first() -> None:
         r"<body>\s*<header>\s*<p class=\"alarm\"[^>]*>This run failed: round 31: quorum lost\.", page
     )
     partial = example_results() | {"status": "partial"}
-    partial["requests"][3]["state"] = "refused"
+    partial["requests"][3]["state"] = "accepted"
     alarm = find(partial).alarm
-    assert alarm.startswith("This run is partial.") and "r-004-1: refused." in alarm
+    assert alarm.startswith("This run is partial.") and "r-004-1: accepted." in alarm
     assert tiles(partial)[-1].value == "3 of 4"
     assert find(example_results() | {"status": None}).alarm
 
@@ -291,7 +292,7 @@ def test_any_single_null_is_survived() -> None:
             target = target[key]
         target[last] = None
         find(results), models_table(results), ranking_table(results), cost_table(results), tiles(results)
-        request_table(results["requests"] or [])
+        request_table(results), batches(results), unreachable(results)
 
 
 def test_hostile_text_stays_text() -> None:

@@ -90,6 +90,22 @@ def test_without_axes_of_their_own_aggregation_and_recovery_are_the_experiments(
     assert cell.experiment.recovery == load({}).recovery
 
 
+def test_windows_are_crossed_with_requests_one_after_the_other() -> None:
+    cells = cells_of(load, axes(requesters=[3], windows=[0, 5], apart=2))
+    assert [(c.window, c.experiment.deletions.window) for c in cells] == [(0, 0), (5, 5)]
+    assert cells[0].name == "l2ul-3x10-sum-gentle-seed0" and cells[1].name.endswith("gentle-window5-seed0")
+    schedules = [c.experiment.deletions.schedule for c in cells]
+    assert schedules[0] == schedules[1] and [e.after_learning for e in schedules[0]] == [0, 2, 4]
+    (cell,) = cells_of(lambda o: load({"deletions.window": 3, **o}), axes())
+    assert cell.window == 3, "the experiment's own"
+
+
+def test_windows_in_which_nobody_else_could_ask_are_refused() -> None:
+    with pytest.raises(BadInput, match="--windows: all ask at once"):
+        cells_of(load, axes(requesters=[1, 4], windows=[0, 5]))
+    assert len(cells_of(load, axes(requesters=[4], windows=[5]))) == 1
+
+
 @pytest.mark.parametrize("name", RECOVERIES)
 def test_a_named_recovery_is_called_by_its_name(name: str) -> None:
     base = load({})

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedunlearn.config import Config
 from fedunlearn.deletion import State as RequestState
+from fedunlearn.deletion import last_scheduled_round
 from fedunlearn.federation.availability import Availability
 from fedunlearn.federation.exchange import Federation, Occasion, settings
 from fedunlearn.federation.observer import Observer
@@ -59,7 +60,9 @@ class Desk:
         }
         there = {c: r for c, r in content.items() if self._availability.reachable(c, standing.date)}
         heard = self._clients.ask("query.deletions", there, read_requests, occasion, quorum=0.0)
-        standing.unheard = set(content) - set(heard)
+        last = last_scheduled_round(self._config.deletions, self._config.training.rounds)
+        silent = set(content) - set(heard)
+        standing.unheard = silent if standing.date <= last else standing.unheard & silent
         for client, said in heard.items():
             self._hear(client, said)
         for request in standing.open:
@@ -80,7 +83,8 @@ class Desk:
                 if wish.state is RequestState.PURGED:
                     continue  # of another life of this vault; there is nothing left to do
                 request = self._new(client, wish)
-            request.learned = wish.learned
+            if wish.state is RequestState.RAISED:
+                request.learned = wish.learned
             request.purged_there = wish.state is RequestState.PURGED
             before_applied = request.state in {RequestState.RAISED, RequestState.ACCEPTED}
             if wish.state is RequestState.WITHDRAWN and before_applied:
@@ -192,7 +196,8 @@ class Desk:
     def note(self, request: ServedRequest, state: RequestState) -> None:
         """As ``move``, where the disk knows or will be told."""
         request.state = state
-        request.history.append({"state": str(state), "round": self._standing.clock})
+        now = {"round": self._standing.clock, "date": self._standing.date}
+        request.history.append({"state": str(state), **now})
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:

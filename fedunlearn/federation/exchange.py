@@ -26,12 +26,15 @@ class Fault:
 
     Attributes:
         round: of the timeline; phase: what was being done; client: who; reason: one line.
+        kind: "refused" = what it says cannot be; "failed" = it says that it failed; "late" = it came too
+            late, or never; "dropped" = its device was gone in the middle of an unlearn step.
     """
 
     round: int
     phase: str
     client: int
     reason: str
+    kind: str = "refused"
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,8 @@ class Federation:
                 try:
                     answers[client] = self._read(client, reply, read, occasion)
                 except Refused as why:
-                    self._fault(client, str(why), occasion)
+                    sort = "late" if reply is None else "failed" if reply.has_error() else "refused"
+                    self._fault(client, str(why), occasion, sort)
             waiting = {c: r for c, r in waiting.items() if c not in answers}
             if not waiting:
                 break
@@ -183,8 +187,8 @@ class Federation:
         if deadline is not None and time.monotonic() > deadline:
             raise RunFailed(f"{what} after {self._settings.timeout:g} s")
 
-    def _fault(self, client: int, reason: str, occasion: Occasion) -> None:
-        self.faults.append(Fault(occasion.round, occasion.phase, client, reason))
+    def _fault(self, client: int, reason: str, occasion: Occasion, kind: str) -> None:
+        self.faults.append(Fault(occasion.round, occasion.phase, client, reason, kind))
 
     def _read(
         self, client: int, reply: Message | None, read: Callable[[int, RecordDict], T], occasion: Occasion
@@ -198,7 +202,7 @@ class Federation:
         if "seconds" in metrics:
             occasion.cost.client_seconds += number(reply.content, "seconds")
         if "died" in metrics:
-            self._fault(client, "its process died and was started again", occasion)
+            self._fault(client, "its process died and was started again", occasion, "failed")
         return read(client, reply.content)
 
 

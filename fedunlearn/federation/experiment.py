@@ -24,6 +24,7 @@ from fedunlearn.evaluation.cost import PhaseCost
 from fedunlearn.evaluation.judge import Judge, Predictions
 from fedunlearn.evaluation.reference import Learned, ReferenceCache
 from fedunlearn.federation.aggregation import ServerOptimizer, Update
+from fedunlearn.federation.availability import Availability
 from fedunlearn.federation.exchange import Federation
 from fedunlearn.federation.progress import Progress
 from fedunlearn.federation.references import References, first_weights
@@ -67,10 +68,11 @@ class Experiment:
         self.config, self.run, self.corpus, self.partition = config, run, corpus, partition
         self.stop = threading.Event()
         self.results: dict[str, Any] | None = None
-        self._judge, self._template, self._cache, self._progress = judge, template, cache, progress
+        self._judge, self._cache, self._progress = judge, cache, progress
         self._ledger = Ledger(run.ledger)
         self.standing = standing or Standing(History(trained_names(template)))
-        self._shelf = Shelf(run.standings, config, judge.content_of([]))
+        self.template, self.corpus_digest = template, judge.content_of([])
+        self._shelf = Shelf(run.standings, config, self.corpus_digest)
         self._new = standing is None
         self._unkept = 0
         self._log = self.standing.log
@@ -142,7 +144,7 @@ class Experiment:
             "unlearning": assemble.about_method(method_named(self.config.unlearning.method)),
             "corpus": self._about_corpus(),
             "timeline": standing.log.rows,
-            "requests": assemble.request_rows(standing.requests.values(), self._books()),
+            "requests": assemble.request_rows(standing.requests.values(), self._books(), standing.faults),
             "cost": assemble.costs(standing.costs),
             "guard": standing.guarded,
             "attackers": assemble.attackers(self.config.attackers),
@@ -232,13 +234,14 @@ class Experiment:
                 models, controls, config.unlearning.method, len(self.corpus.emotions)
             ),
             "references": standing.keys,
-            "requests": assemble.request_rows(served, books),
+            "requests": assemble.request_rows(served, books, standing.faults),
             "cost": assemble.costs(costs),
             "timeline": assemble.timeline(standing.log.rows, standing.log.curve, judge, forget),
             "retrained_timeline": assemble.timeline(retrained_log.rows, retrained_log.curve, judge, forget),
             "guard": standing.guarded,
             "attackers": assemble.attackers(config.attackers),
             "faults": assemble.fault_rows(federation.faults),
+            "availability": self._about_availability(),
             "ledger": self._about_ledger(),
             "times": {
                 "started": self._started.isoformat(timespec="seconds"),
@@ -317,8 +320,8 @@ class Experiment:
     def _make_server(self, federation: Federation) -> Server:
         card = REFERENCES.get(self.config.unlearning.method)
         if card is None:
-            return Server(federation, self.config, self._template, self.standing, self)
-        return ReferenceServer(federation, self.config, self._template, self.standing, self, card)
+            return Server(federation, self.config, self.template, self.standing, self)
+        return ReferenceServer(federation, self.config, self.template, self.standing, self, card)
 
     def _books(self) -> dict[Key, DeletionRequest]:
         clients = [s.client for s in self.partition.clients]
@@ -330,6 +333,12 @@ class Experiment:
             return {"entries": len(ledger.entries()), "head": ledger.head()}
         finally:
             ledger.close()
+
+    def _about_availability(self) -> dict[str, Any] | None:
+        config = self.config
+        availability = Availability(config.availability, config.seed, config.partition.clients)
+        asking = {client for _, client in self.standing.requests}
+        return None if availability.certain else availability.in_results(self.standing.dates, asking)
 
     def _about_corpus(self) -> dict[str, Any]:
         return {

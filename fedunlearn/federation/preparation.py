@@ -14,6 +14,7 @@ from fedunlearn.deletion import check_schedule
 from fedunlearn.errors import BadInput
 from fedunlearn.evaluation.judge import Judge
 from fedunlearn.evaluation.reference import ReferenceCache
+from fedunlearn.federation.availability import Availability
 from fedunlearn.federation.experiment import Experiment
 from fedunlearn.federation.progress import Progress
 from fedunlearn.federation.resume import Shelf
@@ -32,14 +33,18 @@ Heard = tuple[Corpus, Speech]
 
 
 def resolve(config: Config) -> Config:
-    """Fill in what follows from the rest: the corpus's whole path; a generated speaker for each client."""
+    """Fill in what follows from the rest: whole paths; a generated speaker for each client."""
     corpus = config.corpus
     if corpus.path:
         corpus = corpus.model_copy(update={"path": str(Path(corpus.path).expanduser().absolute())})
     if corpus.name == "synthetic" and not corpus.speakers:
         speakers = config.partition.clients + config.partition.unseen_speakers
         corpus = corpus.model_copy(update={"speakers": max(speakers, 2)})
-    return config.model_copy(update={"corpus": corpus})
+    availability = config.availability
+    if availability.trace:
+        trace = str(Path(availability.trace).expanduser().absolute())
+        availability = availability.model_copy(update={"trace": trace})
+    return config.model_copy(update={"corpus": corpus, "availability": availability})
 
 
 def read_speech(config: Config, corpus: Corpus | None = None) -> tuple[Corpus, Partition]:
@@ -66,6 +71,7 @@ def check(config: Config, out: Path, cache: Path, corpus: Corpus | None = None) 
     problems = [
         *_problems(lambda: method_named(config.unlearning.method)),
         *_problems(lambda: read_speech(config, corpus)),
+        *_problems(lambda: Availability(config.availability, config.seed, config.partition.clients)),
     ]
     output = [
         *_problems(RunFolder(out).check),
@@ -145,7 +151,7 @@ def prepare(
     if resume:
         run.lock()
         if run.standings.exists():
-            return _take_up(config, run, cache, progress)
+            return _take_up(config, run, cache, progress, heard)
         run.clear()  # it was cut off before anything was learned
     check(config, out, cache, heard[0] if heard else None)
     run.create()
@@ -164,9 +170,11 @@ def prepare(
         raise
 
 
-def _take_up(config: Config, run: RunFolder, cache: Path, progress: Progress) -> Experiment:
+def _take_up(
+    config: Config, run: RunFolder, cache: Path, progress: Progress, heard: Heard | None
+) -> Experiment:
     """The experiment of a run that was left, as it stands."""
-    corpus, speech = listen(config, progress)
+    corpus, speech = heard or listen(config, progress)
     corpus, partition = read_speech(config, corpus)
     template = build_model(config.model, len(corpus.emotions), rng_for(config.seed, "template"))
     judge = Judge(partition, speech, corpus.emotions, template, config.seed, config.evaluation.bootstrap)

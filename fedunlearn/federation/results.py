@@ -69,10 +69,10 @@ def timeline(
 
 
 def request_rows(
-    served: Iterable[ServedRequest], books: Mapping[Key, DeletionRequest]
+    served: Iterable[ServedRequest], books: Mapping[Key, DeletionRequest], faults: Sequence[Fault]
 ) -> list[dict[str, Any]]:
     """What was asked and what became of it, in the order of asking."""
-    rows = []
+    rows, reasons = [], {f.client: f.reason for f in faults}
     for request in served:
         applied = request.round_applied
         rows.append(
@@ -91,6 +91,7 @@ def request_rows(
                 "learned": request.learned,
                 "attempts": request.attempts,
                 "history": request.history,
+                "reason_open": reasons.get(request.client) if request.unfinished else None,
                 **request.outcome,
             }
         )
@@ -124,4 +125,4 @@ def attackers(settings: AttackerSettings) -> dict[str, Any] | None:
 
 def fault_rows(faults: Iterable[Fault]) -> list[dict[str, Any]]:
     """Refused and missing replies, in the order they happened."""
-    return [{"round": f.round, "phase": f.phase, "client": f.client, "reason": f.reason} for f in faults]
+    return [vars(f) for f in faults]

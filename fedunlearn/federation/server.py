@@ -168,7 +168,7 @@ class Server:
 
     def _learn(self, model: GlobalModel) -> None:
         standing, config = self.standing, self._config
-        standing.clock += 1
+        standing.next_round()
         with self._clients.withholding(standing.open):
             if not self._clients.clients:
                 model.ordinary_rounds += 1  # all that is left waits to be forgotten
@@ -195,7 +195,7 @@ class Server:
         with self._clients.withholding(standing.open):
             if not self._clients.clients:
                 return
-            standing.clock += 1
+            standing.next_round()
             asked = settings(
                 round=standing.clock,
                 date=standing.date,
@@ -221,14 +221,15 @@ class Server:
         """Recover, or wait, until nothing is planned and nothing is open."""
         standing, config = self.standing, self._config
         last = last_scheduled_round(config.deletions, config.training.rounds)
-        waits = [r.date + config.deletions.window for r in standing.open if r.state is RequestState.ACCEPTED]
+        accepted = [r for r in standing.open if r.state is RequestState.ACCEPTED]
+        waits = [r.lease or r.date + config.deletions.window for r in accepted]
         planned = max([last, *waits, *(reply.due for reply in standing.under_way)])
         if standing.owed and standing.model is not None and self._clients.clients:
             self._recover(standing.model)
         elif standing.date < planned:
-            standing.clock += 1
+            standing.next_round()
         elif (standing.unheard or standing.open) and standing.idle < config.deletions.patience:
-            standing.clock += 1
+            standing.next_round()
             standing.idle += 1
         else:
             standing.step = Step.OVER

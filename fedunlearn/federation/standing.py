@@ -104,10 +104,10 @@ class Standing:
         model: None before the first round. history: of the main line.
         date: rounds done, ordinary and after learning; what schedules count in.
         clock: of the timeline; recovery in the middle of learning moves it and not the date.
-        step: what comes next at this date.
+        step: what comes next at this date. dates: round of the timeline -> the date it was played at.
         owed: recovery rounds due. idle: listenings so far after the last planned one.
-        requests: by id and client. unheard: clients that did not answer the last listening: nobody knows
-            what they wanted.
+        requests: by id and client. unheard: clients that have not answered since everything that is planned
+            has been raised: nobody knows what they want.
         trained: client -> the last date at which its training counted.
         examples, held_out: client -> utterances it trains on and holds out, as far as the server knows.
         under_way: unlearn replies that take their time.
@@ -125,6 +125,7 @@ class Standing:
     date: int = 0
     clock: int = 0
     step: Step = Step.LISTEN
+    dates: dict[int, int] = field(default_factory=dict)
     owed: int = 0
     idle: int = 0
     requests: dict[Key, ServedRequest] = field(default_factory=dict)
@@ -146,6 +147,11 @@ class Standing:
     keys: dict[str, str] = field(default_factory=dict)
     metrics: int = 0
 
+    def next_round(self) -> None:
+        """The timeline goes on by one round, at this date."""
+        self.clock += 1
+        self.dates[self.clock] = self.date
+
     @property
     def open(self) -> list[ServedRequest]:
         """Requests that the server still has something to do for."""
@@ -155,7 +161,7 @@ class Standing:
         """(tensors, plain data) from which ``from_checkpoint`` makes it again."""
         tensors: dict[str, Tensor] = {}
         about = {name: getattr(self, name) for name in ("date", "clock", "owed", "idle", "metrics")}
-        about |= {name: _pairs(getattr(self, name)) for name in ("trained", "examples", "held_out")}
+        about |= {name: _pairs(getattr(self, name)) for name in ("trained", "examples", "held_out", "dates")}
         about |= {
             "step": str(self.step),
             "requests": [r.as_dict() for r in self.requests.values()],
@@ -246,6 +252,7 @@ class Standing:
             trained=dict(about["trained"]),
             examples=dict(about["examples"]),
             held_out=dict(about["held_out"]),
+            dates=dict(about["dates"]),
         )
         for name, order in about["states"].items():
             setattr(standing, name, _take(tensors, name, order))

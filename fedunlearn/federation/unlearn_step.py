@@ -159,7 +159,9 @@ class UnlearnStep:
             if all(self._counts(key, attempt, reply.due) for key, attempt in reply.requests):
                 in_time[reply.update.client] = reply
             else:
-                self._fault(reply.update.client, "its unlearn reply came when it was asked for no more")
+                self._fault(
+                    reply.update.client, "its unlearn reply came when it was asked for no more", "late"
+                )
                 self._give_back(key for key, attempt in reply.requests if self._waits(key, attempt))
         if in_time:
             standing.costs["unlearn"].rounds += 1
@@ -186,8 +188,8 @@ class UnlearnStep:
         for key in keys:
             self._standing.requests[key].lease = None
 
-    def _fault(self, client: int, reason: str) -> None:
-        self._clients.faults.append(Fault(self._standing.clock, "unlearn", client, reason))
+    def _fault(self, client: int, reason: str, kind: str) -> None:
+        self._clients.faults.append(Fault(self._standing.clock, "unlearn", client, reason, kind))
 
     def _ask(
         self, weights: State, requests: Mapping[int, Sequence[ServedRequest]], scalars: ServerScalars,
@@ -223,7 +225,7 @@ class UnlearnStep:
     ) -> bool:
         standing, attempt = self._standing, max(r.attempts for r in requests)
         if self._availability.drops(client, standing.date, attempt):
-            self._fault(client, "dropped out in the middle of its unlearn step")
+            self._fault(client, "dropped out in the middle of its unlearn step", "dropped")
             return False
         delay = self._availability.delay(client, standing.date, attempt)
         if delay:

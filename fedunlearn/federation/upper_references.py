@@ -77,7 +77,7 @@ class ReferenceServer(Server):
         scalars = self.unlearn_step.scalars(original, log_odds=False) if used else ServerScalars()
         weights, told = card.start(original, self._template), _left_out(grouped(requests))
         for number in range(1, plan.rounds + 1):
-            standing.clock += 1
+            standing.next_round()
             if number <= plan.forget_rounds:
                 left = [r for r in requests if r.client in told]
                 weights, new = self.unlearn_step.take(
@@ -148,7 +148,7 @@ class ReferenceServer(Server):
         if not self._clients.clients:
             return model
         standing = self.standing
-        standing.clock += 1
+        standing.next_round()
         again, _, loss, refused = self.rounds.ordinary(
             model, stream, standing.clock, "unlearn", number, epochs, counted
         )

@@ -18,7 +18,7 @@ COLUMNS = (
     "stage", "forget", "retain", "test", "unseen", "membership", "gap", "client_seconds",
     "algorithm", "settings", "recovery_rounds", "recovery_epochs", "recovery_lr", "reversion",
     "reversion_membership", "gap_forget", "gap_retain", "gap_test", "gap_membership", "noise_floor",
-    "original", "scalars",
+    "original", "scalars", "window", "rounds_waited_mean",
 )  # fmt: skip
 CONTROLS = frozenset({"none", "destroy"})
 GROUPS = {
@@ -27,7 +27,7 @@ GROUPS = {
     "control": "Controls",
 }
 """in the order of the tables"""
-_RUN = ("method", "seed", "forget_size", "requesters", "aggregation", "recovery")
+_RUN = ("method", "seed", "forget_size", "requesters", "aggregation", "recovery", "window")
 _DATA = ("seed", "forget_size", "requesters")
 _JUDGED = "recovered"
 
@@ -53,6 +53,7 @@ class Setting:
     recovery: str
     requesters: int
     forget_size: int
+    window: int = 0
 
     @property
     def where(self) -> dict[str, Any]:
@@ -79,10 +80,18 @@ def spread(values: Iterable[float | None]) -> Spread:
 
 def settings_of(rows: Iterable[Row]) -> list[Setting]:
     """All settings; aggregations and recoveries in their order of appearance, fewest requesters first."""
-    found = {Setting(r["aggregation"], r["recovery"], r["requesters"], r["forget_size"]): None for r in rows}
+    names = ("aggregation", "recovery", "requesters", "forget_size", "window")
+    found = {Setting(*(r[name] for name in names)): None for r in rows}
     joined = {(s.aggregation, s.recovery): None for s in found}
     order = {pair: number for number, pair in enumerate(joined)}
-    return sorted(found, key=lambda s: (order[s.aggregation, s.recovery], s.requesters, s.forget_size))
+    return sorted(
+        found, key=lambda s: (order[s.aggregation, s.recovery], s.requesters, s.forget_size, s.window)
+    )
+
+
+def windows_of(rows: Iterable[Row]) -> list[int]:
+    """All batching windows, in rounds, shortest first."""
+    return sorted({r["window"] for r in rows})
 
 
 def group_of(row: Row) -> str:

@@ -1,4 +1,4 @@
-"""Figures of a comparison: forget against retain, the gap by method, by size, by aggregation and recovery."""
+"""Figures of a comparison: forget against retain; the gap by method, size, aggregation, recovery, waiting."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -21,6 +21,7 @@ from fedunlearn.report.comparison import (
     over_seeds,
     references,
     settings_of,
+    windows_of,
 )
 from fedunlearn.report.drawing import PALETTE, ink, quiet, sheet
 
@@ -34,12 +35,14 @@ _INSIDE = 0.95
 def write_figures(rows: Sequence[Row], folder: Path) -> list[Path]:
     """All figures, each as SVG, PDF and PNG.
 
-    The first three are of the aggregation and the recovery that stand first in the rows; the last, where
-    there is more than one of either, is across them.
+    The first three are of the aggregation, the recovery and the window that stand first in the rows; where
+    there is more than one of them, one more is across aggregations and recoveries, and one across windows.
     """
-    first = [
+    joined = [
         r for r in rows if (r["aggregation"], r["recovery"]) == (rows[0]["aggregation"], rows[0]["recovery"])
     ]
+    served = [r for r in rows if r["window"] == rows[0]["window"]]
+    first = [r for r in joined if r["window"] == rows[0]["window"]]
     files = []
     with ink():
         drawn = {
@@ -47,8 +50,10 @@ def write_figures(rows: Sequence[Row], folder: Path) -> list[Path]:
             "gap-by-method": gap_by_method(first),
             "gap-by-size": gap_by_size(first),
         }
-        if len(first) < len(rows):
-            drawn["aggregation-recovery"] = aggregation_against_recovery(rows)
+        if len(first) < len(served):
+            drawn["aggregation-recovery"] = aggregation_against_recovery(served)
+        if len(windows_of(joined)) > 1:
+            drawn["waiting-gap"] = waiting_against_gap(joined)
         for name, figure in drawn.items():
             for ending, metadata in (("svg", {"Date": None}), ("pdf", {"CreationDate": None}), ("png", {})):
                 files.append(folder / f"{name}.{ending}")
@@ -182,6 +187,45 @@ def gap_by_size(rows: Sequence[Row]) -> Figure:
             _remark(axes, f"destroy: above, {lost:.2f} on average", 0.95)
     panels[0].set_ylim(0, 1.2 * max(tops, default=1.0))
     panels[0].set_ylabel(f"mean gap ({_joining(rows)})")
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    return figure
+
+
+def waiting_against_gap(rows: Sequence[Row]) -> Figure:
+    """Mean gap over the rounds that requests waited on average, a line a method, from window to window.
+
+    One panel for each number of requesters; sizes are averaged over.
+    """
+    styles, windows = _styles(rows), windows_of(rows)
+    asking = sorted({r["requesters"] for r in rows})
+    figure = sheet(200 + 270 * len(asking), 380)
+    panels = figure.subplots(1, len(asking), sharey=True, squeeze=False)[0]
+    tops = []
+    for axes, requesters in zip(panels, asking, strict=True):
+        here = [r for r in rows if r["requesters"] == requesters]
+        for method, style in styles.items():
+            waits, gaps = (
+                [over_seeds(by_seed(here, column, method=method, window=window)) for window in windows]
+                for column in ("rounds_waited_mean", "gap")
+            )
+            axes.errorbar(
+                [w.mean for w in waits], [g.mean for g in gaps], yerr=[_half(g) for g in gaps],
+                elinewidth=0.7, label=method if requesters == asking[0] else None, **style,
+            )  # fmt: skip
+            tops += [g.mean for g in gaps if method != "destroy" and not math.isnan(g.mean)]
+        floor = over_seeds(by_seed(references(here), "gap", "retrained")).mean
+        label = "noise floor" if requesters == asking[0] else None
+        axes.axhspan(0, floor, color=PALETTE["muted"], alpha=0.25, linewidth=0, label=label)
+        axes.set_title("one requester" if requesters == 1 else f"{requesters} requesters", fontsize=10)
+        axes.set_xlabel("rounds waited, on average")
+        quiet(axes, grid="y")
+        lost = over_seeds(by_seed(here, "gap", method="destroy")).mean
+        if lost > 1.2 * max(tops, default=math.inf):
+            _remark(axes, f"destroy: above, {lost:.2f} on average", 0.95)
+    panels[0].set_ylim(0, 1.2 * max(tops, default=1.0))
+    panels[0].set_ylabel(f"mean gap ({_joining(rows)})")
+    said = f"windows {', '.join(map(str, windows))}; bars: 95 % interval over seeds"
+    figure.suptitle(said, fontsize=10, color=PALETTE["muted"])
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     return figure
 

@@ -16,6 +16,7 @@ from fedunlearn.report.comparison import (
     over_seeds,
     references,
     settings_of,
+    windows_of,
 )
 
 _FLOOR = "retrained (noise floor)"
@@ -62,7 +63,10 @@ def summaries(rows: Sequence[Row]) -> list[Table]:
 
 def details(rows: Sequence[Row]) -> list[Table]:
     """For each setting: gap, gap as a multiple of the noise floor, differences to the retrained model."""
-    return [_detail([r for r in rows if _of(r, setting)], setting) for setting in settings_of(rows)]
+    return [
+        _detail([r for r in rows if _of(r, setting)], setting, _asked(setting, rows), windows_of(rows))
+        for setting in settings_of(rows)
+    ]
 
 
 def _summary(rows: Sequence[Row], settings: Sequence[Setting]) -> Table:
@@ -80,40 +84,62 @@ def _summary(rows: Sequence[Row], settings: Sequence[Setting]) -> Table:
     groups = [(GROUPS[group], [line(m) for m in methods]) for group, methods in groups_of(mine).items()]
     return Table(
         f"Mean gap to the retrained model: {_joining(settings[0])}",
-        ["method", "sees", *(s.asked for s in settings), "client-seconds"],
+        ["method", "sees", *(_asked(s, rows) for s in settings), "client-seconds"],
         [*groups, ("References", [floor])],
         _caption(mine),
     )
 
 
-def _detail(rows: Sequence[Row], setting: Setting) -> Table:
+def _detail(rows: Sequence[Row], setting: Setting, asked: str, windows: Sequence[int]) -> Table:
     gaps = _gaps(rows, setting)
     marks = _marks(rows, gaps)
     known = references(rows)
     floor = over_seeds(by_seed(known, "gap", "retrained"))
     apart = {column: less_retrained(rows, column) for column in _DIFFERENCES}
 
+    def waits(text: str) -> list[str]:
+        return [text.replace("nan", "–")] if len(windows) > 1 else []
+
     def line(method: str) -> list[str]:
         differences = [over_seeds(by_seed(apart[c], c, method=method)) for c in _DIFFERENCES]
         reversion = over_seeds(by_seed(rows, "reversion", method=method))
+        waited = over_seeds(by_seed(rows, "rounds_waited_mean", method=method)).mean
         return [
             method,
             _sees(rows, method),
             _gap(gaps, marks, method),
             _times(over_seeds(gaps[method]), floor),
             *map(_signed, [*differences, reversion]),
+            *waits(f"{waited:.1f}"),
             _seconds(rows, method=method),
         ]
 
     nothing = over_seeds(by_seed(rows, "gap", "original"))
     between = [str(over_seeds(by_seed(known, f"gap_{c}", "retrained"))) for c in _DIFFERENCES]
     last = [
-        ["original (nothing done)", "all", str(nothing), _times(nothing, floor), *["–"] * 5, "0.00"],
-        [_FLOOR, "retain", str(floor), _times(floor, floor), *between, "–", _seconds(known, "retrained")],
+        [
+            "original (nothing done)",
+            "all",
+            str(nothing),
+            _times(nothing, floor),
+            *["–"] * 5,
+            *waits("–"),
+            "0.00",
+        ],
+        [
+            _FLOOR,
+            "retain",
+            str(floor),
+            _times(floor, floor),
+            *between,
+            "–",
+            *waits("–"),
+            _seconds(known, "retrained"),
+        ],
     ]
     groups = [(GROUPS[group], [line(m) for m in methods]) for group, methods in groups_of(rows).items()]
     return Table(
-        f"{setting.asked}, {_joining(setting)}",
+        f"{asked}, {_joining(setting)}",
         [
             "method",
             "sees",
@@ -121,6 +147,7 @@ def _detail(rows: Sequence[Row], setting: Setting) -> Table:
             "x floor",
             *(f"d {c}" for c in _DIFFERENCES),
             "reversion",
+            *waits("rounds waited"),
             "client-seconds",
         ],
         [*groups, ("References", last)],
@@ -130,6 +157,11 @@ def _detail(rows: Sequence[Row], setting: Setting) -> Table:
 
 def _of(row: Row, setting: Setting) -> bool:
     return all(row[k] == v for k, v in setting.where.items())
+
+
+def _asked(setting: Setting, rows: Sequence[Row]) -> str:
+    """Who takes back how much; and how long requests wait for others, where that differs."""
+    return f"{setting.asked}, window {setting.window}" if len(windows_of(rows)) > 1 else setting.asked
 
 
 def _data(setting: Setting) -> dict[str, int]:

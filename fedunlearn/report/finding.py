@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fedunlearn.report.values import at, duration, fraction, many, noise_floor, number, number_at, plain, rows
+from fedunlearn.report.values import at, duration, fraction, many, noise_floor, number_at, plain, rows
+from fedunlearn.report.wishes import CLOSED, FULFILLED, wishes
 
-FULFILLED = ("purged", "verified")
 CONTROLS = {"none": "leaves the model as it is", "destroy": "puts random weights in its place"}
 CONTROL_WORDS = {"none": "doing nothing", "destroy": "random weights"}
 SEEN = {"retain": "the retain sets", "history": "the retain sets and the server's history"}
@@ -75,21 +75,28 @@ def judgement(results: Mapping[str, Any]) -> tuple[bool | None, str]:
 
 
 def unfulfilled(results: Mapping[str, Any]) -> list[str]:
-    """``id: state`` of every request that did not reach the end."""
-    requests = rows(at(results, "requests"))
+    """``id: state`` of every request that is still open, and why where that is known."""
     return [
-        f"{plain(at(r, 'id'))}: {plain(at(r, 'state'))}" for r in requests if at(r, "state") not in FULFILLED
+        f"{wish.id}: {wish.state}{f' ({wish.why})' if wish.why else ''}"
+        for wish in wishes(results)
+        if wish.state not in (*FULFILLED, *CLOSED)
     ]
 
 
 def asked(results: Mapping[str, Any]) -> str:
-    """``4 deletion requests from 4 clients (92 utterances)``."""
-    requests = rows(at(results, "requests"))
-    clients = {str(at(request, "client")) for request in requests}
-    sizes = [number(at(request, "utterances")) for request in requests]
-    known = [s for s in sizes if s is not None]
+    """``4 deletion requests from 4 clients (92 utterances)``, without those withdrawn or refused."""
+    served = [wish for wish in wishes(results) if wish.state not in CLOSED]
+    sizes = [wish.utterances for wish in served]
+    known = [size for size in sizes if size is not None]
     total = f" ({many(sum(known), 'utterance')})" if known and len(known) == len(sizes) else ""
-    return f"{many(len(requests), 'deletion request')} from {many(len(clients), 'client')}{total}"
+    clients = {client for wish in served for client in wish.clients}
+    return f"{many(len(served), 'deletion request')} from {many(len(clients), 'client')}{total}"
+
+
+def closed(results: Mapping[str, Any]) -> str:
+    """``1 withdrawn, 2 refused``; empty where none was either."""
+    states = [wish.state for wish in wishes(results)]
+    return ", ".join(f"{states.count(state)} {state}" for state in CLOSED if state in states)
 
 
 def _alarm(results: Mapping[str, Any]) -> str:
@@ -109,13 +116,20 @@ def _alarm(results: Mapping[str, Any]) -> str:
 
 
 def _headline(results: Mapping[str, Any]) -> tuple[Tone, str]:
-    requests = rows(at(results, "requests"))
-    if not requests and at(results, "status") == "failed":
+    people, status = wishes(results), at(results, "status")
+    if not people and status == "failed":
         return "unknown", "No finding: the run ended before anybody was heard."
-    if requests and all(number_at(request, "round_applied") is None for request in requests):
-        return "unknown", f"No finding: after {asked(results)}, nothing was unlearned."
-    if not requests:
+    if status == "partial" and not at(results, "models"):
+        return "unknown", "No finding yet: the run was stopped before its models could be compared."
+    if not people:
         return "unknown", "Nobody asked for a deletion: there was nothing to forget and nothing to compare."
+    if all(wish.state in CLOSED for wish in people):
+        count = many(len(people), "deletion request")
+        return "unknown", f"Nothing was to be forgotten: {count}, {closed(results)}."
+    if all(number_at(entry, "round_applied") is None for wish in people for entry in wish.entries):
+        early = all(wish.state in (*FULFILLED, *CLOSED) for wish in people)
+        why = ": no model had been trained on it" if early else ""
+        return "unknown", f"No finding: after {asked(results)}, nothing was unlearned{why}."
     final = final_model(results)
     ours = number_at(results, "gap", final, "mean")
     if ours is None:

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fedunlearn.report.figures import confusions, cost_bars, gap_bars, loss_histograms
-from fedunlearn.report.finding import SEEN, asked, find, judgement
+from fedunlearn.report.finding import SEEN, asked, closed, find, judgement
 from fedunlearn.report.guarding import (
     GUARD_COLUMNS,
     PRIVACY_COLUMNS,
@@ -17,18 +17,18 @@ from fedunlearn.report.guarding import (
     liars,
     privacy_table,
 )
+from fedunlearn.report.request_lives import request_lives
+from fedunlearn.report.request_table import batches, request_table, unreachable
 from fedunlearn.report.tables import (
     MODELS,
-    REQUEST_COLUMNS,
     cost_table,
     fault_table,
     models_table,
     ranking_table,
-    request_table,
     tiles,
 )
 from fedunlearn.report.timeline import timeline
-from fedunlearn.report.values import at, count, duration, many, number_at, plain, rows
+from fedunlearn.report.values import at, count, duration, fraction, many, number_at, plain, rows
 from fedunlearn.run_folder import write_atomically
 
 WIDE, NARROW = 880, 360
@@ -56,9 +56,7 @@ def render(results: Mapping[str, Any]) -> str:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     style, _, _ = loader.get_source(environment, "page.css")
-    requests = rows(at(results, "requests"))
     useful, why = judgement(results)
-    faults, more_faults = fault_table(results)
     page = environment.get_template("page.html.j2").render(
         style=Markup(style),
         title=_title(results),
@@ -68,9 +66,14 @@ def render(results: Mapping[str, Any]) -> str:
         useful=useful,
         why=why,
         asked=asked(results),
+        closed=closed(results),
         tiles=tiles(results),
-        requests=request_table(requests),
-        request_columns=REQUEST_COLUMNS,
+        requests=request_table(results),
+        lives=request_lives(results, wide=WIDE, narrow=NARROW),
+        batches=batches(results),
+        window=count(at(results, "config", "deletions", "window")),
+        target=_target(results),
+        away=unreachable(results),
         models=MODELS,
         models_table=models_table(results),
         ranking=ranking_table(results),
@@ -87,8 +90,7 @@ def render(results: Mapping[str, Any]) -> str:
         cost_table=cost_table(results),
         cost_bars=cost_bars(results),
         warnings=[plain(warning) for warning in rows(at(results, "corpus", "warnings"))],
-        faults=faults,
-        more_faults=more_faults,
+        faults=fault_table(results),
         settings=_settings(at(results, "config")),
         versions=_pairs(at(results, "versions")),
         times=_times(at(results, "times")),
@@ -120,6 +122,11 @@ def _kicker(results: Mapping[str, Any]) -> list[str]:
         f"seed {plain(at(results, 'seed'))}",
         *filter(None, [liars(results)]),
     ]
+
+
+def _target(results: Mapping[str, Any]) -> str:
+    retrained = at(results, "models", "retrained")
+    return f"{fraction(at(retrained, 'forget', 'accuracy'))} and {fraction(at(retrained, 'test', 'uar'))}"
 
 
 def _length(value: Any) -> Any:

@@ -1,10 +1,11 @@
 """The page's tables, as rows of ready-made text."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedunlearn.report.finding import FULFILLED, final_model, unfulfilled
+from fedunlearn.report.finding import closed, final_model
 from fedunlearn.report.values import (
     MISSING,
     at,
@@ -20,6 +21,7 @@ from fedunlearn.report.values import (
     significant,
     size,
 )
+from fedunlearn.report.wishes import FULFILLED, wishes
 
 MODELS = ("original", "unlearned", "recovered", "retrained")
 MEASURES: tuple[tuple[str, tuple[str, str]], ...] = (
@@ -80,15 +82,6 @@ class Rank:
     kind: str
 
 
-@dataclass(frozen=True)
-class Request:
-    """A line of the request table; ``tone`` is "good", "bad" or "open"."""
-
-    tone: str
-    state: str
-    cells: tuple[Cell, ...]
-
-
 def models_table(results: Mapping[str, Any]) -> list[Row]:
     """Measures by models, the retrained model last as the reference, differences to it in small print."""
     table = [_measure_row(results, label, path) for label, path in MEASURES]
@@ -134,8 +127,6 @@ def tiles(results: Mapping[str, Any]) -> list[Tile]:
     """The numbers to remember."""
     final = final_model(results)
     record, original, retrained = (at(results, "models", m) for m in (final, "original", "retrained"))
-    total = len(rows(at(results, "requests")))
-    done = total - len(unfulfilled(results))
     spent = [number_at(results, "cost", name, "client_seconds") for name in ("unlearn", "recover")]
     together = None if None in spent else sum(value for value in spent if value is not None)
     floor, nothing = noise_floor(results, "mean"), at(results, "gap", "none", "mean")
@@ -152,9 +143,19 @@ def tiles(results: Mapping[str, Any]) -> list[Tile]:
              _against(original, retrained, "membership", "auc")),
         Tile("Client time", duration(together), ("unlearn + recover",
              f"retraining {duration(at(results, 'cost', 'retrain', 'client_seconds'))}")),
-        Tile("Requests fulfilled", f"{done} of {total}" if total else "none heard",
-             (many(len(rows(at(results, "faults"))), "fault") + " on the way",)),
+        _fulfilled(results),
     ]  # fmt: skip
+
+
+def _fulfilled(results: Mapping[str, Any]) -> Tile:
+    asked = wishes(results)
+    done = sum(wish.state in FULFILLED for wish in asked)
+    notes = [closed(results)] if closed(results) else []
+    waited = [wish.waited for wish in asked if wish.waited is not None]
+    if any(waited):
+        notes.append(f"waited {sum(waited) / len(waited):.1f} rounds")
+    notes.append(many(len(rows(at(results, "faults"))), "fault") + " on the way")
+    return Tile("Requests fulfilled", f"{done} of {len(asked)}" if asked else "none heard", tuple(notes))
 
 
 def _against(original: Any, retrained: Any, *path: str) -> tuple[str, ...]:
@@ -177,48 +178,6 @@ def ranking_table(results: Mapping[str, Any]) -> list[Rank]:
     return table
 
 
-REQUEST_COLUMNS = (
-    "request",
-    "client",
-    "what",
-    "utterances",
-    "raised",
-    "applied",
-    "forget accuracy",
-    "steps",
-    "adversarial",
-    "update norm",
-)
-
-
-def request_table(requests: Sequence[Any]) -> list[Request]:
-    """One line a request, in the order of the results."""
-    return [_request(entry) for entry in requests]
-
-
-def _request(entry: Any) -> Request:
-    before_after = rows(at(entry, "forget_accuracy"))
-    forget = " → ".join(fraction(value) for value in before_after) or MISSING
-    hits = number_at(entry, "attack_success")
-    hit = f"{100 * hits:.0f}% hit" if hits is not None else ""
-    waited = number_at(entry, "rounds_waited")
-    state = plain(at(entry, "state"))
-    tone = "good" if state in FULFILLED else "bad" if state == "refused" else "open"
-    cells = (
-        Cell(plain(at(entry, "id"))),
-        Cell(plain(at(entry, "client"))),
-        Cell(plain(at(entry, "what"))),
-        Cell(count(at(entry, "utterances"))),
-        Cell(count(at(entry, "round_raised"))),
-        Cell(count(at(entry, "round_applied")), f"waited {many(waited, 'round')}" if waited else ""),
-        Cell(forget, "jointly with the client's other" if rows(at(entry, "joint_with")) else ""),
-        Cell(count(at(entry, "steps")), str(at(entry, "stopped") or "")),
-        Cell(count(at(entry, "adversarial")), hit),
-        Cell(significant(at(entry, "update_norm"))),
-    )
-    return Request(tone, state, cells)
-
-
 def cost_table(results: Mapping[str, Any]) -> list[Row]:
     """Costs by phase, and unlearn + recover as a share of retrain."""
     listed = [(n, head) for n, head in COSTS if n != "listen" or at(results, "cost", n) is not None]
@@ -239,9 +198,23 @@ def _cost_row(label: str, cost: Any) -> Row:
     return Row(label, "", tuple(Cell(text) for text in (count(at(cost, "rounds")), *times, *sizes)))
 
 
-def fault_table(results: Mapping[str, Any]) -> tuple[list[tuple[str, ...]], int]:
-    """The first faults (round, phase, client, reason), and how many more there are."""
+@dataclass(frozen=True)
+class FaultTable:
+    """What went wrong: its columns, the first lines, how many more there are, and how many of each kind."""
+
+    columns: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+    more: int
+    kinds: str
+
+
+def fault_table(results: Mapping[str, Any]) -> FaultTable:
+    """The first faults; with their kind ("late", "dropped", "refused", ...) where results tell it."""
     faults = rows(at(results, "faults"))
-    columns = ("round", "phase", "client", "reason")
-    shown = [tuple(plain(at(fault, name)) for name in columns) for fault in faults[:FAULTS_SHOWN]]
-    return shown, len(faults) - len(shown)
+    columns: tuple[str, ...] = ("round", "phase", "client", "kind", "reason")
+    kinds = Counter(str(at(fault, "kind")) for fault in faults if at(fault, "kind"))
+    if not kinds:
+        columns = tuple(name for name in columns if name != "kind")
+    lines = tuple(tuple(plain(at(fault, name)) for name in columns) for fault in faults[:FAULTS_SHOWN])
+    said = ", ".join(f"{number:,} {kind}" for kind, number in kinds.most_common())
+    return FaultTable(columns, lines, len(faults) - len(lines), said)

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fedunlearn.report.drawing import PALETTE, ink, quiet, sheet, to_svg
 from fedunlearn.report.values import at, number_at, rows
+from fedunlearn.report.wishes import FULFILLED, wishes
 
 PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("accuracy", (("retain_accuracy", "green"), ("forget_accuracy", "vermillion"))),
@@ -81,8 +82,8 @@ def places(timeline: Sequence[Any]) -> list[tuple[float, Any]]:
 
 def events(results: Mapping[str, Any], steps: Sequence[tuple[float, Any]]) -> list[Event]:
     """Where requests were applied; those that never were stand where they were raised."""
-    requests = rows(at(results, "requests"))
-    number_of = {str(at(request, "id")): i for i, request in enumerate(requests, start=1)}
+    asked = wishes(results)
+    number_of = {wish.id: number for number, wish in enumerate(asked, start=1)}
     applied: dict[float, set[int]] = {}
     for x, row in steps:
         if at(row, "phase") == "unlearn":
@@ -90,14 +91,13 @@ def events(results: Mapping[str, Any], steps: Sequence[tuple[float, Any]]) -> li
             applied.setdefault(x, set()).update(named)
     seen = set().union(*applied.values())
     waiting: dict[float, set[int]] = {}
-    for i, request in enumerate(requests, start=1):
-        done, raised = number_at(request, "round_applied"), number_at(request, "round_raised")
+    for i, wish in enumerate(asked, start=1):
         if i in seen:
             continue
-        if done is not None:
-            applied.setdefault(done, set()).add(i)
-        elif raised is not None:
-            waiting.setdefault(raised, set()).add(i)
+        if wish.applied is not None:
+            applied.setdefault(wish.applied, set()).add(i)
+        elif wish.raised is not None and wish.state not in FULFILLED:  # these had nothing to apply
+            waiting.setdefault(wish.raised, set()).add(i)
     found = [Event(x, tuple(sorted(who)), True) for x, who in applied.items() if who]
     found += [Event(x, tuple(sorted(who)), False) for x, who in waiting.items()]
     return sorted(found, key=lambda event: event.x)

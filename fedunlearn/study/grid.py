@@ -1,4 +1,4 @@
-"""The cells of a study: methods x sizes x requesters x aggregations x recoveries x seeds."""
+"""The cells of a study: methods x sizes x requesters x aggregations x recoveries x windows x seeds."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -57,6 +57,7 @@ class Cell:
     requesters: int
     aggregation: str
     recovery: str
+    window: int
     seed: int
     experiment: Config = field(repr=False, compare=False)
 
@@ -64,12 +65,18 @@ class Cell:
     def name(self) -> str:
         """Readable, and good for a file."""
         what = f"{self.variant.name}-{self.requesters}x{self.size}-{self.aggregation}-{self.recovery}"
-        return f"{what}-seed{self.seed}".replace(" ", "_")
+        window = f"-window{self.window}" if self.window else ""
+        return f"{what}{window}-seed{self.seed}".replace(" ", "_")
 
 
 @dataclass(frozen=True)
 class Axes:
-    """What is crossed. ``aggregations`` and ``recoveries`` empty = the experiment's own."""
+    """What is crossed. ``aggregations``, ``recoveries`` and ``windows`` empty = the experiment's own.
+
+    Attributes:
+        windows: rounds that a request waits so that others may be served with it.
+        apart: rounds between one requester and the next; 0 = all ask at once.
+    """
 
     variants: Sequence[Variant]
     sizes: Sequence[int]
@@ -77,6 +84,8 @@ class Axes:
     seeds: Sequence[int]
     aggregations: Sequence[str] = ()
     recoveries: Sequence[str] = ()
+    windows: Sequence[int] = ()
+    apart: int = 0
 
 
 def parse_variant(text: str) -> Variant:
@@ -104,7 +113,8 @@ def cells_of(load: Load, axes: Axes) -> list[Cell]:
     """All cells, seed by seed, so that an original serves all its cells one after another.
 
     Raises:
-        BadInput: a name that comes twice, or anything that the experiment's settings refuse, one line each.
+        BadInput: a name that comes twice, windows that change nothing, or anything that the experiment's
+            settings refuse, one line each.
     """
     names = [v.name for v in axes.variants]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -120,6 +130,11 @@ def cells_of(load: Load, axes: Axes) -> list[Cell]:
         problems += _refused(f"--aggregations {name}", load, overrides)
     for name, overrides in recoveries:
         problems += _refused(f"--recoveries {name}", load, overrides)
+    if len(axes.windows) > 1 and axes.apart == 0 and max(axes.requesters) > 1:
+        problems.append(
+            "--windows: all ask at once, and would be served together whatever they wait; let them ask one "
+            "after the other: --apart 1"
+        )
     if problems:
         raise BadInput(problems)
     experiments = [
@@ -129,8 +144,18 @@ def cells_of(load: Load, axes: Axes) -> list[Cell]:
         for variant in axes.variants
     ]
     return [
-        Cell(variant, size, asking, aggregation, recovery, seed, _asked(experiment, size, asking, seed))
+        Cell(
+            variant,
+            size,
+            asking,
+            aggregation,
+            recovery,
+            window,
+            seed,
+            _asked(experiment, size, asking, seed, window, axes.apart),
+        )
         for seed in axes.seeds
+        for window in axes.windows or [base.deletions.window]
         for asking in axes.requesters
         for size in axes.sizes
         for variant, aggregation, recovery, experiment in experiments
@@ -183,9 +208,11 @@ def requesters_of(clients: int, requesters: int, seed: int) -> list[int]:
     return sorted(int(c) for c in rng_for(seed, "requesters").permutation(clients)[:requesters])
 
 
-def _asked(experiment: Config, size: int, requesters: int, seed: int) -> Config:
+def _asked(experiment: Config, size: int, requesters: int, seed: int, window: int, apart: int) -> Config:
     schedule = tuple(
-        ScheduledDeletion(client=client, what="some", count=size, after_learning=0)
-        for client in requesters_of(experiment.partition.clients, requesters, seed)
+        ScheduledDeletion(client=client, what="some", count=size, after_learning=number * apart)
+        for number, client in enumerate(requesters_of(experiment.partition.clients, requesters, seed))
     )
-    return experiment.model_copy(update={"seed": seed, "deletions": DeletionSettings(schedule=schedule)})
+    patience = experiment.deletions.patience
+    deletions = DeletionSettings(schedule=schedule, window=window, patience=patience)
+    return experiment.model_copy(update={"seed": seed, "deletions": deletions})

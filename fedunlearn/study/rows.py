@@ -65,12 +65,19 @@ def rows_of(cell: Cell, results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             "scalars": " ".join(
                 sorted({s for r in results["requests"] for s in r.get("scalars_read") or ()})
             ),
+            "window": cell.window,
+            "rounds_waited_mean": _mean([r["rounds_waited"] for r in results["requests"]]),
             "seeds": _accuracies(model["seeds"]) if stage == "retrained" else [],
         }
 
 
 def _accuracies(models: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
     return [(m["forget"]["accuracy"], m["retain"]["accuracy"]) for m in models]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _came_back(models: Mapping[str, Any], stage: str, measure: str, key: str) -> float | None:
