@@ -134,7 +134,7 @@ class UnlearnStep:
         passed, done = guard.examine(updates, asked, standing.clock)
         standing.guarded += [intervention.as_row() for intervention in done]
         for refusal in (i for i in done if i.what == "refused"):
-            self._fault(refusal.client, refusal.reason)
+            self._fault(refusal.client, refusal.reason, "refused")
             self._give_back((name, refusal.client) for name in refusal.requests)
         return passed
 
