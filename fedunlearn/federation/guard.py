@@ -29,7 +29,9 @@ HALVINGS = (1.0, 0.5, 0.25, 0.125)
 """factors tried, one after another, on an update that does harm"""
 UNGUARDED = frozenset({"destroy"})
 """controls that wreck the model on purpose"""
-_PROBES = 1024
+_PROBES = 4096
+_LONG_PROBES = 1024
+"""of models that read more than one frame, where each costs more"""
 _PROBE_FRAMES = 100
 """frames of a probe, where the model reads more than one"""
 _FEWEST = 0.02
@@ -197,15 +199,16 @@ class Probes:
         self._model = model = copy.deepcopy(model).eval()
         model.load_state_dict(before)
         frames = 1 if model.frame_seconds is None else _PROBE_FRAMES
-        noise = torch.randn(_PROBES, frames, model.dims, generator=torch_rng_for(seed, "guard", "probes"))
+        count = _PROBES if frames == 1 else _LONG_PROBES
+        noise = torch.randn(count, frames, model.dims, generator=torch_rng_for(seed, "guard", "probes"))
         self._features = model.norm.mean + model.norm.std * noise
-        self._frames = torch.full((_PROBES,), frames, dtype=torch.int64)
+        self._frames = torch.full((count,), frames, dtype=torch.int64)
         self._called = self._calls()
 
     def silenced(self, candidate: State) -> float:
         """Largest share of its probes that a class loses, in [0, 1], of the classes that had enough."""
         self._model.load_state_dict(candidate)
-        judged = self._called >= _FEWEST * _PROBES
+        judged = self._called >= _FEWEST * len(self._frames)
         if not bool(judged.any()):
             return 0.0
         left = self._calls()[judged] / self._called[judged]
