@@ -1,9 +1,10 @@
-"""The folder of one run, and how anything is written into it: whole or not at all."""
+"""The folder of one run, how anything is written into it (whole or not at all) and taken out for good."""
 
 import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,33 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """Write under a temporary name, flush to disk, rename: a reader sees the old file or the new one.
 
     When this returns, the new file outlasts a power cut. Two processes may write the same file at a time.
+    Where it fails (the disk is full), nothing of it is left.
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            wipe(temporary)
+        temporary.unlink(missing_ok=True)
+        raise
+    _flush_folder(path.parent)
+
+
+def wipe(path: Path) -> None:
+    """Overwrite a file with zeros, flush, unlink. (On a copy-on-write disk the old blocks may live on.)"""
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        for start in range(0, size, 1 << 20):
+            file.write(b"\0" * min(1 << 20, size - start))
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
-    _flush_folder(path.parent)
+    path.unlink()
 
 
 def _flush_folder(folder: Path) -> None:
@@ -57,6 +76,8 @@ class RunFolder:
         self.standings = self.checkpoints / "standing"
         self.vaults = path / "vaults"
         self.log = path / "log.txt"
+        self.purges = path / "purges"
+        """one byte a purge, of whichever device; by its length every worker sees that there was one"""
         self._locked: int | None = None
 
     def vault(self, client: int) -> Path:

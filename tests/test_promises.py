@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 from flwr.app import Context, Message, RecordDict
+from flwr.serverapp import Grid
 from small_run import prepared, run_small, small_config, weights_of, without_times
 from torch import Tensor
 
@@ -20,13 +21,16 @@ from fedunlearn.corpora import Utterance
 from fedunlearn.deletion import RequestBook
 from fedunlearn.federation import client as device_side
 from fedunlearn.federation.client import HANDLERS, Device
+from fedunlearn.federation.engine import play
 from fedunlearn.federation.preparation import read_speech, resolve
 from fedunlearn.federation.transport import unpack
 from fedunlearn.ledger import Ledger
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
+from fedunlearn.receipts import receipt_of
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import rng_for
+from fedunlearn.traces import scan_run
 from fedunlearn.unlearning import REFERENCES
 from fedunlearn.vault import Vault
 
@@ -233,26 +237,110 @@ def test_a_failing_device_names_nobody(tmp_path: Path, monkeypatch: pytest.Monke
         assert name not in (tmp_path / "run" / file).read_text()
 
 
-def test_deleted_speech_is_nowhere_in_the_run_folder(base: tuple[Path, dict[str, Any]]) -> None:
-    out, _ = base
-    speech, gone = speech_of(), forgotten(base[0])
+def gone_from(out: Path) -> list[str]:
+    """What was asked for, and what a client that took back everything held out."""
+    _, partition = read_speech(resolve(small_config()))
+    return [*forgotten(out), *(u.id for u in partition.clients[1].test)]
+
+
+def scanned(out: Path, gone: list[str], *more: Path) -> dict[str, Any]:
     config = small_config()
-    model = build_model(config.model, EMOTIONS, rng_for(0, "any"))
-    folders = [out, out.parent / f"{out.name}-references"]
-    content = b"".join(p.read_bytes() for f in folders for p in sorted(f.rglob("*")) if p.is_file())
     _, partition = read_speech(resolve(config))
-    kept = [u.id for u in partition.clients[2].train if u.id not in gone]
+    model = build_model(config.model, EMOTIONS, rng_for(0, "any"))
+    return scan_run([out, out.parent / f"{out.name}-references", *more], partition, gone, model)
 
-    def traces(utterance: str) -> bool:
-        pcm = speech[utterance].pcm()
-        loud = int(np.abs(pcm[:-64].astype(int)).argmax())
-        features = model.features_of(pcm).numpy().ravel()
-        return pcm[loud : loud + 64].tobytes() in content or features[40:56].tobytes() in content
 
-    assert all(traces(utterance) for utterance in kept)  # the search does find what is there
-    assert not any(traces(utterance) for utterance in gone)
-    # Whoever takes back everything takes back the held-out recordings too.
-    assert not any(traces(u.id) for u in partition.clients[1].test)
+def test_deleted_speech_is_nowhere_in_run_folder_and_cache(base: tuple[Path, dict[str, Any]]) -> None:
+    out, _ = base
+    gone = gone_from(out)
+    told = scanned(out, gone)
+    assert told["found"] == []
+    # 1,500 pieces of 16-bit and 3,000 of float32 samples in each 3 s, less silence.
+    assert told["windows"] > 1000 * len(gone)
+    on_disk = [p for folder in (out, out.parent / f"{out.name}-references") for p in folder.rglob("*")]
+    files = [p for p in on_disk if p.is_file() and not p.name.endswith(("-wal", "-shm"))]
+    assert told["scanned_files"] >= len(files)
+    assert told["scanned_bytes"] >= sum(p.stat().st_size for p in files)
+
+
+def test_a_scan_does_find_what_is_there(base: tuple[Path, dict[str, Any]]) -> None:
+    """One kept utterance of every device that is left: in its vault, as audio and as features."""
+    out, _ = base
+    _, partition = read_speech(resolve(small_config()))
+    gone = set(gone_from(out))
+    shares = [share for share in partition.clients if share.client != 1]
+    kept = [next(u.id for u in share.train if u.id not in gone) for share in shares]
+    vaults = [f"run/vaults/client-{share.client:04d}" for share in shares]
+    found = {(str(Path(name).parent), Path(name).suffix) for name in scanned(out, kept)["found"]}
+    assert found == {(vault, kind) for vault in vaults for kind in (".i16", ".f32")}
+
+
+def test_a_leftover_of_4_ms_is_found_wherever_it_lies(
+    base: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(base[0], out)
+    (tmp_path / "run-references").mkdir()
+    (tmp_path / "session" / "spilled").mkdir(parents=True)
+    gone = gone_from(base[0])
+    pcm = speech_of()[gone[0]].pcm()
+    loud = int(np.abs(pcm[:-100].astype(int)).argmax())
+    assert scanned(out, gone, tmp_path / "session")["found"] == []
+    places = ("run/metrics.jsonl", "run/checkpoints/x.tmp", "run/vaults/client-0004/audio-1.i16",
+              "run-references/y", "session/spilled/z")  # fmt: skip
+    for place in places:
+        path = tmp_path / place
+        before = path.read_bytes() if path.exists() else b""
+        path.write_bytes(before + b"odd"[: 1 + len(before) % 3] + pcm[loud : loud + 64].tobytes())
+    assert scanned(out, gone, tmp_path / "session")["found"] == sorted(places)
+
+
+def test_every_device_leaves_its_people_a_receipt(base: tuple[Path, dict[str, Any]]) -> None:
+    out, results = base
+    model = weights_of(out)
+    applied = {}
+    for request in results["requests"]:
+        vault = RunFolder(out).vault(request["client"])
+        receipt = json.loads(receipt_of(vault, request["id"]).read_text())
+        (own,) = RequestBook(vault).all()
+        assert receipt["removed"]["utterances"] == list(own.utterances)
+        assert (receipt["from_model"]["round"], receipt["verification"]["found"]) == (
+            request["round_applied"],
+            0,
+        )
+        assert len(receipt["from_model"]["sha256"]) == 64
+        applied[request["round_applied"]] = receipt["from_model"]["sha256"]
+        assert str(out) not in json.dumps(receipt)
+    assert len(applied) == len(set(applied.values())) == 2
+    assert model["unlearned.safetensors"] == applied[max(applied)]
+    assert not list(out.rglob("evidence")) and not list(out.rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_deleted_speech_is_nowhere_in_what_ray_writes(tmp_path: Path) -> None:
+    """Its session folder, with logs and whatever was spilled, while it is still there."""
+    import ray
+
+    config = small_config(federation__engine="ray", federation__workers=2)
+    experiment = prepared(tmp_path / "run", config)
+    conduct, told = experiment.conduct, []
+
+    def watched(grid: Grid) -> None:
+        conduct(grid)
+        context = ray.get_runtime_context()
+        session = Path(context.get_temp_dir()) / context.get_session_name()
+        gone = gone_from(tmp_path / "run")
+        told.append(scanned(tmp_path / "run", gone, session))
+        pcm = speech_of()[gone[0]].pcm()
+        loud = int(np.abs(pcm[:-100].astype(int)).argmax())
+        (session / "planted").write_bytes(pcm[loud : loud + 64].tobytes())
+        told.append(scanned(tmp_path / "run", gone, session))
+        told.append({"session": session.name})
+
+    experiment.conduct = watched  # type: ignore[method-assign]
+    assert play(experiment)["status"] == "complete"
+    clean, planted, named = told
+    assert clean["found"] == [] and planted["found"] == [f"{named['session']}/planted"]
 
 
 def test_a_users_corpus_is_read_and_never_written(tmp_path: Path) -> None:

@@ -200,11 +200,14 @@ class EvaluationSettings(Settings):
         curve_every: the judge's learning-curve point every so many rounds; 0 = the last round only.
         retrained_seeds: retrained models; with 2 or more there is a noise floor.
         bootstrap: resamples for the membership interval.
+        search: whether, at the end, the run folder is searched for traces of what was deleted, and what was
+            measured is added to the receipts.
     """
 
     curve_every: Count = 1
     retrained_seeds: AtLeastOne = 1
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
+    search: bool = True
 
 
 class Config(Settings):

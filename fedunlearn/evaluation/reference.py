@@ -78,7 +78,7 @@ class ReferenceCache:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
 
     def find(self, key: str) -> Learned | None:
         """The learned model of this key; None if there is none or its file was damaged."""
@@ -104,7 +104,7 @@ class ReferenceCache:
 
     def keep(self, key: str, learned: Learned) -> None:
         """Store a learned model."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         curve = torch.from_numpy(np.stack(list(learned.curve.values())))
         about = {"rows": list(learned.rows), "curve_rounds": list(learned.curve), "cost": dict(learned.cost)}
         about["order"] = list(learned.state)
@@ -115,4 +115,4 @@ class ReferenceCache:
         save_checkpoint(self._file(key), tensors, about)
 
     def _file(self, key: str) -> Path:
-        return self._folder / f"{key}.safetensors"
+        return self.folder / f"{key}.safetensors"

@@ -21,7 +21,7 @@ from flwr.clientapp import ClientApp
 from torch import Tensor
 
 from fedunlearn import config as configuration
-from fedunlearn.deletion import RequestBook, State, raise_due
+from fedunlearn.deletion import RequestBook, raise_due
 from fedunlearn.examples import Examples
 from fedunlearn.federation.aggregation import difference
 from fedunlearn.federation.attackers import Liar, lie
@@ -30,10 +30,12 @@ from fedunlearn.federation.transport import Asked, pack, unpack
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Split
+from fedunlearn.purge import Applied, purge_requests
+from fedunlearn.receipts import Method as Deleted
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import rng_for
 from fedunlearn.training import TrainingDiverged, calibrate, predict, train
-from fedunlearn.unlearning import METHODS, REFERENCES
+from fedunlearn.unlearning import METHODS, REFERENCES, method_named
 from fedunlearn.unlearning.contract import Method, UnlearnFailed
 from fedunlearn.unlearning.privacy import released, told
 from fedunlearn.unlearning.spectrum import log_odds_of, smoothed
@@ -52,7 +54,7 @@ class Device:
 
     def __init__(self, run: RunFolder, client: int) -> None:
         self.client = client
-        self._run, self._stamp = run, _stamp(run)
+        self.run, self._stamp = run, _stamp(run)
         self.config = configuration.load(run.config)
         self.vault = Vault(run.vault(client))
         self.model = build_model(self.config.model, self.vault.classes, rng_for(0, "template"))
@@ -61,7 +63,7 @@ class Device:
     @property
     def is_current(self) -> bool:
         """Whether run and vault are still those that this was made of."""
-        return self._stamp == _stamp(self._run) and self.vault.is_current
+        return self._stamp == _stamp(self.run) and self.vault.is_current
 
     def examples(self, split: Split) -> Examples:
         """All examples of one split, kept in memory until a purge."""
@@ -103,6 +105,8 @@ class DeviceFailed(Exception):
 
 
 _devices: dict[tuple[str, int], Device] = {}
+_swept: tuple[object, ...] = ()
+"""the run, and its count of purges, when ``_devices`` was last looked through"""
 
 
 def _stamp(run: RunFolder) -> tuple[int, int]:
@@ -117,13 +121,27 @@ def _home(run_folder: str, context: Context) -> tuple[RunFolder, int]:
 
 
 def _device(run: RunFolder, client: int) -> Device:
+    _drop_stale(run)
     key = str(run.path), client
     known = _devices.get(key)
-    # Another worker may have purged this vault, or another run taken its place; what is held of it must go.
     if known is None or not known.is_current:
         torch.set_num_threads(1)
         known = _devices[key] = Device(run, client)
     return known
+
+
+def _drop_stale(run: RunFolder) -> None:
+    """Let go of every device that another worker has purged since, whoever this message is for.
+
+    And of those of other runs, which may have had this one's place.
+    """
+    global _swept
+    purges = run.purges.stat().st_size if run.purges.exists() else 0
+    now = (str(run.path), _stamp(run), purges)
+    if now != _swept:
+        for key in [k for k, d in _devices.items() if k[0] != str(run.path) or not d.is_current]:
+            del _devices[key]
+        _swept = now
 
 
 def population(device: Device, _: RecordDict) -> RecordDict:
@@ -277,20 +295,22 @@ def _rounds_card(device: Device) -> RoundsCard:
 
 
 def purge(device: Device, content: RecordDict) -> RecordDict:
-    """Remove the named requests' utterances for good, then look for them everywhere in the vault."""
-    book = RequestBook(device.vault.folder)
-    names = Asked(content).texts("requests")
-    ids = _utterances_of(device, names)
-    if not set(device.vault.ids("train")) - set(ids):
-        ids = (*ids, *device.vault.ids("test"))  # whoever takes back everything leaves nothing held out
-    present = [i for i in ids if i in device.vault.entries]
-    windows = device.vault.fingerprints(present, device.model)
-    removed = device.vault.purge(present)
-    device.forget_caches()
-    clean = not device.vault.holds_any(windows)
-    device.vault.derive(device.model)
-    book.set_state(names, State.PURGED)
-    return _reply(removed=removed, verified=int(clean), train=len(device.vault.ids("train")))
+    """Remove the named requests' utterances for good, look for them everywhere, leave a receipt."""
+    asked = Asked(content)
+    card, run = method_named(device.config.unlearning.method), device.run
+    method = Deleted(card.name, card.source, card.sees, device.config.unlearning.aggregation)
+    date, rounds, since = (asked.integer(name) for name in ("date", "round", "round_applied"))
+    applied = Applied(date, rounds, since, asked.text("model"), method)
+    beside = [path for path in run.path.iterdir() if path != run.vaults]  # others' vaults are others' speech
+    try:
+        done = purge_requests(device.vault, device.model, asked.texts("requests"), beside, applied)
+    finally:
+        device.forget_caches()
+        _devices.pop((str(run.path), device.client), None)
+        with run.purges.open("ab") as file:
+            file.write(b".")
+    train, held = (len(device.vault.ids(split, applied.date)) for split in ("train", "test"))
+    return _reply(removed=done.removed, verified=int(done.verified), train=train, held=held)
 
 
 HANDLERS: dict[str, Handler] = {
@@ -323,13 +343,16 @@ def make_client_app(run_folder: str = "", mods: Sequence[Any] = ()) -> ClientApp
 def _answer(run_folder: str, handler: Handler, message: Message, context: Context) -> Message:
     run, client = _home(run_folder, context)
     start = thread_time()
+    told = ""
     try:
         content = _attended(_device(run, client), handler, message.content)
     except Exception as error:
         # In full into the device's own log; only the kind of it leaves the device.
         with (run.vault(client) / "log.txt").open("a", encoding="utf-8") as log:
             log.write("".join(traceback.format_exception(error)))
-        raise DeviceFailed(_told(error)) from None
+        told = _told(error)
+    if told:  # out here, or the exception would keep the other's frames alive, and the speech in them
+        raise DeviceFailed(told)
     content.metric_records["metrics"]["seconds"] = thread_time() - start
     return Message(content, reply_to=message)
 

@@ -18,11 +18,12 @@ from fedunlearn.federation.requests import (
     Heard,
     ServedRequest,
     Wish,
+    grouped,
     ids_of,
     read_requests,
 )
 from fedunlearn.federation.standing import Standing
-from fedunlearn.federation.transport import number
+from fedunlearn.federation.transport import count, number
 
 
 class Desk:
@@ -143,48 +144,55 @@ class Desk:
     # ---- removing for good ---------------------------------------------------------------------------
 
     def to_purge(self) -> list[ServedRequest]:
-        """What is applied and in a vault still; and what no model has ever been trained with."""
+        """What is applied and in a vault still, or not proved gone; and what no model was trained with."""
         standing = self._standing
         return [
             r
             for r in standing.requests.values()
-            if (r.state is RequestState.APPLIED or (r.state is RequestState.ACCEPTED and not r.learned))
+            if (
+                r.state in {RequestState.APPLIED, RequestState.PURGED}
+                or (r.state is RequestState.ACCEPTED and not r.learned)
+            )
             and self._availability.reachable(r.client, standing.date)
         ]
 
-    def purge(self, requests: Sequence[ServedRequest], weights: Mapping[str, Tensor] | None) -> None:
-        """Have them removed for good; where a device does not answer, it is asked again at the next date.
+    def purge(self, requests: Sequence[ServedRequest]) -> None:
+        """Have them removed for good; where a device does not answer, it is asked again at the next date."""
+        # A receipt names the model from which on its speech is forgotten: one message for each such model.
+        applied = {(r.round_applied, r.model): None for r in requests}
+        for round_applied, model in applied:
+            together = [r for r in requests if (r.round_applied, r.model) == (round_applied, model)]
+            self._purge(together, -1 if round_applied is None else round_applied, model)
+        for request in requests:
+            # Its speech is unlearned, so its last step goes even where the device did not answer.
+            left = self._standing.examples[request.client]
+            self._standing.history.forget(request.client, left=left == 0)
 
-        Args:
-            weights: of the model from which on they are forgotten; None: none has been trained.
-        """
+    def _purge(self, requests: Sequence[ServedRequest], round_applied: int, model: str) -> None:
         standing = self._standing
-        model = "" if weights is None else weights_digest(weights)
         content = {}
-        for client in sorted({r.client for r in requests}):
-            own = [r for r in requests if r.client == client]
-            applied = [-1 if r.round_applied is None else r.round_applied for r in own]
+        for client, own in grouped(requests).items():
             asked = settings(
-                requests=ids_of(own), round=standing.clock, round_applied=max(applied), model=model
+                requests=ids_of(own),
+                date=standing.date,
+                round=standing.clock,
+                round_applied=round_applied,
+                model=model,
             )
             content[client] = RecordDict({"settings": asked})
-        occasion = Occasion(standing.clock, "purge", standing.costs["unlearn"])
         replies = self._clients.ask(
             "query.purge",
             content,
-            lambda _, reply: (number(reply, "verified") == 1, int(number(reply, "train"))),
-            occasion,
+            lambda _, reply: (number(reply, "verified") == 1, count(reply, "train")),
+            Occasion(standing.clock, "purge", standing.costs["unlearn"]),
             quorum=0.0,
         )
-        for request in requests:
-            # Its speech is unlearned, so its last step goes even where the device did not answer.
-            left = replies.get(request.client, (False, 1))[1]
-            standing.history.forget(request.client, left=left == 0)
         for request in requests:
             if request.client in replies:
                 verified, left = replies[request.client]
                 standing.examples[request.client] = left
-                self.move(request, RequestState.PURGED)
+                if request.state is not RequestState.PURGED:
+                    self.move(request, RequestState.PURGED)
                 if verified:
                     self.move(request, RequestState.VERIFIED)
 

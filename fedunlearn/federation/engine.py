@@ -45,6 +45,8 @@ def play(experiment: Experiment, mods: Sequence[Any] = ()) -> dict[str, Any]:
     clients = len(experiment.partition.clients)
     settings = experiment.config.federation
     engine = run_inline if settings.engine == "inline" else run_ray
+    if engine is run_ray:
+        experiment.engine_folders = ray_folders
     try:
         engine(server_app, client_app, clients, settings, experiment.run.log)
     except RunFailed:
@@ -126,6 +128,16 @@ def run_ray(
             ray.shutdown()
     if failure:
         raise failure[0]
+
+
+def ray_folders() -> list[Path]:
+    """Where Ray writes in this session, spilled objects included; none where it is not running."""
+    import ray
+
+    if not ray.is_initialized():
+        return []
+    context = ray.get_runtime_context()
+    return [Path(context.get_temp_dir()) / context.get_session_name()]
 
 
 class InlineGrid(Grid):

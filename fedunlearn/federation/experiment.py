@@ -4,9 +4,10 @@
 """
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -25,6 +26,7 @@ from fedunlearn.evaluation.judge import Judge, Predictions
 from fedunlearn.evaluation.reference import Learned, ReferenceCache
 from fedunlearn.federation.aggregation import ServerOptimizer, Update
 from fedunlearn.federation.availability import Availability
+from fedunlearn.federation.closing import complete_receipts, receipts_of, search
 from fedunlearn.federation.exchange import Federation
 from fedunlearn.federation.progress import Progress
 from fedunlearn.federation.references import References, first_weights
@@ -78,6 +80,8 @@ class Experiment:
         self._log = self.standing.log
         self._federation: Federation | None = None
         self._references: References | None = None
+        self.engine_folders: Callable[[], Sequence[Path]] = tuple
+        """where the engine, too, writes; set by whoever knows"""
         self._seconds: dict[str, float] = {}
         self._started = datetime.now(UTC)
         self._start = perf_counter()
@@ -124,12 +128,32 @@ class Experiment:
             for number in range(seeds):
                 self._references.retrain(number, forget)
         retrained = [learned.state for learned in standing.retrained[:seeds]] or [original]
+        states["retrained"] = retrained[0]
         with self._phase("judge", None):
-            self.results = self._judged(federation, states, retrained, forget, books)
-        for name, state in [*states.items(), ("retrained", retrained[0])]:
+            results = self._judged(federation, states, retrained, forget, books)
+        for name, state in states.items():
             file = self.run.checkpoints / f"{name}.safetensors"
             save_checkpoint(file, state, {"model": name, "seed": config.seed})
         self.keep(copies=2)
+        if config.evaluation.search:
+            with self._phase("search", None):
+                self._close(results, states, books)
+        self.results = results
+
+    def _close(
+        self, results: dict[str, Any], states: Mapping[str, State], books: Mapping[Key, DeletionRequest]
+    ) -> None:
+        """Search for what was deleted, and tell the people who asked what was measured."""
+        gone = {r.key: books[r.key] for r in self.standing.requests.values() if r.gone and r.key in books}
+        receipts = receipts_of(self.run, gone)
+        folders = [self.run.path, self._cache.folder, *self.engine_folders()]
+        found = search(folders, self.partition, gone, receipts, self.template)
+        results["times"]["searched"] = {part: found.pop(f"scanned_{part}") for part in ("files", "bytes")}
+        results["traces"] = found
+        if found["found"]:
+            left = f"deleted speech is left in {', '.join(found['found'])}"
+            results |= {"status": "partial", "failure": "; ".join(filter(None, (results["failure"], left)))}
+        complete_receipts(receipts, gone, self._judge, states, results["gap"])
 
     def write_failure(self, reason: str, interrupted: bool = False) -> dict[str, Any]:
         """Leave, and return, a results.json that says that, why, and how far the run had come."""

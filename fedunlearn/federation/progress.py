@@ -17,6 +17,7 @@ _SAID = {
     "unlearn and recover": "Unlearning and recovering",
     "retrain": "Retraining without the forgotten",
     "judge": "Judging",
+    "search": "Searching for what was deleted",
 }
 
 

@@ -15,7 +15,7 @@ Key = tuple[str, int]
 OVERDUE = "overdue"
 """recorded beside the states: the deadline passed while the request was open; it is served all the same"""
 
-_OPEN = {RequestState.RAISED, RequestState.ACCEPTED, RequestState.UNLEARNED, RequestState.APPLIED}
+_HELD = {RequestState.RAISED, RequestState.ACCEPTED, RequestState.UNLEARNED, RequestState.APPLIED}
 
 
 @dataclass
@@ -34,6 +34,7 @@ class ServedRequest:
         lease: the date until which the device has it in work; None = it is at the server.
         attempts: how often it was given out.
         history: each state with the round of the timeline in which it was reached.
+        model: digest of the weights right after it was applied; empty before, and where nothing was learned.
         outcome: what the device told of its unlearning.
     """
 
@@ -51,6 +52,7 @@ class ServedRequest:
     lease: int | None = None
     attempts: int = 0
     purged_there: bool = False
+    model: str = ""
     history: list[dict[str, Any]] = field(default_factory=list)
     outcome: dict[str, Any] = field(default_factory=dict)
 
@@ -62,7 +64,7 @@ class ServedRequest:
     @property
     def unfinished(self) -> bool:
         """Whether the server still has something to do for it."""
-        return self.state in _OPEN
+        return self.state in {*_HELD, RequestState.PURGED}
 
     @property
     def gone(self) -> bool:
@@ -72,7 +74,7 @@ class ServedRequest:
     @property
     def withheld(self) -> int:
         """Utterances that are in the vault still and may not be trained on any more."""
-        return self.utterances if self.unfinished and not self.purged_there else 0
+        return self.utterances if self.state in _HELD and not self.purged_there else 0
 
     def late(self, date: int) -> bool:
         """Whether the deadline has passed."""

@@ -17,7 +17,7 @@ from fedunlearn.deletion import State as RequestState
 from fedunlearn.deletion import last_scheduled_round
 from fedunlearn.federation.aggregation import difference, step, weighted_mean
 from fedunlearn.federation.availability import Availability
-from fedunlearn.federation.desk import Desk
+from fedunlearn.federation.desk import Desk, weights_digest
 from fedunlearn.federation.exchange import Federation, settings
 from fedunlearn.federation.observer import Observer
 from fedunlearn.federation.projection import without_conflict
@@ -133,8 +133,9 @@ class Server:
             standing.costs["recover"].bytes_stored += sum(
                 w.numel() * w.element_size() for w in served.weights.values()
             )
+        digest = weights_digest(served.weights)
         for request in applied:
-            request.round_applied = standing.clock
+            request.round_applied, request.model = standing.clock, digest
             self.desk.note(request, RequestState.APPLIED)
         standing.model, standing.unlearned = served, served.weights
         standing.owed = self._config.recovery.rounds
@@ -142,7 +143,7 @@ class Server:
 
     def _purge(self) -> None:
         standing = self.standing
-        self.desk.purge(self.desk.to_purge(), standing.model.weights if standing.model else None)
+        self.desk.purge(self.desk.to_purge())
         standing.step = Step.ROUND
         self._observer.keep(copies=2)
 

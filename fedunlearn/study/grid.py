@@ -215,4 +215,8 @@ def _asked(experiment: Config, size: int, requesters: int, seed: int, window: in
     )
     patience = experiment.deletions.patience
     deletions = DeletionSettings(schedule=schedule, window=window, patience=patience)
-    return experiment.model_copy(update={"seed": seed, "deletions": deletions})
+    # Nobody takes a cell up, and nothing of it but its numbers stays.
+    federation = experiment.federation.model_copy(update={"checkpoint_every": 0})
+    evaluation = experiment.evaluation.model_copy(update={"search": False})
+    changed = {"deletions": deletions, "federation": federation, "evaluation": evaluation}
+    return experiment.model_copy(update={"seed": seed, **changed})

@@ -1,0 +1,71 @@
+"""The end of a run, for the people who asked: is anything left of their speech, and what was measured?"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fedunlearn.deletion import DeletionRequest
+from fedunlearn.evaluation.judge import Judge
+from fedunlearn.federation.requests import Key
+from fedunlearn.models.contract import EmotionModel
+from fedunlearn.partition import Partition
+from fedunlearn.receipts import add_evidence, receipt_of
+from fedunlearn.run_folder import RunFolder
+from fedunlearn.traces import scan_run
+
+
+def receipts_of(run: RunFolder, keys: Iterable[Key]) -> dict[Key, Path]:
+    """The receipts that there are for these requests."""
+    places = {key: receipt_of(run.vault(key[1]), key[0]) for key in keys}
+    return {key: path for key, path in places.items() if path.exists()}
+
+
+def search(
+    folders: Sequence[Path],
+    partition: Partition,
+    books: Mapping[Key, DeletionRequest],
+    receipts: Mapping[Key, Path],
+    model: EmotionModel,
+) -> dict[str, Any]:
+    """Look for all that was removed, held-out speech included, in every file of the run.
+
+    Args:
+        folders: run folder, reference cache, the engine's own. books: of the requests that are gone.
+        receipts: theirs. model: of the run's kind.
+
+    Returns:
+        as ``traces.scan_run``
+    """
+    gone = {u for request in books.values() for u in request.utterances}
+    for path in receipts.values():
+        gone |= set(json.loads(path.read_text(encoding="utf-8"))["removed"]["held_out"])
+    return scan_run(folders, partition, gone, model)
+
+
+def complete_receipts(
+    receipts: Mapping[Key, Path],
+    books: Mapping[Key, DeletionRequest],
+    judge: Judge,
+    states: Mapping[str, Mapping[str, Tensor]],
+    gap: Mapping[str, Any],
+) -> None:
+    """Add to each receipt what was measured on its own utterances.
+
+    Args:
+        receipts: by request. books: what each took back. judge: measures.
+        states: original, unlearned, recovered and retrained. gap: of the run, as in results.json.
+    """
+    for key, path in receipts.items():
+        measured = {name: judge.measure(state, books[key].utterances) for name, state in states.items()}
+        add_evidence(
+            path,
+            {
+                "forget_accuracy": {name: m["forget"]["accuracy"] for name, m in measured.items()},
+                "membership": {name: measured[name]["membership"] for name in ("recovered", "retrained")},
+                "gap": gap["recovered"]["mean"],
+                "noise_floor": gap["noise_floor"] and gap["noise_floor"]["mean"],
+            },
+        )
