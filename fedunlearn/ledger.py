@@ -1,66 +1,122 @@
 """What became of every request: append-only rows in SQLite, each chained to the one before by its hash.
 
-Rows hold request ids (random digits), client numbers, rounds and states; no names, no utterances.
+A row holds no name, no client number and no request id, but salted hashes of them, a round and a state. The
+salt lies in a file of its own beside the database: whoever gets the database alone can link a row to nobody.
 """
 
 import hashlib
+import hmac
 import json
+import os
+import shutil
 import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
-    position INTEGER PRIMARY KEY, request TEXT NOT NULL, client INTEGER NOT NULL, round INTEGER NOT NULL,
-    state TEXT NOT NULL, previous TEXT NOT NULL, hash TEXT NOT NULL
-)"""
-_GENESIS = "0" * 64
+    position INTEGER PRIMARY KEY, subject TEXT NOT NULL, request TEXT NOT NULL, round INTEGER NOT NULL,
+    state TEXT NOT NULL, previous TEXT NOT NULL, hash TEXT NOT NULL, UNIQUE (request, state)
+);
+CREATE TRIGGER IF NOT EXISTS rows_stay BEFORE UPDATE ON entries
+BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+CREATE TRIGGER IF NOT EXISTS rows_remain BEFORE DELETE ON entries
+BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+CREATE TRIGGER IF NOT EXISTS rows_follow BEFORE INSERT ON entries
+WHEN NEW.position <> (SELECT COALESCE(MAX(position), 0) + 1 FROM entries)
+BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+"""
+_LAST = "SELECT position, hash FROM entries ORDER BY position DESC LIMIT 1"
+GENESIS = "0" * 64
+"""what the first row follows: the head of an empty ledger"""
+
+
+class DamagedLedger(Exception):
+    """A file that is no ledger, or one that SQLite cannot read; ``str(error)`` names it."""
 
 
 @dataclass(frozen=True)
 class LedgerEntry:
-    """One step of one request."""
+    """One step of one request.
+
+    Attributes:
+        position: 1, 2, ...
+        subject: salted hash of the client (hexadecimal).
+        request: salted hash of the request's id and its client: each device's part is followed by itself.
+        round, state: the step. previous, hash: the chain (SHA-256).
+    """
 
     position: int
+    subject: str
     request: str
-    client: int
     round: int
     state: str
     previous: str
     hash: str
 
 
-class Ledger:
-    """The record of one run. Every ``append`` is on disk before it returns."""
+class LedgerReader:
+    """A ledger to look at: nothing is changed and no file is made. Works while a run is writing.
+
+    Args:
+        path: of the database. The salt is read where it lies beside it.
+
+    Raises:
+        FileNotFoundError: there is none. DamagedLedger: it is none.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._connection.execute("PRAGMA journal_mode=WAL")
-        self._connection.execute("PRAGMA synchronous=FULL")
-        self._connection.execute(_SCHEMA)
+        self.path = path
+        self.salt = _salt_file(path).read_bytes() if _salt_file(path).exists() else None
+        self._copy: tempfile.TemporaryDirectory[str] | None = None
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: there is no ledger")
+        self._connection = self._connect()
 
-    def append(self, request: str, client: int, round: int, state: str) -> None:
-        """Record that a request reached a state; a state it has reached already is not recorded twice."""
-        entries = self.entries()
-        if any(e.request == request and e.state == state for e in entries):
-            return
-        position = len(entries) + 1
-        previous = entries[-1].hash if entries else _GENESIS
-        digest = _digest(position, request, client, round, state, previous)
-        self._connection.execute(
-            "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (position, request, client, round, state, previous, digest),
-        )
+    def _connect(self) -> sqlite3.Connection:
+        log, shared = (self.path.with_name(self.path.name + end) for end in ("-wal", "-shm"))
+        path, how = self.path, "mode=ro"
+        if not log.exists():
+            how += "&immutable=1"  # SQLite would make both files only to read the database
+        elif not shared.exists():
+            # Nobody is writing, and a database that was copied with its log needs a place to read that in.
+            self._copy = tempfile.TemporaryDirectory()
+            path = Path(self._copy.name) / self.path.name
+            with suppress(FileNotFoundError):  # its last writer has just put the log's rows into the database
+                shutil.copy(log, path.with_name(log.name))
+            shutil.copy(self.path, path)
+        uri = f"{path.absolute().as_uri()}?{how}"
+        return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30.0)
 
     def entries(self) -> tuple[LedgerEntry, ...]:
         """All rows in order."""
-        rows = self._connection.execute("SELECT * FROM entries ORDER BY position").fetchall()
-        return tuple(LedgerEntry(*row) for row in rows)
+        with self._readable():
+            rows = self._connection.execute("SELECT * FROM entries ORDER BY position").fetchall()
+            return tuple(LedgerEntry(*row) for row in rows)
 
     def head(self) -> str:
         """Hash of the last row, which stands for all rows before it. Kept elsewhere, it proves the end."""
-        entries = self.entries()
-        return entries[-1].hash if entries else _GENESIS
+        with self._readable():
+            last = self._connection.execute(_LAST).fetchone()
+        return str(last[1]) if last else GENESIS
+
+    def states(self, request: str, client: int) -> tuple[str, ...]:
+        """What a client's request has reached, in order.
+
+        Raises:
+            ValueError: the salt is missing.
+        """
+        with self._readable():
+            found = self._connection.execute(
+                "SELECT state FROM entries WHERE request = ? ORDER BY position",
+                (self.hashed(request, client),),
+            )
+            return tuple(state for (state,) in found)
 
     def verify(self, head: str | None = None) -> str | None:
         """None if the chain is whole, else one line that names the first row that is not.
@@ -69,25 +125,124 @@ class Ledger:
             head: what ``head()`` once said, noted outside this file. Without it, rows cut off at the end and
                 a chain made anew from end to end cannot be told from an honest ledger.
         """
-        previous = _GENESIS
+        previous = GENESIS
         entries = self.entries()
         for expected, e in enumerate(entries, start=1):
             if e.position != expected:
                 return f"row {expected} is missing (row {e.position} stands in its place)"
             if e.previous != previous:
                 return f"row {e.position} does not follow the row before it"
-            if e.hash != _digest(e.position, e.request, e.client, e.round, e.state, e.previous):
-                return f"row {e.position} (request {e.request}, {e.state}) was changed"
+            if e.hash != _digest(e.position, e.subject, e.request, e.round, e.state, e.previous):
+                return f"row {e.position} ({e.state} in round {e.round}) was changed"
             previous = e.hash
-        if head is not None and head not in {_GENESIS, *(e.hash for e in entries)}:
+        if head is not None and head not in {GENESIS, *(e.hash for e in entries)}:
             return f"the last row that was noted elsewhere is missing (row {len(entries)} is the last here)"
         return None
+
+    def subject(self, client: int) -> str:
+        """How rows name a client. Raises ValueError where the salt is missing."""
+        return self._hash("client", client)
+
+    def hashed(self, request: str, client: int) -> str:
+        """How rows name a client's request. Raises ValueError where the salt is missing."""
+        return self._hash("request", request, client)
 
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
+        if self._copy:
+            self._copy.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _hash(self, *parts: str | int) -> str:
+        if self.salt is None:
+            raise ValueError(f"{_salt_file(self.path)} is missing: nobody can be linked to a row")
+        return hmac.new(self.salt, json.dumps(parts).encode(), hashlib.sha256).hexdigest()
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.DatabaseError, TypeError) as error:
+            raise DamagedLedger(f"{self.path}: cannot be read as a ledger ({error})") from error
 
 
-def _digest(position: int, request: str, client: int, round: int, state: str, previous: str) -> str:
-    row = json.dumps([position, request, client, round, state, previous])
+class Ledger(LedgerReader):
+    """The record of one run, to be written. Every ``append`` is on disk before it returns.
+
+    Args:
+        path: made where there is none.
+        salt: bytes that nobody can guess, the same for the whole life of the ledger; kept beside it, readable
+            by the owner alone. None: as it was when the ledger was made.
+
+    Raises:
+        ValueError: there is no salt, or another one.
+    """
+
+    def __init__(self, path: Path, salt: bytes | None = None) -> None:
+        _keep_salt(path, salt)
+        path.touch()
+        super().__init__(path)
+        with self._readable():
+            self._connection.execute("PRAGMA synchronous=FULL")
+            self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, isolation_level=None, timeout=30.0, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode=WAL")
+        return connection
+
+    def append(self, request: str, client: int, round: int, state: str) -> bool:
+        """Record that a client's request reached a state.
+
+        Returns:
+            False: it is on record already, and is not recorded twice.
+        """
+        subject, hashed = self.subject(client), self.hashed(request, client)
+        execute = self._connection.execute
+        execute("BEGIN IMMEDIATE")
+        try:
+            if execute("SELECT 1 FROM entries WHERE request = ? AND state = ?", (hashed, state)).fetchone():
+                execute("ROLLBACK")
+                return False
+            last, previous = execute(_LAST).fetchone() or (0, GENESIS)
+            row = (last + 1, subject, hashed, round, state, previous)
+            execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, _digest(*row)))
+            execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                execute("ROLLBACK")
+            raise
+        return True
+
+
+def _digest(position: int, subject: str, request: str, round: int, state: str, previous: str) -> str:
+    row = json.dumps([position, subject, request, round, state, previous])
     return hashlib.sha256(row.encode()).hexdigest()
+
+
+def _salt_file(path: Path) -> Path:
+    return path.with_suffix(".salt")
+
+
+def _keep_salt(path: Path, salt: bytes | None) -> None:
+    file = _salt_file(path)
+    if file.exists() and file.stat().st_size:
+        if salt is not None and salt != file.read_bytes():
+            raise ValueError(f"{file} holds another salt than this run has: the ledger is of another run")
+        return
+    if not salt:
+        raise ValueError(f"{file} is missing, and no salt is given")
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as opened:
+        opened.write(salt)
+        opened.flush()
+        os.fsync(opened.fileno())
+    temporary.replace(file)

@@ -51,15 +51,32 @@ class Partition:
         """D_t: held-out utterances of the client speakers, in client order."""
         return tuple(u for share in self.clients for u in share.test)
 
+    @property
+    def holders(self) -> dict[str, tuple[int, ...]]:
+        """speaker -> the clients that train on their speech, in client order."""
+        found: dict[str, list[int]] = defaultdict(list)
+        for share in self.clients:
+            for speaker in {u.speaker for u in share.train}:
+                found[speaker].append(share.client)
+        return {speaker: tuple(clients) for speaker, clients in sorted(found.items())}
+
+    def devices_of(self, client: int) -> dict[str, int]:
+        """The speakers of one client who have other devices as well -> how many hold their speech."""
+        return {
+            s: len(holders) for s, holders in self.holders.items() if client in holders and len(holders) > 1
+        }
+
 
 def deal(corpus: Corpus, settings: PartitionSettings, seed: int) -> Partition:
     """Deal a corpus to clients.
 
     Unseen speakers are drawn at random, taking genders in turn where the corpus names them. Each client
-    speaker's utterances are split by emotion in the ratio of ``test_fraction`` (largest remainder).
+    speaker's utterances are split by emotion in the ratio of ``test_fraction`` (largest remainder). Those of
+    a shared speaker go to their own client and the next ones in turn, the emotions evenly among them.
 
     Raises:
-        BadInput: fewer client speakers than clients, or too little speech to hold any out.
+        BadInput: fewer client speakers than clients or than shared ones, more devices than clients, or too
+            little speech to hold any out.
     """
     rng = rng_for(seed, "partition")
     speakers = _genders_in_turn(corpus, rng)
@@ -70,26 +87,45 @@ def deal(corpus: Corpus, settings: PartitionSettings, seed: int) -> Partition:
             f"client speakers ({len(speakers)} less {settings.unseen_speakers} unseen): "
             "a client needs at least one; lower clients or partition.unseen_speakers"
         )
+    _check_shared(settings, len(client_speakers))
     spoken: dict[str, list[Utterance]] = defaultdict(list)
     for utterance in corpus.utterances:
         spoken[utterance.speaker].append(utterance)
-    shares = []
+    train: list[list[Utterance]] = [[] for _ in range(settings.clients)]
+    test: list[list[Utterance]] = [[] for _ in range(settings.clients)]
     for client in range(settings.clients):
-        train: list[Utterance] = []
-        test: list[Utterance] = []
-        for speaker in client_speakers[client :: settings.clients]:
-            kept, held_out = _split(spoken[speaker], settings.test_fraction, rng)
-            train += kept
-            test += held_out
-        if not train or not test:
+        for place in range(client, len(client_speakers), settings.clients):
+            devices = settings.devices if place < settings.shared_speakers else 1
+            parts = _split(spoken[client_speakers[place]], settings.test_fraction, rng)
+            for kind, utterances in zip((train, test), parts, strict=True):
+                for device in range(devices):
+                    kind[(client + device) % settings.clients] += utterances[device::devices]
+    shares = []
+    for client, (kept, held_out) in enumerate(zip(train, test, strict=True)):
+        if not kept or not held_out:
             raise BadInput(
-                f"client {client} has {len(train)} training and {len(test)} held-out utterances; it needs "
+                f"client {client} has {len(kept)} training and {len(held_out)} held-out utterances; it needs "
                 "some of both: change partition.test_fraction or give more speech"
             )
-        shares.append(ClientShare(client, tuple(train), tuple(test)))
+        shares.append(ClientShare(client, tuple(kept), tuple(held_out)))
     partition = Partition(tuple(shares), tuple(u for speaker in unseen for u in spoken[speaker]))
     _check(corpus, partition)
     return partition
+
+
+def _check_shared(settings: PartitionSettings, client_speakers: int) -> None:
+    problems = []
+    if settings.shared_speakers > client_speakers:
+        problems.append(
+            f"partition.shared_speakers is {settings.shared_speakers}, but there are {client_speakers} "
+            "client speakers: lower it"
+        )
+    if settings.shared_speakers and settings.devices > settings.clients:
+        problems.append(
+            f"partition.devices is {settings.devices}, but there are {settings.clients} clients: lower it"
+        )
+    if problems:
+        raise BadInput(problems)
 
 
 def _genders_in_turn(corpus: Corpus, rng: np.random.Generator) -> list[str]:

@@ -7,9 +7,12 @@ generator state, and Ray workers agree with the in-process engine bit for bit.
 
 import hashlib
 from numbers import Integral
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def stream_key(seed: int, *name: str | int) -> int:
@@ -33,8 +36,10 @@ def rng_for(seed: int, *name: str | int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(stream_key(seed, *name)))
 
 
-def torch_rng_for(seed: int, *name: str | int) -> torch.Generator:
+def torch_rng_for(seed: int, *name: str | int) -> "torch.Generator":
     """The torch (CPU) generator of the named stream."""
+    import torch  # takes seconds, and only training needs it
+
     generator = torch.Generator()
     generator.manual_seed(stream_key(seed, *name) % 2**63)
     return generator

@@ -20,20 +20,18 @@ from fedunlearn.audio import PCM, pad, to_float
 from fedunlearn.examples import Examples, ForgetSet, pad_features
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Split
-from fedunlearn.run_folder import wipe
+from fedunlearn.run_folder import alone_in, wipe
 from fedunlearn.traces import Fingerprints
 from fedunlearn.vault_files import (
     DamagedVault,
     Derived,
-    Entry,
-    Index,
     Stored,
-    alone,
     stamp,
     wipe_strays,
     write_features,
     write_generation,
 )
+from fedunlearn.vault_index import Entry, Index
 
 __all__ = ["DamagedVault", "Derived", "Entry", "Vault", "wipe"]
 
@@ -50,7 +48,7 @@ class Vault:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with alone(folder):
+        with alone_in(folder):
             self._open()
             wipe_strays(folder, self.generation)
 
@@ -142,7 +140,7 @@ class Vault:
         """Compute and store the features of all utterances, unless they are stored already."""
         if self._stored_features(model) is not None or not self.entries:
             return
-        with alone(self.folder):
+        with alone_in(self.folder):
             if not self.is_current:  # what has been purged meanwhile must not come back
                 self._open()
             if self._stored_features(model) is None and self.entries:
@@ -155,7 +153,7 @@ class Vault:
         Idempotent: ids that are not here are ignored. Returns the number removed. Where an earlier purge was
         interrupted, this one first reads what is on disk and wipes what that one left.
         """
-        with alone(self.folder):
+        with alone_in(self.folder):
             self._open()
             wipe_strays(self.folder, self.generation)
             gone = set(ids) & self.entries.keys()

@@ -6,11 +6,10 @@ audio-<generation>.i16          all PCM, one utterance after another
 <feature name>-<generation>.frames  how many frames each utterance has
 """
 
-import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ import torch
 from torch import Tensor
 
 from fedunlearn.audio import PCM
-from fedunlearn.partition import Split
 from fedunlearn.run_folder import wipe, write_atomically
+from fedunlearn.vault_index import Entry, Index
 
 Derived = Mapping[str, Mapping[str, Tensor]]
 """feature name -> utterance -> features [T, D]"""
@@ -31,46 +30,6 @@ _ARRAYS = {".i16", ".f32", ".frames"}
 
 class DamagedVault(Exception):
     """A vault whose files do not hold what its index says; ``str(error)`` names the file."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One utterance as its device knows it.
-
-    Attributes:
-        label: the emotion's class. samples: its length.
-        speaker: who speaks; empty = one person per device, as far as this vault knows.
-        recorded: rounds done when it was recorded; 0 = there from the start.
-    """
-
-    id: str
-    emotion: str
-    label: int
-    split: Split
-    samples: int
-    speaker: str = ""
-    recorded: int = 0
-
-
-@dataclass(frozen=True)
-class Index:
-    """Which generation is current, how many emotions there are, and the utterances in order."""
-
-    generation: int
-    classes: int
-    entries: tuple[Entry, ...]
-
-    @classmethod
-    def read(cls, folder: Path) -> "Index":
-        """The index of the vault in this folder."""
-        index: dict[str, Any] = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        return cls(index["generation"], index["classes"], tuple(Entry(**e) for e in index["utterances"]))
-
-    def write(self, folder: Path) -> None:
-        """Switch the vault to this generation, in one rename."""
-        utterances = [asdict(entry) for entry in self.entries]
-        index = {"generation": self.generation, "classes": self.classes, "utterances": utterances}
-        write_atomically(folder / "index.json", json.dumps(index))
 
 
 def stamp(folder: Path) -> tuple[int, int, int] | None:
@@ -130,27 +89,8 @@ def write_features(path: Path, features: Sequence[Tensor]) -> None:
     write_atomically(path, torch.cat(list(features)).numpy().astype(np.float32, copy=False).tobytes())
 
 
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Inside, no other process opens or changes this vault; a process that dies lets go.
-
-    Two processes may be at one vault: a device that was too slow to answer is asked again elsewhere.
-    """
-    if os.name != "posix":
-        yield
-        return
-    import fcntl
-
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
 def wipe_strays(folder: Path, generation: int) -> None:
-    """Wipe what an interrupted purge, or any interrupted writing, left. To be called ``alone``."""
+    """Wipe what an interrupted purge, or any interrupted writing, left. To be called ``alone_in`` it."""
     for path in folder.rglob("*"):
         stale = path.suffix in _ARRAYS and path.stem.rpartition("-")[2] != str(generation)
         if stale or (path.suffix == ".tmp" and _is_abandoned(path)):

@@ -20,7 +20,7 @@ ROOMS = (
     ("config", "seeding"),
     ("audio", "run_folder", "ledger", "examples"),
     ("corpora", "checkpoints", "history"),
-    ("partition", "models"),
+    ("partition", "models", "vault_index"),
     ("speech", "traces"),
     ("vault", "vault_files", "training", "unlearning", "deletion", "receipts", "purge", "evaluation"),
     ("federation.transport", "federation.availability"),

@@ -13,9 +13,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from tiny import EMOTIONS, recordings_of, tiny_corpus, tiny_partition
 
-from fedunlearn.config import DeletionSettings, ScheduledDeletion
+from fedunlearn.config import Config, DeletionSettings, ScheduledDeletion
+from fedunlearn.config import load as load_config
 from fedunlearn.deletion import (
     DeletionRequest,
+    ImpossibleStep,
     RequestBook,
     State,
     any_while_learning,
@@ -51,7 +53,12 @@ def random_arrivals(rate: float, count: int = 2) -> DeletionSettings:
 def ask(
     vault: Vault, wanted: DeletionSettings, date: int, client: int = 0, seed: int = 1
 ) -> list[DeletionRequest]:
-    return list(raise_due(wanted, vault, client, date, ROUNDS, seed).all())
+    return list(raise_due(experiment(wanted, ROUNDS, seed), vault, client, date).all())
+
+
+def experiment(wanted: DeletionSettings, rounds: int = ROUNDS, seed: int = 1, clients: int = 4) -> Config:
+    plain = load_config(None, {"seed": seed, "training.rounds": rounds, "partition.clients": clients})
+    return plain.model_copy(update={"deletions": wanted})
 
 
 # ---- dates -----------------------------------------------------------------------------------------------
@@ -135,7 +142,9 @@ def test_some_are_drawn_at_random_from_all(tmp_path: Path) -> None:
 def test_who_has_fewer_left_than_the_count_asks_for_all_of_them(tmp_path: Path) -> None:
     vault = vault_at(tmp_path / "v")
     wanted = schedule(*({"client": 0, "round": r, "what": "some", "count": 4} for r in range(3)))
-    assert [len(r.utterances) for r in ask(vault, wanted, 5)] == [4, 2]
+    four, two, none = ask(vault, wanted, 5)
+    assert [r.count for r in (four, two, none)] == [4, 2, 0]
+    assert (none.state, none.note) == (State.REFUSED, "already asked for")
 
 
 def test_requests_that_overlap_name_no_utterance_twice(tmp_path: Path) -> None:
@@ -170,7 +179,7 @@ def test_at_rate_one_somebody_asks_in_every_ordinary_round_and_not_after(tmp_pat
 
 def test_arrivals_come_at_their_rate(tmp_path: Path) -> None:
     """300 rounds at .3: 90 on average, standard deviation sqrt(300 * .3 * .7) = 7.9."""
-    book = raise_due(random_arrivals(0.3, 1), big_vault(tmp_path / "v", 400), 0, 299, 300, seed=1)
+    book = raise_due(experiment(random_arrivals(0.3, 1), 300), big_vault(tmp_path / "v", 400), 0, 299)
     assert abs(len(book.all()) - 90) < 4 * 7.9
 
 
@@ -214,7 +223,7 @@ def test_the_experimenter_knows_whether_anybody_will_ask_while_learning(
     for client in range(2):
         vault = big_vault(folder / str(client), 3)
         for date in range(rounds):
-            asked |= bool(raise_due(wanted, vault, client, date, rounds, seed).all())
+            asked |= bool(raise_due(experiment(wanted, rounds, seed, 2), vault, client, date).all())
     assert any_while_learning(wanted, 2, rounds, seed) == asked
 
 
@@ -228,6 +237,8 @@ def test_the_book_is_on_disk_and_closed_requests_are_no_longer_open(tmp_path: Pa
     book = RequestBook(vault.folder)
     book.set_state([first.id], State.PURGED)
     book.set_state([second.id], State.REFUSED)
+    with pytest.raises(ImpossibleStep, match="a request that is refused cannot become purged"):
+        book.set_state([third.id, second.id], State.PURGED)
     book.set_state(["unknown"], State.PURGED)
     again = RequestBook(vault.folder)
     assert [r.state for r in again.all()] == [State.PURGED, State.REFUSED, State.RAISED]

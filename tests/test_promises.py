@@ -75,7 +75,7 @@ def test_every_request_is_in_the_ledger_step_by_step(base: tuple[Path, dict[str,
     ledger = Ledger(base[0] / "ledger.sqlite")
     assert ledger.verify() is None
     for request in base[1]["requests"]:
-        states = [e.state for e in ledger.entries() if e.request == request["id"]]
+        states = list(ledger.states(request["id"], request["client"]))
         assert states == ["raised", "accepted", "unlearned", "applied", "purged", "verified"]
     ledger.close()
 

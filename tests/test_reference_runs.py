@@ -130,7 +130,7 @@ def test_requests_go_through_every_state_and_wait_for_the_rounds(
     ledger = Ledger(out / "ledger.sqlite")
     rounds = {"fine-tune": 2, "neggrad-plus": 2, "scrub": 3, "not": 2, "fed-eraser": 3, "retrained": 3}
     for request in results["requests"]:
-        states_ = [e.state for e in ledger.entries() if e.request == request["id"]]
+        states_ = list(ledger.states(request["id"], request["client"]))
         assert states_ == ["raised", "accepted", "unlearned", "applied", "purged", "verified"]
         assert request["rounds_waited"] == rounds[method]
         assert (request["steps"] > 0) == (method in FORGETTING)

@@ -27,7 +27,7 @@ from fedunlearn.federation.preparation import Heard, listen, resolve
 from fedunlearn.federation.progress import Progress
 from fedunlearn.federation.resume import Shelf
 from fedunlearn.federation.standing import Standing, Step, trained_names
-from fedunlearn.ledger import Ledger
+from fedunlearn.ledger import LedgerReader
 from fedunlearn.vault import Vault
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,9 +59,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dic
 def assert_same(out: Path, results: dict[str, Any], whole: tuple[dict[str, Any], dict[str, str]]) -> None:
     assert without_times(results) == without_times(whole[0])
     assert weights_of(out) == whole[1]
-    ledger = Ledger.look(out / "ledger.sqlite") if hasattr(Ledger, "look") else Ledger(out / "ledger.sqlite")
-    assert ledger.verify(results["ledger"]["head"]) is None
-    ledger.close()
+    with LedgerReader(out / "ledger.sqlite") as ledger:
+        assert ledger.verify(results["ledger"]["head"]) is None
 
 
 class Death(BaseException):

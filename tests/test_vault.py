@@ -17,6 +17,7 @@ import torch
 from tiny import EMOTIONS, recordings_of, tiny_partition, tone
 
 import fedunlearn.vault_files
+import fedunlearn.vault_index
 from fedunlearn.audio import PCM
 from fedunlearn.config import ModelSettings
 from fedunlearn.models import EmotionModel, build_model
@@ -383,6 +384,8 @@ def cut_power(
         real(*args)
 
     monkeypatch.setattr(fedunlearn.vault_files, step, failing)
+    if hasattr(fedunlearn.vault_index, step):
+        monkeypatch.setattr(fedunlearn.vault_index, step, failing)
 
 
 CUTS = [
@@ -477,7 +480,8 @@ def test_opening_waits_for_a_purge_that_is_under_way(vault: Vault, monkeypatch: 
         real(path, content)
         order.append(path.name)
 
-    monkeypatch.setattr(fedunlearn.vault_files, "write_atomically", slowly)
+    for room in (fedunlearn.vault_files, fedunlearn.vault_index):
+        monkeypatch.setattr(room, "write_atomically", slowly)
     purging = threading.Thread(target=vault.purge, args=[list(SPEECH)[:2]])
     purging.start()
     started.wait()

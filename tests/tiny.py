@@ -45,10 +45,21 @@ def tiny_corpus(
 
 
 def tiny_partition(
-    corpus: Corpus | None = None, clients: int = 4, unseen_speakers: int = 1, seed: int = 1
+    corpus: Corpus | None = None,
+    clients: int = 4,
+    unseen_speakers: int = 1,
+    seed: int = 1,
+    shared_speakers: int = 0,
+    devices: int = 2,
 ) -> Partition:
     """The tiny corpus dealt out: of 9 utterances a speaker, 6 are trained on and 3 are held out."""
-    settings = PartitionSettings(clients=clients, unseen_speakers=unseen_speakers, test_fraction=1 / 3)
+    settings = PartitionSettings(
+        clients=clients,
+        unseen_speakers=unseen_speakers,
+        test_fraction=1 / 3,
+        shared_speakers=shared_speakers,
+        devices=devices,
+    )
     return deal(corpus or tiny_corpus(), settings, seed)
 
 
@@ -57,7 +68,7 @@ def recordings_of(
 ) -> list[tuple[Entry, PCM]]:
     """What goes into one device's vault."""
     return [
-        (Entry(u.id, u.emotion, emotions.index(u.emotion), split, len(pcm)), pcm)
+        (Entry(u.id, u.emotion, emotions.index(u.emotion), split, len(pcm), u.speaker), pcm)
         for split, utterances in partition.clients[client].splits
         for u in utterances
         for pcm in [u.pcm()]

@@ -13,44 +13,53 @@ class ScheduledDeletion(Settings):
     Attributes:
         client: which client, 0 ...
         what: "all" its utterances; "some": ``count`` drawn at random; "emotion": all of one emotion;
-            "named": the ids in ``utterances``.
-        count, emotion, utterances: see ``what``.
+            "speaker": all of one speaker, on every client that holds any; "named": the ids in
+            ``utterances``.
+        count, emotion, speaker, utterances: see ``what``.
         round: raised when this many ordinary rounds are done (0 = before the first). Or else:
         after_learning: raised this many rounds after the last ordinary one.
-        Give exactly one of ``round`` and ``after_learning``.
+            Give exactly one of ``round`` and ``after_learning``.
+        deadline: rounds after raising within which it should be verified; 0 = as ``deletions.deadline`` says.
     """
 
     client: Count
-    what: Literal["all", "some", "emotion", "named"] = "all"
+    what: Literal["all", "some", "emotion", "speaker", "named"] = "all"
     count: Count = 0
     emotion: str = ""
+    speaker: str = ""
     utterances: tuple[str, ...] = ()
     round: Count | None = None
     after_learning: Count | None = None
+    deadline: Count = 0
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.round is None) == (self.after_learning is None):
             raise ValueError("give exactly one of round and after_learning")
-        given = {"some": self.count > 0, "emotion": bool(self.emotion), "named": bool(self.utterances)}
-        needed = {"some": "count", "emotion": "emotion", "named": "utterances"}
-        for what, present in given.items():
+        needed = {"some": "count", "emotion": "emotion", "speaker": "speaker", "named": "utterances"}
+        for what, field in needed.items():
+            present = bool(getattr(self, field))
             if self.what == what and not present:
-                raise ValueError(f'what = "{what}" needs {needed[what]}')
+                raise ValueError(f'what = "{what}" needs {field}')
             if self.what != what and present:
-                raise ValueError(f'{needed[what]} is given, but what = "{self.what}" does not read it')
+                raise ValueError(f'{field} is given, but what = "{self.what}" does not read it')
         return self
 
 
 class DeletionSettings(Settings):
-    """Where deletion requests come from: a schedule, and random arrivals.
+    """Where deletion requests come from: a schedule, and random arrivals; and how long one waits for them.
 
     Attributes:
         schedule: deletions with a date.
-        rate: chance that a client raises a request in any one ordinary round, in [0, 1].
+        rate: chance that a client raises a request in any one ordinary round, in [0, 1]; 0 = never.
         rate_count: utterances per random request; a client with fewer left deletes all it has.
-        window: rounds that a request waits, so that others may be served with it; 0 = none.
-        patience: listenings after the last planned one in which what is open is tried again.
+        burst_rate: chance that a burst begins in any one round, in [0, 1]; 0 = never.
+        burst_clients: how many clients, drawn at random, then ask in that same round.
+        leave_rate: chance that a client takes everything back in any one round, in [0, 1]; 0 = never.
+        arrive_for: rounds after learning in which random requests still arrive; 0 = only while learning.
+        deadline: rounds after raising within which a request should be verified; 0 = none.
+        patience: rounds in which one goes on listening after the last planned one, while a request is open.
+        window: rounds that a request waits so that others may be served with it; 0 = served at once.
     """
 
     schedule: tuple[ScheduledDeletion, ...] = (
@@ -61,5 +70,10 @@ class DeletionSettings(Settings):
     )
     rate: Fraction = 0.0
     rate_count: AtLeastOne = 5
-    window: Count = 0
+    burst_rate: Fraction = 0.0
+    burst_clients: AtLeastOne = 3
+    leave_rate: Fraction = 0.0
+    arrive_for: Count = 0
+    deadline: Count = 0
     patience: Count = 3
+    window: Count = 0

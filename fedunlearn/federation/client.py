@@ -21,7 +21,7 @@ from flwr.clientapp import ClientApp
 from torch import Tensor
 
 from fedunlearn import config as configuration
-from fedunlearn.deletion import RequestBook, raise_due
+from fedunlearn.deletion import RequestBook, State, answer, raise_due
 from fedunlearn.examples import Examples
 from fedunlearn.federation.aggregation import difference
 from fedunlearn.federation.attackers import Liar, lie
@@ -205,24 +205,12 @@ def _log_odds(device: Device, name: Literal["trained", "held_out"]) -> dict[str,
 
 
 def deletions(device: Device, content: RecordDict) -> RecordDict:
-    """The requests that are open here: ids and how many utterances each, no more."""
-    config = device.config
-    asked = Asked(content)
-    date = asked.integer("date")
-    book = raise_due(config.deletions, device.vault, device.client, date, config.training.rounds, config.seed)
-    known = [r for r in book.all() if r.round <= date]
-    trained = device.vault.ids("train", by=asked.integer("trained"))
-    reply = _reply(train=len(device.vault.ids("train", by=date)))
-    reply["requests"] = ConfigRecord(
-        {
-            "ids": [r.id for r in known],
-            "counts": [len(r.utterances) for r in known],
-            "states": [str(r.state) for r in known],
-            "deadlines": [-1 for _ in known],
-            "devices": [1 for _ in known],
-            "learned": [len(set(r.utterances) & set(trained)) for r in known],
-        }
-    )
+    """The requests of this device, as ids, counts, states and dates, and how much it trains on now."""
+    asked, vault = Asked(content), device.vault
+    date, trained = asked.integer("date"), asked.integer("trained")
+    book = raise_due(device.config, vault, device.client, date)
+    reply = _reply(train=len(vault.ids("train", date)))
+    reply["requests"] = ConfigRecord({**answer(book, vault.entries, date, trained)})
     return reply
 
 
@@ -235,13 +223,15 @@ def _unlearned(device: Device, content: RecordDict, unlearn: Method) -> RecordDi
     asked = Asked(content)
     device.load(content)
     config = device.config
-    ids = _utterances_of(device, asked.texts("requests"))
+    names = asked.texts("requests")
+    ids = _utterances_of(device, names)
     forget_set = device.vault.forget_set(ids, device.model)
     scalars = read_scalars(asked)
     rng = rng_for(config.seed, "unlearn", device.client, asked.integer("round"))
     result = unlearn(device.model, forget_set, config.unlearning, rng, scalars)
     update = difference(result.state, device.model.state_dict())
     result = told(result, config.privacy)
+    RequestBook(device.vault.folder).set_state(names, State.UNLEARNED)  # too late to withdraw from here on
     before, after = result.forget_accuracy
     reply = _reply(
         examples=len(forget_set),

@@ -56,8 +56,7 @@ class Desk:
         occasion = Occasion(standing.clock, "listen", standing.costs["learn" if learning else "listen"])
         content = {
             c: RecordDict({"settings": settings(date=standing.date, trained=standing.trained.get(c, -1))})
-            for c in standing.held_out
-            if self._has_something_to_say(c)
+            for c in standing.held_out  # those who have left, too: they may have recorded something new
         }
         there = {c: r for c, r in content.items() if self._availability.reachable(c, standing.date)}
         heard = self._clients.ask("query.deletions", there, read_requests, occasion, quorum=0.0)
@@ -70,10 +69,6 @@ class Desk:
             if request.late(standing.date) and not request.overdue:
                 self._observer.request_reached(request, OVERDUE, standing.clock)
                 request.overdue = True
-
-    def _has_something_to_say(self, client: int) -> bool:
-        asked = any(r.client == client for r in self._standing.open)
-        return asked or self._standing.examples[client] > 0
 
     def _hear(self, client: int, said: Heard) -> None:
         standing = self._standing

@@ -36,7 +36,7 @@ from fedunlearn.federation.server import Server
 from fedunlearn.federation.standing import GlobalModel, Log, Standing, Step, trained_names
 from fedunlearn.federation.upper_references import ReferenceServer
 from fedunlearn.history import History
-from fedunlearn.ledger import Ledger
+from fedunlearn.ledger import Ledger, LedgerReader
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition
 from fedunlearn.run_folder import RunFolder
@@ -71,7 +71,7 @@ class Experiment:
         self.stop = threading.Event()
         self.results: dict[str, Any] | None = None
         self._judge, self._cache, self._progress = judge, cache, progress
-        self._ledger = Ledger(run.ledger)
+        self._ledger = Ledger(run.ledger, stream_key(config.seed, "ledger salt").to_bytes(16, "big"))
         self.standing = standing or Standing(History(trained_names(template)))
         self.template, self.corpus_digest = template, judge.content_of([])
         self._shelf = Shelf(run.standings, config, self.corpus_digest)
@@ -352,11 +352,8 @@ class Experiment:
         return {(r.id, c): r for c in clients for r in RequestBook(self.run.vault(c)).all()}
 
     def _about_ledger(self) -> dict[str, Any]:
-        ledger = Ledger(self.run.ledger)
-        try:
+        with LedgerReader(self.run.ledger) as ledger:
             return {"entries": len(ledger.entries()), "head": ledger.head()}
-        finally:
-            ledger.close()
 
     def _about_availability(self) -> dict[str, Any] | None:
         config = self.config

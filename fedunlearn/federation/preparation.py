@@ -10,7 +10,7 @@ import torch
 from fedunlearn import corpora
 from fedunlearn.config import Config
 from fedunlearn.corpora import Corpus
-from fedunlearn.deletion import check_schedule
+from fedunlearn.deletion import RequestBook, check_schedule, note_devices
 from fedunlearn.errors import BadInput
 from fedunlearn.evaluation.judge import Judge
 from fedunlearn.evaluation.reference import ReferenceCache
@@ -147,12 +147,12 @@ def prepare(
     """
     torch.set_num_threads(1)  # more would fight over the cores, and could change the last bit
     config = resolve(config)
-    run = RunFolder(out)
+    run, waiting = RunFolder(out), dict[Path, bytes]()
     if resume:
         run.lock()
         if run.standings.exists():
             return _take_up(config, run, cache, progress, heard)
-        run.clear()  # it was cut off before anything was learned
+        waiting = _begin_anew(run)
     check(config, out, cache, heard[0] if heard else None)
     run.create()
     try:
@@ -162,12 +162,32 @@ def prepare(
         corpus, partition = read_speech(config, corpus)
         template = build_model(config.model, len(corpus.emotions), rng_for(config.seed, "template"))
         _fill_vaults(run, corpus, partition, speech, template, untouched)
+        for file, wish in waiting.items():
+            file.parent.mkdir(exist_ok=True)
+            write_atomically(file, wish)
         judge = Judge(partition, speech, corpus.emotions, template, config.seed, config.evaluation.bootstrap)
         return Experiment(config, run, corpus, partition, judge, template, ReferenceCache(cache), progress)
     except BaseException:
         run.unlock()
         shutil.rmtree(out)  # nothing has been learned yet
         raise
+
+
+def _begin_anew(run: RunFolder) -> dict[Path, bytes]:
+    """Clear away a run of which nothing was ever written down; returns the wishes filed in the meantime.
+
+    Raises:
+        BadInput: devices have answered to somebody already, so that clearing would lose requests.
+    """
+    vaults = sorted(run.vaults.glob("client-*")) if run.vaults.exists() else []
+    if any(RequestBook(vault).all() for vault in vaults):
+        raise BadInput(
+            f"--resume: {run.path}: people have asked, and where it stood was never written down "
+            "(federation.checkpoint_every = 0); make a new run"
+        )
+    waiting = {file: file.read_bytes() for vault in vaults for file in vault.glob("inbox/*.json")}
+    run.clear()
+    return waiting
 
 
 def _take_up(
@@ -204,7 +224,10 @@ def _fill_vaults(
     derived = {model.feature_name: speech.features(model)}
     for share in partition.clients:
         recordings = [
-            (Entry(u.id, u.emotion, labels[u.emotion], split, len(speech.pcm[u.id])), speech.pcm[u.id])
+            (
+                Entry(u.id, u.emotion, labels[u.emotion], split, len(speech.pcm[u.id]), u.speaker),
+                speech.pcm[u.id],
+            )
             for split, utterances in share.splits
             for u in utterances
         ]
@@ -214,3 +237,4 @@ def _fill_vaults(
             earlier.rename(vault)
         else:
             Vault.build(vault, recordings, classes, derived)
+        note_devices(vault, partition.devices_of(share.client))

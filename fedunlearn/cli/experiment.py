@@ -1,10 +1,9 @@
-"""The console command: ``fedunlearn run`` and ``fedunlearn report``."""
+"""``fedunlearn run`` and ``fedunlearn report``."""
 
 import json
 import signal
-import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -15,11 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from fedunlearn import config as configuration
-from fedunlearn.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, BadInput, Interrupted, RunFailed
+from fedunlearn.cli.guard import errors, guarded, plain
+from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, Interrupted, RunFailed
 from fedunlearn.run_folder import RunFolder
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-_errors = Console(stderr=True, soft_wrap=True, highlight=False)
 _METHOD_HELP = (
     "Unlearning method (unlearning.method). Forget set alone: calm, l2ul, random-label, gradient-ascent, "
     "boundary-shrink, delete, amun-forget, pga, salun. Controls: none, destroy. See more than the forget "
@@ -75,10 +73,6 @@ def report(
     raise SystemExit(guarded(lambda: _report(folder)))
 
 
-app.command()(run)
-app.command()(report)
-
-
 def _run(
     file: Path | None,
     named: Mapping[str, Any],
@@ -105,11 +99,11 @@ def _run(
     from fedunlearn.federation.progress import Progress
     from fedunlearn.report import write_report
 
-    with sigterm_as_interrupt(), Progress(_errors) as progress:
+    with sigterm_as_interrupt(), Progress(errors) as progress:
         references = cache or folder.parent / "references"
         experiment = prepare(config, folder, references, progress, resume=resume)
         for warning in experiment.corpus.warnings:
-            _errors.print(f"[yellow]warning:[/] {_plain(warning)}")
+            errors.print(f"[yellow]warning:[/] {plain(warning)}")
         try:
             results = play(experiment)
         except RunFailed as failure:
@@ -125,7 +119,7 @@ def _run(
     console.print(closing_table(results))
     console.print(f"Report: {experiment.run.report}", soft_wrap=True, highlight=False)
     if results["status"] != "complete":
-        _errors.print(f"[red]{results['status']}:[/] {_plain(results['failure'])}")
+        errors.print(f"[red]{results['status']}:[/] {plain(results['failure'])}")
         return EXIT_FAILED
     return EXIT_OK
 
@@ -211,29 +205,3 @@ def closing_table(results: Mapping[str, Any]) -> Table:
 
 def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def guarded(command: Callable[[], int]) -> int:
-    """Run a command; bad input and a failed run become their exit codes, each problem one line."""
-    try:
-        return command()
-    except BadInput as error:
-        for problem in error.problems:
-            _errors.print(f"[red]error:[/] {_plain(problem)}")
-        return EXIT_BAD_INPUT
-    except RunFailed as error:
-        _errors.print(f"[red]failed:[/] {_plain(str(error))}")
-        for note in getattr(error, "__notes__", ()):
-            _errors.print(_plain(note))
-        return EXIT_FAILED
-    except OSError as error:
-        _errors.print(f"[red]failed:[/] {_plain(str(error))} (is the disk full?)")
-        return EXIT_FAILED
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
-
-
-if __name__ == "__main__":
-    sys.exit(app())

@@ -1,0 +1,32 @@
+"""Every command's way out: its exit code, and one line for each problem."""
+
+from collections.abc import Callable
+
+from rich.console import Console
+
+from fedunlearn.errors import EXIT_BAD_INPUT, EXIT_FAILED, BadInput, RunFailed
+
+errors = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Run a command; bad input and a failed run become their exit codes, each problem one line."""
+    try:
+        return command()
+    except BadInput as error:
+        for problem in error.problems:
+            errors.print(f"[red]error:[/] {plain(problem)}")
+        return EXIT_BAD_INPUT
+    except RunFailed as error:
+        errors.print(f"[red]failed:[/] {plain(str(error))}")
+        for note in getattr(error, "__notes__", ()):
+            errors.print(plain(note))
+        return EXIT_FAILED
+    except OSError as error:
+        errors.print(f"[red]failed:[/] {plain(str(error))} (is the disk full?)")
+        return EXIT_FAILED
+
+
+def plain(text: str) -> str:
+    """As text that holds no markup."""
+    return text.replace("[", r"\[")

@@ -1,0 +1,231 @@
+"""``fedunlearn delete``, ``withdraw`` and ``requests``: what a person says to their device, at any moment.
+
+The command leaves a note in the device's inbox, in the run folder, and is done: the device finds it when the
+server asks next. Nothing heavy is imported, so that it takes no time.
+"""
+
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fedunlearn.cli.guard import guarded
+from fedunlearn.deletion import DeletionRequest, Inbox, RequestBook, State, Wish, admit
+from fedunlearn.errors import EXIT_OK, BadInput
+from fedunlearn.run_folder import RunFolder
+from fedunlearn.vault_index import Entry, Index
+
+Run = Annotated[Path, typer.Option("--run", help="The run folder; a run may be going on in it.")]
+Client = Annotated[int, typer.Option(help="Whose device, 0 ...")]
+_ANY_DATE = sys.maxsize
+
+
+def delete(
+    run: Run,
+    client: Client,
+    more: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ID...]", help="More ids, after --utterances ID.", show_default=False),
+    ] = None,
+    utterances: Annotated[
+        list[str] | None, typer.Option(metavar="ID...", help="These utterances.", show_default=False)
+    ] = None,
+    speaker: Annotated[str, typer.Option(help="All of one speaker, on every device that has any.")] = "",
+    emotion: Annotated[str, typer.Option(help="All of one emotion.")] = "",
+    all_: Annotated[bool, typer.Option("--all", help="Everything on this device.")] = False,
+    deadline: Annotated[int | None, typer.Option(help="Rounds within which it should be verified.")] = None,
+    reason: Annotated[str, typer.Option(help="In your own words; stays on the device.")] = "",
+) -> None:
+    """Take speech back: exactly one of --utterances, --speaker, --emotion and --all.
+
+    Exit codes: 0 the device will find the wish; 2 it cannot be served, and nothing was filed.
+    """
+    asked = _Asked(
+        tuple([*(utterances or []), *(more or [])]),
+        bool(utterances),
+        speaker,
+        emotion,
+        all_,
+        deadline,
+        reason,
+    )
+    raise SystemExit(guarded(lambda: _delete(RunFolder(run), client, asked)))
+
+
+def withdraw(
+    run: Run,
+    client: Client,
+    request: Annotated[str, typer.Option(help="Its id, as `fedunlearn delete` gave it.")],
+) -> None:
+    """Take a request back, on every device that it concerns. Too late once a device has unlearned."""
+    raise SystemExit(guarded(lambda: _withdraw(RunFolder(run), client, request)))
+
+
+def requests(
+    run: Run,
+    client: Annotated[int | None, typer.Option(help="Of this client alone.")] = None,
+) -> None:
+    """Show what has been asked, as the devices' own books have it, and what waits to be read."""
+    raise SystemExit(guarded(lambda: _requests(RunFolder(run), client)))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    utterances: tuple[str, ...]
+    named: bool
+    speaker: str
+    emotion: str
+    all: bool
+    deadline: int | None
+    reason: str
+
+    def wish(self) -> Wish:
+        choices = {"named": self.named, "speaker": self.speaker, "emotion": self.emotion, "all": self.all}
+        chosen = [what for what, given in choices.items() if given]
+        problems = []
+        if len(chosen) != 1:
+            problems.append("give exactly one of --utterances, --speaker, --emotion and --all")
+        elif self.utterances and not self.named:
+            problems.append(f"{self.utterances[0]}: ids of utterances follow --utterances")
+        if self.deadline is not None and self.deadline < 1:
+            problems.append(f"--deadline {self.deadline}: give at least 1 round, or leave it out")
+        if problems:
+            raise BadInput(problems)
+        name = secrets.token_hex(8)
+        return Wish(
+            name, chosen[0], f"person-{name}", 0, self.emotion, self.speaker,
+            tuple(dict.fromkeys(self.utterances)), self.deadline, reason=self.reason,
+        )  # fmt: skip
+
+
+def _delete(run: RunFolder, client: int, asked: _Asked) -> int:
+    problems: list[str] = []
+    try:
+        vaults = _vaults(run, client)
+    except BadInput as error:
+        problems += error.problems
+    try:
+        wish = asked.wish()
+    except BadInput as error:
+        problems += error.problems
+    if problems:
+        raise BadInput(problems)
+    expected = _expected(run, client, wish)
+    if expected.state is State.REFUSED:
+        raise BadInput(f"client {client}: {expected.note}; nothing was filed")
+    served = [expected]
+    if wish.what == "speaker":
+        parts = (_expected(run, other, wish) for other in vaults if other != client)
+        served += [part for part in parts if part.state is State.RAISED]
+    wish = replace(wish, devices=len(served))
+    for part in sorted(served, key=lambda r: r.client):
+        Inbox(run.vault(part.client)).file(wish)
+    _say(f"Request {wish.id}: {_told(served)}.")
+    _say(
+        "The device finds it at the next query; if no run is going on: "
+        f"python simulations/run.py --resume --out {run.path}"
+    )
+    return EXIT_OK
+
+
+def _told(parts: Sequence[DeletionRequest]) -> str:
+    first = parts[0]
+    told = f"client {first.client} takes back {_counted(first.count)}"
+    if len(parts) > 1:
+        others = ", ".join(f"{_counted(p.count)} of client {p.client}" for p in parts[1:])
+        told += f"; the same request goes to {len(parts) - 1} more of the speaker's devices: {others}"
+    return told
+
+
+def _counted(count: int) -> str:
+    return f"{count} utterance{'' if count == 1 else 's'}"
+
+
+def _expected(run: RunFolder, client: int, wish: Wish) -> DeletionRequest:
+    """What the device would make of a wish if it read it now."""
+    folder = run.vault(client)
+    return admit(wish, client, _entries(folder), RequestBook(folder).all(), _ANY_DATE)
+
+
+def _withdraw(run: RunFolder, client: int, request: str) -> int:
+    vaults = _vaults(run, client)
+    found = {c: states[request] for c in vaults if request in (states := _states(run.vault(c)))}
+    if client not in found:
+        raise BadInput(f"--request {request}: client {client} has none of that id; see `fedunlearn requests`")
+    waiting = {c: state for c, state in found.items() if state in {"filed", State.RAISED, State.ACCEPTED}}
+    if client not in waiting:
+        raise BadInput(f"--request {request}: cannot be withdrawn, it is {found[client]}")
+    for other in waiting:
+        Inbox(run.vault(other)).file_withdrawal(request)
+    where = ", ".join(map(str, waiting))
+    _say(f"Request {request}: to be withdrawn at client{'s' if len(waiting) > 1 else ''} {where}.")
+    _say("The device honours it at the next query, unless it has unlearned by then.")
+    return EXIT_OK
+
+
+def _requests(run: RunFolder, client: int | None) -> int:
+    vaults = _vaults(run, client)
+    table = Table(title=f"Requests in {run.path}")
+    for heading in ("id", "client", "what", "utterances", "raised", "deadline", "state", "note"):
+        table.add_column(
+            heading, justify="right" if heading in {"utterances", "raised", "deadline"} else "left"
+        )
+    for number in vaults if client is None else [client]:
+        for row in _rows(run.vault(number)):
+            table.add_row(row[0], str(number), *row[1:])
+    console = Console()
+    console.print(table if table.row_count else f"No requests in {run.path}.")
+    return EXIT_OK
+
+
+def _rows(vault: Path) -> list[tuple[str, ...]]:
+    waiting = Inbox(vault).waiting()
+    leaving = {w.withdraws for w in waiting if w.withdraws}
+    rows: list[tuple[str, ...]] = [
+        (
+            r.id,
+            r.what,
+            str(r.count),
+            str(r.round),
+            "" if r.deadline is None else str(r.round + r.deadline),
+            f"{r.state}, to be withdrawn" if r.id in leaving else str(r.state),
+            r.note,
+        )
+        for r in RequestBook(vault).all()
+    ]
+    known = {row[0] for row in rows}
+    for wish in (w.wish for w in waiting if w.wish and w.id not in known):
+        rows.append((wish.id, wish.what, "", "", "", "filed", "the device has not read it yet"))
+    return rows
+
+
+def _states(vault: Path) -> dict[str, str]:
+    filed = {w.id: "filed" for w in Inbox(vault).waiting() if w.wish}
+    return filed | {r.id: r.state for r in RequestBook(vault).all()}
+
+
+def _vaults(run: RunFolder, client: int | None = None) -> list[int]:
+    """The clients of a run folder, in order; ``client`` must be one of them."""
+    found = sorted(int(p.name.rpartition("-")[2]) for p in run.vaults.glob("client-[0-9]*"))
+    if not found:
+        raise BadInput(f"--run {run.path}: is no run folder (no vaults in it); give the --out of a run")
+    if client is not None and client not in found:
+        raise BadInput(f"--client {client}: the clients of {run.path} are {found[0]} to {found[-1]}")
+    return found
+
+
+def _entries(vault: Path) -> Mapping[str, Entry]:
+    try:
+        return {e.id: e for e in Index.read(vault).entries}
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(f"{vault}: its index cannot be read ({error})") from error
+
+
+def _say(line: str) -> None:
+    Console().print(line, soft_wrap=True, highlight=False, markup=False)

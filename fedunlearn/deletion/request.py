@@ -1,0 +1,137 @@
+"""A deletion request, the states it goes through, and which may follow which."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """What has become of a request; each is recorded in the ledger before the next step begins."""
+
+    RAISED = "raised"
+    ACCEPTED = "accepted"
+    UNLEARNED = "unlearned"
+    APPLIED = "applied"
+    PURGED = "purged"
+    VERIFIED = "verified"
+    WITHDRAWN = "withdrawn"
+    REFUSED = "refused"
+
+
+FOLLOWS: Mapping[State, frozenset[State]] = {
+    # What no model has been trained on is purged without being unlearned; and a device does not see all that
+    # the server does with its request (it is never told that it was accepted, or its update applied).
+    State.RAISED: frozenset({State.ACCEPTED, State.UNLEARNED, State.PURGED, State.WITHDRAWN, State.REFUSED}),
+    State.ACCEPTED: frozenset({State.UNLEARNED, State.PURGED, State.WITHDRAWN, State.REFUSED}),
+    State.UNLEARNED: frozenset({State.APPLIED, State.PURGED}),
+    State.APPLIED: frozenset({State.PURGED}),
+    State.PURGED: frozenset({State.VERIFIED}),
+    State.VERIFIED: frozenset(),
+    State.WITHDRAWN: frozenset(),
+    State.REFUSED: frozenset(),
+}
+"""state -> the states that may come next. There is no way back."""
+
+CLOSED = frozenset({State.PURGED, State.VERIFIED, State.WITHDRAWN, State.REFUSED})
+"""A device has nothing more to do for a request in one of these."""
+
+
+class ImpossibleStep(Exception):
+    """A request was to go to a state that cannot follow the one it is in; ``str(error)`` names both."""
+
+
+def has_passed(now: State, state: State) -> bool:
+    """Whether a request that is ``now`` has been in ``state``, or went past it on a shorter way.
+
+    So a step that is taken again (a retry, a reply after its timeout) has no second effect.
+    """
+    return state == now or now in _beyond(state)
+
+
+def step(now: State, to: State) -> State:
+    """The state after a step: ``to``, or ``now`` where that was reached before.
+
+    Raises:
+        ImpossibleStep: ``to`` cannot follow ``now``.
+    """
+    if has_passed(now, to):
+        return now
+    if to not in FOLLOWS[now]:
+        raise ImpossibleStep(f"a request that is {now} cannot become {to}")
+    return to
+
+
+def _beyond(state: State) -> set[State]:
+    later: set[State] = set()
+    waiting = list(FOLLOWS[state] - {State.WITHDRAWN, State.REFUSED})
+    while waiting:
+        following = waiting.pop()
+        if following not in later:
+            later.add(following)
+            waiting += FOLLOWS[following] - {State.WITHDRAWN, State.REFUSED}
+    return later
+
+
+@dataclass(frozen=True)
+class DeletionRequest:
+    """One client's wish as its device keeps it. None of this but id, counts, dates and state leaves it.
+
+    Attributes:
+        id: 16 hexadecimal digits that tell nothing about the speaker or the utterances. A person with several
+            devices has one request, with the same id on each.
+        client: who asks.
+        what: "all", "some", "emotion", "speaker" or "named".
+        round: rounds done when it was raised.
+        event: the schedule's or arrival's name, or that of a person's wish; raising one twice has one effect.
+        utterances: the training utterances that must go: D_f of this request. Device and judge only.
+        state: as the device knows it.
+        deadline: rounds after ``round`` within which it should be verified; None = none.
+        devices: how many of the person's devices hold speech that must go.
+        reason: in the person's own words.
+        note: what the device has to say of it: why it is refused, or cannot be withdrawn any more.
+        withdrawn: rounds done when it was withdrawn.
+        dropped: how many utterances it named, once it is closed and they are dropped.
+    """
+
+    id: str
+    client: int
+    what: str
+    round: int
+    event: str
+    utterances: tuple[str, ...]
+    state: State = State.RAISED
+    deadline: int | None = None
+    devices: int = 1
+    reason: str = ""
+    note: str = ""
+    withdrawn: int | None = None
+    dropped: int = 0
+
+    @property
+    def count(self) -> int:
+        """Training utterances of it on this device."""
+        return len(self.utterances) or self.dropped
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the device has something to do for it still."""
+        return self.state not in CLOSED
+
+    def moved(self, state: State) -> "DeletionRequest":
+        """In a state; the same where that was reached before.
+
+        Raises:
+            ImpossibleStep: it cannot follow.
+        """
+        return replace(self, state=step(self.state, state))
+
+    def at(self, date: int) -> State:
+        """Its state as the server may hear it when ``date`` rounds are done.
+
+        A run that was killed and goes on from an earlier date hears of a withdrawal when it was made.
+        """
+        if self.state is State.WITHDRAWN and self.withdrawn is not None and date < self.withdrawn:
+            return State.RAISED
+        if self.state in {State.ACCEPTED, State.UNLEARNED, State.APPLIED}:
+            return State.RAISED
+        return State.PURGED if self.state is State.VERIFIED else self.state

@@ -1,0 +1,145 @@
+"""Deletions with a date: when a client raises them, and whether they can happen at all."""
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+from fedunlearn.config import DeletionSettings, ScheduledDeletion
+from fedunlearn.deletion.choice import matching
+from fedunlearn.deletion.inbox import Wish
+from fedunlearn.errors import BadInput
+from fedunlearn.seeding import stream_key
+
+if TYPE_CHECKING:
+    from fedunlearn.partition import Partition
+
+
+def date_of(event: ScheduledDeletion, learning_rounds: int) -> int:
+    """Rounds done when it is raised, those after learning included."""
+    return event.round if event.round is not None else learning_rounds + (event.after_learning or 0)
+
+
+def request_id(seed: int, client: int, event: str) -> str:
+    """16 hexadecimal digits, the same in every run of this seed."""
+    return f"{stream_key(seed, 'request', client, event) % 2**64:016x}"
+
+
+def scheduled_wishes(
+    settings: DeletionSettings,
+    client: int,
+    speakers: Collection[str],
+    date: int,
+    learning_rounds: int,
+    seed: int,
+) -> list[Wish]:
+    """Everything on the schedule that this client has raised by ``date``.
+
+    Args:
+        speakers: whose speech this device holds: what one of them raises at one device is raised at all.
+    """
+    return [
+        _wish(event, number, settings, seed)
+        for number, event in enumerate(settings.schedule)
+        if (event.client == client or (event.what == "speaker" and event.speaker in speakers))
+        and date_of(event, learning_rounds) <= date
+    ]
+
+
+def _wish(event: ScheduledDeletion, number: int, settings: DeletionSettings, seed: int) -> Wish:
+    name = f"schedule-{number}"
+    return Wish(
+        id=request_id(seed, event.client, name),
+        what=event.what,
+        event=name,
+        count=event.count,
+        emotion=event.emotion,
+        speaker=event.speaker,
+        utterances=event.utterances,
+        deadline=event.deadline or settings.deadline or None,
+    )
+
+
+def check_schedule(settings: DeletionSettings, partition: "Partition", learning_rounds: int) -> None:
+    """See that every scheduled deletion, and every burst, can happen in this partition.
+
+    Raises:
+        BadInput: one line for each that cannot: unknown client, utterance, emotion or speaker, too large a
+            count, nothing left by then, or a date after learning has ended.
+    """
+    problems = []
+    for number, event in enumerate(settings.schedule):
+        place = f"deletions.schedule.{number}"
+        if event.client >= len(partition.clients):
+            problems.append(
+                f"{place}.client is {event.client}, but the clients are 0 to "
+                f"{len(partition.clients) - 1}: name another one, or have more clients"
+            )
+            continue
+        train = partition.clients[event.client].train
+        if event.count > len(train):
+            problems.append(
+                f"{place}.count is {event.count}, but client {event.client} trains on {len(train)}"
+            )
+        unknown = sorted(set(event.utterances) - {u.id for u in train})
+        if unknown:
+            problems.append(
+                f"{place}.utterances: client {event.client} does not train on {', '.join(unknown)}"
+            )
+        if event.emotion and event.emotion not in {u.emotion for u in train}:
+            problems.append(f"{place}.emotion: client {event.client} has no utterance of {event.emotion!r}")
+        if event.speaker and event.speaker not in {u.speaker for u in train}:
+            problems.append(f"{place}.speaker: client {event.client} has no utterance of {event.speaker!r}")
+        if event.round is not None and event.round > learning_rounds:
+            problems.append(
+                f"{place}.round is {event.round}, but learning has {learning_rounds} rounds; "
+                "use after_learning"
+            )
+    problems += _spoken_for_twice(settings, partition, learning_rounds)
+    if problems and settings.schedule == DeletionSettings().schedule:
+        problems[-1] += "; this is the default schedule: set deletions.schedule=[...] to one that fits"
+    if settings.burst_rate and settings.burst_clients > len(partition.clients):
+        problems.append(
+            f"deletions.burst_clients is {settings.burst_clients}, but there are "
+            f"{len(partition.clients)} clients: lower it, or have more clients"
+        )
+    if problems:
+        raise BadInput(problems)
+
+
+def _spoken_for_twice(settings: DeletionSettings, partition: "Partition", learning_rounds: int) -> list[str]:
+    """Events that would find less than they ask for, because an earlier one has taken it back already."""
+    problems = []
+    taken: dict[int, set[str]] = defaultdict(set)
+    drawn: dict[int, int] = defaultdict(int)
+    dated = sorted(enumerate(settings.schedule), key=lambda e: date_of(e[1], learning_rounds))
+    for number, event in dated:
+        place = f"deletions.schedule.{number}"
+        if event.client >= len(partition.clients):
+            continue
+        train = partition.clients[event.client].train
+        wish = _wish(event, number, settings, 0)
+        wanted = {u.id for u in matching(wish, train)}
+        left = len(train) - drawn[event.client]
+        if taken[event.client] == {u.id for u in train}:
+            problems.append(f"{place}: client {event.client} has taken everything back before")
+        elif wanted and wanted <= taken[event.client]:
+            problems.append(f"{place}: client {event.client} has taken {_named(wish)} back before")
+        elif 0 < event.count <= len(train) and left < event.count:
+            problems.append(
+                f"{place}.count is {event.count}, but client {event.client} has {left} left by then"
+            )
+        drawn[event.client] += event.count
+        for share in partition.clients if event.what == "speaker" else ():
+            taken[share.client] |= {u.id for u in matching(wish, share.train)}
+        if event.what != "some":
+            taken[event.client] |= wanted
+    return problems
+
+
+def _named(wish: Wish) -> str:
+    return repr(wish.emotion or wish.speaker) if wish.what != "named" else ", ".join(wish.utterances)
+
+
+def last_of(schedule: Sequence[ScheduledDeletion], learning_rounds: int) -> int:
+    """The date by which everything on a schedule has been raised; at least the end of learning."""
+    return max([learning_rounds, *(date_of(e, learning_rounds) for e in schedule)])
