@@ -113,6 +113,33 @@ def deal(corpus: Corpus, settings: PartitionSettings, seed: int) -> Partition:
     return partition
 
 
+def recorded_later(partition: Partition, settings: PartitionSettings, seed: int) -> dict[str, int]:
+    """Utterance -> rounds done when it is recorded, of those that are not there from the start.
+
+    Raises:
+        BadInput: a client that there is not, or more utterances than it trains on.
+    """
+    later: dict[str, int] = {}
+    problems = []
+    for number, late in enumerate(settings.recordings):
+        place = f"partition.recordings.{number}"
+        if late.client >= len(partition.clients):
+            last = len(partition.clients) - 1
+            problems.append(f"{place}.client is {late.client}, but the clients are 0 to {last}")
+            continue
+        there = [u.id for u in partition.clients[late.client].train if u.id not in later]
+        if late.count > len(there):
+            problems.append(
+                f"{place}.count is {late.count}, but client {late.client} has {len(there)} to record"
+            )
+            continue
+        drawn = rng_for(seed, "recordings", number).permutation(len(there))[: late.count]
+        later |= {there[i]: late.round for i in drawn.tolist()}
+    if problems:
+        raise BadInput(problems)
+    return {utterance: round_ for utterance, round_ in later.items() if round_}
+
+
 def _check_shared(settings: PartitionSettings, client_speakers: int) -> None:
     problems = []
     if settings.shared_speakers > client_speakers:

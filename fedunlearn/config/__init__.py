@@ -23,6 +23,7 @@ from fedunlearn.config.fields import (
     Settings,
 )
 from fedunlearn.config.guard import AttackerSettings, GuardSettings, PrivacySettings
+from fedunlearn.config.partition import LateRecordings, PartitionSettings
 from fedunlearn.config.unlearning import (
     AmunForgetSettings,
     AttackSettings,
@@ -63,6 +64,7 @@ __all__ = [
     "GradientAscentSettings",
     "GuardSettings",
     "L2ULSettings",
+    "LateRecordings",
     "LocalSettings",
     "ModelSettings",
     "NegGradPlusSettings",
@@ -99,25 +101,6 @@ class CorpusSettings(Settings):
     skip_bad: bool = False
     speakers: Annotated[int, Field(ge=0, le=10_000)] = 0
     utterances: Annotated[int, Field(ge=6, le=10_000)] = 60
-
-
-class PartitionSettings(Settings):
-    """Who holds what.
-
-    Attributes:
-        clients: devices; client speakers are dealt to them in turn.
-        unseen_speakers: speakers kept out of the federation, for the speaker-independent test.
-        test_fraction: share of each client speaker's utterances that is never trained on, by emotion.
-        shared_speakers: how many client speakers have their utterances dealt over several clients (people
-            with more than one device), the first ones in the order of the deal; 0 = every speaker has one.
-        devices: over how many clients each of these is dealt, 2 ... ``clients``.
-    """
-
-    clients: AtLeastOne = 20
-    unseen_speakers: Count = 6
-    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
-    shared_speakers: Count = 0
-    devices: Annotated[int, Field(ge=2)] = 2
 
 
 class ModelSettings(Settings):

@@ -73,13 +73,14 @@ class Device:
         return self._examples[split]
 
     def kept(self, content: RecordDict) -> Examples:
-        """The training examples, less those of the requests that the message says are withheld."""
-        examples = self.examples("train")
-        withheld = content.config_records.get("withheld")
-        if withheld is None:
+        """The training examples recorded by the message's date, less those of the requests it withholds."""
+        examples, there = self.examples("train"), self.vault.ids("train")
+        gone = set(there) - set(self.vault.ids("train", by=Asked(content).integer("date")))
+        if "withheld" in content.config_records:
+            gone |= set(_utterances_of(self, Asked(content, "withheld").texts("requests")))
+        if not gone:
             return examples
-        gone = set(_utterances_of(self, Asked(content, "withheld").texts("requests")))
-        kept = [i for i, utterance in enumerate(self.vault.ids("train")) if utterance not in gone]
+        kept = [i for i, utterance in enumerate(there) if utterance not in gone]
         return examples.take(torch.tensor(kept, dtype=torch.int64))
 
     def load(self, content: RecordDict) -> None:
@@ -148,7 +149,7 @@ def population(device: Device, _: RecordDict) -> RecordDict:
     """Who this is and how many utterances it trains on and holds out; features are derived on the way."""
     vault = device.vault
     vault.derive(device.model)
-    return _reply(client=device.client, train=len(vault.ids("train")), test=len(vault.ids("test")))
+    return _reply(client=device.client, train=len(vault.ids("train", by=0)), test=len(vault.ids("test")))
 
 
 def calibrate_locally(device: Device, content: RecordDict) -> RecordDict:
@@ -178,7 +179,8 @@ def _trained(device: Device, content: RecordDict, training: Callable[[Examples],
     device.load(content)
     before = {k: v.clone() for k, v in device.model.state_dict().items()}
     kept = device.kept(content)
-    reply = _reply(examples=len(kept), loss=training(kept))
+    # Who has recorded nothing yet learns nothing, and counts for nothing.
+    reply = _reply(examples=len(kept), loss=training(kept) if len(kept) else 0.0)
     reply["update"] = pack(difference(device.model.state_dict(), before))
     return reply
 
@@ -191,15 +193,16 @@ def evaluate_locally(device: Device, content: RecordDict) -> RecordDict:
     right = int((logits.argmax(1) == held_out.labels).sum())
     sums: dict[str, float] = {}
     if Asked(content).integer("log_odds"):
-        sums = _log_odds(device, "trained") | _log_odds(device, "held_out")
+        trained = device.kept(content)
+        sums = _log_odds(device, "trained", trained) | _log_odds(device, "held_out", held_out)
     return _reply(examples=len(held_out), right=right, **sums)
 
 
-def _log_odds(device: Device, name: Literal["trained", "held_out"]) -> dict[str, float]:
+def _log_odds(device: Device, name: Literal["trained", "held_out"], examples: Examples) -> dict[str, float]:
     """Sums of the log-odds, for a spread over all clients; of a few utterances they would tell too much."""
-    trained, model = name == "trained", device.model
-    examples = device.examples("train" if trained else "test")
-    model = smoothed(model, device.config.unlearning.calm.rank) if trained else model
+    model = device.model
+    if name == "trained":
+        model = smoothed(model, device.config.unlearning.calm.rank)
     few = len(examples) < _FEWEST_FOR_MOMENTS
     return (Sums() if few else Sums.of(log_odds_of(model, examples))).as_metrics(name)
 
@@ -241,20 +244,20 @@ def _unlearned(device: Device, content: RecordDict, unlearn: Method) -> RecordDi
         adversarial=result.adversarial,
         attack_success=result.attack_success,
     )
-    reply["update"] = pack(_sent(device, update, asked.integer("round")))
+    reply["update"] = pack(_sent(device, content, update))
     reply["outcome"] = ConfigRecord(
         {"stopped": result.stopped, "scalars_read": ",".join(result.scalars_read)}
     )
     return reply
 
 
-def _sent(device: Device, update: dict[str, Tensor], round_: int) -> dict[str, Tensor]:
+def _sent(device: Device, content: RecordDict, update: dict[str, Tensor]) -> dict[str, Tensor]:
     """The update as it leaves the device: with noise where the settings say so, a lie where this one lies."""
-    config, model = device.config, device.model
+    config, model, round_ = device.config, device.model, Asked(content).integer("round")
     if device.client in config.attackers.clients:
         rng, target = rng_for(config.seed, "attacker", device.client, round_), config.attackers.target
-        own = device.examples("train")
-        return lie(config.attackers, Liar(model, update, own, config.training.local, target, rng))
+        own, local = device.kept(content), config.training.local
+        return lie(config.attackers, Liar(model, update, own, local, target, rng))
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     return released(update, trained, config.privacy, rng_for(config.seed, "privacy", device.client, round_))
 

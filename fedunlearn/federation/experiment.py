@@ -38,7 +38,7 @@ from fedunlearn.federation.upper_references import ReferenceServer
 from fedunlearn.history import History
 from fedunlearn.ledger import Ledger, LedgerReader
 from fedunlearn.models.contract import EmotionModel
-from fedunlearn.partition import Partition
+from fedunlearn.partition import Partition, recorded_later
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import stream_key
 from fedunlearn.unlearning import REFERENCES, method_named
@@ -311,6 +311,8 @@ class Experiment:
         book = RequestBook(self.run.vault(update.client)).all()
         forget = {u for r in book if r.id in asked for u in r.utterances}
         gone = {u for r in book if r.state is RequestState.PURGED for u in r.utterances}
+        later = recorded_later(self.partition, self.config.partition, self.config.seed)
+        gone |= {u for u, date in later.items() if date > self.standing.date}
         kept = [u.id for u in share.train if u.id not in forget | gone]
         held_out = [u.id for u in share.test if u.id not in forget | gone]
         return self._judge.request_privacy(before, update.difference, forget, kept, held_out)

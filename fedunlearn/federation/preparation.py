@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from fedunlearn.federation.resume import Shelf
 from fedunlearn.federation.standing import trained_names
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
-from fedunlearn.partition import Partition, deal
+from fedunlearn.partition import Partition, deal, recorded_later
 from fedunlearn.run_folder import RunFolder, write_atomically
 from fedunlearn.seeding import rng_for
 from fedunlearn.speech import Speech
@@ -55,6 +55,7 @@ def read_speech(config: Config, corpus: Corpus | None = None) -> tuple[Corpus, P
     """
     corpus = corpus or corpora.load(config.corpus, config.seed)
     partition = deal(corpus, config.partition, config.seed)
+    recorded_later(partition, config.partition, config.seed)
     check_schedule(config.deletions, partition, config.training.rounds)
     return corpus, partition
 
@@ -161,7 +162,8 @@ def prepare(
         # Again: recordings that cannot be read may have been left out.
         corpus, partition = read_speech(config, corpus)
         template = build_model(config.model, len(corpus.emotions), rng_for(config.seed, "template"))
-        _fill_vaults(run, corpus, partition, speech, template, untouched)
+        later = recorded_later(partition, config.partition, config.seed)
+        _fill_vaults(run, corpus, partition, speech, template, untouched, later)
         for file, wish in waiting.items():
             file.parent.mkdir(exist_ok=True)
             write_atomically(file, wish)
@@ -217,6 +219,7 @@ def _fill_vaults(
     speech: Speech,
     model: EmotionModel,
     untouched: Path | None,
+    later: Mapping[str, int],
 ) -> None:
     labels = {emotion: label for label, emotion in enumerate(corpus.emotions)}
     classes = len(corpus.emotions)
@@ -225,7 +228,15 @@ def _fill_vaults(
     for share in partition.clients:
         recordings = [
             (
-                Entry(u.id, u.emotion, labels[u.emotion], split, len(speech.pcm[u.id]), u.speaker),
+                Entry(
+                    u.id,
+                    u.emotion,
+                    labels[u.emotion],
+                    split,
+                    len(speech.pcm[u.id]),
+                    u.speaker,
+                    later.get(u.id, 0),
+                ),
                 speech.pcm[u.id],
             )
             for split, utterances in share.splits

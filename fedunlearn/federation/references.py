@@ -15,7 +15,7 @@ from fedunlearn.federation.server import Server
 from fedunlearn.federation.standing import GlobalModel, Log, Training
 from fedunlearn.federation.transport import State
 from fedunlearn.models import build_model
-from fedunlearn.partition import Partition
+from fedunlearn.partition import Partition, recorded_later
 from fedunlearn.seeding import rng_for, stream_key
 
 
@@ -113,7 +113,10 @@ class References:
     def _contents(self, forget: Sequence[str]) -> list[str]:
         gone = set(forget)
         kept = [[u.id for u in share.train if u.id not in gone] for share in self._partition.clients]
-        return [self._judge.content_of(ids) if ids else "" for ids in kept]
+        later = recorded_later(self._partition, self._config.partition, self._config.seed)
+        dates = [[[i, later[u]] for i, u in enumerate(ids) if u in later] for ids in kept]
+        contents = [self._judge.content_of(ids) if ids else "" for ids in kept]
+        return [f"{c} later {d}" if d else c for c, d in zip(contents, dates, strict=True)]
 
     def _absences(self) -> list[list[int]]:
         """Who cannot be reached in each round of learning; empty where everybody always can."""

@@ -118,18 +118,22 @@ class Rounds:
         if len(there) < min(2, len(self._clients.clients)):
             return [], None, 0
         content = {c: letter(weights, asked, teacher) for c in there}
+        beside = phase in {"retrain", "counterfactual"}
 
         def read(client: int, reply: RecordDict) -> tuple[Update, float]:
-            examples = int(number(reply, "examples"))
-            if examples != self._clients.examples[client]:
-                held = self._clients.examples[client]
+            examples, held = count(reply, "examples"), self._clients.examples[client]
+            # What a reference learns from at a date, a client with later recordings knows alone.
+            if examples != held and not (beside and self._config.partition.recordings):
                 raise Refused(f"claims {examples} utterances, but it holds {held}")
             return Update(client, examples, weights_like(reply, "update", weights)), number(reply, "loss")
 
         replies = self._clients.ask(kind, content, read, occasion)
-        updates = [update for update, _ in replies.values()]
+        counted = {c: (update, loss) for c, (update, loss) in replies.items() if update.examples}
+        updates = [update for update, _ in counted.values()]
+        if not updates:
+            return [], None, len(self._clients.faults) - before
         total = sum(u.examples for u in updates)
-        loss = sum(u.examples * loss for u, loss in replies.values()) / total
+        loss = sum(u.examples * loss for u, loss in counted.values()) / total
         return updates, loss, len(self._clients.faults) - before
 
     def remember(self, updates: Sequence[Update], ordinary_round: int | None, date: int) -> None:
