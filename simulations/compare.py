@@ -29,6 +29,7 @@ from fedunlearn.cli import guarded, sigterm_as_interrupt
 from fedunlearn.config import Config
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, Interrupted, RunFailed
 from fedunlearn.run_folder import write_atomically
+from fedunlearn.study.damage import GUARDS
 from fedunlearn.study.grid import RECOVERIES, Axes, Cell, Load, Variant, cells_of, parse_variant
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ def compare(
         overrides = dict(configuration.parse_override(text) for text in set_ or [])
         named = {"corpus.path": str(data) if data else None, "federation.engine": engine}
         overrides |= {k: v for k, v in named.items() if v is not None}
+        # Nobody lies here: methods are compared as they are, the destructive ones too.
+        overrides = {**GUARDS["off"], **overrides}
         load = _loader(config, overrides)
         axes = Axes(
             variants=[_plain(name) for name in _words(methods)] + [parse_variant(v) for v in variant or []],

@@ -27,6 +27,7 @@ ROOMS = (
     ("federation.projection",),
     ("federation.aggregation", "federation.exchange", "federation.requests"),
     ("federation.scalars", "federation.standing", "federation.observer"),
+    ("federation.guard", "federation.attackers"),
     ("federation.rounds", "federation.unlearn_step", "federation.desk", "federation.resume"),
     ("federation.server", "federation.client", "federation.progress"),
     ("federation.upper_references", "federation.references"),

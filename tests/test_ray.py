@@ -39,8 +39,15 @@ def test_an_upper_reference_agrees_too(tmp_path: Path) -> None:
     assert weights_of(tmp_path / "ray") == weights_of(tmp_path / "inline")
 
 
-def test_the_servers_projections_agree_too(tmp_path: Path) -> None:
-    settings = {"unlearning__aggregation": "projected", "recovery__reversion": "removed"}
+def test_projections_noise_and_attackers_agree_too(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "unlearning__aggregation": "projected",
+        "recovery__reversion": "removed",
+        "privacy__clip": 0.5,
+        "privacy__noise": 0.01,
+        "attackers__clients": (3,),
+        "attackers__kind": "random",
+    }
     for engine in ("inline", "ray"):
         run_small(
             tmp_path / engine, small_config(**settings, federation__engine=engine, federation__workers=2)

@@ -143,6 +143,10 @@ def test_ordinary_rounds_after_a_deletion_are_never_changed(
 # ---- whom the server hears -------------------------------------------------------------------------------
 
 
+UNGUARDED: dict[str, Any] = {"guard__together": 0, "guard__drop": 0, "guard__silenced": 0}
+"""so that nothing is joined but what joins the model"""
+
+
 class Joined:
     """What the server handed to the aggregation at each unlearn step."""
 
@@ -161,7 +165,7 @@ def test_those_who_did_not_ask_and_they_alone_are_heard(
 ) -> None:
     """Of six: first 1 asks and leaves; then 2 and 3 ask, and 0, 4 and 5 are left. The limit is theirs too."""
     joined = Joined(monkeypatch)
-    config = small_config(unlearning__aggregation="projected", unlearning__clip=2.0)
+    config = small_config(unlearning__aggregation="projected", unlearning__clip=2.0, **UNGUARDED)
     experiment = prepared(tmp_path / "run", config)
     assert play(experiment)["status"] == "complete"
     assert [(clients, others) for clients, others, _ in joined.steps] == [([1], 5), ([2, 3], 3)]
@@ -181,7 +185,7 @@ def test_a_requester_whose_unlearning_failed_does_not_speak_for_the_others(
     """
     joined = Joined(monkeypatch)
     two = [{"client": c, "what": "some", "count": 4, "after_learning": 0} for c in (2, 3)]
-    config = small_config(unlearning__aggregation="projected", deletions__schedule=two)
+    config = small_config(unlearning__aggregation="projected", deletions__schedule=two, **UNGUARDED)
     results = run_small(tmp_path / "run", config, mods=[Spoil("train.unlearn", "raise", 2, client=3)])
     assert results["status"] == "complete"
     assert [(clients, others) for clients, others, _ in joined.steps] == [([2], 4), ([3], 5)]

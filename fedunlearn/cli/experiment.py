@@ -168,6 +168,7 @@ def _report(folder: Path) -> int:
 def closing_table(results: Mapping[str, Any]) -> Table:
     """The four models side by side, with the distance to the retrained one."""
     from fedunlearn.report.finding import SEEN
+    from fedunlearn.report.guarding import liars
 
     method = results["config"]["unlearning"]["method"]
     table = Table(title=f"{results['corpus']['name']}: {len(results['requests'])} deletions, {method}")
@@ -193,6 +194,11 @@ def closing_table(results: Mapping[str, Any]) -> Table:
         said.append(f"noise floor between retrained seeds: {_figure(gap['noise_floor']['mean'])}")
     if seen := SEEN.get(results["unlearning"]["sees"]):
         said.append(f"upper reference: {method} sees {seen}")
+    if done := results["guard"]:
+        who = ", ".join(f"client {c}" for c in sorted({i["client"] for i in done}))
+        said.append(f"the guard stepped in {len(done)} times ({who})")
+    if lying := liars(results):
+        said.append(lying)
     table.caption = "\n".join(said) or None
     return table
 

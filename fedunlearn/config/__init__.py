@@ -22,6 +22,7 @@ from fedunlearn.config.fields import (
     Positive,
     Settings,
 )
+from fedunlearn.config.guard import AttackerSettings, GuardSettings, PrivacySettings
 from fedunlearn.config.partition import LateRecordings, PartitionSettings
 from fedunlearn.config.unlearning import (
     AmunForgetSettings,
@@ -47,6 +48,7 @@ from fedunlearn.errors import BadInput
 __all__ = [
     "AmunForgetSettings",
     "AttackSettings",
+    "AttackerSettings",
     "AvailabilitySettings",
     "BoundaryShrinkSettings",
     "CalmSettings",
@@ -60,6 +62,7 @@ __all__ = [
     "FederationSettings",
     "FineTuneSettings",
     "GradientAscentSettings",
+    "GuardSettings",
     "L2ULSettings",
     "LateRecordings",
     "LocalSettings",
@@ -68,6 +71,7 @@ __all__ = [
     "NoTSettings",
     "PGASettings",
     "PartitionSettings",
+    "PrivacySettings",
     "RandomLabelSettings",
     "RecoverySettings",
     "SCRUBSettings",
@@ -204,6 +208,9 @@ class Config(Settings):
     training: TrainingSettings = TrainingSettings()
     deletions: DeletionSettings = DeletionSettings()
     unlearning: UnlearningSettings = UnlearningSettings()
+    privacy: PrivacySettings = PrivacySettings()
+    guard: GuardSettings = GuardSettings()
+    attackers: AttackerSettings = AttackerSettings()
     recovery: RecoverySettings = RecoverySettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     federation: FederationSettings = FederationSettings()
@@ -216,6 +223,16 @@ class Config(Settings):
             raise ValueError(
                 "training.local: crop_seconds, time_mask and band_mask cut frames, and the functionals model "
                 "has one frame an utterance; set them to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _attackers_exist(self) -> Self:
+        clients = self.partition.clients
+        strangers = [c for c in self.attackers.clients if c >= clients]
+        if strangers:
+            raise ValueError(
+                f"attackers.clients: there is no client {strangers[0]} (0 to {clients - 1} are there)"
             )
         return self
 

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fedunlearn.corpora.utterance import Utterance
 from fedunlearn.evaluation.membership import membership
 from fedunlearn.evaluation.metrics import accuracy, confusion, recognition, uar
+from fedunlearn.evaluation.request_privacy import RequestPrivacy, request_privacy
 from fedunlearn.examples import pad_features
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition
@@ -107,6 +109,34 @@ class Judge:
         return (
             accuracy(*self._pick(self._train & ~gone, predictions)),
             accuracy(*self._pick(gone, predictions)),
+        )
+
+    def request_privacy(
+        self,
+        before: Mapping[str, Tensor],
+        update: Mapping[str, Tensor],
+        forget: Iterable[str],
+        kept: Iterable[str],
+        held_out: Iterable[str],
+    ) -> RequestPrivacy:
+        """What one requester's update tells of its forget set.
+
+        Args:
+            before, update: the weights it started from, and what it sent.
+            forget, kept, held_out: of that client: D_f, its other training speech, its test speech.
+        """
+        parts = [np.flatnonzero(self._mask(ids)) for ids in (forget, kept, held_out)]
+        forgotten, left, tested = (self._examples.take(torch.from_numpy(part)) for part in parts)
+        return request_privacy(
+            self._model,
+            before,
+            update,
+            forgotten,
+            left,
+            tested,
+            self._labels[self._train],
+            self._resamples,
+            rng_for(self._seed, "bootstrap"),
         )
 
     def measure(self, state: Mapping[str, Tensor], forget: Iterable[str]) -> dict[str, Any]:

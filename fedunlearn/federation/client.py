@@ -18,11 +18,13 @@ from typing import Any, Literal
 import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from torch import Tensor
 
 from fedunlearn import config as configuration
 from fedunlearn.deletion import RequestBook, State, answer, raise_due
 from fedunlearn.examples import Examples
 from fedunlearn.federation.aggregation import difference
+from fedunlearn.federation.attackers import Liar, lie
 from fedunlearn.federation.scalars import Sums, read_scalars
 from fedunlearn.federation.transport import Asked, pack, unpack
 from fedunlearn.models import build_model
@@ -35,6 +37,7 @@ from fedunlearn.seeding import rng_for
 from fedunlearn.training import TrainingDiverged, calibrate, predict, train
 from fedunlearn.unlearning import METHODS, REFERENCES, method_named
 from fedunlearn.unlearning.contract import Method, UnlearnFailed
+from fedunlearn.unlearning.privacy import released, told
 from fedunlearn.unlearning.spectrum import log_odds_of, smoothed
 from fedunlearn.unlearning.upper_reference import RoundsCard
 from fedunlearn.vault import Vault
@@ -229,6 +232,8 @@ def _unlearned(device: Device, content: RecordDict, unlearn: Method) -> RecordDi
     scalars = read_scalars(asked)
     rng = rng_for(config.seed, "unlearn", device.client, asked.integer("round"))
     result = unlearn(device.model, forget_set, config.unlearning, rng, scalars)
+    update = difference(result.state, device.model.state_dict())
+    result = told(result, config.privacy)
     RequestBook(device.vault.folder).set_state(names, State.UNLEARNED)  # too late to withdraw from here on
     before, after = result.forget_accuracy
     reply = _reply(
@@ -239,11 +244,22 @@ def _unlearned(device: Device, content: RecordDict, unlearn: Method) -> RecordDi
         adversarial=result.adversarial,
         attack_success=result.attack_success,
     )
-    reply["update"] = pack(difference(result.state, device.model.state_dict()))
+    reply["update"] = pack(_sent(device, content, update))
     reply["outcome"] = ConfigRecord(
         {"stopped": result.stopped, "scalars_read": ",".join(result.scalars_read)}
     )
     return reply
+
+
+def _sent(device: Device, content: RecordDict, update: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The update as it leaves the device: with noise where the settings say so, a lie where this one lies."""
+    config, model, round_ = device.config, device.model, Asked(content).integer("round")
+    if device.client in config.attackers.clients:
+        rng, target = rng_for(config.seed, "attacker", device.client, round_), config.attackers.target
+        own, local = device.kept(content), config.training.local
+        return lie(config.attackers, Liar(model, update, own, local, target, rng))
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    return released(update, trained, config.privacy, rng_for(config.seed, "privacy", device.client, round_))
 
 
 def forget_part(device: Device, content: RecordDict) -> RecordDict:

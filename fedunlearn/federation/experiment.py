@@ -20,6 +20,7 @@ from fedunlearn.checkpoints import save_checkpoint
 from fedunlearn.config import Config
 from fedunlearn.corpora import Corpus
 from fedunlearn.deletion import DeletionRequest, RequestBook, any_while_learning
+from fedunlearn.deletion import State as RequestState
 from fedunlearn.evaluation.cost import PhaseCost
 from fedunlearn.evaluation.judge import Judge, Predictions
 from fedunlearn.evaluation.reference import Learned, ReferenceCache
@@ -37,7 +38,7 @@ from fedunlearn.federation.upper_references import ReferenceServer
 from fedunlearn.history import History
 from fedunlearn.ledger import Ledger, LedgerReader
 from fedunlearn.models.contract import EmotionModel
-from fedunlearn.partition import Partition
+from fedunlearn.partition import Partition, recorded_later
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import stream_key
 from fedunlearn.unlearning import REFERENCES, method_named
@@ -169,6 +170,8 @@ class Experiment:
             "timeline": standing.log.rows,
             "requests": assemble.request_rows(standing.requests.values(), self._books(), standing.faults),
             "cost": assemble.costs(standing.costs),
+            "guard": standing.guarded,
+            "attackers": assemble.attackers(self.config.attackers),
             "faults": assemble.fault_rows(standing.faults),
             "ledger": self._about_ledger(),
             "times": {"started": self._started.isoformat(timespec="seconds")},
@@ -259,6 +262,8 @@ class Experiment:
             "cost": assemble.costs(costs),
             "timeline": assemble.timeline(standing.log.rows, standing.log.curve, judge, forget),
             "retrained_timeline": assemble.timeline(retrained_log.rows, retrained_log.curve, judge, forget),
+            "guard": standing.guarded,
+            "attackers": assemble.attackers(config.attackers),
             "faults": assemble.fault_rows(federation.faults),
             "availability": self._about_availability(),
             "ledger": self._about_ledger(),
@@ -295,8 +300,22 @@ class Experiment:
         assert self._references is not None
         self.standing.original = self._references.had_nobody_asked()
 
-    def updated(self, before: State, updates: Sequence[Update], round: int) -> None:
-        """Nothing is measured on single updates."""
+    def updated(
+        self, before: State, updates: Sequence[Update], asked: Mapping[int, Sequence[str]], round: int
+    ) -> dict[int, Any]:
+        """What each update tells of its client's forget set: the privacy of the request itself."""
+        return {u.client: self._told_by(before, u, asked[u.client]) for u in updates}
+
+    def _told_by(self, before: State, update: Update, asked: Sequence[str]) -> Mapping[str, Any]:
+        share = self.partition.clients[update.client]
+        book = RequestBook(self.run.vault(update.client)).all()
+        forget = {u for r in book if r.id in asked for u in r.utterances}
+        gone = {u for r in book if r.state is RequestState.PURGED for u in r.utterances}
+        later = recorded_later(self.partition, self.config.partition, self.config.seed)
+        gone |= {u for u, date in later.items() if date > self.standing.date}
+        kept = [u.id for u in share.train if u.id not in forget | gone]
+        held_out = [u.id for u in share.test if u.id not in forget | gone]
+        return self._judge.request_privacy(before, update.difference, forget, kept, held_out)
 
     def keep(self, copies: int = 1) -> None:
         """Write down where the run stands."""

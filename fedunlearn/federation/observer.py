@@ -29,8 +29,21 @@ class Observer(Protocol):
         """Somebody has asked, for the first time, and nothing is forgotten yet."""
         ...
 
-    def updated(self, before: Mapping[str, Tensor], updates: Sequence[Update], round: int) -> None:
-        """Requesters' own updates have come, and have not joined the model ``before`` yet."""
+    def updated(
+        self,
+        before: Mapping[str, Tensor],
+        updates: Sequence[Update],
+        asked: Mapping[int, Sequence[str]],
+        round: int,
+    ) -> dict[int, Any]:
+        """Requesters' own updates have come, as they were sent, and have not joined ``before`` yet.
+
+        Args:
+            asked: client -> ids of the requests that its update serves.
+
+        Returns:
+            client -> what was measured on its update, as plain data
+        """
         ...
 
     def keep(self, copies: int = 1) -> None:

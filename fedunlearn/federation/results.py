@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
+from fedunlearn.config import AttackerSettings
 from fedunlearn.deletion import DeletionRequest, State
 from fedunlearn.evaluation.cost import PhaseCost
 from fedunlearn.evaluation.gap import Record, gap, noise_floor, rank
@@ -115,6 +116,11 @@ def unfulfilled(
 def costs(book: Mapping[str, PhaseCost]) -> dict[str, Any]:
     """Cost by phase."""
     return {phase: cost.as_dict() for phase, cost in book.items()}
+
+
+def attackers(settings: AttackerSettings) -> dict[str, Any] | None:
+    """Which clients lie in this run, and how; None where nobody does."""
+    return settings.model_dump(mode="json") if settings.clients else None
 
 
 def fault_rows(faults: Iterable[Fault]) -> list[dict[str, Any]]:

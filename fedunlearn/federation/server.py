@@ -51,7 +51,7 @@ class Server:
         parts = (standing, observer, self.availability)
         self.rounds = Rounds(federation, config, template, *parts)
         self.desk = Desk(federation, config, *parts)
-        self.unlearn_step = UnlearnStep(federation, config, *parts)
+        self.unlearn_step = UnlearnStep(federation, config, template, *parts)
 
     # ---- the main line -------------------------------------------------------------------------------
 

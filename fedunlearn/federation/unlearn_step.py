@@ -4,8 +4,9 @@ A reply may take its time (``availability``): it joins the model of the date at 
 of its request still runs; else it is refused, and the request is given out anew.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from math import isfinite
 from typing import Any
 
 from flwr.app import RecordDict
@@ -14,12 +15,15 @@ from fedunlearn.config import Config
 from fedunlearn.federation.aggregation import Update, join_unlearning, step
 from fedunlearn.federation.availability import Availability
 from fedunlearn.federation.exchange import Fault, Federation, Occasion, letter, settings
+from fedunlearn.federation.guard import UNGUARDED, Guard, Probes
 from fedunlearn.federation.observer import Observer
 from fedunlearn.federation.requests import Key, ServedRequest, grouped, ids_of, read_outcome
 from fedunlearn.federation.scalars import as_settings, ask_scalars
 from fedunlearn.federation.standing import Reply, Standing
 from fedunlearn.federation.transport import Refused, State, number, weights_like
+from fedunlearn.models.contract import EmotionModel
 from fedunlearn.unlearning.contract import ServerScalars
+from fedunlearn.unlearning.privacy import guarantee
 
 Told = dict[int, dict[str, Any]]
 """client -> what became of its requests"""
@@ -30,20 +34,21 @@ class UnlearnStep:
     """Asks requesters to forget and joins what they send.
 
     Args:
-        federation: the clients. config: the experiment. standing: of the run. observer: of the run.
-        availability: of the clients.
+        federation: the clients. config: the experiment. template: a model of its kind.
+        standing: of the run. observer: of the run. availability: of the clients.
     """
 
     def __init__(
         self,
         federation: Federation,
         config: Config,
+        template: EmotionModel,
         standing: Standing,
         observer: Observer,
         availability: Availability,
     ) -> None:
         self._clients, self._config, self._standing = federation, config, standing
-        self._observer = observer
+        self._template, self._observer = template, observer
         self._availability = availability
 
     def scalars(self, weights: State, log_odds: bool) -> ServerScalars:
@@ -72,28 +77,74 @@ class UnlearnStep:
             if told:  # somebody has moved the model since
                 scalars = self.scalars(weights, scalars.trained is not None)
             answers = self._ask(weights, {c: by_client[c] for c in turn}, scalars, kind, teacher)
-            weights, new = self.join(weights, answers, share)
+            weights, new = self.join(weights, answers, {c: ids_of(by_client[c]) for c in answers}, share)
             told |= new
         return weights, told
 
-    def join(self, weights: State, answers: Answers, share: float = 1.0) -> tuple[State, Told]:
-        """The model after these answers, and what became of the requests of each."""
+    def join(
+        self, weights: State, answers: Answers, asked: Mapping[int, Sequence[str]], share: float = 1.0
+    ) -> tuple[State, Told]:
+        """The model after these answers, and what became of the requests of each.
+
+        Args:
+            asked: client -> ids of the requests that its answer is to. One whose update the guard refuses
+                is as if it had not answered.
+        """
         if not answers:
             return weights, {}
         standing = self._standing
         updates = [update for update, _ in answers.values()]
-        self._observer.updated(weights, updates, standing.clock)
+        measured = self._observer.updated(weights, updates, asked, standing.clock)
         asking = {r.client for r in standing.open}
         examples = self._clients.examples
+        # Who has a request open does not speak for those who did not ask.
         staying = [client for client in examples if client not in asking]
         last = [standing.history.last[client] for client in staying if client in standing.history.last]
-        unlearning = self._config.unlearning
-        longest = unlearning.clip * standing.history.usual_norm(staying)
-        total = sum(examples.values())
-        # Who has a request open does not speak for those who did not ask.
-        joint = join_unlearning(updates, unlearning.aggregation, total, last, longest)
-        told = {c: {**outcome, "update_norm": u.norm} for c, (u, outcome) in answers.items()}
-        return step(weights, joint, share), told
+        unlearning, usual = self._config.unlearning, standing.history.usual_norm(staying)
+        total, longest = sum(examples.values()), unlearning.clip * usual
+
+        def join(those: Sequence[Update]) -> State:
+            joint = join_unlearning(those, unlearning.aggregation, total, last, longest)
+            return {name: share * value for name, value in joint.items()}
+
+        passed = self._guarded(weights, updates, asked, join, usual, staying)
+        more = {"noise": self._noise()} if self._config.privacy.clip else {}
+        told = {}
+        for client in (u.client for u in passed):
+            sent, outcome = answers[client]
+            told[client] = {**outcome, **more, "update_norm": sent.norm, "privacy": measured.get(client)}
+        return step(weights, join(passed)) if passed else weights, told
+
+    def _guarded(
+        self, weights: State, updates: Sequence[Update], asked: Mapping[int, Sequence[str]],
+        join: Callable[[Sequence[Update]], State], usual: float, staying: Sequence[int],
+    ) -> list[Update]:  # fmt: skip
+        """The updates that the guard lets join; what it did is kept, and whom it refused may try again."""
+        standing, config = self._standing, self._config
+        if config.unlearning.method in UNGUARDED:
+            return list(updates)
+        there = [c for c in self._clients.clients if c in staying]
+        there = [c for c in there if self._availability.reachable(c, standing.date)]
+        occasion = Occasion(standing.clock, "guard", standing.costs["unlearn"])
+
+        def accuracy(state: State) -> float | None:
+            return ask_scalars(self._clients, there, state, False, occasion, standing.date).test_accuracy
+
+        probes = Probes(self._template, weights, config.seed)
+        guard = Guard(config.guard, weights, join, usual, accuracy, probes.silenced)
+        passed, done = guard.examine(updates, asked, standing.clock)
+        standing.guarded += [intervention.as_row() for intervention in done]
+        for refusal in (i for i in done if i.what == "refused"):
+            self._fault(refusal.client, refusal.reason, "refused")
+            self._give_back((name, refusal.client) for name in refusal.requests)
+        return passed
+
+    def _noise(self) -> dict[str, float | None]:
+        privacy, worth = self._config.privacy, guarantee(self._config.privacy)
+        epsilon = worth.epsilon if isfinite(worth.epsilon) else None
+        return {
+            "clip": privacy.clip, "multiplier": privacy.noise, "epsilon": epsilon, "delta": privacy.delta
+        }  # fmt: skip
 
     def arrived(self, weights: State) -> tuple[State, dict[Key, dict[str, Any]]]:
         """Join the replies that were on their way and have come, each to the model of now.
@@ -117,7 +168,8 @@ class UnlearnStep:
             standing.costs["unlearn"].rounds += 1
         for turn in [[c] for c in in_time] if self._sequential else [list(in_time)]:
             answers = {c: (in_time[c].update, in_time[c].outcome) for c in turn}
-            weights, told = self.join(weights, answers)
+            asked = {c: [name for (name, _), _ in in_time[c].requests] for c in turn}
+            weights, told = self.join(weights, answers, asked)
             done |= {key: told[c] for c in told for key, _ in in_time[c].requests}
         return weights, done
 

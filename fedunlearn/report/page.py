@@ -10,6 +10,13 @@ from markupsafe import Markup
 
 from fedunlearn.report.figures import confusions, cost_bars, gap_bars, loss_histograms
 from fedunlearn.report.finding import SEEN, asked, closed, find, judgement
+from fedunlearn.report.guarding import (
+    GUARD_COLUMNS,
+    PRIVACY_COLUMNS,
+    guard_table,
+    liars,
+    privacy_table,
+)
 from fedunlearn.report.request_lives import request_lives
 from fedunlearn.report.request_table import batches, request_table, unreachable
 from fedunlearn.report.tables import (
@@ -74,6 +81,11 @@ def render(results: Mapping[str, Any]) -> str:
         timeline_wide=timeline(results, width=WIDE),
         timeline_narrow=timeline(results, width=NARROW),
         losses=loss_histograms(results),
+        told=privacy_table(results),
+        told_columns=PRIVACY_COLUMNS,
+        guarded=guard_table(results),
+        guard_columns=GUARD_COLUMNS,
+        liars=liars(results),
         confusions=confusions(results),
         cost_table=cost_table(results),
         cost_bars=cost_bars(results),
@@ -108,6 +120,7 @@ def _kicker(results: Mapping[str, Any]) -> list[str]:
         f"method {said}, {seen or 'updates joined by ' + plain(at(config, 'unlearning', 'aggregation'))}",
         f"model {plain(at(config, 'model', 'name'))}",
         f"seed {plain(at(results, 'seed'))}",
+        *filter(None, [liars(results)]),
     ]
 
 

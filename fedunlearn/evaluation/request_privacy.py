@@ -1,0 +1,224 @@
+"""The privacy of the request itself: what a server learns of the deleted data from one requester's update.
+
+The server is honest but curious: it knows the model before, the update as it came, and the method. It is
+asked two things. Which emotions were deleted, and how many of each? And which utterances: given candidates
+of the same client, are those that were deleted told from the others? Every attack here is one that the server
+could run; the judge, who knows the truth, says how well it did and reports the attack that did best. Zero is
+no attack's fault: an update of zeros leaves the server with what it knew before.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from fedunlearn.evaluation.membership import membership
+from fedunlearn.examples import Examples
+from fedunlearn.models.contract import EmotionModel
+from fedunlearn.training import predict
+
+Mix = npt.NDArray[np.float64]
+"""Share of each class, [C], >= 0, sum 1."""
+
+
+class LabelMix(TypedDict):
+    """Total variation distances, in [0, 1], to the true mix of the forget set.
+
+    tv: of the best attack's guess; attack: its name. uniform, corpus: of the guesses "all alike" and "as in
+    the whole corpus", which need no update.
+    """
+
+    tv: float
+    attack: str
+    uniform: float
+    corpus: float
+
+
+class Told(TypedDict):
+    """How well deleted utterances are told from others of the same client: AUC with a 95 % interval.
+
+    against: "kept" (its other training utterances) or "held-out" (its test utterances); attack: the name of
+    the one that did best.
+    """
+
+    auc: float
+    low: float
+    high: float
+    against: str
+    attack: str
+
+
+class RequestPrivacy(TypedDict):
+    """Of one requester's update. ``membership`` is ``against`` what it kept where it kept any."""
+
+    label_mix: LabelMix | None
+    membership: Told | None
+    membership_held_out: Told | None
+
+
+def request_privacy(
+    model: EmotionModel,
+    before: Mapping[str, Tensor],
+    update: Mapping[str, Tensor],
+    forget: Examples,
+    kept: Examples,
+    held_out: Examples,
+    corpus_labels: npt.NDArray[np.int64],
+    resamples: int,
+    rng: np.random.Generator,
+) -> RequestPrivacy:
+    """What an update tells of the forget set that it was made from.
+
+    Args:
+        model: any of the run's kind; a copy is used.
+        before, update: the global weights that the requester started from, and what it sent.
+        forget, kept, held_out: D_f, the client's other training utterances, its test utterances.
+        corpus_labels: [N] of all training utterances of all clients.
+        resamples, rng: of the bootstrap.
+    """
+    model = copy.deepcopy(model)
+    model.load_state_dict(dict(before))
+    known = [_losses(model, part) for part in (forget, kept, held_out)]
+    aligned = [_alignment(model, update, part) for part in (forget, kept, held_out)]
+    guesses = label_mixes(model, update)
+    model.load_state_dict({k: v + update[k] for k, v in before.items()})
+    rises = [_losses(model, part) - was for part, was in zip((forget, kept, held_out), known, strict=True)]
+    attacks = {"loss rise": rises, "gradient alignment": aligned}
+    seed = int(rng.integers(2**62))
+
+    def told(other: int, examples: Examples, against: str) -> Told | None:
+        found = [
+            _auc(scores[0], forget, scores[other], examples, against, name, resamples, seed)
+            for name, scores in attacks.items()
+        ]
+        known = [f for f in found if f is not None]
+        return max(known, key=lambda f: f["auc"]) if known else None
+
+    kept_from, held_from = told(1, kept, "kept"), told(2, held_out, "held-out")
+    return {
+        "label_mix": _judged(guesses, forget.labels.numpy(), corpus_labels, model.classes),
+        "membership": kept_from or held_from,
+        "membership_held_out": held_from,
+    }
+
+
+def label_mixes(model: EmotionModel, update: Mapping[str, Tensor]) -> dict[str, Mix]:
+    """Guesses of the forget set's label mix, by attack.
+
+    Forgetting an utterance pushes down the output of its class: the gradient of the cross-entropy by the
+    output bias is p - y, so that an ascent step lowers the bias of the true class alone (after Zhao et al.
+    2020, iDLG, arXiv 2001.02610). Each guess is a vector [C] >= 0 as shares; where all of it is zero, the
+    server guesses that all classes are alike. "bias": by how much the output bias falls; "rows": by how much
+    the sums of the rows of the output matrix fall, whose inputs are mostly of one sign; "half rows": half
+    way from there to all alike; "lengths": how long the rows' changes are, whichever way they go.
+
+    Args:
+        model: with the weights before. update: differences, by name.
+    """
+    matrix, bias = _output_layer(model)
+    found = {}
+    if bias is not None:
+        found["bias"] = _shares(-update[bias].double())
+    if matrix is not None:
+        rows = update[matrix].double()
+        found["rows"] = _shares(-rows.sum(1))
+        found["half rows"] = (found["rows"] + 1 / model.classes) / 2
+        found["lengths"] = _shares(rows.norm(dim=1))
+    return found
+
+
+def total_variation(a: Mix, b: Mix) -> float:
+    """Half the sum of absolute differences, in [0, 1]."""
+    return 0.5 * float(np.abs(a - b).sum())
+
+
+def mix_of(labels: npt.NDArray[np.int64], classes: int) -> Mix:
+    """Shares of the classes among n >= 1 labels."""
+    return np.bincount(labels, minlength=classes) / len(labels)
+
+
+def _judged(
+    guesses: Mapping[str, Mix], forget: npt.NDArray[np.int64], corpus: npt.NDArray[np.int64], classes: int
+) -> LabelMix | None:
+    if not len(forget) or not guesses or classes < 2:
+        return None
+    truth = mix_of(forget, classes)
+    distances = {name: total_variation(guess, truth) for name, guess in guesses.items()}
+    best = min(distances, key=lambda name: distances[name])
+    return {
+        "tv": distances[best],
+        "attack": best,
+        "uniform": total_variation(np.full(classes, 1 / classes), truth),
+        "corpus": total_variation(mix_of(corpus, classes), truth),
+    }
+
+
+def _shares(amounts: Tensor) -> Mix:
+    positive = np.maximum(0.0, amounts.numpy())
+    whole = positive.sum()
+    return positive / whole if whole > 0 else np.full(len(positive), 1 / len(positive))
+
+
+def _output_layer(model: EmotionModel) -> tuple[str | None, str | None]:
+    """Names of the last trained matrix [C, H] and of the last trained vector [C]."""
+    shapes = [(n, p.shape) for n, p in model.named_parameters() if p.requires_grad]
+    matrices = [n for n, shape in shapes if len(shape) == 2 and shape[0] == model.classes]
+    vectors = [n for n, shape in shapes if shape == (model.classes,)]
+    return matrices[-1] if matrices else None, vectors[-1] if vectors else None
+
+
+def _auc(
+    forget_scores: npt.NDArray[np.float64],
+    forget: Examples,
+    other_scores: npt.NDArray[np.float64],
+    other: Examples,
+    against: str,
+    attack: str,
+    resamples: int,
+    seed: int,
+) -> Told | None:
+    """The chance that a deleted utterance scores higher than another of the same label mix."""
+    found = membership(
+        -forget_scores,
+        forget.labels.numpy(),
+        -other_scores,
+        other.labels.numpy(),
+        resamples,
+        np.random.Generator(np.random.PCG64(seed)),
+    )
+    auc, low, high = found["auc"], found["low"], found["high"]
+    if auc is None or low is None or high is None:
+        return None
+    return {"auc": auc, "low": low, "high": high, "against": against, "attack": attack}
+
+
+def _losses(model: EmotionModel, examples: Examples) -> npt.NDArray[np.float64]:
+    losses: npt.NDArray[np.float64] = cross_entropy(
+        predict(model, examples).double(), examples.labels, reduction="none"
+    ).numpy()
+    return losses
+
+
+def _alignment(
+    model: EmotionModel, update: Mapping[str, Tensor], examples: Examples
+) -> npt.NDArray[np.float64]:
+    """Cosine of the update and the gradient of each utterance's loss, in [-1, 1]; 0 where either is zero."""
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    weights: Sequence[Tensor] = [p for _, p in named]
+    moved = torch.cat([update[n].double().flatten() for n, _ in named])
+    was_training = model.training
+    model.eval()
+    found = []
+    for position in range(len(examples)):
+        one = examples.take(torch.tensor([position]))
+        loss = cross_entropy(model.classify(one.features, one.frames), one.labels)
+        gradient = torch.cat([g.double().flatten() for g in torch.autograd.grad(loss, weights)])
+        length = float(gradient.norm() * moved.norm())
+        found.append(float(gradient @ moved) / length if length > 0 else 0.0)
+    model.train(was_training)
+    return np.array(found, np.float64)
