@@ -11,7 +11,6 @@ Exit codes: 0 nothing was lost; 3 something was.
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -56,7 +56,7 @@ class _Tormentor:
 
     def __init__(self, folder: Path, clients: int, engine: str, seed: int) -> None:
         self._folder, self._clients, self._engine, self._seed = folder, clients, engine, seed
-        self._dice = random.Random(seed)
+        self._dice = np.random.default_rng(seed)
         self._injected: Counter[str] = Counter()
         self._wishes: list[tuple[int, str]] = []
         self._broken: list[str] = []
@@ -161,7 +161,7 @@ class _Tormentor:
         what = self._dice.random()
         workers = [pid for pid, name in _processes(process.pid).items() if "ClientAppActor" in name]
         if what < 0.12 and workers:
-            os.kill(self._dice.choice(workers), signal.SIGKILL)
+            os.kill(int(self._dice.choice(workers)), signal.SIGKILL)
             self._injected["workers killed"] += 1
         elif what < 0.45 and (run / "vaults").exists():
             self._wish(run)
@@ -171,11 +171,11 @@ class _Tormentor:
     def _wish(self, run: Path) -> None:
         from fedunlearn.deletion import Inbox, Wish
 
-        client = self._dice.randrange(self._clients)
+        client = int(self._dice.integers(self._clients))
         vault = run / "vaults" / f"client-{client:04d}"
         if (vault / "index.json").exists():
-            name = f"{self._dice.getrandbits(64):016x}"
-            Inbox(vault).file(Wish(name, "some", f"person-{name}", count=self._dice.randint(1, 4)))
+            name = f"{int(self._dice.integers(2**63)):016x}"
+            Inbox(vault).file(Wish(name, "some", f"person-{name}", count=int(self._dice.integers(1, 5))))
             if self._dice.random() < 0.3:  # once more, as impatient people do
                 Inbox(vault).file(Wish(name, "some", f"person-{name}", count=2))
             self._wishes.append((client, name))
@@ -184,7 +184,7 @@ class _Tormentor:
     def _withdraw(self, run: Path) -> None:
         from fedunlearn.deletion import Inbox
 
-        client, name = self._dice.choice(self._wishes)
+        client, name = self._wishes[int(self._dice.integers(len(self._wishes)))]
         Inbox(run / "vaults" / f"client-{client:04d}").file_withdrawal(name)
         self._injected["withdrawals filed"] += 1
 
@@ -194,7 +194,7 @@ class _Tormentor:
         whole = [f for f in files if f.with_name(f"{f.name}.json").exists()]
         if len(whole) == 2 and self._dice.random() < 0.5:
             content = bytearray(whole[-1].read_bytes())
-            content[self._dice.randrange(len(content))] ^= 1 << self._dice.randrange(8)
+            content[int(self._dice.integers(len(content)))] ^= 1 << int(self._dice.integers(8))
             whole[-1].write_bytes(content)
             self._injected["checkpoints damaged"] += 1
 
@@ -271,7 +271,7 @@ class _Fails:
         self._tally = tally
 
     def __call__(self, message: Any, context: Any, call_next: Any) -> Any:
-        dice = random.Random(os.urandom(8))
+        dice = np.random.default_rng()
         chance = 0.0 if message.metadata.message_type == "query.population" else 0.01
         if dice.random() < chance:
             self._fail()

@@ -50,7 +50,7 @@ class Talk:
 
     def train(self, client: int) -> None:
         """An ordinary round at one client."""
-        asked = settings(round=1, phase="learn", stream=1, epochs=1, lr=0.01)
+        asked = settings(round=1, date=9, phase="learn", stream=1, epochs=1, lr=0.01)
         self.say("train", client, letter(self.model.state_dict(), asked))
 
     def ask_for_deletions(self) -> list[str]:
@@ -63,7 +63,7 @@ class Talk:
     def unlearn(self, requests: list[str]) -> None:
         """Unlearn them at the client, with an attack."""
         told = as_settings(ServerScalars(test_accuracy=0.1))
-        asked = settings(round=3, requests=requests, **told)
+        asked = settings(round=3, date=9, requests=requests, **told)
         self.say("train.unlearn", CLIENT, letter(self.model.state_dict(), asked))
 
     def purge(self, requests: list[str]) -> bool:
@@ -175,7 +175,7 @@ def test_a_failing_device_keeps_nothing_alive_either(out: Path, monkeypatch: pyt
 
     def script(say: Talk) -> None:
         with pytest.raises(AssertionError, match="KeyError"):
-            say.say("train.retain_part", CLIENT, RecordDict({"settings": ConfigRecord({})}))
+            say.say("train.retain_part", CLIENT, RecordDict({"settings": ConfigRecord({"date": 9})}))
         gc.collect()
         assert len(failures) == len(read) == 1 and read[0]() is None
 

@@ -84,7 +84,7 @@ WAYS = [
     ("type", "float64"),
     ("key", "other keys"),
     ("count", "claims 1000000 utterances"),
-    ("negative count", "claims -5"),
+    ("negative count", "examples is -5; a count was expected"),
     ("no update", "holds no update"),
     ("no metrics", "not a finite number"),
     ("pickle", "cannot be read"),

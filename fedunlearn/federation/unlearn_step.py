@@ -55,9 +55,13 @@ class UnlearnStep:
         """The few numbers that requesters are told, asked of all clients that can be reached."""
         standing = self._standing
         occasion = Occasion(standing.clock, "evaluate", standing.costs["unlearn"])
+        return ask_scalars(self._clients, self._there(), weights, log_odds, occasion)
+
+    def _there(self) -> dict[int, int]:
+        """Clients that can be reached -> the date up to which the server knows of their recordings."""
+        standing = self._standing
         there = [c for c in self._clients.clients if self._availability.reachable(c, standing.date)]
-        dates = {c: standing.heard.get(c, 0) for c in there}
-        return ask_scalars(self._clients, dates, weights, log_odds, occasion)
+        return {c: standing.heard.get(c, 0) for c in there}
 
     def take(
         self, weights: State, requests: Sequence[ServedRequest], scalars: ServerScalars,
@@ -123,12 +127,11 @@ class UnlearnStep:
         standing, config = self._standing, self._config
         if config.unlearning.method in UNGUARDED:
             return list(updates)
-        there = [c for c in self._clients.clients if c in staying]
-        there = [c for c in there if self._availability.reachable(c, standing.date)]
+        there = {c: date for c, date in self._there().items() if c in staying}
         occasion = Occasion(standing.clock, "guard", standing.costs["unlearn"])
 
         def accuracy(state: State) -> float | None:
-            return ask_scalars(self._clients, there, state, False, occasion, standing.date).test_accuracy
+            return ask_scalars(self._clients, there, state, False, occasion).test_accuracy
 
         probes = Probes(self._template, weights, config.seed)
         guard = Guard(config.guard, weights, join, usual, accuracy, probes.silenced)
