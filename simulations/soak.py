@@ -21,10 +21,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from fedunlearn.seeding import rng_for
 
 _LONGEST_LIFE = 40.0
 """seconds after which a run is killed or stopped, at most"""
@@ -56,7 +57,7 @@ class _Tormentor:
 
     def __init__(self, folder: Path, clients: int, engine: str, seed: int) -> None:
         self._folder, self._clients, self._engine, self._seed = folder, clients, engine, seed
-        self._dice = np.random.default_rng(seed)
+        self._dice = rng_for(seed, "torment")
         self._injected: Counter[str] = Counter()
         self._wishes: list[tuple[int, str]] = []
         self._broken: list[str] = []
@@ -271,7 +272,7 @@ class _Fails:
         self._tally = tally
 
     def __call__(self, message: Any, context: Any, call_next: Any) -> Any:
-        dice = np.random.default_rng()
+        dice = rng_for(time.time_ns(), "failure", os.getpid())
         chance = 0.0 if message.metadata.message_type == "query.population" else 0.01
         if dice.random() < chance:
             self._fail()
