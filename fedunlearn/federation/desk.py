@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from flwr.app import RecordDict
 from safetensors.torch import save
@@ -162,6 +163,10 @@ class Desk:
             # Its speech is unlearned, so its last step goes even where the device did not answer.
             left = self._standing.examples[request.client]
             self._standing.history.forget(request.client, left=left == 0)
+        gone = {r.key for r in requests}
+        for reply in self._standing.under_way:
+            if gone & {key for key, _ in reply.requests}:  # of an earlier lease: it comes too late to count
+                reply.update = replace(reply.update, difference={})
 
     def _purge(self, requests: Sequence[ServedRequest], round_applied: int, model: str) -> None:
         standing = self._standing
@@ -178,14 +183,14 @@ class Desk:
         replies = self._clients.ask(
             "query.purge",
             content,
-            lambda _, reply: (number(reply, "verified") == 1, count(reply, "train")),
+            lambda _, reply: (number(reply, "verified") == 1, count(reply, "train"), count(reply, "held")),
             Occasion(standing.clock, "purge", standing.costs["unlearn"]),
             quorum=0.0,
         )
         for request in requests:
             if request.client in replies:
-                verified, left = replies[request.client]
-                standing.examples[request.client] = left
+                verified, left, held_out = replies[request.client]
+                standing.examples[request.client], standing.held_out[request.client] = left, held_out
                 standing.heard[request.client] = standing.date
                 if request.state is not RequestState.PURGED:
                     self.move(request, RequestState.PURGED)

@@ -105,10 +105,12 @@ class Server:
         if applied and standing.model is not None:
             ids = ids_of(applied)
             self.rounds.report(standing.clock, "unlearn", standing.model.weights, None, 0, True, ids)
-            # What is about to be purged can never be unlearned again: the model must outlast any crash.
+        if applied or standing.step is Step.PURGE:
+            # What is about to be purged can never be unlearned, nor trained on beside, again: the model, and
+            # that somebody asked, must outlast any crash.
             self._observer.keep(copies=2)
-            for request in applied:
-                self._observer.request_reached(request, RequestState.APPLIED, standing.clock)
+        for request in applied:
+            self._observer.request_reached(request, RequestState.APPLIED, standing.clock)
 
     def _unlearn_what_is_ripe(self) -> list[ServedRequest]:
         standing, model = self.standing, self.standing.model
@@ -175,7 +177,7 @@ class Server:
                 model.ordinary_rounds += 1  # all that is left waits to be forgotten
                 return
             model, updates, loss, refused = self.rounds.ordinary(model, config.seed, standing.clock, "learn")
-        self.rounds.remember(updates, model.ordinary_rounds, standing.date)
+        self.rounds.remember(updates, model.ordinary_rounds)
         standing.model = model
         self.rounds.report(
             standing.clock, "learn", model.weights, loss, refused, self._looks(model.ordinary_rounds)
@@ -208,7 +210,7 @@ class Server:
             updates, loss, refused = self.rounds.ask(
                 model.weights, standing.clock, standing.date, "recover", asked
             )
-        self.rounds.remember(updates, None, standing.date)
+        self.rounds.remember(updates, None)
         weights = model.weights
         if updates:
             mean = weighted_mean(updates)

@@ -110,7 +110,7 @@ class Standing:
             has been raised: nobody knows what they want.
         heard: client -> the date of its last answer to a listening or a purge. What it has recorded since
             then the server does not know of, and does not ask it to train on.
-        trained: client -> the last date at which its training counted.
+        trained: client -> the date up to which its recordings have been trained on, in any round of the main line.
         examples, held_out: client -> utterances it trains on and holds out, as far as the server knows.
         under_way: unlearn replies that take their time.
         unlearn_steps: what each moved the global model by; read where reversion is removed.
