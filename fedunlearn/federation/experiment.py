@@ -198,12 +198,14 @@ class Experiment:
         whole = server.learning
         server.play(self._first_weights, lambda: not server.learning)
         if whole and standing.original is None and standing.model and not standing.faults:
+            # First where the run stands: taken up, it must not find itself in the cache.
+            self.keep(copies=2)
             learned = standing.log.learned(standing.model.weights, standing.costs["learn"], standing.history)
             self._cache.keep(key, learned)
 
     def _begin_after(self, known: Learned, history: History) -> None:
         """As if learning had just ended with what the cache holds."""
-        standing, rounds = self.standing, self.config.training.rounds
+        standing, config, rounds = self.standing, self.config, self.config.training.rounds
         standing.model = GlobalModel(dict(known.state), ServerOptimizer(self.config.training), rounds)
         standing.history = history
         log = Log.of(known)
@@ -211,6 +213,14 @@ class Experiment:
         standing.clock = standing.date = rounds
         standing.costs["learn"] = PhaseCost.of(known.cost)
         standing.trained = {client: number - 1 for client, number in history.last_rounds().items()}
+        standing.dates = {date + 1: date for date in range(rounds)}
+        availability = Availability(config.availability, config.seed, config.partition.clients)
+        later = recorded_later(self.partition, config.partition, config.seed)
+        for share in self.partition.clients:
+            dates = [date for date in range(rounds) if availability.reachable(share.client, date)]
+            if dates:
+                standing.heard[share.client] = dates[-1]
+                standing.examples[share.client] = sum(later.get(u.id, 0) <= dates[-1] for u in share.train)
 
     @property
     def _final(self) -> State:

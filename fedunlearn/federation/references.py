@@ -30,7 +30,8 @@ class References:
 
     Args:
         server: trains. cache: of references. judge, partition: who knows what is trained on.
-        logging_to: inside, rounds are written to that log. keep: makes the standing durable.
+        logging_to: inside, rounds are written to that log.
+        keep: makes the standing durable; surely, if in 2 copies.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class References:
         judge: Judge,
         partition: Partition,
         logging_to: Callable[[Log], AbstractContextManager[None]],
-        keep: Callable[[], None],
+        keep: Callable[[int], None],
     ) -> None:
         self._server, self._config, self._cache = server, config, cache
         self._judge, self._partition = judge, partition
@@ -69,7 +70,7 @@ class References:
 
         def kept(model: GlobalModel) -> None:
             training.model = model
-            self._keep()
+            self._keep(1)
 
         with self._logging_to(training.log):
             model = self._server.learn_deaf(training.model, stream, phase, kept)
@@ -102,9 +103,13 @@ class References:
             state = self._train_beside(training, stream, "retrain").weights
             known = training.log.learned(state, standing.costs["retrain"])
             if len(standing.faults) == training.faults:
+                # First where the run stands: taken up, it must not find itself in the cache.
+                standing.retrained.append(known)
+                self._keep(2)
                 self._cache.keep(key, known)
+                return
         standing.retrained.append(known)
-        self._keep()
+        self._keep(1)
 
     def key(self, stream: int, forget: Sequence[str]) -> str:
         """Of the model trained without ``forget``. ``stream``: the training's seed."""
