@@ -128,6 +128,16 @@ class Desk:
         ]
         return waiting if any(self._has_waited(r) for r in waiting) else []
 
+    def due(self) -> list[int]:
+        """Of each accepted request the date by which it is to be given out, if its client can be reached."""
+        dates = []
+        for request in self._standing.open:
+            if request.state is RequestState.ACCEPTED:
+                dates.append(request.lease or request.date + self._config.deletions.window)
+                if not self._complete(request) and request.deadline is not None:
+                    dates.append(request.date + request.deadline + 1)  # then it waits for the others no more
+        return dates
+
     def _complete(self, request: ServedRequest) -> bool:
         parts = [r for r in self._standing.requests.values() if r.id == request.id]
         return request.overdue or len(parts) >= request.devices

@@ -125,7 +125,7 @@ class Rounds:
 
         def read(client: int, reply: RecordDict) -> tuple[Update, float]:
             examples, held = count(reply, "examples"), self._clients.examples[client]
-            # What it held at another date than the server last heard of, a client with recordings knows alone.
+            # What it held at another date than it last spoke at, a client with recordings knows alone.
             another = self._config.partition.recordings and known[client] != heard.get(client, 0)
             if examples != held and not another:
                 raise Refused(f"claims {examples} utterances, but it holds {held}")
