@@ -652,3 +652,19 @@ def test_what_a_killed_writer_left_beside_the_standings_goes(tmp_path: Path, hea
     resumed(out, config, tmp_path / "cache", heard=heard)
     names = sorted(path.name for path in folder.iterdir())
     assert len(names) == 4 and not {*left} & {*names}
+
+
+def test_a_partial_run_that_dies_while_it_is_compared_ends_as_it_would_have(tmp_path: Path) -> None:
+    """Client 5 is never heard. The run that was cut off waits no longer; a finished one is tried anew."""
+    config = small_config(
+        availability__trace=trace(tmp_path / "trace.csv", 5, 1, 1000), deletions__schedule=SCHEDULE[:1]
+    )
+    whole = run_small(tmp_path / "whole", config), weights_of(tmp_path / "whole")
+    assert whole[0]["status"] == "partial"
+    out, cache = tmp_path / "run", tmp_path / "cache"
+    left_after(out, config, cache, "train.calibrate", times=2)
+    left_after(out, config, cache, "query.deletions")
+    assert_same(out, resumed(out, config, cache), whole)
+    clock = [row["round"] for row in whole[0]["timeline"]][-1]
+    anew = resumed(out, config, cache)
+    assert anew["availability"]["unreachable"][-1][0] > clock

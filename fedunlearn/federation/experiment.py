@@ -138,6 +138,8 @@ class Experiment:
         if config.evaluation.search:
             with self._phase("search", None):
                 self._close(results, states, books)
+        standing.finished = True
+        self.keep(copies=2)
         self.results = results
 
     def _close(

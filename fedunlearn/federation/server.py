@@ -85,7 +85,8 @@ class Server:
     def ask_again(self) -> None:
         """Of a run that was over: whether anybody has asked since. If not, nothing has happened.
 
-        Who cannot be reached at its last date is waited for, as long as ``deletions.patience``.
+        Who cannot be reached at its last date is waited for, as long as ``deletions.patience``. And what was
+        left open is tried anew, unless the run was cut off before it told so.
         """
         standing = self.standing
         if standing.step is not Step.OVER:
@@ -97,10 +98,12 @@ class Server:
                 standing.date += 1
             self.desk.listen()
             silent -= {c for c, date in standing.heard.items() if date == standing.date}
-            if not silent or standing.open or standing.unheard:
+            asked = len(standing.requests) > before.requests
+            if asked or not silent or standing.open or standing.unheard:
                 break
-        if standing.open or standing.unheard or len(standing.requests) > before.requests:
-            standing.step, standing.idle = Step.SERVE, 0
+        left = standing.finished and (standing.open or standing.unheard)
+        if left or asked:
+            standing.step, standing.idle, standing.finished = Step.SERVE, 0, False
         else:
             standing.back_to(before)
 

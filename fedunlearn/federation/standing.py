@@ -121,6 +121,7 @@ class Standing:
         date: rounds done, ordinary and after learning; what schedules count in.
         clock: of the timeline; recovery in the middle of learning moves it and not the date.
         step: what comes next at this date. dates: round of the timeline -> the date it was played at.
+        finished: whether it is over and results have been made of it.
         owed: recovery rounds due. idle: listenings so far after the last planned one.
         requests: by id and client. unheard: clients that have not answered since everything that is planned
             has been raised: nobody knows what they want.
@@ -143,6 +144,7 @@ class Standing:
     date: int = 0
     clock: int = 0
     step: Step = Step.LISTEN
+    finished: bool = False
     dates: dict[int, int] = field(default_factory=dict)
     owed: int = 0
     idle: int = 0
@@ -204,7 +206,9 @@ class Standing:
     def as_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """(tensors, plain data) from which ``from_checkpoint`` makes it again."""
         tensors: dict[str, Tensor] = {}
-        about = {name: getattr(self, name) for name in ("date", "clock", "owed", "idle", "metrics")}
+        about = {
+            name: getattr(self, name) for name in ("date", "clock", "finished", "owed", "idle", "metrics")
+        }
         about |= {
             name: _pairs(getattr(self, name))
             for name in ("heard", "trained", "examples", "held_out", "dates")
@@ -293,6 +297,7 @@ class Standing:
             keys=about["keys"],
             date=about["date"],
             clock=about["clock"],
+            finished=about["finished"],
             owed=about["owed"],
             idle=about["idle"],
             metrics=about["metrics"],
