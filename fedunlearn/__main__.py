@@ -38,7 +38,7 @@ def start(command: Callable[[], object]) -> None:
         command()
     except SystemExit as ended:
         if ended.code == EXIT_FAILED:
-            # All is written and said. Flower's threads, which wait for workers that died, would wait for ever.
+            # All is written and said; threads that wait for workers which died would wait for ever.
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(EXIT_FAILED)

@@ -296,6 +296,7 @@ def _play(folder: Path) -> int:
     from fedunlearn.federation.progress import Progress
     from fedunlearn.study.invariants import broken
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a soak in the background was told to ignore it
     config = configuration.load(folder / "soak.toml")
     out = folder / "run"
     resume = (out / "config.toml").exists()
