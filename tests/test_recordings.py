@@ -131,3 +131,49 @@ def test_no_utterance_is_recorded_twice() -> None:
     later = recorded_later(partition, config.partition, config.seed)
     assert sorted(later.values()) == [2] * 5 + [4] * 5
     assert set(later) <= {u.id for u in partition.clients[1].train}
+
+
+@pytest.mark.parametrize("method", ["retrained", "fed-eraser", "scrub"])
+def test_an_upper_reference_learns_again_from_what_there_was_at_each_date(
+    tmp_path: Path, method: str
+) -> None:
+    """At an earlier date a client held less than it holds now; nobody takes that for a lie."""
+    config = small_config(
+        partition__recordings=[{"client": 4, "count": 5, "round": 2}], unlearning__method=method
+    )
+    results = run_small(tmp_path / "run", config)
+    assert results["status"] == "complete" and not results["faults"]
+
+
+def test_who_was_trained_on_by_an_upper_reference_alone_must_be_unlearned(tmp_path: Path) -> None:
+    """Recorded after learning, when the others' unlearning has all clients train: no model is without it."""
+    config = small_config(
+        unlearning__method="scrub",
+        recovery__rounds=0,
+        partition__recordings=[{"client": 4, "count": 5, "round": 4}],
+        deletions__schedule=[
+            {"client": 1, "what": "some", "count": 3, "after_learning": 1},
+            {"client": 4, "what": "all", "after_learning": 2},
+        ],
+    )
+    experiment = prepared(tmp_path / "run", config)
+    whole = len(experiment.partition.clients[4].train)
+    results = play(experiment)
+    assert [(r["state"], r["learned"]) for r in results["requests"]] == [("verified", 3), ("verified", whole)]
+
+
+def test_what_leaves_with_the_last_of_a_speaker_is_held_out_no_more(tmp_path: Path) -> None:
+    """Client 1 has two people; one goes, held-out speech and all, and the client's word counts as before."""
+    config = small_config(
+        corpus__speakers=10,
+        deletions__schedule=[
+            {"client": 1, "what": "speaker", "speaker": "s006", "round": 1},
+            {"client": 2, "what": "some", "count": 3, "after_learning": 0},
+        ],
+    )
+    experiment = prepared(tmp_path / "run", config)
+    held_out = len(experiment.partition.clients[1].test)
+    results = play(experiment)
+    assert results["status"] == "complete" and not results["faults"]
+    left = len(Vault(tmp_path / "run" / "vaults" / "client-0001").ids("test"))
+    assert experiment.standing.held_out[1] == left < held_out

@@ -20,7 +20,9 @@ from rich.console import Console
 from small_run import SCHEDULE, SMALL, prepared, resumed, run_small, small_config, weights_of, without_times
 
 from fedunlearn.config import Config
+from fedunlearn.deletion import Inbox, Wish
 from fedunlearn.errors import BadInput, Interrupted, RunFailed
+from fedunlearn.evaluation.reference import ReferenceCache
 from fedunlearn.federation import resume as resume_room
 from fedunlearn.federation.exchange import Federation
 from fedunlearn.federation.preparation import Heard, listen, resolve
@@ -477,3 +479,176 @@ def test_an_interrupt_is_told_from_a_failure(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(Federation, "ask", interrupted)
     with pytest.raises(Interrupted):
         resumed(tmp_path / "run", small_config(), tmp_path / "cache")
+
+
+# ---- what the devices have done, and the server must not forget -------------------------------------------
+
+
+def left_after(out: Path, config: Config, cache: Path, kind: str, times: int = 1) -> None:
+    """A run whose server dies when the clients have answered such a message for the so many-th time."""
+    with pytest.MonkeyPatch.context() as patched:
+        dying(patched, lambda sent, _, seen: sent == kind and seen.count(kind) == times)
+        with pytest.raises(Death):
+            resumed(out, config, cache)
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"deletions__schedule": [{"client": 2, "what": "all", "round": 0}]},
+        {
+            "training__rounds": 4,
+            "partition__recordings": [{"client": 2, "count": 4, "round": 2}],
+            "deletions__schedule": [
+                {"client": 1, "what": "some", "count": 2, "round": 1},
+                {"client": 2, "what": "some", "count": 3, "round": 0},
+            ],
+            "deletions__window": 2,
+        },
+    ],
+    ids=["before the first round", "while another waits"],
+)
+def test_what_was_purged_at_once_is_not_forgotten_by_a_server_that_dies(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    """Nothing is written down between rounds, and the devices have removed it for good."""
+    config = small_config(federation__checkpoint_every=1000, **change)
+    whole = run_small(tmp_path / "whole", config), weights_of(tmp_path / "whole")
+    left_after(tmp_path / "run", config, tmp_path / "cache", "query.purge")
+    assert_same(tmp_path / "run", resumed(tmp_path / "run", config, tmp_path / "cache"), whole)
+    assert lines(tmp_path / "run") == lines(tmp_path / "whole")
+
+
+def test_a_run_that_is_taken_up_does_not_find_itself_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It died right after its original, and then its retrained model, were kept as references."""
+    config = small_config(federation__checkpoint_every=1000)
+    whole = run_small(tmp_path / "whole", config), weights_of(tmp_path / "whole")
+    keep, out = ReferenceCache.keep, tmp_path / "run"
+
+    def kept(*arguments: Any) -> None:
+        keep(*arguments)
+        raise Death
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ReferenceCache, "keep", kept)
+        for _ in range(2):
+            with pytest.raises(Death):
+                resumed(out, config, tmp_path / "cache")
+    assert_same(out, resumed(out, config, tmp_path / "cache"), whole)
+    assert lines(out) == lines(tmp_path / "whole")
+
+
+def test_a_cached_original_tells_of_the_same_absences(tmp_path: Path) -> None:
+    config = small_config(
+        availability__offline=0.3, partition__recordings=[{"client": 4, "count": 4, "round": 2}]
+    )
+    trained = run_small(tmp_path / "one", config, cache=tmp_path / "cache")
+    found = run_small(tmp_path / "two", config, cache=tmp_path / "cache")
+    assert trained["times"]["references"]["original"] == "trained"
+    assert found["times"]["references"]["original"] == "cached"
+    assert found["availability"]["unreachable"] == trained["availability"]["unreachable"] != []
+    assert without_times(found) == without_times(trained)
+
+
+def test_no_standing_holds_a_late_reply_of_a_purged_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease ran out, the second reply was applied, the speech purged; the first is on its way."""
+    held: list[int] = []
+    put = resume_room.Shelf.put
+
+    def looked(self: Any, standing: Standing, head: str) -> None:
+        put(self, standing, head)
+        for reply in standing.under_way:
+            if all(standing.requests[key].gone for key, _ in reply.requests):
+                held.append(sum(t.numel() for t in reply.update.difference.values()))
+
+    monkeypatch.setattr(resume_room.Shelf, "put", looked)
+    monkeypatch.setattr(
+        "fedunlearn.federation.availability.Availability.delay",
+        lambda _, __, ___, attempt: 5 * (attempt == 1),
+    )
+    schedule = [{"client": 2, "what": "some", "count": 4, "after_learning": 0}]
+    config = small_config(deletions__schedule=schedule, availability__lease=2, federation__checkpoint_every=1)
+    results = run_small(tmp_path / "run", config)
+    assert [f["kind"] for f in results["faults"]] == ["late"]
+    assert results["requests"][0]["attempts"] == 2 and results["requests"][0]["state"] == "verified"
+    assert held and not any(held)
+
+
+def trace(file: Path, client: int, start: int, end: int) -> str:
+    file.write_text(f"client,from,until\n{client},{start},{end}\n")
+    return str(file)
+
+
+def test_a_wish_on_a_device_that_cannot_be_reached_at_the_last_date_is_served_by_a_resumption(
+    tmp_path: Path,
+) -> None:
+    """The run ends at date 4, client 2 is away at dates 4 and 5: a run taken up waits for it, or nothing."""
+    config = small_config(
+        availability__trace=trace(tmp_path / "trace.csv", 2, 4, 6), deletions__schedule=SCHEDULE[:1]
+    )
+    out, cache = tmp_path / "run", tmp_path / "cache"
+    first = resumed(out, config, cache)
+    assert first["status"] == "complete"
+    assert without_times(resumed(out, config, cache)) == without_times(first)
+    Inbox(Vault(out / "vaults" / "client-0002").folder).file(Wish("ab" * 8, "all", "person"))
+    second = resumed(out, config, cache)
+    assert [(r["client"], r["state"]) for r in second["requests"]] == [(1, "verified"), (2, "verified")]
+    assert without_times(resumed(out, config, cache)) == without_times(second)
+
+
+def test_a_part_of_a_request_is_served_when_its_deadline_has_passed_and_not_lost_before(
+    tmp_path: Path,
+) -> None:
+    """The person's other device is away for ever; patience is shorter than the deadline."""
+    experiment = prepared(tmp_path / "names", small_config(partition__shared_speakers=1))
+    speaker, (here, there) = next((s, c) for s, c in experiment.partition.holders.items() if len(c) > 1)
+    experiment.close()
+    config = small_config(
+        partition__shared_speakers=1,
+        availability__trace=trace(tmp_path / "trace.csv", there, 1, 1000),
+        deletions__patience=1,
+        deletions__schedule=[
+            {"client": here, "what": "speaker", "speaker": speaker, "after_learning": 0, "deadline": 5}
+        ],
+    )
+    results = run_small(tmp_path / "run", config)
+    (request,) = results["requests"]
+    assert (request["client"], request["state"], request["overdue"]) == (here, "verified", True)
+    assert request["rounds_waited"] == 6  # the first date beyond the deadline
+
+
+def test_a_device_whose_part_has_gone_before_says_so_and_the_others_wait_no_more(tmp_path: Path) -> None:
+    experiment = prepared(tmp_path / "names", small_config(partition__shared_speakers=1))
+    speaker, (here, there) = next((s, c) for s, c in experiment.partition.holders.items() if len(c) > 1)
+    experiment.close()
+    schedule = [
+        {"client": there, "what": "all", "round": 1},
+        {"client": here, "what": "speaker", "speaker": speaker, "round": 2},
+    ]
+    config = small_config(partition__shared_speakers=1, deletions__schedule=schedule)
+    results = run_small(tmp_path / "run", config)
+    assert results["status"] == "complete"
+    states = {(r["client"], r["state"]) for r in results["requests"]}
+    assert states == {(there, "verified"), (here, "verified"), (there, "refused")}
+
+
+def test_what_a_killed_writer_left_beside_the_standings_goes(tmp_path: Path, heard: Heard) -> None:
+    """Half a file may hold what somebody has taken back since; and it is no standing to come back to."""
+    config, out = eventful(), tmp_path / "run"
+    left_in_the_middle(out, config, tmp_path / "cache", heard)
+    folder = out / "checkpoints" / "standing"
+    left = [".00000099.safetensors.1.tmp", "00000099.safetensors", "00000001.safetensors.json"]
+    for name in left:
+        (folder / name).write_bytes(b"half")
+    resumed(out, config, tmp_path / "cache", heard=heard)
+    names = sorted(path.name for path in folder.iterdir())
+    assert len(names) == 4 and not {*left} & {*names}

@@ -4,7 +4,7 @@ Requests begin on the device. What leaves it is a request's id, its dates, its s
 utterance, a speaker or a reason.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -39,22 +39,23 @@ def raise_due(config: Config, vault: "Vault", client: int, date: int) -> Request
     """
     book, inbox = RequestBook(vault.folder), Inbox(vault.folder)
     entries, waiting = vault.entries, inbox.waiting()
-    known = {r.event for r in book.all()}
+    known, devices = {r.event for r in book.all()}, devices_of(vault.folder)
+    # Of people with other devices also those whose speech has gone from here: the others wait for its answer.
+    speakers = {e.speaker for e in entries.values()} | devices.keys()
     planned, by_chance = (
-        [w for w in wishes if w.event not in known] for wishes in _due(config, entries, client, date)
+        [w for w in wishes if w.event not in known] for wishes in _due(config, speakers, client, date)
     )
     if not planned and not by_chance and not waiting:
         return book
-    devices = devices_of(vault.folder)
 
     def heard(before: Sequence[DeletionRequest]) -> list[DeletionRequest]:
         rows = list(before)
-        for wish in [*planned, *by_chance]:
-            wish = replace(wish, devices=devices.get(wish.speaker, 1))
+        for due in [*planned, *by_chance]:
+            wish = replace(due, devices=devices.get(due.speaker, 1))
             rng = rng_for(config.seed, "deletion", client, wish.event)
             request = admit(wish, client, entries, rows, date, rng)
             # Chance makes nobody ask who has nothing left to ask for; whoever planned to is told so.
-            if not is_known(request, rows) and (request.is_open or wish in planned):
+            if not is_known(request, rows) and (request.is_open or due in planned):
                 rows.append(request)
         for file in waiting:
             _hear(file, client, entries, rows, date)
@@ -127,9 +128,8 @@ def _problem(
     return "" if left else "already asked for"
 
 
-def _due(config: Config, entries: Entries, client: int, date: int) -> tuple[list[Wish], list[Wish]]:
+def _due(config: Config, speakers: Collection[str], client: int, date: int) -> tuple[list[Wish], list[Wish]]:
     settings, learning, seed = config.deletions, config.training.rounds, config.seed
-    speakers = {e.speaker for e in entries.values()}
     return (
         scheduled_wishes(settings, client, speakers, date, learning, seed),
         random_wishes(settings, client, config.partition.clients, date, learning, seed),

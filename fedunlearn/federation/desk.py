@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from flwr.app import RecordDict
 from safetensors.torch import save
@@ -127,6 +128,16 @@ class Desk:
         ]
         return waiting if any(self._has_waited(r) for r in waiting) else []
 
+    def due(self) -> list[int]:
+        """Of each accepted request the date by which it is to be given out, if its client can be reached."""
+        dates = []
+        for request in self._standing.open:
+            if request.state is RequestState.ACCEPTED:
+                dates.append(request.lease or request.date + self._config.deletions.window)
+                if not self._complete(request) and request.deadline is not None:
+                    dates.append(request.date + request.deadline + 1)  # then it waits for the others no more
+        return dates
+
     def _complete(self, request: ServedRequest) -> bool:
         parts = [r for r in self._standing.requests.values() if r.id == request.id]
         return request.overdue or len(parts) >= request.devices
@@ -162,6 +173,10 @@ class Desk:
             # Its speech is unlearned, so its last step goes even where the device did not answer.
             left = self._standing.examples[request.client]
             self._standing.history.forget(request.client, left=left == 0)
+        gone = {r.key for r in requests}
+        for reply in self._standing.under_way:
+            if gone & {key for key, _ in reply.requests}:  # of an earlier lease: it comes too late to count
+                reply.update = replace(reply.update, difference={})
 
     def _purge(self, requests: Sequence[ServedRequest], round_applied: int, model: str) -> None:
         standing = self._standing
@@ -178,14 +193,14 @@ class Desk:
         replies = self._clients.ask(
             "query.purge",
             content,
-            lambda _, reply: (number(reply, "verified") == 1, count(reply, "train")),
+            lambda _, reply: (number(reply, "verified") == 1, count(reply, "train"), count(reply, "held")),
             Occasion(standing.clock, "purge", standing.costs["unlearn"]),
             quorum=0.0,
         )
         for request in requests:
             if request.client in replies:
-                verified, left = replies[request.client]
-                standing.examples[request.client] = left
+                verified, left, held_out = replies[request.client]
+                standing.examples[request.client], standing.held_out[request.client] = left, held_out
                 standing.heard[request.client] = standing.date
                 if request.state is not RequestState.PURGED:
                     self.move(request, RequestState.PURGED)

@@ -23,8 +23,8 @@ from fedunlearn.deletion import DeletionRequest, RequestBook, any_while_learning
 from fedunlearn.deletion import State as RequestState
 from fedunlearn.evaluation.cost import PhaseCost
 from fedunlearn.evaluation.judge import Judge, Predictions
-from fedunlearn.evaluation.reference import Learned, ReferenceCache
-from fedunlearn.federation.aggregation import ServerOptimizer, Update
+from fedunlearn.evaluation.reference import ReferenceCache
+from fedunlearn.federation.aggregation import Update
 from fedunlearn.federation.availability import Availability
 from fedunlearn.federation.closing import complete_receipts, receipts_of, search
 from fedunlearn.federation.exchange import Federation
@@ -33,7 +33,7 @@ from fedunlearn.federation.references import References, first_weights
 from fedunlearn.federation.requests import Key, ServedRequest
 from fedunlearn.federation.resume import Shelf
 from fedunlearn.federation.server import Server
-from fedunlearn.federation.standing import GlobalModel, Log, Standing, Step, trained_names
+from fedunlearn.federation.standing import Log, Standing, Step, trained_names
 from fedunlearn.federation.upper_references import ReferenceServer
 from fedunlearn.history import History
 from fedunlearn.ledger import Ledger, LedgerReader
@@ -194,23 +194,14 @@ class Experiment:
             # A retrained model of the very same data has no history.
             standing.origins["original"] = "cached" if known and known.history else "trained"
             if known and known.history:
-                self._begin_after(known, known.history)
+                references.begin_after(known, known.history)
         whole = server.learning
         server.play(self._first_weights, lambda: not server.learning)
         if whole and standing.original is None and standing.model and not standing.faults:
+            # First where the run stands: taken up, it must not find itself in the cache.
+            self.keep(copies=2)
             learned = standing.log.learned(standing.model.weights, standing.costs["learn"], standing.history)
             self._cache.keep(key, learned)
-
-    def _begin_after(self, known: Learned, history: History) -> None:
-        """As if learning had just ended with what the cache holds."""
-        standing, rounds = self.standing, self.config.training.rounds
-        standing.model = GlobalModel(dict(known.state), ServerOptimizer(self.config.training), rounds)
-        standing.history = history
-        log = Log.of(known)
-        standing.log.rows, standing.log.curve = log.rows, log.curve
-        standing.clock = standing.date = rounds
-        standing.costs["learn"] = PhaseCost.of(known.cost)
-        standing.trained = {client: number - 1 for client, number in history.last_rounds().items()}
 
     @property
     def _final(self) -> State:

@@ -11,9 +11,11 @@ from fedunlearn.config import Config
 from fedunlearn.evaluation.cost import PhaseCost
 from fedunlearn.evaluation.judge import Judge
 from fedunlearn.evaluation.reference import Learned, ReferenceCache, reference_key
+from fedunlearn.federation.aggregation import ServerOptimizer
 from fedunlearn.federation.server import Server
 from fedunlearn.federation.standing import GlobalModel, Log, Training
 from fedunlearn.federation.transport import State
+from fedunlearn.history import History
 from fedunlearn.models import build_model
 from fedunlearn.partition import Partition, recorded_later
 from fedunlearn.seeding import rng_for, stream_key
@@ -30,7 +32,8 @@ class References:
 
     Args:
         server: trains. cache: of references. judge, partition: who knows what is trained on.
-        logging_to: inside, rounds are written to that log. keep: makes the standing durable.
+        logging_to: inside, rounds are written to that log.
+        keep: makes the standing durable; surely, if in 2 copies.
     """
 
     def __init__(
@@ -41,12 +44,31 @@ class References:
         judge: Judge,
         partition: Partition,
         logging_to: Callable[[Log], AbstractContextManager[None]],
-        keep: Callable[[], None],
+        keep: Callable[[int], None],
     ) -> None:
         self._server, self._config, self._cache = server, config, cache
         self._judge, self._partition = judge, partition
         self._logging_to, self._keep = logging_to, keep
         self._standing = server.standing
+
+    def begin_after(self, known: Learned, history: History) -> None:
+        """As if learning had just ended with what the cache holds."""
+        standing, config, rounds = self._standing, self._config, self._config.training.rounds
+        standing.model = GlobalModel(dict(known.state), ServerOptimizer(config.training), rounds)
+        standing.history = history
+        log = Log.of(known)
+        standing.log.rows, standing.log.curve = log.rows, log.curve
+        standing.clock = standing.date = rounds
+        standing.dates = {date + 1: date for date in range(rounds)}
+        standing.costs["learn"] = PhaseCost.of(known.cost)
+        standing.trained = {client: number - 1 for client, number in history.last_rounds().items()}
+        later = recorded_later(self._partition, config.partition, config.seed)
+        for share in self._partition.clients:
+            client = share.client
+            dates = [d for d in range(rounds) if self._server.availability.reachable(client, d)]
+            if dates:
+                standing.heard[client] = dates[-1]
+                standing.examples[client] = sum(later.get(u.id, 0) <= dates[-1] for u in share.train)
 
     def had_nobody_asked(self) -> State:
         """The original, while a deletion waits: learn on from here as if there were none."""
@@ -69,7 +91,7 @@ class References:
 
         def kept(model: GlobalModel) -> None:
             training.model = model
-            self._keep()
+            self._keep(1)
 
         with self._logging_to(training.log):
             model = self._server.learn_deaf(training.model, stream, phase, kept)
@@ -102,9 +124,13 @@ class References:
             state = self._train_beside(training, stream, "retrain").weights
             known = training.log.learned(state, standing.costs["retrain"])
             if len(standing.faults) == training.faults:
+                # First where the run stands: taken up, it must not find itself in the cache.
+                standing.retrained.append(known)
+                self._keep(2)
                 self._cache.keep(key, known)
+                return
         standing.retrained.append(known)
-        self._keep()
+        self._keep(1)
 
     def key(self, stream: int, forget: Sequence[str]) -> str:
         """Of the model trained without ``forget``. ``stream``: the training's seed."""

@@ -45,10 +45,12 @@ class Shelf:
         origin = {"format": _FORMAT, "config": self._config.model_dump(mode="json"), "corpus": self._corpus}
         path = self._folder / f"{number:08d}.safetensors"
         save_checkpoint(path, tensors, {"standing": about, "ledger_head": ledger_head, **origin})
-        for old in [*files, path][:-_KEPT]:
-            for part in (old, _manifest(old)):
-                if part.exists():
-                    wipe(part)
+        # Files of which the writing or the wiping was cut off are nobody's to come back to.
+        kept = [old for old in [*files, path] if _manifest(old).exists()][-_KEPT:]
+        names = {part.name for file in kept for part in (file, _manifest(file))}
+        for part in sorted(self._folder.iterdir()):
+            if part.name not in names:
+                wipe(part)
 
     def latest(self, trained: Sequence[str]) -> tuple[Standing | None, tuple[str, ...]]:
         """The newest standing that is whole.

@@ -117,34 +117,37 @@ class Rounds:
         there = self.reachable(date)
         if len(there) < min(2, len(self._clients.clients)):
             return [], None, 0
-        beside = phase in {"retrain", "counterfactual"}
-        content = {}
-        for client in there:
-            known = date if beside else min(date, self._standing.heard.get(client, 0))
-            content[client] = letter(weights, ConfigRecord({**asked, "date": known}), teacher)
+        beside, heard = phase in {"retrain", "counterfactual"}, self._standing.heard
+        known = {c: date if beside else min(date, heard.get(c, 0)) for c in there}
+        content = {
+            c: letter(weights, ConfigRecord({**asked, "date": by}), teacher) for c, by in known.items()
+        }
 
         def read(client: int, reply: RecordDict) -> tuple[Update, float]:
             examples, held = count(reply, "examples"), self._clients.examples[client]
-            # What a reference learns from at a date, a client with later recordings knows alone.
-            if examples != held and not (beside and self._config.partition.recordings):
+            # What it held at another date than it last spoke at, a client with recordings knows alone.
+            another = self._config.partition.recordings and known[client] != heard.get(client, 0)
+            if examples != held and not another:
                 raise Refused(f"claims {examples} utterances, but it holds {held}")
             return Update(client, examples, weights_like(reply, "update", weights)), number(reply, "loss")
 
         replies = self._clients.ask(kind, content, read, occasion)
         counted = {c: (update, loss) for c, (update, loss) in replies.items() if update.examples}
         updates = [update for update, _ in counted.values()]
+        if not beside:
+            trained = self._standing.trained
+            trained |= {c: max(known[c], trained.get(c, -1)) for c in counted}
         if not updates:
             return [], None, len(self._clients.faults) - before
         total = sum(u.examples for u in updates)
         loss = sum(u.examples * loss for u, loss in counted.values()) / total
         return updates, loss, len(self._clients.faults) - before
 
-    def remember(self, updates: Sequence[Update], ordinary_round: int | None, date: int) -> None:
+    def remember(self, updates: Sequence[Update], ordinary_round: int | None) -> None:
         """What the main line's clients sent; an ``ordinary_round`` counts, recovery (None) is remembered."""
         standing = self._standing
         for update in updates:
             standing.history.remember(update.client, update.difference, ordinary_round)
-            standing.trained[update.client] = date
         if ordinary_round is not None:
             standing.costs["learn"].bytes_stored = standing.history.bytes_stored
 

@@ -7,7 +7,6 @@ It goes from one ``Step`` to the next, and what lasts is in its ``Standing`` alo
 after any step and taken up again.
 """
 
-import copy
 from collections.abc import Callable, Mapping
 
 from torch import Tensor
@@ -84,16 +83,26 @@ class Server:
                     self._go_on(initial)
 
     def ask_again(self) -> None:
-        """Of a run that was over: whether anybody has asked since. If not, nothing has happened."""
+        """Of a run that was over: whether anybody has asked since. If not, nothing has happened.
+
+        Who cannot be reached at its last date is waited for, as long as ``deletions.patience``.
+        """
         standing = self.standing
         if standing.step is not Step.OVER:
             return
-        cost = copy.copy(standing.costs["listen"])
-        self.desk.listen()
-        if standing.open or standing.unheard:
+        before, silent = standing.moment(), set(standing.held_out)
+        for waited in range(self._config.deletions.patience + 1):
+            if waited:
+                standing.next_round()
+                standing.date += 1
+            self.desk.listen()
+            silent -= {c for c, date in standing.heard.items() if date == standing.date}
+            if not silent or standing.open or standing.unheard:
+                break
+        if standing.open or standing.unheard or len(standing.requests) > before.requests:
             standing.step, standing.idle = Step.SERVE, 0
         else:
-            standing.costs["listen"] = cost
+            standing.back_to(before)
 
     def _serve(self) -> None:
         """Requesters forget, and their updates join. Whoever fails stays accepted, and is asked again."""
@@ -105,10 +114,12 @@ class Server:
         if applied and standing.model is not None:
             ids = ids_of(applied)
             self.rounds.report(standing.clock, "unlearn", standing.model.weights, None, 0, True, ids)
-            # What is about to be purged can never be unlearned again: the model must outlast any crash.
+        if applied or standing.step is Step.PURGE:
+            # What is about to be purged can never be unlearned, nor trained on beside, again: the model, and
+            # that somebody asked, must outlast any crash.
             self._observer.keep(copies=2)
-            for request in applied:
-                self._observer.request_reached(request, RequestState.APPLIED, standing.clock)
+        for request in applied:
+            self._observer.request_reached(request, RequestState.APPLIED, standing.clock)
 
     def _unlearn_what_is_ripe(self) -> list[ServedRequest]:
         standing, model = self.standing, self.standing.model
@@ -175,7 +186,7 @@ class Server:
                 model.ordinary_rounds += 1  # all that is left waits to be forgotten
                 return
             model, updates, loss, refused = self.rounds.ordinary(model, config.seed, standing.clock, "learn")
-        self.rounds.remember(updates, model.ordinary_rounds, standing.date)
+        self.rounds.remember(updates, model.ordinary_rounds)
         standing.model = model
         self.rounds.report(
             standing.clock, "learn", model.weights, loss, refused, self._looks(model.ordinary_rounds)
@@ -208,7 +219,7 @@ class Server:
             updates, loss, refused = self.rounds.ask(
                 model.weights, standing.clock, standing.date, "recover", asked
             )
-        self.rounds.remember(updates, None, standing.date)
+        self.rounds.remember(updates, None)
         weights = model.weights
         if updates:
             mean = weighted_mean(updates)
@@ -222,9 +233,7 @@ class Server:
         """Recover, or wait, until nothing is planned and nothing is open."""
         standing, config = self.standing, self._config
         last = last_scheduled_round(config.deletions, config.training.rounds)
-        accepted = [r for r in standing.open if r.state is RequestState.ACCEPTED]
-        waits = [r.lease or r.date + config.deletions.window for r in accepted]
-        planned = max([last, *waits, *(reply.due for reply in standing.under_way)])
+        planned = max([last, *self.desk.due(), *(reply.due for reply in standing.under_way)])
         if standing.owed and standing.model is not None and self._clients.clients:
             self._recover(standing.model)
         elif standing.date < planned:

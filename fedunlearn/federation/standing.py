@@ -4,6 +4,7 @@ The server works on one ``Standing`` and changes nothing else that lasts. It is 
 two steps (``checkpoints``), so a run that was killed goes on from there and ends as if nothing had been.
 """
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -96,6 +97,21 @@ class Reply:
     outcome: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Moment:
+    """What listening and waiting change of a standing, as it was; ``faults``, ``requests``: how many."""
+
+    date: int
+    clock: int
+    dates: Mapping[int, int]
+    heard: Mapping[int, int]
+    examples: Mapping[int, int]
+    unheard: frozenset[int]
+    listening: PhaseCost
+    faults: int
+    requests: int
+
+
 @dataclass
 class Standing:
     """Where a run stands.
@@ -110,7 +126,7 @@ class Standing:
             has been raised: nobody knows what they want.
         heard: client -> the date of its last answer to a listening or a purge. What it has recorded since
             then the server does not know of, and does not ask it to train on.
-        trained: client -> the last date at which its training counted.
+        trained: client -> the date up to which its recordings have been trained on, in the main line.
         examples, held_out: client -> utterances it trains on and holds out, as far as the server knows.
         under_way: unlearn replies that take their time.
         unlearn_steps: what each moved the global model by; read where reversion is removed.
@@ -154,6 +170,31 @@ class Standing:
         """The timeline goes on by one round, at this date."""
         self.clock += 1
         self.dates[self.clock] = self.date
+
+    def moment(self) -> Moment:
+        """To come back to, if nobody asks for anything."""
+        return Moment(
+            self.date,
+            self.clock,
+            dict(self.dates),
+            dict(self.heard),
+            dict(self.examples),
+            frozenset(self.unheard),
+            copy.copy(self.costs["listen"]),
+            len(self.faults),
+            len(self.requests),
+        )
+
+    def back_to(self, moment: Moment) -> None:
+        """As if nobody had been listened to since."""
+        self.date, self.clock, self.unheard = moment.date, moment.clock, set(moment.unheard)
+        self.costs["listen"] = moment.listening
+        for numbers, then in (
+            (self.dates, moment.dates), (self.heard, moment.heard), (self.examples, moment.examples)
+        ):  # fmt: skip
+            numbers.clear()
+            numbers.update(then)
+        del self.faults[moment.faults :]
 
     @property
     def open(self) -> list[ServedRequest]:
