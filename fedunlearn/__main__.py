@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
-from fedunlearn.errors import EXIT_BAD_INPUT
+from fedunlearn.errors import EXIT_BAD_INPUT, EXIT_FAILED
 
 
 def environment_problem() -> str | None:
@@ -25,12 +25,16 @@ def environment_problem() -> str | None:
 
 
 def start(command: Callable[[], object]) -> None:
-    """Run a command if the environment allows it; exit code 2 and one line if not."""
+    """Run a command if the environment allows it; exit code 2 and one line if not, 3 if it is interrupted."""
     problem = environment_problem()
     if problem:
         print(f"error: {problem}", file=sys.stderr)
         raise SystemExit(EXIT_BAD_INPUT)
-    command()
+    try:
+        command()
+    except KeyboardInterrupt:  # while modules are read
+        print("failed: interrupted", file=sys.stderr)
+        raise SystemExit(EXIT_FAILED) from None
 
 
 def main() -> None:

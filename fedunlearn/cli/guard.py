@@ -17,6 +17,9 @@ def guarded(command: Callable[[], int]) -> int:
         for problem in error.problems:
             errors.print(f"[red]error:[/] {plain(problem)}")
         return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        errors.print("[red]failed:[/] interrupted")
+        return EXIT_FAILED
     except RunFailed as error:
         errors.print(f"[red]failed:[/] {plain(str(error))}")
         for note in getattr(error, "__notes__", ()):
@@ -28,5 +31,5 @@ def guarded(command: Callable[[], int]) -> int:
 
 
 def plain(text: str) -> str:
-    """As text that holds no markup."""
-    return text.replace("[", r"\[")
+    """As text that holds no markup and stands in one line."""
+    return " ".join(text.split()).replace("[", r"\[")

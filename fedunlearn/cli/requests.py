@@ -5,6 +5,7 @@ server asks next. Nothing heavy is imported, so that it takes no time.
 """
 
 import secrets
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -129,7 +130,7 @@ def _delete(run: RunFolder, client: int, asked: _Asked) -> int:
     _say(f"Request {wish.id}: {_told(served)}.")
     _say(
         "The device finds it at the next query; if no run is going on: "
-        f"python simulations/run.py --resume --out {run.path}"
+        f"python simulations/run.py --resume --out {shlex.quote(str(run.path))}"
     )
     return EXIT_OK
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from fedunlearn import config as configuration
 from fedunlearn import corpora
 from fedunlearn.config import Config
 from fedunlearn.corpora import Corpus
@@ -17,7 +18,7 @@ from fedunlearn.evaluation.reference import ReferenceCache
 from fedunlearn.federation.availability import Availability
 from fedunlearn.federation.experiment import Experiment
 from fedunlearn.federation.progress import Progress
-from fedunlearn.federation.resume import Shelf
+from fedunlearn.federation.resume import Shelf, differences
 from fedunlearn.federation.standing import trained_names
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
@@ -151,6 +152,7 @@ def prepare(
     run, waiting = RunFolder(out), dict[Path, bytes]()
     if resume:
         run.lock()
+        _check_same(config, run)
         if run.standings.exists():
             return _take_up(config, run, cache, progress, heard)
         waiting = _begin_anew(run)
@@ -173,6 +175,16 @@ def prepare(
         run.unlock()
         shutil.rmtree(out)  # nothing has been learned yet
         raise
+
+
+def _check_same(config: Config, run: RunFolder) -> None:
+    """See that a run is taken up with the settings it was made with, before anything else is done to it."""
+    made = resolve(configuration.load(run.config))
+    told = differences(made.model_dump(mode="json"), config.model_dump(mode="json"))
+    if told:
+        raise BadInput(
+            [f"--resume: {run.path} was made with {k} = {a!r}, this run has {b!r}" for k, a, b in told]
+        )
 
 
 def _begin_anew(run: RunFolder) -> dict[Path, bytes]:
