@@ -20,6 +20,7 @@ from fedunlearn.federation.experiment import Experiment
 from fedunlearn.federation.progress import Progress
 from fedunlearn.federation.resume import Shelf, differences
 from fedunlearn.federation.standing import trained_names
+from fedunlearn.ledger import DamagedLedger, LedgerReader
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition, deal, recorded_later
@@ -187,6 +188,19 @@ def _check_same(config: Config, run: RunFolder) -> None:
         )
 
 
+def _check_ledger(run: RunFolder, head: str | None) -> None:
+    """See that the ledger is whole before it grows: rows written after a loss would hide it."""
+    try:
+        with LedgerReader(run.ledger) as ledger:
+            broken = ledger.verify(head)
+    except DamagedLedger as error:
+        raise BadInput(f"--resume: {error}; put it back as the run left it, or make a new run") from error
+    except FileNotFoundError:
+        broken = "is missing"
+    if broken:
+        raise BadInput(f"--resume: {run.ledger}: {broken}; put it back as the run left it, or make a new run")
+
+
 def _begin_anew(run: RunFolder) -> dict[Path, bytes]:
     """Clear away a run of which nothing was ever written down; returns the wishes filed in the meantime.
 
@@ -216,6 +230,8 @@ def _take_up(
     standing, damaged = shelf.latest(trained_names(template))
     for line in damaged:
         progress.warn(line)
+    if standing is not None:
+        _check_ledger(run, shelf.ledger_head)
     for share in partition.clients:
         # The processes that were at work are dead, which tells nothing of the devices.
         (run.vault(share.client) / "busy").unlink(missing_ok=True)
