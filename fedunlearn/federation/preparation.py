@@ -153,10 +153,14 @@ def prepare(
     run, waiting = RunFolder(out), dict[Path, bytes]()
     if resume:
         run.lock()
-        _check_same(config, run)
-        if run.standings.exists():
-            return _take_up(config, run, cache, progress, heard)
-        waiting = _begin_anew(run)
+        try:
+            _check_same(config, run)
+            if run.standings.exists():
+                return _take_up(config, run, cache, progress, heard)
+            waiting = _begin_anew(run)
+        except BaseException:
+            run.unlock()
+            raise
     check(config, out, cache, heard[0] if heard else None)
     run.create()
     try:
