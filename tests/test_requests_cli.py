@@ -329,6 +329,31 @@ def test_a_row_that_was_touched_is_named(kept: RunFolder, statements: list[str],
     assert code == 3 and said.strip() == f"failed: {kept.ledger}: {line}"
 
 
+def test_whoever_may_not_read_the_salt_can_still_verify(
+    kept: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Path.read_bytes
+
+    def denied(path: Path) -> bytes:
+        if path.suffix == ".salt":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    assert call("ledger", "verify", kept.path)[0] == 0
+    code, said = call("ledger", "show", kept.path)
+    assert code == 0 and "00ff" not in said
+
+
+def test_a_folder_that_is_not_ones_own_is_said_to_be(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied", "there")
+
+    monkeypatch.setattr(Inbox, "file", denied)
+    code, said = call("delete", "--run", run.path, "--client", "0", "--all")
+    assert code == 3 and said.strip().endswith("(is it yours to read and write?)")
+
+
 def test_a_head_that_is_none(kept: RunFolder) -> None:
     code, said = call("ledger", "verify", kept.path, "--head", "abc")
     assert code == 2 and said.strip() == "error: --head abc: a head has 64 hexadecimal digits"

@@ -1,5 +1,6 @@
 """Every command's way out: its exit code, and one line for each problem."""
 
+import errno
 from collections.abc import Callable
 
 from rich.console import Console
@@ -26,7 +27,9 @@ def guarded(command: Callable[[], int]) -> int:
             errors.print(plain(note))
         return EXIT_FAILED
     except OSError as error:
-        errors.print(f"[red]failed:[/] {plain(str(error))} (is the disk full?)")
+        denied = error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}
+        hint = "is it yours to read and write?" if denied else "is the disk full?"
+        errors.print(f"[red]failed:[/] {plain(str(error))} ({hint})")
         return EXIT_FAILED
 
 
