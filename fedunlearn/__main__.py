@@ -28,7 +28,7 @@ def environment_problem() -> str | None:
 def start(command: Callable[[], object]) -> None:
     """Run a command if the environment allows it; exit code 2 and one line if not.
 
-    Does not return, but ends the process at once, where the command failed (exit code 3).
+    Does not return, but ends the process at once, where the command failed or was interrupted (exit code 3).
     """
     problem = environment_problem()
     if problem:
@@ -36,6 +36,9 @@ def start(command: Callable[[], object]) -> None:
         raise SystemExit(EXIT_BAD_INPUT)
     try:
         command()
+    except KeyboardInterrupt:  # while modules are read
+        print("failed: interrupted", file=sys.stderr)
+        raise SystemExit(EXIT_FAILED) from None
     except SystemExit as ended:
         if ended.code == EXIT_FAILED:
             # All is written and said; threads that wait for workers which died would wait for ever.
