@@ -1,10 +1,11 @@
 """Entry of the console command: looks at Python and torch before anything heavy is imported."""
 
+import os
 import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
-from fedunlearn.errors import EXIT_BAD_INPUT
+from fedunlearn.errors import EXIT_BAD_INPUT, EXIT_FAILED
 
 
 def environment_problem() -> str | None:
@@ -25,12 +26,26 @@ def environment_problem() -> str | None:
 
 
 def start(command: Callable[[], object]) -> None:
-    """Run a command if the environment allows it; exit code 2 and one line if not."""
+    """Run a command if the environment allows it; exit code 2 and one line if not.
+
+    Does not return, but ends the process at once, where the command failed or was interrupted (exit code 3).
+    """
     problem = environment_problem()
     if problem:
         print(f"error: {problem}", file=sys.stderr)
         raise SystemExit(EXIT_BAD_INPUT)
-    command()
+    try:
+        command()
+    except KeyboardInterrupt:  # while modules are read
+        print("failed: interrupted", file=sys.stderr)
+        raise SystemExit(EXIT_FAILED) from None
+    except SystemExit as ended:
+        if ended.code == EXIT_FAILED:
+            # All is written and said; threads that wait for workers which died would wait for ever.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(EXIT_FAILED)
+        raise
 
 
 def main() -> None:

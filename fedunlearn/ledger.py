@@ -64,7 +64,7 @@ class LedgerReader:
     """A ledger to look at: nothing is changed and no file is made. Works while a run is writing.
 
     Args:
-        path: of the database. The salt is read where it lies beside it.
+        path: of the database. The salt is read where it lies beside it and may be read.
 
     Raises:
         FileNotFoundError: there is none. DamagedLedger: it is none.
@@ -72,7 +72,9 @@ class LedgerReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.salt = _salt_file(path).read_bytes() if _salt_file(path).exists() else None
+        self.salt: bytes | None = None
+        with suppress(FileNotFoundError, PermissionError):  # whoever may not read it can still verify
+            self.salt = _salt_file(path).read_bytes()
         self._copy: tempfile.TemporaryDirectory[str] | None = None
         if not path.exists():
             raise FileNotFoundError(f"{path}: there is no ledger")

@@ -101,6 +101,11 @@ class RunFolder:
         """The store of one device."""
         return self.vaults / f"client-{client:04d}"
 
+    def clients(self) -> list[int]:
+        """Those that have a store here, in order."""
+        numbers = (p.name.removeprefix("client-") for p in self.vaults.glob("client-*"))
+        return sorted(int(number) for number in numbers if number.isdecimal())
+
     def check(self) -> None:
         """See that the folder can be made, without making it.
 

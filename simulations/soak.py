@@ -25,6 +25,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fedunlearn.__main__ import start
+from fedunlearn.errors import EXIT_FAILED, EXIT_OK, RunFailed
 from fedunlearn.seeding import rng_for
 
 _LONGEST_LIFE = 40.0
@@ -223,7 +225,7 @@ class _Tormentor:
             self._errors.print(f"[red]broken:[/] {line}")
         if not self._broken:
             Console().print("Nothing was lost.")
-        return 3 if self._broken else 0
+        return EXIT_FAILED if self._broken else EXIT_OK
 
 
 def _table(told: dict[str, Any]) -> Table:
@@ -289,12 +291,12 @@ class _Fails:
 
 def _play(folder: Path) -> int:
     from fedunlearn import config as configuration
-    from fedunlearn.errors import RunFailed
     from fedunlearn.federation.engine import play
     from fedunlearn.federation.preparation import prepare
     from fedunlearn.federation.progress import Progress
     from fedunlearn.study.invariants import broken
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a soak in the background was told to ignore it
     config = configuration.load(folder / "soak.toml")
     out = folder / "run"
     resume = (out / "config.toml").exists()
@@ -322,12 +324,16 @@ def _play(folder: Path) -> int:
         results = play(experiment, [_Fails(folder / "failures")])
     except RunFailed as failure:
         print(failure, flush=True)
-        return 3
+        return EXIT_FAILED
     experiment.run.write_results(results)
-    return 0
+    return EXIT_OK
 
 
-if __name__ == "__main__":
+def _soak() -> None:
     command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     command.command()(soak)
     command()
+
+
+if __name__ == "__main__":
+    start(_soak)

@@ -125,7 +125,7 @@ def test_a_liar_wrecks_the_model_and_the_guard_does_not_let_it(tmp_path: Path, c
     assert guarded["requests"][0]["update_norm"] == first["norm"]
     page = render(json.loads(json.dumps(guarded)))
     assert "What the guard did" in page and "clipped" in page
-    assert "test clients 1 lie (scaled, factor 200)" in page
+    assert "test client 1 lies (scaled, factor 200)" in page
 
 
 def test_whoever_is_refused_waits_and_the_run_says_so(tmp_path: Path, cache: Path) -> None:

@@ -259,6 +259,38 @@ def test_a_run_that_is_terminated_says_so(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "results.json").read_text())["status"] == "partial"
 
 
+@pytest.mark.parametrize("folder", ["none", "made"])
+def test_ctrl_c_before_the_first_round_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    from fedunlearn.federation import preparation
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    name = "resolve" if folder == "none" else "_fill_vaults"
+    monkeypatch.setattr(preparation, name, interrupted)
+    code, said = call("run", "--config", small_file(tmp_path), "--out", tmp_path / "run")
+    assert code == 3 and not (tmp_path / "run").exists()
+    assert said.strip() == "failed: the run was interrupted before the first round; nothing is left of it"
+
+
+def test_ctrl_c_while_modules_are_read_is_one_line(capsys: Any) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        entry.start(interrupted)
+    assert ended.value.code == 3 and capsys.readouterr().err == "failed: interrupted\n"
+
+
+def test_a_misspelt_setting_of_a_resumed_run_is_all_that_is_said(tmp_path: Path) -> None:
+    config = small_file(tmp_path)
+    assert call("run", "--config", config, "--out", tmp_path / "run", "--method", "none")[0] == 0
+    code, said = call("run", "--resume", "--out", tmp_path / "run", "--set", "nonsense=1")
+    assert code == 2 and len(said.strip().splitlines()) == 1 and "nonsense" in said
+
+
 def test_report_of_a_folder_without_results(tmp_path: Path) -> None:
     code, said = call("report", tmp_path)
     assert code == 2 and "give a folder that a run made" in said

@@ -123,6 +123,13 @@ def test_doing_nothing_and_then_recovering_is_useless() -> None:
     assert not row["useful"] and row["why"].startswith("forgot too little")
 
 
+def test_forgetting_too_much_is_called_by_its_name() -> None:
+    """As far below the retrained model's forget accuracy (.9) as doing nothing (1) is above it."""
+    high = record(0.9, 0.997, 0.587, 0.347)
+    (row,) = (r for r in rank({"m": record(0.8, 0.997, 0.587, 0.347)}, CONTROLS, high, 8) if r["name"] == "m")
+    assert not row["useful"] and row["why"].startswith("forgot too much")
+
+
 def test_random_weights_and_then_recovering_are_useless() -> None:
     """Some rounds after random weights: the forget accuracy is right, the retained data are not learned."""
     row = verdict(record(0.37, 0.45, 0.40, 0.40))

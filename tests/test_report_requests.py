@@ -74,8 +74,8 @@ def test_states_waiting_and_deadlines_stand_in_the_table() -> None:
     ]  # fmt: skip
     assert lines[3].note == "its person withdrew it" and "not its own" in lines[4].note
     assert column(results, "applied")[:4] == [
-        ("34", "waited 4 rounds\ngiven out 3 times"), ("32", "waited 1 round"),
-        ("41", "waited 8 rounds\ngiven out 2 times"), ("–", ""),
+        ("34", "waited 4 rounds\nasked 3 times"), ("32", "waited 1 round"),
+        ("41", "waited 8 rounds\nasked 2 times"), ("–", ""),
     ]  # fmt: skip
     assert column(results, "deadline") == [
         ("–", ""), ("within 5", "met, 4 to spare"), ("within 5", "overdue by 4 rounds"), ("–", ""), ("–", ""),

@@ -164,6 +164,41 @@ def test_what_was_asked_for_already_is_not_filed_again(run: RunFolder) -> None:
     assert code == 2 and said.strip() == "error: client 0: already asked for; nothing was filed"
 
 
+def test_what_was_filed_but_not_read_yet_counts_too(run: RunFolder) -> None:
+    call("delete", "--run", run.path, "--client", "0", "--utterances", "c0/1")
+    code, said = call("delete", "--run", run.path, "--client", "0", "--utterances", "c0/1")
+    assert code == 2 and said.strip() == "error: client 0: already asked for; nothing was filed"
+    code, said = call("delete", "--run", run.path, "--client", "0", "--all")
+    assert code == 0 and "client 0 takes back 2 utterances." in said
+    listen(run, 0)
+    assert [r.count for r in RequestBook(run.vault(0)).all()] == [1, 2]
+
+
+def test_ids_that_cannot_be_seen_are_said_in_one_line(run: RunFolder) -> None:
+    odd = ["a\nb", "", "[bold]x", *(f"n{i}" for i in range(20))]
+    code, said = call("delete", "--run", run.path, "--client", "0", "--utterances", *odd)
+    assert code == 2 and len(said.strip().splitlines()) == 1
+    assert "no utterance '', [bold]x, 'a\\nb', n0, " in said and "and 13 more; nothing was filed" in said
+
+
+def test_a_book_that_was_cut_is_one_line(run: RunFolder) -> None:
+    book = run.vault(1) / "requests.json"
+    for content in ("[{", '[{"id": "x"}]', "7"):
+        book.write_text(content)
+        for command in (("requests",), ("delete", "--client", "1", "--all")):
+            code, said = call(command[0], "--run", run.path, *command[1:])
+            assert code == 2 and said.strip() == (
+                f"error: {book}: is no book of requests; it was cut or changed"
+            )
+
+
+def test_strangers_in_the_folder_of_vaults_are_no_clients(run: RunFolder) -> None:
+    (run.vaults / "client-0003 copy").mkdir()
+    (run.vaults / "client-12abc").mkdir()
+    code, said = call("delete", "--run", run.path, "--client", "9", "--all")
+    assert code == 2 and "are 0 to 2" in said
+
+
 # ---- withdraw and requests -------------------------------------------------------------------------------
 
 
@@ -292,6 +327,36 @@ def test_a_row_that_was_touched_is_named(kept: RunFolder, statements: list[str],
     tamper(kept, *statements)
     code, said = call("ledger", "verify", kept.path)
     assert code == 3 and said.strip() == f"failed: {kept.ledger}: {line}"
+
+
+def test_whoever_may_not_read_the_salt_can_still_verify(
+    kept: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Path.read_bytes
+
+    def denied(path: Path) -> bytes:
+        if path.suffix == ".salt":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    assert call("ledger", "verify", kept.path)[0] == 0
+    code, said = call("ledger", "show", kept.path)
+    assert code == 0 and "00ff" not in said
+
+
+def test_a_folder_that_is_not_ones_own_is_said_to_be(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied", "there")
+
+    monkeypatch.setattr(Inbox, "file", denied)
+    code, said = call("delete", "--run", run.path, "--client", "0", "--all")
+    assert code == 3 and said.strip().endswith("(is it yours to read and write?)")
+
+
+def test_a_head_that_is_none(kept: RunFolder) -> None:
+    code, said = call("ledger", "verify", kept.path, "--head", "abc")
+    assert code == 2 and said.strip() == "error: --head abc: a head has 64 hexadecimal digits"
 
 
 def test_a_cut_end_is_found_by_a_checkpoint_alone(kept: RunFolder) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from fedunlearn.federation.progress import Progress
 from fedunlearn.federation.resume import Shelf
 from fedunlearn.federation.standing import Standing, Step, trained_names
 from fedunlearn.ledger import LedgerReader
+from fedunlearn.run_folder import RunFolder
 from fedunlearn.vault import Vault
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -338,7 +340,46 @@ def test_a_standing_of_another_experiment_is_refused_with_both_values(
     with pytest.raises(BadInput) as refused:
         resumed(out, eventful(**change), tmp_path / "cache")
     assert any(line in problem for problem in refused.value.problems)
+    assert all(f"--resume: {out} was made" in problem for problem in refused.value.problems)
+    # Where somebody has edited the run's own config, its checkpoints know better.
+    RunFolder(out).config.write_text(resolve(eventful(**change)).to_toml())
+    with pytest.raises(BadInput) as refused:
+        resumed(out, eventful(**change), tmp_path / "cache")
+    assert any(line in problem for problem in refused.value.problems)
     assert all("standing" in problem for problem in refused.value.problems)
+
+
+def test_a_run_of_which_nothing_was_learned_keeps_its_settings_too(tmp_path: Path) -> None:
+    prepared(tmp_path / "run").close()
+    with pytest.raises(BadInput, match="was made with seed = 3, this run has 4"):
+        resumed(tmp_path / "run", small_config(seed=4), tmp_path / "cache")
+    assert Vault(RunFolder(tmp_path / "run").vault(0)).entries
+
+
+@pytest.mark.parametrize("how", ["dropped", "changed", "cut", "junk", "gone"])
+def test_a_ledger_that_lost_rows_is_not_gone_on_with(tmp_path: Path, how: str) -> None:
+    """Rows written after the loss would be chained to what is left, and hide it."""
+    out, cache = tmp_path / "run", tmp_path / "cache"
+    run_small(out, small_config(), cache=cache)
+    ledger = RunFolder(out).ledger
+    statement = {
+        "dropped": "DELETE FROM entries WHERE position = 2",
+        "changed": "UPDATE entries SET round = 99 WHERE position = 2",
+        "cut": "DELETE FROM entries WHERE position = (SELECT MAX(position) FROM entries)",
+    }.get(how)
+    if statement:
+        with closing(sqlite3.connect(ledger, isolation_level=None)) as other:
+            for trigger in ("rows_stay", "rows_remain"):
+                other.execute(f"DROP TRIGGER {trigger}")
+            other.execute(statement)
+    elif how == "junk":
+        ledger.write_bytes(b"junk")
+    else:
+        ledger.unlink()
+    before = ledger.read_bytes() if ledger.exists() else None
+    with pytest.raises(BadInput, match="put it back as the run left it"):
+        resumed(out, small_config(), cache)
+    assert (ledger.read_bytes() if ledger.exists() else None) == before
 
 
 def test_the_machinery_may_change(tmp_path: Path, heard: Heard, whole: Any) -> None:
@@ -433,6 +474,10 @@ def test_ctrl_c_marks_results_partial_and_says_how_to_go_on(tmp_path: Path) -> N
     )
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["status"] == "partial" and "interrupted" in results["failure"]
+    assert results["failure"].endswith(f"python simulations/run.py --resume --out {tmp_path / 'run'}")
+    assert results["timeline"][0]["test_uar"] > 0, "the page shows how far learning had come"
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "--resume --out" in page and "The run ended before they could be compared" in page
 
 
 def test_options_that_contradict_the_run_are_refused_by_name(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """``fedunlearn run`` and ``fedunlearn report``."""
 
 import json
+import shlex
 import signal
 import threading
 from collections.abc import Iterator, Mapping
@@ -91,7 +92,8 @@ def _run(
     try:
         config = configuration.load(file, overrides)
     except BadInput as error:
-        raise BadInput([*error.problems, *_also_wrong(out, overrides.get("corpus.path"))]) from error
+        also = [] if resume else _also_wrong(out, overrides.get("corpus.path"))
+        raise BadInput([*error.problems, *also]) from error
     folder = out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{config.corpus.name}"
     # Heavy imports wait until the input is known to be good.
     from fedunlearn.federation.engine import play
@@ -101,17 +103,23 @@ def _run(
 
     with sigterm_as_interrupt(), Progress(errors) as progress:
         references = cache or folder.parent / "references"
-        experiment = prepare(config, folder, references, progress, resume=resume)
+        try:
+            experiment = prepare(config, folder, references, progress, resume=resume)
+        except KeyboardInterrupt:
+            left = "its folder is as it was" if folder.exists() else "nothing is left of it"
+            raise Interrupted(f"the run was interrupted before the first round; {left}") from None
         for warning in experiment.corpus.warnings:
             errors.print(f"[yellow]warning:[/] {plain(warning)}")
         try:
             results = play(experiment)
         except RunFailed as failure:
-            stopped = isinstance(failure, Interrupted)
-            reason = f"{failure}; --resume goes on from there" if stopped else str(failure)
-            write_report(experiment.write_failure(reason, stopped), experiment.run.report)
+            reason = str(failure)
             if config.federation.checkpoint_every:
-                failure.add_note(f"to go on: python simulations/run.py --resume --out {folder}")
+                go_on = f"to go on: python simulations/run.py --resume --out {shlex.quote(str(folder))}"
+                reason += f"; {go_on}"
+                failure.add_note(go_on)
+            stopped = isinstance(failure, Interrupted)
+            write_report(experiment.write_failure(reason, stopped), experiment.run.report)
             raise
     experiment.run.write_results(results)
     write_report(results, experiment.run.report)

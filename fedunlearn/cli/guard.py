@@ -1,5 +1,6 @@
 """Every command's way out: its exit code, and one line for each problem."""
 
+import errno
 from collections.abc import Callable
 
 from rich.console import Console
@@ -17,16 +18,21 @@ def guarded(command: Callable[[], int]) -> int:
         for problem in error.problems:
             errors.print(f"[red]error:[/] {plain(problem)}")
         return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        errors.print("[red]failed:[/] interrupted")
+        return EXIT_FAILED
     except RunFailed as error:
         errors.print(f"[red]failed:[/] {plain(str(error))}")
         for note in getattr(error, "__notes__", ()):
             errors.print(plain(note))
         return EXIT_FAILED
     except OSError as error:
-        errors.print(f"[red]failed:[/] {plain(str(error))} (is the disk full?)")
+        denied = error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}
+        hint = "is it yours to read and write?" if denied else "is the disk full?"
+        errors.print(f"[red]failed:[/] {plain(str(error))} ({hint})")
         return EXIT_FAILED
 
 
 def plain(text: str) -> str:
-    """As text that holds no markup."""
-    return text.replace("[", r"\[")
+    """As text that holds no markup and stands in one line."""
+    return " ".join(text.split()).replace("[", r"\[")

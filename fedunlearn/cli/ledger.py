@@ -1,6 +1,7 @@
 """``fedunlearn ledger show`` and ``ledger verify``: what became of every request, and proof of it."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +52,8 @@ def _show(run: RunFolder) -> int:
 
 
 def _verify(run: RunFolder, head: str) -> int:
+    if head and not re.fullmatch("[0-9a-f]{64}", head):
+        raise BadInput(f"--head {head}: a head has 64 hexadecimal digits")
     # The heads first: a run that is going on may add rows, but never takes back what it noted.
     noted = [*([("--head", head)] if head else []), *_noted_heads(run)]
     with _opened(run) as ledger:
@@ -92,8 +95,7 @@ def _names(run: RunFolder, ledger: LedgerReader) -> dict[str, tuple[str, str]]:
     """Hash of a request -> (client, request id), for all that the run folder knows; none without the salt."""
     if ledger.salt is None:
         return {}
-    books = {int(p.name.rpartition("-")[2]): p for p in run.vaults.glob("client-[0-9]*")}
-    known = {(r.id, client) for client, folder in books.items() for r in RequestBook(folder).all()}
+    known = {(r.id, client) for client in run.clients() for r in RequestBook(run.vault(client)).all()}
     known |= {(str(r["id"]), int(r["client"])) for r in _json(run.results).get("requests", [])}
     return {ledger.hashed(request, client): (str(client), request) for request, client in known}
 

@@ -5,6 +5,7 @@ server asks next. Nothing heavy is imported, so that it takes no time.
 """
 
 import secrets
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -129,7 +130,7 @@ def _delete(run: RunFolder, client: int, asked: _Asked) -> int:
     _say(f"Request {wish.id}: {_told(served)}.")
     _say(
         "The device finds it at the next query; if no run is going on: "
-        f"python simulations/run.py --resume --out {run.path}"
+        f"python simulations/run.py --resume --out {shlex.quote(str(run.path))}"
     )
     return EXIT_OK
 
@@ -148,9 +149,13 @@ def _counted(count: int) -> str:
 
 
 def _expected(run: RunFolder, client: int, wish: Wish) -> DeletionRequest:
-    """What the device would make of a wish if it read it now."""
+    """What the device would make of a wish if it read it now, after all that was filed before."""
     folder = run.vault(client)
-    return admit(wish, client, _entries(folder), RequestBook(folder).all(), _ANY_DATE)
+    entries, inbox = _entries(folder), Inbox(folder).waiting()
+    book = list(RequestBook(folder).all())
+    for earlier in (w.wish for w in inbox if w.wish and all(w.id != r.id for r in book)):
+        book.append(admit(earlier, client, entries, book, _ANY_DATE))
+    return admit(wish, client, entries, book, _ANY_DATE)
 
 
 def _withdraw(run: RunFolder, client: int, request: str) -> int:
@@ -181,6 +186,9 @@ def _requests(run: RunFolder, client: int | None) -> int:
             table.add_row(row[0], str(number), *row[1:])
     console = Console()
     console.print(table if table.row_count else f"No requests in {run.path}.")
+    if table.row_count:
+        _say("Rounds leave out recovery rounds in the middle of learning; the ledger counts those, too.")
+        _say(f"Of what is purged there is a receipt: {run.vaults}/client-NNNN/receipts/ID.json")
     return EXIT_OK
 
 
@@ -212,7 +220,7 @@ def _states(vault: Path) -> dict[str, str]:
 
 def _vaults(run: RunFolder, client: int | None = None) -> list[int]:
     """The clients of a run folder, in order; ``client`` must be one of them."""
-    found = sorted(int(p.name.rpartition("-")[2]) for p in run.vaults.glob("client-[0-9]*"))
+    found = run.clients()
     if not found:
         raise BadInput(f"--run {run.path}: is no run folder (no vaults in it); give the --out of a run")
     if client is not None and client not in found:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedunlearn.deletion.request import DeletionRequest, State
+from fedunlearn.errors import BadInput
 from fedunlearn.run_folder import alone_in, write_atomically
 
 
@@ -25,12 +26,17 @@ class RequestBook:
         self._file = vault_folder / "requests.json"
 
     def all(self) -> tuple[DeletionRequest, ...]:
-        """Every request ever raised here, in order."""
+        """Every request ever raised here, in order.
+
+        Raises:
+            BadInput: what is there is no book.
+        """
         try:
-            rows = json.loads(self._file.read_text(encoding="utf-8"))
+            return tuple(_request(row) for row in json.loads(self._file.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return ()
-        return tuple(_request(row) for row in rows)
+        except (ValueError, TypeError, KeyError) as error:
+            raise BadInput(f"{self._file}: is no book of requests; it was cut or changed") from error
 
     def open(self) -> tuple[DeletionRequest, ...]:
         """Those not yet purged, nor refused, nor withdrawn."""

@@ -116,16 +116,22 @@ def _problem(
     if wish.what == "named":
         unknown = sorted(set(wish.utterances) - {e.id for e in held} - asked)
         if unknown:
-            return f"this device holds no utterance {', '.join(unknown)}"
+            return f"this device holds no utterance {_listed(unknown)}"
         held_out = sorted(e.id for e in held if e.split == "test" and e.id in wish.utterances)
         if held_out:
-            return f"no model is ever trained on {', '.join(held_out)} (held out for tests)"
+            return f"no model is ever trained on {_listed(held_out)} (held out for tests)"
         if not wish.utterances:
             return "no utterance is named"
     elif not wanted:
         of = {"emotion": f" of emotion {wish.emotion!r}", "speaker": f" of speaker {wish.speaker!r}"}
         return f"this device trains on no utterance{of.get(wish.what, '')}"
     return "" if left else "already asked for"
+
+
+def _listed(ids: Sequence[str]) -> str:
+    """Ids in one line: the first ten of them; those that would not be seen as they are, in quotes."""
+    shown = [i if i.isprintable() and i and i == i.strip() else repr(i) for i in ids[:10]]
+    return ", ".join(shown) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
 
 
 def _due(config: Config, speakers: Collection[str], client: int, date: int) -> tuple[list[Wish], list[Wish]]:

@@ -116,6 +116,10 @@ def _objection(own: Gap, record: Record, controls: Mapping[str, Gap], reference:
     nothing = controls.get("none")
     share = f"less than {LEAST_PROGRESS:.0%} of the way"
     if nothing and (nothing["forget"] or 0.0) > 0.01 and _too_little(own["forget"], nothing["forget"]):
+        kept, wanted = _value(record, "forget"), _value(reference, "forget")
+        if kept is not None and wanted is not None and kept < wanted:
+            nearer = f"less than {LEAST_PROGRESS:.0%} nearer to it than before"
+            return f"forgot too much: its forget accuracy is below the retrained model's, {nearer}"
         return f"forgot too little: its forget accuracy went {share} to the retrained model's"
     if nothing and _too_little(own["mean"], nothing["mean"]):
         return f"did too little: it went {share} from doing nothing to the retrained model"

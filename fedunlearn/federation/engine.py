@@ -8,11 +8,12 @@ import os
 import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import psutil
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
@@ -125,9 +126,20 @@ def run_ray(
                 },
             )
         finally:
+            started = psutil.Process().children(recursive=True)
             ray.shutdown()
+            _end(started)
     if failure:
         raise failure[0]
+
+
+def _end(processes: Sequence[psutil.Process]) -> None:
+    """See that what Ray has started ends with it: interrupted while it starts, it forgets its agents."""
+    _, alive = psutil.wait_procs(processes, timeout=2.0)
+    for process in alive:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=5.0)
 
 
 def ray_folders() -> list[Path]:

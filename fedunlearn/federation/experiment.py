@@ -120,7 +120,7 @@ class Experiment:
             standing.original = dict(self._final)
         original = standing.original
         books = self._books()
-        forget = _union(books[r.key] for r in standing.requests.values() if r.gone and r.key in books)
+        forget = self._forgotten(books)
         states: dict[str, State] = {"original": original, "recovered": self._final}
         states["unlearned"] = self._final if standing.unlearned is None else standing.unlearned
         seeds = config.evaluation.retrained_seeds if forget else 0
@@ -169,7 +169,7 @@ class Experiment:
             "failure": reason,
             "unlearning": assemble.about_method(method_named(self.config.unlearning.method)),
             "corpus": self._about_corpus(),
-            "timeline": standing.log.rows,
+            "timeline": self._timeline_so_far(),
             "requests": assemble.request_rows(standing.requests.values(), self._books(), standing.faults),
             "cost": assemble.costs(standing.costs),
             "guard": standing.guarded,
@@ -180,6 +180,12 @@ class Experiment:
         }
         self.run.write_results(results)
         return results
+
+    def _timeline_so_far(self) -> list[dict[str, Any]]:
+        # A run may be stopped between a round's row and its predictions.
+        log, forget = self.standing.log, self._forgotten(self._books())
+        whole = min(len(log.rows), len(log.curve))
+        return assemble.timeline(log.rows[:whole], log.curve[:whole], self._judge, forget)
 
     def close(self) -> None:
         """Close the ledger and let other processes take the run up."""
@@ -346,6 +352,10 @@ class Experiment:
         clients = [s.client for s in self.partition.clients]
         return {(r.id, c): r for c in clients for r in RequestBook(self.run.vault(c)).all()}
 
+    def _forgotten(self, books: Mapping[Key, DeletionRequest]) -> list[str]:
+        gone = (books[r.key] for r in self.standing.requests.values() if r.gone and r.key in books)
+        return sorted({u for r in gone for u in r.utterances})
+
     def _about_ledger(self) -> dict[str, Any]:
         with LedgerReader(self.run.ledger) as ledger:
             return {"entries": len(ledger.entries()), "head": ledger.head()}
@@ -381,7 +391,3 @@ class Experiment:
             yield
         finally:
             self._log = previous
-
-
-def _union(requests: Iterator[DeletionRequest]) -> list[str]:
-    return sorted({u for r in requests for u in r.utterances})

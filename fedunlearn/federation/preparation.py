@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from fedunlearn import config as configuration
 from fedunlearn import corpora
 from fedunlearn.config import Config
 from fedunlearn.corpora import Corpus
@@ -17,8 +18,9 @@ from fedunlearn.evaluation.reference import ReferenceCache
 from fedunlearn.federation.availability import Availability
 from fedunlearn.federation.experiment import Experiment
 from fedunlearn.federation.progress import Progress
-from fedunlearn.federation.resume import Shelf
+from fedunlearn.federation.resume import Shelf, differences
 from fedunlearn.federation.standing import trained_names
+from fedunlearn.ledger import DamagedLedger, LedgerReader
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition, deal, recorded_later
@@ -151,9 +153,14 @@ def prepare(
     run, waiting = RunFolder(out), dict[Path, bytes]()
     if resume:
         run.lock()
-        if run.standings.exists():
-            return _take_up(config, run, cache, progress, heard)
-        waiting = _begin_anew(run)
+        try:
+            _check_same(config, run)
+            if run.standings.exists():
+                return _take_up(config, run, cache, progress, heard)
+            waiting = _begin_anew(run)
+        except BaseException:
+            run.unlock()
+            raise
     check(config, out, cache, heard[0] if heard else None)
     run.create()
     try:
@@ -173,6 +180,29 @@ def prepare(
         run.unlock()
         shutil.rmtree(out)  # nothing has been learned yet
         raise
+
+
+def _check_same(config: Config, run: RunFolder) -> None:
+    """See that a run is taken up with the settings it was made with, before anything else is done to it."""
+    made = resolve(configuration.load(run.config))
+    told = differences(made.model_dump(mode="json"), config.model_dump(mode="json"))
+    if told:
+        raise BadInput(
+            [f"--resume: {run.path} was made with {k} = {a!r}, this run has {b!r}" for k, a, b in told]
+        )
+
+
+def _check_ledger(run: RunFolder, head: str | None) -> None:
+    """See that the ledger is whole before it grows: rows written after a loss would hide it."""
+    try:
+        with LedgerReader(run.ledger) as ledger:
+            broken = ledger.verify(head)
+    except DamagedLedger as error:
+        raise BadInput(f"--resume: {error}; put it back as the run left it, or make a new run") from error
+    except FileNotFoundError:
+        broken = "is missing"
+    if broken:
+        raise BadInput(f"--resume: {run.ledger}: {broken}; put it back as the run left it, or make a new run")
 
 
 def _begin_anew(run: RunFolder) -> dict[Path, bytes]:
@@ -204,6 +234,8 @@ def _take_up(
     standing, damaged = shelf.latest(trained_names(template))
     for line in damaged:
         progress.warn(line)
+    if standing is not None:
+        _check_ledger(run, shelf.ledger_head)
     for share in partition.clients:
         # The processes that were at work are dead, which tells nothing of the devices.
         (run.vault(share.client) / "busy").unlink(missing_ok=True)

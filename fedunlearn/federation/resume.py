@@ -31,6 +31,8 @@ class Shelf:
 
     def __init__(self, folder: Path, config: Config, corpus: str) -> None:
         self._folder, self._config, self._corpus = folder, config, corpus
+        self.ledger_head: str | None = None
+        """what the ledger's head was when the standing that ``latest`` found was put there"""
 
     def put(self, standing: Standing, ledger_head: str) -> None:
         """Write a standing; the newest two stay.
@@ -75,9 +77,9 @@ class Shelf:
                 continue
             self._check_origin(path, manifest)
             try:
-                return Standing.from_checkpoint(self._config, trained, tensors, manifest["standing"]), tuple(
-                    damaged
-                )
+                standing = Standing.from_checkpoint(self._config, trained, tensors, manifest["standing"])
+                self.ledger_head = str(manifest["ledger_head"])
+                return standing, tuple(damaged)
             except (KeyError, ValueError, TypeError) as error:
                 damaged.append(f"{path}: is not a standing of a run ({error}); the one before it is used")
         if damaged:

@@ -104,15 +104,22 @@ def _alarm(results: Mapping[str, Any]) -> str:
     if status == "complete":
         return ""
     cause = at(results, "failure")
-    cause = f": {str(cause).rstrip('.')}." if cause else "."
-    open_requests = unfulfilled(results)
+    open_requests = [line for line in unfulfilled(results) if line.split(":")[0] not in str(cause)]
+    cause = f": {_shortened(str(cause).rstrip('.'))}." if cause else "."
     still = f" Unfulfilled: {'; '.join(open_requests[:8])}" if open_requests else ""
     still += f" and {len(open_requests) - 8} more." if len(open_requests) > 8 else "." if still else ""
     if status == "failed":
         return f"This run failed{cause}{still} What follows is as far as it got; it is not a result."
+    if status == "partial" and not at(results, "models"):
+        return f"This run is partial{cause}{still} What follows is as far as it got; it is not a result."
     if status == "partial":
         return f"This run is partial{cause}{still} Not everything that was asked was done; do not quote it."
     return f"This run says neither that it is complete nor that it failed (status: {plain(status)}).{still}"
+
+
+def _shortened(cause: str) -> str:
+    parts = cause.split("; ")
+    return "; ".join(parts[:8]) + (f"; and {len(parts) - 8} more" if len(parts) > 8 else "")
 
 
 def _headline(results: Mapping[str, Any]) -> tuple[Tone, str]:

@@ -67,4 +67,4 @@ def liars(results: Mapping[str, Any]) -> str:
         return ""
     who = ", ".join(plain(client) for client in rows(at(named, "clients")))
     how = f"{plain(at(named, 'kind'))}, factor {significant(at(named, 'factor'))}"
-    return f"test clients {who} lie ({how})"
+    return f"test client{'s' if ',' in who else ''} {who} lie{'' if ',' in who else 's'} ({how})"

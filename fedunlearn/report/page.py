@@ -74,6 +74,7 @@ def render(results: Mapping[str, Any]) -> str:
         window=count(at(results, "config", "deletions", "window")),
         target=_target(results),
         away=unreachable(results),
+        compared=bool(at(results, "models")),
         models=MODELS,
         models_table=models_table(results),
         ranking=ranking_table(results),

@@ -98,7 +98,8 @@ def _draw(
         for y, (_, wish) in enumerate(shown):
             for client in wish.clients:
                 for start, end in absent.get(client, ()):
-                    _absence(axes, y, max(start, first - margin), min(end, last + margin))
+                    # A mark stands where its round ends, so a round lies between the mark before and its own.
+                    _absence(axes, y, max(start - 1, first - margin), min(end - 1, last + margin))
             _life(axes, y, wish, wish.end if wish.end is not None else last)
         names = [f"#{n}" if narrow else f"#{n}  client {_short(', '.join(w.clients))}" for n, w in shown]
         axes.set_yticks(range(len(shown)), names)

@@ -68,7 +68,7 @@ def request_table(results: Mapping[str, Any]) -> RequestTable:
         "applied": _applied,
         "deadline": _deadline,
         "forget accuracy": _forget,
-        "steps": lambda wish: Cell(_each(wish, "steps", count), _each(wish, "stopped", _or_nothing)),
+        "steps": lambda wish: Cell(_each(wish, "steps", count), _each(wish, "stopped", _stop)),
         "adversarial": lambda wish: Cell(
             count(wish.total("adversarial")), _each(wish, "attack_success", _hits)
         ),
@@ -76,6 +76,8 @@ def request_table(results: Mapping[str, Any]) -> RequestTable:
     }
     if all(wish.deadline is None for wish in asked):
         del columns["deadline"]
+    if not any(wish.total("adversarial") for wish in asked):
+        del columns["adversarial"]
     lines = [
         Request(_tone(wish), wish.state, _note(wish), tuple(write(wish) for write in columns.values()))
         for wish in asked
@@ -165,7 +167,7 @@ def _applied(wish: Wish) -> Cell:
     notes = [f"waited {many(wish.waited, 'round')}"] if wish.waited else []
     leases = max((number_at(entry, "attempts") or 0.0 for entry in wish.entries), default=0.0)
     if leases > 1:
-        notes.append(f"given out {count(leases)} times")
+        notes.append(f"asked {count(leases)} times")
     return Cell(count(wish.applied), "\n".join(notes))
 
 
@@ -198,8 +200,8 @@ def _hits(value: Any) -> str:
     return "" if known is None else f"{100 * known:.0f}% hit"
 
 
-def _or_nothing(value: Any) -> str:
-    return str(value or "")
+def _stop(value: Any) -> str:
+    return "" if value == "steps" else str(value or "")
 
 
 def _each(wish: Wish, name: str, write: Callable[[Any], str]) -> str:
