@@ -425,6 +425,8 @@ def stopped(out: Path, engine: str, how: signal.Signals, rounds: int) -> tuple[i
         stdout=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
+        # Tests that run in the background have been told to ignore Ctrl-C, and their children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     metrics = out / "metrics.jsonl"
@@ -432,7 +434,8 @@ def stopped(out: Path, engine: str, how: signal.Signals, rounds: int) -> tuple[i
         time.sleep(0.05)
     process.send_signal(how)
     _, said = process.communicate(timeout=90)
-    deadline = time.monotonic() + 30
+    # After kill -9 nobody ends Ray's agents but they themselves, in a minute or so.
+    deadline = time.monotonic() + (150 if how is signal.SIGKILL else 30)
     while _alive(process.pid) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not _alive(process.pid), "processes of the run live on"
