@@ -27,6 +27,7 @@ def test_ray_agrees_with_one_process_bit_for_bit(
     assert without_times(results) == without_times(inline[1])
 
 
+@pytest.mark.slow
 def test_an_upper_reference_agrees_too(tmp_path: Path) -> None:
     """SCRUB: requesters and all clients in turn, a teacher beside the weights, speech that is left out."""
     both = {}
