@@ -26,7 +26,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Tensor], about: Mapping[str,
     write_atomically(path, blob)
     manifest = {**about, "sha256": hashlib.sha256(blob).hexdigest(), "bytes": len(blob)}
     manifest["manifest_sha256"] = _own_digest(manifest)
-    write_atomically(_manifest(path), json.dumps(manifest, indent=1) + "\n")
+    write_atomically(manifest_of(path), json.dumps(manifest, indent=1) + "\n")
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -39,12 +39,12 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         BadCheckpoint: missing, or a byte of it or of its manifest was changed.
     """
     try:
-        manifest: dict[str, Any] = json.loads(_manifest(path).read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = json.loads(manifest_of(path).read_text(encoding="utf-8"))
         blob = path.read_bytes()
     except (OSError, ValueError) as error:  # neither UTF-8 nor JSON is a ValueError
         raise BadCheckpoint(f"{path}: cannot be read ({error})") from error
     if not isinstance(manifest, dict) or manifest.get("manifest_sha256") != _own_digest(manifest):
-        raise BadCheckpoint(f"{_manifest(path)}: does not match its own checksum; it was cut or changed")
+        raise BadCheckpoint(f"{manifest_of(path)}: does not match its own checksum; it was cut or changed")
     if hashlib.sha256(blob).hexdigest() != manifest.get("sha256"):
         raise BadCheckpoint(
             f"{path}: its bytes do not match the checksum in its manifest; it was cut or changed"
@@ -55,7 +55,8 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise BadCheckpoint(f"{path}: is not a safetensors file ({error})") from error
 
 
-def _manifest(path: Path) -> Path:
+def manifest_of(path: Path) -> Path:
+    """Where the manifest of a checkpoint lies."""
     return path.with_name(path.name + ".json")
 
 

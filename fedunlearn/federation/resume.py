@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedunlearn.checkpoints import BadCheckpoint, load_checkpoint, save_checkpoint
+from fedunlearn.checkpoints import BadCheckpoint, load_checkpoint, manifest_of, save_checkpoint
 from fedunlearn.config import Config
 from fedunlearn.errors import BadInput
 from fedunlearn.federation.standing import Standing
@@ -48,8 +48,8 @@ class Shelf:
         path = self._folder / f"{number:08d}.safetensors"
         save_checkpoint(path, tensors, {"standing": about, "ledger_head": ledger_head, **origin})
         # Files of which the writing or the wiping was cut off are nobody's to come back to.
-        kept = [old for old in [*files, path] if _manifest(old).exists()][-_KEPT:]
-        names = {part.name for file in kept for part in (file, _manifest(file))}
+        kept = [old for old in [*files, path] if manifest_of(old).exists()][-_KEPT:]
+        names = {part.name for file in kept for part in (file, manifest_of(file))}
         for part in sorted(self._folder.iterdir()):
             if part.name not in names:
                 wipe(part)
@@ -68,7 +68,7 @@ class Shelf:
         """
         damaged: list[str] = []
         for path in reversed(self._files()):
-            if not _manifest(path).exists():
+            if not manifest_of(path).exists():
                 continue  # its writing or its wiping was cut off
             try:
                 tensors, manifest = load_checkpoint(path)
@@ -105,10 +105,6 @@ class Shelf:
                 f"{path}: was made on other speech (digest {manifest['corpus'][:12]}, now "
                 f"{self._corpus[:12]}); give the folder as it was"
             )
-
-
-def _manifest(path: Path) -> Path:
-    return path.with_name(f"{path.name}.json")
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
