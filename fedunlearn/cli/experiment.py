@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from fedunlearn import config as configuration
-from fedunlearn.cli.guard import errors, guarded, plain
+from fedunlearn.cli.guard import errors, guarded, plain, warn
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, Interrupted, RunFailed
 from fedunlearn.run_folder import RunFolder
+from fedunlearn.tracking import Follower, check_tracker
 
 _METHOD_HELP = (
     "Unlearning method (unlearning.method). Forget set alone: calm, l2ul, random-label, gradient-ascent, "
@@ -48,6 +49,9 @@ def run(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Any other setting.")
     ] = None,
+    track: Annotated[
+        str | None, typer.Option(help="Follow the run in another tool: tensorboard (an extra: tracking).")
+    ] = None,
 ) -> None:
     """Run one experiment: learn, listen for deletions, unlearn, recover, judge.
 
@@ -64,7 +68,7 @@ def run(
         "federation.engine": engine,
         "corpus.skip_bad": skip_bad or None,
     }
-    raise SystemExit(guarded(lambda: _run(config, named, set_ or [], out, cache, resume)))
+    raise SystemExit(guarded(lambda: _run(config, named, set_ or [], out, cache, resume, track)))
 
 
 def report(
@@ -81,6 +85,7 @@ def _run(
     out: Path | None,
     cache: Path | None,
     resume: bool = False,
+    track: str | None = None,
 ) -> int:
     overrides = dict(configuration.parse_override(text) for text in sets)
     overrides |= {key: value for key, value in named.items() if value is not None}
@@ -94,6 +99,8 @@ def _run(
     except BadInput as error:
         also = [] if resume else _also_wrong(out, overrides.get("corpus.path"))
         raise BadInput([*error.problems, *also]) from error
+    if track is not None:
+        check_tracker(track)
     folder = out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{config.corpus.name}"
     # Heavy imports wait until the input is known to be good.
     from fedunlearn.federation.engine import play
@@ -109,7 +116,8 @@ def _run(
             left = "its folder is as it was" if folder.exists() else "nothing is left of it"
             raise Interrupted(f"the run was interrupted before the first round; {left}") from None
         for warning in experiment.corpus.warnings:
-            errors.print(f"[yellow]warning:[/] {plain(warning)}")
+            warn(warning)
+        follower = Follower(track, experiment.run, warn)
         try:
             results = play(experiment)
         except RunFailed as failure:
@@ -119,9 +127,12 @@ def _run(
                 reason += f"; {go_on}"
                 failure.add_note(go_on)
             stopped = isinstance(failure, Interrupted)
-            write_report(experiment.write_failure(reason, stopped), experiment.run.report)
+            ended = experiment.write_failure(reason, stopped)
+            follower.finished(ended)
+            write_report(ended, experiment.run.report)
             raise
     experiment.run.write_results(results)
+    follower.finished(results)
     write_report(results, experiment.run.report)
     console = Console()
     console.print(closing_table(results))
