@@ -1,6 +1,5 @@
 """``fedunlearn run`` and ``fedunlearn report``."""
 
-import json
 import shlex
 import signal
 import threading
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedunlearn import config as configuration
+from fedunlearn.cli.comparison import compare, read_results, unfit
 from fedunlearn.cli.guard import errors, guarded, plain, warn
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, Interrupted, RunFailed
 from fedunlearn.run_folder import RunFolder
@@ -72,10 +72,16 @@ def run(
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="A run folder with results.json.")],
+    folders: Annotated[list[Path], typer.Argument(help="Run folders with results.json, one or more.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Page to write; default: report.html in the run, of several ./comparison.html."),
+    ] = None,
 ) -> None:
-    """Draw report.html again from results.json."""
-    raise SystemExit(guarded(lambda: _report(folder)))
+    """Draw a run's report.html again from results.json; of several runs, one page that compares them."""
+    raise SystemExit(
+        guarded(lambda: _report(folders[0], out) if len(folders) == 1 else compare(folders, out))
+    )
 
 
 def _run(
@@ -169,18 +175,14 @@ def _also_wrong(out: Path | None, data: str | None) -> list[str]:
     return problems
 
 
-def _report(folder: Path) -> int:
+def _report(folder: Path, out: Path | None) -> int:
     from fedunlearn.report import write_report
 
-    run_ = RunFolder(folder)
-    try:
-        results = json.loads(run_.results.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise BadInput(f"{run_.results}: cannot be read ({error}); give a folder that a run made") from error
-    if not isinstance(results, dict) or not str(results.get("schema", "")).startswith("fedunlearn/results/"):
-        raise BadInput(f"{run_.results}: is not a results.json of fedunlearn")
-    write_report(results, run_.report)
-    Console().print(f"Report: {run_.report}", soft_wrap=True, highlight=False)
+    results, page = read_results(folder), out or RunFolder(folder).report
+    if out is not None and (problems := unfit(out, [results])):
+        raise BadInput(problems)
+    write_report(results, page)
+    Console().print(f"Report: {page}", soft_wrap=True, highlight=False)
     return EXIT_OK
 
 
