@@ -10,7 +10,6 @@ from fedunlearn.report.finding import final_model, unfulfilled
 from fedunlearn.report.runs import Entry, Run, Task, differing
 from fedunlearn.report.runs_figure import interval_of
 from fedunlearn.report.runs_finding import Verdict, floor_of
-from fedunlearn.report.tables import MEASURES, MODELS, Cell, Row
 from fedunlearn.report.values import (
     MISSING,
     at,
@@ -25,6 +24,14 @@ from fedunlearn.report.values import (
 
 Value = Callable[[Run], float | None]
 Format = Callable[[Any], str]
+MEASURES = {
+    "test UAR": ("test", "uar"),
+    "test accuracy": ("test", "accuracy"),
+    "unseen-speaker UAR": ("unseen", "uar"),
+    "retain accuracy": ("retain", "accuracy"),
+    "forget accuracy": ("forget", "accuracy"),
+    "membership AUC": ("membership", "auc"),
+}
 TONES = {"complete": "good", "failed": "bad", "partial": "bad"}
 
 
@@ -37,6 +44,24 @@ class Column:
     written: Format = fraction
     note: Value | None = None
     against: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number and the small print under it."""
+
+    text: str
+    note: str = ""
+    reference: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """A table row: its head, the small print under that, and its cells."""
+
+    head: str
+    note: str
+    cells: tuple[Cell, ...]
 
 
 @dataclass(frozen=True)
@@ -124,16 +149,14 @@ def models_table(task: Task) -> Table:
     for entry in in_order(task):
         if entry.counted:
             rows += [_model_row(entry.label, entry.pooled, name) for name in ("unlearned", "recovered")]
-    shared = [
-        _model_row("all", task.once_a_seed, name) for name in MODELS if name in ("original", "retrained")
-    ]
-    return Table(tuple(label for label, _ in MEASURES), tuple([*rows, *shared] if rows else ()))
+    shared = [_model_row("all", task.once_a_seed, name) for name in ("original", "retrained")]
+    return Table(tuple(MEASURES), tuple([*rows, *shared] if rows else ()))
 
 
 def _model_row(label: str, pool: Callable[[Value], Spread], name: str) -> Row:
     cells = [
         Cell(_pooled(pool(_measure(name, path)), fraction), reference=name == "retrained")
-        for _, path in MEASURES
+        for path in MEASURES.values()
     ]
     return Row(label, name, tuple(cells))
 
