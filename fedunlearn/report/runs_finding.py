@@ -49,7 +49,9 @@ def apart(tasks: Sequence[Task]) -> str:
     if not named:
         return "with the same settings and seed, other utterances were forgotten"
     more = len(named) - _SHOWN
-    return f"they differ in {', '.join(named[:_SHOWN])}" + (f" and {more} more settings" if more > 0 else "")
+    return f"they differ in {', '.join(named[:_SHOWN])}" + (
+        f" and {many(more, 'more setting')}" if more > 0 else ""
+    )
 
 
 def judge(task: Task) -> Verdict:
