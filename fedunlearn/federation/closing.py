@@ -64,7 +64,10 @@ def complete_receipts(
             path,
             {
                 "forget_accuracy": {name: m["forget"]["accuracy"] for name, m in measured.items()},
-                "membership": {name: measured[name]["membership"] for name in ("recovered", "retrained")},
+                "membership": {
+                    name: {part: measured[name]["membership"][part] for part in ("auc", "low", "high")}
+                    for name in ("recovered", "retrained")
+                },
                 "gap": gap["recovered"]["mean"],
                 "noise_floor": gap["noise_floor"] and gap["noise_floor"]["mean"],
             },
