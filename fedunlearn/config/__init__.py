@@ -207,10 +207,10 @@ class EvaluationSettings(Settings):
 
     @model_validator(mode="after")
     def _enough_shadows(self) -> Self:
-        if self.shadows and (self.shadows < 8 or self.shadows % 2):
+        if 0 < self.shadows < 8:
             raise ValueError(
-                f"shadows must be 0, or an even number from 8 on (got {self.shadows}): they come in pairs "
-                "that train on opposite halves, and each is judged by what the others show"
+                f"shadows must be 0 or at least 8 (got {self.shadows}): each is attacked with what the others "
+                "show, and fewer show nothing"
             )
         return self
 
