@@ -67,7 +67,7 @@ def test_the_gap_to_several_seeds_is_the_mean_of_the_distances() -> None:
 
 
 def test_another_retrained_model_stands_at_the_noise_floor() -> None:
-    """What a fourth seed's gap comes to, in the mean over which of four is the fourth: the floor of the four."""
+    """A fourth seed's gap, in the mean over which of four is the fourth: the floor of the four."""
     seeds = [record(f, 1.0, t, 0.5) for f, t in ((0.3, 0.5), (0.4, 0.6), (0.6, 0.55), (0.35, 0.5))]
     left_out = [gap(seeds[i], seeds[:i] + seeds[i + 1 :])["mean"] for i in range(4)]
     floor = noise_floor(seeds)

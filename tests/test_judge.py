@@ -127,7 +127,10 @@ def test_measures_are_counts_over_single_recordings(judge: Judge) -> None:
     gone = answers(state, PARTITION.train[::5])
     assert measures["test"]["accuracy"] == pytest.approx(share(test))
     assert measures["unseen"]["accuracy"] == pytest.approx(share(unseen))
-    assert known(measures["retain"]) == {"accuracy": pytest.approx(share(answers(state, kept))), "n": len(kept)}
+    assert known(measures["retain"]) == {
+        "accuracy": pytest.approx(share(answers(state, kept))),
+        "n": len(kept),
+    }
     assert known(measures["forget"]) == {"accuracy": pytest.approx(share(gone)), "n": len(gone)}
     assert len({answer for _, answer, _ in test}) > 1  # the model is not constant
     mix = {c: sum(label == c for label, _, _ in gone) / len(gone) for c in range(3)}

@@ -209,8 +209,8 @@ class EvaluationSettings(Settings):
     def _enough_shadows(self) -> Self:
         if 0 < self.shadows < 8:
             raise ValueError(
-                f"shadows must be 0 or at least 8 (got {self.shadows}): each is attacked with what the others "
-                "show, and fewer show nothing"
+                f"shadows must be 0 or at least 8 (got {self.shadows}): each is attacked with what the "
+                "others show, and fewer show nothing"
             )
         return self
 
