@@ -19,7 +19,7 @@ from fedunlearn.corpora.utterance import Utterance
 from fedunlearn.evaluation.membership import membership
 from fedunlearn.evaluation.metrics import accuracy, confusion, recognition, uar
 from fedunlearn.evaluation.request_privacy import RequestPrivacy, request_privacy
-from fedunlearn.examples import pad_features
+from fedunlearn.examples import Examples, pad_features
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition
 from fedunlearn.seeding import rng_for
@@ -88,6 +88,16 @@ class Judge:
         whom no client has is another digest too.
         """
         return _digest_of([self._judged, *(self._digest[i] for i in ids)])
+
+    def examples(self, ids: Sequence[str]) -> Examples:
+        """Features and labels of these utterances, in their order."""
+        return self._examples.take(torch.tensor([self._position[i] for i in ids], dtype=torch.int64))
+
+    def logits(self, state: Mapping[str, Tensor], ids: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Of these utterances, in their order: [K, C] float32."""
+        self._model.load_state_dict(dict(state))
+        found: npt.NDArray[np.float32] = predict(self._model, self.examples(ids)).numpy()
+        return found
 
     def predictions(self, state: Mapping[str, Tensor]) -> Predictions:
         """The class that a model gives each utterance: [N]."""
