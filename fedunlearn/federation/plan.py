@@ -218,5 +218,5 @@ def _why_not(wishes: tuple[Wish, ...], config: Config) -> str:
             "they keep, and shadow federations follow methods that see the forget set alone"
         )
     if not any(w.applied is not None and w.utterances for w in wishes):
-        return "nothing that a model was trained on was deleted"
+        return "nothing was unlearned: no request joined an unlearn step"
     return ""

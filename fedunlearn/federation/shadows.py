@@ -5,13 +5,15 @@ the run did: same method, aggregation, server scalars, joint steps and recovery.
 candidates in many of them, attacks learn how an utterance looks that was trained on and unlearned, and how
 one that was never there (U-LiRA: Hayes et al. 2024, arXiv 2403.01218).
 
-Shadows come in pairs: what is inside one of them is outside the other. So every candidate is inside exactly
-half of them. Whoever attacks one must leave out its twin, too: the two are not independent.
+A fair coin for each candidate and shadow says who is inside. Halves of exactly one size would bias the
+attack: where each shadow is attacked with what the others say, who is inside it follows from their count
+(without any signal, 16 shadows in complementary pairs give an AUC of .48, coins .50).
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -49,8 +51,7 @@ class Shadows:
     Attributes:
         candidates: the K utterances of all unlearn steps, sorted. labels: [K]. request: [K] places in
         requests: ids of the requests that took candidates back, in the order of asking.
-        inside: [S, K] which were trained on and unlearned in which shadow; shadow 2p + 1 is the complement of
-            shadow 2p, and where S is odd the last has none.
+        inside: [S, K] which were trained on and unlearned in which shadow; about half.
         logits: "original" (before any unlearn step), "unlearned" (after the last), "recovered" -> [S, K, C].
         replay: exact: whether the same loop, with the run's seed and nothing outside, gave the run's weights
             bit for bit; difference: largest |weight difference|; stages: the same for each; departures: what
@@ -87,8 +88,7 @@ def shadow_federations(
         config, partition: of the run. judge: who has all features. plan: ``plan_of`` the run.
         states: the run's own "original", "unlearned" and "recovered", for the replay.
         folder: of the reference cache; shadows are kept in its folder "shadows", each when it is finished.
-        shadows: how many, S >= 0; even, or the last has no twin. workers: processes, 0 = one a core; the
-            result does not depend on them.
+        shadows: how many, S >= 0. workers: processes, 0 = one a core; the result does not depend on them.
         advance: called once for each shadow, found or finished. stop: set from outside to end all.
 
     Raises:
@@ -120,13 +120,14 @@ def shadow_federations(
     alive = partial(_check, stop)
     world = _world(config, judge, partition, plan)
     try:
-        for task, made in make_all(play, world, tasks, workers, alive):
-            if task.number == _REPLAY:
-                replay = _compared(made, states, plan)
-                continue
-            shelf.keep(task, made)
-            found[task.number] = made
-            advance()
+        with closing(make_all(play, world, tasks, workers, alive)) as finished:
+            for task, made in finished:
+                if task.number == _REPLAY:
+                    replay = _compared(made, states, plan)
+                    continue
+                shelf.keep(task, made)
+                found[task.number] = made
+                advance()
     except TrainingDiverged as error:
         raise RunFailed(f"a shadow federation: {error}") from error
     logits = {stage: np.stack([found[n][stage] for n in range(shadows)]) for stage in STAGES}
@@ -134,12 +135,9 @@ def shadow_federations(
 
 
 def halves(seed: int, shadows: int, candidates: int) -> npt.NDArray[np.bool_]:
-    """Who is inside: [S, K], a fair coin for each candidate and pair; the twin gets the rest."""
-    inside = np.zeros((shadows, candidates), bool)
-    for number in range(shadows):
-        heads = rng_for(seed, "shadow", number - number % 2, "inside").random(candidates) < 0.5
-        inside[number] = ~heads if number % 2 else heads
-    return inside
+    """Who is inside: [S, K], a fair coin for each; shadow s has the same ones however many there are."""
+    drawn = [rng_for(seed, "shadow", s, "inside").random(candidates) < 0.5 for s in range(shadows)]
+    return np.array(drawn, bool).reshape(shadows, candidates)
 
 
 def play(world: World, task: Task) -> Arrays:

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ _LOOK_SECONDS = 0.2
 def make_all(
     make: Callable[[Shared, Task], Made], shared: Shared, tasks: Sequence[Task], workers: int,
     alive: Callable[[], None],
-) -> Iterator[tuple[Task, Made]]:  # fmt: skip
+) -> Generator[tuple[Task, Made], None, None]:  # fmt: skip
     """Each task with what is made of it, in the order in which they are finished.
 
     Args:
