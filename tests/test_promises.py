@@ -413,7 +413,7 @@ def test_everybody_takes_everything_back(tmp_path: Path) -> None:
         results = run_small(tmp_path / place, small_config(deletions__schedule=everybody))
         assert results["status"] == "complete" and len(results["requests"]) == 6
         kept = results["models"]["recovered"]["retain"]
-            assert (kept["accuracy"], kept["n"]) == (None, 0)
+        assert (kept["accuracy"], kept["n"]) == (None, 0)
         assert all(not Vault(p).entries for p in sorted((tmp_path / place / "vaults").iterdir()))
 
 

@@ -47,6 +47,17 @@ class Verdict:
         self._records = {name: judge.measure(view, self._forget) for name, view in self.views.items()}
         self._references = [judge.measure(view, self._forget) for view in self._retrained]
 
+    def as_results(self) -> dict[str, Any]:
+        """Everything, by its name in results.json."""
+        return {
+            "models": self.models(),
+            "gap": self.gaps(),
+            "ranking": self.ranking(),
+            "distances": self.distances(),
+            "fairness": self.fairness(),
+            "reversion": self.reversion(),
+        }
+
     def models(self) -> dict[str, Any]:
         """``results.models``: each model alone; the retrained ones also seed by seed."""
         own = {name: self._records[name] for name in STAGES}
@@ -92,7 +103,7 @@ class Verdict:
         predictions["retrained"] = [view.predicted[mask].astype(np.int64) for view in self._retrained]
         return dict(fairness(about, predictions, self._judge.labels[mask], self._emotions))
 
-    def reversion(self) -> dict[str, float | None]:
+    def reversion(self) -> dict[str, Any]:
         """``results.reversion``: the recovered model's values less the unlearned one's."""
         before, after = (self._records[name] for name in ("unlearned", "recovered"))
         distances = [gap(record, self._references)["mean"] for record in (before, after)]

@@ -1,13 +1,17 @@
 """What takes training to find out: how soon D_f is learned again, and what the shadow federations tell."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from fedunlearn.config import Config
+from fedunlearn.evaluation.informed import informed
 from fedunlearn.evaluation.judge import Judge
+from fedunlearn.evaluation.lira import u_lira
 from fedunlearn.evaluation.relearning import relearn
+from fedunlearn.evaluation.shadow_attack import CannotAttack
+from fedunlearn.federation.shadows import Shadows
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.seeding import rng_for
 
@@ -47,4 +51,37 @@ def relearning(
             [rng_for(config.seed, "relearn", order) for order in range(ORDERS)],
         )
         for name, state in states.items()
+    }
+
+
+def attacks(shadows: Shadows, clients: Mapping[str, int], config: Config) -> dict[str, Any]:
+    """``results.attacks``: what U-LiRA and the informed attack make of the shadow federations.
+
+    Args:
+        shadows: of the run. clients: request -> whose.
+    """
+    resamples = config.evaluation.bootstrap
+
+    def judged(name: str, attack: Callable[..., Mapping[str, Any]], *about: Any) -> dict[str, Any]:
+        """An attack on each stage; why, in one line, where there is too little to attack with."""
+        stages, why = {}, shadows.why or None
+        for stage, logits in shadows.logits.items():
+            rng = rng_for(config.seed, "attack", name)
+            try:
+                stages[stage] = attack(logits, shadows.labels, shadows.inside, *about, resamples, rng)
+            except CannotAttack as error:
+                why = str(error)
+        return {"stages": stages, "why": why}
+
+    found = judged("informed", informed, shadows.request)
+    for stage, of_stage in found["stages"].items():
+        named = [{**row, "request": shadows.requests[row["request"]]} for row in of_stage["requests"]]
+        requests = [{**row, "client": clients[row["request"]]} for row in named]
+        found["stages"][stage] = {**of_stage, "requests": requests}
+    return {
+        "shadows": len(shadows.inside),
+        "candidates": len(shadows.candidates),
+        "replay": shadows.replay,
+        "ulira": judged("ulira", u_lira),
+        "informed": found,
     }

@@ -22,18 +22,22 @@ from fedunlearn.corpora import Corpus
 from fedunlearn.deletion import DeletionRequest, RequestBook, any_while_learning
 from fedunlearn.deletion import State as RequestState
 from fedunlearn.evaluation.cost import PhaseCost
+from fedunlearn.evaluation.gum import gum_of
 from fedunlearn.evaluation.judge import Judge, Predictions
 from fedunlearn.evaluation.reference import ReferenceCache
 from fedunlearn.evaluation.verdict import STAGES, Verdict
 from fedunlearn.federation.aggregation import Update
+from fedunlearn.federation.analyses import attacks, relearning
 from fedunlearn.federation.availability import Availability
 from fedunlearn.federation.closing import complete_receipts, receipts_of, search
 from fedunlearn.federation.exchange import Federation
+from fedunlearn.federation.plan import plan_of
 from fedunlearn.federation.progress import Progress
 from fedunlearn.federation.references import References, first_weights
 from fedunlearn.federation.requests import Key, ServedRequest
 from fedunlearn.federation.resume import Shelf
 from fedunlearn.federation.server import Server
+from fedunlearn.federation.shadows import Shadows, shadow_federations
 from fedunlearn.federation.standing import Log, Standing, Step, trained_names
 from fedunlearn.federation.upper_references import ReferenceServer
 from fedunlearn.history import History
@@ -130,8 +134,10 @@ class Experiment:
                 self._references.retrain(number, forget)
         retrained = [learned.state for learned in standing.retrained[:seeds]] or [original]
         states["retrained"] = retrained[0]
+        shadows = self._shadows(states, books)
         with self._phase("judge", None):
             results = self._judged(states, retrained, forget, books)
+            results["attacks"] = shadows and attacks(shadows, self._whose(), config)
         for name, state in states.items():
             file = self.run.checkpoints / f"{name}.safetensors"
             save_checkpoint(file, state, {"model": name, "seed": config.seed})
@@ -216,23 +222,21 @@ class Experiment:
         first = standing.retrained[0] if standing.retrained else None
         retrained_log = Log.of(first) if first else Log()
         judged = {name: states[name] for name in STAGES} | {"destroy": self._destroyed()}
-        method = config.unlearning.method
-        verdict = Verdict(judge, judged, retrained, forget, self.corpus.emotions, method)
         open_ends = assemble.unfulfilled(served, standing.unheard, standing.faults)
         timeline = assemble.timeline(standing.log.rows, standing.log.curve, judge, forget)
-        models = verdict.models()
-        known = models["original"]["forget"]["accuracy"]
+        emotions, method = self.corpus.emotions, config.unlearning.method
+        verdict = Verdict(judge, judged, retrained, forget, emotions, method).as_results()
+        original = verdict["models"]["original"]["forget"]["accuracy"]
+        verdict["reversion"]["steps"] = assemble.reversion_steps(timeline, original, served)
         frame = self._frame(books)
         frame["cost"]["retrain"] = dict(first.cost) if first else PhaseCost().as_dict()
-        return frame | {
+        return {
+            **frame,
+            **verdict,
             "status": "partial" if open_ends else "complete",
             "failure": "; ".join(open_ends) or None,
-            "models": models,
-            "gap": verdict.gaps(),
-            "ranking": verdict.ranking(),
-            "distances": verdict.distances(),
-            "reversion": verdict.reversion() | {"steps": assemble.reversion_steps(timeline, known, served)},
-            "fairness": verdict.fairness(),
+            "relearn": relearning(judge, self.template, states, forget, original, config),
+            "gum": gum_of(verdict["models"], frame["cost"]),
             "references": standing.keys,
             "timeline": timeline,
             "retrained_timeline": assemble.timeline(retrained_log.rows, retrained_log.curve, judge, forget),
@@ -244,6 +248,30 @@ class Experiment:
                 "references": standing.origins,
             },
         }
+
+    def _shadows(self, states: Mapping[str, State], books: Mapping[Key, DeletionRequest]) -> Shadows | None:
+        """The run done again without random halves of what was forgotten; None where that is switched off."""
+        config, count = self.config, self.config.evaluation.shadows
+        if not count:
+            return None
+        with self._phase("shadows", count):
+            plan = plan_of(self.standing, books, self.partition, config)
+            return shadow_federations(
+                config,
+                self._judge,
+                self.partition,
+                plan,
+                {name: states[name] for name in STAGES},
+                self._cache.folder,
+                count,
+                config.evaluation.shadow_workers,
+                self._progress.step,
+                self.stop,
+            )
+
+    def _whose(self) -> dict[str, int]:
+        """Request -> the first client it is of."""
+        return {r.id: r.client for r in reversed(list(self.standing.requests.values()))}
 
     def _frame(self, books: Mapping[Key, DeletionRequest]) -> dict[str, Any]:
         return assemble.frame(self.config, self.corpus, self.partition, self.standing, books, self.run.ledger)
