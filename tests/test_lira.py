@@ -80,8 +80,9 @@ def test_a_logit_that_is_not_finite_is_unknown_and_one_class_is_an_error() -> No
 
 @pytest.mark.parametrize("shadows", [8, OWN_VARIANCE])
 def test_the_score_is_of_gaussians_fitted_on_the_other_shadows(shadows: int) -> None:
-    """The slow way: for each pair, leave its shadow out and fit. Variances are pooled over the utterances that
-    are attacked in any shadow; utterance 4 is not.
+    """The slow way: for each pair, leave its shadow out and fit.
+
+    Variances are pooled over the utterances that are attacked in any shadow; utterance 4 is not.
     """
     phi, inside = planted(shadows, 10, 1.0, rng_for(1, "slow", shadows))
     phi[2, 3], inside[:, 4] = np.nan, np.arange(shadows) < 1
