@@ -116,7 +116,8 @@ class UnlearnStep:
         told = {}
         for client in (u.client for u in passed):
             sent, outcome = answers[client]
-            told[client] = {**outcome, **more, "update_norm": sent.norm, "privacy": measured.get(client)}
+            lengths = {"update_norm": sent.norm, "usual_norm": usual if isfinite(usual) else None}
+            told[client] = {**outcome, **more, **lengths, "privacy": measured.get(client)}
         return step(weights, join(passed)) if passed else weights, told
 
     def _guarded(
