@@ -1,9 +1,12 @@
 """From ``results.json`` to ``report.html``: one page, no script, no network.
 
 Reading order: ``values`` (numbers that may be missing) -> ``finding`` (what the numbers say, in words) ->
-``tables`` -> ``drawing`` (ink and SVG), ``timeline``, ``figures`` -> ``page``.
+``tables`` -> ``drawing`` (ink and SVG), ``timeline``, ``figures`` -> ``page``. Several runs on one page:
+``runs`` (which of them may be compared) -> ``runs_finding`` -> ``runs_figure``, ``runs_tables`` ->
+``runs_page``.
 """
 
 from fedunlearn.report.page import write_report
+from fedunlearn.report.runs_page import write_comparison
 
-__all__ = ["write_report"]
+__all__ = ["write_comparison", "write_report"]
