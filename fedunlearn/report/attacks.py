@@ -51,9 +51,9 @@ def attacks(results: Mapping[str, Any]) -> list[Attack]:
     )
     for name, title, word, part in populations:
         stages = {model: at(results, "models", model, part) for model in MODELS}
-        paired = name == "same-speaker"
-        members = {m: None if paired else number_at(results, "models", m, "forget", "n") for m in MODELS}
-        others = {m: None if paired else number_at(results, "models", m, "test", "n") for m in MODELS}
+        members = {model: number_at(stage, "n") for model, stage in stages.items()}
+        compared = MODELS if name == "population" else ()
+        others = {model: number_at(results, "models", model, "test", "n") for model in compared}
         found.append(Attack(name, title, word, _known(stages), members, others))
     for name, title in (("ulira", "U-LiRA"), ("informed", "Informed attack")):
         record = at(results, "attacks", name)
@@ -91,8 +91,7 @@ def _line(attack: Attack, model: str, stage: Any) -> Row:
         Cell(count(attack.members.get(model))),
         Cell(count(others)),
     )
-    same = [Cell(c.text, c.note, reference=model == "retrained") for c in cells]
-    return Row(model, "", tuple(same))
+    return Row(model, "", cells, reference=model == "retrained")
 
 
 def _rate(found: Any, rate: float, others: float | None) -> Cell:

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from fedunlearn.report.drawing import PALETTE, Drawing, quiet, sheet
+from fedunlearn.report.drawing import NARROW, PALETTE, Drawing, quiet, sheet
 from fedunlearn.report.gaps import beside
 from fedunlearn.report.tables import Cell, Column, Row, Table
 from fedunlearn.report.values import MISSING, at, count, duration, number_at, significant, size
@@ -42,7 +42,7 @@ def cost_table(results: Mapping[str, Any]) -> Table:
         whole = number_at(results, "cost", "retrain", column)
         part = total(results, ("unlearn", "recover"), (column,))
         share = 100 * part / whole if whole and part is not None else None
-        shares.append(Cell(MISSING if share is None else f"{significant(share)}%", reference=True))
+        shares.append(Cell(MISSING if share is None else f"{significant(share)}%"))
     lines.append(Row("Unlearn + recover", "share of retraining", tuple(shares), "cost", total=True))
     heads = (Column(head) for head, column in zip(HEADS, ("", *COLUMNS), strict=True) if column in ("", *columns))
     return Table(tuple(heads), tuple(lines))
@@ -77,7 +77,6 @@ def cost_bars(results: Mapping[str, Any]) -> Drawing | None:
         "cost",
         "Cost of unlearning and recovery against retraining",
         lambda width: _bars(results, width),
-        widths=(390,),
     )
 
 
@@ -86,8 +85,9 @@ def _bars(results: Mapping[str, Any], width: int) -> Figure:
         ("client time", ("client_seconds",), duration, lambda x: f"{x:,g} s"),
         ("sent up and down", ("bytes_up", "bytes_down"), size, size),
     )
-    figure = sheet(width, 240)
-    panels = figure.subplots(2, 1)
+    stacked = width == NARROW
+    figure = sheet(width, 240 if stacked else 140)
+    panels = figure.subplots(2, 1) if stacked else figure.subplots(1, 2)
     for axes, (title, columns, write, tick) in zip(panels, measures, strict=True):
         quiet(axes, grid="x")
         totals = [total(results, names, columns) for _, names, _ in LINES]

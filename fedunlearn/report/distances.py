@@ -18,7 +18,7 @@ from fedunlearn.report.values import (
 )
 
 MODELS = ("original", "unlearned", "recovered", "destroy", "retrained")
-_HEADS = {"destroy": "random weights", "retrained": "between seeds"}
+_HEADS = {"destroy": "random weights"}
 DISTANCES = (
     ("tow", "Tug of war", "1 = the retrained accuracies"),
     ("ks", "Kolmogorov-Smirnov", "of the losses on D_f"),
@@ -60,12 +60,11 @@ def _relearned(record: Any) -> Cell:
     if at(record, "reached") is False:
         return Cell(f"> {count(limit)}", "not reached")
     low, high = number_at(record, "low"), number_at(record, "high")
-    spread = "" if low is None or high is None or low == high else f"{significant_steps(low)} to {significant_steps(high)}"
-    return Cell(significant_steps(steps), spread)
+    spread = "" if low is None or high is None or low == high else f"{_steps(low)} to {_steps(high)}"
+    return Cell(_steps(steps), spread)
 
 
-def significant_steps(value: float | None) -> str:
-    """Steps, with a decimal only where there is something behind the point."""
+def _steps(value: float | None) -> str:
     if value is None:
         return MISSING
     return f"{value:,.0f}" if value == round(value) else f"{value:,.1f}"
@@ -94,7 +93,7 @@ def reversion_table(results: Mapping[str, Any]) -> Table | None:
         back = None if after is None or end is None else end - after
         values = (fraction(at(step, name)) for name in ("before", "unlearned", "recovered"))
         head = f"round {count(at(step, 'round'))}"
-        lines.append(Row(head, f"clients {who}", (*(Cell(v) for v in values), Cell(signed(back))), "reversion"))
+        lines.append(Row(head, f"client{'s' if len(rows(clients)) > 1 else ''} {who}", (*(Cell(v) for v in values), Cell(signed(back))), "reversion"))
     heads = ("unlearn step", "before", "unlearned", "recovered", "brought back")
     return Table(tuple(Column(head) for head in heads), tuple(lines))
 

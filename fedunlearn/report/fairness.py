@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedunlearn.report.drawing import OF_MODEL, PALETTE, Drawing, Key, quiet, safe, sheet
+from fedunlearn.report.drawing import NARROW, OF_MODEL, PALETTE, Drawing, Key, quiet, safe, sheet
 from fedunlearn.report.finding import final_model
 from fedunlearn.report.side_by_side import KINDS, MARKS
 from fedunlearn.report.tables import Cell, Column, Row, Table
@@ -47,8 +47,7 @@ def change_table(results: Mapping[str, Any]) -> Table | None:
             Cell(signed(at(record, "worst")), "" if worst is None else f"client {plain(worst)}"),
             Cell(count(at(record, "n"))),
         )
-        reference = name == "retrained"
-        lines.append(Row(name, "", tuple(Cell(c.text, c.note, reference) for c in cells), name))
+        lines.append(Row(name, "", cells, name, reference=name == "retrained"))
     heads = (("model", ""), ("mean", "fairness"), ("std", "fairness"), ("worst", "fairness"), ("speakers", ""))
     return Table(tuple(Column(*head) for head in heads), tuple(lines)) if lines else None
 
@@ -72,7 +71,7 @@ def by_speaker(results: Mapping[str, Any]) -> Speakers | None:
         "speakers",
         f"Test accuracy of each remaining speaker, original, {final} and retrained model",
         lambda width: _dots([("test accuracy", lines)], final, width),
-        widths=(400,),
+        widths=(400, NARROW),
         key=_key(final),
     )
     return Speakers(drawing, len(people) - len(shown))
@@ -98,7 +97,7 @@ def by_group(results: Mapping[str, Any]) -> Drawing | None:
         "groups",
         f"By gender and emotion: original, {final} and retrained model",
         lambda width: _dots(groups, final, width),
-        widths=(400,),
+        widths=(400, NARROW),
         key=_key(final),
     )
 

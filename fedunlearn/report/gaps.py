@@ -82,8 +82,8 @@ def gap_table(results: Mapping[str, Any]) -> Table | None:
         lines.append(Row(said, note, (mean, *parts), "control" if name in ("none", "destroy") else name))
     if not lines:
         return None
-    floor = tuple(Cell(fraction(noise_floor(results, m)), reference=True) for m in GAP_MEASURES)
-    lines.append(Row("another retraining", "the noise floor", floor, "floor", total=True))
+    floor = tuple(Cell(fraction(noise_floor(results, m))) for m in GAP_MEASURES)
+    lines.append(Row("another retraining", "the noise floor", floor, "floor", total=True, reference=True))
     heads = (("mean gap", "gap"), ("forget", "accuracy"), ("retain", "accuracy"), ("test", "test"),
              ("membership", "membership"))  # fmt: skip
     return Table((Column("model"), *(Column(*head) for head in heads)), tuple(lines))

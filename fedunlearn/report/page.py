@@ -47,7 +47,7 @@ SECTIONS = {
     "told": "What the requests themselves told",
     "guard": "What the guard did",
     "fairness": "What it did to those who stayed",
-    "distances": "Further from, or nearer to, the retrained models",
+    "distances": "Other distances to the retrained models",
     "confusion": "What it confuses",
     "cost": "What it cost",
     "trouble": "Warnings and faults",

@@ -1,4 +1,7 @@
-"""ROC curves of the membership attacks, on linear axes and, for the few false alarms that matter, on log-log."""
+"""ROC curves of the membership attacks, on linear axes and, for the few false alarms that matter, on log-log.
+
+On log-log axes a curve is a staircase: at each false-positive rate what a threshold finds that raises no more.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +20,6 @@ SHOWN = ("original", "recovered", "retrained")
 LOWEST = 5e-4
 """the least rate on log axes; 0 stands there, too"""
 _LINE: Mapping[str, Any] = {"original": "solid", "recovered": "solid", "retrained": (0, (4, 2.5))}
-_GRID = np.geomspace(LOWEST, 1, 160)  # where a straight stretch, which on log axes is none, gets points
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def _draw(panels: Sequence[_Panel], width: int, *, logarithmic: bool) -> Figure:
     stacked = width == NARROW
     each = width if stacked else width / len(panels)
     rows, columns = (len(panels), 1) if stacked else (1, len(panels))
-    figure = sheet(width, (each + 10) * rows)
+    figure = sheet(width, (each + (10 if rows == columns else 0)) * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, panel in zip(grid.flat, panels, strict=True):
         quiet(axes, grid="none")
@@ -78,12 +80,12 @@ def _draw(panels: Sequence[_Panel], width: int, *, logarithmic: bool) -> Figure:
         axes.set_xlabel("false-positive rate")
         axes.set_ylabel("true-positive rate")
         _scales(axes, panel, logarithmic=logarithmic)
-        axes.plot(*_dense((0.0, 1.0), (0.0, 1.0), logarithmic), color=PALETTE["muted"],
-                  linewidth=1.2, linestyle=(0, (1, 2)))  # fmt: skip
+        lowest = LOWEST if logarithmic else 0.0
+        axes.plot([lowest, 1], [lowest, 1], color=PALETTE["muted"], linewidth=1.2, linestyle=(0, (1, 2)))
         for model, (fpr, tpr) in panel.curves.items():
             axes.plot(
-                *_dense(fpr, tpr, logarithmic), color=PALETTE[OF_MODEL[model]], linestyle=_LINE[model],
-                linewidth=1.6, clip_on=False,
+                np.maximum(fpr, lowest), np.maximum(tpr, lowest), color=PALETTE[OF_MODEL[model]],
+                linestyle=_LINE[model], linewidth=1.6, drawstyle="steps-post" if logarithmic else "default",
             )  # fmt: skip
         axes.set_aspect("equal")
     return figure
@@ -111,15 +113,3 @@ def _scales(axes: Axes, panel: _Panel, *, logarithmic: bool) -> None:
         axes.axvline(rate, color=PALETTE["muted"], linewidth=1)
     if panel.finest is not None and panel.finest > LOWEST:
         axes.axvspan(LOWEST, panel.finest, color=PALETTE["shade"], linewidth=0, zorder=0)
-
-
-def _dense(fpr: Sequence[float], tpr: Sequence[float], logarithmic: bool) -> tuple[list[float], list[float]]:
-    """The curve with points along its straight stretches, which on log axes bend; no rate below the axes."""
-    if not logarithmic:
-        return list(fpr), list(tpr)
-    xs, ys = [fpr[0]], [tpr[0]]
-    for x0, x1, y0, y1 in zip(fpr, fpr[1:], tpr, tpr[1:], strict=False):
-        inner = _GRID[(_GRID > x0) & (_GRID < x1)]
-        xs += [*inner.tolist(), x1]
-        ys += [*(y0 + (inner - x0) / (x1 - x0 or 1.0) * (y1 - y0)).tolist(), y1]
-    return [max(x, LOWEST) for x in xs], [max(y, LOWEST) for y in ys]

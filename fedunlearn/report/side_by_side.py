@@ -61,7 +61,7 @@ def models_table(results: Mapping[str, Any]) -> Table:
     table = [_measure_row(results, measure) for measure in MEASURES if _there(results, measure)]
     gaps = (("none", "original"), ("unlearned", "unlearned"), ("recovered", "recovered"))
     cells = [
-        Cell(fraction(at(results, "gap", name, "mean")), between(interval_at(results, "gap", name)))
+        Cell(fraction(at(results, "gap", name, "mean")), between(interval_at(results, "gap", name), 3))
         for name, _ in gaps
     ]
     floor = fraction(noise_floor(results, "mean"))

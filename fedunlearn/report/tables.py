@@ -46,6 +46,7 @@ class Row:
     cells: tuple[Cell, ...]
     word: str = ""
     total: bool = False
+    reference: bool = False
 
 
 @dataclass(frozen=True)
