@@ -1,4 +1,4 @@
-"""The measures of a results record beyond those of every run: intervals, attacks, fairness, distances, cost."""
+"""The measures of a record beyond those of every run: intervals, attacks, fairness, distances, cost."""
 
 from typing import Any
 
@@ -128,7 +128,9 @@ def _attacks(rng: np.random.Generator) -> dict[str, Any]:
         "replay": {"exact": True, "difference": 0.0},
         "ulira": {"stages": {s: _attack(a, 2944, 2944, 0.016) for s, a in ulira.items()}, "why": None},
         "informed": {
-            "stages": {s: _attack(a, 2944, 2944, 0.024) | {"requests": requests(a)} for s, a in informed.items()},
+            "stages": {
+                s: _attack(a, 2944, 2944, 0.024) | {"requests": requests(a)} for s, a in informed.items()
+            },
             "why": None,
         },
     }
@@ -163,7 +165,8 @@ def _fairness(rng: np.random.Generator) -> dict[str, Any]:
             if (who := [s for s in speakers if s["gender"] == g])
         ],
         "emotions": [
-            {"emotion": e, "n": 40, **means(speakers, shift)} for e, shift in zip(emotions, shifts, strict=True)
+            {"emotion": e, "n": 40, **means(speakers, shift)}
+            for e, shift in zip(emotions, shifts, strict=True)
         ],
         "change": {name: _change(speakers, name) for name in names[1:]},
     }

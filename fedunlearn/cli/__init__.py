@@ -1,5 +1,7 @@
 """The console command ``fedunlearn``: an experiment, its report, deletions by hand, and the ledger."""
 
+from collections.abc import Callable
+
 import typer
 
 from fedunlearn.cli.experiment import closing_table, report, run, sigterm_as_interrupt
@@ -11,7 +13,8 @@ __all__ = ["app", "closing_table", "guarded", "run", "sigterm_as_interrupt"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 _ledger = typer.Typer(no_args_is_help=True, help="What became of every request, and whether it was touched.")
-for command in (run, report, delete, withdraw, requests):
+_commands: tuple[Callable[..., None], ...] = (run, report, delete, withdraw, requests)
+for command in _commands:
     app.command()(command)
 for command in (show, verify):
     _ledger.command()(command)

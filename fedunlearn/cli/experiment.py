@@ -69,9 +69,12 @@ def run(
 
 def report(
     folder: Annotated[Path, typer.Argument(help="A run folder with results.json.")],
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Each figure as SVG, PDF and PNG, too, in DIR/figures.")
+    ] = False,
 ) -> None:
     """Draw report.html again from results.json."""
-    raise SystemExit(guarded(lambda: _report(folder)))
+    raise SystemExit(guarded(lambda: _report(folder, figures)))
 
 
 def _run(
@@ -158,8 +161,8 @@ def _also_wrong(out: Path | None, data: str | None) -> list[str]:
     return problems
 
 
-def _report(folder: Path) -> int:
-    from fedunlearn.report import write_report
+def _report(folder: Path, figures: bool = False) -> int:
+    from fedunlearn.report import write_figures, write_report
 
     run_ = RunFolder(folder)
     try:
@@ -170,6 +173,9 @@ def _report(folder: Path) -> int:
         raise BadInput(f"{run_.results}: is not a results.json of fedunlearn")
     write_report(results, run_.report)
     Console().print(f"Report: {run_.report}", soft_wrap=True, highlight=False)
+    if figures:
+        saved = write_figures(results, run_.figures)
+        Console().print(f"Figures: {len(saved)} files in {run_.figures}", soft_wrap=True, highlight=False)
     return EXIT_OK
 
 

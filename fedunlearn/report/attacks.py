@@ -1,4 +1,4 @@
-"""Membership attacks: who tells deleted speech from speech never heard, and how surely at few false alarms."""
+"""Membership attacks: who tells deleted speech from speech never heard, and how surely."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -115,7 +115,9 @@ def request_attacks(results: Mapping[str, Any]) -> Table | None:
     lines = []
     for name, entry in named.items():
         cells = [Cell(_of(stages[model], name)) for model in shown]
-        lines.append(Row(name, f"client {plain(at(entry, 'client'))}, n = {count(at(entry, 'n'))}", tuple(cells)))
+        lines.append(
+            Row(name, f"client {plain(at(entry, 'client'))}, n = {count(at(entry, 'n'))}", tuple(cells))
+        )
     return Table((Column("request"), *(Column(model, model, model=model) for model in shown)), tuple(lines))
 
 
@@ -124,12 +126,11 @@ def _of(listed: Sequence[Any], name: str) -> str:
 
 
 def attack_words(results: Mapping[str, Any]) -> list[str]:
-    """How the per-utterance attacks were made, whether their shadows are like the run, and what is missing."""
+    """How the per-utterance attacks were made, whether their shadows are like the run, what is missing."""
     if at(results, "attacks") is None:
-        asked = number_at(results, "config", "evaluation", "shadows")
-        why = " (evaluation.shadows = 0)" if asked == 0 else ""
         known = at(results, "models") is not None
-        return [f"Attacks on single utterances, U-LiRA and the informed one, were not run{why}."] if known else []
+        why = " (evaluation.shadows = 0)" if at(results, "config", "evaluation", "shadows") == 0 else ""
+        return [f"Attacks on single utterances (U-LiRA, informed): not run{why}."] if known else []
     shadows, candidates = (number_at(results, "attacks", name) for name in ("shadows", "candidates"))
     said = []
     if shadows is not None:

@@ -44,7 +44,9 @@ def cost_table(results: Mapping[str, Any]) -> Table:
         share = 100 * part / whole if whole and part is not None else None
         shares.append(Cell(MISSING if share is None else f"{significant(share)}%"))
     lines.append(Row("Unlearn + recover", "share of retraining", tuple(shares), "cost", total=True))
-    heads = (Column(head) for head, column in zip(HEADS, ("", *COLUMNS), strict=True) if column in ("", *columns))
+    heads = (
+        Column(head) for head, column in zip(HEADS, ("", *COLUMNS), strict=True) if column in ("", *columns)
+    )
     return Table(tuple(heads), tuple(lines))
 
 

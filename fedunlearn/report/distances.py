@@ -14,7 +14,6 @@ from fedunlearn.report.values import (
     plain,
     rows,
     signed,
-    significant,
 )
 
 MODELS = ("original", "unlearned", "recovered", "destroy", "retrained")
@@ -93,7 +92,14 @@ def reversion_table(results: Mapping[str, Any]) -> Table | None:
         back = None if after is None or end is None else end - after
         values = (fraction(at(step, name)) for name in ("before", "unlearned", "recovered"))
         head = f"round {count(at(step, 'round'))}"
-        lines.append(Row(head, f"client{'s' if len(rows(clients)) > 1 else ''} {who}", (*(Cell(v) for v in values), Cell(signed(back))), "reversion"))
+        lines.append(
+            Row(
+                head,
+                f"client{'s' if len(rows(clients)) > 1 else ''} {who}",
+                (*(Cell(v) for v in values), Cell(signed(back))),
+                "reversion",
+            )
+        )
     heads = ("unlearn step", "before", "unlearned", "recovered", "brought back")
     return Table(tuple(Column(head) for head in heads), tuple(lines))
 

@@ -48,7 +48,13 @@ def change_table(results: Mapping[str, Any]) -> Table | None:
             Cell(count(at(record, "n"))),
         )
         lines.append(Row(name, "", cells, name, reference=name == "retrained"))
-    heads = (("model", ""), ("mean", "fairness"), ("std", "fairness"), ("worst", "fairness"), ("speakers", ""))
+    heads = (
+        ("model", ""),
+        ("mean", "fairness"),
+        ("std", "fairness"),
+        ("worst", "fairness"),
+        ("speakers", ""),
+    )
     return Table(tuple(Column(*head) for head in heads), tuple(lines)) if lines else None
 
 

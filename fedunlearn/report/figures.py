@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from fedunlearn.report.drawing import PALETTE, Drawing, quiet, safe, sheet
 from fedunlearn.report.tables import MODELS
-from fedunlearn.report.values import at, numbers, rows
+from fedunlearn.report.values import at, numbers, plain, rows
 
 CONFUSION_NUMBERS_UP_TO = 10  # emotions; more would not be legible
 LOSSES_KEY = (("patch", "vermillion", "forget utterances"), ("patch", "blue", "test utterances"))
@@ -85,7 +85,7 @@ def _grows_by_ratio(edges: list[float]) -> bool:
 
 def confusions(results: Mapping[str, Any], heard: str = "test") -> list[Drawing]:
     """Confusion on the "test" or the "unseen" utterances, each row as shares of its true emotion."""
-    emotions = [safe(name) for name in rows(at(results, "corpus", "emotions"))]
+    emotions = [safe(plain(name)) for name in rows(at(results, "corpus", "emotions"))]
     speech = {"test": "test utterances", "unseen": "utterances of unseen speakers"}[heard]
     drawn = []
     for name in ("original", "recovered", "retrained"):

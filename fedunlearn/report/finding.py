@@ -156,7 +156,9 @@ def _headline(results: Mapping[str, Any]) -> tuple[Tone, str]:
     if ours is None:
         return "unknown", f"No finding: after {asked(results)}, the models could not be compared."
     useful, why = judgement(results)
-    stands = f"the {final} model stands {fraction(ours)}{_interval(results, 'gap', final)} from {_those(results)}"
+    stands = (
+        f"the {final} model stands {fraction(ours)}{_interval(results, 'gap', final)} from {_those(results)}"
+    )
     said = f"After {asked(results)}, {stands}{_beside(results, ours)}"
     before = _nothing(results)
     if useful is False:
@@ -194,8 +196,8 @@ def _nothing(results: Mapping[str, Any]) -> str:
     rho = number_at(results, "gap", "rho")
     said = f" (rho = {significant(rho)})" if rho is not None else ""
     return (
-        f"There is nothing to forget here{said}: the original model stands no further from retrained ones than "
-        "they stand from each other. "
+        f"There is nothing to forget here{said}: the original stands hardly further from retrained models "
+        "than they stand from each other. "
     )
 
 
@@ -245,7 +247,9 @@ def _forgetting(results: Mapping[str, Any]) -> str:
     if beyond > margin:
         verdict = "It still knows more of the deleted utterances than a model that never heard them"
     elif beyond < -margin:
-        verdict = "Over-forgetting: it knows less of the deleted utterances than a model that never heard them"
+        verdict = (
+            "Over-forgetting: it knows less of the deleted utterances than a model that never heard them"
+        )
     final = final_model(results)
     ours, target, before = (
         number_at(results, "models", name, "forget", "accuracy") for name in (final, "retrained", "original")
@@ -263,8 +267,8 @@ def _doubt(results: Mapping[str, Any]) -> str:
     if ours is None or nothing is None or ours[1] < nothing[0] or nothing[1] < ours[0]:
         return ""
     return (
-        f"The intervals of its gap ({sure(ours)}) and of doing nothing ({sure(nothing)}) overlap: on so little "
-        "speech the two can hardly be told apart."
+        f"The intervals of its gap ({sure(ours)}) and of doing nothing ({sure(nothing)}) overlap: on so "
+        "little speech the two can hardly be told apart."
     )
 
 

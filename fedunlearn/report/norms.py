@@ -62,7 +62,9 @@ def _lollipops(shown: Sequence[_Update], width: int) -> Figure:
         axes.annotate(
             said, (place, y), xytext=(8, -0.5), textcoords="offset points", va="center", fontsize=10
         )
-    axes.set_yticks(range(len(shown)), [name.split("  ")[0] if width == NARROW else name for name, _, _ in shown])
+    axes.set_yticks(
+        range(len(shown)), [name.split("  ")[0] if width == NARROW else name for name, _, _ in shown]
+    )
     axes.tick_params(axis="y", labelcolor=PALETTE["ink"])
     axes.set_xlim(0, furthest * (1.35 if width == NARROW else 1.25))
     axes.set_ylim(len(shown) - 0.4, -0.6)

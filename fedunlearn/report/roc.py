@@ -1,6 +1,6 @@
-"""ROC curves of the membership attacks, on linear axes and, for the few false alarms that matter, on log-log.
+"""ROC curves of the membership attacks, on linear axes and, for the few false alarms, on log-log ones.
 
-On log-log axes a curve is a staircase: at each false-positive rate what a threshold finds that raises no more.
+On log-log axes a curve is a staircase: at each false-positive rate, what is found with no more than that.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,17 +35,19 @@ def roc_curves(results: Mapping[str, Any]) -> list[Drawing]:
     if not panels:
         return []
     models = [m for m in SHOWN if any(m in panel.curves for panel in panels)]
-    key: list[Key] = [
-        ("line dashed" if m == "retrained" else "line", f"of-{m}", m) for m in models
-    ]
+    key: list[Key] = [("line dashed" if m == "retrained" else "line", f"of-{m}", m) for m in models]
     key.append(("line dotted", "muted", "guessing"))
     wide = {1: 400, 2: 620}.get(len(panels), 880)
-    coarse: list[Key] = [("patch", "shade", "finer than so few can tell")] if any(
-        panel.finest is not None and panel.finest > LOWEST for panel in panels
-    ) else []
+    coarse: list[Key] = (
+        [("patch", "shade", "finer than so few can tell")]
+        if any(panel.finest is not None and panel.finest > LOWEST for panel in panels)
+        else []
+    )
     said = "ROC curves of the membership attacks"
     return [
-        Drawing("roc", said, lambda width: _draw(panels, width, logarithmic=False), (wide, NARROW), tuple(key)),
+        Drawing(
+            "roc", said, lambda width: _draw(panels, width, logarithmic=False), (wide, NARROW), tuple(key)
+        ),
         Drawing(
             "roc-log",
             f"{said}, on log-log axes",

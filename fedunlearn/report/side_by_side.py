@@ -81,22 +81,17 @@ def _measure_row(results: Mapping[str, Any], measure: Measure) -> Row:
     cells = []
     for name in MODELS:
         value = number_at(results, "models", name, *measure.path)
+        notes = [between(interval_at(results, "models", name, *measure.interval))]
         if name == "retrained":
             seeds = seed_range(results, measure.path)
-            notes = [f"{seeds[0]:.3f} to {seeds[1]:.3f}"] if seeds else [_interval(results, name, measure)]
-        else:
-            notes = [_interval(results, name, measure)]
-            if value is not None and reference is not None:
-                notes.append(signed(value - reference))
+            notes.append(f"{seeds[0]:.3f} to {seeds[1]:.3f}" if seeds else "")
+        elif value is not None and reference is not None:
+            notes.append(signed(value - reference))
         note = "\n".join(n for n in notes if n)
         cells.append(Cell(fraction(value), note, reference=name == "retrained"))
     sizes = {number_at(results, "models", name, part, "n") for name in MODELS} - {None}
     note = f"n = {count(sizes.pop())}" if len(sizes) == 1 else ""
     return Row(measure.label, note, tuple(cells), measure.word)
-
-
-def _interval(results: Mapping[str, Any], name: str, measure: Measure) -> str:
-    return between(interval_at(results, "models", name, *measure.interval))
 
 
 def seed_range(results: Mapping[str, Any], path: tuple[str, str]) -> tuple[float, float] | None:
