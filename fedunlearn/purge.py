@@ -12,7 +12,7 @@ A device that dies at any of them finds the evidence when it is asked again, and
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -167,12 +167,24 @@ def leaving_too(vault: Vault, gone: Iterable[str], wanted: Iterable[str], by: in
         by: rounds done; what is recorded later is no part of it.
     """
     gone = set(gone)
-    speakers = {vault.entries[i].speaker for i in wanted}
+    leaving = {vault.entries[i].speaker for i in wanted}
     staying = {vault.entries[i].speaker for i in vault.ids("train", by) if i not in gone}
-    held_out = [i for i in vault.ids("test", by) if i not in gone]
-    if not wanted or not staying:
-        return tuple(held_out) if wanted else ()
-    return tuple(i for i in held_out if vault.entries[i].speaker in speakers - staying)
+    held_out = {i: vault.entries[i].speaker for i in vault.ids("test", by) if i not in gone}
+    return going_along(leaving, staying, held_out)
+
+
+def going_along(
+    leaving: Collection[str], staying: Collection[str], held_out: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Held-out utterances of one device that go when training speech of some speakers goes.
+
+    Args:
+        leaving: speakers of the training speech that goes. staying: of that which is left.
+        held_out: utterance -> speaker.
+    """
+    if not leaving or not staying:
+        return tuple(held_out) if leaving else ()
+    return tuple(i for i, speaker in held_out.items() if speaker in leaving and speaker not in staying)
 
 
 def _take_away(path: Path) -> None:

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,8 @@ class RunFolder:
         self.log = path / "log.txt"
         self.purges = path / "purges"
         """one byte a purge, of whichever device; by its length every worker sees that there was one"""
+        self.on_metrics: Callable[[Mapping[str, Any]], None] | None = None
+        """told of every line of metrics.jsonl, after it is written"""
         self._locked: int | None = None
 
     def vault(self, client: int) -> Path:
@@ -187,6 +189,8 @@ class RunFolder:
         """Add one line to metrics.jsonl."""
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+        if self.on_metrics is not None:
+            self.on_metrics(row)
 
     def truncate_metrics(self, lines: int) -> None:
         """Leave the first so many lines of metrics.jsonl; later ones belong to rounds still to come."""

@@ -68,7 +68,7 @@ def example_results() -> dict[str, Any]:
         },
         "timeline": _timeline(),
         "retrained_timeline": [
-            {"round": r, **_learned(r, 0.571, 0.417, 0.996, 0.554)} for r in range(1, 43)
+            _step(r, "retrain", _learned(r, 0.571, 0.417, 0.996, 0.554)) for r in range(1, 43)
         ],
         "faults": [
             {"round": 12, "phase": "learn", "client": 7, "kind": "refused", "reason": "reply holds NaN"}

@@ -82,5 +82,7 @@ def without_times(results: dict[str, Any]) -> str:
     kept = {k: v for k, v in json.loads(json.dumps(results)).items() if k != "times"}
     for phase in kept["cost"].values():
         del phase["client_seconds"], phase["wall_seconds"]
+        for role in phase["roles"].values():
+            del role["client_seconds"]
     del kept["config"]["federation"]
     return json.dumps(kept)

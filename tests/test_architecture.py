@@ -19,7 +19,7 @@ ROOMS = (
     ("errors",),
     ("config", "seeding"),
     ("audio", "run_folder", "ledger", "examples"),
-    ("corpora", "checkpoints", "history"),
+    ("corpora", "checkpoints", "history", "tracking"),
     ("partition", "models", "vault_index"),
     ("speech", "traces"),
     ("vault", "vault_files", "training", "unlearning", "deletion", "receipts", "purge", "evaluation"),
@@ -27,11 +27,12 @@ ROOMS = (
     ("federation.projection",),
     ("federation.aggregation", "federation.exchange", "federation.requests"),
     ("federation.scalars", "federation.standing", "federation.observer"),
-    ("federation.guard", "federation.attackers"),
+    ("federation.guard", "federation.attackers", "federation.workers"),
+    ("federation.joining", "federation.local_work"),
     ("federation.rounds", "federation.unlearn_step", "federation.desk", "federation.resume"),
     ("federation.server", "federation.client", "federation.progress"),
-    ("federation.upper_references", "federation.references"),
-    ("federation.results", "federation.closing"),
+    ("federation.upper_references", "federation.references", "federation.rehearsal"),
+    ("federation.results", "federation.closing", "federation.shadows"),
     ("federation.experiment",),
     ("federation.preparation",),
     ("federation",),
@@ -51,6 +52,7 @@ ALONE = {
     "ledger": set(),
     "history": set(),
     "report": {"report", "run_folder"},
+    "tracking": {"tracking", "errors", "run_folder"},
 }
 """What the leaves, and the report, which reads plain data, may import of the package."""
 
@@ -63,6 +65,7 @@ FENCES = {
     "soundfile": ("audio", "corpora"),
     "sqlite3": ("ledger", "traces"),
     "typer": ("cli", "simulations"),
+    **dict.fromkeys(("tensorboard", "wandb", "mlflow"), ("tracking",)),
     **dict.fromkeys(
         ("pickle", "dill", "joblib", "random", "requests", "urllib", "http", "socket", "unittest", "pytest"),
         (),

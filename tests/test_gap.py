@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from fedunlearn.evaluation.gap import LEAST_PROGRESS, Rank, gap, noise_floor, rank
+from fedunlearn.evaluation.gap import LEAST_PROGRESS, Rank, gap, noise_floor, rank, rho
 
 
 def record(
@@ -28,7 +28,7 @@ GOOD = record(0.396, 0.979, 0.583, 0.444)
 
 
 def verdict(model: dict[str, Any], method: str = "l2ul", controls: dict[str, Any] = CONTROLS) -> Rank:
-    rows = rank({"judged": model}, controls, RETRAINED, classes=8, method=method)
+    rows = rank({"judged": model}, controls, [RETRAINED], classes=8, method=method)
     return next(row for row in rows if row["name"] == "judged")
 
 
@@ -36,27 +36,58 @@ def verdict(model: dict[str, Any], method: str = "l2ul", controls: dict[str, Any
 
 
 def test_a_model_stands_at_no_distance_from_itself() -> None:
-    assert gap(NONE, NONE) == {"forget": 0, "retain": 0, "test": 0, "membership": 0, "mean": 0}
+    assert gap(NONE, [NONE]) == {"forget": 0, "retain": 0, "test": 0, "membership": 0, "mean": 0}
 
 
 def test_gaps_by_hand() -> None:
     """|.5 - .25|, |.75 - 1|, |.5 - .5|, |.25 - .75|, and their mean (.25 + .25 + 0 + .5) / 4."""
-    result = gap(record(0.5, 0.75, 0.5, 0.25), record(0.25, 1.0, 0.5, 0.75))
+    result = gap(record(0.5, 0.75, 0.5, 0.25), [record(0.25, 1.0, 0.5, 0.75)])
     assert result == {"forget": 0.25, "retain": 0.25, "test": 0.0, "membership": 0.5, "mean": 0.25}
 
 
 def test_the_gap_has_no_direction() -> None:
-    assert gap(NONE, RETRAINED) == gap(RETRAINED, NONE)
+    assert gap(NONE, [RETRAINED]) == gap(RETRAINED, [NONE])
 
 
 def test_forgetting_more_than_the_retrained_model_is_a_gap_too() -> None:
-    assert gap(record(0.0, 0.997, 0.587, 0.347), RETRAINED)["forget"] == 0.375
+    assert gap(record(0.0, 0.997, 0.587, 0.347), [RETRAINED])["forget"] == 0.375
 
 
 def test_what_is_not_known_is_left_out_of_the_mean() -> None:
-    partly = gap(record(None, 0.75, 0.5, None), record(0.25, 1.0, 0.25, 0.75))
+    partly = gap(record(None, 0.75, 0.5, None), [record(0.25, 1.0, 0.25, 0.75)])
     assert partly == {"forget": None, "retain": 0.25, "test": 0.25, "membership": None, "mean": 0.25}
-    assert gap(record(None, None, None, None), RETRAINED)["mean"] is None
+    assert gap(record(None, None, None, None), [RETRAINED])["mean"] is None
+
+
+def test_the_gap_to_several_seeds_is_the_mean_of_the_distances() -> None:
+    """Forget accuracy .5 against 0 and 1 stands .5 from both, though their mean is .5."""
+    seeds = [record(0.0, 1.0, 0.5, 0.5), record(1.0, 1.0, 0.5, 0.5)]
+    assert gap(record(0.5, 1.0, 0.5, 0.5), seeds)["forget"] == 0.5
+    assert gap(RETRAINED, [])["mean"] is None
+
+
+def test_another_retrained_model_stands_at_the_noise_floor() -> None:
+    """A fourth seed's gap, in the mean over which of four is the fourth: the floor of the four."""
+    seeds = [record(f, 1.0, t, 0.5) for f, t in ((0.3, 0.5), (0.4, 0.6), (0.6, 0.55), (0.35, 0.5))]
+    left_out = [gap(seeds[i], seeds[:i] + seeds[i + 1 :])["mean"] for i in range(4)]
+    floor = noise_floor(seeds)
+    assert floor is not None and sum(g or 0.0 for g in left_out) / 4 == pytest.approx(floor["mean"])
+
+
+# ---- rho -------------------------------------------------------------------------------------------------
+
+
+def test_rho_counts_noise_floors() -> None:
+    floor = gap(record(0.4, 1.0, 0.5, 0.5), [record(0.5, 1.0, 0.5, 0.5)])
+    assert rho(gap(record(1.0, 1.0, 0.5, 0.5), [record(0.5, 1.0, 0.5, 0.5)]), floor) == pytest.approx(5.0)
+    assert rho(floor, floor) == 1.0
+
+
+def test_rho_without_a_floor() -> None:
+    still = gap(RETRAINED, [RETRAINED])
+    assert rho(gap(NONE, [RETRAINED]), None) is None
+    assert rho(gap(NONE, [RETRAINED]), still) is None, "infinitely far: no number"
+    assert rho(still, still) == 1.0
 
 
 # ---- noise floor -----------------------------------------------------------------------------------------
@@ -85,10 +116,14 @@ def test_two_seeds_that_agree_make_no_noise() -> None:
 
 
 def test_a_good_method_is_useful_and_ranks_first() -> None:
-    rows = rank({"unlearned": GOOD}, CONTROLS, RETRAINED, 8, "l2ul")
+    rows = rank({"unlearned": GOOD}, CONTROLS, [RETRAINED], 8, "l2ul")
     assert rows[0] == {
         "name": "unlearned",
         "mean_gap": pytest.approx((0.021 + 0.018 + 0.004 + 0.097) / 4),
+        "forgetting": pytest.approx((1 - 0.396) / (1 - 0.375)),
+        "retention": pytest.approx(
+            (((0.979 - 0.125) / (0.997 - 0.125)) + (0.583 - 0.125) / (0.587 - 0.125)) / 2
+        ),
         "useful": True,
         "why": "beats both controls",
     }
@@ -96,14 +131,14 @@ def test_a_good_method_is_useful_and_ranks_first() -> None:
 
 def test_the_ranking_is_by_mean_gap_with_unknowns_last() -> None:
     unknown = record(None, None, None, None)
-    rows = rank({"a": unknown, "b": GOOD, "c": RETRAINED}, CONTROLS, RETRAINED, 8)
+    rows = rank({"a": unknown, "b": GOOD, "c": RETRAINED}, CONTROLS, [RETRAINED], 8)
     names = [row["name"] for row in rows]
     assert names == ["c", "b", "control: none", "control: destroy", "a"]
     assert rows[-1]["useful"] is False and rows[-1]["why"] == "nothing to compare"
 
 
 def test_controls_are_never_useful() -> None:
-    rows = rank({}, {"none": RETRAINED, "destroy": RETRAINED}, RETRAINED, 8)
+    rows = rank({}, {"none": RETRAINED, "destroy": RETRAINED}, [RETRAINED], 8)
     assert [(row["useful"], row["why"]) for row in rows] == [
         (False, "a control: does nothing"),
         (False, "a control: random weights"),
@@ -126,7 +161,9 @@ def test_doing_nothing_and_then_recovering_is_useless() -> None:
 def test_forgetting_too_much_is_called_by_its_name() -> None:
     """As far below the retrained model's forget accuracy (.9) as doing nothing (1) is above it."""
     high = record(0.9, 0.997, 0.587, 0.347)
-    (row,) = (r for r in rank({"m": record(0.8, 0.997, 0.587, 0.347)}, CONTROLS, high, 8) if r["name"] == "m")
+    (row,) = (
+        r for r in rank({"m": record(0.8, 0.997, 0.587, 0.347)}, CONTROLS, [high], 8) if r["name"] == "m"
+    )
     assert not row["useful"] and row["why"].startswith("forgot too much")
 
 
@@ -173,3 +210,44 @@ def test_where_there_is_nothing_to_forget_doing_nothing_is_as_good() -> None:
 def test_without_controls_a_method_is_judged_by_what_is_left_of_it() -> None:
     assert verdict(GOOD, controls={})["useful"]
     assert not verdict(DESTROY, controls={})["useful"]
+
+
+# ---- how much was forgotten, and how much kept -----------------------------------------------------------
+
+
+def reached(row: Rank) -> float:
+    """By forgetting: all the way counts as all the way, however far beyond it went."""
+    return min(1.0, row["forgetting"] or 0.0)
+
+
+def test_doing_nothing_forgets_nothing_and_is_last_in_forgetting() -> None:
+    models = {"good": GOOD, "half": record(0.7, 0.99, 0.58, 0.5), "zero": record(0.0, 0.9, 0.5, 0.1)}
+    rows = {row["name"]: row for row in rank(models, CONTROLS, [RETRAINED], 8)}
+    assert rows["control: none"]["forgetting"] == 0.0
+    assert min(rows.values(), key=reached)["name"] == "control: none"
+    assert sum(reached(row) == 0.0 for row in rows.values()) == 1
+
+
+def test_random_weights_keep_nothing_and_are_last_in_retention() -> None:
+    models = {"good": GOOD, "ascent": record(0.354, 0.565, 0.400, 0.392)}
+    rows = {row["name"]: row for row in rank(models, CONTROLS, [RETRAINED], 8)}
+    assert rows["control: destroy"]["retention"] == 0.0
+    assert all((row["retention"] or 0.0) > 0.1 for name, row in rows.items() if name != "control: destroy")
+    assert rows["control: none"]["retention"] == 1.0, "more than retrained is not more than all"
+
+
+def test_forgetting_everything_is_not_praised() -> None:
+    """Forget accuracy 0 where retrained models have .375, and all else as theirs."""
+    row = verdict(record(0.0, 0.997, 0.587, 0.347))
+    assert row["forgetting"] == pytest.approx(1.6)
+    assert not row["useful"] and row["why"].startswith("forgot too much")
+
+
+def test_the_luck_of_a_few_utterances_is_not_called_forgetting_too_much() -> None:
+    """One of nine recognised where retrained models recognise .375: two standard errors are .32."""
+    assert verdict(record(1 / 9, 0.997, 0.587, 0.347))["useful"]
+
+
+def test_forgetting_where_there_is_no_way_to_go_has_no_number() -> None:
+    known = record(1.0, 0.997, 0.587, 0.347)
+    assert {r["forgetting"] for r in rank({"m": GOOD}, CONTROLS, [known], 8)} == {None}

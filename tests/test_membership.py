@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from fedunlearn.evaluation.membership import Membership, label_mix_weights, membership
+from fedunlearn.evaluation.membership import (
+    Membership,
+    SameSpeaker,
+    label_mix_weights,
+    membership,
+    same_speaker,
+)
 from fedunlearn.seeding import rng_for
 
 FEW = 100
@@ -22,6 +28,10 @@ def attack(
     for pairs in (forget, test):
         columns += [np.array([p[0] for p in pairs], float), np.array([p[1] for p in pairs], int)]
     return membership(*columns, resamples, rng_for(seed, "bootstrap"))
+
+
+def interval(told: SameSpeaker) -> dict[str, float | None]:
+    return {"auc": told["auc"], "low": told["low"], "high": told["high"]}
 
 
 def test_ties_count_half() -> None:
@@ -42,10 +52,22 @@ def test_the_test_set_is_weighted_to_the_forget_sets_labels() -> None:
     assert attack(forget, test)["auc"] == 25 / 32
 
 
+def test_the_roc_is_weighted_too() -> None:
+    """The same: at loss 1, 3 of 4 are caught; at 2 and 4, 3/4 and 1/8 are accused; at 5, all are caught."""
+    told = attack([(1.0, 0), (1.0, 0), (1.0, 0), (5.0, 1)], [(2.0, 0), (4.0, 1), (6.0, 1)])
+    roc = told["roc"]
+    assert roc is not None and told["n"] == 4
+    assert roc["fpr"] == pytest.approx([0.0, 0.0, 7 / 8, 7 / 8, 1.0])
+    assert roc["tpr"] == pytest.approx([0.0, 3 / 4, 3 / 4, 1.0, 1.0])
+    assert np.trapezoid(roc["tpr"], roc["fpr"]) == pytest.approx(25 / 32)
+    assert told["tpr_at"] == {"0.01": 0.75, "0.001": 0.75}
+
+
 def test_a_rare_emotion_is_not_taken_for_membership() -> None:
     """Emotion 2 is hard for everyone and missing in the test set: those forget utterances are left out."""
     forget, test = [(1.0, 0), (3.0, 0)], [(2.0, 0), (0.1, 1)]
     assert attack([*forget, (9.0, 2), (9.0, 2)], test) == attack(forget, test)
+    assert attack([*forget, (9.0, 2), (9.0, 2)], test)["n"] == 2
     assert attack(forget, test)["auc"] == 0.5  # the utterance of emotion 1 weighs nothing
 
 
@@ -56,23 +78,30 @@ def test_a_rare_emotion_is_not_taken_for_membership() -> None:
 def test_without_anything_to_compare_nothing_is_known(
     forget: list[tuple[float, int]], test: list[tuple[float, int]]
 ) -> None:
-    assert attack(forget, test) == {"auc": None, "low": None, "high": None}
+    told = attack(forget, test)
+    assert interval(told) == {"auc": None, "low": None, "high": None}
+    assert (told["n"], told["tpr_at"], told["roc"]) == (0, {"0.01": None, "0.001": None}, None)
 
 
 def test_perfect_separation_is_one_or_zero_and_certain() -> None:
     low, high = [(0.1 * i, i % 2) for i in range(10)], [(5.0 + i, i % 2) for i in range(10)]
-    assert attack(low, high) == pytest.approx({"auc": 1.0, "low": 1.0, "high": 1.0})
-    assert attack(high, low) == {"auc": 0.0, "low": 0.0, "high": 0.0}
+    assert interval(attack(low, high)) == pytest.approx({"auc": 1.0, "low": 1.0, "high": 1.0})
+    assert interval(attack(high, low)) == {"auc": 0.0, "low": 0.0, "high": 0.0}
+    assert attack(low, high)["tpr_at"] == {"0.01": 1.0, "0.001": 1.0}
+    assert attack(high, low)["tpr_at"] == {"0.01": 0.0, "0.001": 0.0}
 
 
 def test_constant_losses_tell_nothing() -> None:
     for loss in (0.0, 2.5, float("inf")):
         same = [(loss, i % 3) for i in range(9)]
-        assert attack(same, same[:5]) == pytest.approx({"auc": 0.5, "low": 0.5, "high": 0.5})
+        told = attack(same, same[:5])
+        assert interval(told) == pytest.approx({"auc": 0.5, "low": 0.5, "high": 0.5})
+        assert told["roc"] == {"fpr": [0.0, 1.0], "tpr": [0.0, 1.0]}
+        assert told["tpr_at"] == {"0.01": 0.0, "0.001": 0.0}  # no threshold accuses few
 
 
 def test_one_utterance_is_enough_for_a_value() -> None:
-    assert attack([(1.0, 0)], [(2.0, 0)]) == {"auc": 1.0, "low": 1.0, "high": 1.0}
+    assert interval(attack([(1.0, 0)], [(2.0, 0)])) == {"auc": 1.0, "low": 1.0, "high": 1.0}
     one = attack([(1.0, 0)], [(0.0, 0), (2.0, 0), (2.0, 0), (2.0, 0)], 1000)
     assert one["auc"] == 0.75
     assert one["low"] is not None and one["high"] is not None
@@ -147,3 +176,94 @@ def test_more_utterances_make_the_interval_narrower() -> None:
         return result["high"] - result["low"]
 
     assert width(25) / width(400) == pytest.approx(4.0, rel=0.3)
+
+
+# ---- the same speaker only -------------------------------------------------------------------------------
+
+Spoken = list[tuple[float, int, str]]
+
+
+def within(forget: Spoken, test: Spoken, resamples: int = FEW) -> SameSpeaker:
+    """From (loss, label, speaker)."""
+    columns: list[npt.NDArray[np.generic]] = []
+    for rows in (forget, test):
+        columns += [np.array([r[0] for r in rows], float), np.array([r[1] for r in rows], int)]
+        columns.append(np.array([r[2] for r in rows], str))
+    return same_speaker(*columns, resamples, rng_for(1, "bootstrap"))
+
+
+def test_only_utterances_of_one_speaker_are_compared() -> None:
+    """a: 1 < 2, 3 > 2: 1/2. b: 9 < 10: 1. Three forget utterances: (1 + 0 + 1) / 3; c is not asked about."""
+    forget = [(1.0, 0, "a"), (3.0, 0, "a"), (9.0, 0, "b")]
+    test = [(2.0, 0, "a"), (10.0, 0, "b"), (0.0, 0, "c")]
+    told = within(forget, test)
+    assert (told["auc"], told["n"]) == (pytest.approx(2 / 3), 3)
+
+
+def test_a_voice_that_is_easy_is_not_taken_for_membership() -> None:
+    """Speaker a is easy, b hard; neither was trained on. Across speakers a looks like a member."""
+    rng = rng_for(1, "voices")
+    easy, hard = (
+        [(loss, 0, speaker) for loss in level + rng.random(60)] for level, speaker in ((0.0, "a"), (1.0, "b"))
+    )
+    told = within(easy[:30], easy[30:] + hard)
+    across = attack([r[:2] for r in easy[:30]], [r[:2] for r in easy[30:] + hard])
+    assert across["low"] is not None and across["low"] > 0.5
+    assert told["low"] is not None and told["high"] is not None and told["low"] < 0.5 < told["high"]
+
+
+def test_each_speakers_test_speech_is_weighted_to_its_own_forget_labels() -> None:
+    """a forgets emotions 0, 0, 0, 1 as above: 25/32 from its own; its emotion 2 has no test utterance."""
+    forget = [(1.0, 0, "a"), (1.0, 0, "a"), (1.0, 0, "a"), (5.0, 1, "a"), (0.0, 2, "a")]
+    test = [(2.0, 0, "a"), (4.0, 1, "a"), (6.0, 1, "a"), (9.0, 2, "b")]
+    told = within(forget, test)
+    assert (told["auc"], told["n"]) == (25 / 32, 4)
+
+
+def test_of_one_speaker_both_forms_are_the_same() -> None:
+    rng = rng_for(1, "one")
+    forget, test = ([(float(x), int(8 * x) % 3, "a") for x in rng.random(n)] for n in (20, 30))
+    both = within(forget, test), attack([r[:2] for r in forget], [r[:2] for r in test])
+    assert interval(both[0]) == pytest.approx(interval(both[1]))
+
+
+@pytest.mark.parametrize(
+    ("forget", "test"),
+    [
+        ([], []),
+        ([], [(1.0, 0, "a")]),
+        ([(1.0, 0, "a")], []),
+        ([(1.0, 0, "a")], [(2.0, 0, "b")]),
+        ([(1.0, 0, "a")], [(2.0, 1, "a")]),
+    ],
+)
+def test_without_a_pair_of_one_speaker_nothing_is_known(forget: Spoken, test: Spoken) -> None:
+    assert within(forget, test) == {"auc": None, "low": None, "high": None, "n": 0}
+
+
+def test_one_pair_or_constant_losses_have_a_value() -> None:
+    assert within([(1.0, 0, "a")], [(2.0, 0, "a")]) == {"auc": 1.0, "low": 1.0, "high": 1.0, "n": 1}
+    same = [(float("inf"), 0, "a")] * 4
+    assert interval(within(same, same)) == pytest.approx({"auc": 0.5, "low": 0.5, "high": 0.5})
+    with pytest.raises(ValueError, match="NaN"):
+        within([(float("nan"), 0, "a")], same)
+
+
+def test_the_same_speaker_interval_covers_in_about_95_of_100_trials() -> None:
+    """3 speakers and 4 emotions of different difficulty, 16 forget and 8 test utterances each: truth .5."""
+    covered = 0
+    for trial in range(100):
+        rng = rng_for(trial, "trial")
+        sides: list[Spoken] = [
+            [
+                (float(rng.exponential(1.0 + label + 3 * s)), label, "abc"[s])
+                for s in range(3)
+                for label in range(4)
+                for _ in range(each)
+            ]
+            for each in (4, 2)
+        ]
+        told = within(sides[0], sides[1], 200)
+        assert told["low"] is not None and told["high"] is not None
+        covered += told["low"] <= 0.5 <= told["high"]
+    assert 88 <= covered <= 99

@@ -10,7 +10,7 @@ from small_run import prepared, run_small, small_config, weights_of
 from test_faults import Spoil
 from torch import Tensor
 
-from fedunlearn.federation import unlearn_step
+from fedunlearn.federation import joining
 from fedunlearn.federation.aggregation import join_unlearning
 from fedunlearn.federation.engine import play
 from fedunlearn.federation.rounds import Rounds
@@ -157,7 +157,7 @@ class Joined:
             self.steps.append(([u.client for u in updates], len(others), longest))
             return join_unlearning(updates, how, total, others, longest)
 
-        monkeypatch.setattr(unlearn_step, "join_unlearning", watched)
+        monkeypatch.setattr(joining, "join_unlearning", watched)
 
 
 def test_those_who_did_not_ask_and_they_alone_are_heard(

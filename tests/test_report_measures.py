@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from results_example import example_results
 from results_measures import add_measures
-from test_report import Tags, drawings, words
+from test_report import Tags, bare, drawings, words
 
 from fedunlearn.report import attacks, costs, distances, fairness, gaps, norms, papers, side_by_side
 from fedunlearn.report.finding import find
@@ -61,8 +61,9 @@ def notes(table: Table | None, head: str, after: str = "") -> list[str]:
 def test_the_headline_says_how_sure_it_is(measured: dict[str, Any]) -> None:
     finding = find(measured)
     assert finding.headline == (
-        "After 4 deletion requests from 4 clients (92 utterances), the recovered model stands 0.017 (95% 0.003 "
-        "to 0.031) from models retrained without them; doing nothing stands 0.199, another retraining 0.007."
+        "After 4 deletion requests from 4 clients (92 utterances), the recovered model stands 0.017 "
+        "(95% 0.003 to 0.031) from models retrained without them; doing nothing stands 0.199, another "
+        "retraining 0.007."
     )
     assert finding.tone == "good"
     assert tiles(measured)[0].against[0] == "95% 0.003 to 0.031"
@@ -308,7 +309,7 @@ def test_wide_tables_scroll_in_themselves(page: str) -> None:
 
 
 def test_old_results_have_no_empty_new_sections() -> None:
-    page = render(example_results())
+    page = render(bare(example_results()))
     assert '<section id="fairness">' not in page and '<section id="distances">' not in page
     assert 'href="#fairness"' not in page
     assert "stored" not in section(page, "cost")
@@ -337,29 +338,35 @@ def without(results: dict[str, Any], path: tuple[Any, ...]) -> None:
 
 
 def test_any_single_null_is_survived_by_tables_and_words(measured: dict[str, Any]) -> None:
-    found = list(leaves(measured))
-    assert len(found) > 500
+    results = copy.deepcopy(measured)
+    for long in (results["requests"], results["fairness"]["speakers"], results["fairness"]["emotions"]):
+        del long[1:]
+    found = list(leaves(results))
+    assert len(found) > 400
     for path in found:
         *parents, last = path
-        target: Any = measured
+        target: Any = results
         for key in parents:
             target = target[key]
         kept, target[last] = target[last], None
         try:
-            find(measured), tiles(measured), papers.drawings(measured)
-            attacks.attack_words(measured), gaps.rho_words(measured), distances.reversion_words(measured)
+            find(results), tiles(results), papers.drawings(results)
+            attacks.attack_words(results), gaps.rho_words(results), distances.reversion_words(results)
             for make in TABLES:
-                make(measured)
+                make(results)
         finally:
             target[last] = kept
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_many_nulls_are_survived_by_the_page(measured: dict[str, Any], seed: int) -> None:
+@pytest.mark.parametrize(
+    ("seed", "share"),
+    [(0, 0.2), *(pytest.param(seed, seed / 12, marks=pytest.mark.slow) for seed in range(1, 10))],
+)
+def test_many_nulls_are_survived_by_the_page(measured: dict[str, Any], seed: int, share: float) -> None:
     rng = np.random.default_rng(seed)
     results = copy.deepcopy(measured)
     for path in list(leaves(results)):
-        if rng.random() < (0.05, 0.15, 0.3, 0.6)[seed]:
+        if rng.random() < share:
             without(results, path)
     text = words(render(results))
     assert "None" not in text and not re.search(r"\bnan\b", text)

@@ -6,9 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.common.serde import message_to_proto, recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
+from flwr.supercore.task_identity import TaskIdentity
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
+from fedunlearn.federation.exchange import settings
 from fedunlearn.federation.transport import Asked, Refused, number, pack, size, unpack, weights_like
 
 STATE: dict[str, Tensor] = {
@@ -224,3 +230,47 @@ def test_metrics_and_settings_are_counted() -> None:
 
 def test_an_empty_list_does_not_stop_the_counting() -> None:
     assert size(RecordDict({"requests": ConfigRecord({"ids": [], "counts": []})})) >= 0
+
+
+MESSAGES = {
+    "nothing": RecordDict(),
+    "weights": RecordDict({
+        "weights": pack({"a.weight": torch.zeros(128, 720), "a.bias": torch.zeros(128), "s": torch.ones(())}),
+        "settings": settings(round=3, phase="learn", lr=0.05, epochs=0, stream=2**31 - 1),
+    }),
+    "moments": RecordDict({"moments": pack({"mean": torch.zeros(7, dtype=torch.float64)})}),
+    "no rows": RecordDict({"update": pack({"w": torch.zeros(0, 3)})}),
+    "scalars": RecordDict({"metrics": MetricRecord({"examples": 96, "loss": 0.25, "seconds": 0.0, "n": -1})}),
+    "unlearn reply": RecordDict({
+        "update": pack({f"layer{i}.weight": torch.zeros(i, 127) for i in range(1, 40)}),
+        "metrics": MetricRecord({"steps": 12, "forget_accuracy": 0.5, "seconds": 1.5}),
+        "told": ConfigRecord({"requests": ["r-001-1", "r-001-2"], "why": "", "none": [], "é": "ü"}),
+    }),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_the_size_of_a_message_is_what_flower_puts_on_the_wire(name: str) -> None:
+    content = MESSAGES[name]
+    wire = recorddict_to_proto(content).SerializeToString()
+    assert size(content) == len(wire)
+    assert size(recorddict_from_proto(ProtoRecordDict.FromString(wire))) == len(wire)
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_the_envelope_that_is_not_counted_is_small(name: str) -> None:
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 2**63, 1
+    message = Message(MESSAGES[name], dst_node_id=2**63, message_type="train.unlearn")
+    message.metadata.__dict__["_message_id"] = "0" * 64
+    message.metadata.__dict__["_reply_to_message_id"] = "0" * 64
+    assert 0 < message_to_proto(message).ByteSize() - size(message.content) < 300
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 40), max_size=3), max_size=4),
+    st.dictionaries(st.text(max_size=200), st.floats(allow_nan=False) | st.integers(-(2**63), 2**63 - 1)),
+)
+def test_the_size_of_any_message_is_exact(shapes: list[list[int]], metrics: dict[str, float]) -> None:
+    state = {f"w{i}": torch.zeros(shape, dtype=torch.int8) for i, shape in enumerate(shapes)}
+    content = RecordDict({"update": pack(state), "metrics": MetricRecord(metrics)})
+    assert size(content) == recorddict_to_proto(content).ByteSize()

@@ -1,10 +1,9 @@
 """``fedunlearn run`` and ``fedunlearn report``."""
 
-import json
 import shlex
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -15,9 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from fedunlearn import config as configuration
-from fedunlearn.cli.guard import errors, guarded, plain
+from fedunlearn.cli.comparison import compare, read_results, unfit
+from fedunlearn.cli.guard import errors, guarded, plain, warn
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, Interrupted, RunFailed
 from fedunlearn.run_folder import RunFolder
+from fedunlearn.tracking import Follower, check_tracker
 
 _METHOD_HELP = (
     "Unlearning method (unlearning.method). Forget set alone: calm, l2ul, random-label, gradient-ascent, "
@@ -48,6 +49,9 @@ def run(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Any other setting.")
     ] = None,
+    track: Annotated[
+        str | None, typer.Option(help="Follow the run in another tool: tensorboard (an extra: tracking).")
+    ] = None,
 ) -> None:
     """Run one experiment: learn, listen for deletions, unlearn, recover, judge.
 
@@ -64,17 +68,21 @@ def run(
         "federation.engine": engine,
         "corpus.skip_bad": skip_bad or None,
     }
-    raise SystemExit(guarded(lambda: _run(config, named, set_ or [], out, cache, resume)))
+    raise SystemExit(guarded(lambda: _run(config, named, set_ or [], out, cache, resume, track)))
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="A run folder with results.json.")],
+    folders: Annotated[list[Path], typer.Argument(help="Run folders with results.json, one or more.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Page to write; default: report.html in the run, of several ./comparison.html."),
+    ] = None,
     figures: Annotated[
-        bool, typer.Option("--figures", help="Each figure as SVG, PDF and PNG, too, in DIR/figures.")
+        bool, typer.Option("--figures", help="Each run's figures, too, as SVG, PDF and PNG in DIR/figures.")
     ] = False,
 ) -> None:
-    """Draw report.html again from results.json."""
-    raise SystemExit(guarded(lambda: _report(folder, figures)))
+    """Draw a run's report.html again from results.json; of several runs, one page that compares them."""
+    raise SystemExit(guarded(lambda: _report(folders, out, figures)))
 
 
 def _run(
@@ -84,6 +92,7 @@ def _run(
     out: Path | None,
     cache: Path | None,
     resume: bool = False,
+    track: str | None = None,
 ) -> int:
     overrides = dict(configuration.parse_override(text) for text in sets)
     overrides |= {key: value for key, value in named.items() if value is not None}
@@ -97,6 +106,8 @@ def _run(
     except BadInput as error:
         also = [] if resume else _also_wrong(out, overrides.get("corpus.path"))
         raise BadInput([*error.problems, *also]) from error
+    if track is not None:
+        check_tracker(track)
     folder = out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{config.corpus.name}"
     # Heavy imports wait until the input is known to be good.
     from fedunlearn.federation.engine import play
@@ -112,7 +123,8 @@ def _run(
             left = "its folder is as it was" if folder.exists() else "nothing is left of it"
             raise Interrupted(f"the run was interrupted before the first round; {left}") from None
         for warning in experiment.corpus.warnings:
-            errors.print(f"[yellow]warning:[/] {plain(warning)}")
+            warn(warning)
+        follower = Follower(track, experiment.run, warn)
         try:
             results = play(experiment)
         except RunFailed as failure:
@@ -122,9 +134,12 @@ def _run(
                 reason += f"; {go_on}"
                 failure.add_note(go_on)
             stopped = isinstance(failure, Interrupted)
-            write_report(experiment.write_failure(reason, stopped), experiment.run.report)
+            ended = experiment.write_failure(reason, stopped)
+            follower.finished(ended)
+            write_report(ended, experiment.run.report)
             raise
     experiment.run.write_results(results)
+    follower.finished(results)
     write_report(results, experiment.run.report)
     console = Console()
     console.print(closing_table(results))
@@ -161,22 +176,30 @@ def _also_wrong(out: Path | None, data: str | None) -> list[str]:
     return problems
 
 
-def _report(folder: Path, figures: bool = False) -> int:
-    from fedunlearn.report import write_figures, write_report
+def _report(folders: Sequence[Path], out: Path | None, figures: bool) -> int:
+    done = _page(folders[0], out) if len(folders) == 1 else compare(folders, out)
+    for folder in folders if figures else ():
+        _figures(folder)
+    return done
 
-    run_ = RunFolder(folder)
-    try:
-        results = json.loads(run_.results.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise BadInput(f"{run_.results}: cannot be read ({error}); give a folder that a run made") from error
-    if not isinstance(results, dict) or not str(results.get("schema", "")).startswith("fedunlearn/results/"):
-        raise BadInput(f"{run_.results}: is not a results.json of fedunlearn")
-    write_report(results, run_.report)
-    Console().print(f"Report: {run_.report}", soft_wrap=True, highlight=False)
-    if figures:
-        saved = write_figures(results, run_.figures)
-        Console().print(f"Figures: {len(saved)} files in {run_.figures}", soft_wrap=True, highlight=False)
+
+def _page(folder: Path, out: Path | None) -> int:
+    from fedunlearn.report import write_report
+
+    results, page = read_results(folder), out or RunFolder(folder).report
+    if out is not None and (problems := unfit(out, [results])):
+        raise BadInput(problems)
+    write_report(results, page)
+    Console().print(f"Report: {page}", soft_wrap=True, highlight=False)
     return EXIT_OK
+
+
+def _figures(folder: Path) -> None:
+    from fedunlearn.report import write_figures
+
+    into = RunFolder(folder).figures
+    saved = write_figures(read_results(folder), into)
+    Console().print(f"Figures: {len(saved)} files in {into}", soft_wrap=True, highlight=False)
 
 
 def closing_table(results: Mapping[str, Any]) -> Table:

@@ -33,6 +33,11 @@ def guarded(command: Callable[[], int]) -> int:
         return EXIT_FAILED
 
 
+def warn(text: str) -> None:
+    """One line for the user; the command goes on."""
+    errors.print(f"[yellow]warning:[/] {plain(text)}")
+
+
 def plain(text: str) -> str:
     """As text that holds no markup and stands in one line."""
     return " ".join(text.split()).replace("[", r"\[")

@@ -187,7 +187,12 @@ class EvaluationSettings(Settings):
     Attributes:
         curve_every: the judge's learning-curve point every so many rounds; 0 = the last round only.
         retrained_seeds: retrained models; with 2 or more there is a noise floor.
-        bootstrap: resamples for the membership interval.
+        bootstrap: resamples for the intervals of membership and gap.
+        relearn_steps: most gradient steps that D_f is trained again with, to see how soon it is back; 0 =
+            relearn time is not measured.
+        shadows: federations of which each trains on a random half of the deleted utterances, and unlearns
+            it, for U-LiRA and the informed attack; 0 = neither is measured.
+        shadow_workers: processes that train them; 0 = one a core.
         search: whether, at the end, the run folder is searched for traces of what was deleted, and what was
             measured is added to the receipts.
     """
@@ -195,7 +200,19 @@ class EvaluationSettings(Settings):
     curve_every: Count = 1
     retrained_seeds: AtLeastOne = 1
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
+    relearn_steps: Annotated[int, Field(ge=0, le=100_000)] = 200
+    shadows: Annotated[int, Field(ge=0, le=10_000)] = 0
+    shadow_workers: Annotated[int, Field(ge=0, le=1000)] = 0
     search: bool = True
+
+    @model_validator(mode="after")
+    def _enough_shadows(self) -> Self:
+        if 0 < self.shadows < 8:
+            raise ValueError(
+                f"shadows must be 0 or at least 8 (got {self.shadows}): each is attacked with what the "
+                "others show, and fewer show nothing"
+            )
+        return self
 
 
 class Config(Settings):

@@ -1,31 +1,72 @@
-"""What each phase costs: time on the clients, time on the clock, bytes on the wire and in memory."""
+"""What each phase costs: time on the clients, time on the clock, bytes on the wire and in memory, by role."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from time import perf_counter
+from typing import Any
+
+REQUESTING = frozenset({"train.unlearn", "train.forget_part", "query.purge"})
+"""kinds of message to clients that have asked for a deletion: to forget, and to purge"""
+
+
+@dataclass
+class Share:
+    """What a phase cost the clients in one role, and the wire to them.
+
+    Attributes:
+        client_seconds: of computing (CPU time of the device's one thread), summed over clients, measured on
+            them.
+        bytes_up, bytes_down: of all messages from and to them, failed attempts included.
+    """
+
+    client_seconds: float = 0.0
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+    @classmethod
+    def of(cls, counted: Mapping[str, Any]) -> "Share":
+        """What ``asdict`` gave."""
+        return cls(counted["client_seconds"], int(counted["bytes_up"]), int(counted["bytes_down"]))
 
 
 @dataclass
 class PhaseCost:
-    """Counters of one phase.
+    """Counters of one phase; what clients cost is the sum over both roles.
 
     Attributes:
         rounds: exchanges in which clients computed.
-        client_seconds: of computing (CPU time of the device's one thread), summed over clients, measured on
-            them.
         wall_seconds: on the server's clock.
-        bytes_up, bytes_down: of all messages from and to clients, failed attempts included.
         bytes_stored: of what the server remembers for later when the phase was over: under "learn" its
             history (whether or not this run's settings read it), under "recover" the unlearn steps.
+        requesters: of messages of the kinds ``REQUESTING``. others: of all other messages, whoever they go
+            to: a client that has asked before and trains in recovery does so as one of all.
     """
 
     rounds: int = 0
-    client_seconds: float = 0.0
     wall_seconds: float = 0.0
-    bytes_up: int = 0
-    bytes_down: int = 0
     bytes_stored: int = 0
+    requesters: Share = field(default_factory=Share)
+    others: Share = field(default_factory=Share)
+
+    @property
+    def client_seconds(self) -> float:
+        """Of computing, summed over clients."""
+        return self.requesters.client_seconds + self.others.client_seconds
+
+    @property
+    def bytes_up(self) -> int:
+        """From all clients."""
+        return self.requesters.bytes_up + self.others.bytes_up
+
+    @property
+    def bytes_down(self) -> int:
+        """To all clients."""
+        return self.requesters.bytes_down + self.others.bytes_down
+
+    def share(self, kind: str) -> Share:
+        """Where a message of this kind is booked."""
+        return self.requesters if kind in REQUESTING else self.others
 
     @contextmanager
     def clock(self) -> Iterator[None]:
@@ -37,17 +78,25 @@ class PhaseCost:
             self.wall_seconds += perf_counter() - start
 
     @classmethod
-    def of(cls, counted: Mapping[str, float]) -> "PhaseCost":
+    def of(cls, counted: Mapping[str, Any]) -> "PhaseCost":
         """What ``as_dict`` gave."""
+        roles = counted["roles"]
         return cls(
             rounds=int(counted["rounds"]),
-            client_seconds=counted["client_seconds"],
             wall_seconds=counted["wall_seconds"],
-            bytes_up=int(counted["bytes_up"]),
-            bytes_down=int(counted["bytes_down"]),
             bytes_stored=int(counted["bytes_stored"]),
+            requesters=Share.of(roles["requesters"]),
+            others=Share.of(roles["others"]),
         )
 
-    def as_dict(self) -> dict[str, float]:
+    def as_dict(self) -> dict[str, Any]:
         """Plain numbers for results.json."""
-        return asdict(self)
+        return {
+            "rounds": self.rounds,
+            "client_seconds": self.client_seconds,
+            "wall_seconds": self.wall_seconds,
+            "bytes_up": self.bytes_up,
+            "bytes_down": self.bytes_down,
+            "bytes_stored": self.bytes_stored,
+            "roles": {"requesters": asdict(self.requesters), "others": asdict(self.others)},
+        }

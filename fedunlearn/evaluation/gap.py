@@ -1,9 +1,13 @@
-"""The distance to the retrained model: the number that unlearning is judged by.
+"""The distance to retrained models: the number that unlearning is judged by.
+
+Retrained models that differ in their seed alone stand apart, too: that is the noise floor. So the gap of a
+model is its mean distance to each of them, which another retrained model would have as well.
 
 The target is the retrained model's value of each measure, not the lowest forget accuracy: a model that
 does worse on the forget set than one that never saw it has been damaged, and betrays what it forgot.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any, TypedDict
@@ -12,6 +16,9 @@ Record = Mapping[str, Any]
 """One model's measures, as in results.json ``models``."""
 
 MEASURES = ("forget", "retain", "test", "membership")
+
+NOTHING_TO_FORGET = 1.5
+"""rho up to which a run has nothing to forget"""
 
 LEAST_PROGRESS = 0.25
 """share of the way from doing nothing to the retrained model that a method has to go to be of use"""
@@ -28,25 +35,43 @@ class Gap(TypedDict):
 
 
 class Rank(TypedDict):
-    """One line of the ranking."""
+    """One line of the ranking.
+
+    Attributes:
+        name, mean_gap: of the model.
+        forgetting: how much of the way from the original's forget accuracy to the retrained models' it
+            went: 0 = none of it, 1 = as if retrained, above 1 = it forgot more than that and is damaged;
+            None where there is no way to go.
+        retention: share of the retrained models' accuracy above chance that it kept, of retain and test
+            accuracy the mean, each in [0, 1].
+        useful, why: the verdict.
+    """
 
     name: str
     mean_gap: float | None
+    forgetting: float | None
+    retention: float | None
     useful: bool
     why: str
 
 
-def gap(model: Record, reference: Record) -> Gap:
-    """|model - reference| of forget, retain and test accuracy and membership AUC, and their mean."""
-    parts = [_distance(_value(model, m), _value(reference, m)) for m in MEASURES]
-    known = [p for p in parts if p is not None]
-    mean = sum(known) / len(known) if known else None
-    return {"forget": parts[0], "retain": parts[1], "test": parts[2], "membership": parts[3], "mean": mean}
+def gap(model: Record, references: Sequence[Record]) -> Gap:
+    """|model - reference| of forget, retain and test accuracy and membership AUC, and their mean.
+
+    Args:
+        model: what is judged.
+        references: retrained models, one a seed; each distance is the mean over them. None without any.
+    """
+    parts = [_mean([_distance(_value(model, m), _value(r, m)) for r in references]) for m in MEASURES]
+    forget, retain, test, membership = parts
+    return {
+        "forget": forget, "retain": retain, "test": test, "membership": membership, "mean": _mean(parts)
+    }  # fmt: skip
 
 
 def noise_floor(retrained: Sequence[Record]) -> Gap | None:
     """Mean gap between pairs of retrained models that differ in their seed alone; None with fewer than 2."""
-    pairs = [gap(a, b) for a, b in combinations(retrained, 2)]
+    pairs = [gap(a, [b]) for a, b in combinations(retrained, 2)]
     if not pairs:
         return None
     return {
@@ -58,65 +83,102 @@ def noise_floor(retrained: Sequence[Record]) -> Gap | None:
     }
 
 
+def rho(original: Gap, floor: Gap | None) -> float | None:
+    """How many noise floors the original stands from the retrained models.
+
+    Near 1 there is nothing to forget: the original is as near to them as they are to each other. None where
+    there is no floor; where the floor is zero, 1 if the original stands at no distance, too, else None.
+    """
+    if floor is None or floor["mean"] is None or original["mean"] is None:
+        return None
+    if floor["mean"] == 0.0:
+        return 1.0 if original["mean"] == 0.0 else None
+    return original["mean"] / floor["mean"]
+
+
 def rank(
     models: Mapping[str, Record],
     controls: Mapping[str, Record],
-    reference: Record,
+    references: Sequence[Record],
     classes: int,
     method: str = "",
 ) -> list[Rank]:
     """Models and controls by mean gap, nearest first, each with a verdict.
 
     A model is useful if it
-    - stands nearer to the retrained one than both controls do (doing nothing, random weights), and at least
+    - stands nearer to the retrained ones than both controls do (doing nothing, random weights), and at least
       ``LEAST_PROGRESS`` nearer than doing nothing: recovery rounds alone move a model a little;
-    - forgets: goes that share of the way in forget accuracy too, where there is a way to go;
+    - forgets: goes that share of the way in forget accuracy too, where there is a way to go, and no further
+      than half of the retrained models' forget accuracy;
     - still recognises: keeps at least half of the retrained model's test and of its retain accuracy above
       chance.
 
     Args:
         models: name -> record of what is judged.
         controls: "none" and "destroy" -> record.
-        reference: the retrained model.
+        references: the retrained models, one a seed.
         classes: number of emotions; chance is 1 / classes.
         method: what made the models. One that is itself a control is never useful, whatever recovery did.
     """
-    control_gaps = {name: gap(record, reference) for name, record in controls.items()}
+    control_gaps = {name: gap(record, references) for name, record in controls.items()}
+
+    def row(name: str, record: Record, useful: bool, why: str) -> Rank:
+        return {
+            "name": name,
+            "mean_gap": gap(record, references)["mean"],
+            "forgetting": forgetting(record, controls.get("none", {}), references),
+            "retention": retention(record, references, classes),
+            "useful": useful,
+            "why": why,
+        }
+
     rows: list[Rank] = []
     for name, record in models.items():
-        own = gap(record, reference)
-        why = _objection(own, record, control_gaps, reference, classes)
+        why = _objection(gap(record, references), record, control_gaps, references, classes)
         if method in controls:
             why = f"the method is itself a control: {_CONTROLS.get(method, method)}"
-        rows.append(
-            {"name": name, "mean_gap": own["mean"], "useful": not why, "why": why or "beats both controls"}
-        )
-    for name, own in control_gaps.items():
-        what = _CONTROLS.get(name, name)
-        rows.append(
-            {
-                "name": f"control: {name}",
-                "mean_gap": own["mean"],
-                "useful": False,
-                "why": f"a control: {what}",
-            }
-        )
+        rows.append(row(name, record, not why, why or "beats both controls"))
+    for name, record in controls.items():
+        rows.append(row(f"control: {name}", record, False, f"a control: {_CONTROLS.get(name, name)}"))
     return sorted(rows, key=lambda row: (row["mean_gap"] is None, row["mean_gap"] or 0.0))
+
+
+def forgetting(model: Record, original: Record, references: Sequence[Record]) -> float | None:
+    """Share of the way from the original's forget accuracy to the retrained models' (``Rank.forgetting``)."""
+    start, end = _value(original, "forget"), _mean([_value(r, "forget") for r in references])
+    here = _value(model, "forget")
+    if start is None or end is None or here is None or start <= end:
+        return None
+    return (start - here) / (start - end)
+
+
+def retention(model: Record, references: Sequence[Record], classes: int) -> float | None:
+    """Share of the retrained models' accuracy above chance that is kept (``Rank.retention``)."""
+    shares = []
+    for measure in ("retain", "test"):
+        kept, wanted = _value(model, measure), _mean([_value(r, measure) for r in references])
+        if kept is not None and wanted is not None and wanted > 1 / classes:
+            shares.append(min(1.0, max(0.0, (kept - 1 / classes) / (wanted - 1 / classes))))
+    return _mean(shares)
 
 
 _CONTROLS = {"none": "does nothing", "destroy": "random weights"}
 
 
-def _objection(own: Gap, record: Record, controls: Mapping[str, Gap], reference: Record, classes: int) -> str:
+def _objection(
+    own: Gap, record: Record, controls: Mapping[str, Gap], references: Sequence[Record], classes: int
+) -> str:
     if own["mean"] is None:
         return "nothing to compare"
     for name, control in controls.items():
         if control["mean"] is not None and own["mean"] >= control["mean"]:
             return f"stands no nearer to the retrained model than the control {name}"
     nothing = controls.get("none")
+    if _too_much(record, references):
+        return "forgot too much: less than half of the retrained models' forget accuracy is left"
     share = f"less than {LEAST_PROGRESS:.0%} of the way"
     if nothing and (nothing["forget"] or 0.0) > 0.01 and _too_little(own["forget"], nothing["forget"]):
-        kept, wanted = _value(record, "forget"), _value(reference, "forget")
+        kept, wanted = _value(record, "forget"), _mean([_value(r, "forget") for r in references])
         if kept is not None and wanted is not None and kept < wanted:
             nearer = f"less than {LEAST_PROGRESS:.0%} nearer to it than before"
             return f"forgot too much: its forget accuracy is below the retrained model's, {nearer}"
@@ -124,10 +186,18 @@ def _objection(own: Gap, record: Record, controls: Mapping[str, Gap], reference:
     if nothing and _too_little(own["mean"], nothing["mean"]):
         return f"did too little: it went {share} from doing nothing to the retrained model"
     for measure in ("test", "retain"):
-        kept, wanted = _value(record, measure), _value(reference, measure)
+        kept, wanted = _value(record, measure), _mean([_value(r, measure) for r in references])
         if kept is not None and wanted is not None and kept - 1 / classes < 0.5 * (wanted - 1 / classes):
             return f"wrecked the recogniser: less than half of the {measure} accuracy above chance is left"
     return ""
+
+
+def _too_much(record: Record, references: Sequence[Record]) -> bool:
+    """Less than half of the forget accuracy is left, by more than the luck of two standard errors."""
+    kept, wanted = _value(record, "forget"), _mean([_value(r, "forget") for r in references])
+    if kept is None or wanted is None or kept >= wanted / 2:
+        return False
+    return wanted - kept > 2 * math.sqrt(wanted * (1 - wanted) / max(1, record["forget"]["n"]))
 
 
 def _too_little(own: float | None, nothing: float | None) -> bool:
@@ -135,7 +205,7 @@ def _too_little(own: float | None, nothing: float | None) -> bool:
 
 
 def _value(record: Record, measure: str) -> float | None:
-    value: float | None = record[measure]["auc" if measure == "membership" else "accuracy"]
+    value: float | None = record.get(measure, {}).get("auc" if measure == "membership" else "accuracy")
     return value
 
 

@@ -16,10 +16,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fedunlearn.corpora.utterance import Utterance
-from fedunlearn.evaluation.membership import membership
+from fedunlearn.evaluation.fairness import Staying
+from fedunlearn.evaluation.intervals import accuracy_interval, uar_interval
+from fedunlearn.evaluation.membership import Membership, membership, same_speaker
 from fedunlearn.evaluation.metrics import accuracy, confusion, recognition, uar
 from fedunlearn.evaluation.request_privacy import RequestPrivacy, request_privacy
-from fedunlearn.examples import pad_features
+from fedunlearn.evaluation.resampling import Answers, Draws
+from fedunlearn.examples import Examples, pad_features
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition
 from fedunlearn.seeding import rng_for
@@ -40,6 +43,29 @@ class CurvePoint:
     test_uar: float | None
     unseen_uar: float | None
     train_accuracy: float | None
+
+
+@dataclass(frozen=True)
+class View:
+    """What one model makes of every utterance that the judge knows, in the judge's order.
+
+    Attributes:
+        probabilities: [N, C] float64. losses: [N] nats, float64. predicted: [N] classes.
+    """
+
+    probabilities: npt.NDArray[np.float64]
+    losses: npt.NDArray[np.float64]
+    predicted: Predictions
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Which utterances are D_f, D_r, D_t and unseen: masks [N]."""
+
+    forget: Mask
+    retain: Mask
+    test: Mask
+    unseen: Mask
 
 
 class Judge:
@@ -70,7 +96,11 @@ class Judge:
         labels = [emotions.index(u.emotion) for u in everyone]
         features = speech.features(model)
         self._examples = pad_features([features[u.id] for u in everyone], labels)
-        self._labels = np.array(labels, np.int64)
+        self.labels = np.array(labels, np.int64)
+        """[N] true classes"""
+        self._speakers = np.array([u.speaker for u in everyone])
+        self._trained_by = [(s.client, u) for s in partition.clients for u in s.train]
+        self._tested_by = [(s.client, u) for s in partition.clients for u in s.test]
         self._train = self._mask(u.id for u in partition.train)
         self._test = self._mask(u.id for u in partition.test)
         self._unseen = self._mask(u.id for u in partition.unseen)
@@ -134,43 +164,103 @@ class Judge:
             forgotten,
             left,
             tested,
-            self._labels[self._train],
+            self.labels[self._train],
             self._resamples,
             rng_for(self._seed, "bootstrap"),
         )
 
-    def measure(self, state: Mapping[str, Tensor], forget: Iterable[str]) -> dict[str, Any]:
-        """All measures of one model, as results.json has them.
+    def examples(self, ids: Sequence[str]) -> Examples:
+        """Features and labels of these utterances, in this order."""
+        return self._examples.take(torch.tensor([self._position[i] for i in ids], dtype=torch.int64))
+
+    def logits(self, state: Mapping[str, Tensor], ids: Sequence[str]) -> npt.NDArray[np.float32]:
+        """A model's logits of these utterances, in this order: [K, C]."""
+        found: npt.NDArray[np.float32] = self._logits(state)[[self._position[i] for i in ids]].numpy()
+        return found
+
+    def view(self, state: Mapping[str, Tensor]) -> View:
+        """What a model makes of every utterance."""
+        logits = self._logits(state).double()
+        losses = cross_entropy(logits, self._examples.labels, reduction="none").numpy()
+        return View(logits.softmax(1).numpy(), losses, logits.argmax(1).numpy().astype(np.uint8))
+
+    def sets(self, forget: Iterable[str]) -> Sets:
+        """Who is where, given D_f: the union of all requests' utterances."""
+        gone = self._mask(forget)
+        return Sets(gone, self._train & ~gone, self._test, self._unseen)
+
+    def answers(self, view: View, mask: Mask) -> Answers:
+        """What a model makes of one set."""
+        labels = self.labels[mask]
+        return Answers(view.predicted[mask] == labels, view.losses[mask], labels)
+
+    def staying(self, forget: Iterable[str]) -> tuple[Mask, list[Staying]]:
+        """D_t of the speakers of whom the federation keeps speech to train on, and whose each is."""
+        gone = set(forget)
+        kept = {(c, u.speaker) for c, u in self._trained_by if u.id not in gone}
+        who = [(c, u) for c, u in self._tested_by if (c, u.speaker) in kept]
+        own: dict[int, list[str]] = {}
+        for client, utterance in [*self._trained_by, *self._tested_by]:
+            names = own.setdefault(client, [])
+            if utterance.speaker not in names:
+                names.append(utterance.speaker)
+        about = [Staying(c, sorted(own[c]).index(u.speaker), u.gender) for c, u in who]
+        return self._mask(u.id for _, u in who), about
+
+    def measure(self, view: View, forget: Iterable[str]) -> dict[str, Any]:
+        """All measures of one model alone, as results.json has them.
 
         Args:
-            state: weights. forget: D_f, the union of all requests' utterances.
+            view: of the model. forget: D_f, the union of all requests' utterances.
         """
-        gone = self._mask(forget)
-        logits = self._logits(state)
-        predicted = logits.argmax(1).numpy().astype(np.uint8)
-        losses = cross_entropy(logits.double(), self._examples.labels, reduction="none").numpy()
-        retain = recognition(*self._pick(self._train & ~gone, predicted))
-        forgotten = recognition(*self._pick(gone, predicted))
+        sets = self.sets(forget)
+        losses, labels = view.losses, self.labels
+        shares = {name: self._recognised(view, getattr(sets, name)) for name in ("retain", "forget")}
+        for share in shares.values():
+            # A request may be for one emotion alone, of which the mean recall says nothing.
+            del share["uar"], share["uar_interval"]
         return {
-            "test": recognition(*self._pick(self._test, predicted)),
-            "unseen": recognition(*self._pick(self._unseen, predicted)),
-            "retain": {"accuracy": retain["accuracy"], "n": retain["n"]},
-            "forget": {"accuracy": forgotten["accuracy"], "n": forgotten["n"]},
-            "membership": membership(
-                losses[gone],
-                self._labels[gone],
-                losses[self._test],
-                self._labels[self._test],
-                self._resamples,
-                # Every model is judged with the same resamples.
-                rng_for(self._seed, "bootstrap"),
+            **{name: self._recognised(view, getattr(sets, name)) for name in ("test", "unseen")},
+            **shares,
+            "membership": self.membership(view, sets.forget),
+            "membership_same_speaker": same_speaker(
+                losses[sets.forget], labels[sets.forget], self._speakers[sets.forget],
+                losses[sets.test], labels[sets.test], self._speakers[sets.test],
+                self._resamples, rng_for(self._seed, "bootstrap", "same speaker"),
             ),
             "losses": {
                 "edges": _HISTOGRAM.tolist(),
-                "forget": _counts(losses[gone]),
-                "test": _counts(losses[self._test]),
+                "forget": _counts(losses[sets.forget]),
+                "test": _counts(losses[sets.test]),
             },
-            "confusion": {"test": confusion(*self._pick(self._test, predicted), self.classes)},
+            "confusion": {
+                name: confusion(*self._pick(getattr(sets, name), view.predicted), self.classes)
+                for name in ("test", "unseen")
+            },
+        }  # fmt: skip
+
+    def membership(self, view: View, forget: Mask) -> Membership:
+        """The population attack on these utterances, with the same resamples for every model."""
+        return membership(
+            view.losses[forget],
+            self.labels[forget],
+            view.losses[self._test],
+            self.labels[self._test],
+            self._resamples,
+            rng_for(self._seed, "bootstrap"),
+        )
+
+    def draws(self, sets: Sets) -> Draws:
+        """Resamples of what the gap is measured on."""
+        forget, retain, test = (int(mask.sum()) for mask in (sets.forget, sets.retain, sets.test))
+        return Draws(forget, retain, test, self._resamples, rng_for(self._seed, "bootstrap", "gap"))
+
+    def _recognised(self, view: View, mask: Mask) -> dict[str, Any]:
+        labels, predicted = self._pick(mask, view.predicted)
+        return {
+            **recognition(labels, predicted),
+            "accuracy_interval": accuracy_interval(labels, predicted),
+            "uar_interval": uar_interval(labels, predicted),
         }
 
     def _mask(self, ids: Iterable[str]) -> Mask:
@@ -179,7 +269,7 @@ class Judge:
         return mask
 
     def _pick(self, mask: Mask, predictions: Predictions) -> tuple[npt.NDArray[np.int64], Predictions]:
-        return self._labels[mask], predictions[mask]
+        return self.labels[mask], predictions[mask]
 
     def _logits(self, state: Mapping[str, Tensor]) -> Tensor:
         self._model.load_state_dict(dict(state))

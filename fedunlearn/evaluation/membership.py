@@ -1,7 +1,11 @@
 """Population membership inference: can a model's loss tell forget utterances from never-seen ones?
 
 Yeom et al. 2018 (arXiv 1709.01604) as an AUC. It is an average over people: per-example attacks find more
-(Hayes et al. 2024, arXiv 2403.01218), so a value near the retrained model's is needed, not proof.
+(Hayes et al. 2024, arXiv 2403.01218; ``lira``), so a value near the retrained model's is needed, not proof.
+
+Two forms. The first compares D_f with the test speech of all client speakers; a requester whose voice is
+easier than other people's looks like a member there, trained on or not. The second compares utterances of
+one speaker only, which leaves few test utterances and a wide interval.
 """
 
 from typing import TypedDict
@@ -9,19 +13,33 @@ from typing import TypedDict
 import numpy as np
 import numpy.typing as npt
 
+from fedunlearn.evaluation.roc import LOW_RATES, Roc, corners, low_rates, thinned
+
 Losses = npt.NDArray[np.floating]
 Labels = npt.NDArray[np.integer]
+Weights = npt.NDArray[np.float64]
 
 
-class Membership(TypedDict):
-    """AUC with a bootstrap 95 % interval, all in [0, 1]; None where either set is empty."""
+class SameSpeaker(TypedDict):
+    """AUC with a bootstrap 95 % interval, in [0, 1]; None where nothing can be compared.
+
+    n: forget utterances that are compared.
+    """
 
     auc: float | None
     low: float | None
     high: float | None
+    n: int
 
 
-def label_mix_weights(forget_labels: Labels, test_labels: Labels) -> npt.NDArray[np.float64]:
+class Membership(SameSpeaker):
+    """Also TPR at the FPRs of ``LOW_RATES``, and the ROC."""
+
+    tpr_at: dict[str, float | None]
+    roc: Roc | None
+
+
+def label_mix_weights(forget_labels: Labels, test_labels: Labels) -> Weights:
     """Weights [n_test] that give the test set the forget set's label mix; 0 for labels it lacks."""
     weights = np.zeros(len(test_labels))
     for label in np.unique(forget_labels):
@@ -52,26 +70,79 @@ def membership(
     Raises:
         ValueError: a loss is NaN.
     """
-    if np.isnan(forget_losses).any() or np.isnan(test_losses).any():
-        raise ValueError("membership: a loss is NaN")
+    _refuse_nan(forget_losses, test_losses)
     comparable = np.isin(forget_labels, test_labels)
     forget_losses, forget_labels = forget_losses[comparable], forget_labels[comparable]
-    if len(forget_losses) == 0 or len(test_losses) == 0:
-        return {"auc": None, "low": None, "high": None}
     weights = label_mix_weights(forget_labels, test_labels)
+    curve = corners(-forget_losses, -test_losses, weights)
+    if curve is None:
+        unknown: dict[str, float | None] = dict.fromkeys(LOW_RATES)
+        return {"auc": None, "low": None, "high": None, "n": 0, "tpr_at": unknown, "roc": None}
+    pairs = np.broadcast_to(weights, (len(forget_losses), len(weights)))
+    told = _auc(forget_losses, test_losses, pairs, resamples, rng)
+    return {**told, "tpr_at": {**low_rates(*curve)}, "roc": thinned(*curve)}
+
+
+def same_speaker(
+    forget_losses: Losses,
+    forget_labels: Labels,
+    forget_speakers: npt.NDArray[np.generic],
+    test_losses: Losses,
+    test_labels: Labels,
+    test_speakers: npt.NDArray[np.generic],
+    resamples: int,
+    rng: np.random.Generator,
+) -> SameSpeaker:
+    """Probability that a forget utterance has a lower loss than a test utterance of the same speaker.
+
+    Ties count half. For each speaker, the test utterances are weighted to the label mix of its own forget
+    utterances, and forget utterances of a label that its test speech lacks are left out; then every forget
+    utterance that is left counts alike. The interval is for these speakers, not for others: utterances are
+    drawn again, people are not.
+
+    Args:
+        forget_losses, forget_labels, forget_speakers: [f]; test_losses, test_labels, test_speakers: [t].
+        resamples: of the bootstrap, which draws utterances of both sets.
+        rng: of the bootstrap.
+
+    Raises:
+        ValueError: a loss is NaN.
+    """
+    _refuse_nan(forget_losses, test_losses)
+    pairs = np.zeros((len(forget_losses), len(test_losses)))
+    for speaker in np.unique(forget_speakers):
+        own, tested = forget_speakers == speaker, test_speakers == speaker
+        own[own] = np.isin(forget_labels[own], test_labels[tested])
+        pairs[np.ix_(own, tested)] = label_mix_weights(forget_labels[own], test_labels[tested])
+    compared = pairs.any(1)
+    if not compared.any():
+        return {"auc": None, "low": None, "high": None, "n": 0}
+    return _auc(forget_losses[compared], test_losses, pairs[compared], resamples, rng)
+
+
+def _auc(
+    forget_losses: Losses, test_losses: Losses, pairs: Weights, resamples: int, rng: np.random.Generator
+) -> SameSpeaker:
+    """The weighted share of pairs [f, t] in which the forget utterance has the lower loss; f, t >= 1."""
     lower = (forget_losses[:, None] < test_losses[None, :]) + 0.5 * (
         forget_losses[:, None] == test_losses[None, :]
     )
-    point = float(lower.mean(0) @ weights / weights.sum())
+    won = pairs * lower
+    point = won.sum() / pairs.sum()
     drawn_forget = rng.multinomial(len(forget_losses), _uniform(len(forget_losses)), size=resamples)
-    drawn_test = rng.multinomial(len(test_losses), _uniform(len(test_losses)), size=resamples) * weights
-    total = drawn_forget.sum(1) * drawn_test.sum(1)
-    resampled = ((drawn_forget @ lower) * drawn_test).sum(1)[total > 0] / total[total > 0]
+    drawn_test = rng.multinomial(len(test_losses), _uniform(len(test_losses)), size=resamples)
+    total = ((drawn_forget @ pairs) * drawn_test).sum(1)
+    resampled = ((drawn_forget @ won) * drawn_test).sum(1)[total > 0] / total[total > 0]
     low, high = np.quantile(resampled, [0.025, 0.975]) if len(resampled) else (point, point)
     # Weighted sums of ones may come out an ulp above 1.
     auc, low, high = np.clip([point, low, high], 0.0, 1.0).tolist()
-    return {"auc": auc, "low": low, "high": high}
+    return {"auc": auc, "low": low, "high": high, "n": len(forget_losses)}
 
 
-def _uniform(n: int) -> npt.NDArray[np.float64]:
+def _refuse_nan(*losses: Losses) -> None:
+    if any(np.isnan(part).any() for part in losses):
+        raise ValueError("membership: a loss is NaN")
+
+
+def _uniform(n: int) -> Weights:
     return np.full(n, 1.0 / n)

@@ -23,7 +23,7 @@ from fedunlearn.config import Config
 from fedunlearn.evaluation.judge import Predictions
 from fedunlearn.history import History
 
-_FORMAT = 4
+_FORMAT = 5
 _HISTORY = "history."
 
 
@@ -42,7 +42,7 @@ class Learned:
     state: Mapping[str, Tensor]
     rows: Sequence[Mapping[str, Any]]
     curve: Mapping[int, Predictions]
-    cost: Mapping[str, float]
+    cost: Mapping[str, Any]
     history: History | None = None
 
 

@@ -13,19 +13,24 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from time import thread_time
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from torch import Tensor
 
 from fedunlearn import config as configuration
 from fedunlearn.deletion import RequestBook, State, answer, raise_due
 from fedunlearn.examples import Examples
-from fedunlearn.federation.aggregation import difference
-from fedunlearn.federation.attackers import Liar, lie
-from fedunlearn.federation.scalars import Sums, read_scalars
+from fedunlearn.federation.local_work import (
+    heard_by,
+    moments_of,
+    sent,
+    train_in_round,
+    trained,
+    unlearned,
+)
+from fedunlearn.federation.scalars import read_scalars
 from fedunlearn.federation.transport import Asked, pack, unpack
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
@@ -34,19 +39,14 @@ from fedunlearn.purge import Applied, purge_requests
 from fedunlearn.receipts import Method as Deleted
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import rng_for
-from fedunlearn.training import TrainingDiverged, calibrate, predict, train
+from fedunlearn.training import TrainingDiverged
 from fedunlearn.unlearning import METHODS, REFERENCES, method_named
 from fedunlearn.unlearning.contract import Method, UnlearnFailed
-from fedunlearn.unlearning.privacy import released, told
-from fedunlearn.unlearning.spectrum import log_odds_of, smoothed
+from fedunlearn.unlearning.privacy import told
 from fedunlearn.unlearning.upper_reference import RoundsCard
 from fedunlearn.vault import Vault
 
 Handler = Callable[["Device", RecordDict], RecordDict]
-
-
-_FEWEST_FOR_MOMENTS = 4
-"""utterances: the mean and the mean square of one or two give their values away"""
 
 
 class Device:
@@ -157,9 +157,7 @@ def calibrate_locally(device: Device, content: RecordDict) -> RecordDict:
 
     Of three utterances or fewer they would tell the features themselves: such a client sends nothing.
     """
-    examples = device.kept(content)
-    few = len(examples) < _FEWEST_FOR_MOMENTS
-    moments = calibrate(device.model, examples.take(torch.arange(0)) if few else examples)
+    moments = moments_of(device.model, device.kept(content))
     reply = _reply(examples=moments.frames)
     reply["moments"] = pack({"mean": moments.mean, "mean_square": moments.mean_square})
     return reply
@@ -167,21 +165,23 @@ def calibrate_locally(device: Device, content: RecordDict) -> RecordDict:
 
 def train_locally(device: Device, content: RecordDict) -> RecordDict:
     """One ordinary or recovery round on everything this client keeps."""
-    asked = Asked(content)
-    local = device.config.training.local.model_copy(update={"epochs": asked.integer("epochs")})
-    rng = rng_for(
-        asked.integer("stream"), "client", device.client, asked.text("phase"), asked.integer("round")
-    )
-    return _trained(device, content, lambda kept: train(device.model, kept, local, asked.real("lr"), rng))
+    asked, config = Asked(content), device.config
+    epochs, lr = asked.integer("epochs"), asked.real("lr")
+    when = (asked.text("phase"), asked.integer("round"), asked.integer("stream"))
+
+    def training(kept: Examples) -> float:
+        return train_in_round(device.model, kept, config, epochs, lr, device.client, *when)
+
+    return _trained(device, content, training)
 
 
 def _trained(device: Device, content: RecordDict, training: Callable[[Examples], float]) -> RecordDict:
     device.load(content)
-    before = {k: v.clone() for k, v in device.model.state_dict().items()}
     kept = device.kept(content)
     # Who has recorded nothing yet learns nothing, and counts for nothing.
-    reply = _reply(examples=len(kept), loss=training(kept) if len(kept) else 0.0)
-    reply["update"] = pack(difference(device.model.state_dict(), before))
+    update, loss = trained(device.model, lambda: training(kept) if len(kept) else 0.0)
+    reply = _reply(examples=len(kept), loss=loss)
+    reply["update"] = pack(update)
     return reply
 
 
@@ -189,22 +189,11 @@ def evaluate_locally(device: Device, content: RecordDict) -> RecordDict:
     """What of this client's held-out speech the global model gets right, and log-odds if asked for."""
     device.load(content)
     held_out = device.examples("test")
-    logits = predict(device.model, held_out)
-    right = int((logits.argmax(1) == held_out.labels).sum())
-    sums: dict[str, float] = {}
-    if Asked(content).integer("log_odds"):
-        trained = device.kept(content)
-        sums = _log_odds(device, "trained", trained) | _log_odds(device, "held_out", held_out)
+    log_odds = bool(Asked(content).integer("log_odds"))
+    own, rank = device.kept(content) if log_odds else None, device.config.unlearning.calm.rank
+    right, of_trained, of_held_out = heard_by(device.model, held_out, own, rank)
+    sums = of_trained.as_metrics("trained") | of_held_out.as_metrics("held_out") if log_odds else {}
     return _reply(examples=len(held_out), right=right, **sums)
-
-
-def _log_odds(device: Device, name: Literal["trained", "held_out"], examples: Examples) -> dict[str, float]:
-    """Sums of the log-odds, for a spread over all clients; of a few utterances they would tell too much."""
-    model = device.model
-    if name == "trained":
-        model = smoothed(model, device.config.unlearning.calm.rank)
-    few = len(examples) < _FEWEST_FOR_MOMENTS
-    return (Sums() if few else Sums.of(log_odds_of(model, examples))).as_metrics(name)
 
 
 def deletions(device: Device, content: RecordDict) -> RecordDict:
@@ -229,10 +218,10 @@ def _unlearned(device: Device, content: RecordDict, unlearn: Method) -> RecordDi
     names = asked.texts("requests")
     ids = _utterances_of(device, names)
     forget_set = device.vault.forget_set(ids, device.model)
-    scalars = read_scalars(asked)
-    rng = rng_for(config.seed, "unlearn", device.client, asked.integer("round"))
-    result = unlearn(device.model, forget_set, config.unlearning, rng, scalars)
-    update = difference(result.state, device.model.state_dict())
+    scalars, clock = read_scalars(asked), asked.integer("round")
+    result, update = unlearned(
+        device.model, forget_set, unlearn, config, scalars, device.client, clock, config.seed
+    )
     result = told(result, config.privacy)
     RequestBook(device.vault.folder).set_state(names, State.UNLEARNED)  # too late to withdraw from here on
     before, after = result.forget_accuracy
@@ -244,22 +233,12 @@ def _unlearned(device: Device, content: RecordDict, unlearn: Method) -> RecordDi
         adversarial=result.adversarial,
         attack_success=result.attack_success,
     )
-    reply["update"] = pack(_sent(device, content, update))
+    own = partial(device.kept, content)
+    reply["update"] = pack(sent(device.model, update, own, config, device.client, clock, config.seed))
     reply["outcome"] = ConfigRecord(
         {"stopped": result.stopped, "scalars_read": ",".join(result.scalars_read)}
     )
     return reply
-
-
-def _sent(device: Device, content: RecordDict, update: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The update as it leaves the device: with noise where the settings say so, a lie where this one lies."""
-    config, model, round_ = device.config, device.model, Asked(content).integer("round")
-    if device.client in config.attackers.clients:
-        rng, target = rng_for(config.seed, "attacker", device.client, round_), config.attackers.target
-        own, local = device.kept(content), config.training.local
-        return lie(config.attackers, Liar(model, update, own, local, target, rng))
-    trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    return released(update, trained, config.privacy, rng_for(config.seed, "privacy", device.client, round_))
 
 
 def forget_part(device: Device, content: RecordDict) -> RecordDict:

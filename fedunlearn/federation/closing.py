@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedunlearn.deletion import DeletionRequest
 from fedunlearn.evaluation.judge import Judge
+from fedunlearn.evaluation.metrics import accuracy
 from fedunlearn.federation.requests import Key
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition
@@ -58,13 +59,20 @@ def complete_receipts(
         receipts: by request. books: what each took back. judge: measures.
         states: original, unlearned, recovered and retrained. gap: of the run, as in results.json.
     """
+    views = {name: judge.view(state) for name, state in states.items()}
     for key, path in receipts.items():
-        measured = {name: judge.measure(state, books[key].utterances) for name, state in states.items()}
+        gone = judge.sets(books[key].utterances).forget
+        attacked = {name: judge.membership(views[name], gone) for name in ("recovered", "retrained")}
         add_evidence(
             path,
             {
-                "forget_accuracy": {name: m["forget"]["accuracy"] for name, m in measured.items()},
-                "membership": {name: measured[name]["membership"] for name in ("recovered", "retrained")},
+                "forget_accuracy": {
+                    name: accuracy(judge.labels[gone], view.predicted[gone]) for name, view in views.items()
+                },
+                "membership": {
+                    name: {"auc": found["auc"], "low": found["low"], "high": found["high"]}
+                    for name, found in attacked.items()
+                },
                 "gap": gap["recovered"]["mean"],
                 "noise_floor": gap["noise_floor"] and gap["noise_floor"]["mean"],
             },

@@ -121,10 +121,10 @@ class Federation:
             with occasion.cost.clock():
                 replies = self._exchange(kind, waiting)
             for client, record in waiting.items():
-                occasion.cost.bytes_down += size(record)
+                occasion.cost.share(kind).bytes_down += size(record)
                 reply = replies.get(client)
                 try:
-                    answers[client] = self._read(client, reply, read, occasion)
+                    answers[client] = self._read(client, reply, read, occasion, kind)
                 except Refused as why:
                     sort = "late" if reply is None else "failed" if reply.has_error() else "refused"
                     self._fault(client, str(why), occasion, sort)
@@ -191,16 +191,18 @@ class Federation:
         self.faults.append(Fault(occasion.round, occasion.phase, client, reason, kind))
 
     def _read(
-        self, client: int, reply: Message | None, read: Callable[[int, RecordDict], T], occasion: Occasion
-    ) -> T:
+        self, client: int, reply: Message | None, read: Callable[[int, RecordDict], T], occasion: Occasion,
+        kind: str,
+    ) -> T:  # fmt: skip
         if reply is None:
             raise Refused(f"no reply within {self._settings.timeout:g} s")
         if reply.has_error():
             raise Refused(_one_line(reply.error.reason or f"error {reply.error.code}"))
-        occasion.cost.bytes_up += size(reply.content)
+        spent = occasion.cost.share(kind)
+        spent.bytes_up += size(reply.content)
         metrics = reply.content.metric_records.get("metrics", MetricRecord())
         if "seconds" in metrics:
-            occasion.cost.client_seconds += number(reply.content, "seconds")
+            spent.client_seconds += number(reply.content, "seconds")
         if "died" in metrics:
             self._fault(client, "its process died and was started again", occasion, "failed")
         return read(client, reply.content)

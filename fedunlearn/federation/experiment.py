@@ -22,26 +22,31 @@ from fedunlearn.corpora import Corpus
 from fedunlearn.deletion import DeletionRequest, RequestBook, any_while_learning
 from fedunlearn.deletion import State as RequestState
 from fedunlearn.evaluation.cost import PhaseCost
+from fedunlearn.evaluation.gum import gum_of
 from fedunlearn.evaluation.judge import Judge, Predictions
 from fedunlearn.evaluation.reference import ReferenceCache
+from fedunlearn.evaluation.verdict import STAGES, Verdict
 from fedunlearn.federation.aggregation import Update
+from fedunlearn.federation.analyses import attacks, relearning
 from fedunlearn.federation.availability import Availability
 from fedunlearn.federation.closing import complete_receipts, receipts_of, search
 from fedunlearn.federation.exchange import Federation
+from fedunlearn.federation.plan import plan_of
 from fedunlearn.federation.progress import Progress
 from fedunlearn.federation.references import References, first_weights
 from fedunlearn.federation.requests import Key, ServedRequest
 from fedunlearn.federation.resume import Shelf
 from fedunlearn.federation.server import Server
+from fedunlearn.federation.shadows import Shadows, shadow_federations
 from fedunlearn.federation.standing import Log, Standing, Step, trained_names
 from fedunlearn.federation.upper_references import ReferenceServer
 from fedunlearn.history import History
-from fedunlearn.ledger import Ledger, LedgerReader
+from fedunlearn.ledger import Ledger
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition, recorded_later
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import stream_key
-from fedunlearn.unlearning import REFERENCES, method_named
+from fedunlearn.unlearning import REFERENCES
 
 State = Mapping[str, Tensor]
 
@@ -129,8 +134,10 @@ class Experiment:
                 self._references.retrain(number, forget)
         retrained = [learned.state for learned in standing.retrained[:seeds]] or [original]
         states["retrained"] = retrained[0]
+        shadows = self._shadows(states, books)
         with self._phase("judge", None):
-            results = self._judged(federation, states, retrained, forget, books)
+            results = self._judged(states, retrained, forget, books)
+            results["attacks"] = shadows and attacks(shadows, self._whose(), config)
         for name, state in states.items():
             file = self.run.checkpoints / f"{name}.safetensors"
             save_checkpoint(file, state, {"model": name, "seed": config.seed})
@@ -159,23 +166,10 @@ class Experiment:
 
     def write_failure(self, reason: str, interrupted: bool = False) -> dict[str, Any]:
         """Leave, and return, a results.json that says that, why, and how far the run had come."""
-        standing = self.standing
-        results = {
-            "schema": assemble.SCHEMA,
-            "config": self.config.model_dump(mode="json"),
-            "seed": self.config.seed,
-            "versions": assemble.versions(),
+        results = self._frame(self._books()) | {
             "status": "partial" if interrupted else "failed",
             "failure": reason,
-            "unlearning": assemble.about_method(method_named(self.config.unlearning.method)),
-            "corpus": self._about_corpus(),
             "timeline": self._timeline_so_far(),
-            "requests": assemble.request_rows(standing.requests.values(), self._books(), standing.faults),
-            "cost": assemble.costs(standing.costs),
-            "guard": standing.guarded,
-            "attackers": assemble.attackers(self.config.attackers),
-            "faults": assemble.fault_rows(standing.faults),
-            "ledger": self._about_ledger(),
             "times": {"started": self._started.isoformat(timespec="seconds")},
         }
         self.run.write_results(results)
@@ -220,52 +214,33 @@ class Experiment:
         return first_weights(self.config, self._judge.classes, self.config.seed)
 
     def _judged(
-        self,
-        federation: Federation,
-        states: Mapping[str, State],
-        retrained: Sequence[State],
-        forget: Sequence[str],
+        self, states: Mapping[str, State], retrained: Sequence[State], forget: Sequence[str],
         books: Mapping[Key, DeletionRequest],
-    ) -> dict[str, Any]:
+    ) -> dict[str, Any]:  # fmt: skip
         judge, config, standing = self._judge, self.config, self.standing
         served = standing.requests.values()
         first = standing.retrained[0] if standing.retrained else None
         retrained_log = Log.of(first) if first else Log()
-        references = [judge.measure(state, forget) for state in retrained]
-        models = {
-            name: judge.measure(states[name], forget) for name in ("original", "unlearned", "recovered")
-        }
-        models["retrained"] = {**references[0], "seeds": references}
-        controls = {
-            "none": models["original"],
-            "destroy": judge.measure(self._destroyed(), forget),
-        }
-        costs = {**standing.costs, "retrain": PhaseCost.of(first.cost) if first else PhaseCost()}
-        open_ends = assemble.unfulfilled(served, standing.unheard, federation.faults)
+        judged = {name: states[name] for name in STAGES} | {"destroy": self._destroyed()}
+        open_ends = assemble.unfulfilled(served, standing.unheard, standing.faults)
+        timeline = assemble.timeline(standing.log.rows, standing.log.curve, judge, forget)
+        emotions, method = self.corpus.emotions, config.unlearning.method
+        verdict = Verdict(judge, judged, retrained, forget, emotions, method).as_results()
+        original = verdict["models"]["original"]["forget"]["accuracy"]
+        verdict["reversion"]["steps"] = assemble.reversion_steps(timeline, original, served)
+        frame = self._frame(books)
+        frame["cost"]["retrain"] = dict(first.cost) if first else PhaseCost().as_dict()
         return {
-            "schema": assemble.SCHEMA,
-            "config": config.model_dump(mode="json"),
-            "seed": config.seed,
-            "versions": assemble.versions(),
+            **frame,
+            **verdict,
             "status": "partial" if open_ends else "complete",
             "failure": "; ".join(open_ends) or None,
-            "unlearning": assemble.about_method(method_named(self.config.unlearning.method)),
-            "corpus": self._about_corpus(),
-            "models": models,
-            "gap": assemble.gaps(models, controls),
-            "ranking": assemble.ranking(
-                models, controls, config.unlearning.method, len(self.corpus.emotions)
-            ),
+            "relearn": relearning(judge, self.template, states, forget, original, config),
+            "gum": gum_of(verdict["models"], frame["cost"]),
             "references": standing.keys,
-            "requests": assemble.request_rows(served, books, standing.faults),
-            "cost": assemble.costs(costs),
-            "timeline": assemble.timeline(standing.log.rows, standing.log.curve, judge, forget),
+            "timeline": timeline,
             "retrained_timeline": assemble.timeline(retrained_log.rows, retrained_log.curve, judge, forget),
-            "guard": standing.guarded,
-            "attackers": assemble.attackers(config.attackers),
-            "faults": assemble.fault_rows(federation.faults),
             "availability": self._about_availability(),
-            "ledger": self._about_ledger(),
             "times": {
                 "started": self._started.isoformat(timespec="seconds"),
                 "wall_seconds": perf_counter() - self._start,
@@ -273,6 +248,33 @@ class Experiment:
                 "references": standing.origins,
             },
         }
+
+    def _shadows(self, states: Mapping[str, State], books: Mapping[Key, DeletionRequest]) -> Shadows | None:
+        """The run done again without random halves of what was forgotten; None where that is switched off."""
+        config, count = self.config, self.config.evaluation.shadows
+        if not count:
+            return None
+        with self._phase("shadows", count):
+            plan = plan_of(self.standing, books, self.partition, config)
+            return shadow_federations(
+                config,
+                self._judge,
+                self.partition,
+                plan,
+                {name: states[name] for name in STAGES},
+                self._cache.folder,
+                count,
+                config.evaluation.shadow_workers,
+                self._progress.step,
+                self.stop,
+            )
+
+    def _whose(self) -> dict[str, int]:
+        """Request -> the first client it is of."""
+        return {r.id: r.client for r in reversed(list(self.standing.requests.values()))}
+
+    def _frame(self, books: Mapping[Key, DeletionRequest]) -> dict[str, Any]:
+        return assemble.frame(self.config, self.corpus, self.partition, self.standing, books, self.run.ledger)
 
     # ---- watching (server.Observer) ------------------------------------------------------------------
 
@@ -356,26 +358,11 @@ class Experiment:
         gone = (books[r.key] for r in self.standing.requests.values() if r.gone and r.key in books)
         return sorted({u for r in gone for u in r.utterances})
 
-    def _about_ledger(self) -> dict[str, Any]:
-        with LedgerReader(self.run.ledger) as ledger:
-            return {"entries": len(ledger.entries()), "head": ledger.head()}
-
     def _about_availability(self) -> dict[str, Any] | None:
         config = self.config
         availability = Availability(config.availability, config.seed, config.partition.clients)
         asking = {client for _, client in self.standing.requests}
         return None if availability.certain else availability.in_results(self.standing.dates, asking)
-
-    def _about_corpus(self) -> dict[str, Any]:
-        return {
-            "name": self.corpus.name,
-            "utterances": len(self.corpus.utterances),
-            "speakers": len(self.corpus.speakers),
-            "clients": len(self.partition.clients),
-            "emotions": list(self.corpus.emotions),
-            "unseen_speakers": len({u.speaker for u in self.partition.unseen}),
-            "warnings": list(self.corpus.warnings),
-        }
 
     @contextmanager
     def _phase(self, name: str, rounds: int | None) -> Iterator[None]:

@@ -16,6 +16,7 @@ _SAID = {
     "learn": "Learning",
     "unlearn and recover": "Unlearning and recovering",
     "retrain": "Retraining without the forgotten",
+    "shadows": "Training shadow federations",
     "judge": "Judging",
     "search": "Searching for what was deleted",
 }
@@ -56,6 +57,11 @@ class Progress:
         yield
         task = self._bars.tasks[self._bars.task_ids.index(bar)]
         self._bars.update(bar, total=task.completed or 1, completed=task.completed or 1)
+
+    def step(self) -> None:
+        """The current phase is one further."""
+        if self._current is not None:
+            self._bars.update(self._current, advance=1)
 
     def warn(self, line: str) -> None:
         """Say something that the user should know, on standard error."""

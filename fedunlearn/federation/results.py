@@ -3,15 +3,19 @@
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-from fedunlearn.config import AttackerSettings
+from fedunlearn.config import Config
+from fedunlearn.corpora import Corpus
 from fedunlearn.deletion import DeletionRequest, State
-from fedunlearn.evaluation.cost import PhaseCost
-from fedunlearn.evaluation.gap import Record, gap, noise_floor, rank
 from fedunlearn.evaluation.judge import Judge, Predictions
 from fedunlearn.federation.exchange import Fault
 from fedunlearn.federation.requests import Key, ServedRequest
+from fedunlearn.federation.standing import Standing
+from fedunlearn.ledger import LedgerReader
+from fedunlearn.partition import Partition
+from fedunlearn.unlearning import method_named
 from fedunlearn.unlearning.contract import MethodCard
 from fedunlearn.unlearning.upper_reference import ReferenceCard
 
@@ -30,21 +34,67 @@ def about_method(card: MethodCard | ReferenceCard) -> dict[str, str]:
     return {"method": card.name, "sees": card.sees, "source": card.source}
 
 
-def gaps(models: Mapping[str, Record], controls: Mapping[str, Record]) -> dict[str, Any]:
-    """Distances of the unlearned and recovered models and of both controls to the retrained model.
+def frame(config: Config, corpus: Corpus, partition: Partition, standing: Standing,
+          books: Mapping[Key, DeletionRequest], ledger: Path) -> dict[str, Any]:  # fmt: skip
+    """What there is to say of every run, however it ended."""
+    attackers = config.attackers
+    with LedgerReader(ledger) as reader:
+        entries, head = len(reader.entries()), reader.head()
+    return {
+        "schema": SCHEMA,
+        "config": config.model_dump(mode="json"),
+        "seed": config.seed,
+        "versions": versions(),
+        "unlearning": about_method(method_named(config.unlearning.method)),
+        "corpus": {
+            "name": corpus.name,
+            "utterances": len(corpus.utterances),
+            "speakers": len(corpus.speakers),
+            "clients": len(partition.clients),
+            "emotions": list(corpus.emotions),
+            "unseen_speakers": len({u.speaker for u in partition.unseen}),
+            "warnings": list(corpus.warnings),
+        },
+        "requests": request_rows(standing.requests.values(), books, standing.faults),
+        "cost": {phase: cost.as_dict() for phase, cost in standing.costs.items()},
+        "guard": standing.guarded,
+        "attackers": attackers.model_dump(mode="json") if attackers.clients else None,
+        "faults": [vars(f) for f in standing.faults],
+        "ledger": {"entries": entries, "head": head},
+    }
 
-    And the noise floor: the distance between retrained models that differ in their seed alone.
+
+def reversion_steps(
+    entries: Sequence[Row], original: float | None, requests: Iterable[ServedRequest]
+) -> list[dict[str, Any]]:
+    """What each joint unlearn step did to the forget accuracy, and what its recovery did to that.
+
+    Args:
+        entries: the timeline. original: the original's forget accuracy, where a step is the first entry.
+        requests: of the run, for whose each was.
+
+    Returns:
+        a row a step: round, clients, and forget accuracy on all of D_f before, unlearned, recovered (None
+        where no recovery round followed).
     """
-    reference = models["retrained"]
-    judged = {"unlearned": models["unlearned"], "recovered": models["recovered"], **controls}
-    distances = {name: gap(record, reference) for name, record in judged.items()}
-    return {**distances, "noise_floor": noise_floor(reference["seeds"])}
-
-
-def ranking(models: Mapping[str, Record], controls: Mapping[str, Record], method: str, classes: int) -> Any:
-    """The run's models and both controls, nearest to the retrained model first."""
-    named = {f"{stage} ({method})": models[stage] for stage in ("unlearned", "recovered")}
-    return rank(named, controls, models["retrained"], classes, method)
+    whose: dict[str, set[int]] = {}
+    for request in requests:
+        whose.setdefault(request.id, set()).add(request.client)
+    steps: list[dict[str, Any]] = []
+    before, recovering = original, False
+    for entry in entries:
+        here = entry["forget_accuracy"]
+        if entry["phase"] == "unlearn":
+            clients = sorted(set().union(*(whose.get(name, set()) for name in entry["requests"])))
+            steps.append(
+                {"round": entry["round"], "clients": clients, "before": before, "unlearned": here,
+                 "recovered": None}
+            )  # fmt: skip
+        recovering = entry["phase"] == "unlearn" or (recovering and entry["phase"] == "recover")
+        if recovering and entry["phase"] == "recover":
+            steps[-1]["recovered"] = here
+        before = here
+    return steps
 
 
 def timeline(
@@ -111,18 +161,3 @@ def unfulfilled(
         ),
         *(f"client {c} did not say whether it has deletions" for c in sorted(unheard)),
     ]
-
-
-def costs(book: Mapping[str, PhaseCost]) -> dict[str, Any]:
-    """Cost by phase."""
-    return {phase: cost.as_dict() for phase, cost in book.items()}
-
-
-def attackers(settings: AttackerSettings) -> dict[str, Any] | None:
-    """Which clients lie in this run, and how; None where nobody does."""
-    return settings.model_dump(mode="json") if settings.clients else None
-
-
-def fault_rows(faults: Iterable[Fault]) -> list[dict[str, Any]]:
-    """Refused and missing replies, in the order they happened."""
-    return [vars(f) for f in faults]

@@ -59,13 +59,7 @@ class Rounds:
             ),
             occasion,
         )
-        self._template.load_state_dict(dict(initial))
-        # A client with too little speech to hide in an average sends none.
-        told = [update for update in replies.values() if update.examples]
-        if told:
-            moments = weighted_mean(told)
-            set_calibration(self._template, moments["mean"], moments["mean_square"])
-        weights = {k: v.clone() for k, v in self._template.state_dict().items()}
+        weights = calibrated(self._template, initial, list(replies.values()))
         return GlobalModel(weights, ServerOptimizer(self._config.training))
 
     def ordinary(
@@ -163,3 +157,21 @@ class Rounds:
         predictions = self._observer.look(weights) if look else None
         row: dict[str, Any] = {"round": round_, "phase": phase, "loss": loss, "refused": refused}
         self._observer.saw({**row, "requests": list(requests)}, predictions)
+
+
+def calibrated(
+    template: EmotionModel, initial: Mapping[str, Tensor], moments: Sequence[Update]
+) -> dict[str, Tensor]:
+    """First weights with the normalisation constants that follow from all clients' moments.
+
+    Args:
+        template: of the kind; its weights are overwritten.
+        moments: "mean" and "mean_square", counted by frames. A client with too little speech to hide in an
+            average has none.
+    """
+    template.load_state_dict(dict(initial))
+    told = [update for update in moments if update.examples]
+    if told:
+        means = weighted_mean(told)
+        set_calibration(template, means["mean"], means["mean_square"])
+    return {k: v.clone() for k, v in template.state_dict().items()}

@@ -5,7 +5,7 @@ reads them, sums of log-odds. The server sees these sums of each client, a reque
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from flwr.app import RecordDict
@@ -91,7 +91,16 @@ def ask_scalars(
         trained = Sums.read(reply, "trained", clients.examples[client])
         return right, examples, trained, Sums.read(reply, "held_out", clients.held_out[client])
 
-    replies = clients.ask("evaluate", content, read, occasion, quorum=0.0).values()
+    return pooled(clients.ask("evaluate", content, read, occasion, quorum=0.0).values())
+
+
+def pooled(replies: Collection[tuple[float, float, Sums, Sums]]) -> ServerScalars:
+    """What all clients' replies say together.
+
+    Args:
+        replies: in client order: right answers of so many held-out utterances, and the sums of the log-odds
+            of the training and of the held-out speech.
+    """
     examples = sum(n for _, n, _, _ in replies)
     return ServerScalars(
         test_accuracy=sum(right for right, _, _, _ in replies) / examples if examples else None,

@@ -14,12 +14,12 @@ from torch import Tensor
 from fedunlearn.config import Config
 from fedunlearn.deletion import State as RequestState
 from fedunlearn.deletion import last_scheduled_round
-from fedunlearn.federation.aggregation import difference, step, weighted_mean
+from fedunlearn.federation.aggregation import difference
 from fedunlearn.federation.availability import Availability
 from fedunlearn.federation.desk import Desk, weights_digest
 from fedunlearn.federation.exchange import Federation, settings
+from fedunlearn.federation.joining import recovered
 from fedunlearn.federation.observer import Observer
-from fedunlearn.federation.projection import without_conflict
 from fedunlearn.federation.requests import ServedRequest, ids_of
 from fedunlearn.federation.rounds import Rounds
 from fedunlearn.federation.standing import GlobalModel, Standing, Step
@@ -200,11 +200,7 @@ class Server:
         return number == self._config.training.rounds or (due > 0 and number % due == 0)
 
     def _recover(self, model: GlobalModel) -> None:
-        """One recovery round on what the clients still hold.
-
-        Reversion is removed from the mean, where FedOSD removes it from each client's step: the mean is what
-        moves the model, and clients that pull back may be outweighed by those that do not.
-        """
+        """One recovery round on what the clients still hold."""
         standing, recovery = self.standing, self._config.recovery
         standing.owed -= 1
         with self._clients.withholding(standing.open):
@@ -223,12 +219,7 @@ class Server:
                 model.weights, standing.clock, standing.date, "recover", asked
             )
         self.rounds.remember(updates, None)
-        weights = model.weights
-        if updates:
-            mean = weighted_mean(updates)
-            if recovery.reversion == "removed":
-                mean = without_conflict(mean, standing.unlearn_steps)
-            weights = step(weights, mean)
+        weights = recovered(model.weights, updates, recovery.reversion, standing.unlearn_steps)
         standing.model = GlobalModel(weights, model.optimizer, model.ordinary_rounds)
         self.rounds.report(standing.clock, "recover", weights, loss, refused, True)
 

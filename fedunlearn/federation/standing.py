@@ -182,7 +182,7 @@ class Standing:
             dict(self.heard),
             dict(self.examples),
             frozenset(self.unheard),
-            copy.copy(self.costs["listen"]),
+            copy.deepcopy(self.costs["listen"]),
             len(self.faults),
             len(self.requests),
         )

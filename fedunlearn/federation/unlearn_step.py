@@ -4,7 +4,7 @@ A reply may take its time (``availability``): it joins the model of the date at 
 of its request still runs; else it is refused, and the request is given out anew.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import isfinite
 from typing import Any
@@ -12,10 +12,11 @@ from typing import Any
 from flwr.app import RecordDict
 
 from fedunlearn.config import Config
-from fedunlearn.federation.aggregation import Update, join_unlearning, step
+from fedunlearn.federation.aggregation import Update
 from fedunlearn.federation.availability import Availability
 from fedunlearn.federation.exchange import Fault, Federation, Occasion, letter, settings
-from fedunlearn.federation.guard import UNGUARDED, Guard, Probes
+from fedunlearn.federation.guard import Intervention
+from fedunlearn.federation.joining import join_step
 from fedunlearn.federation.observer import Observer
 from fedunlearn.federation.requests import Key, ServedRequest, grouped, ids_of, read_outcome
 from fedunlearn.federation.scalars import as_settings, ask_scalars
@@ -99,48 +100,33 @@ class UnlearnStep:
         standing = self._standing
         updates = [update for update, _ in answers.values()]
         measured = self._observer.updated(weights, updates, asked, standing.clock)
+        occasion = Occasion(standing.clock, "guard", standing.costs["unlearn"])
+
+        def accuracy(state: State, staying: Sequence[int]) -> float | None:
+            there = {c: date for c, date in self._there().items() if c in staying}
+            return ask_scalars(self._clients, there, state, False, occasion).test_accuracy
+
         asking = {r.client for r in standing.open}
-        examples = self._clients.examples
-        # Who has a request open does not speak for those who did not ask.
-        staying = [client for client in examples if client not in asking]
-        last = [standing.history.last[client] for client in staying if client in standing.history.last]
-        unlearning, usual = self._config.unlearning, standing.history.usual_norm(staying)
-        total, longest = sum(examples.values()), unlearning.clip * usual
-
-        def join(those: Sequence[Update]) -> State:
-            joint = join_unlearning(those, unlearning.aggregation, total, last, longest)
-            return {name: share * value for name, value in joint.items()}
-
-        passed = self._guarded(weights, updates, asked, join, usual, staying)
+        usual = standing.history.usual_norm([c for c in self._clients.examples if c not in asking])
+        weights, passed, done = join_step(
+            weights, updates, asked, self._config, self._template, standing.history, self._clients.examples,
+            asking, accuracy, standing.clock, share,
+        )  # fmt: skip
+        self._write_down(done)
         more = {"noise": self._noise()} if self._config.privacy.clip else {}
         told = {}
         for client in (u.client for u in passed):
             sent, outcome = answers[client]
-            told[client] = {**outcome, **more, "update_norm": sent.norm, "privacy": measured.get(client)}
-        return step(weights, join(passed)) if passed else weights, told
+            lengths = {"update_norm": sent.norm, "usual_norm": usual if isfinite(usual) else None}
+            told[client] = {**outcome, **more, **lengths, "privacy": measured.get(client)}
+        return weights, told
 
-    def _guarded(
-        self, weights: State, updates: Sequence[Update], asked: Mapping[int, Sequence[str]],
-        join: Callable[[Sequence[Update]], State], usual: float, staying: Sequence[int],
-    ) -> list[Update]:  # fmt: skip
-        """The updates that the guard lets join; what it did is kept, and whom it refused may try again."""
-        standing, config = self._standing, self._config
-        if config.unlearning.method in UNGUARDED:
-            return list(updates)
-        there = {c: date for c, date in self._there().items() if c in staying}
-        occasion = Occasion(standing.clock, "guard", standing.costs["unlearn"])
-
-        def accuracy(state: State) -> float | None:
-            return ask_scalars(self._clients, there, state, False, occasion).test_accuracy
-
-        probes = Probes(self._template, weights, config.seed)
-        guard = Guard(config.guard, weights, join, usual, accuracy, probes.silenced)
-        passed, done = guard.examine(updates, asked, standing.clock)
-        standing.guarded += [intervention.as_row() for intervention in done]
+    def _write_down(self, done: Sequence[Intervention]) -> None:
+        """Keep what the guard did; whom it refused may try again."""
+        self._standing.guarded += [intervention.as_row() for intervention in done]
         for refusal in (i for i in done if i.what == "refused"):
             self._fault(refusal.client, refusal.reason, "refused")
             self._give_back((name, refusal.client) for name in refusal.requests)
-        return passed
 
     def _noise(self) -> dict[str, float | None]:
         privacy, worth = self._config.privacy, guarantee(self._config.privacy)

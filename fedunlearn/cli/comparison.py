@@ -1,0 +1,84 @@
+"""``fedunlearn report DIR1 DIR2 ...``: reading several runs, and where their page goes."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fedunlearn.errors import EXIT_OK, BadInput
+from fedunlearn.run_folder import RunFolder
+
+_DEFAULT = Path("comparison.html")
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """The results.json of a run folder.
+
+    Raises:
+        BadInput: there is none, or it is none of ours.
+    """
+    file = RunFolder(folder).results
+    try:
+        results = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{file}: cannot be read ({error}); give a folder that a run made") from error
+    if not isinstance(results, dict) or not str(results.get("schema", "")).startswith("fedunlearn/results/"):
+        raise BadInput(f"{file}: is not a results.json of fedunlearn")
+    return results
+
+
+def compare(folders: Sequence[Path], out: Path | None) -> int:
+    """Write one page on several runs.
+
+    Raises:
+        BadInput: a folder is named twice or holds no run, or the page cannot go where it is asked to.
+    """
+    from fedunlearn.report import write_comparison
+
+    problems: list[str] = []
+    found: dict[Path, dict[str, Any]] = {}
+    for folder in folders:
+        place = folder.resolve()
+        if place in found:
+            problems.append(f"{folder}: is named twice; a run counts once")
+            continue
+        try:
+            found[place] = read_results(folder)
+        except BadInput as error:
+            problems += error.problems
+    page = out or _DEFAULT
+    problems += unfit(page, found.values())
+    if problems:
+        raise BadInput(list(dict.fromkeys(problems)))
+    write_comparison(dict(zip(names_of(list(found)), found.values(), strict=True)), page)
+    Console().print(f"Comparison of {len(found)} runs: {page.resolve()}", soft_wrap=True, highlight=False)
+    return EXIT_OK
+
+
+def unfit(page: Path, runs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Why a page cannot be written there; a user's corpus is never written to."""
+    place = page.resolve()
+    if place.is_dir() or not place.parent.is_dir():
+        what = "is a folder" if place.is_dir() else "its folder does not exist"
+        return [f"--out {page}: {what}; name a file, such as comparison.html"]
+    for results in runs:
+        config = results.get("config")
+        corpus = config.get("corpus") if isinstance(config, dict) else None
+        path = corpus.get("path") if isinstance(corpus, dict) else None
+        if isinstance(path, str) and path:
+            own = Path(path).expanduser().resolve()
+            inside = place.parent == own.parent if own.is_file() else place.is_relative_to(own)
+            if inside:
+                return [f"--out {page}: is inside the corpus {path}, which is only read; name another place"]
+    return []
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """The folders' names; with as many parents as it takes to tell them apart."""
+    for parts in range(1, max(len(folder.parts) for folder in folders) + 1):
+        names = ["/".join(folder.parts[-parts:]) for folder in folders]
+        if len(set(names)) == len(names):
+            break
+    return names

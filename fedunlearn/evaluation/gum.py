@@ -1,0 +1,171 @@
+"""GUM and CGUM: forgetting, recognition and speed in one number, to stand beside the speech benchmark's.
+
+GUM is UnSLU-BENCH's (Koudounas et al. 2025, arXiv 2505.15700), CGUM its successor (Savelli et al. 2026, as
+given in the benchmark's public repository, koudounasalkis/UnSLU-BENCH, CGUM.ipynb). ``gum`` reproduces the
+benchmark's published rows (tests/test_gum.py); of CGUM no published table was found to check against.
+
+One number for three things hides which of them it is: read the gap first.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import log
+from typing import Any, TypedDict
+
+import numpy as np
+
+_EPSILON = 1e-6
+"""the benchmark's, against division by 0; part of the published values"""
+
+
+class Score(TypedDict):
+    """One model's, all in [0, 1], larger is better; efficacy, utility and time are the parts of ``gum``."""
+
+    gum: float
+    cgum: float
+    efficacy: float
+    utility: float
+    time: float
+
+
+def efficacy(mia: float, mia_original: float, mia_gold: float) -> float:
+    """How well membership is hidden: 1 at the retrained model's value, 0 at the original's or above.
+
+    1 - ((m - g) / (o - g))^2 with o the original's, m = min(mia, o) and g = min((m + o) / 2, gold): between
+    the retrained model's value and well below it little is lost. 0 where the original's is reached, whatever
+    the retrained model's.
+
+    Args:
+        mia, mia_original, mia_gold: success of a membership attack, [0, 1], of the model judged, of the
+            original, and of the retrained one.
+    """
+    hidden = min(mia, mia_original)
+    wanted = min((hidden + mia_original) / 2, mia_gold)
+    if wanted >= mia_original:
+        return 0.0
+    return _clip(1.0 - ((hidden - wanted) / (mia_original - wanted)) ** 2)
+
+
+def speed(seconds: float, seconds_gold: float) -> float:
+    """1 - ln(t + 1) / ln(t_gold + 1), in [0, 1]: 0 for what takes as long as retraining, or longer.
+
+    The formula gives less than 0 for longer; we stop there, as CGUM does and no published row needs.
+
+    Args:
+        seconds, seconds_gold: of unlearning and of retraining; the latter > 0. The logarithm of seconds is
+            no ratio: the same speed-up counts for less where retraining takes seconds than where it takes a
+            day.
+    """
+    return _clip(1.0 - log(seconds + 1.0) / log(seconds_gold + 1.0))
+
+
+def gum(
+    f1: float, f1_gold: float, mia: float, mia_original: float, mia_gold: float, seconds: float,
+    seconds_gold: float,
+) -> float:  # fmt: skip
+    """GUM: the harmonic mean of efficacy E, utility U = 1 - |F1 difference| and speed T, in [0, 1].
+
+    3 U E T / (E T + U T + U E + 1e-6).
+
+    Args:
+        f1, f1_gold: macro F1 on test speech, of the model judged and of the retrained one. The others: see
+            ``efficacy`` and ``speed``.
+    """
+    return _balanced(
+        1.0 - abs(f1 - f1_gold), efficacy(mia, mia_original, mia_gold), speed(seconds, seconds_gold)
+    )
+
+
+def cgum(
+    f1: float, f1_gold: float, mia: float, mia_original: float, mia_gold: float, seconds: float,
+    seconds_gold: float, classes: int,
+) -> float:  # fmt: skip
+    """CGUM with its weights alpha = beta = 1: as GUM, of parts that are measured from chance, in [0, 1].
+
+    U = (F1 - 1/C) / (F1_gold - 1/C): a model at chance has utility 0, one better than the retrained 1.
+    E = 1 - |m - gold| / |original - gold|, m held on the retrained model's side of the original: linear, and
+    0 for a model that hides as far below the retrained one's value as the original stands above it.
+
+    Args:
+        classes: C, of emotions. The others: see ``gum``.
+    """
+    chance = 1.0 / classes
+    utility = _clip((f1 - chance) / (f1_gold - chance + _EPSILON))
+    held = min(mia, mia_original) if mia_original >= mia_gold else max(mia, mia_original)
+    hidden = _clip(1.0 - abs(held - mia_gold) / (abs(mia_original - mia_gold) + _EPSILON))
+    time = _clip(1.0 - log(seconds + 1.0) / (log(seconds_gold + 1.0) + _EPSILON))
+    return _balanced(utility, hidden, time)
+
+
+def macro_f1(confusion: Sequence[Sequence[int]]) -> float | None:
+    """Mean F1 over the emotions that occur or are recognised, from counts [true][recognised].
+
+    None where there are no utterances. Equal to scikit-learn's f1_score(average="macro").
+    """
+    counts = np.array(confusion, np.int64)
+    both = counts.sum(0) + counts.sum(1)
+    if not both.any():
+        return None
+    return float((2.0 * np.diag(counts)[both > 0] / both[both > 0]).mean())
+
+
+def gum_of(models: Mapping[str, Any], cost: Mapping[str, Mapping[str, Any]]) -> dict[str, Score] | None:
+    """GUM and CGUM of a run's unlearned and recovered models, as results.json ``gum``.
+
+    What goes in: macro F1 on the test speech of client speakers; the AUC of the population attack, where the
+    benchmark has an attack's accuracy (chance is 1/2 of both, but an AUC moves more, and below 1/2 for a
+    model that never saw D_f); client-seconds of unlearning, and with them of recovery, against client-seconds
+    of retraining, where the benchmark has one GPU's wall clock. Values compare within this product; with the
+    published ones only in kind.
+
+    Args:
+        models: results.json ``models``; of the retrained seeds the mean counts.
+        cost: results.json ``cost``.
+
+    Returns:
+        stage -> score; None where the test set or the comparison of losses is empty, or where retraining
+        cost nothing.
+    """
+    seeds = models["retrained"].get("seeds") or [models["retrained"]]
+    f1_gold, mia_gold = _mean([_f1(s) for s in seeds]), _mean([_mia(s) for s in seeds])
+    original, gold_seconds = _mia(models["original"]), cost["retrain"]["client_seconds"]
+    if f1_gold is None or mia_gold is None or original is None or gold_seconds <= 0:
+        return None
+    seconds = cost["unlearn"]["client_seconds"]
+    spent = {"unlearned": seconds, "recovered": seconds + cost["recover"]["client_seconds"]}
+    scores: dict[str, Score] = {}
+    for stage, time in spent.items():
+        f1, mia = _f1(models[stage]), _mia(models[stage])
+        if f1 is None or mia is None:
+            return None
+        known = (f1, f1_gold, mia, original, mia_gold, time, gold_seconds)
+        scores[stage] = {
+            "gum": gum(*known),
+            "cgum": cgum(*known, classes=len(models[stage]["confusion"]["test"])),
+            "efficacy": efficacy(mia, original, mia_gold),
+            "utility": 1.0 - abs(f1 - f1_gold),
+            "time": speed(time, gold_seconds),
+        }
+    return scores
+
+
+def _balanced(utility: float, efficacy: float, time: float) -> float:
+    product = utility * efficacy * time
+    return 3 * product / (efficacy * time + utility * time + utility * efficacy + _EPSILON)
+
+
+def _clip(value: float) -> float:
+    return max(0.0, min(1.0, value))
+
+
+def _f1(model: Mapping[str, Any]) -> float | None:
+    return macro_f1(model["confusion"]["test"])
+
+
+def _mia(model: Mapping[str, Any]) -> float | None:
+    auc: float | None = model["membership"]["auc"]
+    return auc
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else None

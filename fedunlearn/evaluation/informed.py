@@ -1,0 +1,129 @@
+"""Informed membership inference: an attacker who knows how the method leaves what it has forgotten.
+
+After Dinis et al. 2026. The attacker has other models that were unlearned by the same method, and knows of
+*other requests'* utterances which of these models unlearned them (IN) and which never saw them (OUT). A
+classifier learns the difference from the models' outputs and is then shown models and utterances that it has
+never seen: each request is left out in turn, and so are the attacked models. A simple attack takes it that
+members have low losses; this one learns what losses they have, so that a method which parks the loss at a
+usual value, or drives it too far, gives itself away.
+"""
+
+from typing import TypedDict
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import logsumexp
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+from fedunlearn.evaluation.lira import confidence
+from fedunlearn.evaluation.shadow_attack import (
+    CannotAttack,
+    Mask,
+    Matrix,
+    ShadowAttack,
+    attack_result,
+    auc_of,
+)
+
+FOLDS = 4
+"""parts that the shadows fall into: a model is attacked with what the models of the other parts teach"""
+
+
+class Request(TypedDict):
+    """One request's share: auc as a whole, None where all or none of its pairs are IN; n utterances."""
+
+    request: int
+    auc: float | None
+    n: int
+
+
+class InformedAttack(ShadowAttack):
+    """Also by request, in the order of their numbers."""
+
+    requests: list[Request]
+
+
+def outputs(logits: npt.NDArray[np.floating], labels: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
+    """What the attacker looks at: [..., K, 4]; NaN where a logit is not finite.
+
+    The true class's confidence phi (nats; of the same order as the loss, but not rounded to 0 where the loss
+    is), the entropy of the answer (nats), the margin between the two likeliest classes (nats), the true
+    class.
+    """
+    phi = confidence(logits, labels)
+    wide = np.where(np.isnan(phi)[..., None], 0.0, logits.astype(np.float64))
+    log_p = wide - logsumexp(wide, axis=-1, keepdims=True)
+    entropy = -(np.exp(log_p) * log_p).sum(-1)
+    first_two = np.sort(wide, axis=-1)[..., -2:]
+    margin = first_two[..., 1] - first_two[..., 0]
+    return np.stack([phi, entropy, margin, np.broadcast_to(labels.astype(np.float64), phi.shape)], -1)
+
+
+def informed(
+    logits: npt.NDArray[np.floating],
+    labels: npt.NDArray[np.integer],
+    inside: Mask,
+    request: npt.NDArray[np.integer],
+    resamples: int,
+    rng: np.random.Generator,
+) -> InformedAttack:
+    """Attack every request with a classifier taught by the other requests and other shadows.
+
+    Gradient-boosted trees (scikit-learn) on ``outputs``; the score is their log odds. The interval is for
+    these requests' speakers: utterances and shadows are drawn again, requests are not.
+
+    Args:
+        logits: [S, K, C] of S shadows on K candidate utterances. labels: [K].
+        inside: [S, K], True where the shadow was trained on the utterance (and unlearned it, if it did).
+        request: [K], whom each candidate belongs to.
+        resamples, rng: of the bootstrap, see ``attack_result``; rng also seeds the classifier.
+
+    Raises:
+        CannotAttack: fewer than 2 requests or 2 shadows, or none to learn both IN and OUT from.
+    """
+    numbers = np.unique(request)
+    if len(numbers) < 2:
+        raise CannotAttack(
+            f"the informed attack learns from other requests: it needs 2 or more (got {len(numbers)})"
+        )
+    if len(inside) < 2:
+        raise CannotAttack(f"the informed attack learns from other shadows: it needs 2 (got {len(inside)})")
+    shown = outputs(logits, labels)
+    known = ~np.isnan(shown).any(-1)
+    part_of = np.arange(len(inside)) % FOLDS
+    seed = int(rng.integers(2**31))
+    scores: Matrix = np.full(inside.shape, np.nan)
+    for part in np.unique(part_of):
+        for number in numbers:
+            attacked = _cells(part_of == part, request == number) & known
+            lesson = _cells(part_of != part, request != number) & known
+            if attacked.any() and 0 < inside[lesson].sum() < lesson.sum():
+                classifier = _classifier(int(lesson.sum()), seed).fit(shown[lesson], inside[lesson])
+                scores[attacked] = classifier.decision_function(shown[attacked])
+    result = attack_result(scores, inside, resamples, rng)
+    requests: list[Request] = [
+        {
+            "request": int(number),
+            "auc": auc_of(scores[:, request == number], inside[:, request == number]),
+            "n": int((request == number).sum()),
+        }
+        for number in numbers
+    ]
+    return {**result, "requests": requests}
+
+
+def _cells(shadows: Mask, utterances: Mask) -> Mask:
+    cells: Mask = shadows[:, None] & utterances[None, :]
+    return cells
+
+
+def _classifier(examples: int, seed: int) -> HistGradientBoostingClassifier:
+    # Small trees with full leaves: there are some thousands of pairs, but only dozens of utterances.
+    return HistGradientBoostingClassifier(
+        max_iter=50,
+        max_leaf_nodes=8,
+        min_samples_leaf=max(1, min(40, examples // 20)),
+        early_stopping=False,
+        categorical_features=[3],
+        random_state=seed,
+    )

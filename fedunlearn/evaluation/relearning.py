@@ -1,0 +1,94 @@
+"""Relearn time: how many gradient steps bring D_f back.
+
+What was never known takes long to learn; what was only hidden comes back within a few steps. So the number
+means something beside the retrained model's alone, which never knew D_f.
+"""
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedunlearn.config import LocalSettings
+from fedunlearn.examples import Examples
+from fedunlearn.models.contract import EmotionModel
+from fedunlearn.training import predict, sgd_step
+
+
+def relearn(
+    model: EmotionModel,
+    state: Mapping[str, Tensor],
+    examples: Examples,
+    target: float,
+    settings: LocalSettings,
+    limit: int,
+    rngs: Sequence[np.random.Generator],
+) -> dict[str, Any] | None:
+    """Train D_f again from some weights until its accuracy is back.
+
+    Mini-batches of D_f alone, cross-entropy, SGD with momentum starting at rest; the accuracy is looked at
+    before the first step and after each. No augmentation, label smoothing or schedule.
+
+    Args:
+        model: any of the kind; not changed. state: the weights to begin with.
+        examples: D_f. target: accuracy to be reached, in [0, 1]: the original model's.
+        settings: lr, momentum, weight decay and batch size of local training. limit: steps at most.
+        rngs: one for each order of the batches; it seeds dropout, too.
+
+    Returns:
+        steps: mean over the orders, one that is not back counting as ``limit``; low, high: least and most;
+        reached: whether every order got there; target; limit. 0 steps where it is there already. None where
+        D_f is empty, or ``limit`` or the number of orders is 0: not measured.
+    """
+    if not len(examples) or limit <= 0 or not rngs:
+        return None
+    taken = [_steps(model, state, examples, target, settings, limit, rng) for rng in rngs]
+    steps = [limit if n is None else n for n in taken]
+    return {
+        "steps": sum(steps) / len(steps),
+        "low": min(steps),
+        "high": max(steps),
+        "reached": None not in taken,
+        "target": target,
+        "limit": limit,
+    }
+
+
+def _steps(
+    model: EmotionModel, state: Mapping[str, Tensor], examples: Examples, target: float,
+    settings: LocalSettings, limit: int, rng: np.random.Generator,
+) -> int | None:  # fmt: skip
+    """Steps of one order until the target; None = not within the limit, or the loss left all bounds."""
+    working = copy.deepcopy(model)
+    working.load_state_dict(dict(state))
+    working.train()
+    weights: list[Tensor] = [p for p in working.parameters() if p.requires_grad]
+    velocities = [torch.zeros_like(w) for w in weights]
+    order: list[Tensor] = []
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(rng.integers(2**62)))
+        for step in range(limit + 1):
+            if _right(working, examples) >= target * len(examples) - 1e-6:
+                return step
+            if step == limit:
+                break
+            if not order:
+                order = list(
+                    torch.split(torch.from_numpy(rng.permutation(len(examples))), settings.batch_size)
+                )
+            batch = examples.take(order.pop(0))
+            loss = F.cross_entropy(working.classify(batch.features, batch.frames), batch.labels)
+            if not math.isfinite(loss.item()):
+                return None
+            gradients = torch.autograd.grad(loss, weights)
+            sgd_step(weights, velocities, gradients, settings.lr, settings.momentum, settings.weight_decay)
+    return None
+
+
+def _right(model: EmotionModel, examples: Examples) -> int:
+    return int((predict(model, examples).argmax(1) == examples.labels).sum())

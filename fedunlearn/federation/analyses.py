@@ -1,0 +1,87 @@
+"""What takes training to find out: how soon D_f is learned again, and what the shadow federations tell."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from fedunlearn.config import Config
+from fedunlearn.evaluation.informed import informed
+from fedunlearn.evaluation.judge import Judge
+from fedunlearn.evaluation.lira import u_lira
+from fedunlearn.evaluation.relearning import relearn
+from fedunlearn.evaluation.shadow_attack import CannotAttack
+from fedunlearn.federation.shadows import Shadows
+from fedunlearn.models.contract import EmotionModel
+from fedunlearn.seeding import rng_for
+
+ORDERS = 5
+"""in which D_f is learned again"""
+
+
+def relearning(
+    judge: Judge,
+    model: EmotionModel,
+    states: Mapping[str, Mapping[str, Tensor]],
+    forget: Sequence[str],
+    target: float | None,
+    config: Config,
+) -> dict[str, Any] | None:
+    """``results.relearn``: gradient steps until each model has D_f's accuracy back.
+
+    Args:
+        judge: knows D_f. model: of the run's kind. states: by name. forget: D_f.
+        target: the original's forget accuracy; None where D_f is empty.
+
+    Returns:
+        by model; None where there is nothing to learn again, or it is switched off.
+    """
+    limit = config.evaluation.relearn_steps
+    if target is None or limit == 0:
+        return None
+    examples = judge.examples(forget)
+    return {
+        name: relearn(
+            model,
+            state,
+            examples,
+            target,
+            config.training.local,
+            limit,
+            [rng_for(config.seed, "relearn", order) for order in range(ORDERS)],
+        )
+        for name, state in states.items()
+    }
+
+
+def attacks(shadows: Shadows, clients: Mapping[str, int], config: Config) -> dict[str, Any]:
+    """``results.attacks``: what U-LiRA and the informed attack make of the shadow federations.
+
+    Args:
+        shadows: of the run. clients: request -> whose.
+    """
+    resamples = config.evaluation.bootstrap
+
+    def judged(name: str, attack: Callable[..., Mapping[str, Any]], *about: Any) -> dict[str, Any]:
+        """An attack on each stage; why, in one line, where there is too little to attack with."""
+        stages, why = {}, shadows.why or None
+        for stage, logits in shadows.logits.items():
+            rng = rng_for(config.seed, "attack", name)
+            try:
+                stages[stage] = attack(logits, shadows.labels, shadows.inside, *about, resamples, rng)
+            except CannotAttack as error:
+                why = str(error)
+        return {"stages": stages, "why": why}
+
+    found = judged("informed", informed, shadows.request)
+    for stage, of_stage in found["stages"].items():
+        named = [{**row, "request": shadows.requests[row["request"]]} for row in of_stage["requests"]]
+        requests = [{**row, "client": clients[row["request"]]} for row in named]
+        found["stages"][stage] = {**of_stage, "requests": requests}
+    return {
+        "shadows": len(shadows.inside),
+        "candidates": len(shadows.candidates),
+        "replay": shadows.replay,
+        "ulira": judged("ulira", u_lira),
+        "informed": found,
+    }

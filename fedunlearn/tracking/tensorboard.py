@@ -1,0 +1,105 @@
+"""TensorBoard: ``tensorboard --logdir RUN/tensorboard`` shows a run's curves while it plays.
+
+Each model is one of TensorBoard's "runs", so that their curves lie over each other: ``global`` is the global
+model; ``retraining-1``, ... what was trained from scratch beside it, in that order (one that was found in the
+cache has no rounds); ``original`` the model had nobody asked. Scalars are those of metrics.jsonl, by round;
+at the end come the measures of the four models and their gaps.
+
+The event files are made anew each time a run is taken up, from its metrics.jsonl: no step is there twice.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fedunlearn.run_folder import RunFolder
+
+LIBRARY = "torch.utils.tensorboard"
+INSTALL = 'pip install -e ".[tracking]"   (or: pip install tensorboard)'
+
+_MODELS = ("original", "unlearned", "recovered", "retrained")
+_OF_GAP = {"none": "original", "noise_floor": "noise-floor"}
+"""gap -> the model that it is of, where that has another name"""
+
+
+def tracker(run: RunFolder, config: str) -> "TensorBoard":
+    """Writes to RUN/tensorboard.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    return TensorBoard(run.path / "tensorboard", config)
+
+
+class TensorBoard:
+    """As ``fedunlearn.tracking.Tracker``.
+
+    Args:
+        folder: for event files; older ones in it are removed. config: the settings, as TOML.
+    """
+
+    def __init__(self, folder: Path, config: str) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        for old in folder.glob("*/events.out.tfevents.*"):
+            old.unlink()
+        self._folder, self._open = folder, SummaryWriter
+        self._writers: dict[str, Any] = {}
+        self._trainings = self._last_round = 0
+        self._text("settings", config)
+
+    def round(self, row: Mapping[str, Any]) -> None:
+        """One point on each curve of the model that the row is of."""
+        step, model = int(row["round"]), self._model(row)
+        values = {k: v for k, v in row.items() if k != "round"} | {"requests": len(row["requests"])}
+        self._scalars(model, "rounds", values, step)
+        self._writers[model].flush()
+
+    def finished(self, results: Mapping[str, Any]) -> None:
+        """Measures and gaps, at the step of the last round; and how the run ended."""
+        step = max((int(row["round"]) for row in results.get("timeline") or ()), default=0)
+        for name in _MODELS:
+            self._scalars(name, "models", (results.get("models") or {}).get(name) or {}, step)
+        for name, gap in (results.get("gap") or {}).items():
+            if isinstance(gap, Mapping):
+                self._scalars(_OF_GAP.get(name, name), "gap", gap, step)
+        failure = results.get("failure")
+        self._text("status", f"{results['status']}: {failure}" if failure else str(results["status"]))
+
+    def close(self) -> None:
+        """Flush and close all files."""
+        for writer in self._writers.values():
+            writer.close()
+
+    def _model(self, row: Mapping[str, Any]) -> str:
+        """Rows of retraining do not say of which model: a new one begins where rounds begin again."""
+        if row["phase"] == "counterfactual":
+            return "original"
+        if row["phase"] != "retrain":
+            return "global"
+        if row["round"] <= self._last_round or not self._trainings:
+            self._trainings += 1
+        self._last_round = row["round"]
+        return f"retraining-{self._trainings}"
+
+    def _scalars(self, model: str, group: str, values: Mapping[str, Any], step: int) -> None:
+        for name, value in _numbers(values):
+            self._writer(model).add_scalar(f"{group}/{name}", value, step)
+
+    def _text(self, title: str, text: str) -> None:
+        # Markdown: indented text is shown as it stands.
+        self._writer("global").add_text(title, "\n".join(f"    {line}" for line in text.splitlines()), 0)
+
+    def _writer(self, model: str) -> Any:
+        if model not in self._writers:
+            self._writers[model] = self._open(str(self._folder / model))
+        return self._writers[model]
+
+
+def _numbers(node: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, float]]:
+    """All numbers in nested mappings, "test_uar" for what is under test and uar; counts of utterances not."""
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{before}{key}_")
+        elif isinstance(value, int | float) and not isinstance(value, bool) and key != "n":
+            yield f"{before}{key}", float(value)
