@@ -3,7 +3,7 @@
 import shlex
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -77,11 +77,12 @@ def report(
         Path | None,
         typer.Option(help="Page to write; default: report.html in the run, of several ./comparison.html."),
     ] = None,
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Each run's figures, too, as SVG, PDF and PNG in DIR/figures.")
+    ] = False,
 ) -> None:
     """Draw a run's report.html again from results.json; of several runs, one page that compares them."""
-    raise SystemExit(
-        guarded(lambda: _report(folders[0], out) if len(folders) == 1 else compare(folders, out))
-    )
+    raise SystemExit(guarded(lambda: _report(folders, out, figures)))
 
 
 def _run(
@@ -175,7 +176,14 @@ def _also_wrong(out: Path | None, data: str | None) -> list[str]:
     return problems
 
 
-def _report(folder: Path, out: Path | None) -> int:
+def _report(folders: Sequence[Path], out: Path | None, figures: bool) -> int:
+    done = _page(folders[0], out) if len(folders) == 1 else compare(folders, out)
+    for folder in folders if figures else ():
+        _figures(folder)
+    return done
+
+
+def _page(folder: Path, out: Path | None) -> int:
     from fedunlearn.report import write_report
 
     results, page = read_results(folder), out or RunFolder(folder).report
@@ -184,6 +192,14 @@ def _report(folder: Path, out: Path | None) -> int:
     write_report(results, page)
     Console().print(f"Report: {page}", soft_wrap=True, highlight=False)
     return EXIT_OK
+
+
+def _figures(folder: Path) -> None:
+    from fedunlearn.report import write_figures
+
+    into = RunFolder(folder).figures
+    saved = write_figures(read_results(folder), into)
+    Console().print(f"Figures: {len(saved)} files in {into}", soft_wrap=True, highlight=False)
 
 
 def closing_table(results: Mapping[str, Any]) -> Table:
