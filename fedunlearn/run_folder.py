@@ -88,6 +88,7 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.results = path / "results.json"
         self.report = path / "report.html"
+        self.figures = path / "figures"
         self.ledger = path / "ledger.sqlite"
         self.checkpoints = path / "checkpoints"
         self.standings = self.checkpoints / "standing"

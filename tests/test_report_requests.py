@@ -110,7 +110,7 @@ def test_what_a_run_does_not_have_is_not_shown() -> None:
     results = example_results()
     assert "deadline" not in request_table(results).columns
     assert batches(results) == [] and unreachable(results) == ""
-    assert request_lives(results, wide=880, narrow=360) is None
+    assert request_lives(results) is None
     for entry in results["requests"]:
         for new in ("deadline", "overdue", "devices", "learned", "history", "attempts", "reason_open"):
             del entry[new]
@@ -123,10 +123,10 @@ def test_what_a_run_does_not_have_is_not_shown() -> None:
 
 
 def figure_of(results: dict[str, Any]) -> str:
-    lives = request_lives(results, wide=880, narrow=360)
+    lives = request_lives(results)
     assert lives is not None
-    ElementTree.fromstring(lives.wide), ElementTree.fromstring(lives.narrow)
-    return lives.wide
+    ElementTree.fromstring(lives.drawing.svg(880)), ElementTree.fromstring(lives.drawing.svg(360))
+    return lives.drawing.svg()
 
 
 def test_each_request_has_a_row_that_says_in_words_how_it_ended() -> None:
@@ -141,15 +141,16 @@ def test_each_request_has_a_row_that_says_in_words_how_it_ended() -> None:
 
 def test_absences_of_requesters_are_hatched_and_in_the_key() -> None:
     results = eventful_results()
-    lives = request_lives(results, wide=880, narrow=360)
-    assert lives is not None and lives.offline and lives.overdue and lives.deadline
+    lives = request_lives(results)
+    assert lives is not None and lives.deadline
     text = words(render(bare(results) | {"timeline": []}))
     assert "its client was offline" in text and "past its deadline" in text
     results["availability"] = None
     results["requests"] = results["requests"][4:6]
-    without = request_lives(results, wide=880, narrow=360)
-    assert without is not None and not (without.offline or without.overdue or without.deadline)
-    assert "<pattern" in lives.wide and "<pattern" not in without.wide
+    without = request_lives(results)
+    assert without is not None and not without.deadline
+    assert len(without.drawing.key) == len(lives.drawing.key) - 3
+    assert "<pattern" in lives.drawing.svg() and "<pattern" not in without.drawing.svg()
 
 
 def test_figures_of_requests_follow_the_page_into_the_dark_and_are_the_same_twice() -> None:
@@ -167,9 +168,10 @@ def test_of_many_requests_those_are_drawn_that_say_most() -> None:
     first = results["requests"][2]
     quick = [first | {"id": f"quick-{i}", "rounds_waited": 1} for i in range(SHOWN + 5)]
     results["requests"] = [*quick, *results["requests"][3:5]]
-    lives = request_lives(results, wide=880, narrow=360)
+    lives = request_lives(results)
     assert lives is not None and lives.left_out == 7
-    assert "overdue by 4" in lives.wide and ">withdrawn<" in lives.wide
+    drawn = lives.drawing.svg()
+    assert "overdue by 4" in drawn and ">withdrawn<" in drawn
     assert "Left out: 7; those drawn are open or overdue" in words(render(bare(results)))
 
 

@@ -3,7 +3,7 @@
 import shlex
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -77,11 +77,12 @@ def report(
         Path | None,
         typer.Option(help="Page to write; default: report.html in the run, of several ./comparison.html."),
     ] = None,
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Each run's figures, too, as SVG, PDF and PNG in DIR/figures.")
+    ] = False,
 ) -> None:
     """Draw a run's report.html again from results.json; of several runs, one page that compares them."""
-    raise SystemExit(
-        guarded(lambda: _report(folders[0], out) if len(folders) == 1 else compare(folders, out))
-    )
+    raise SystemExit(guarded(lambda: _report(folders, out, figures)))
 
 
 def _run(
@@ -175,7 +176,14 @@ def _also_wrong(out: Path | None, data: str | None) -> list[str]:
     return problems
 
 
-def _report(folder: Path, out: Path | None) -> int:
+def _report(folders: Sequence[Path], out: Path | None, figures: bool) -> int:
+    done = _page(folders[0], out) if len(folders) == 1 else compare(folders, out)
+    for folder in folders if figures else ():
+        _figures(folder)
+    return done
+
+
+def _page(folder: Path, out: Path | None) -> int:
     from fedunlearn.report import write_report
 
     results, page = read_results(folder), out or RunFolder(folder).report
@@ -184,6 +192,14 @@ def _report(folder: Path, out: Path | None) -> int:
     write_report(results, page)
     Console().print(f"Report: {page}", soft_wrap=True, highlight=False)
     return EXIT_OK
+
+
+def _figures(folder: Path) -> None:
+    from fedunlearn.report import write_figures
+
+    into = RunFolder(folder).figures
+    saved = write_figures(read_results(folder), into)
+    Console().print(f"Figures: {len(saved)} files in {into}", soft_wrap=True, highlight=False)
 
 
 def closing_table(results: Mapping[str, Any]) -> Table:
@@ -208,11 +224,14 @@ def closing_table(results: Mapping[str, Any]) -> Table:
         table.add_row(label, *(_figure(results["models"][name][part][key]) for name in names))
     gap = results["gap"]
     table.add_section()
-    row = (gap["none"], gap["unlearned"], gap["recovered"])
-    table.add_row("mean gap to retrained", *(_figure(g["mean"]) for g in row), "0.000", style="bold")
+    floor = gap["noise_floor"] and gap["noise_floor"]["mean"]
+    means = [gap[name]["mean"] for name in ("none", "unlearned", "recovered")]
+    table.add_row("mean gap to retrained", *(_figure(mean) for mean in [*means, floor]), style="bold")
+    intervals = [_interval(gap[name]) for name in ("none", "unlearned", "recovered")]
+    table.add_row("  95 % interval", *intervals, "noise floor" if floor is not None else "-", style="dim")
     said = []
-    if gap["noise_floor"]:
-        said.append(f"noise floor between retrained seeds: {_figure(gap['noise_floor']['mean'])}")
+    if gap["nothing_to_forget"]:
+        said.append(f"nothing to forget here: the original is as near as another seed (rho {gap['rho']:.1f})")
     if seen := SEEN.get(results["unlearning"]["sees"]):
         said.append(f"upper reference: {method} sees {seen}")
     if done := results["guard"]:
@@ -222,6 +241,10 @@ def closing_table(results: Mapping[str, Any]) -> Table:
         said.append(lying)
     table.caption = "\n".join(said) or None
     return table
+
+
+def _interval(gap: Mapping[str, Any]) -> str:
+    return "-" if gap["low"] is None else f"{gap['low']:.3f}-{gap['high']:.3f}"
 
 
 def _figure(value: float | None) -> str:

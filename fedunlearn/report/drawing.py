@@ -1,5 +1,7 @@
 """Ink: the palette, the empty figure, and its way into the page as inline SVG.
 
+A figure is a ``Drawing``: drawn when the page, or a file for a paper, wants it.
+
 Every colour is drawn as a plain value and rewritten to a CSS variable with that value as its fallback, so
 the figures follow the page into the dark and onto paper, and stay whole when copied out of it. Text stays
 text. One drawing unit is one CSS pixel.
@@ -8,8 +10,9 @@ text. One drawing unit is one CSS pixel.
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
@@ -40,6 +43,12 @@ OF_MODEL = {
     "none": "vermillion",
     "destroy": "purple",
 }
+WIDE, NARROW = 880, 360
+"""CSS pixels: of the page on a screen, and on a phone"""
+
+Key = tuple[str, str, str]
+"""A line of a figure's key: the kind of its sign (words of page.css), its colour, what it stands for"""
+
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "fedunlearn",
@@ -76,6 +85,40 @@ def ink() -> Iterator[None]:
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
         yield
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of the page, not drawn yet; in a template it becomes its SVG.
+
+    Attributes:
+        name: unique on the page; ids inside begin with it, and saved files are named by it.
+        says: what a reader who cannot see it should hear.
+        draw: makes the figure for a width in CSS pixels; called with the page's ink.
+        widths: the widest first; a second one is for phones.
+        key: what its colours and signs mean; on the page it stands above, in a saved file inside.
+        title: of one panel among several; on the page it stands above, in a saved file inside.
+    """
+
+    name: str
+    says: str
+    draw: Callable[[int], Figure]
+    widths: tuple[int, ...] = (WIDE, NARROW)
+    key: tuple[Key, ...] = ()
+    title: str = ""
+
+    def svg(self, width: int | None = None) -> Markup:
+        """Drawn at one width (the widest, where none is given)."""
+        wide = self.widths[0] if width is None else width
+        name = f"{self.name}-{wide}" if len(self.widths) > 1 else self.name
+        with ink():
+            return to_svg(self.draw(wide), name, self.says)
+
+    def __html__(self) -> Markup:
+        if len(self.widths) == 1:
+            return self.svg()
+        wide, narrow = (self.svg(width) for width in self.widths)
+        return Markup('<div class="wide">{}</div><div class="narrow">{}</div>').format(wide, narrow)
 
 
 def sheet(width: float, height: float, *, between: float = 6) -> Figure:

@@ -4,14 +4,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fedunlearn.report.values import at, duration, fraction, many, noise_floor, number_at, plain, rows
+from fedunlearn.report.values import (
+    at,
+    duration,
+    fraction,
+    interval_at,
+    many,
+    noise_floor,
+    number_at,
+    plain,
+    rows,
+    significant,
+    sure,
+)
 from fedunlearn.report.wishes import CLOSED, FULFILLED, wishes
 
 CONTROLS = {"none": "leaves the model as it is", "destroy": "puts random weights in its place"}
 CONTROL_WORDS = {"none": "doing nothing", "destroy": "random weights"}
 SEEN = {"retain": "the retain sets", "history": "the retain sets and the server's history"}
 """what an upper reference sees more than the forget set"""
-NOTHING_TO_FORGET = 2.0  # times the noise floor between original and retrained
+NOTHING_TO_FORGET = 2.0  # times the noise floor between original and retrained, in results without rho
+FAR = 0.05  # forget accuracy; a model so far below the retrained one, and surely below it, is not praised
 ABOUT_AS_MUCH = 0.02  # forget accuracy; the spread of single seeds
 
 Tone = Literal["good", "useless", "unknown"]
@@ -22,7 +35,8 @@ class Finding:
     """The head of the page.
 
     Attributes:
-        tone: "good" (closer to retrained than both controls), "useless", "unknown".
+        tone: "good" (closer to retrained than both controls, without forgetting more than a retrained model
+            would), "useless", "unknown".
         alarm: what went wrong with the run itself; empty where nothing did.
         headline: one sentence.
         remarks: further sentences that qualify it.
@@ -142,23 +156,56 @@ def _headline(results: Mapping[str, Any]) -> tuple[Tone, str]:
     if ours is None:
         return "unknown", f"No finding: after {asked(results)}, the models could not be compared."
     useful, why = judgement(results)
-    floor = noise_floor(results, "mean")
-    nothing = number_at(results, "gap", "none", "mean")
-    stands = f"the {final} model stands {fraction(ours)} from the retrained one"
-    if floor is not None:
-        stands += f" ({'within the ' if ours <= floor else ''}noise floor {fraction(floor)})"
-    instead = f"; doing nothing would stand at {fraction(nothing)}" if nothing is not None else ""
+    stands = (
+        f"the {final} model stands {fraction(ours)}{_interval(results, 'gap', final)} from {_those(results)}"
+    )
+    said = f"After {asked(results)}, {stands}{_beside(results, ours)}"
+    before = _nothing(results)
     if useful is False:
-        return "useless", f"This method is useless here: {why}. After {asked(results)}, {stands}{instead}."
+        return "useless", f"{before}This method is useless here: {why}. {said}."
     if useful is None:
-        return "unknown", f"After {asked(results)}, {stands}; there is no control to judge that by."
-    return "good", f"After {asked(results)}, {stands}{instead}."
+        return "unknown", f"{before}{said}; there is no control to judge that by."
+    if _over_forgets(results):
+        return "unknown", f"{before}{said}. But it forgets more than a retrained model does."
+    return "unknown" if before else "good", f"{before}{said}."
+
+
+def _interval(results: Mapping[str, Any], *keys: str) -> str:
+    spread = sure(interval_at(results, *keys))
+    return f" ({spread})" if spread else ""
+
+
+def _those(results: Mapping[str, Any]) -> str:
+    seeds = len(rows(at(results, "models", "retrained", "seeds")))
+    return "models retrained without them" if seeds > 1 else "a model retrained without them"
+
+
+def _beside(results: Mapping[str, Any], ours: float) -> str:
+    nothing, floor = number_at(results, "gap", "none", "mean"), noise_floor(results, "mean")
+    said = [f"doing nothing stands {fraction(nothing)}"] if nothing is not None else []
+    if floor is not None:
+        nearer = fraction(floor) if floor < ours else f"no nearer ({fraction(floor)})"
+        said.append(f"another retraining {nearer}")
+    return f"; {', '.join(said)}" if said else ""
+
+
+def _nothing(results: Mapping[str, Any]) -> str:
+    """The sentence for a run whose requests could not change the model; empty where they could."""
+    if at(results, "gap", "nothing_to_forget") is not True:
+        return ""
+    rho = number_at(results, "gap", "rho")
+    said = f" (rho = {significant(rho)})" if rho is not None else ""
+    return (
+        f"There is nothing to forget here{said}: the original stands hardly further from retrained models "
+        "than they stand from each other. "
+    )
 
 
 def _remarks(results: Mapping[str, Any]) -> list[str]:
     remarks = [
         _seeing(results),
         _forgetting(results),
+        _doubt(results),
         _recovery(results),
         _saving(results),
         _floor(results),
@@ -172,24 +219,57 @@ def _seeing(results: Mapping[str, Any]) -> str:
     return f"An upper reference, not an answer: “{method}” sees {seen}." if seen else ""
 
 
-def _forgetting(results: Mapping[str, Any]) -> str:
-    final = final_model(results)
-    ours = number_at(results, "models", final, "forget", "accuracy")
+def _beyond(results: Mapping[str, Any]) -> float | None:
+    """Forget accuracy of the final model less that of the retrained one; None where either is unknown."""
+    ours = number_at(results, "models", final_model(results), "forget", "accuracy")
     target = number_at(results, "models", "retrained", "forget", "accuracy")
-    if ours is None or target is None:
+    return None if ours is None or target is None else ours - target
+
+
+def _shown(results: Mapping[str, Any]) -> bool:
+    """Whether the interval of the final model's forget accuracy leaves the retrained one's out."""
+    target = number_at(results, "models", "retrained", "forget", "accuracy") or 0.0
+    spread = interval_at(results, "models", final_model(results), "forget", "accuracy_interval")
+    return spread is None or not spread[0] <= target <= spread[1]
+
+
+def _over_forgets(results: Mapping[str, Any]) -> bool:
+    beyond = _beyond(results)
+    return beyond is not None and beyond < -FAR and _shown(results)
+
+
+def _forgetting(results: Mapping[str, Any]) -> str:
+    beyond = _beyond(results)
+    if beyond is None:
         return ""
     margin = max(ABOUT_AS_MUCH, noise_floor(results, "forget") or 0.0)
-    if ours > target + margin:
+    verdict = "It knows the deleted utterances about as well as a model that never heard them"
+    if beyond > margin:
         verdict = "It still knows more of the deleted utterances than a model that never heard them"
-    elif ours < target - margin:
+    elif beyond < -margin:
         verdict = (
             "Over-forgetting: it knows less of the deleted utterances than a model that never heard them"
         )
-    else:
-        verdict = "It knows the deleted utterances about as well as a model that never heard them"
-    before = number_at(results, "models", "original", "forget", "accuracy")
+    final = final_model(results)
+    ours, target, before = (
+        number_at(results, "models", name, "forget", "accuracy") for name in (final, "retrained", "original")
+    )
+    spread = _interval(results, "models", final, "forget", "accuracy_interval")
+    doubt = "" if abs(beyond) <= margin or _shown(results) else ", too few utterances to be sure"
     was = f"; it was {fraction(before)} before" if before is not None else ""
-    return f"{verdict}: forget accuracy {fraction(ours)} against {fraction(target)}{was}."
+    return f"{verdict}: forget accuracy {fraction(ours)}{spread} against {fraction(target)}{doubt}{was}."
+
+
+def _doubt(results: Mapping[str, Any]) -> str:
+    """Said where the final model and doing nothing cannot be told apart."""
+    ours = interval_at(results, "gap", final_model(results))
+    nothing = interval_at(results, "gap", "none")
+    if ours is None or nothing is None or ours[1] < nothing[0] or nothing[1] < ours[0]:
+        return ""
+    return (
+        f"The intervals of its gap ({sure(ours)}) and of doing nothing ({sure(nothing)}) overlap: on so "
+        "little speech the two can hardly be told apart."
+    )
 
 
 def _recovery(results: Mapping[str, Any]) -> str:
@@ -234,7 +314,8 @@ def _floor(results: Mapping[str, Any]) -> str:
             if has_gap
             else ""
         )
-    if nothing is not None and nothing < NOTHING_TO_FORGET * floor:
+    known = at(results, "gap", "nothing_to_forget") is not None  # then it is in the headline
+    if not known and nothing is not None and nothing < NOTHING_TO_FORGET * floor:
         return (
             f"There was little or nothing to forget: the original model already stands {fraction(nothing)} "
             f"from the retrained one, and retrained models stand {fraction(floor)} from each other."

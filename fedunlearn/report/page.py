@@ -8,8 +8,19 @@ import tomli_w
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from fedunlearn.report.figures import confusions, cost_bars, gap_bars, loss_histograms
+from fedunlearn.report.attacks import attack_table, attack_words, request_attacks
+from fedunlearn.report.costs import cost_bars, cost_table
+from fedunlearn.report.distances import (
+    distance_table,
+    distances_said,
+    gum_table,
+    reversion_table,
+    reversion_words,
+)
+from fedunlearn.report.fairness import by_group, by_speaker, change_table
+from fedunlearn.report.figures import confusions, loss_histograms
 from fedunlearn.report.finding import SEEN, asked, closed, find, judgement
+from fedunlearn.report.gaps import gap_bars, gap_table, ranking_table, rho_words
 from fedunlearn.report.guarding import (
     GUARD_COLUMNS,
     PRIVACY_COLUMNS,
@@ -17,21 +28,35 @@ from fedunlearn.report.guarding import (
     liars,
     privacy_table,
 )
+from fedunlearn.report.norms import update_norms
 from fedunlearn.report.request_lives import request_lives
 from fedunlearn.report.request_table import batches, request_table, unreachable
-from fedunlearn.report.tables import (
-    MODELS,
-    cost_table,
-    fault_table,
-    models_table,
-    ranking_table,
-    tiles,
-)
+from fedunlearn.report.roc import roc_curves
+from fedunlearn.report.side_by_side import model_dots, models_table
+from fedunlearn.report.tables import fault_table, tiles
 from fedunlearn.report.timeline import timeline
 from fedunlearn.report.values import at, count, duration, fraction, many, number_at, plain, rows
 from fedunlearn.run_folder import write_atomically
 
-WIDE, NARROW = 880, 360
+SECTIONS = {
+    "models": "The four models side by side",
+    "curve": "Learning, and forgetting",
+    "requests": "What was asked, and what became of it",
+    "gaps": "Against the controls",
+    "attacks": "Can one tell that they were there?",
+    "told": "What the requests themselves told",
+    "guard": "What the guard did",
+    "fairness": "What it did to those who stayed",
+    "distances": "Other distances to the retrained models",
+    "confusion": "What it confuses",
+    "cost": "What it cost",
+    "trouble": "Warnings and faults",
+    "words": "Words and measures",
+    "settings": "How to run it again",
+}
+"""in the order of the page; each is a template of its name"""
+MAY_VANISH = {"fairness": ("changes", "speakers", "groups"), "distances": ("distances", "reversion", "gum")}
+"""where the page has none of these parts; the other sections say so"""
 
 
 def write_report(results: Mapping[str, Any], path: Path) -> None:
@@ -57,47 +82,86 @@ def render(results: Mapping[str, Any]) -> str:
     )
     style, _, _ = loader.get_source(environment, "page.css")
     useful, why = judgement(results)
+    shown = {**_head(results), **_figures(results), **_tables(results), **_words(results)}
+    titles = {
+        name: title
+        for name, title in SECTIONS.items()
+        if name not in MAY_VANISH or any(shown[part] for part in MAY_VANISH[name])
+    }
     page = environment.get_template("page.html.j2").render(
-        style=Markup(style),
-        title=_title(results),
-        kicker=_kicker(results),
-        status=plain(at(results, "status")),
-        finding=find(results),
-        useful=useful,
-        why=why,
-        asked=asked(results),
-        closed=closed(results),
-        tiles=tiles(results),
-        requests=request_table(results),
-        lives=request_lives(results, wide=WIDE, narrow=NARROW),
-        batches=batches(results),
-        window=count(at(results, "config", "deletions", "window")),
-        target=_target(results),
-        away=unreachable(results),
-        compared=bool(at(results, "models")),
-        models=MODELS,
-        models_table=models_table(results),
-        ranking=ranking_table(results),
-        gap_bars=gap_bars(results),
-        timeline_wide=timeline(results, width=WIDE),
-        timeline_narrow=timeline(results, width=NARROW),
-        losses=loss_histograms(results),
-        told=privacy_table(results),
-        told_columns=PRIVACY_COLUMNS,
-        guarded=guard_table(results),
-        guard_columns=GUARD_COLUMNS,
-        liars=liars(results),
-        confusions=confusions(results),
-        cost_table=cost_table(results),
-        cost_bars=cost_bars(results),
-        warnings=[plain(warning) for warning in rows(at(results, "corpus", "warnings"))],
-        faults=fault_table(results),
-        settings=_settings(at(results, "config")),
-        versions=_pairs(at(results, "versions")),
-        times=_times(at(results, "times")),
-        schema=plain(at(results, "schema")),
+        style=Markup(style), titles=titles, useful=useful, why=why, **shown
     )
     return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def _head(results: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "title": _title(results),
+        "kicker": _kicker(results),
+        "status": plain(at(results, "status")),
+        "finding": find(results),
+        "asked": asked(results),
+        "closed": closed(results),
+        "tiles": tiles(results),
+        "compared": bool(at(results, "models")),
+    }
+
+
+def _figures(results: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "model_dots": model_dots(results),
+        "timeline": timeline(results),
+        "lives": request_lives(results),
+        "norms": update_norms(results),
+        "gap_bars": gap_bars(results),
+        "losses": loss_histograms(results),
+        "rocs": roc_curves(results),
+        "speakers": by_speaker(results),
+        "groups": by_group(results),
+        "confusions": confusions(results),
+        "confusions_unseen": confusions(results, "unseen"),
+        "cost_bars": cost_bars(results),
+    }
+
+
+def _tables(results: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "requests": request_table(results),
+        "batches": batches(results),
+        "models_table": models_table(results),
+        "ranking": ranking_table(results),
+        "gaps": gap_table(results),
+        "attacks": attack_table(results),
+        "request_attacks": request_attacks(results),
+        "told": privacy_table(results),
+        "told_columns": PRIVACY_COLUMNS,
+        "guarded": guard_table(results),
+        "guard_columns": GUARD_COLUMNS,
+        "changes": change_table(results),
+        "distances": distance_table(results),
+        "reversion": reversion_table(results),
+        "gum": gum_table(results),
+        "cost_table": cost_table(results),
+        "faults": fault_table(results),
+    }
+
+
+def _words(results: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "window": count(at(results, "config", "deletions", "window")),
+        "target": _target(results),
+        "away": unreachable(results),
+        "rho": rho_words(results),
+        "attack_words": attack_words(results),
+        "liars": liars(results),
+        "distances_said": distances_said(results),
+        "brought_back": reversion_words(results),
+        "warnings": [plain(warning) for warning in rows(at(results, "corpus", "warnings"))],
+        "settings": _settings(at(results, "config")),
+        "versions": _pairs(at(results, "versions")),
+        "times": _times(at(results, "times")),
+        "schema": plain(at(results, "schema")),
+    }
 
 
 def _title(results: Mapping[str, Any]) -> str:

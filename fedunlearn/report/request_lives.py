@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fedunlearn.report.drawing import PALETTE, ink, quiet, safe, sheet, to_svg
+from fedunlearn.report.drawing import NARROW, PALETTE, Drawing, Key, quiet, safe, sheet
 from fedunlearn.report.values import at, count, number, rows
 from fedunlearn.report.wishes import CLOSED, FULFILLED, Wish, wishes
 
@@ -19,23 +19,17 @@ BAR = 0.42  # of a row
 
 @dataclass(frozen=True)
 class Lives:
-    """The figure in both widths, and what its caption and key must say."""
+    """The figure, how many requests it leaves out, and whether one of those drawn has a deadline."""
 
-    wide: Markup
-    narrow: Markup
+    drawing: Drawing
     left_out: int
-    offline: bool
     deadline: bool
-    overdue: bool
 
 
-def request_lives(results: Mapping[str, Any], *, wide: int, narrow: int) -> Lives | None:
+def request_lives(results: Mapping[str, Any]) -> Lives | None:
     """A row a request, rounds across; None where each was served in the round in which it was raised.
 
     With more than ``SHOWN`` requests: those that are not fulfilled, are overdue, or waited longest.
-
-    Args:
-        wide, narrow: in CSS pixels.
     """
     numbered = [(n, wish) for n, wish in enumerate(wishes(results), start=1) if wish.history]
     if not any(_took_time(wish) for _, wish in numbered):
@@ -46,10 +40,31 @@ def request_lives(results: Mapping[str, Any], *, wide: int, narrow: int) -> Live
     shown = sorted(telling[:SHOWN], key=lambda each: each[0])
     absent = _absences(results)
     away = any(absent.get(client) for _, wish in shown for client in wish.clients)
-    drawings = [_draw(shown, absent, width=width, narrow=width == narrow) for width in (wide, narrow)]
     overdue = any(wish.overdue for _, wish in shown)
     deadline = any(wish.late_by is not None and not wish.overdue for _, wish in shown)
-    return Lives(drawings[0], drawings[1], len(numbered) - len(shown), away, deadline, overdue)
+    drawing = Drawing(
+        "requests",
+        "Each request over the rounds: raised, applied to the model, verified",
+        lambda width: _draw(shown, absent, width=width, narrow=width == NARROW),
+        key=_key(deadline=deadline, offline=away, overdue=overdue),
+    )
+    return Lives(drawing, len(numbered) - len(shown), deadline or overdue)
+
+
+def _key(*, deadline: bool, offline: bool, overdue: bool) -> tuple[Key, ...]:
+    always: tuple[Key, ...] = (
+        ("ring", "ink", "raised"),
+        ("patch pale", "orange", "waiting"),
+        ("patch small", "blue", "applied to the model"),
+        ("patch pale", "blue", "not yet purged and searched"),
+        ("bar thick", "green", "verified"),
+    )
+    sometimes: tuple[tuple[bool, Key], ...] = (
+        (deadline, ("bar dashed", "ink", "deadline")),
+        (offline, ("patch hatched", "muted", "its client was offline")),
+        (overdue, ("patch crossed", "vermillion", "past its deadline")),
+    )
+    return (*always, *(sign for there, sign in sometimes if there))
 
 
 def ending(wish: Wish) -> str:
@@ -85,34 +100,32 @@ def _draw(
     *,
     width: int,
     narrow: bool,
-) -> Markup:
+) -> Figure:
     first = min(min(wish.history.values()) for _, wish in shown)
     last = max(max(*wish.history.values(), wish.end or 0.0) for _, wish in shown)
-    with ink():
-        figure = sheet(width, 58 + ROW * len(shown))
-        axes: Axes = figure.subplots()
-        quiet(axes, grid="x")
-        margin = 0.03 * max(last - first, 1.0)
-        axes.set_xlim(first - margin, max(last, first + 1.0) + margin)
-        axes.set_ylim(len(shown) - 0.4, -0.6)
-        for y, (_, wish) in enumerate(shown):
-            for client in wish.clients:
-                for start, end in absent.get(client, ()):
-                    # A mark stands where its round ends, so a round lies between the mark before and its own.
-                    _absence(axes, y, max(start - 1, first - margin), min(end - 1, last + margin))
-            _life(axes, y, wish, wish.end if wish.end is not None else last)
-        names = [f"#{n}" if narrow else f"#{n}  client {_short(', '.join(w.clients))}" for n, w in shown]
-        axes.set_yticks(range(len(shown)), names)
-        axes.tick_params(axis="y", labelcolor=PALETTE["ink"])
-        ends = axes.secondary_yaxis("right")
-        words = [ending(wish).replace(", ", "\n", narrow) for _, wish in shown]
-        ends.set_yticks(range(len(shown)), words)
-        ends.tick_params(length=0, labelcolor=PALETTE["ink"], labelsize=10 if narrow else 11)
-        ends.spines["right"].set_visible(False)
-        axes.xaxis.set_major_locator(MaxNLocator(5 if narrow else 10, integer=True))
-        axes.set_xlabel("round")
-        says = "Each request over the rounds: raised, applied to the model, verified"
-        return to_svg(figure, f"requests-{width}", says)
+    figure = sheet(width, 58 + ROW * len(shown))
+    axes: Axes = figure.subplots()
+    quiet(axes, grid="x")
+    margin = 0.03 * max(last - first, 1.0)
+    axes.set_xlim(first - margin, max(last, first + 1.0) + margin)
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    for y, (_, wish) in enumerate(shown):
+        for client in wish.clients:
+            for start, end in absent.get(client, ()):
+                # A mark stands where its round ends, so a round lies between the mark before and its own.
+                _absence(axes, y, max(start - 1, first - margin), min(end - 1, last + margin))
+        _life(axes, y, wish, wish.end if wish.end is not None else last)
+    names = [f"#{n}" if narrow else f"#{n}  client {_short(', '.join(w.clients))}" for n, w in shown]
+    axes.set_yticks(range(len(shown)), names)
+    axes.tick_params(axis="y", labelcolor=PALETTE["ink"])
+    ends = axes.secondary_yaxis("right")
+    words = [ending(wish).replace(", ", "\n", narrow) for _, wish in shown]
+    ends.set_yticks(range(len(shown)), words)
+    ends.tick_params(length=0, labelcolor=PALETTE["ink"], labelsize=10 if narrow else 11)
+    ends.spines["right"].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(5 if narrow else 10, integer=True))
+    axes.set_xlabel("round")
+    return figure
 
 
 def _absence(axes: Axes, y: int, start: float, end: float) -> None:

@@ -5,17 +5,27 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fedunlearn.report.drawing import PALETTE, ink, quiet, sheet, to_svg
-from fedunlearn.report.values import at, number_at, rows
+from fedunlearn.report.drawing import PALETTE, Drawing, quiet, sheet
+from fedunlearn.report.values import at, number_at, numbers, rows
 from fedunlearn.report.wishes import FULFILLED, wishes
 
 PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("accuracy", (("retain_accuracy", "green"), ("forget_accuracy", "vermillion"))),
     ("test UAR", (("unseen_uar", "purple"), ("test_uar", "blue"))),
+)
+KEY = (
+    ("line", "green", "retain accuracy"),
+    ("line", "vermillion", "forget accuracy"),
+    ("line", "blue", "test UAR"),
+    ("line", "purple", "unseen-speaker UAR"),
+    ("line dashed", "muted", "the same of the retrained model"),
+    ("bar", "ink", "deletion applied"),
+    ("bar dashed", "ink", "raised, never applied"),
+    ("patch", "shade", "recovery rounds"),
 )
 LABEL_WIDTH = 7.0  # of a character of the event labels, in pixels
 LINE_TOP = 0.89  # of the upper panel; the labels stand on the event lines
@@ -30,41 +40,65 @@ class Event:
     done: bool
 
 
-def timeline(results: Mapping[str, Any], *, width: int) -> Markup | None:
-    """Two panels over rounds: retain and forget accuracy; test and unseen-speaker UAR.
-
-    Args:
-        results: a results record.
-        width: in CSS pixels; two widths make the wide and the narrow version.
+def timeline(results: Mapping[str, Any]) -> Drawing | None:
+    """Panels over rounds: retain and forget accuracy; test and unseen-speaker UAR; clients out of reach.
 
     Returns:
-        None where the results hold no timeline.
+        None where the results hold no timeline. The last panel is there where some client ever was away.
     """
     steps = places(rows(at(results, "timeline")))
     if not steps:
         return None
-    with ink():
-        figure = sheet(width, 390, between=18)
-        panels: Sequence[Axes] = figure.subplots(2, 1, sharex=True, height_ratios=(1.12, 1))
-        left, right = min(0.0, steps[0][0]), max(steps[-1][0], 1.0)
-        margin = 0.012 * (right - left)
-        for axes, (label, curves) in zip(panels, PANELS, strict=True):
-            quiet(axes, grid="y")
-            axes.set_xlim(left - margin, right + margin)
-            _shade_recovery(axes, steps)
-            for measure, colour in curves:
-                _retrained(axes, results, measure, colour, right)
-                _curve(axes, steps, measure, colour)
-            axes.set_ylabel(label)
-        panels[0].set_ylim(0, 1.16)
-        panels[0].set_yticks((0, 0.25, 0.5, 0.75, 1))
-        panels[1].set_ylim(0, 1.08 * max(panels[1].get_ylim()[1], 0.05))
-        panels[1].yaxis.set_major_locator(MaxNLocator(5))
-        panels[1].xaxis.set_major_locator(MaxNLocator(10 if width > 600 else 6, integer=True))
-        panels[1].set_xlabel("round")
-        shown = [event for event in events(results, steps) if event.x <= right]
-        _mark_events(panels, shown, pixels=(width - 60) / (right - left))
-        return to_svg(figure, f"timeline-{width}", "Accuracy and UAR of the global model over the rounds")
+    away = _away(results)
+    key = (*KEY, *((("patch", "muted", "clients out of reach"),) if away else ()))
+    return Drawing(
+        "timeline",
+        "Accuracy and UAR of the global model over the rounds",
+        lambda width: _draw(results, steps, away, width),
+        key=key,
+    )
+
+
+def _draw(
+    results: Mapping[str, Any],
+    steps: Sequence[tuple[float, Any]],
+    away: Sequence[tuple[float, float]],
+    width: int,
+) -> Figure:
+    figure = sheet(width, 470 if away else 390, between=18)
+    heights = (1.12, 1, 0.32) if away else (1.12, 1)
+    panels: Sequence[Axes] = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
+    left, right = min(0.0, steps[0][0]), max(steps[-1][0], 1.0)
+    margin = 0.012 * (right - left)
+    for axes in panels:
+        quiet(axes, grid="y")
+        axes.set_xlim(left - margin, right + margin)
+        _shade_recovery(axes, steps)
+    for axes, (label, curves) in zip(panels, PANELS, strict=False):
+        for measure, colour in curves:
+            _retrained(axes, results, measure, colour, right)
+            _curve(axes, steps, measure, colour)
+        axes.set_ylabel(label)
+    panels[0].set_ylim(0, 1.16)
+    panels[0].set_yticks((0, 0.25, 0.5, 0.75, 1))
+    panels[1].set_ylim(0, 1.08 * max(panels[1].get_ylim()[1], 0.05))
+    panels[1].yaxis.set_major_locator(MaxNLocator(5))
+    if away:
+        # A mark stands where its round ends, so a round lies between the mark before and its own.
+        panels[2].bar([r - 0.5 for r, _ in away], [n for _, n in away], 1.0, color=PALETTE["muted"])
+        panels[2].set_ylim(0, 1.1 * max(n for _, n in away))
+        panels[2].yaxis.set_major_locator(MaxNLocator(2, integer=True))
+        panels[2].set_ylabel("away")
+    panels[-1].xaxis.set_major_locator(MaxNLocator(10 if width > 600 else 6, integer=True))
+    panels[-1].set_xlabel("round")
+    shown = [event for event in events(results, steps) if event.x <= right]
+    _mark_events(panels[:2], shown, pixels=(width - 60) / (right - left))
+    return figure
+
+
+def _away(results: Mapping[str, Any]) -> list[tuple[float, float]]:
+    told = [numbers(pair) for pair in rows(at(results, "availability", "unreachable"))]
+    return [(pair[0], pair[1]) for pair in told if len(pair) == 2 and pair[1] > 0]
 
 
 def places(timeline: Sequence[Any]) -> list[tuple[float, Any]]:

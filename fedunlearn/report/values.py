@@ -28,6 +28,26 @@ def number_at(node: Any, *keys: str) -> float | None:
     return number(at(node, *keys))
 
 
+def interval_at(node: Any, *keys: str) -> tuple[float, float] | None:
+    """The interval under nested ``keys``: ``[low, high]``, or a record with ``low`` and ``high``; or None."""
+    found = at(node, *keys)
+    if isinstance(found, Mapping):
+        low, high = number_at(found, "low"), number_at(found, "high")
+        return None if low is None or high is None else (low, high)
+    ends = numbers(found)
+    return (ends[0], ends[1]) if len(ends) == 2 else None
+
+
+def between(interval: tuple[float, float] | None, decimals: int = 2) -> str:
+    """``[0.45, 0.61]``; empty where there is no interval."""
+    return "" if interval is None else f"[{interval[0]:.{decimals}f}, {interval[1]:.{decimals}f}]"
+
+
+def sure(interval: tuple[float, float] | None) -> str:
+    """``95% 0.012 to 0.046``; empty where there is no interval."""
+    return "" if interval is None else f"95% {fraction(interval[0])} to {fraction(interval[1])}"
+
+
 def noise_floor(results: Any, measure: str) -> float | None:
     """The noise floor of a measure: it stands beside the gaps, in some records among them."""
     beside = number_at(results, "noise_floor", measure)
