@@ -1,8 +1,7 @@
 """The figures of docs/measures.md: ``python simulations/measures.py`` writes docs/figures/measures-*.svg.
 
 Worked examples on drawn numbers and small models (``study.measure_examples``), and two small runs on
-generated speech, ten clients of whom three delete twelve utterances, that differ in their recovery alone. Takes
-one to two minutes.
+generated speech, of ten clients of whom three delete twelve utterances, that differ in their recovery alone.
 """
 
 from pathlib import Path

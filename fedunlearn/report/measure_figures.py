@@ -50,7 +50,7 @@ def _titled(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set_ylabel(y)
 
 
-def _key(axes: Axes, where: str = "best") -> None:
+def _key(axes: Axes, where: Any = "best") -> None:
     axes.legend(frameon=False, fontsize=10, loc=where)
 
 
@@ -69,7 +69,9 @@ def gap(numbers: Numbers) -> Figure:
     for x, text, align in ((0.0, "forgot too much", "left"), (1.0, "did nothing", "right")):
         y = numbers["gap"][0 if x == 0 else -1]
         axes.plot([x], [y], "o", color=_RED)
-        axes.annotate(text, (x, y), (8 if x == 0 else -8, 0), textcoords="offset points", ha=align, fontsize=10)
+        axes.annotate(
+            text, (x, y), (8 if x == 0 else -8, 0), textcoords="offset points", ha=align, fontsize=10
+        )
     _titled(axes, "The target is the retrained model, not 0 %", "forget accuracy", "mean gap")
     axes.set_ylim(0)
     _percent(axes, "x")
@@ -97,7 +99,9 @@ def membership(numbers: Numbers) -> Figure:
     """The population attack's two traps."""
     figure, (left, right) = _panels(2)
     left.plot(numbers["hard"], numbers["unweighted"], "s--", color=_RED, markersize=4, label="as they are")
-    left.plot(numbers["hard"], numbers["weighted"], "o-", color=_BLUE, markersize=4, label="label mix matched")
+    left.plot(
+        numbers["hard"], numbers["weighted"], "o-", color=_BLUE, markersize=4, label="label mix matched"
+    )
     _titled(left, "D_f of other emotions than the test", "share of a hard emotion in D_f", "AUC")
     _percent(left, "x")
     right.plot(numbers["ease"], numbers["everybody"], "s--", color=_RED, markersize=4, label="all speakers")
@@ -128,9 +132,9 @@ def bootstrap(numbers: Numbers) -> Figure:
 
 
 _ATTACKED = {
-    "original": ("original", OF_MODEL["original"], "-"),
-    "unlearned": ("its loss hidden", OF_MODEL["unlearned"], "-"),
-    "retrained": ("never saw D_f", OF_MODEL["retrained"], "-"),
+    "original": ("original", PALETTE[OF_MODEL["original"]], "-"),
+    "unlearned": ("its loss hidden", PALETTE[OF_MODEL["unlearned"]], "-"),
+    "retrained": ("never saw D_f", PALETTE[OF_MODEL["retrained"]], "-"),
 }
 
 
@@ -152,8 +156,11 @@ def ulira(numbers: Numbers) -> Figure:
             axes.plot(fpr, np.maximum(tpr, low), style, color=colour, label=label)
         axes.set(xscale="log", yscale="log", xlim=(low, 1), ylim=(low, 1.1))
         axes.minorticks_off()
+        ticks = [1e-3, 1e-2, 1e-1, 1.0]
+        axes.set_xticks(ticks, ["0.1%", "1%", "10%", "100%"])
+        axes.set_yticks(ticks, ["0.1%", "1%", "10%", "100%"])
         _titled(axes, title, "false positive rate", "true positive rate")
-    _key(panels[1], "lower right")
+    _key(panels[0], "upper left")
     return figure
 
 
@@ -190,20 +197,27 @@ def tow(numbers: Numbers) -> Figure:
 def ks(numbers: Numbers) -> Figure:
     """The largest difference of two distribution functions, and what chance alone makes of it."""
     figure, (left, right) = _panels(2)
-    for name, label, colour in (("own", "unlearned", OF_MODEL["unlearned"]), ("retrained", "retrained", _GREEN)):
+    for name, label, colour in (
+        ("own", "unlearned", PALETTE[OF_MODEL["unlearned"]]),
+        ("retrained", "retrained", _GREEN),
+    ):
         losses = np.sort(numbers[name])
         left.step([0, *losses, 4.5], [0, *(np.arange(1, len(losses) + 1) / len(losses)), 1], where="post",
                   color=colour, label=label)  # fmt: skip
     points = np.sort(np.concatenate([numbers["own"], numbers["retrained"]]))
-    levels = [np.searchsorted(np.sort(numbers[n]), points, "right") / len(numbers[n]) for n in ("own", "retrained")]
+    levels = [
+        np.searchsorted(np.sort(numbers[n]), points, "right") / len(numbers[n]) for n in ("own", "retrained")
+    ]
     at = int(np.argmax(np.abs(levels[0] - levels[1])))
     left.plot([points[at]] * 2, [levels[0][at], levels[1][at]], color=_RED, linewidth=2.5)
-    left.text(points[at] + 0.1, (levels[0][at] + levels[1][at]) / 2, f"KS {numbers['ks']:.2f}", color=_RED)
+    left.text(points[at] + 0.08, levels[1][at] - 0.02, f"KS {numbers['ks']:.2f}", color=_RED, va="top")
     left.set_xlim(0, 4.5)
     _titled(left, "Losses on D_f", "loss (nats)", "share with no more")
     _key(left, "lower right")
     right.plot(numbers["sizes"], numbers["alike"], "o-", color=_BLUE, markersize=4, label="mean")
-    right.plot(numbers["sizes"], numbers["largest"], "s--", color=_GREY, markersize=4, label="95th percentile")
+    right.plot(
+        numbers["sizes"], numbers["largest"], "s--", color=_GREY, markersize=4, label="95th percentile"
+    )
     right.set_xscale("log")
     right.set_xticks(numbers["sizes"], [str(n) for n in numbers["sizes"]])
     right.minorticks_off()
@@ -245,9 +259,10 @@ def relearn(numbers: Numbers) -> Figure:
     """Steps to an accuracy on D_f."""
     figure, (axes,) = _panels()
     for name, label, colour in (
-        ("original", "knew it (original)", _RED),
-        ("hidden", "hides it (last layer turned)", OF_MODEL["unlearned"]),
-        ("retrained", "never knew it (retrained)", _GREEN),
+        ("original", "knew it: original", _RED),
+        ("biased", "hides it: answers one emotion", PALETTE["orange"]),
+        ("ascended", "wrecked by ascent", PALETTE["purple"]),
+        ("retrained", "never knew it: retrained", _GREEN),
     ):
         found = numbers["steps"][name]
         mean, low, high = (np.array([f[k] for f in found]) for k in ("steps", "low", "high"))
@@ -268,7 +283,9 @@ def reversion(numbers: Numbers) -> Figure:
         before = [(r, a) for r, phase, a in numbers["lines"][name] if a is not None and phase == "learn"][-3:]
         step = [(x - line[0][0], y) for x, y in line]
         past = [(x - line[0][0] - 1, y) for x, y in before]
-        axes.plot(*zip(*past, *step, strict=True), style, color=colour, markersize=4, label=f"{name} recovery")
+        axes.plot(
+            *zip(*past, *step, strict=True), style, color=colour, markersize=4, label=f"{name} recovery"
+        )
     axes.axhline(numbers["retrained"], color=_GREEN, linestyle=":")
     axes.text(-3, numbers["retrained"] - 0.015, "retrained", color=_GREEN, fontsize=10, va="top")
     axes.axvline(0, color=PALETTE["grid"])
@@ -308,7 +325,7 @@ def gum(numbers: Numbers) -> Figure:
             axes.plot(numbers["auc"], numbers[name][kind], style, color=colour, label=kind.upper())
         for value, text in ((numbers["gold"], "retrained"), (numbers["original"], "original")):
             axes.axvline(value, color=_GREY, linestyle=":", linewidth=1)
-            axes.text(value + 0.01, 0.99, text, rotation=90, fontsize=9, color=_GREY, va="top")
+            axes.text(value + 0.01, 0.02, text, rotation=90, fontsize=9, color=_GREY)
         axes.set_ylim(0, 1)
         _titled(axes, title, "membership AUC of the model", "score")
     _key(panels[0], "upper left")
@@ -319,13 +336,16 @@ def cost(numbers: Numbers) -> Figure:
     """Client time and bytes by phase and role."""
     figure, panels = _panels(2)
     phases = list(numbers)
-    for axes, title, unit, total in (
-        (panels[0], "Client time", "seconds", lambda role: role["client_seconds"]),
-        (panels[1], "Sent up and down", "MB", lambda role: (role["bytes_up"] + role["bytes_down"]) / 1e6),
+    for axes, title, unit, keys, scale in (
+        (panels[0], "Client time", "seconds", ("client_seconds",), 1.0),
+        (panels[1], "Sent up and down", "MB", ("bytes_up", "bytes_down"), 1e-6),
     ):
         quiet(axes, grid="x")
-        asking, others = ([total(numbers[p]["roles"][r]) for p in phases] for r in ("requesters", "others"))
-        axes.barh(phases, asking, color=OF_MODEL["unlearned"], label="requesters")
+        asking, others = (
+            [scale * sum(numbers[p]["roles"][role][k] for k in keys) for p in phases]
+            for role in ("requesters", "others")
+        )
+        axes.barh(phases, asking, color=PALETTE[OF_MODEL["unlearned"]], label="requesters")
         axes.barh(phases, others, left=asking, color=_BLUE, label="others")
         axes.invert_yaxis()
         _titled(axes, title, unit, "")
@@ -360,3 +380,6 @@ _DRAWN: dict[str, Callable[[Any], Figure]] = {
     "informed": informed, "tow": tow, "ks": ks, "w1": w1, "js": js, "relearn": relearn,
     "reversion": reversion, "fairness": fairness, "gum": gum, "cost": cost, "request": request,
 }  # fmt: skip
+
+NAMES = tuple(_DRAWN)
+"""of all figures"""

@@ -4,12 +4,13 @@ Plain numbers from drawn data and small models, for docs/measures.md; ``simulati
 drawn. No number here is a result about a method.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from fedunlearn.config import LocalSettings
 from fedunlearn.evaluation.distances import jensen_shannon, kolmogorov_smirnov, tug_of_war, wasserstein
@@ -58,9 +59,7 @@ def of_gap() -> dict[str, Any]:
     """The mean gap of models that differ in forget accuracy and, with it, in membership."""
     seeds = [record(0.52, auc=0.43), record(0.55, auc=0.45), record(0.58, auc=0.48)]
     forget = np.linspace(0.0, 1.0, 101)
-    gaps = [
-        np.mean([gap(record(f, auc=0.18 + 0.5 * f), seed)["mean"] or 0.0 for seed in seeds]) for f in forget
-    ]
+    gaps = [gap(record(f, auc=0.18 + 0.5 * f), seeds)["mean"] for f in forget]
     floor = noise_floor(seeds)
     return {"forget": forget, "gap": gaps, "floor": floor["mean"] if floor else None, "retrained": 0.55}
 
@@ -139,10 +138,13 @@ def of_losses(rng: Rng) -> dict[str, Any]:
     """KS of two sets of losses, and what it is on average for two sets of one distribution, by their size."""
     own, retrained = np.sort(rng.exponential(0.6, 48)), np.sort(rng.exponential(1.2, 48))
     sizes = [5, 10, 20, 48, 100, 200, 400]
-    alike = [
-        [kolmogorov_smirnov(rng.exponential(1.0, n), rng.exponential(1.0, n)) for _ in range(200)]
-        for n in sizes
-    ]
+    alike = np.array(
+        [
+            [kolmogorov_smirnov(rng.exponential(1.0, n), rng.exponential(1.0, n)) for _ in range(200)]
+            for n in sizes
+        ],
+        np.float64,
+    )
     return {
         "own": own, "retrained": retrained, "ks": kolmogorov_smirnov(own, retrained),
         "sizes": sizes, "alike": np.mean(alike, 1), "largest": np.quantile(alike, 0.95, axis=1),
@@ -169,7 +171,7 @@ def of_outputs() -> dict[str, Any]:
 
 
 def of_relearning(seed: int, dims: int = 720) -> dict[str, Any]:
-    """Steps to reach an accuracy on D_f: of a model that knew it, one that hides it, and one that never did."""
+    """Steps to an accuracy on D_f, of models that knew it, hide it, are wrecked and never knew it."""
     draw = torch_rng_for(seed, "relearn")
     labels = torch.arange(160) % 8
     noise = torch.randn(160, 1, dims, generator=draw)
@@ -186,9 +188,12 @@ def of_relearning(seed: int, dims: int = 720) -> dict[str, Any]:
         return {k: v.clone() for k, v in model.state_dict().items()}
 
     original = learned(all_)
-    hiding = {k: v.clone() for k, v in original.items()}
-    hiding["head.3.weight"] = hiding["head.3.weight"].roll(1, 0)
-    states = {"original": original, "hidden": hiding, "retrained": learned(kept)}
+    states = {
+        "original": original,
+        "ascended": _ascended(model, original, forget),
+        "biased": _biased(model, original, forget),
+        "retrained": learned(kept),
+    }
     targets = np.linspace(0.125, 1.0, 8)
     rngs = [rng_for(seed, "relearn", "order", i) for i in range(5)]
     steps = {
@@ -196,6 +201,35 @@ def of_relearning(seed: int, dims: int = 720) -> dict[str, Any]:
         for name, state in states.items()
     }
     return {"targets": targets, "steps": steps}
+
+
+def _biased(model: FunctionalsModel, state: Mapping[str, Tensor], forget: Examples) -> dict[str, Tensor]:
+    """The model, made to answer one emotion until a quarter of D_f is left; nothing else of it is moved."""
+    biased = {k: v.clone() for k, v in state.items()}
+    model.load_state_dict(biased)
+    while _share_right(model, forget) > 0.25:
+        biased["head.3.bias"][0] += 0.1
+        model.load_state_dict(biased)
+    return biased
+
+
+def _share_right(model: FunctionalsModel, data: Examples) -> float:
+    return float((model.classify(data.features, data.frames).argmax(1) == data.labels).double().mean())
+
+
+def _ascended(model: FunctionalsModel, state: Mapping[str, Tensor], forget: Examples) -> dict[str, Tensor]:
+    """Gradient ascent on D_f until a quarter of it is left."""
+    model.load_state_dict(dict(state))
+    weights = [p for p in model.parameters() if p.requires_grad]
+    for _ in range(500):
+        if _share_right(model, forget) <= 0.25:
+            break
+        logits = model.classify(forget.features, forget.frames)
+        gradients = torch.autograd.grad(cross_entropy(logits, forget.labels), weights)
+        with torch.no_grad():
+            for weight, gradient in zip(weights, gradients, strict=True):
+                weight += 0.02 * gradient
+    return {k: v.clone() for k, v in model.state_dict().items()}
 
 
 def _first(model: FunctionalsModel, draw: torch.Generator) -> dict[str, Tensor]:
@@ -226,7 +260,7 @@ def of_gum() -> dict[str, Any]:
     auc = np.linspace(0.0, 1.0, 101)
     found: dict[str, Any] = {"auc": auc, "original": 0.8, "gold": 0.5}
     for name, f1 in (("good", 0.6), ("chance", 0.125)):
-        runs: Sequence[tuple[float, ...]] = [(f1, 0.6, a, 0.8, 0.5, 2.0, 100.0) for a in auc]
+        runs = [(f1, 0.6, float(a), 0.8, 0.5, 2.0, 100.0) for a in auc]
         found[name] = {"gum": [gum(*r) for r in runs], "cgum": [cgum(*r, classes=8) for r in runs]}
     return found
 
@@ -247,5 +281,3 @@ def of_run(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "cost": {name: run["cost"][name] for name in ("unlearn", "recover", "retrain")},
         "request": [r["privacy"] for r in run["requests"] if r.get("privacy")],
     }
-
-
