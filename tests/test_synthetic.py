@@ -148,7 +148,7 @@ def test_corpus_is_complete_and_balanced(corpus: Corpus) -> None:
     assert len(corpus.speakers) == 8
     assert set(Counter((u.speaker, u.emotion) for u in corpus.utterances).values()) == {6}
     genders = {u.speaker: u.gender for u in corpus.utterances}
-    assert Counter(genders.values()) == {"f": 4, "m": 4}
+    assert Counter(genders.values()) == {"female": 4, "male": 4}
     assert all(7 <= len(u.text.split()) <= 9 for u in corpus.utterances)
 
 
@@ -171,9 +171,10 @@ def test_speech_is_periodic_near_the_speakers_pitch(corpus: Corpus, speech: dict
     assert np.median(periodicity) > 0.8  # white noise: about 0.3
     assert abs(semitones(corpus, speech, "neutral")) < 2.0
     by_gender = {
-        g: np.median(np.concatenate([f0(speech[u.id])[0] for u in neutral if u.gender == g])) for g in "fm"
+        g: np.median(np.concatenate([f0(speech[u.id])[0] for u in neutral if u.gender == g]))
+        for g in ("female", "male")
     }
-    assert 85 < by_gender["m"] < 155 < 165 < by_gender["f"] < 260
+    assert 85 < by_gender["male"] < 155 < 165 < by_gender["female"] < 260
 
 
 def test_pitch_of_a_sustained_vowel_is_exact() -> None:

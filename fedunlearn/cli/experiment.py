@@ -224,11 +224,14 @@ def closing_table(results: Mapping[str, Any]) -> Table:
         table.add_row(label, *(_figure(results["models"][name][part][key]) for name in names))
     gap = results["gap"]
     table.add_section()
-    row = (gap["none"], gap["unlearned"], gap["recovered"])
-    table.add_row("mean gap to retrained", *(_figure(g["mean"]) for g in row), "0.000", style="bold")
+    floor = gap["noise_floor"] and gap["noise_floor"]["mean"]
+    means = [gap[name]["mean"] for name in ("none", "unlearned", "recovered")]
+    table.add_row("mean gap to retrained", *(_figure(mean) for mean in [*means, floor]), style="bold")
+    intervals = [_interval(gap[name]) for name in ("none", "unlearned", "recovered")]
+    table.add_row("  95 % interval", *intervals, "noise floor" if floor is not None else "-", style="dim")
     said = []
-    if gap["noise_floor"]:
-        said.append(f"noise floor between retrained seeds: {_figure(gap['noise_floor']['mean'])}")
+    if gap["nothing_to_forget"]:
+        said.append(f"nothing to forget here: the original is as near as another seed (rho {gap['rho']:.1f})")
     if seen := SEEN.get(results["unlearning"]["sees"]):
         said.append(f"upper reference: {method} sees {seen}")
     if done := results["guard"]:
@@ -238,6 +241,10 @@ def closing_table(results: Mapping[str, Any]) -> Table:
         said.append(lying)
     table.caption = "\n".join(said) or None
     return table
+
+
+def _interval(gap: Mapping[str, Any]) -> str:
+    return "-" if gap["low"] is None else f"{gap['low']:.3f}-{gap['high']:.3f}"
 
 
 def _figure(value: float | None) -> str:

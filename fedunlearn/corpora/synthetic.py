@@ -55,7 +55,7 @@ def read(speakers: int, utterances: int, seed: int) -> Corpus:
             speaker=f"s{speaker:03d}",
             emotion=_emotion(seed, speaker, index),
             pcm=partial(speak, seed, speaker, index),
-            gender=_gender(speaker),
+            gender={"f": "female", "m": "male"}[_gender(speaker)],
             text=" ".join("".join(syllable) for syllable in _sentence(seed, speaker, index)),
         )
         for speaker in range(speakers)

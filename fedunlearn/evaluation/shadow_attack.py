@@ -6,9 +6,9 @@ OUT (never trained on). An attack gives each pair a score, larger = rather IN.
 
 Both shadows and utterances are samples: another shadow is another seed and another half, another utterance
 is another thing to remember. The interval therefore draws both anew, rows and columns independently of each
-other (the pigeonhole bootstrap, Owen 2007, arXiv 0712.1111). Simulated, it covers in 92 to 100 of 100 trials
-and errs on the wide side where nothing is to be found; drawing utterances alone covers in 88 to 95, drawing
-shadows alone in 40 to 85.
+other (the pigeonhole bootstrap, Owen 2007, arXiv 0712.1111). Simulated, it covers in 94 to 98 of 100 trials
+where there is something to find and in 98 or 99 where there is nothing: it errs on the wide side. Drawing
+utterances alone covers in 90 to 95, drawing shadows alone in 42 to 80.
 """
 
 from typing import TypedDict

@@ -5,6 +5,7 @@ different tasks are distances to different retrained models, so only runs of one
 task, runs with the same settings but for the seed are one *entry*: its values are pooled over seeds.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -209,4 +210,5 @@ def _flat(node: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, str]
         if isinstance(value, Mapping):
             yield from _flat(value, f"{before}{key}.")
         else:
-            yield f"{before}{key}", plain(value)
+            text = json.dumps(value, ensure_ascii=False) if isinstance(value, list) else plain(value)
+            yield f"{before}{key}", text

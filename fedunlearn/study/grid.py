@@ -217,6 +217,6 @@ def _asked(experiment: Config, size: int, requesters: int, seed: int, window: in
     deletions = DeletionSettings(schedule=schedule, window=window, patience=patience)
     # Nobody takes a cell up, and nothing of it but its numbers stays.
     federation = experiment.federation.model_copy(update={"checkpoint_every": 0})
-    evaluation = experiment.evaluation.model_copy(update={"search": False})
+    evaluation = experiment.evaluation.model_copy(update={"search": False, "relearn_steps": 0, "shadows": 0})
     changed = {"deletions": deletions, "federation": federation, "evaluation": evaluation}
     return experiment.model_copy(update={"seed": seed, **changed})
