@@ -167,7 +167,11 @@ def test_whether_the_shadows_are_like_the_run_is_said(measured: dict[str, Any]) 
     results = copy.deepcopy(measured)
     assert "64 shadow federations" in attacks.attack_words(results)[0]
     assert "replay the run exactly" in attacks.attack_words(results)[0]
-    results["attacks"]["replay"] = {"exact": False, "difference": 0.0123, "departures": ["noise is drawn anew"]}
+    results["attacks"]["replay"] = {
+        "exact": False,
+        "difference": 0.0123,
+        "departures": ["noise is drawn anew"],
+    }
     assert "do not replay the run exactly" in attacks.attack_words(results)[0]
     assert "0.0123 (noise is drawn anew)." in attacks.attack_words(results)[0]
     results["attacks"]["informed"] = {"stages": {}, "why": "one request: none to leave out"}
