@@ -1,7 +1,7 @@
 """Relearn time: how many gradient steps bring D_f back.
 
-What was never known takes long to learn; what was only hidden comes back within a few steps. So the number
-means something beside the retrained model's alone, which never knew D_f.
+What was only hidden often comes back sooner than what was never known is learned. So the number means
+something beside the retrained model's alone, which never knew D_f.
 """
 
 import copy
@@ -31,13 +31,16 @@ def relearn(
 ) -> dict[str, Any] | None:
     """Train D_f again from some weights until its accuracy is back.
 
-    Mini-batches of D_f alone, cross-entropy, SGD with momentum starting at rest; the accuracy is looked at
-    before the first step and after each. No augmentation, label smoothing or schedule.
+    Plain gradient steps on mini-batches of D_f alone, cross-entropy; the accuracy is looked at before the
+    first step and after each. No augmentation, label smoothing or schedule; and no momentum: with local
+    training's (lr .05, momentum .9, 16 a batch) a trained model is thrown about and seldom all right at once,
+    so that on RAVDESS random weights had D_f back in 26 steps, the retrained model in more than 150. Without
+    momentum they take 38 and 22, the recovered model 16.
 
     Args:
         model: any of the kind; not changed. state: the weights to begin with.
         examples: D_f. target: accuracy to be reached, in [0, 1]: the original model's.
-        settings: lr, momentum, weight decay and batch size of local training. limit: steps at most.
+        settings: lr, weight decay and batch size of local training. limit: steps at most.
         rngs: one for each order of the batches; it seeds dropout, too.
 
     Returns:
@@ -68,7 +71,6 @@ def _steps(
     working.load_state_dict(dict(state))
     working.train()
     weights: list[Tensor] = [p for p in working.parameters() if p.requires_grad]
-    velocities = [torch.zeros_like(w) for w in weights]
     order: list[Tensor] = []
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(rng.integers(2**62)))
@@ -86,7 +88,8 @@ def _steps(
             if not math.isfinite(loss.item()):
                 return None
             gradients = torch.autograd.grad(loss, weights)
-            sgd_step(weights, velocities, gradients, settings.lr, settings.momentum, settings.weight_decay)
+            at_rest = [torch.zeros_like(w) for w in weights]
+            sgd_step(weights, at_rest, gradients, settings.lr, 0.0, settings.weight_decay)
     return None
 
 
