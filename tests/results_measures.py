@@ -104,7 +104,7 @@ def _attack(auc: float, members: int, others: int, wide: float) -> dict[str, Any
     rates = {name: float(norm.cdf(lift + norm.ppf(float(name)))) for name in ("0.01", "0.001")}
     return {
         "auc": auc, "low": round(auc - wide, 3), "high": round(min(1.0, auc + wide), 3),
-        "n_in": members, "n_out": others,
+        "n_in": members, "n_out": others, "left_out": 3,
         "tpr_at": {
             name: {"value": round(v, 4), "low": round(0.7 * v, 4), "high": round(min(1.0, 1.4 * v), 4)}
             for name, v in rates.items()
@@ -125,7 +125,7 @@ def _attacks(rng: np.random.Generator) -> dict[str, Any]:
     return {
         "shadows": 64,
         "candidates": 92,
-        "replay": {"exact": True, "difference": 0.0},
+        "replay": {"exact": True, "difference": 0.0, "departures": []},
         "ulira": {"stages": {s: _attack(a, 2944, 2944, 0.016) for s, a in ulira.items()}, "why": None},
         "informed": {
             "stages": {

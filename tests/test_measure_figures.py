@@ -39,7 +39,7 @@ def test_figures_are_drawn_from_their_numbers_and_the_same_again(tmp_path: Path)
 
 
 def test_the_examples_say_what_the_page_says_of_them() -> None:
-    """The least gap is at the retrained model; both ends are far; GUM likes a model at chance, CGUM does not."""
+    """Least gap at the retrained model, both ends far; GUM likes a model at chance, CGUM does not."""
     gap = examples.of_gap()
     least = min(range(len(gap["gap"])), key=gap["gap"].__getitem__)
     assert gap["forget"][least] == pytest.approx(gap["retrained"], abs=0.03)

@@ -156,6 +156,7 @@ def test_attacks_with_intervals_and_low_false_positive_rates(measured: dict[str,
         "0.618", f"{at_one['value']:.3f}", f"{stage['tpr_at']['0.001']['value']:.3f}", "2,944", "2,944"
     ]  # fmt: skip
     assert notes(table, "recovered", after="U-LiRA")[1] == f"[{at_one['low']:.2f}, {at_one['high']:.2f}]"
+    assert notes(table, "recovered", after="U-LiRA")[3] == "3 utterances left out"
     assert notes(table, "original", after="Population attack")[1:3] == ["", "too few to say"], "of 240 others"
     assert line(attacks.request_attacks(measured), "r-001-1") == [
         f"{measured['attacks']['informed']['stages'][s]['requests'][0]['auc']:.3f}" for s in STAGES
@@ -166,9 +167,13 @@ def test_whether_the_shadows_are_like_the_run_is_said(measured: dict[str, Any]) 
     results = copy.deepcopy(measured)
     assert "64 shadow federations" in attacks.attack_words(results)[0]
     assert "replay the run exactly" in attacks.attack_words(results)[0]
-    results["attacks"]["replay"] = {"exact": False, "difference": 0.0123}
+    results["attacks"]["replay"] = {
+        "exact": False,
+        "difference": 0.0123,
+        "departures": ["noise is drawn anew"],
+    }
     assert "do not replay the run exactly" in attacks.attack_words(results)[0]
-    assert "0.0123" in attacks.attack_words(results)[0]
+    assert "0.0123 (noise is drawn anew)." in attacks.attack_words(results)[0]
     results["attacks"]["informed"] = {"stages": {}, "why": "one request: none to leave out"}
     assert "Informed attack: one request: none to leave out." in attacks.attack_words(results)
     results |= {"attacks": None}

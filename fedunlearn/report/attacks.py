@@ -88,10 +88,15 @@ def _line(attack: Attack, model: str, stage: Any) -> Row:
     cells = (
         Cell(fraction(at(stage, "auc")), between(interval_at(stage))),
         *(_rate(at(stage, "tpr_at", rate), float(rate), others) for rate in RATES),
-        Cell(count(attack.members.get(model))),
+        Cell(count(attack.members.get(model)), _left_out(stage)),
         Cell(count(others)),
     )
     return Row(model, "", cells, reference=model == "retrained")
+
+
+def _left_out(stage: Any) -> str:
+    left = number_at(stage, "left_out")
+    return f"{many(left, 'utterance')} left out" if left else ""
 
 
 def _rate(found: Any, rate: float, others: float | None) -> Cell:
@@ -150,7 +155,9 @@ def _replay(results: Mapping[str, Any]) -> str:
         return "The shadows replay the run exactly: with its own speech they end at its very weights."
     if off is None:
         return ""
+    departures = [plain(text) for text in rows(at(results, "attacks", "replay", "departures"))]
+    why = f" ({'; '.join(departures)})" if departures else ""
     return (
         "The shadows do not replay the run exactly: with its own speech they end at other weights, by up to "
-        f"{significant(off)}."
+        f"{significant(off)}{why}."
     )

@@ -71,7 +71,7 @@ def by_speaker(results: Mapping[str, Any]) -> Speakers | None:
     for person in shown:
         name = plain(at(person, "client"))
         several = f", speaker {plain(at(person, 'speaker'))}" if clients.count(name) > 1 else ""
-        gender = {"female": " (f)", "male": " (m)"}.get(str(at(person, "gender")), "")
+        gender = {"female": " (f)", "male": " (m)"}.get(_gender(person), "")
         lines.append(_Line(safe(f"client {name}{several}{gender}"), _values(person, final)))
     drawing = Drawing(
         "speakers",
@@ -92,7 +92,8 @@ def by_group(results: Mapping[str, Any]) -> Drawing | None:
         for group in rows(at(results, "fairness", part)):
             values = _values(group, final)
             n = number_at(group, "n")
-            label = _short(plain(at(group, name))) + ("" if n is None else f" (n = {count(n)})")
+            who = _gender(group) if name == "gender" else plain(at(group, name))
+            label = _short(who) + ("" if n is None else f" (n = {count(n)})")
             if any(value is not None for value in values.values()):
                 lines.append(_Line(label, values))
         if lines:
@@ -106,6 +107,12 @@ def by_group(results: Mapping[str, Any]) -> Drawing | None:
         widths=(400, NARROW),
         key=_key(final),
     )
+
+
+def _gender(record: Any) -> str:
+    """Corpora write it in full or as a letter."""
+    told = plain(at(record, "gender"))
+    return {"f": "female", "m": "male"}.get(told.lower(), told)
 
 
 def _short(text: str) -> str:
@@ -144,10 +151,10 @@ def _panel(axes: Axes, lines: Sequence[_Line], final: str) -> None:
             axes.hlines(y, before, after, color=PALETTE[OF_MODEL[final]], linewidth=1.6, alpha=0.6)
         for name, value in line.values.items():
             if value is not None:
-                size = {"original": 5, "retrained": 6}.get(name, 7)
+                size, above = {"original": (4, 4), "retrained": (6, 3)}.get(name, (8, 2))
                 axes.plot(
                     value, y, MARKS[name], color=PALETTE[OF_MODEL[name]], markersize=size, markeredgewidth=0,
-                    zorder=3 if name == final else 2, clip_on=False,
+                    zorder=above, clip_on=False,
                 )  # fmt: skip
     axes.set_yticks(range(len(lines)), [line.label for line in lines])
     axes.tick_params(axis="y", labelcolor=PALETTE["ink"], labelsize=10)

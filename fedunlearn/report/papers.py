@@ -75,7 +75,7 @@ def write_figures(results: Mapping[str, Any], folder: Path) -> list[Path]:
             mpl.rcParams.update({"pdf.fonttype": 42, "savefig.facecolor": "white"})
             figure = drawing.draw(drawing.widths[0])
             if drawing.title:
-                figure.suptitle(drawing.title, fontsize=11, color=PALETTE["ink"])
+                figure.axes[0].set_title(drawing.title, loc="left", fontsize=11, color=PALETTE["ink"])
             _write_key(figure, drawing.key)
             for ending, nobody in _NOBODY.items():
                 files.append(folder / f"{drawing.name}.{ending}")

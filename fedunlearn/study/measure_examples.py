@@ -228,7 +228,7 @@ def _ascended(model: FunctionalsModel, state: Mapping[str, Tensor], forget: Exam
         gradients = torch.autograd.grad(cross_entropy(logits, forget.labels), weights)
         with torch.no_grad():
             for weight, gradient in zip(weights, gradients, strict=True):
-                weight += 0.02 * gradient
+                weight.add_(gradient, alpha=0.02)
     return {k: v.clone() for k, v in model.state_dict().items()}
 
 
