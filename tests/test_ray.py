@@ -8,7 +8,7 @@ import pytest
 from flwr.app import Context, Message
 from small_run import run_small, small_config, weights_of, without_times
 
-from fedunlearn.federation import client as device_side
+from fedunlearn.federation import local_work
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ class KillOnce:
         mine = message.metadata.message_type == "train" and context.node_config["partition-id"] == 3
         if mine and message.content.config_records["settings"]["round"] == 2 and not self.flag.exists():
             self.flag.touch()
-            device_side.train = lambda *_: os._exit(1)  # type: ignore[assignment]
+            local_work.train = lambda *_: os._exit(1)  # type: ignore[assignment]
         return call_next(message, context)
 
 
