@@ -16,13 +16,13 @@ from fedunlearn.report.costs import cost_table
 from fedunlearn.report.drawing import PALETTE
 from fedunlearn.report.figures import confusions
 from fedunlearn.report.finding import find, judgement
-from fedunlearn.report.gaps import ranking_table
+from fedunlearn.report.gaps import gap_bars, ranking_table
 from fedunlearn.report.page import render
 from fedunlearn.report.request_table import batches, request_table, unreachable
 from fedunlearn.report.side_by_side import models_table
 from fedunlearn.report.tables import tiles
 from fedunlearn.report.timeline import events, label, places
-from fedunlearn.report.values import duration, fraction, signed, significant, size
+from fedunlearn.report.values import between, duration, fraction, signed, significant, size, sure
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -154,7 +154,7 @@ def test_the_models_table_shows_every_number(page: str) -> None:
 
 def test_differences_are_signed_and_against_the_retrained_model() -> None:
     forget = next(row for row in models_table(example_results()).lines if row.head == "Forget accuracy")
-    assert [cell.note for cell in forget.cells] == ["+0.446", "−0.129", "+0.033", "0.543 to 0.554"]
+    assert [cell.note for cell in forget.cells] == ["+0.446", "−0.129", "+0.033", "0.543–0.554"]
 
 
 def test_requests_ranking_costs_and_settings_are_on_the_page(page: str) -> None:
@@ -226,10 +226,10 @@ def test_no_better_than_a_control_is_useless_whatever_the_ranking_says() -> None
 
 def test_useless_by_the_ranking_is_useless_and_says_why() -> None:
     results = bare(example_results())
-    results["ranking"][0] |= {"useful": False, "why": "within noise of control: none"}
+    results["ranking"][0] |= {"useful": False, "why": "forgot too little"}
     text = words(render(results))
-    assert "This method is useless here: within noise of control: none. After 4 deletion" in text
-    assert "This one does not: within noise of control: none." in text
+    assert "This method is useless here: it forgot too little. After 4 deletion" in text
+    assert "This one does not: it forgot too little." in text
     assert [rank.useful for rank in ranking_table(results)] == [False, True, False, False]
 
 
@@ -264,6 +264,62 @@ def test_over_forgetting_reversion_and_nothing_to_forget_are_named() -> None:
     assert any("little or nothing to forget" in remark for remark in find(results).remarks)
     results = example_results() | {"noise_floor": None}
     assert any("no noise floor" in remark for remark in find(results).remarks)
+
+
+def test_where_nothing_was_unlearned_nothing_is_judged_nor_remarked_on() -> None:
+    results = bare(example_results()) | {"requests": []}
+    assert find(results).remarks == () and judgement(results) == (None, "")
+    page = render(results)
+    assert 'id="gaps"' not in page and 'href="#gaps"' not in page
+
+
+def test_where_nobody_is_left_random_weights_are_right_and_no_method_is_called_useless() -> None:
+    results = bare(example_results())
+    results["models"]["retrained"]["retain"] = {"accuracy": None, "n": 0}
+    results["gap"]["destroy"]["mean"] = 0.0
+    finding = find(results)
+    assert finding.tone == "unknown" and finding.headline.startswith("Nobody is left after 4 deletion")
+    assert "useless" not in finding.headline and judgement(results) == (None, "")
+
+
+def test_what_few_utterances_cannot_tell_is_not_asserted() -> None:
+    results = example_results()
+    model = results["models"]["recovered"]["forget"]
+    model["accuracy"], model["accuracy_interval"] = 0.3, [0.1, 0.6]
+    assert any(said.startswith("It may over-forget and know less") for said in find(results).remarks)
+    model["accuracy_interval"] = [0.25, 0.35]
+    assert any(said.startswith("Over-forgetting: it knows less") for said in find(results).remarks)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (0.0312, 0.0308, "left the mean gap where it was: 0.031."),
+        (0.034, 0.031, "less than the noise floor: mean gap 0.034 before them, 0.031 after."),
+        (0.090, 0.031, "led towards the retrained model: mean gap 0.090 before them"),
+        (0.031, 0.090, "led away from the retrained model"),
+    ],
+)
+def test_recovery_is_said_to_lead_somewhere_only_beyond_the_noise_floor(
+    before: float, after: float, said: str
+) -> None:
+    results = example_results()
+    results["gap"]["unlearned"]["mean"], results["gap"]["recovered"]["mean"] = before, after
+    assert sum(said in remark for remark in find(results).remarks) == 1
+
+
+def test_an_interval_without_width_is_not_shown() -> None:
+    assert between((1.0, 1.0)) == sure((0.0, 0.0)) == ""
+    assert between((0.9, 1.0)) == "[0.90, 1.00]"
+
+
+def test_with_one_retrained_model_nothing_is_said_of_a_noise_floor() -> None:
+    results = bare(example_results())
+    results["noise_floor"] = results["gap"]["noise_floor"] = None
+    assert "The upright tick is" not in words(render(results))
+    assert "another retraining" not in words(render(results))
+    drawn = gap_bars(results)
+    assert drawn is not None and "noise floor" not in [text for _, _, text in drawn.key]
 
 
 def test_nobody_asked() -> None:

@@ -178,6 +178,18 @@ def test_a_best_that_does_not_beat_doing_nothing_is_useless() -> None:
     assert found.sentence.startswith("Nothing here is of use: doing nothing (0.199) stands no farther off")
 
 
+def test_a_best_that_wrecked_the_model_in_every_run_is_useless() -> None:
+    wrecked = {"name": "recovered (pga)", "mean_gap": 0.05, "useful": False, "why": "wrecked the recogniser"}
+    bad = [(f"p{s}", record("pga", s, 0.05, ranking=[wrecked])) for s in (1, 2)]
+    good = [(f"c{s}", record("calm", s, 0.08)) for s in (1, 2)]
+    verdict = judge(task(*bad, *good))
+    assert (
+        verdict.tone == "useless" and "useless by its own runs, as it wrecked the recog" in verdict.sentence
+    )
+    half = judge(task(bad[0], ("p2", record("pga", 2, 0.05)), *good))
+    assert half.tone == "good"
+
+
 def test_partial_and_failed_runs_are_shown_and_counted_nowhere() -> None:
     failed = {k: v for k, v in record("calm", 4, 0).items() if k not in {"models", "gap", "ranking"}}
     failed |= {"status": "failed", "failure": "quorum lost"}
@@ -342,6 +354,14 @@ def test_a_page_never_goes_into_a_corpus_nor_nowhere(tmp_path: Path, page: str) 
         code, said = call("report", *named, "--out", tmp_path / page)
         assert code == 2 and said.count("\n") == 1 and "--out" in said
     assert list((tmp_path / "corpus").rglob("*.html")) == []
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_page_never_takes_the_place_of_results(tmp_path: Path, two: list[Path], several: bool) -> None:
+    before = (two[0] / "results.json").read_bytes()
+    code, said = call("report", *two[: 1 + several], "--out", two[0] / "results.json")
+    assert code == 2 and "is not named as a page" in said and len(said.strip().splitlines()) == 1
+    assert (two[0] / "results.json").read_bytes() == before
 
 
 def test_runs_of_one_name_are_told_apart_by_their_parents() -> None:

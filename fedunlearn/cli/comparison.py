@@ -1,6 +1,7 @@
 """``fedunlearn report DIR1 DIR2 ...``: reading several runs, and where their page goes."""
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ def read_results(folder: Path) -> dict[str, Any]:
     try:
         results = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BadInput(f"{file}: cannot be read ({error}); give a folder that a run made") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise BadInput(f"{file}: cannot be read ({why}); give a folder that a run made") from error
     if not isinstance(results, dict) or not str(results.get("schema", "")).startswith("fedunlearn/results/"):
         raise BadInput(f"{file}: is not a results.json of fedunlearn")
     return results
@@ -63,6 +65,10 @@ def unfit(page: Path, runs: Iterable[Mapping[str, Any]]) -> list[str]:
     if place.is_dir() or not place.parent.is_dir():
         what = "is a folder" if place.is_dir() else "its folder does not exist"
         return [f"--out {page}: {what}; name a file, such as comparison.html"]
+    if place.suffix.lower() not in (".html", ".htm"):
+        return [f"--out {page}: is not named as a page; name a file, such as comparison.html"]
+    if not os.access(place.parent, os.W_OK) or (place.exists() and not os.access(place, os.W_OK)):
+        return [f"--out {page}: cannot be written; name another place"]
     for results in runs:
         config = results.get("config")
         corpus = config.get("corpus") if isinstance(config, dict) else None

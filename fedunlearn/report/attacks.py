@@ -136,6 +136,7 @@ def attack_words(results: Mapping[str, Any]) -> list[str]:
         known = at(results, "models") is not None
         why = " (evaluation.shadows = 0)" if at(results, "config", "evaluation", "shadows") == 0 else ""
         return [f"Attacks on single utterances (U-LiRA, informed): not run{why}."] if known else []
+    shadowed = any(attack.stages for attack in attacks(results) if attack.name in ("ulira", "informed"))
     shadows, candidates = (number_at(results, "attacks", name) for name in ("shadows", "candidates"))
     said = []
     if shadows is not None:
@@ -143,6 +144,12 @@ def attack_words(results: Mapping[str, Any]) -> list[str]:
         said.append(
             f"{many(shadows, 'shadow federation')}, each trained with a random half{of} and then unlearned. "
             f"{_replay(results)}".strip()
+        )
+    if shadowed:
+        said.append(
+            "U-LiRA and the informed attack are tried on the shadows, and count an utterance once a shadow. "
+            "They have no retrained model's row: half of the shadows never heard the utterance, and the aim "
+            "is an AUC of 0.5."
         )
     said += [f"{a.title}: {a.why.rstrip('.')}." for a in attacks(results) if a.why]
     return said

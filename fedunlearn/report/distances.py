@@ -119,4 +119,7 @@ def gum_table(results: Mapping[str, Any]) -> Table | None:
 def distances_said(results: Mapping[str, Any]) -> str:
     """Which models the distances are to."""
     seeds = len(rows(at(results, "models", "retrained", "seeds")))
-    return f"Means over {many(seeds, 'retrained seed')}" if seeds > 1 else "To the one retrained model"
+    if seeds < 2:
+        return "To the one retrained model."
+    own = "the retrained models' own are between their seeds: what chance alone makes"
+    return f"Means over {many(seeds, 'retrained seed')}; {own}."

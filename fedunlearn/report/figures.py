@@ -25,7 +25,7 @@ def loss_histograms(results: Mapping[str, Any]) -> list[Drawing]:
         edges, *counts = (numbers(at(record, key)) for key in ("edges", "forget", "test"))
         if len(edges) > 1 and all(len(c) == len(edges) - 1 for c in counts):
             panels[name] = (edges, [[n / (sum(c) or 1.0) for n in c] for c in counts])
-    if not panels:
+    if not any(sum(forget) > 0 for _, (forget, _) in panels.values()):
         return []
     highest = max((max(c, default=0.0) for _, shares in panels.values() for c in shares), default=0.0) or 1.0
     used = [e[i + 1] for e, shares in panels.values() for c in shares for i, n in enumerate(c) if n > 0]

@@ -68,8 +68,11 @@ def judgement(results: Mapping[str, Any]) -> tuple[bool | None, str]:
     control's, whatever the ranking says, and so is a control that ran as the method.
 
     Returns:
-        (None, "") where the numbers to say it are missing.
+        (None, "") where the numbers to say it are missing, and where there is nothing to be judged: nothing
+        was unlearned, or nobody is left.
     """
+    if nothing_unlearned(results) or nobody_left(results):
+        return None, ""
     final = final_model(results)
     method = plain(at(results, "config", "unlearning", "method"))
     ours = number_at(results, "gap", final, "mean")
@@ -82,10 +85,21 @@ def judgement(results: Mapping[str, Any]) -> tuple[bool | None, str]:
         best = min(beaten_by, key=lambda name: beaten_by[name])
         return False, f"it ranks no better than {CONTROL_WORDS[best]} ({fraction(beaten_by[best])})"
     if at(ranked, "useful") is False:
-        return False, plain(at(ranked, "why")).rstrip(".")
+        return False, f"it {plain(at(ranked, 'why')).rstrip('.')}"
     if ours is None or all(gap is None for gap in controls.values()):
         return None, ""
     return True, plain(at(ranked, "why")) if at(ranked, "why") else ""
+
+
+def nothing_unlearned(results: Mapping[str, Any]) -> bool:
+    """Whether no request joined the global model."""
+    entries = [entry for wish in wishes(results) for entry in wish.entries]
+    return all(number_at(entry, "round_applied") is None for entry in entries)
+
+
+def nobody_left(results: Mapping[str, Any]) -> bool:
+    """Whether the retrained model had nothing to learn from: random weights are right then."""
+    return number_at(results, "models", "retrained", "retain", "n") == 0
 
 
 def unfulfilled(results: Mapping[str, Any]) -> list[str]:
@@ -147,7 +161,7 @@ def _headline(results: Mapping[str, Any]) -> tuple[Tone, str]:
     if all(wish.state in CLOSED for wish in people):
         count = many(len(people), "deletion request")
         return "unknown", f"Nothing was to be forgotten: {count}, {closed(results)}."
-    if all(number_at(entry, "round_applied") is None for wish in people for entry in wish.entries):
+    if nothing_unlearned(results):
         early = all(wish.state in (*FULFILLED, *CLOSED) for wish in people)
         why = ": no model had been trained on it" if early else ""
         return "unknown", f"No finding: after {asked(results)}, nothing was unlearned{why}."
@@ -155,6 +169,12 @@ def _headline(results: Mapping[str, Any]) -> tuple[Tone, str]:
     ours = number_at(results, "gap", final, "mean")
     if ours is None:
         return "unknown", f"No finding: after {asked(results)}, the models could not be compared."
+    if nobody_left(results):
+        stands = f"the {final} model stands {fraction(ours)}{_interval(results, 'gap', final)}"
+        return "unknown", (
+            f"Nobody is left after {asked(results)}: a model retrained without them has learned nothing, "
+            f"and {stands} from it. Only random weights would be right."
+        )
     useful, why = judgement(results)
     stands = (
         f"the {final} model stands {fraction(ours)}{_interval(results, 'gap', final)} from {_those(results)}"
@@ -202,6 +222,8 @@ def _nothing(results: Mapping[str, Any]) -> str:
 
 
 def _remarks(results: Mapping[str, Any]) -> list[str]:
+    if nothing_unlearned(results):
+        return []
     remarks = [
         _seeing(results),
         _forgetting(results),
@@ -243,19 +265,20 @@ def _forgetting(results: Mapping[str, Any]) -> str:
     if beyond is None:
         return ""
     margin = max(ABOUT_AS_MUCH, noise_floor(results, "forget") or 0.0)
+    sure_of_it = _shown(results)
     verdict = "It knows the deleted utterances about as well as a model that never heard them"
     if beyond > margin:
-        verdict = "It still knows more of the deleted utterances than a model that never heard them"
+        knows = "still knows" if sure_of_it else "may still know"
+        verdict = f"It {knows} more of the deleted utterances than a model that never heard them"
     elif beyond < -margin:
-        verdict = (
-            "Over-forgetting: it knows less of the deleted utterances than a model that never heard them"
-        )
+        head = "Over-forgetting: it knows" if sure_of_it else "It may over-forget and know"
+        verdict = f"{head} less of the deleted utterances than a model that never heard them"
     final = final_model(results)
     ours, target, before = (
         number_at(results, "models", name, "forget", "accuracy") for name in (final, "retrained", "original")
     )
     spread = _interval(results, "models", final, "forget", "accuracy_interval")
-    doubt = "" if abs(beyond) <= margin or _shown(results) else ", too few utterances to be sure"
+    doubt = "" if abs(beyond) <= margin or sure_of_it else ", too few utterances to be sure"
     was = f"; it was {fraction(before)} before" if before is not None else ""
     return f"{verdict}: forget accuracy {fraction(ours)}{spread} against {fraction(target)}{doubt}{was}."
 
@@ -264,6 +287,8 @@ def _doubt(results: Mapping[str, Any]) -> str:
     """Said where the final model and doing nothing cannot be told apart."""
     ours = interval_at(results, "gap", final_model(results))
     nothing = interval_at(results, "gap", "none")
+    if plain(at(results, "config", "unlearning", "method")) == "none":
+        return ""
     if ours is None or nothing is None or ours[1] < nothing[0] or nothing[1] < ours[0]:
         return ""
     return (
@@ -278,6 +303,10 @@ def _recovery(results: Mapping[str, Any]) -> str:
     if gaps[0] is None or gaps[1] is None:
         return ""
     moved = f"mean gap {fraction(gaps[0])} before them, {fraction(gaps[1])} after"
+    if fraction(gaps[0]) == fraction(gaps[1]):
+        return f"The recovery rounds left the mean gap where it was: {fraction(gaps[1])}."
+    if abs(gaps[1] - gaps[0]) < (noise_floor(results, "mean") or 0.0):
+        return f"The recovery rounds moved the model by less than the noise floor: {moved}."
     if gaps[1] > gaps[0]:
         back = knows[0] is not None and knows[1] is not None and knows[1] > knows[0]
         reversion = ", and brought deleted knowledge back (reversion)" if back else ""

@@ -33,9 +33,9 @@ NAMES = {
 GAP_MEASURES = ("mean", "forget", "retain", "test", "membership")
 KEY = (
     *(("patch", f"of-{'original' if name == 'none' else name}", said) for name, said in NAMES.items()),
-    ("bar", "ink", "noise floor"),
     ("bar lying", "ink", "95% interval of the mean"),
 )
+FLOOR_KEY = ("bar", "ink", "noise floor")
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,9 @@ def gap_table(results: Mapping[str, Any]) -> Table | None:
         lines.append(Row(said, note, (mean, *parts), "control" if name in ("none", "destroy") else name))
     if not lines:
         return None
-    floor = tuple(Cell(fraction(noise_floor(results, m))) for m in GAP_MEASURES)
-    lines.append(Row("another retraining", "the noise floor", floor, "floor", total=True, reference=True))
+    if noise_floor(results, "mean") is not None:
+        floor = tuple(Cell(fraction(noise_floor(results, m))) for m in GAP_MEASURES)
+        lines.append(Row("another retraining", "the noise floor", floor, "floor", total=True, reference=True))
     heads = (("mean gap", "gap"), ("forget", "accuracy"), ("retain", "accuracy"), ("test", "test"),
              ("membership", "membership"))  # fmt: skip
     return Table((Column("model"), *(Column(*head) for head in heads)), tuple(lines))
@@ -111,7 +112,7 @@ def gap_bars(results: Mapping[str, Any]) -> Drawing | None:
         "Distance to the retrained model by measure",
         lambda width: _bars(results, width),
         widths=(390,),
-        key=KEY,
+        key=KEY if noise_floor(results, "mean") is None else (*KEY, FLOOR_KEY),
     )
 
 

@@ -4,7 +4,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedunlearn.report.tables import Cell, Row
-from fedunlearn.report.values import MISSING, at, fraction, number_at, plain, rows, significant
+from fedunlearn.report.values import (
+    MISSING,
+    at,
+    between,
+    fraction,
+    interval_at,
+    number_at,
+    plain,
+    rows,
+    significant,
+)
 
 PRIVACY_COLUMNS = (
     "label mix, off by", "guessing alike", "guessing the corpus", "told from kept", "told from held-out"
@@ -37,9 +47,9 @@ def _told(told: Any, name: str, against: str) -> Cell:
     found = at(told, name)
     if found is None or at(found, "against") != against:
         return Cell(MISSING)
-    low, high = number_at(found, "low"), number_at(found, "high")
-    interval = "" if low is None or high is None else f"[{low:.2f}, {high:.2f}] "
-    return Cell(fraction(at(found, "auc")), f"{interval}{plain(at(found, 'attack'))}")
+    return Cell(
+        fraction(at(found, "auc")), f"{between(interval_at(found))} {plain(at(found, 'attack'))}".strip()
+    )
 
 
 def guard_table(results: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -50,6 +50,7 @@ def _lollipops(shown: Sequence[_Update], width: int) -> Figure:
     axes: Axes = figure.subplots()
     quiet(axes, grid="x")
     furthest = max(max(norm, usual or 0.0) for _, norm, usual in shown) or 1.0
+    limit = furthest * (1.45 if width == NARROW else 1.3)
     for y, (_, norm, usual) in enumerate(shown):
         axes.hlines(y, 0, norm, color=PALETTE["blue"], linewidth=1.6)
         axes.plot(norm, y, "o", color=PALETTE["blue"], markersize=7, markeredgewidth=0, clip_on=False)
@@ -58,7 +59,8 @@ def _lollipops(shown: Sequence[_Update], width: int) -> Figure:
         said = significant(norm) + (f", {significant(norm / usual)} times the usual" if usual else "")
         if width == NARROW:
             said = f"{significant(norm)}" + (f" (×{significant(norm / usual)})" if usual else "")
-        place = max(norm, usual) if usual and norm < usual < 1.4 * norm else norm
+        reach = limit * (6.0 * len(said) + 16) / (width - 50)  # of the text, in units of the axis
+        place = usual if usual and norm < usual < norm + reach else norm
         axes.annotate(
             said, (place, y), xytext=(8, -0.5), textcoords="offset points", va="center", fontsize=10
         )
@@ -66,7 +68,7 @@ def _lollipops(shown: Sequence[_Update], width: int) -> Figure:
         range(len(shown)), [name.split("  ")[0] if width == NARROW else name for name, _, _ in shown]
     )
     axes.tick_params(axis="y", labelcolor=PALETTE["ink"])
-    axes.set_xlim(0, furthest * (1.35 if width == NARROW else 1.25))
+    axes.set_xlim(0, limit)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel("L2 norm")

@@ -19,7 +19,7 @@ from fedunlearn.report.distances import (
 )
 from fedunlearn.report.fairness import by_group, by_speaker, change_table
 from fedunlearn.report.figures import confusions, loss_histograms
-from fedunlearn.report.finding import SEEN, asked, closed, find, judgement
+from fedunlearn.report.finding import SEEN, asked, closed, find, judgement, nothing_unlearned
 from fedunlearn.report.gaps import gap_bars, gap_table, ranking_table, rho_words
 from fedunlearn.report.guarding import (
     GUARD_COLUMNS,
@@ -35,7 +35,7 @@ from fedunlearn.report.roc import roc_curves
 from fedunlearn.report.side_by_side import model_dots, models_table
 from fedunlearn.report.tables import fault_table, tiles
 from fedunlearn.report.timeline import timeline
-from fedunlearn.report.values import at, count, duration, fraction, many, number_at, plain, rows
+from fedunlearn.report.values import at, count, duration, fraction, many, noise_floor, number_at, plain, rows
 from fedunlearn.run_folder import write_atomically
 
 SECTIONS = {
@@ -55,7 +55,11 @@ SECTIONS = {
     "settings": "How to run it again",
 }
 """in the order of the page; each is a template of its name"""
-MAY_VANISH = {"fairness": ("changes", "speakers", "groups"), "distances": ("distances", "reversion", "gum")}
+MAY_VANISH = {
+    "gaps": ("unlearned",),
+    "fairness": ("changes", "speakers", "groups"),
+    "distances": ("distances", "reversion", "gum"),
+}
 """where the page has none of these parts; the other sections say so"""
 
 
@@ -152,6 +156,8 @@ def _words(results: Mapping[str, Any]) -> dict[str, Any]:
         "target": _target(results),
         "away": unreachable(results),
         "rho": rho_words(results),
+        "floored": noise_floor(results, "mean") is not None,
+        "unlearned": not nothing_unlearned(results),
         "attack_words": attack_words(results),
         "liars": liars(results),
         "distances_said": distances_said(results),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedunlearn.report.comparison import compared_to_best
-from fedunlearn.report.finding import CONTROL_WORDS
+from fedunlearn.report.finding import CONTROL_WORDS, judgement
 from fedunlearn.report.runs import Entry, Run, Task, differing
 from fedunlearn.report.values import fraction, many, noise_floor, number_at
 
@@ -74,7 +74,7 @@ def judge(task: Task) -> Verdict:
     best = tuple(label for label, first in verdicts.items() if first)
     level = tuple(label for label, first in verdicts.items() if not first)
     winner = next(e for e in field if e.label == best[0])
-    beaten_by = _better_control(task, winner)
+    beaten_by = _better_control(task, winner) or _useless_by_itself(winner)
     sentence = _sentence(task, field, winner, len(best) - 1, level, gaps)
     if beaten_by:
         sentence = f"Nothing here is of use: {beaten_by}. {sentence}"
@@ -114,6 +114,14 @@ def _better_control(task: Task, winner: Entry) -> str:
         if ours >= theirs:
             return f"{words} ({fraction(theirs)}) stands no farther off than the best method"
     return ""
+
+
+def _useless_by_itself(winner: Entry) -> str:
+    """Why each run of the best method calls it useless; a small gap may be that of a wrecked model."""
+    whys = [why for run in winner.counted for useful, why in [judgement(run.results)] if useful is False]
+    if len(whys) < len(winner.counted):
+        return ""
+    return f"{winner.label}, the nearest, is useless by its own runs, as {'; '.join(dict.fromkeys(whys))}"
 
 
 def _remarks(task: Task) -> list[str]:

@@ -84,7 +84,7 @@ def _measure_row(results: Mapping[str, Any], measure: Measure) -> Row:
         notes = [between(interval_at(results, "models", name, *measure.interval))]
         if name == "retrained":
             seeds = seed_range(results, measure.path)
-            notes.append(f"{seeds[0]:.3f} to {seeds[1]:.3f}" if seeds else "")
+            notes.append(f"{seeds[0]:.3f}–{seeds[1]:.3f}" if seeds else "")
         elif value is not None and reference is not None:
             notes.append(signed(value - reference))
         note = "\n".join(n for n in notes if n)

@@ -69,9 +69,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Tile:
-    """A key number: what it is, the number, what to read it against."""
+    """A key number: what it is, the word that explains it, the number, what to read it against."""
 
     label: str
+    word: str
     value: str
     against: tuple[str, ...]
 
@@ -85,6 +86,7 @@ def tiles(results: Mapping[str, Any]) -> list[Tile]:
     return [
         Tile(
             "Mean gap",
+            "gap",
             fraction(at(results, "gap", final, "mean")),
             (
                 *filter(None, [sure(interval_at(results, "gap", final))]),
@@ -92,10 +94,12 @@ def tiles(results: Mapping[str, Any]) -> list[Tile]:
                 f"doing nothing {fraction(nothing)}",
             ),
         ),
-        _tile(results, "Forget accuracy", ("forget", "accuracy"), ("forget", "accuracy_interval")),
-        _tile(results, "Test UAR", ("test", "uar"), ("test", "uar_interval")),
-        _tile(results, "Membership AUC", ("membership", "auc"), ("membership",)),
-        Tile("Client time", duration(together), ("unlearn + recover",
+        _tile(
+            results, "Forget accuracy", "accuracy", ("forget", "accuracy"), ("forget", "accuracy_interval")
+        ),
+        _tile(results, "Test UAR", "uar", ("test", "uar"), ("test", "uar_interval")),
+        _tile(results, "Membership AUC", "membership", ("membership", "auc"), ("membership",)),
+        Tile("Client time", "cost", duration(together), ("unlearn + recover",
              f"retraining {duration(at(results, 'cost', 'retrain', 'client_seconds'))}")),
         _fulfilled(results),
     ]  # fmt: skip
@@ -109,15 +113,19 @@ def _fulfilled(results: Mapping[str, Any]) -> Tile:
     if any(waited):
         notes.append(f"waited {sum(waited) / len(waited):.1f} rounds")
     notes.append(many(len(rows(at(results, "faults"))), "fault") + " on the way")
-    return Tile("Requests fulfilled", f"{done} of {len(asked)}" if asked else "none heard", tuple(notes))
+    return Tile(
+        "Requests fulfilled", "states", f"{done} of {len(asked)}" if asked else "none heard", tuple(notes)
+    )
 
 
-def _tile(results: Mapping[str, Any], label: str, path: tuple[str, ...], spread: tuple[str, ...]) -> Tile:
+def _tile(
+    results: Mapping[str, Any], label: str, word: str, path: tuple[str, ...], spread: tuple[str, ...]
+) -> Tile:
     models = at(results, "models")
     final = at(models, final_model(results))
     against = (f"{name} {fraction(at(models, name, *path))}" for name in ("retrained", "original"))
     said = sure(interval_at(final, *spread))
-    return Tile(label, fraction(at(final, *path)), (*filter(None, [said]), *against))
+    return Tile(label, word, fraction(at(final, *path)), (*filter(None, [said]), *against))
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ KEY = (
     ("bar", "ink", "deletion applied"),
     ("bar dashed", "ink", "raised, never applied"),
     ("patch", "shade", "recovery rounds"),
+    ("patch", "muted", "clients out of reach"),
 )
 LABEL_WIDTH = 7.0  # of a character of the event labels, in pixels
 LINE_TOP = 0.89  # of the upper panel; the labels stand on the event lines
@@ -50,7 +51,15 @@ def timeline(results: Mapping[str, Any]) -> Drawing | None:
     if not steps:
         return None
     away = _away(results)
-    key = (*KEY, *((("patch", "muted", "clients out of reach"),) if away else ()))
+    marked = {event.done for event in events(results, steps)}
+    there = {
+        "deletion applied": True in marked,
+        "raised, never applied": False in marked,
+        "recovery rounds": any(at(row, "phase") == "recover" for _, row in steps),
+        "the same of the retrained model": bool(rows(at(results, "retrained_timeline"))),
+        "clients out of reach": bool(away),
+    }
+    key = tuple(sign for sign in KEY if there.get(sign[2], True))
     return Drawing(
         "timeline",
         "Accuracy and UAR of the global model over the rounds",

@@ -39,13 +39,21 @@ def interval_at(node: Any, *keys: str) -> tuple[float, float] | None:
 
 
 def between(interval: tuple[float, float] | None, decimals: int = 2) -> str:
-    """``[0.45, 0.61]``; empty where there is no interval."""
-    return "" if interval is None else f"[{interval[0]:.{decimals}f}, {interval[1]:.{decimals}f}]"
+    """``[0.45, 0.61]``; empty where there is no interval, or resampling showed no spread."""
+    return (
+        ""
+        if interval is None or interval[0] == interval[1]
+        else f"[{interval[0]:.{decimals}f}, {interval[1]:.{decimals}f}]"
+    )
 
 
 def sure(interval: tuple[float, float] | None) -> str:
-    """``95% 0.012 to 0.046``; empty where there is no interval."""
-    return "" if interval is None else f"95% {fraction(interval[0])} to {fraction(interval[1])}"
+    """``95% 0.012 to 0.046``; empty where there is no interval, or resampling showed no spread."""
+    return (
+        ""
+        if interval is None or interval[0] == interval[1]
+        else f"95% {fraction(interval[0])} to {fraction(interval[1])}"
+    )
 
 
 def noise_floor(results: Any, measure: str) -> float | None:
