@@ -16,9 +16,11 @@ from test_cli import call
 
 from fedunlearn.cli.comparison import names_of
 from fedunlearn.report.runs import Run, Task, tasks_of
+from fedunlearn.report.runs_figure import gaps_figure
 from fedunlearn.report.runs_finding import Verdict, headline, judge
 from fedunlearn.report.runs_page import render
 from fedunlearn.report.runs_tables import (
+    WORDS,
     cost_columns,
     gap_table,
     in_order,
@@ -187,7 +189,33 @@ def test_a_best_that_wrecked_the_model_in_every_run_is_useless() -> None:
         verdict.tone == "useless" and "useless by its own runs, as it wrecked the recog" in verdict.sentence
     )
     half = judge(task(bad[0], ("p2", record("pga", 2, 0.05)), *good))
-    assert half.tone == "good"
+    assert half.tone == "good" and half.remarks[0] == (
+        "In 1 of 2 runs, pga is useless by that run's own ranking: it wrecked the recogniser."
+    )
+
+
+def test_runs_without_any_gap_to_speak_of_are_drawn_all_the_same() -> None:
+    nothing = record("calm", 1, 0.0, gap__none__mean=0.0, gap__noise_floor=None, noise_floor=None)
+    only = task(("a", nothing))
+    assert gaps_figure(only, in_order(only), 880, "gaps") is not None  # and no warning
+    assert [row.head for row in gap_table(only, judge(only)).rows] == ["calm"]
+
+
+def test_every_measure_of_the_page_has_its_definition_one_click_away() -> None:
+    page = render({"a": record("calm", 1, 0.05), "b": record("pga", 1, 0.06)})
+    heads = set(re.findall(r'<th scope="col">([^<]+)</th>', page))
+    assert heads <= {
+        "configuration",
+        "seeds",
+        "run",
+        "seed",
+        "status",
+        "model",
+        "setting",
+        "values, and who has them",
+    }
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= set(re.findall(r'id="([^"]+)"', page))
+    assert all(f'id="word-{word}"' in page for word in WORDS.values())
 
 
 def test_partial_and_failed_runs_are_shown_and_counted_nowhere() -> None:

@@ -43,7 +43,7 @@ class Run:
     def task(self) -> dict[str, str]:
         """What it was about: dotted name -> value as text."""
         about = {"results schema": plain(at(self.results, "schema"))}
-        about |= {f"corpus.{name}": plain(at(self.results, "corpus", name)) for name in _ABOUT_CORPUS}
+        about |= {f"corpus.{name}": _told(at(self.results, "corpus", name)) for name in _ABOUT_CORPUS}
         mine = {k: v for k, v in self.settings.items() if k.split(".")[0] in _TASK and k not in _SERVING}
         return about | mine
 
@@ -203,6 +203,10 @@ def _label(mine: Sequence[Run], all_: Iterable[Sequence[Run]]) -> str:
     rivals = [group[0].choices for group in all_ if group[0].method == method]
     own = [f"{k.split('.')[-1]} {mine[0].choices.get(k, '–')}" for k in differing(rivals)]
     return f"{method} ({', '.join(own)})" if own else method
+
+
+def _told(value: Any) -> str:
+    return ", ".join(plain(part) for part in value) if isinstance(value, list) else plain(value)
 
 
 def _flat(node: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, str]]:

@@ -125,7 +125,7 @@ def _limit(shown: Sequence[Entry], floor: float, nothing: float) -> float:
         for run in entry.runs:
             ends = interval_of(run)
             seen += [x for x in (run.gap, ends and ends[1]) if x]
-    return 1.04 * max(seen) if seen else 1.0
+    return 1.04 * max(seen, default=0.0) or 1.0
 
 
 def _short(text: str, longest: int, single: bool) -> str:

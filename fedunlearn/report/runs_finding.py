@@ -9,7 +9,8 @@ from fedunlearn.report.finding import CONTROL_WORDS, judgement
 from fedunlearn.report.runs import Entry, Run, Task, differing
 from fedunlearn.report.values import fraction, many, noise_floor, number_at
 
-_SHOWN = 6  # differences named in one sentence
+_SHOWN = 6  # runs or configurations named in one sentence
+_DIFFERENCES = 3  # named in the headline; the table of settings has all
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ def apart(tasks: Sequence[Task]) -> str:
     named = [f"{key} ({'; '.join(_short(v) for v in values)})" for key, values in found.items()]
     if not named:
         return "with the same settings and seed, other utterances were forgotten"
-    more = len(named) - _SHOWN
-    return f"they differ in {', '.join(named[:_SHOWN])}" + (
+    more = len(named) - _DIFFERENCES
+    return f"they differ in {', '.join(named[:_DIFFERENCES])}" + (
         f" and {many(more, 'more setting')}" if more > 0 else ""
     )
 
@@ -74,7 +75,15 @@ def judge(task: Task) -> Verdict:
     best = tuple(label for label, first in verdicts.items() if first)
     level = tuple(label for label, first in verdicts.items() if not first)
     winner = next(e for e in field if e.label == best[0])
-    beaten_by = _better_control(task, winner) or _useless_by_itself(winner)
+    useless = [why for run in winner.counted for ok, why in [judgement(run.results)] if ok is False]
+    beaten_by = _better_control(task, winner)
+    if useless and not beaten_by:
+        whys = "; ".join(dict.fromkeys(useless))
+        if len(useless) == len(winner.counted):
+            beaten_by = f"{winner.label}, the nearest, is useless by its own runs, as {whys}"
+        else:
+            some = f"In {len(useless)} of {many(len(winner.counted), 'run')}, {winner.label} is useless"
+            remarks = (f"{some} by that run's own ranking: {whys}.", *remarks)
     sentence = _sentence(task, field, winner, len(best) - 1, level, gaps)
     if beaten_by:
         sentence = f"Nothing here is of use: {beaten_by}. {sentence}"
@@ -114,14 +123,6 @@ def _better_control(task: Task, winner: Entry) -> str:
         if ours >= theirs:
             return f"{words} ({fraction(theirs)}) stands no farther off than the best method"
     return ""
-
-
-def _useless_by_itself(winner: Entry) -> str:
-    """Why each run of the best method calls it useless; a small gap may be that of a wrecked model."""
-    whys = [why for run in winner.counted for useful, why in [judgement(run.results)] if useful is False]
-    if len(whys) < len(winner.counted):
-        return ""
-    return f"{winner.label}, the nearest, is useless by its own runs, as {'; '.join(dict.fromkeys(whys))}"
 
 
 def _remarks(task: Task) -> list[str]:

@@ -12,6 +12,7 @@ from fedunlearn.report.runs import Run, Task, tasks_of
 from fedunlearn.report.runs_figure import gaps_figure, key
 from fedunlearn.report.runs_finding import Verdict, headline, judge
 from fedunlearn.report.runs_tables import (
+    WORDS,
     RunLine,
     Table,
     cost_columns,
@@ -84,6 +85,7 @@ def render(results: Mapping[str, Mapping[str, Any]]) -> str:
         key=key(tasks),
         parts=[_part(task, number, len(tasks)) for number, task in enumerate(tasks, start=1)],
         settings=settings_table(runs),
+        words=WORDS,
         schemas=", ".join(dict.fromkeys(plain(at(run.results, "schema")) for run in runs)),
     )
     return page.encode("utf-8", "replace").decode("utf-8")

@@ -32,6 +32,19 @@ MEASURES = {
     "forget accuracy": ("forget", "accuracy"),
     "membership AUC": ("membership", "auc"),
 }
+WORDS = {
+    "mean gap": "gap", "forget": "accuracy", "retain": "accuracy", "test": "test", "membership": "membership",
+    "test UAR": "uar", "test accuracy": "test", "unseen-speaker UAR": "uar", "retain accuracy": "accuracy",
+    "forget accuracy": "accuracy", "membership AUC": "membership", "population AUC": "membership",
+    "population TPR at 1 % FPR": "roc", "same speaker AUC": "same-speaker", "U-LiRA AUC": "ulira",
+    "U-LiRA TPR at 1 % FPR": "roc", "informed AUC": "informed", "informed TPR at 1 % FPR": "roc",
+    "worst speaker's change": "fairness", "mean speaker's change": "fairness", "ToW": "tow",
+    "KS of losses": "ks", "Wasserstein of losses": "wasserstein", "JS": "js", "relearn steps": "relearn",
+    "reversion, forget": "reversion", "GUM": "gum", "CGUM": "gum", "client time": "cost",
+    "of retraining's": "cost", "sent up": "cost", "sent down": "cost", "noise floor": "floor",
+    "doing nothing": "control", "requests fulfilled": "states",
+}  # fmt: skip
+"""head of a column -> the entry among the words of the page that says what it means"""
 TONES = {"complete": "good", "failed": "bad", "partial": "bad"}
 
 
@@ -137,9 +150,11 @@ def gap_table(task: Task, verdict: Verdict) -> Table:
         marks |= dict.fromkeys(verdict.best, "best") | dict.fromkeys(verdict.level, "level with it")
         said = marks.get(entry.label) or marks.get(entry.group, "")
         rows.append(Row(entry.label, said, tuple(cells)))
-    floor = [Cell(_pooled(task.once_a_seed(_floor_part(part)), fraction), reference=True) for part in parts]
-    seeds = len({run.seed for run in task.counted})
-    rows.append(Row("noise floor", "between retrained seeds", (Cell(count(seeds)), *floor)))
+    seeds = len({run.seed for run in task.counted if floor_of(run) is not None})
+    if seeds:
+        floor = [task.once_a_seed(_floor_part(part)) for part in parts]
+        cells = [Cell(count(seeds)), *(Cell(_pooled(value, fraction), reference=True) for value in floor)]
+        rows.append(Row("noise floor", "between retrained seeds", tuple(cells)))
     return Table(("seeds", "mean gap", *parts[1:]), tuple(rows))
 
 
