@@ -190,7 +190,7 @@ def test_a_best_that_wrecked_the_model_in_every_run_is_useless() -> None:
     )
     half = judge(task(bad[0], ("p2", record("pga", 2, 0.05)), *good))
     assert half.tone == "good" and half.remarks[0] == (
-        "In 1 of 2 runs, pga is useless by that run's own ranking: it wrecked the recogniser."
+        "In 1 of 2 runs, pga is useless by the run's own ranking: it wrecked the recogniser."
     )
 
 

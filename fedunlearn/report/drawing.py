@@ -154,9 +154,6 @@ def to_svg(figure: Figure, name: str, says: str) -> Markup:
         name: unique on the page; prefixes every id inside.
         says: what a reader who cannot see it should hear.
     """
-    if (layout := figure.get_layout_engine()) is not None:  # else savefig draws twice, once for the layout
-        layout.execute(figure)
-        figure.set_layout_engine("none")
     buffer = io.StringIO()
     nobody = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=nobody)

@@ -158,6 +158,6 @@ def _panel(axes: Axes, lines: Sequence[_Line], final: str) -> None:
                 )  # fmt: skip
     axes.set_yticks(range(len(lines)), [line.label for line in lines])
     axes.tick_params(axis="y", labelcolor=PALETTE["ink"], labelsize=10)
-    axes.set_xlim(0, 1)
+    axes.set_xlim(-0.03, 1.03)  # a mark at either end clear of the names
     axes.set_xticks((0, 0.25, 0.5, 0.75, 1), ("0", "0.25", "0.5", "0.75", "1"))
     axes.set_ylim(len(lines) - 0.4, -0.6)

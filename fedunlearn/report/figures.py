@@ -110,10 +110,11 @@ def _confusion(table: np.ndarray[Any, Any], labels: list[str], width: int) -> Fi
     figure = sheet(width, width - 10)
     axes: Axes = figure.subplots()
     quiet(axes, grid="none")
-    for i, j in np.ndindex(n, n):
+    rows_, columns = (index.ravel() for index in np.indices((n, n)))
+    cells = axes.bar(columns, 0.96, 0.96, bottom=rows_ - 0.48, color=PALETTE["heat"])
+    for i, j, cell in zip(rows_, columns, cells, strict=True):
         share = float(shares[i, j])
-        shade = 0.04 + 0.96 * share
-        axes.bar(j, 0.96, 0.96, bottom=i - 0.48, color=PALETTE["heat"], alpha=shade)
+        cell.set_alpha(0.04 + 0.96 * share)
         if n <= CONFUSION_NUMBERS_UP_TO and share >= 0.005:
             colour = PALETTE["on-heat" if share > 0.8 else "ink"]
             axes.text(j, i, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=11)

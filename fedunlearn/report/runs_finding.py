@@ -83,7 +83,7 @@ def judge(task: Task) -> Verdict:
             beaten_by = f"{winner.label}, the nearest, is useless by its own runs, as {whys}"
         else:
             some = f"In {len(useless)} of {many(len(winner.counted), 'run')}, {winner.label} is useless"
-            remarks = (f"{some} by that run's own ranking: {whys}.", *remarks)
+            remarks = (f"{some} by the run's own ranking: {whys}.", *remarks)
     sentence = _sentence(task, field, winner, len(best) - 1, level, gaps)
     if beaten_by:
         sentence = f"Nothing here is of use: {beaten_by}. {sentence}"
