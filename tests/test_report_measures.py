@@ -121,7 +121,7 @@ def test_models_have_intervals_and_the_retrained_its_range(measured: dict[str, A
             low, high = record[f"{path[1]}_interval"]
             assert line(table, name)[i] == f"{record[path[1]]:.3f}"
             assert f"[{low:.2f}, {high:.2f}]" in notes(table, name)[i]
-    assert notes(table, "Forget accuracy")[3].endswith("0.543 to 0.554")
+    assert notes(table, "Forget accuracy")[3].endswith("0.543–0.554")
     assert line(table, "Membership AUC, same speaker")[0] == "0.754"
     assert notes(table, "Mean gap")[:3] == ["[0.178, 0.220]", "[0.053, 0.093]", "[0.003, 0.031]"]
 

@@ -110,9 +110,11 @@ def _confusion(table: np.ndarray[Any, Any], labels: list[str], width: int) -> Fi
     figure = sheet(width, width - 10)
     axes: Axes = figure.subplots()
     quiet(axes, grid="none")
-    rows_, columns = (index.ravel() for index in np.indices((n, n)))
-    cells = axes.bar(columns, 0.96, 0.96, bottom=rows_ - 0.48, color=PALETTE["heat"])
-    for i, j, cell in zip(rows_, columns, cells, strict=True):
+    places = list(np.ndindex(n, n))
+    cells = axes.bar(
+        [j for _, j in places], 0.96, 0.96, bottom=[i - 0.48 for i, _ in places], color=PALETTE["heat"]
+    )
+    for (i, j), cell in zip(places, cells, strict=True):
         share = float(shares[i, j])
         cell.set_alpha(0.04 + 0.96 * share)
         if n <= CONFUSION_NUMBERS_UP_TO and share >= 0.005:

@@ -57,8 +57,10 @@ SECTIONS = {
 """in the order of the page; each is a template of its name"""
 MAY_VANISH = {
     "gaps": ("unlearned",),
+    "attacks": ("losses", "rocs", "attacks", "attack_words"),
     "fairness": ("changes", "speakers", "groups"),
     "distances": ("distances", "reversion", "gum"),
+    "confusion": ("confusions", "confusions_unseen"),
 }
 """where the page has none of these parts; the other sections say so"""
 
