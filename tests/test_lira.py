@@ -209,7 +209,7 @@ def test_of_the_fewest_utterances_intervals_hold_a_half_where_nothing_is_planted
 
 
 def test_pairs_that_cannot_be_attacked_divide_by_nothing() -> None:
-    """2 OUT of 8: an OUT shadow has one other, of which nobody knows a variance: the IN alone are attacked."""
+    """2 OUT of 8: an OUT shadow has one other, whose variance nobody knows; the IN alone are attacked."""
     inside = np.tile((np.arange(8) < 6)[:, None], 4)
     scores = likelihood_ratios(rng_for(1, "two").standard_normal(inside.shape), inside)
     assert np.array_equal(np.isnan(scores), ~inside)
