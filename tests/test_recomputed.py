@@ -1,4 +1,4 @@
-"""What results.json says of a run, worked out again from its models: by plain sums, without the judge's code."""
+"""What results.json says of a run, worked out again from its models by plain sums, without the judge."""
 
 from itertools import combinations
 from pathlib import Path
