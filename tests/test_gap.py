@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from fedunlearn.evaluation.gap import LEAST_PROGRESS, Rank, gap, noise_floor, rank, rho
+from fedunlearn.evaluation.gap import LEAST_PROGRESS, Rank, forgetting, gap, noise_floor, rank, rho
 
 
 def record(
@@ -218,6 +218,19 @@ def test_without_controls_a_method_is_judged_by_what_is_left_of_it() -> None:
 def reached(row: Rank) -> float:
     """By forgetting: all the way counts as all the way, however far beyond it went."""
     return min(1.0, row["forgetting"] or 0.0)
+
+
+def test_where_rounding_alone_tells_the_original_from_the_retrained_models_there_is_no_way_to_go() -> None:
+    """5/21 three times, summed and divided by 3, is a little less than 5/21."""
+    others = [record(5 / 21, 1.0, 0.5, 0.5)] * 3
+    assert 0 < 5 / 21 - (5 / 21 + 5 / 21 + 5 / 21) / 3 < 1e-15
+    assert forgetting(record(0.0, 1.0, 0.5, 0.5), record(5 / 21, 1.0, 0.5, 0.5), others) is None
+
+
+def test_a_floor_of_rounding_is_none() -> None:
+    floor = gap(record(0.4, 1.0, 0.5, 0.5), [record(0.4 + 1e-16, 1.0, 0.5, 0.5)])
+    assert floor["mean"] and rho(gap(NONE, [DESTROY]), floor) is None
+    assert rho(floor, floor) == 1.0
 
 
 def test_doing_nothing_forgets_nothing_and_is_last_in_forgetting() -> None:

@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from fedunlearn.evaluation.lira import OWN_VARIANCE, confidence, likelihood_ratios, u_lira
+from fedunlearn.evaluation.lira import (
+    LEAST_UTTERANCES,
+    OWN_VARIANCE,
+    confidence,
+    likelihood_ratios,
+    u_lira,
+)
 from fedunlearn.evaluation.shadow_attack import CannotAttack, ShadowAttack, attack_result
 from fedunlearn.seeding import rng_for
 
@@ -180,6 +186,33 @@ def test_too_few_shadows_are_refused_in_one_line(shadows: int) -> None:
     phi, inside = planted(shadows, 10, 1.0, rng_for(1, "few"))
     with pytest.raises(CannotAttack, match=f"evaluation.shadows higher .got {shadows}."):
         attack(phi, inside)
+
+
+@pytest.mark.parametrize("utterances", [1, 3])
+def test_too_few_utterances_are_refused_in_one_line(utterances: int) -> None:
+    """Of one alone and 8 shadows that know nothing, the AUC is .35 on average; 7 of 10 intervals hold .5."""
+    inside = (np.arange(12) % 2 == 0)[:, None] & np.ones(utterances, bool)
+    phi = rng_for(1, "one").standard_normal(inside.shape)
+    with pytest.raises(CannotAttack, match=f"fewer than 4 utterances: .* .got {utterances}.$"):
+        attack(phi, inside)
+
+
+def test_of_the_fewest_utterances_intervals_hold_a_half_where_nothing_is_planted() -> None:
+    """They did in 96 % of 400 trials; fewer than 53 of 60 has a chance of .5 %."""
+    held = 0
+    for trial in range(60):
+        phi, _ = planted(16, LEAST_UTTERANCES, 0.0, rng_for(trial, "fewest"))
+        inside = rng_for(trial, "coins").random(phi.shape) < 0.5
+        found = attack(phi, inside)
+        held += found["low"] <= 0.5 <= found["high"]
+    assert held >= 53
+
+
+def test_pairs_that_cannot_be_attacked_divide_by_nothing() -> None:
+    """2 OUT of 8: an OUT shadow has one other, whose variance nobody knows; the IN alone are attacked."""
+    inside = np.tile((np.arange(8) < 6)[:, None], 4)
+    scores = likelihood_ratios(rng_for(1, "two").standard_normal(inside.shape), inside)
+    assert np.array_equal(np.isnan(scores), ~inside)
 
 
 def test_no_candidates_or_no_finite_logits_are_refused() -> None:

@@ -43,6 +43,22 @@ def test_a_person_with_several_devices_is_one_step_of_several_clients() -> None:
     assert step["clients"] == [1, 4]
 
 
+def test_the_rounds_of_an_upper_reference_are_one_step() -> None:
+    timeline = [
+        entry(1, "learn", 0.8),
+        entry(2, "unlearn", 0.5),
+        entry(3, "unlearn", 0.4),
+        entry(3, "unlearn", 0.4, "a"),
+        entry(4, "recover", 0.45),
+        entry(5, "unlearn", 0.3),
+        entry(5, "unlearn", 0.3, "b"),
+    ]
+    assert reversion_steps(timeline, 0.8, [request("a", 2), request("b", 1)]) == [
+        {"round": 3, "clients": [2], "before": 0.8, "unlearned": 0.4, "recovered": 0.45},
+        {"round": 5, "clients": [1], "before": 0.45, "unlearned": 0.3, "recovered": None},
+    ]
+
+
 def test_rounds_that_the_judge_did_not_look_at_leave_holes() -> None:
     timeline = [entry(1, "unlearn", None, "a"), entry(2, "recover", None)]
     (step,) = reversion_steps(timeline, 0.7, [request("a", 0)])

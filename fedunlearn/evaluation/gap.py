@@ -23,6 +23,9 @@ NOTHING_TO_FORGET = 1.5
 LEAST_PROGRESS = 0.25
 """share of the way from doing nothing to the retrained model that a method has to go to be of use"""
 
+_ROUNDING = 1e-9
+"""below any difference of one utterance: equal numbers, summed in another order"""
+
 
 class Gap(TypedDict):
     """Absolute differences, as fractions; ``mean`` over those that are known."""
@@ -91,8 +94,8 @@ def rho(original: Gap, floor: Gap | None) -> float | None:
     """
     if floor is None or floor["mean"] is None or original["mean"] is None:
         return None
-    if floor["mean"] == 0.0:
-        return 1.0 if original["mean"] == 0.0 else None
+    if floor["mean"] <= _ROUNDING:
+        return 1.0 if original["mean"] <= _ROUNDING else None
     return original["mean"] / floor["mean"]
 
 
@@ -147,7 +150,7 @@ def forgetting(model: Record, original: Record, references: Sequence[Record]) ->
     """Share of the way from the original's forget accuracy to the retrained models' (``Rank.forgetting``)."""
     start, end = _value(original, "forget"), _mean([_value(r, "forget") for r in references])
     here = _value(model, "forget")
-    if start is None or end is None or here is None or start <= end:
+    if start is None or end is None or here is None or start - end <= _ROUNDING:
         return None
     return (start - here) / (start - end)
 

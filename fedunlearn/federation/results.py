@@ -69,6 +69,8 @@ def reversion_steps(
 ) -> list[dict[str, Any]]:
     """What each joint unlearn step did to the forget accuracy, and what its recovery did to that.
 
+    The rounds of an upper reference are one step, of which the last names the requests.
+
     Args:
         entries: the timeline. original: the original's forget accuracy, where a step is the first entry.
         requests: of the run, for whose each was.
@@ -81,19 +83,22 @@ def reversion_steps(
     for request in requests:
         whose.setdefault(request.id, set()).add(request.client)
     steps: list[dict[str, Any]] = []
-    before, recovering = original, False
+    before = here = original
+    on_the_way = recovering = False
     for entry in entries:
+        before = before if on_the_way else here
         here = entry["forget_accuracy"]
-        if entry["phase"] == "unlearn":
-            clients = sorted(set().union(*(whose.get(name, set()) for name in entry["requests"])))
+        unlearning, asked = entry["phase"] == "unlearn", entry["requests"]
+        on_the_way = unlearning and not asked
+        if unlearning and asked:
+            clients = sorted(set().union(*(whose.get(name, set()) for name in asked)))
             steps.append(
                 {"round": entry["round"], "clients": clients, "before": before, "unlearned": here,
                  "recovered": None}
             )  # fmt: skip
-        recovering = entry["phase"] == "unlearn" or (recovering and entry["phase"] == "recover")
+        recovering = (unlearning and bool(asked)) or (recovering and entry["phase"] == "recover")
         if recovering and entry["phase"] == "recover":
             steps[-1]["recovered"] = here
-        before = here
     return steps
 
 
