@@ -59,7 +59,7 @@ def notes(table: Table | None, head: str, after: str = "") -> list[str]:
 
 
 def test_the_headline_says_how_sure_it_is(measured: dict[str, Any]) -> None:
-    finding = find(measured)
+    finding = find(measured | {"attacks": None})
     assert finding.headline == (
         "After 4 deletion requests from 4 clients (92 utterances), the recovered model stands 0.017 "
         "(95% 0.003 to 0.031) from models retrained without them; doing nothing stands 0.199, another "
@@ -92,7 +92,7 @@ def test_nothing_to_forget_is_said_first_and_praises_nobody(measured: dict[str, 
 
 @pytest.mark.parametrize(("kept", "praised"), [(0.54, True), (0.0, False), (0.3, False)])
 def test_over_forgetting_is_not_praised(measured: dict[str, Any], kept: float, praised: bool) -> None:
-    results = copy.deepcopy(measured)
+    results = copy.deepcopy(measured) | {"attacks": None}
     results["models"]["recovered"]["forget"] = {
         "accuracy": kept, "n": 92, "accuracy_interval": [max(0.0, kept - 0.1), kept + 0.1]
     }  # fmt: skip
@@ -375,3 +375,30 @@ def test_many_nulls_are_survived_by_the_page(measured: dict[str, Any], seed: int
             without(results, path)
     text = words(render(results))
     assert "None" not in text and not re.search(r"\bnan\b", text)
+
+
+def attacked(ulira: tuple[float, float], informed: tuple[float, float]) -> dict[str, Any]:
+    """A run whose recovered model each attack gives this AUC and this lower end."""
+    results = add_measures(example_results())
+    for name, (auc, low) in {"ulira": ulira, "informed": informed}.items():
+        results["attacks"][name]["stages"]["recovered"] |= {"auc": auc, "low": low, "high": auc + 0.04}
+    return results
+
+
+def test_a_small_gap_is_not_praised_where_single_utterances_are_still_told() -> None:
+    finding = find(attacked((0.74, 0.70), (0.58, 0.54)))
+    assert finding.tone == "unknown"
+    assert "But U-LiRA still tells deleted utterances from others: AUC 0.740 (95% 0.700 to 0.780" in (
+        finding.headline
+    )
+
+
+def test_the_attack_that_does_best_is_the_one_that_is_named() -> None:
+    headline = find(attacked((0.52, 0.47), (0.66, 0.61))).headline
+    assert "But the informed attack still tells" in headline and "U-LiRA" not in headline
+
+
+def test_attacks_that_may_be_guessing_are_no_finding() -> None:
+    finding = find(attacked((0.52, 0.47), (0.53, 0.5)))
+    assert finding.tone == "good" and "But" not in finding.headline
+    assert any("find nothing for certain (U-LiRA AUC 0.520)" in remark for remark in finding.remarks)

@@ -25,6 +25,7 @@ SEEN = {"retain": "the retain sets", "history": "the retain sets and the server'
 """what an upper reference sees more than the forget set"""
 NOTHING_TO_FORGET = 2.0  # times the noise floor between original and retrained, in results without rho
 FAR = 0.05  # forget accuracy; a model so far below the retrained one, and surely below it, is not praised
+GUESSING = 0.5  # AUC
 ABOUT_AS_MUCH = 0.02  # forget accuracy; the spread of single seeds
 
 Tone = Literal["good", "useless", "unknown"]
@@ -36,7 +37,7 @@ class Finding:
 
     Attributes:
         tone: "good" (closer to retrained than both controls, without forgetting more than a retrained model
-            would), "useless", "unknown".
+            would, and no attack on single utterances surely tells them), "useless", "unknown".
         alarm: what went wrong with the run itself; empty where nothing did.
         headline: one sentence.
         remarks: further sentences that qualify it.
@@ -187,7 +188,34 @@ def _headline(results: Mapping[str, Any]) -> tuple[Tone, str]:
         return "unknown", f"{before}{said}; there is no control to judge that by."
     if _over_forgets(results):
         return "unknown", f"{before}{said}. But it forgets more than a retrained model does."
+    if found := _still_told(results):
+        return "unknown", f"{before}{said}. But {found}."
     return "unknown" if before else "good", f"{before}{said}."
+
+
+def _still_told(results: Mapping[str, Any]) -> str:
+    """What the attack on single utterances that does best surely finds in the final model; else empty."""
+    final, found = final_model(results), {}
+    for key, name in (("ulira", "U-LiRA"), ("informed", "the informed attack")):
+        stages = at(results, "attacks", key, "stages")
+        spread = interval_at(stages, final)
+        if spread is not None and spread[0] > GUESSING:
+            before = number_at(stages, "original", "auc")
+            was = f", {fraction(before)} before" if before is not None else ""
+            auc = number_at(stages, final, "auc") or 0.0
+            found[auc] = (
+                f"{name} still tells deleted utterances from others: AUC {fraction(auc)} "
+                f"({sure(spread)}{was}), where guessing gives 0.5"
+            )
+    return found[max(found)] if found else ""
+
+
+def _unseen(results: Mapping[str, Any]) -> str:
+    """Said where the attacks on single utterances were made and find nothing for certain."""
+    auc = number_at(results, "attacks", "ulira", "stages", final_model(results), "auc")
+    if auc is None or _still_told(results):
+        return ""
+    return f"The attacks on single utterances find nothing for certain (U-LiRA AUC {fraction(auc)})."
 
 
 def _interval(results: Mapping[str, Any], *keys: str) -> str:
@@ -228,6 +256,7 @@ def _remarks(results: Mapping[str, Any]) -> list[str]:
         _seeing(results),
         _forgetting(results),
         _doubt(results),
+        _unseen(results),
         _recovery(results),
         _saving(results),
         _floor(results),
