@@ -12,7 +12,7 @@ from fedunlearn import config as configuration
 from fedunlearn.config import Config
 from fedunlearn.federation.engine import play
 from fedunlearn.federation.experiment import Experiment
-from fedunlearn.federation.preparation import Heard, prepare
+from fedunlearn.federation.preparation import Heard, listen, prepare, resolve
 from fedunlearn.federation.progress import Progress
 
 SCHEDULE = [
@@ -42,12 +42,23 @@ def small_config(**overrides: Any) -> Config:
 
 def prepared(out: Path, config: Config | None = None, cache: Path | None = None) -> Experiment:
     """A prepared run; its references are kept beside it unless a cache is named."""
-    return prepare(
-        config or small_config(),
-        out,
-        cache or out.parent / f"{out.name}-references",
-        Progress(Console(quiet=True)),
-    )
+    config = config or small_config()
+    cache = cache or out.parent / f"{out.name}-references"
+    return prepare(config, out, cache, Progress(Console(quiet=True)), heard_once(config))
+
+
+_HEARD: dict[str, Heard] = {}
+
+
+def heard_once(config: Config) -> Heard | None:
+    """Generated speech is the same for all tests that have its settings; None for any other."""
+    if config.corpus.name != "synthetic":
+        return None
+    config = resolve(config)
+    key = f"{config.seed} {config.corpus.model_dump_json()}"
+    if key not in _HEARD:
+        _HEARD[key] = listen(config, Progress(Console(quiet=True)))
+    return _HEARD[key]
 
 
 def run_small(
@@ -65,7 +76,8 @@ def resumed(
 ) -> dict[str, Any]:
     """Take up a run that was left, or begin it where there is none, and play it to its end."""
     begun = out.exists()
-    experiment = prepare(config, out, cache, Progress(Console(quiet=True)), heard, resume=begun)
+    speech = heard or heard_once(config)
+    experiment = prepare(config, out, cache, Progress(Console(quiet=True)), speech, resume=begun)
     results = play(experiment, mods)
     experiment.run.write_results(results)
     return results
@@ -78,8 +90,8 @@ def weights_of(out: Path) -> dict[str, str]:
 
 
 def without_times(results: dict[str, Any]) -> str:
-    """Results as text, less what clocks measured and which engine ran."""
-    kept = {k: v for k, v in json.loads(json.dumps(results)).items() if k != "times"}
+    """Results as text, less what clocks measured (GUM counts seconds) and which engine ran."""
+    kept = {k: v for k, v in json.loads(json.dumps(results)).items() if k not in {"times", "gum"}}
     for phase in kept["cost"].values():
         del phase["client_seconds"], phase["wall_seconds"]
         for role in phase["roles"].values():

@@ -130,7 +130,9 @@ def test_recovery_reversion_and_gaps_are_those_of_the_cells(finished: tuple[Path
         retrained = next(
             r for r in rows if r["stage"] == "retrained" and all(r[k] == row[k] for k in COLUMNS[:9])
         )
-        assert parts[0] == pytest.approx(abs(float(row["forget"]) - float(retrained["forget"])))
+        # The mean distance to two seeds is within half their own distance of that to the first.
+        first = abs(float(row["forget"]) - float(retrained["forget"]))
+        assert parts[0] == pytest.approx(first, abs=float(retrained["gap_forget"]) / 2 + 1e-12)
         assert retrained["gap"] == row["noise_floor"] != ""
 
 
