@@ -17,7 +17,7 @@ def inline(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
     return out, run_small(out)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_ray_agrees_with_one_process_bit_for_bit(
     inline: tuple[Path, dict[str, Any]], tmp_path: Path, workers: int
 ) -> None:

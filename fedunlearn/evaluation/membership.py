@@ -8,10 +8,12 @@ easier than other people's looks like a member there, trained on or not. The sec
 one speaker only, which leaves few test utterances and a wide interval.
 """
 
+import math
 from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import norm, t
 
 from fedunlearn.evaluation.roc import LOW_RATES, Roc, corners, low_rates, thinned
 
@@ -133,10 +135,22 @@ def _auc(
     drawn_test = rng.multinomial(len(test_losses), _uniform(len(test_losses)), size=resamples)
     total = ((drawn_forget @ pairs) * drawn_test).sum(1)
     resampled = ((drawn_forget @ won) * drawn_test).sum(1)[total > 0] / total[total > 0]
-    low, high = np.quantile(resampled, [0.025, 0.975]) if len(resampled) else (point, point)
+    tail = _tail(min(len(forget_losses), len(test_losses)))
+    low, high = np.quantile(resampled, [tail, 1.0 - tail]) if len(resampled) else (point, point)
     # Weighted sums of ones may come out an ulp above 1.
     auc, low, high = np.clip([point, low, high], 0.0, 1.0).tolist()
     return {"auc": auc, "low": low, "high": high, "n": len(forget_losses)}
+
+
+def _tail(n: int) -> float:
+    """What to leave out on each side for a 95 % interval: less than 2.5 % where n is small.
+
+    The expanded percentile interval (Hesterberg 2015, doi 10.1080/00031305.2015.1089789): resamples of n
+    spread less than samples do, by sqrt((n - 1) / n), and their tails are the normal's, not Student's.
+    """
+    if n < 2:
+        return 0.0
+    return float(norm.cdf(-math.sqrt(n / (n - 1)) * t.ppf(0.975, n - 1)))
 
 
 def _refuse_nan(*losses: Losses) -> None:
