@@ -402,3 +402,11 @@ def test_attacks_that_may_be_guessing_are_no_finding() -> None:
     finding = find(attacked((0.52, 0.47), (0.53, 0.5)))
     assert finding.tone == "good" and "But" not in finding.headline
     assert any("find nothing for certain (U-LiRA AUC 0.520)" in remark for remark in finding.remarks)
+
+
+def test_the_ranking_says_how_much_each_forgot_and_kept(measured: dict[str, Any], page: str) -> None:
+    said = {row.name: (row.forgot, row.kept) for row in gaps.ranking_table(measured)}
+    assert said["recovered (l2ul)"] == ("93%", "99%")
+    assert (said["control: none"], said["control: destroy"]) == (("0%", "100%"), ("206%", "0%"))
+    assert "93%99%" in section(page, "gaps")
+    assert {(row.forgot, row.kept) for row in gaps.ranking_table(example_results())} == {("–", "–")}

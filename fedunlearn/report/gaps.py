@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from fedunlearn.report.drawing import OF_MODEL, PALETTE, Drawing, quiet, sheet
 from fedunlearn.report.tables import Cell, Column, Row, Table
 from fedunlearn.report.values import (
+    MISSING,
     at,
     between,
     fraction,
@@ -45,6 +46,8 @@ class Rank:
     name: str
     gap: str
     interval: str
+    forgot: str
+    kept: str
     share: float
     useful: bool
     why: str
@@ -64,8 +67,13 @@ def ranking_table(results: Mapping[str, Any]) -> list[Rank]:
         useful, why = at(entry, "useful") is True, at(entry, "why") or ""
         interval = between(interval_at(results, "gap", which), 3)
         gap = fraction(at(entry, "mean_gap"))
-        table.append(Rank(name, gap, interval, round(share, 1), useful, str(why), kind))
+        forgot, kept = (_percent(number_at(entry, part)) for part in ("forgetting", "retention"))
+        table.append(Rank(name, gap, interval, forgot, kept, round(share, 1), useful, str(why), kind))
     return table
+
+
+def _percent(share: float | None) -> str:
+    return MISSING if share is None else f"{round(100 * share)}%"
 
 
 def gap_table(results: Mapping[str, Any]) -> Table | None:
