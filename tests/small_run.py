@@ -40,11 +40,17 @@ def small_config(**overrides: Any) -> Config:
     return configuration.load(None, SMALL | {k.replace("__", "."): v for k, v in overrides.items()})
 
 
-def prepared(out: Path, config: Config | None = None, cache: Path | None = None) -> Experiment:
-    """A prepared run; its references are kept beside it unless a cache is named."""
+def prepared(
+    out: Path, config: Config | None = None, cache: Path | None = None, remember: bool = True
+) -> Experiment:
+    """A prepared run; its references are kept beside it unless a cache is named.
+
+    ``remember``: whether its speech stays in this process, for the next run on it.
+    """
     config = config or small_config()
     cache = cache or out.parent / f"{out.name}-references"
-    return prepare(config, out, cache, Progress(Console(quiet=True)), heard_once(config))
+    heard = heard_once(config) if remember else None
+    return prepare(config, out, cache, Progress(Console(quiet=True)), heard)
 
 
 _HEARD: dict[str, Heard] = {}
