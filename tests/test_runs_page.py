@@ -166,6 +166,16 @@ def test_one_seed_proves_nothing() -> None:
     assert verdict({"calm": (0.01,)}).sentence.endswith("One seed gives no interval over runs.")
 
 
+def test_the_nearest_is_not_praised_where_single_utterances_are_still_told() -> None:
+    stage = {"auc": 0.74, "low": 0.7, "high": 0.78}
+    attacks = {"ulira": {"stages": {"recovered": stage}, "why": None}}
+    told = verdict({"calm": (0.010, 0.012), "l2ul": (0.05, 0.06)}, attacks=attacks)
+    assert told.tone == "unknown" and told.best == ("calm",)
+    assert told.remarks[0].startswith("calm is near in the mean only, in 2 of 2 runs: U-LiRA still tells")
+    stage["low"] = 0.49
+    assert verdict({"calm": (0.010, 0.012), "l2ul": (0.05, 0.06)}, attacks=attacks).tone == "good"
+
+
 def test_controls_and_those_that_see_more_do_not_compete() -> None:
     found = verdict({"l2ul": (0.05, 0.06), "none": (0.0, 0.0), "scrub": (0.001, 0.001)})
     assert found.best == ("l2ul",) and "Over 2 seeds, l2ul stands" in found.sentence

@@ -188,12 +188,12 @@ def _headline(results: Mapping[str, Any]) -> tuple[Tone, str]:
         return "unknown", f"{before}{said}; there is no control to judge that by."
     if _over_forgets(results):
         return "unknown", f"{before}{said}. But it forgets more than a retrained model does."
-    if found := _still_told(results):
+    if found := still_told(results):
         return "unknown", f"{before}{said}. But {found}."
     return "unknown" if before else "good", f"{before}{said}."
 
 
-def _still_told(results: Mapping[str, Any]) -> str:
+def still_told(results: Mapping[str, Any]) -> str:
     """What the attack on single utterances that does best surely finds in the final model; else empty."""
     final, found = final_model(results), {}
     for key, name in (("ulira", "U-LiRA"), ("informed", "the informed attack")):
@@ -213,7 +213,7 @@ def _still_told(results: Mapping[str, Any]) -> str:
 def _unseen(results: Mapping[str, Any]) -> str:
     """Said where the attacks on single utterances were made and find nothing for certain."""
     auc = number_at(results, "attacks", "ulira", "stages", final_model(results), "auc")
-    if auc is None or _still_told(results):
+    if auc is None or still_told(results):
         return ""
     return f"The attacks on single utterances find nothing for certain (U-LiRA AUC {fraction(auc)})."
 

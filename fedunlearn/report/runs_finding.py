@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedunlearn.report.comparison import compared_to_best
-from fedunlearn.report.finding import CONTROL_WORDS, judgement
+from fedunlearn.report.finding import CONTROL_WORDS, judgement, still_told
 from fedunlearn.report.runs import Entry, Run, Task, differing
 from fedunlearn.report.values import fraction, many, noise_floor, number_at
 
@@ -18,7 +18,8 @@ class Verdict:
     """Of one task.
 
     Attributes:
-        tone: "good", "useless" (nothing beats doing nothing) or "unknown".
+        tone: "good", "useless" (nothing beats doing nothing) or "unknown", also where an attack on single
+            utterances surely tells them in a run of the best.
         sentence: what came out, and how sure.
         best: labels of the entries with the lowest mean gap. level: of those that cannot be told from it.
         remarks: what qualifies it.
@@ -85,9 +86,14 @@ def judge(task: Task) -> Verdict:
             some = f"In {len(useless)} of {many(len(winner.counted), 'run')}, {winner.label} is useless"
             remarks = (f"{some} by the run's own ranking: {whys}.", *remarks)
     sentence = _sentence(task, field, winner, len(best) - 1, level, gaps)
+    told = [found for run in winner.counted if (found := still_told(run.results))]
+    if told:
+        often = f", in {len(told)} of {many(len(winner.counted), 'run')}" if len(winner.counted) > 1 else ""
+        remarks = (f"{winner.label} is near in the mean only{often}: {told[0]}.", *remarks)
     if beaten_by:
         sentence = f"Nothing here is of use: {beaten_by}. {sentence}"
-    return Verdict("useless" if beaten_by else "good", sentence, best, level, remarks)
+    tone = "useless" if beaten_by else "unknown" if told else "good"
+    return Verdict(tone, sentence, best, level, remarks)
 
 
 def _sentence(
