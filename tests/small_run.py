@@ -31,6 +31,7 @@ SMALL: dict[str, Any] = {
     "deletions.schedule": SCHEDULE,
     "recovery.rounds": 1,
     "evaluation.bootstrap": 100,
+    "evaluation.retrained_seeds": 1,
     "federation.engine": "inline",
 }
 

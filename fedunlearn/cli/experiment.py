@@ -228,8 +228,8 @@ def closing_table(results: Mapping[str, Any]) -> Table:
     means = [gap[name]["mean"] for name in ("none", "unlearned", "recovered")]
     table.add_row("mean gap to retrained", *(_figure(mean) for mean in [*means, floor]), style="bold")
     intervals = [_interval(gap[name]) for name in ("none", "unlearned", "recovered")]
-    table.add_row("  95 % interval", *intervals, "noise floor" if floor is not None else "-", style="dim")
-    said = []
+    table.add_row("  95 % interval", *intervals, "(floor)" if floor is not None else "-", style="dim")
+    said = ["floor: what retrained models with other seeds differ by"] if floor is not None else []
     if gap["nothing_to_forget"]:
         said.append(f"nothing to forget here: the original is as near as another seed (rho {gap['rho']:.1f})")
     if seen := SEEN.get(results["unlearning"]["sees"]):

@@ -198,7 +198,7 @@ class EvaluationSettings(Settings):
     """
 
     curve_every: Count = 1
-    retrained_seeds: AtLeastOne = 1
+    retrained_seeds: AtLeastOne = 2
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
     relearn_steps: Annotated[int, Field(ge=0, le=100_000)] = 200
     shadows: Annotated[int, Field(ge=0, le=10_000)] = 0
