@@ -40,6 +40,7 @@ def test_an_upper_reference_agrees_too(tmp_path: Path) -> None:
     assert weights_of(tmp_path / "ray") == weights_of(tmp_path / "inline")
 
 
+@pytest.mark.slow
 def test_projections_noise_and_attackers_agree_too(tmp_path: Path) -> None:
     settings: dict[str, Any] = {
         "unlearning__aggregation": "projected",
