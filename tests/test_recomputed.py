@@ -11,6 +11,7 @@ from small_run import prepared, small_config
 
 from fedunlearn.federation.engine import play
 from fedunlearn.federation.shadows import halves
+from fedunlearn.training import predict
 
 Floats = npt.NDArray[np.float64]
 STAGES = ("original", "unlearned", "recovered")
@@ -36,7 +37,8 @@ class Again:
         ids = [u.id for u in everyone]
 
         def logits(state: Any) -> Floats:
-            return run._judge.logits(state, ids).astype(np.float64)
+            run.template.load_state_dict(dict(state))
+            return predict(run.template, run._judge.examples(ids)).numpy().astype(np.float64)
 
         states = (standing.original, standing.unlearned, standing.model.weights)
         self.logits = {name: logits(state) for name, state in zip(STAGES, states, strict=True)}

@@ -173,11 +173,6 @@ class Judge:
         """Features and labels of these utterances, in this order."""
         return self._examples.take(torch.tensor([self._position[i] for i in ids], dtype=torch.int64))
 
-    def logits(self, state: Mapping[str, Tensor], ids: Sequence[str]) -> npt.NDArray[np.float32]:
-        """A model's logits of these utterances, in this order: [K, C]."""
-        found: npt.NDArray[np.float32] = self._logits(state)[[self._position[i] for i in ids]].numpy()
-        return found
-
     def view(self, state: Mapping[str, Tensor]) -> View:
         """What a model makes of every utterance."""
         logits = self._logits(state).double()

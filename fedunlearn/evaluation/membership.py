@@ -41,6 +41,13 @@ class Membership(SameSpeaker):
     roc: Roc | None
 
 
+def lower(forget_losses: Losses, test_losses: Losses) -> Weights:
+    """Pairs [f, t]: 1 where the forget utterance has the lower loss, 1/2 where both have the same, else 0."""
+    forget, test = forget_losses[:, None], test_losses[None, :]
+    shares: Weights = (forget < test) + 0.5 * (forget == test)
+    return shares
+
+
 def label_mix_weights(forget_labels: Labels, test_labels: Labels) -> Weights:
     """Weights [n_test] that give the test set the forget set's label mix; 0 for labels it lacks."""
     weights = np.zeros(len(test_labels))
@@ -126,10 +133,7 @@ def _auc(
     forget_losses: Losses, test_losses: Losses, pairs: Weights, resamples: int, rng: np.random.Generator
 ) -> SameSpeaker:
     """The weighted share of pairs [f, t] in which the forget utterance has the lower loss; f, t >= 1."""
-    lower = (forget_losses[:, None] < test_losses[None, :]) + 0.5 * (
-        forget_losses[:, None] == test_losses[None, :]
-    )
-    won = pairs * lower
+    won = pairs * lower(forget_losses, test_losses)
     point = won.sum() / pairs.sum()
     drawn_forget = rng.multinomial(len(forget_losses), _uniform(len(forget_losses)), size=resamples)
     drawn_test = rng.multinomial(len(test_losses), _uniform(len(test_losses)), size=resamples)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fedunlearn.evaluation.membership import label_mix_weights
+from fedunlearn.evaluation.membership import label_mix_weights, lower
 
 Values = npt.NDArray[np.float64]
 """Forget, retain and test accuracy and membership AUC, in this order; NaN = there is none."""
@@ -55,12 +55,12 @@ class Draws:
             return np.nan, np.full(len(drawn_forget), np.nan)
         weights = label_mix_weights(forget.labels[comparable], test.labels)
         losses = forget.losses[comparable]
-        lower = (losses[:, None] < test.losses) + 0.5 * (losses[:, None] == test.losses)
-        point = float(lower.mean(0) @ weights / weights.sum())
+        won = lower(losses, test.losses)
+        point = float(won.mean(0) @ weights / weights.sum())
         chosen, weighted = drawn_forget[:, comparable], drawn_test * weights
         total = chosen.sum(1) * weighted.sum(1)
         with np.errstate(invalid="ignore", divide="ignore"):
-            return point, ((chosen @ lower) * weighted).sum(1) / total
+            return point, ((chosen @ won) * weighted).sum(1) / total
 
 
 def differences(

@@ -42,9 +42,9 @@ class Verdict:
         self._judge, self._emotions, self._method = judge, emotions, method
         self._forget = list(forget)
         self._sets = judge.sets(self._forget)
-        self.views = {name: judge.view(state) for name, state in states.items()}
+        self._views = {name: judge.view(state) for name, state in states.items()}
         self._retrained = [judge.view(state) for state in retrained]
-        self._records = {name: judge.measure(view, self._forget) for name, view in self.views.items()}
+        self._records = {name: judge.measure(view, self._forget) for name, view in self._views.items()}
         self._references = [judge.measure(view, self._forget) for view in self._retrained]
 
     def as_results(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class Verdict:
         found: dict[str, Any] = {}
         for name, model in judged.items():
             distance = gap(self._records[model], self._references)
-            interval = l1_interval(*differences(draws, self._answers(self.views[model]), references))
+            interval = l1_interval(*differences(draws, self._answers(self._views[model]), references))
             low, high = interval or (None, None)
             against = [gap(self._records[model], [r])["mean"] for r in self._references]
             found[name] = {**distance, "low": low, "high": high, "against": against}
@@ -91,7 +91,7 @@ class Verdict:
         retrained = list(zip(self._retrained, self._references, strict=True))
         found: dict[str, Any] = {
             name: _mean_of([self._distance((view, self._records[name]), other) for other in retrained])
-            for name, view in self.views.items()
+            for name, view in self._views.items()
         }
         pairs = [self._distance(a, b) for a, b in permutations(retrained, 2)]
         return found | {"retrained": _mean_of(pairs) if pairs else None}
@@ -99,7 +99,7 @@ class Verdict:
     def fairness(self) -> dict[str, Any]:
         """``results.fairness``: what changed for those who stay, by speaker, emotion and gender."""
         mask, about = self._judge.staying(self._forget)
-        predictions = {name: [self.views[name].predicted[mask].astype(np.int64)] for name in STAGES}
+        predictions = {name: [self._views[name].predicted[mask].astype(np.int64)] for name in STAGES}
         predictions["retrained"] = [view.predicted[mask].astype(np.int64) for view in self._retrained]
         return dict(fairness(about, predictions, self._judge.labels[mask], self._emotions))
 

@@ -10,6 +10,7 @@ from fedunlearn.report.finding import final_model, unfulfilled
 from fedunlearn.report.runs import Entry, Run, Task, differing
 from fedunlearn.report.runs_figure import interval_of
 from fedunlearn.report.runs_finding import Verdict, floor_of
+from fedunlearn.report.tables import Cell, Row
 from fedunlearn.report.values import (
     MISSING,
     at,
@@ -57,24 +58,6 @@ class Column:
     written: Format = fraction
     note: Value | None = None
     against: str = ""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A number and the small print under it."""
-
-    text: str
-    note: str = ""
-    reference: bool = False
-
-
-@dataclass(frozen=True)
-class Row:
-    """A table row: its head, the small print under that, and its cells."""
-
-    head: str
-    note: str
-    cells: tuple[Cell, ...]
 
 
 @dataclass(frozen=True)
