@@ -8,8 +8,11 @@ import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)  # as on a device; and tests share their cores
-settings.register_profile("patient", deadline=None)  # a busy machine is no failure
-settings.load_profile("patient")
+# A busy machine is no failure, and the same commit passes always or never. To look for new examples:
+# HYPOTHESIS_PROFILE=exploring pytest ...
+settings.register_profile("patient", deadline=None, derandomize=True)
+settings.register_profile("exploring", deadline=None, max_examples=5000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "patient"))
 
 
 @pytest.fixture(autouse=True)

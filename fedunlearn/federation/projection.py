@@ -15,6 +15,9 @@ from torch import Tensor
 
 from fedunlearn.federation.transport import State
 
+_ROUNDING = 1e-12
+"""An inner product of unit vectors that is less than this below 0 is no conflict but a rounding error."""
+
 
 def without_conflict(wished: Mapping[str, Tensor], others: Sequence[Mapping[str, Tensor]]) -> State:
     """The vector d nearest to ``wished`` with <d, g> >= 0 for each g of ``others``.
@@ -36,7 +39,7 @@ def without_conflict(wished: Mapping[str, Tensor], others: Sequence[Mapping[str,
     if not directions:
         return result
     vector, columns = _flat(wished, names), torch.stack(directions, 1)
-    if bool((columns.T @ vector >= 0).all()):
+    if bool((columns.T @ vector >= -_ROUNDING * vector.norm()).all()):
         return result
     orthonormal, triangle = torch.linalg.qr(columns)
     shares, _ = nnls(triangle.numpy(), -(orthonormal.T @ vector).numpy(), maxiter=100 * len(directions))
