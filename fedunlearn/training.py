@@ -123,8 +123,9 @@ class Moments:
     """What a client tells of its features before round 1, so that all can standardise alike.
 
     Attributes:
-        mean, mean_square: [D] float64, over all real frames of the client; zeros where it has none.
-        frames: how many frames, >= 0: the client's weight in the server's average.
+        mean, mean_square: [D] float64, over all the client's calibration rows (real frames, unless the model
+            says otherwise); zeros where it has none.
+        frames: how many rows, >= 0: the client's weight in the server's average.
     """
 
     mean: Tensor
@@ -138,9 +139,9 @@ def calibrate(model: EmotionModel, examples: Examples) -> Moments:
     Averages of the clients' moments, weighted by their frames, are exactly those of the pooled frames.
     """
     if len(examples) == 0:
-        nothing = torch.zeros(model.dims, dtype=torch.float64)
+        nothing = torch.zeros_like(model.norm.mean, dtype=torch.float64)
         return Moments(nothing, nothing.clone(), 0)
-    real = examples.features[frame_mask(examples.frames, examples.features.shape[1])].double()
+    real = model.calibration_rows(examples.features, examples.frames).double()
     return Moments(real.mean(0), real.square().mean(0), len(real))
 
 
@@ -190,9 +191,9 @@ def _classified(
         share = rng.beta(settings.mixup, settings.mixup)
         batch = mix(batch, partner, share)
     if settings.time_mask or settings.band_mask:
-        batch = mask_spans(batch, settings.time_mask, settings.band_mask, model.norm.mean, rng)
+        batch = mask_spans(batch, settings.time_mask, settings.band_mask, model.feature_mean, rng)
     if settings.feature_noise:
-        batch = add_noise(batch, settings.feature_noise * model.norm.std, rng)
+        batch = add_noise(batch, settings.feature_noise * model.feature_std, rng)
     logits = model.classify(batch.features, batch.frames)
     loss = F.cross_entropy(logits, batch.labels, label_smoothing=settings.label_smoothing)
     if partner is not None:

@@ -59,7 +59,7 @@ ALONE = {
 FENCES = {
     "flwr": ("federation",),
     "ray": ("federation.engine",),
-    "transformers": ("models.encoder",),
+    **dict.fromkeys(("transformers", "peft", "huggingface_hub"), ("models.encoders",)),
     "torchaudio": ("audio", "models.frontend"),
     "matplotlib": ("report",),
     "soundfile": ("audio", "corpora"),

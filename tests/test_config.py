@@ -47,13 +47,20 @@ def test_every_error_is_reported_at_once_with_its_key() -> None:
         {
             "training.rounds": 0,
             "training.local.lr": -1.0,
-            "model.name": "transformer",
+            "model.encoder.trains": "some",
             "partition.clients": "many",
             "unlearning.l2ul.attack.epss": 0.1,
             "seed.a": 1,
         }
     )
-    named = ("training.rounds", "training.local.lr", "model.name", "partition.clients", "attack.epss", "seed")
+    named = (
+        "training.rounds",
+        "training.local.lr",
+        "encoder.trains",
+        "partition.clients",
+        "attack.epss",
+        "seed",
+    )
     assert len(problems) == len(named)
     for key in named:
         assert sum(f"{key} " in line or f"{key}:" in line for line in problems) == 1, key

@@ -23,6 +23,7 @@ from fedunlearn.config.fields import (
     Settings,
 )
 from fedunlearn.config.guard import AttackerSettings, GuardSettings, PrivacySettings
+from fedunlearn.config.model import EncoderSettings, ModelSettings
 from fedunlearn.config.partition import LateRecordings, PartitionSettings
 from fedunlearn.config.unlearning import (
     AmunForgetSettings,
@@ -57,6 +58,7 @@ __all__ = [
     "DeleteSettings",
     "DeletionSettings",
     "DescentSettings",
+    "EncoderSettings",
     "EvaluationSettings",
     "FedEraserSettings",
     "FederationSettings",
@@ -101,20 +103,6 @@ class CorpusSettings(Settings):
     skip_bad: bool = False
     speakers: Annotated[int, Field(ge=0, le=10_000)] = 0
     utterances: Annotated[int, Field(ge=6, le=10_000)] = 60
-
-
-class ModelSettings(Settings):
-    """The recogniser.
-
-    Attributes:
-        name: "functionals" (about 93 k parameters) or "cnn" (about 140 k).
-        hidden: width of the functionals model's hidden layer.
-        dropout: probability in [0, 1).
-    """
-
-    name: Literal["functionals", "cnn"] = "functionals"
-    hidden: AtLeastOne = 128
-    dropout: OpenFraction = 0.0
 
 
 class LocalSettings(Settings):

@@ -32,7 +32,7 @@ UNGUARDED = frozenset({"destroy"})
 _PROBES = 4096
 _LONG_PROBES = 1024
 """of models that read more than one frame, where each costs more"""
-_PROBE_FRAMES = 100
+_PROBE_SECONDS = 2.0
 """frames of a probe, where the model reads more than one"""
 _FEWEST = 0.02
 """share of probes that a class must have had before one can say that it lost them"""
@@ -198,10 +198,10 @@ class Probes:
     def __init__(self, model: EmotionModel, before: State, seed: int) -> None:
         self._model = model = copy.deepcopy(model).eval()
         model.load_state_dict(before)
-        frames = 1 if model.frame_seconds is None else _PROBE_FRAMES
+        frames = 1 if model.frame_seconds is None else round(_PROBE_SECONDS / model.frame_seconds)
         count = _PROBES if frames == 1 else _LONG_PROBES
         noise = torch.randn(count, frames, model.dims, generator=torch_rng_for(seed, "guard", "probes"))
-        self._features = model.norm.mean + model.norm.std * noise
+        self._features = model.feature_mean + model.feature_std * noise
         self._frames = torch.full((count,), frames, dtype=torch.int64)
         self._called = self._calls()
 

@@ -256,7 +256,7 @@ def _fill_vaults(
     labels = {emotion: label for label, emotion in enumerate(corpus.emotions)}
     classes = len(corpus.emotions)
     # The judge needs the features of all anyway: no device derives its own a second time.
-    derived = {model.feature_name: speech.features(model)}
+    derived = {model.feature_name: speech.features(model)} if model.stores_features else {}
     for share in partition.clients:
         recordings = [
             (

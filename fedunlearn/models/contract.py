@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fedunlearn.audio import PCM, pad, to_float
+from fedunlearn.models.frontend import frame_mask
 
 
 class Standardise(nn.Module):
@@ -46,6 +47,26 @@ class EmotionModel(nn.Module, ABC):
     """C, the number of emotions."""
     frame_seconds: float | None = None
     """s, from one feature frame to the next; None where an utterance is one frame."""
+    stores_features: bool = True
+    """Whether a vault should keep the features: False where they are as quickly made as read."""
+
+    @property
+    def feature_mean(self) -> Tensor:
+        """What a feature frame is like on average, [D]."""
+        return self.norm.mean
+
+    @property
+    def feature_std(self) -> Tensor:
+        """The unit of all noise and every attack on the features, [D], > 0."""
+        return self.norm.std
+
+    def calibration_rows(self, features: Tensor, frames: Tensor) -> Tensor:
+        """What ``norm`` is calibrated on: features [B, T, D] with true lengths [B] -> rows [m, D'].
+
+        D' is the width of ``norm``. Whoever is asked must get the same rows, whatever the weights have come
+        to be; here they are the real frames.
+        """
+        return features[frame_mask(frames, features.shape[1])]
 
     @property
     def first_layer(self) -> str:

@@ -122,7 +122,7 @@ def _domain(
     if name == "feature":
         x, frames = forget_set.examples.features, forget_set.examples.frames
         real = frame_mask(frames, x.shape[1])[:, :, None]
-        return _Domain(x, real, model.norm.std, math.inf, lambda values, index: (values, frames[index]))
+        return _Domain(x, real, model.feature_std, math.inf, lambda values, index: (values, frames[index]))
     if name == "waveform":
         x, samples = forget_set.waveform, forget_set.samples
         real = frame_mask(samples, x.shape[1])

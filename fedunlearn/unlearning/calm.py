@@ -138,7 +138,7 @@ def noisy_copies(
         size: standard deviation, in those of the model's features. Padding frames stay zero.
     """
     chosen = examples.take(torch.arange(len(examples)).repeat_interleave(copies))
-    return add_noise(chosen, size * model.norm.std, rng) if copies else chosen
+    return add_noise(chosen, size * model.feature_std, rng) if copies else chosen
 
 
 CARD = MethodCard(

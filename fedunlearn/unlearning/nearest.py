@@ -34,7 +34,7 @@ def fgsm(model: EmotionModel, examples: Examples, eps: float) -> Tensor:
     for x, frames, labels, real in _batches(examples):
         loss, where = _loss_at(frozen, x, torch.zeros_like(x), frames, labels)[1:]
         (gradient,) = torch.autograd.grad(loss, where)
-        made.append(x + eps * gradient.sign() * real * frozen.norm.std)
+        made.append(x + eps * gradient.sign() * real * frozen.feature_std)
     return torch.cat(made)
 
 
@@ -74,7 +74,7 @@ def closest_adversarial(
             moved = moved * (radius / _length(moved).clamp(min=_tiny(x))).clamp(max=1.0)
             delta = torch.where(holds[:, None, None], moved, delta)
         with torch.no_grad():
-            features.append(x + delta * frozen.norm.std)
+            features.append(x + delta * frozen.feature_std)
             predicted.append(frozen.classify(features[-1], frames).argmax(1))
             distance.append(_length(delta).flatten())
     return torch.cat(features), torch.cat(predicted), torch.cat(distance)
@@ -96,7 +96,7 @@ def _loss_at(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits, the sum of the losses, and the perturbation to take gradients at."""
     where = delta.clone().requires_grad_(True)
-    logits = model.classify(x + where * model.norm.std, frames)
+    logits = model.classify(x + where * model.feature_std, frames)
     return logits, F.cross_entropy(logits, labels, reduction="sum"), where
 
 
