@@ -33,15 +33,18 @@ def build_model(
 
 
 def _construct(settings: ModelSettings, classes: int) -> EmotionModel:
-    match settings.name:
-        case "functionals":
-            from fedunlearn.models.functionals import FunctionalsModel
+    if settings.is_encoder:
+        from fedunlearn.models.encoders.checkpoint import locate
+        from fedunlearn.models.encoders.model import EncoderModel
 
-            return FunctionalsModel(classes, settings.hidden, settings.dropout)
-        case "cnn":
-            from fedunlearn.models.cnn import CnnModel
+        return EncoderModel(locate(settings.name), classes, settings)
+    if settings.name == "cnn":
+        from fedunlearn.models.cnn import CnnModel
 
-            return CnnModel(classes, settings.dropout)
+        return CnnModel(classes, settings.dropout)
+    from fedunlearn.models.functionals import FunctionalsModel
+
+    return FunctionalsModel(classes, settings.hidden, settings.dropout)
 
 
 def _draw_seed(rng: np.random.Generator | torch.Generator) -> int:

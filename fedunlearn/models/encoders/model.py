@@ -1,0 +1,340 @@
+"""A pre-trained speech encoder with an emotion head: what is frozen is shared, what trains travels.
+
+The head is that of the SUPERB benchmark (Yang et al. 2021, arXiv 2105.01051), as transformers'
+``...ForSequenceClassification`` has it: a softmax-weighted sum of all layers, a projection, the mean over the
+true frames, a linear classifier. As all of it is linear but the weights, the mean can be taken first, which is
+why a frozen encoder needs to listen to an utterance only once.
+"""
+
+import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recomputed
+
+from fedunlearn.audio import SAMPLE_RATE
+from fedunlearn.config import ModelSettings
+from fedunlearn.models.contract import EmotionModel, Standardise
+from fedunlearn.models.encoders.checkpoint import Checkpoint, check_trains, load
+from fedunlearn.models.frontend import frame_mask
+
+LORA_TARGETS = {
+    "wav2vec2": ("q_proj", "v_proj"),
+    "hubert": ("q_proj", "v_proj"),
+    "wavlm": ("intermediate_dense", "output_dense"),
+}
+"""Queries and values, as in Hu et al. 2022 (arXiv 2106.09685). WavLM's attention takes its weights past any
+adapter, so there it is the two feed-forward layers."""
+_NAME_IN_FEATURES = 16
+_VARIANCE_FLOOR = 1e-7
+"""of the utterance, as transformers' feature extractor has it"""
+
+
+class TrueFramesGroupNorm(nn.GroupNorm):
+    """The norm over time in the first convolution of "group" encoders, over true frames only.
+
+    Over a padded batch the ordinary one counts the padding, and an utterance's output depends on what else is
+    in its batch.
+
+    Args:
+        norm: one channel a group; its gain and bias are shared, not copied.
+    """
+
+    def __init__(self, norm: nn.GroupNorm) -> None:
+        super().__init__(norm.num_groups, norm.num_channels, norm.eps)
+        self.weight, self.bias = norm.weight, norm.bias
+        self.frames: Tensor | None = None
+        """[B] of the batch to come"""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, T] -> [B, C, T]; what stands beyond the true frames is of no meaning."""
+        if self.frames is None or bool((self.frames == x.shape[2]).all()):
+            return super().forward(x)
+        values = x.float()
+        real, count = frame_mask(self.frames, x.shape[2])[:, None, :], self.frames[:, None, None]
+        mean = (values * real).sum(2, keepdim=True) / count
+        centred = (values - mean) * real
+        std = (centred.square().sum(2, keepdim=True) / count + self.eps).sqrt()
+        return (centred / std * self.weight[:, None] + self.bias[:, None]).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class _Listener:
+    """The pre-trained encoder as it came, shared by all; no module, so that nobody takes it for trained."""
+
+    encoder: Any
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Listener":
+        return self
+
+
+@lru_cache(maxsize=2)
+def _listener(checkpoint: Checkpoint, device: str) -> _Listener:
+    encoder = load(checkpoint)
+    first = encoder.feature_extractor.conv_layers[0]
+    if isinstance(getattr(first, "layer_norm", None), nn.GroupNorm):
+        first.layer_norm = TrueFramesGroupNorm(first.layer_norm)
+    return _Listener(encoder.eval().requires_grad_(False).to(device))
+
+
+class EncoderModel(EmotionModel):
+    """A speech encoder (wav2vec 2.0, HuBERT or WavLM) and an emotion head.
+
+    With ``trains = "head"`` the features are the means over time of all layers' outputs, [1, (L + 1) * H],
+    and ``classify`` touches no encoder. Otherwise the features are the waveform, [samples, 1] (of mean 0 and
+    variance 1 where the encoder was trained on such), and ``classify`` goes through the encoder.
+
+    ``state_dict`` holds what travels: the normalisation constants and the trained parameters, on the CPU. The
+    rest is the checkpoint, which everybody has, and is shared between all models of a process.
+
+    Args:
+        checkpoint: which weights.
+        classes: number of emotions C, >= 2.
+        settings: ``settings.encoder`` is read, and ``settings.dropout``.
+
+    Raises:
+        BadInput: the encoder has fewer layers than shall train, or LoRA is asked for and peft is not there.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, classes: int, settings: ModelSettings) -> None:
+        super().__init__()
+        chosen = settings.encoder
+        check_trains(checkpoint, chosen.trains)
+        self.checkpoint, self.classes, self.trains = checkpoint, classes, chosen.trains
+        self.device = "cpu" if chosen.device == "auto" else chosen.device
+        self._bfloat16 = chosen.precision == "bfloat16"
+        self._piece = round(chosen.seconds_at_once * SAMPLE_RATE)
+        self._listener = _listener(checkpoint, self.device)
+        config = self._listener.encoder.config
+        self.layers, self.hidden = config.num_hidden_layers + 1, config.hidden_size
+        kernels_and_strides = list(zip(config.conv_kernel, config.conv_stride, strict=True))
+        self._least = _receptive_field(kernels_and_strides)
+        self._first_kernel, self._first_stride = kernels_and_strides[0]
+        if chosen.trains == "head":
+            self.feature_name = f"layers-{checkpoint.sha256[:_NAME_IN_FEATURES]}"
+            self.dims = self.layers * self.hidden
+        else:
+            self.feature_name = "normalised-waveform" if checkpoint.normalise else "waveform"
+            self.dims, self.frame_seconds, self.stores_features = 1, 1 / SAMPLE_RATE, False
+            self.encoder = _trainable(self._listener.encoder, settings)
+        self.norm = Standardise(self.layers * self.hidden)
+        self.layer_weights = nn.Parameter(torch.full((self.layers,), 1 / self.layers))
+        self.projector = nn.Linear(self.hidden, chosen.projection)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.classifier = nn.Linear(chosen.projection, classes)
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        self._travels = trained | {f"norm.{name}" for name, _ in self.norm.named_buffers()}
+
+    # ---- what travels ------------------------------------------------------------------------------------
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What travels, in the order of the modules; on the CPU."""
+        whole = super().state_dict(*args, **kwargs)
+        return {name: value.cpu() for name, value in whole.items() if name in self._travels}
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Set what travels. Raises RuntimeError where other tensors come than those."""
+        if strict and set(state_dict) != self._travels:
+            odd = sorted(set(state_dict) ^ self._travels)
+            raise RuntimeError(f"weights of another model: {', '.join(odd[:3])}")
+        return super().load_state_dict(state_dict, strict=False, assign=assign)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "EncoderModel":
+        for name, tensor in (*self.named_parameters(), *self.named_buffers()):
+            if name not in self._travels:
+                memo[id(tensor)] = tensor
+        memo[id(self)] = copied = type(self).__new__(type(self))
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
+
+    # ---- features ----------------------------------------------------------------------------------------
+
+    @property
+    def feature_mean(self) -> Tensor:
+        """[D]; a waveform's is 0."""
+        return self.norm.mean if self.trains == "head" else torch.zeros(1)
+
+    @property
+    def feature_std(self) -> Tensor:
+        """[D]; of a waveform 1: of a normalised one its standard deviation, else full scale."""
+        return self.norm.std if self.trains == "head" else torch.ones(1)
+
+    def derive(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Waveforms [B, S] with true lengths [B] -> (features [B, T, D], frames [B])."""
+        if self.checkpoint.normalise:
+            waveform = normalised(waveform, samples)
+        if self.trains != "head":
+            return waveform[:, :, None], samples
+        means = self._layer_means(self._listener.encoder, waveform, samples)
+        return means.flatten(1)[:, None, :], torch.ones_like(samples)
+
+    def calibration_rows(self, features: Tensor, frames: Tensor) -> Tensor:
+        """The layers' means [B, (L + 1) * H] of the encoder as it came, one row an utterance."""
+        if self.trains == "head":
+            return features[:, 0]
+        with torch.no_grad():
+            return self._layer_means(self._listener.encoder, features[:, :, 0], frames).flatten(1)
+
+    def classify(self, features: Tensor, frames: Tensor) -> Tensor:
+        """Features [B, T, D] with true lengths [B] -> logits [B, C]."""
+        if self.trains == "head":
+            means = features[:, 0].unflatten(1, (self.layers, self.hidden))
+        else:
+            means = self._layer_means(self.encoder, features[:, :, 0], frames)
+        of_layer, of_width = self.scales()
+        mean = self.norm.mean.view(self.layers, self.hidden)
+        standard = (means - mean) / (of_layer[:, None] * of_width)
+        heard = torch.einsum("l,blh->bh", self.layer_weights.softmax(0), standard)
+        logits: Tensor = self.classifier(self.projector(self.dropout(heard)))
+        return logits
+
+    def scales(self) -> tuple[Tensor, Tensor]:
+        """What a layer's values are divided by: a number a layer [L + 1], times a vector [H].
+
+        Their product stands for ``norm.std``. Of this form it can be folded into the head, so that the saved
+        model needs no normalisation.
+        """
+        std = self.norm.std.view(self.layers, self.hidden)
+        of_layer = std.square().mean(1).sqrt()
+        return of_layer, (std / of_layer[:, None]).square().mean(0).sqrt()
+
+    # ---- through the encoder -----------------------------------------------------------------------------
+
+    def _layer_means(self, encoder: Any, waveform: Tensor, samples: Tensor) -> Tensor:
+        """Mean over the true frames of every layer's output: [B, S], [B] -> [B, L + 1, H], on the CPU."""
+        pieces = list(self._pieces(samples))
+        again = torch.is_grad_enabled() and len(pieces) > 1
+        means = []
+        for piece in pieces:
+            lengths = samples[piece].clamp(min=self._least)
+            heard = nn.functional.pad(waveform[piece], (0, max(0, self._least - waveform.shape[1])))
+            heard = heard[:, : int(lengths.max())]
+            # Dropout must be the same when a piece is computed again for its gradients.
+            seed = int(torch.randint(2**62, ())) if encoder.training else 0
+            if again:
+                arguments = (encoder, heard, lengths, seed)
+                part = recomputed(self._listen, *arguments, use_reentrant=False, preserve_rng_state=False)
+            else:
+                part = self._listen(encoder, heard, lengths, seed)
+            means.append(part)
+        return torch.cat(means)
+
+    def _pieces(self, samples: Tensor) -> Iterator[slice]:
+        """Neighbours that go through the encoder together: no more audio, padding included, than a piece."""
+        start, longest = 0, 0
+        for i, length in enumerate(samples.tolist()):
+            longest = max(longest, length)
+            if i > start and (i + 1 - start) * longest > self._piece:
+                yield slice(start, i)
+                start, longest = i, length
+        if len(samples):
+            yield slice(start, len(samples))
+
+    def _listen(self, encoder: Any, waveform: Tensor, samples: Tensor, seed: int) -> Tensor:
+        """One piece: [b, S], [b] -> [b, L + 1, H]."""
+        x, lengths = waveform.to(self.device), samples.to(self.device)
+        first = encoder.feature_extractor.conv_layers[0]
+        if isinstance(getattr(first, "layer_norm", None), TrueFramesGroupNorm):
+            first.layer_norm.frames = (lengths - self._first_kernel) // self._first_stride + 1
+        frames = encoder._get_feat_extract_output_lengths(lengths)
+        mask = frame_mask(lengths, x.shape[1]).long()
+        with self._random_from(seed) if encoder.training else nullcontext(), self._arithmetic(), _quiet():
+            states = encoder(x, attention_mask=mask, output_hidden_states=True).hidden_states
+        real = frame_mask(frames, states[0].shape[1])[:, :, None]
+        # A layer at a time: all of them at once would be the largest tensor here.
+        means = [(state.float() * real).sum(1) / frames[:, None] for state in states]
+        return torch.stack(means, 1).cpu()
+
+    def _random_from(self, seed: int) -> Any:
+        return _Seeded(seed, self.device)
+
+    def _arithmetic(self) -> Any:
+        if not self._bfloat16:
+            return nullcontext()
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """WavLM hands torch two masks of different types, which is right but warned of."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask")
+        yield
+
+
+class _Seeded:
+    """Inside, torch draws from this seed; outside as if nothing had been drawn."""
+
+    def __init__(self, seed: int, device: str) -> None:
+        self._seed, self._gpu = seed, torch.device(device).type == "cuda"
+        self._fork: Any = torch.random.fork_rng([torch.cuda.current_device()] if self._gpu else [])
+
+    def __enter__(self) -> None:
+        self._fork.__enter__()
+        torch.default_generator.manual_seed(self._seed)
+        if self._gpu:
+            torch.cuda.manual_seed(self._seed)
+
+    def __exit__(self, *error: Any) -> None:
+        self._fork.__exit__(*error)
+
+
+def normalised(waveform: Tensor, samples: Tensor) -> Tensor:
+    """Each utterance with mean 0 and variance 1 over its true samples, zero beyond.
+
+    Args:
+        waveform: [B, S], zero beyond the true lengths; samples: [B], >= 1.
+    """
+    real, count = frame_mask(samples, waveform.shape[1]), samples[:, None]
+    centred = (waveform - waveform.sum(1, keepdim=True) / count) * real
+    variance = centred.square().sum(1, keepdim=True) / count
+    return centred / (variance + _VARIANCE_FLOOR).sqrt()
+
+
+def _receptive_field(kernels_and_strides: list[tuple[int, int]]) -> int:
+    """Samples that the first frame sees."""
+    field = 1
+    for kernel, stride in reversed(kernels_and_strides):
+        field = (field - 1) * stride + kernel
+    return field
+
+
+def _trainable(pretrained: Any, settings: ModelSettings) -> Any:
+    """A copy of an encoder in which the chosen part has its own tensors and trains; the rest is shared."""
+    trains, config = settings.encoder.trains, pretrained.config
+    chosen: set[str] = set()
+    if trains != "lora":
+        lowest = config.num_hidden_layers - int(trains.removeprefix("top:")) if trains != "all" else 0
+        layers = {str(i) for i in range(lowest, config.num_hidden_layers)}
+        for name, _ in pretrained.named_parameters():
+            parts = name.split(".")
+            upper = parts[:2] == ["encoder", "layers"] and parts[2] in layers
+            # What no hidden state depends on has no gradient.
+            unused = name == "masked_spec_embed" or (
+                config.do_stable_layer_norm and name.startswith("encoder.layer_norm.")
+            )
+            if upper or (trains == "all" and not unused):
+                chosen.add(name)
+    named = (*pretrained.named_parameters(), *pretrained.named_buffers())
+    copied = copy.deepcopy(pretrained, {id(tensor): tensor for name, tensor in named if name not in chosen})
+    for name, parameter in copied.named_parameters():
+        parameter.requires_grad_(name in chosen)
+    return _with_adapters(copied, config.model_type, settings) if trains == "lora" else copied
+
+
+def _with_adapters(encoder: Any, kind: str, settings: ModelSettings) -> Any:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    adapters = LoraConfig(
+        r=settings.encoder.lora_rank,
+        lora_alpha=settings.encoder.lora_alpha,
+        target_modules=list(LORA_TARGETS[kind]),
+        lora_dropout=0.0,
+    )
+    return inject_adapter_in_model(adapters, encoder)
