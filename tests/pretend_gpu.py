@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 DEVICE = "meta"
@@ -46,7 +46,10 @@ class PretendGpu(TorchDispatchMode):
         self.moved = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return _computed(func, args, kwargs or {}, self)
+        with self:
+            # What inference mode has not taken to pieces yet.
+            parts = func.decompose(*args, **(kwargs or {}))
+        return _computed(func, args, kwargs or {}, self) if parts is NotImplemented else parts
 
 
 def _computed(func: Any, args: Any, kwargs: dict[str, Any], mode: PretendGpu | None = None) -> Any:
@@ -62,13 +65,12 @@ def _computed(func: Any, args: Any, kwargs: dict[str, Any], mode: PretendGpu | N
         kwargs = kwargs | {"device": "cpu"}
     out = func(*_near(args), **_near(kwargs))
     to_there = asked == DEVICE or (asked is None and there)
-    if func is torch.ops.aten.copy_.default:
-        return args[0]
+    if func._schema.is_mutable:
+        return kwargs.get("out", args[0])
     if to_there:
         out = tree_map(lambda x: Far(x) if isinstance(x, Tensor) else x, out)
         if mode is not None and not there:
             mode.moved += sum(x.numel() for x in tree_leaves(out) if isinstance(x, Tensor))
-        return return_and_correct_aliasing(func, args, kwargs, out)
     return out
 
 

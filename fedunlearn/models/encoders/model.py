@@ -153,6 +153,7 @@ class EncoderModel(EmotionModel):
         copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return copied
 
+
     # ---- features ----------------------------------------------------------------------------------------
 
     @property
