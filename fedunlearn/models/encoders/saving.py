@@ -13,7 +13,6 @@ from torch import Tensor
 
 from fedunlearn.audio import SAMPLE_RATE
 from fedunlearn.errors import BadInput
-from fedunlearn.models.encoders.checkpoint import load
 from fedunlearn.models.encoders.model import EncoderModel
 from fedunlearn.run_folder import write_atomically
 
@@ -110,8 +109,9 @@ def _classifier(model: EncoderModel, emotions: Sequence[str]) -> Any:
     from transformers import AutoModelForAudioClassification
 
     build: Any = AutoModelForAudioClassification.from_config
-    encoder = _merged(model.encoder) if model.trains == "lora" else getattr(model, "encoder", None)
-    encoder = encoder or load(model.checkpoint)
+    encoder = model.pretrained if model.trains == "head" else model.encoder
+    if model.trains == "lora":
+        encoder = _merged(encoder)
     config = copy.deepcopy(encoder.config)
     config.update(
         {
@@ -183,9 +183,9 @@ def _extractor(model: EncoderModel) -> Any:
 def _origin(model: EncoderModel) -> dict[str, Any]:
     """What the model was made from, for its config.json; of a folder of the user's its name alone."""
     checkpoint = model.checkpoint
-    local = checkpoint.folder is not None and Path(checkpoint.name).exists()
+    own = checkpoint.folder is not None and Path(checkpoint.name).expanduser().is_dir()
     return {
-        "made_from": Path(checkpoint.name).absolute().name if local else checkpoint.name,
+        "made_from": checkpoint.folder.name if checkpoint.folder and own else checkpoint.name,
         "sha256": checkpoint.sha256,
         "random_weights": checkpoint.is_random,
         "trained": model.trains,
