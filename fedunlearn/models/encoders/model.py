@@ -179,6 +179,11 @@ class EncoderModel(EmotionModel):
         """[D]; of a waveform 1: of a normalised one its standard deviation, else full scale."""
         return self.norm.std if self.trains == "head" else torch.ones(1)
 
+    @property
+    def pretrained(self) -> Any:
+        """The encoder as it came; shared, not to be changed."""
+        return self._listener.encoder
+
     def derive(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
         """Waveforms [B, S] with true lengths [B] -> (features [B, T, D], frames [B])."""
         if self.checkpoint.normalise:
