@@ -375,7 +375,9 @@ def test_a_published_encoder_is_fetched_when_asked_for(
 
 def test_a_failed_download_is_one_line(cache: Path) -> None:
     said = line(PUBLISHED, download=True)
-    assert said.startswith(f'model.name = "{PUBLISHED}": not fetched (no network in tests); download config.json')
+    assert said.startswith(
+        f'model.name = "{PUBLISHED}": not fetched (no network in tests); download config.json'
+    )
 
 
 def test_stopping_a_download_stops_the_run(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
