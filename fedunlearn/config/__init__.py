@@ -234,8 +234,8 @@ class Config(Settings):
         heard_once = self.model.is_encoder and self.model.encoder.trains == "head"
         if heard_once and (local.crop_seconds or local.time_mask):
             raise ValueError(
-                "training.local: crop_seconds and time_mask cut the waveform, and an encoder of which the head "
-                'alone trains hears it only once; set them to 0, or model.encoder.trains to "lora"'
+                "training.local: crop_seconds and time_mask cut the waveform, and an encoder of which the "
+                'head alone trains hears it only once; set them to 0, or model.encoder.trains to "lora"'
             )
         return self
 

@@ -2,8 +2,8 @@
 
 The head is that of the SUPERB benchmark (Yang et al. 2021, arXiv 2105.01051), as transformers'
 ``...ForSequenceClassification`` has it: a softmax-weighted sum of all layers, a projection, the mean over the
-true frames, a linear classifier. Nothing in there stands between the layers and the mean but sums, so the mean
-can be taken first, which is why a frozen encoder needs to listen to an utterance only once.
+true frames, a linear classifier. Nothing in there stands between the layers and the mean but sums, so the
+mean can be taken first, which is why a frozen encoder needs to listen to an utterance only once.
 """
 
 import copy
