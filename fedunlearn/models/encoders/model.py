@@ -2,8 +2,8 @@
 
 The head is that of the SUPERB benchmark (Yang et al. 2021, arXiv 2105.01051), as transformers'
 ``...ForSequenceClassification`` has it: a softmax-weighted sum of all layers, a projection, the mean over the
-true frames, a linear classifier. As all of it is linear but the weights, the mean can be taken first, which is
-why a frozen encoder needs to listen to an utterance only once.
+true frames, a linear classifier. Nothing in there stands between the layers and the mean but sums, so the
+mean can be taken first, which is why a frozen encoder needs to listen to an utterance only once.
 """
 
 import copy
@@ -22,6 +22,7 @@ from fedunlearn.audio import SAMPLE_RATE
 from fedunlearn.config import ModelSettings
 from fedunlearn.models.contract import EmotionModel, Standardise
 from fedunlearn.models.encoders.checkpoint import Checkpoint, check_trains, load
+from fedunlearn.models.encoders.devices import arithmetic, choose, make_ready
 from fedunlearn.models.frontend import frame_mask
 
 LORA_TARGETS = {
@@ -50,11 +51,11 @@ class TrueFramesGroupNorm(nn.GroupNorm):
         super().__init__(norm.num_groups, norm.num_channels, norm.eps)
         self.weight, self.bias = norm.weight, norm.bias
         self.frames: Tensor | None = None
-        """[B] of the batch to come"""
+        """[B] of the batch to come; None where it has no padding"""
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, T] -> [B, C, T]; what stands beyond the true frames is of no meaning."""
-        if self.frames is None or bool((self.frames == x.shape[2]).all()):
+        if self.frames is None:
             return super().forward(x)
         values = x.float()
         real, count = frame_mask(self.frames, x.shape[2])[:, None, :], self.frames[:, None, None]
@@ -107,8 +108,8 @@ class EncoderModel(EmotionModel):
         chosen = settings.encoder
         check_trains(checkpoint, chosen.trains)
         self.checkpoint, self.classes, self.trains = checkpoint, classes, chosen.trains
-        self.device = "cpu" if chosen.device == "auto" else chosen.device
-        self._bfloat16 = chosen.precision == "bfloat16"
+        self.device, self.precision = choose(chosen.device, chosen.precision)
+        make_ready(self.device, chosen.deterministic)
         self._piece = round(chosen.seconds_at_once * SAMPLE_RATE)
         self._listener = _listener(checkpoint, self.device)
         config = self._listener.encoder.config
@@ -133,7 +134,7 @@ class EncoderModel(EmotionModel):
 
     # ---- what travels ------------------------------------------------------------------------------------
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """What travels, in the order of the modules; on the CPU."""
         whole = super().state_dict(*args, **kwargs)
         return {name: value.cpu() for name, value in whole.items() if name in self._travels}
@@ -153,6 +154,19 @@ class EncoderModel(EmotionModel):
         copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return copied
 
+    def about(self) -> dict[str, Any]:
+        """Beside what every recogniser says: kind, sha256, what trains, device and precision."""
+        said = super().about()
+        if self.trains == "head":
+            said["parameters"] += sum(p.numel() for p in self._listener.encoder.parameters())
+        return said | {
+            "weights": "random" if self.checkpoint.is_random else "pre-trained",
+            "kind": self.checkpoint.kind,
+            "sha256": self.checkpoint.sha256,
+            "trains": self.trains,
+            "device": self.device,
+            "precision": self.precision,
+        }
 
     # ---- features ----------------------------------------------------------------------------------------
 
@@ -165,6 +179,11 @@ class EncoderModel(EmotionModel):
     def feature_std(self) -> Tensor:
         """[D]; of a waveform 1: of a normalised one its standard deviation, else full scale."""
         return self.norm.std if self.trains == "head" else torch.ones(1)
+
+    @property
+    def pretrained(self) -> Any:
+        """The encoder as it came; shared, not to be changed."""
+        return self._listener.encoder
 
     def derive(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
         """Waveforms [B, S] with true lengths [B] -> (features [B, T, D], frames [B])."""
@@ -185,7 +204,7 @@ class EncoderModel(EmotionModel):
     def classify(self, features: Tensor, frames: Tensor) -> Tensor:
         """Features [B, T, D] with true lengths [B] -> logits [B, C]."""
         if self.trains == "head":
-            means = features[:, 0].unflatten(1, (self.layers, self.hidden))
+            means = features[:, 0].reshape(-1, self.layers, self.hidden)
         else:
             means = self._layer_means(self.encoder, features[:, :, 0], frames)
         of_layer, of_width = self.scales()
@@ -242,23 +261,19 @@ class EncoderModel(EmotionModel):
         x, lengths = waveform.to(self.device), samples.to(self.device)
         first = encoder.feature_extractor.conv_layers[0]
         if isinstance(getattr(first, "layer_norm", None), TrueFramesGroupNorm):
-            first.layer_norm.frames = (lengths - self._first_kernel) // self._first_stride + 1
+            heard = (samples - self._first_kernel) // self._first_stride + 1
+            # Asked here: of a GPU's tensor the answer would have to be waited for.
+            padded = bool((heard < (x.shape[1] - self._first_kernel) // self._first_stride + 1).any())
+            first.layer_norm.frames = heard.to(self.device) if padded else None
         frames = encoder._get_feat_extract_output_lengths(lengths)
         mask = frame_mask(lengths, x.shape[1]).long()
-        with self._random_from(seed) if encoder.training else nullcontext(), self._arithmetic(), _quiet():
+        drawing = _Seeded(seed, self.device) if encoder.training else nullcontext()
+        with drawing, arithmetic(self.device, self.precision), _quiet():
             states = encoder(x, attention_mask=mask, output_hidden_states=True).hidden_states
         real = frame_mask(frames, states[0].shape[1])[:, :, None]
         # A layer at a time: all of them at once would be the largest tensor here.
         means = [(state.float() * real).sum(1) / frames[:, None] for state in states]
         return torch.stack(means, 1).cpu()
-
-    def _random_from(self, seed: int) -> Any:
-        return _Seeded(seed, self.device)
-
-    def _arithmetic(self) -> Any:
-        if not self._bfloat16:
-            return nullcontext()
-        return torch.autocast(torch.device(self.device).type, torch.bfloat16)
 
 
 @contextmanager
