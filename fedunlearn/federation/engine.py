@@ -7,7 +7,7 @@ import logging
 import os
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedunlearn.config import FederationSettings
 from fedunlearn.errors import Interrupted, RunFailed
+from fedunlearn.federation.accelerator import Sharing, share_gpu, workers_limited
 from fedunlearn.federation.client import make_client_app
 from fedunlearn.federation.experiment import Experiment
 
@@ -45,11 +46,13 @@ def play(experiment: Experiment, mods: Sequence[Any] = ()) -> dict[str, Any]:
     server_app = make_server_app(experiment)
     clients = len(experiment.partition.clients)
     settings = experiment.config.federation
-    engine = run_inline if settings.engine == "inline" else run_ray
-    if engine is run_ray:
-        experiment.engine_folders = ray_folders
+    arguments = server_app, client_app, clients, settings, experiment.run.log
     try:
-        engine(server_app, client_app, clients, settings, experiment.run.log)
+        if settings.engine == "inline":
+            run_inline(*arguments)
+        else:
+            experiment.engine_folders = ray_folders
+            run_ray(*arguments, gpu=lambda workers: share_gpu(experiment, workers))
     except RunFailed:
         raise
     except (KeyboardInterrupt, SystemExit) as interrupted:  # Ray turns SIGTERM into SystemExit
@@ -92,13 +95,23 @@ def run_inline(
 
 
 def run_ray(
-    server_app: ServerApp, client_app: ClientApp, clients: int, settings: FederationSettings, log: Path
+    server_app: ServerApp,
+    client_app: ClientApp,
+    clients: int,
+    settings: FederationSettings,
+    log: Path,
+    gpu: Callable[[int], Sharing | None] = lambda workers: None,
 ) -> None:
-    """Run both apps on Flower's simulation: Ray workers of one CPU and one torch thread each."""
+    """Run both apps on Flower's simulation: Ray workers of one CPU and one torch thread each.
+
+    Args:
+        gpu: how so many workers share the GPU; None where they need none.
+    """
     import ray
     from flwr.simulation import run_simulation
 
     workers = min(settings.workers or os.cpu_count() or 1, clients)
+    sharing = gpu(workers)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     failure: list[BaseException] = []
     inner = server_app
@@ -112,18 +125,14 @@ def run_ray(
 
     outer = ServerApp()
     outer.main()(main)
-    with _noise_to(log):
+    with _noise_to(log), workers_limited(sharing):
         try:
             # Deprecated upstream, and the one call that works in process and tells the truth on failure.
             run_simulation(
                 outer,
                 client_app,
                 clients,
-                backend_config={
-                    "init_args": {"num_cpus": workers, "include_dashboard": False, "log_to_driver": False},
-                    # Flower hands these to Ray as options of the worker, so any option may stand here.
-                    "client_resources": {"num_cpus": 1, "num_gpus": 0.0, **_LIVES},
-                },
+                backend_config=backend_config(workers, sharing),
             )
         finally:
             started = psutil.Process().children(recursive=True)
@@ -131,6 +140,17 @@ def run_ray(
             _end(started)
     if failure:
         raise failure[0]
+
+
+def backend_config(workers: int, sharing: Sharing | None) -> dict[str, Any]:
+    """What Flower tells Ray: how many workers, and which part of the one GPU each of them takes."""
+    init_args = {"num_cpus": workers, "include_dashboard": False, "log_to_driver": False}
+    share = 0.0
+    if sharing is not None:
+        init_args |= {"num_cpus": sharing.workers, "num_gpus": 1}
+        share = sharing.share
+    # Flower hands these to Ray as options of the worker, so any option may stand here.
+    return {"init_args": init_args, "client_resources": {"num_cpus": 1, "num_gpus": share, **_LIVES}}
 
 
 def _end(processes: Sequence[psutil.Process]) -> None:

@@ -48,6 +48,8 @@ class EmotionModel(nn.Module, ABC):
     """C, the number of emotions."""
     frame_seconds: float | None = None
     """s, from one feature frame to the next; None where an utterance is one frame."""
+    device: str = "cpu"
+    """Where its heavy part computes; what goes in and out is on the CPU wherever that is."""
     stores_features: bool = True
     """Whether a vault should keep the features: False where they are as quickly made as read."""
 

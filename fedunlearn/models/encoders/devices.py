@@ -43,14 +43,15 @@ def choose(
     if device == "cpu" or not cuda.is_available():
         if device == "cuda":
             raise BadInput(
-                'model.encoder.device = "cuda": torch finds no GPU that it can use; set it to "auto" or "cpu", '
+                'model.encoder.device = "cuda": torch finds no GPU it can use; set it to "auto" or "cpu", '
                 "or install a driver and a torch that fit the GPU"
             )
         return "cpu", "float32" if precision == "auto" else precision
     has_bfloat16 = precision != "float32" and cuda.is_bf16_supported(including_emulation=False)
     if precision == "bfloat16" and not has_bfloat16:
         raise BadInput(
-            'model.encoder.precision = "bfloat16": this GPU does not compute in it; set it to "auto" or "float32"'
+            'model.encoder.precision = "bfloat16": this GPU does not compute in it; set it to "auto" or '
+            '"float32"'
         )
     return "cuda", "bfloat16" if has_bfloat16 else "float32"
 
