@@ -229,6 +229,28 @@ class Config(Settings):
                 "training.local: crop_seconds, time_mask and band_mask cut frames, and the functionals model "
                 "has one frame an utterance; set them to 0"
             )
+        if (
+            self.model.is_encoder
+            and self.model.encoder.trains == "head"
+            and any((local.crop_seconds, local.time_mask, local.band_mask))
+        ):
+            raise ValueError(
+                "training.local: crop_seconds, time_mask and band_mask cut frames, and a frozen encoder "
+                '(model.encoder.trains = "head") has one frame an utterance; set them to 0'
+            )
+        if self.model.is_encoder and local.band_mask:
+            raise ValueError(
+                "training.local.band_mask: an encoder hears the waveform, which has no bands; set it to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _attack_fits(self) -> Self:
+        if self.model.is_encoder and self.unlearning.l2ul.attack.domain == "log-mel":
+            raise ValueError(
+                "unlearning.l2ul.attack.domain: a speech encoder hears no log-mel frames; "
+                'take "feature" or "waveform"'
+            )
         return self
 
     @model_validator(mode="after")
