@@ -2,8 +2,8 @@
 
 The head is that of the SUPERB benchmark (Yang et al. 2021, arXiv 2105.01051), as transformers'
 ``...ForSequenceClassification`` has it: a softmax-weighted sum of all layers, a projection, the mean over the
-true frames, a linear classifier. As all of it is linear but the weights, the mean can be taken first, which is
-why a frozen encoder needs to listen to an utterance only once.
+true frames, a linear classifier. Nothing in there stands between the layers and the mean but sums, so the
+mean can be taken first, which is why a frozen encoder needs to listen to an utterance only once.
 """
 
 import copy
@@ -134,7 +134,7 @@ class EncoderModel(EmotionModel):
 
     # ---- what travels ------------------------------------------------------------------------------------
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """What travels, in the order of the modules; on the CPU."""
         whole = super().state_dict(*args, **kwargs)
         return {name: value.cpu() for name, value in whole.items() if name in self._travels}
@@ -154,6 +154,20 @@ class EncoderModel(EmotionModel):
         copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return copied
 
+    def about(self) -> dict[str, Any]:
+        """Beside what every recogniser says: kind, sha256, what trains, device and precision."""
+        said = super().about()
+        if self.trains == "head":
+            said["parameters"] += sum(p.numel() for p in self._listener.encoder.parameters())
+        return said | {
+            "weights": "random" if self.checkpoint.is_random else "pre-trained",
+            "kind": self.checkpoint.kind,
+            "sha256": self.checkpoint.sha256,
+            "trains": self.trains,
+            "device": self.device,
+            "precision": "bfloat16" if self._bfloat16 else "float32",
+        }
+
     # ---- features ----------------------------------------------------------------------------------------
 
     @property
@@ -165,6 +179,11 @@ class EncoderModel(EmotionModel):
     def feature_std(self) -> Tensor:
         """[D]; of a waveform 1: of a normalised one its standard deviation, else full scale."""
         return self.norm.std if self.trains == "head" else torch.ones(1)
+
+    @property
+    def pretrained(self) -> Any:
+        """The encoder as it came; shared, not to be changed."""
+        return self._listener.encoder
 
     def derive(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
         """Waveforms [B, S] with true lengths [B] -> (features [B, T, D], frames [B])."""
@@ -192,7 +211,7 @@ class EncoderModel(EmotionModel):
 
     def answers_to(self, noise: Tensor) -> Tensor:
         """What the head says of some of the ``noise``: logits [n, C]."""
-        return self._decide(noise[:, 0].unflatten(1, (self.layers, self.hidden)))
+        return self._decide(noise[:, 0].reshape(-1, self.layers, self.hidden))
 
     def classify(self, features: Tensor, frames: Tensor) -> Tensor:
         """Features [B, T, D] with true lengths [B] -> logits [B, C]."""

@@ -1,0 +1,242 @@
+"""Which pre-trained encoder, and its weights: a folder, a published name, or one that has learned nothing.
+
+``locate`` finds and checks the files, which is quick; ``load`` reads the weights. Weights come from
+safetensors files alone, and no network is used unless it is asked for.
+"""
+
+import difflib
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedunlearn.config.model import SMALL_MODELS
+from fedunlearn.errors import BadInput, RunFailed
+from fedunlearn.models.encoders.hub import cache, cached, fetch, is_name, is_whole
+from fedunlearn.models.encoders.random_shapes import PREFIX, SHAPES, shape_of
+from fedunlearn.models.encoders.saved_folder import conversion, read_folder
+from fedunlearn.seeding import stream_key
+
+FILES = "config.json, preprocessor_config.json and model.safetensors"
+_SHOWN = 3
+"""names of weights in one line"""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A pre-trained speech encoder.
+
+    Attributes:
+        name: as it was asked for.
+        folder: absolute; None where it has learned nothing.
+        sha256: of its configuration and weights; of its shape where it has learned nothing.
+        kind: "wav2vec2", "hubert" or "wavlm".
+        normalise: whether its waveforms are to have mean 0 and variance 1.
+        layers: L, transformer layers.
+        hidden: H, their width.
+    """
+
+    name: str
+    folder: Path | None
+    sha256: str
+    kind: str
+    normalise: bool
+    layers: int
+    hidden: int
+
+    @property
+    def is_random(self) -> bool:
+        """Whether it has learned nothing: good for measuring times, not for emotions."""
+        return self.folder is None
+
+
+def locate(name: str, download: bool = False) -> Checkpoint:
+    """Find an encoder and check its files; no weight is loaded.
+
+    Args:
+        name: a folder as transformers saves it (~ is understood), a published name such as
+            "facebook/wav2vec2-base", or "random:wav2vec2-base" and the like.
+        download: whether a published one may be fetched from huggingface.co.
+
+    Raises:
+        BadInput: there is none of that name here, or its files are not those of a speech encoder at 16 kHz.
+    """
+    if name.startswith(PREFIX):
+        return _random(name)
+    try:
+        folder = Path(name).expanduser()
+        if name and folder.is_dir():
+            return _saved(name, folder.resolve())
+        if folder.is_file():
+            raise BadInput(f'model.name = "{name}": is a file; give the folder it lies in')
+    except (OSError, RuntimeError) as error:  # no such user, too long a name
+        raise BadInput(f'model.name = "{name}": cannot be read ({error})') from error
+    if not is_name(name):
+        raise BadInput(_unknown(name))
+    found = cached(name)
+    if download and (found is None or not is_whole(found)):
+        fetch(name)
+        found = cached(name)
+    if found is None:
+        raise BadInput(
+            f'model.name = "{name}": no such folder, and not in the cache of published models ({cache()}); '
+            f"download {FILES} from https://huggingface.co/{name}, put them into one folder and give that folder "
+            f"as --model; where there is internet, this makes it, out of pytorch_model.bin too: {conversion(name)}"
+        )
+    return _saved(name, found)
+
+
+def load(checkpoint: Checkpoint) -> Any:
+    """The encoder itself: float32, in evaluation mode, no gradients, nothing masked and no layer left out.
+
+    Returns:
+        transformers' Wav2Vec2Model, HubertModel or WavLMModel, on the CPU; a new one each time, so the caller
+        may change it. A random one has the same weights each time, whatever else is drawn, as long as torch
+        and transformers stay the same.
+
+    Raises:
+        BadInput: weights are missing, too many, of the wrong shape, or not finite.
+    """
+    with torch.random.fork_rng(devices=[]), _quietly():
+        encoder = _drawn(checkpoint) if checkpoint.folder is None else _read(checkpoint, checkpoint.folder)
+    return encoder.eval().requires_grad_(False)
+
+
+def check_digest(checkpoint: Checkpoint, expected: str) -> None:
+    """Raise BadInput where another checkpoint was expected; "" expects any."""
+    if expected not in ("", checkpoint.sha256):
+        raise BadInput(
+            f"model.encoder.sha256: {checkpoint.folder or checkpoint.name} is not the encoder that was used "
+            f"(digest {checkpoint.sha256[:12]}..., expected {expected[:12]}...); put the other one there, or "
+            "remove the key to take this one"
+        )
+
+
+def check_trains(checkpoint: Checkpoint, trains: str) -> None:
+    """Raise BadInput where ``model.encoder.trains`` asks for layers, or for a library, that are not there."""
+    if trains.startswith("top:") and int(trains.removeprefix("top:")) > checkpoint.layers:
+        raise BadInput(
+            f'model.encoder.trains = "{trains}": {checkpoint.name} has {checkpoint.layers} layers; '
+            f'"top:{checkpoint.layers}" trains them, "all" also what lies below'
+        )
+    if trains == "lora" and importlib.util.find_spec("peft") is None:
+        raise BadInput('model.encoder.trains = "lora" needs peft: pip install "fedunlearn[encoders]"')
+
+
+# ---- finding ---------------------------------------------------------------------------------------------
+
+
+def _random(name: str) -> Checkpoint:
+    shape = shape_of(name)
+    digest = hashlib.sha256(json.dumps([name, shape.kind, shape.normalise, shape.sizes]).encode()).hexdigest()
+    layers, hidden = shape.sizes.get("num_hidden_layers", 12), shape.sizes.get("hidden_size", 768)
+    return Checkpoint(name, None, digest, shape.kind, shape.normalise, layers, hidden)
+
+
+def _saved(name: str, folder: Path) -> Checkpoint:
+    saved = read_folder(folder, name)
+    return Checkpoint(name, folder, saved.sha256, saved.kind, saved.normalise, saved.layers, saved.hidden)
+
+
+def _unknown(name: str) -> str:
+    if name.startswith(("/", ".", "~")):
+        return f'model.name = "{name}": no such folder; an encoder is given as a folder that holds {FILES}'
+    said = f'model.name = "{name}": no such model or folder'
+    near = difflib.get_close_matches(name.lower(), [*SMALL_MODELS, *SHAPES], 1)
+    if near:
+        meant = near[0] if near[0] in SMALL_MODELS else PREFIX + near[0]
+        said += f' (did you mean "{meant}"?)'
+    return (
+        f"{said}; known are {', '.join(SMALL_MODELS)}, and speech encoders: a folder that holds {FILES}, a "
+        "published name such as facebook/wav2vec2-base, or random:wav2vec2-base"
+    )
+
+
+# ---- loading ---------------------------------------------------------------------------------------------
+
+
+def _drawn(checkpoint: Checkpoint) -> Any:
+    from transformers import AutoConfig, AutoModel
+
+    shape = shape_of(checkpoint.name)
+    config = AutoConfig.for_model(shape.kind, **shape.sizes, **_AS_USED)
+    torch.default_generator.manual_seed(stream_key(0, checkpoint.name) % 2**63)
+    return AutoModel.from_config(config)
+
+
+def _read(checkpoint: Checkpoint, folder: Path) -> Any:
+    from transformers import AutoConfig, AutoModel
+
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, **_AS_USED)
+        encoder, report = AutoModel.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # they are told below, with the others
+            output_loading_info=True,
+        )
+    except RunFailed:
+        raise
+    except Exception as error:  # a config.json can be wrong in any way
+        reason = " ".join((str(error).strip() or type(error).__name__).split())
+        raise BadInput(f"{folder}: transformers cannot make an encoder of it ({reason})") from error
+    _check_weights(checkpoint, folder, encoder, report)
+    return encoder
+
+
+_AS_USED = {"layerdrop": 0.0, "apply_spec_augment": False}
+"""Gradients and repetitions need all layers and all frames each time."""
+
+
+def _check_weights(checkpoint: Checkpoint, folder: Path, encoder: Any, report: dict[str, Any]) -> None:
+    if report["missing_keys"]:
+        raise BadInput(f"{folder}: weights are missing: {_some(report['missing_keys'])}; {_AGAIN}")
+    if report["mismatched_keys"]:
+        shapes = (
+            f"{name} {tuple(found)}, not {tuple(due)}" for name, found, due in report["mismatched_keys"]
+        )
+        raise BadInput(f"{folder}: weights of other shapes than config.json says: {_some(shapes)}; {_AGAIN}")
+    # Saved with a head for a task, the encoder's own weights stand under its kind's name; the rest is head.
+    prefix = f"{checkpoint.kind}."
+    headed = any(name.startswith(prefix) for name in read_folder(folder, checkpoint.name).names)
+    extra = [name for name in report["unexpected_keys"] if not headed or name.startswith(prefix)]
+    if extra:
+        raise BadInput(f"{folder}: weights that config.json has no place for: {_some(extra)}; {_AGAIN}")
+    broken = [name for name, value in encoder.state_dict().items() if not bool(value.isfinite().all())]
+    if broken:
+        raise BadInput(f"{folder}: weights that are not finite: {_some(broken)}; {_AGAIN}")
+
+
+_AGAIN = "fetch or save the folder again, config.json and weights together"
+
+
+def _some(names: Any) -> str:
+    listed = sorted(names)
+    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return ", ".join(listed[:_SHOWN]) + more
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Inside, transformers shows no bars and says nothing but errors."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

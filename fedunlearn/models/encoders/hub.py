@@ -1,0 +1,80 @@
+"""Published checkpoints: where they lie in the local Hugging Face cache, and how they get there.
+
+Only what is needed is fetched, and never a pickle: where a repository has no safetensors file, the one that
+the hub's own converter has proposed for it is taken.
+"""
+
+import re
+from pathlib import Path
+
+from fedunlearn.errors import BadInput, RunFailed
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_CONVERTER, _CONVERSION = "SFconvertbot", "Adding `safetensors` variant of this model"
+"""Who proposes it and under which title, for every repository that somebody loaded."""
+WANTED = (
+    "config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
+)
+
+
+def is_name(name: str) -> bool:
+    """Whether it could name a repository: "owner/model"."""
+    return _NAME.fullmatch(name) is not None
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder holds all that an encoder needs."""
+    needed = (
+        ("config.json",),
+        ("preprocessor_config.json", "processor_config.json"),
+        ("model.safetensors", "model.safetensors.index.json"),
+    )
+    return all(any((folder / name).is_file() for name in either) for either in needed)
+
+
+def cache() -> Path:
+    """The folder that published checkpoints are kept in ($HF_HOME and $HF_HUB_CACHE move it)."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def cached(name: str) -> Path | None:
+    """The folder of a repository in the local cache, the newest that is whole; None if not there."""
+    from huggingface_hub.file_download import repo_folder_name
+
+    home = cache() / repo_folder_name(repo_id=name, repo_type="model")
+    main = home / "refs" / "main"
+    newest = main.read_text(encoding="utf-8").strip() if main.is_file() else ""
+    snapshots = sorted(
+        (folder for folder in home.glob("snapshots/*") if (folder / "config.json").is_file()),
+        key=lambda folder: (folder.name != newest, folder.name),
+    )
+    return next((folder for folder in snapshots if is_whole(folder)), next(iter(snapshots), None))
+
+
+def fetch(name: str) -> None:
+    """Bring a repository's configuration and safetensors files into the local cache.
+
+    Raises:
+        BadInput: there is no such repository, or the hub cannot be reached.
+    """
+    from huggingface_hub import get_repo_discussions, snapshot_download
+
+    try:
+        if is_whole(Path(snapshot_download(name, allow_patterns=list(WANTED)))):
+            return
+        for proposal in get_repo_discussions(name, author=_CONVERTER, discussion_type="pull_request"):
+            if proposal.title == _CONVERSION and proposal.git_reference:
+                snapshot_download(name, revision=proposal.git_reference, allow_patterns=list(WANTED))
+                return
+    except RunFailed:
+        raise
+    except Exception as error:  # of the hub, of its client, of the network below it
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BadInput(f'model.name = "{name}": could not be downloaded ({reason})') from error

@@ -1,0 +1,74 @@
+"""Shapes of encoders that have learned nothing, to measure times and to test with."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedunlearn.errors import BadInput
+
+PREFIX = "random:"
+_LARGE = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+}
+_STABLE = {"feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True}
+_SMALL = {
+    "conv_dim": [128] * 7,
+    "hidden_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 1024,
+    "num_conv_pos_embeddings": 64,
+}
+_TINY = {
+    "conv_dim": [16] * 7,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 2,
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What an encoder is made from.
+
+    Attributes:
+        kind: "wav2vec2", "hubert" or "wavlm".
+        normalise: whether its waveforms are to have mean 0 and variance 1.
+        sizes: where it is other than transformers' configuration of that kind, which is the base model's.
+    """
+
+    kind: str
+    normalise: bool = True
+    sizes: dict[str, Any] = field(default_factory=dict)
+
+
+SHAPES = {
+    "wav2vec2-base": Shape("wav2vec2"),
+    "wav2vec2-large": Shape("wav2vec2", sizes=_LARGE),
+    "wav2vec2-large-lv60": Shape("wav2vec2", sizes=_LARGE | _STABLE),
+    "hubert-base-ls960": Shape("hubert"),
+    "wavlm-base-plus": Shape("wavlm", normalise=False),
+    "wav2vec2-small": Shape("wav2vec2", sizes=_SMALL),
+    "wav2vec2-tiny": Shape("wav2vec2", sizes=_TINY),
+    "hubert-tiny": Shape("hubert", sizes=_TINY | _STABLE),
+    "wavlm-tiny": Shape("wavlm", normalise=False, sizes=_TINY),
+}
+"""94 M parameters (base), 315 M (large), 4 M (small) and 11 k (tiny)."""
+
+
+def shape_of(name: str) -> Shape:
+    """The shape that "random:..." names.
+
+    Raises:
+        BadInput: there is none of that name.
+    """
+    try:
+        return SHAPES[name.removeprefix(PREFIX)]
+    except KeyError:
+        known = ", ".join(PREFIX + shape for shape in SHAPES)
+        raise BadInput(f'model.name = "{name}": no such shape; known are {known}') from None

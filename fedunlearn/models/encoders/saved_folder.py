@@ -1,0 +1,219 @@
+"""What a folder saved by transformers holds, read without loading a weight."""
+
+import hashlib
+import json
+import shlex
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from fedunlearn.audio import SAMPLE_RATE
+from fedunlearn.errors import BadInput
+
+KINDS = ("wav2vec2", "hubert", "wavlm")
+"""transformers' ``model_type`` of the encoders that can be used."""
+_FLOATS = {"F16", "BF16", "F32", "F64"}
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
+_LFS = b"version https://git-lfs"
+
+
+@dataclass(frozen=True)
+class SavedFolder:
+    """An encoder on disk whose files fit together as far as can be said without loading it.
+
+    Attributes:
+        kind: one of ``KINDS``.
+        layers: L, transformer layers.
+        hidden: H, their width.
+        normalise: whether its waveforms are to have mean 0 and variance 1.
+        names: of all weights in its files.
+        sha256: digest of configuration, normalisation and weights.
+    """
+
+    kind: str
+    layers: int
+    hidden: int
+    normalise: bool
+    names: frozenset[str]
+    sha256: str
+
+
+def read_folder(folder: Path, source: str) -> SavedFolder:
+    """Look through a folder.
+
+    Unchanged files are read once a process.
+
+    Args:
+        folder: absolute.
+        source: what it was asked for as: that folder or a published name.
+
+    Raises:
+        BadInput: a file is missing, unreadable, corrupt, or not of a speech encoder at 16 kHz.
+    """
+    try:
+        files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
+        stamps = tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+        return _read(folder, source, stamps)
+    except OSError as error:
+        raise BadInput(f"{error.filename or folder}: cannot be read ({error.strerror or error})") from error
+
+
+@lru_cache(maxsize=8)
+def _read(folder: Path, source: str, stamps: tuple[tuple[str, int, int], ...]) -> SavedFolder:
+    config = _config(folder)
+    kind, normalise = _kind(folder, config), _normalise(folder)
+    weights = _weights(folder, source)
+    return SavedFolder(
+        kind,
+        _size(folder, config, "num_hidden_layers", 12),
+        _size(folder, config, "hidden_size", 768),
+        normalise,
+        frozenset().union(*(_names(path) for path in weights)),
+        _digest((folder / "config.json", *weights), normalise),
+    )
+
+
+# ---- configuration ---------------------------------------------------------------------------------------
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if (folder / "adapter_config.json").is_file():
+        raise BadInput(f"{folder}: holds adapters; merge them into their encoder and save that elsewhere")
+    if path.is_file():
+        return _json(path)
+    raise BadInput(
+        f"{folder}: no config.json; an encoder's folder, as transformers' save_pretrained writes it, "
+        "holds config.json, preprocessor_config.json and model.safetensors"
+    )
+
+
+def _kind(folder: Path, config: dict[str, Any]) -> str:
+    path, kind = folder / "config.json", config.get("model_type")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise BadInput(
+            f"{path}: model_type is {json.dumps(kind)}; give a speech encoder, one of {', '.join(KINDS)}"
+        )
+    if config.get("quantization_config") is not None:
+        raise BadInput(f"{path}: the weights are quantised; give the encoder they were made from")
+    if config.get("add_adapter"):
+        raise BadInput(
+            f"{path}: add_adapter is set, but an encoder is used without one; give its pre-trained form"
+        )
+    return kind
+
+
+def _size(folder: Path, config: dict[str, Any], key: str, usual: int) -> int:
+    value = config.get(key, usual)
+    if type(value) is not int or value < 1:
+        raise BadInput(
+            f"{folder / 'config.json'}: {key} must be a whole number >= 1 (got {json.dumps(value)})"
+        )
+    return value
+
+
+def _normalise(folder: Path) -> bool:
+    """``do_normalize`` of the feature extractor, which is looked for where transformers looks for it."""
+    path = folder / "processor_config.json"
+    settings = _json(path).get("feature_extractor") if path.is_file() else None
+    if not isinstance(settings, dict):
+        path = folder / "preprocessor_config.json"
+        if not path.is_file():
+            raise BadInput(
+                f"{path}: missing; it says how the encoder's waveforms were prepared; copy it from where the "
+                "encoder came from, or save its feature extractor there"
+            )
+        settings = _json(path)
+    usual = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "feature_size": 1, "do_normalize": True}
+    found = {key: settings.get(key, value) for key, value in usual.items()}
+    if found["feature_extractor_type"] != usual["feature_extractor_type"] or found["feature_size"] != 1:
+        raise BadInput(
+            f"{path}: a speech encoder hears one waveform: feature_extractor_type Wav2Vec2FeatureExtractor, "
+            f"feature_size 1 (got {found['feature_extractor_type']}, {found['feature_size']})"
+        )
+    rate = settings.get("sampling_rate", SAMPLE_RATE)
+    if rate != SAMPLE_RATE:
+        raise BadInput(f"{path}: sampling_rate is {rate} Hz; only encoders of {SAMPLE_RATE} Hz can be used")
+    if not isinstance(found["do_normalize"], bool):
+        raise BadInput(
+            f"{path}: do_normalize must be true or false (got {json.dumps(found['do_normalize'])})"
+        )
+    return found["do_normalize"]
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: is not JSON ({error}); fetch or save it again") from error
+    if not isinstance(content, dict):
+        raise BadInput(f"{path}: holds no JSON object; fetch or save it again")
+    return content
+
+
+# ---- weights ---------------------------------------------------------------------------------------------
+
+
+def _weights(folder: Path, source: str) -> tuple[Path, ...]:
+    """The files of the weights, by name; one, or shards."""
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.is_file():
+        return (whole,)
+    if not index.is_file():
+        pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+        if pickles:
+            raise BadInput(
+                f"{folder}: its weights are in {pickles[0]}, which can run code and is not opened here; if you "
+                f"trust it, make a folder with safetensors and give that as --model: {conversion(source)}"
+            )
+        raise BadInput(f"{folder}: no model.safetensors; put the encoder's weights there")
+    of_weight = _json(index).get("weight_map")
+    if not isinstance(of_weight, dict) or not of_weight:
+        raise BadInput(f"{index}: names no files of weights (weight_map); fetch or save it again")
+    shards = sorted({str(name) for name in of_weight.values()})
+    for name in shards:
+        if Path(name).name != name or not (folder / name).is_file():
+            raise BadInput(f"{index}: names {name}, which is not in the folder; fetch it too")
+    return tuple(folder / name for name in shards)
+
+
+def conversion(source: str) -> str:
+    """The command that makes safetensors of a pickle: in its folder, or, published, in a new folder."""
+    here = Path(source).expanduser()
+    origin, target = (str(here), str(here)) if here.is_dir() else (source, source.rpartition("/")[2])
+    return (
+        'python -c "import sys; from transformers import AutoFeatureExtractor as F, AutoModel as M; '
+        '[auto.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2]) for auto in (F, M)]" '
+        + shlex.join((origin, target))
+    )
+
+
+def _names(path: Path) -> frozenset[str]:
+    """Of the weights in a file, having looked at its header."""
+    with path.open("rb") as file:
+        if file.read(len(_LFS)) == _LFS:
+            raise BadInput(f"{path}: only stands for the weights; fetch them with: git lfs pull")
+    try:
+        with safe_open(path, "numpy") as weights:
+            types = {name: weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise BadInput(f"{path}: cut short or corrupt ({error}); fetch or save it again") from error
+    odd = sorted(name for name, kind in types.items() if kind not in _FLOATS)
+    if odd:
+        raise BadInput(
+            f"{path}: {odd[0]} is of type {types[odd[0]]}; quantised weights cannot be used, only those they "
+            "were made from"
+        )
+    return frozenset(types)
+
+
+def _digest(files: tuple[Path, ...], normalise: bool) -> str:
+    """SHA-256 over the SHA-256 of each file, and over what else changes what the encoder gives."""
+    whole = hashlib.sha256(f"do_normalize {normalise}".encode())
+    for path in files:
+        with path.open("rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()

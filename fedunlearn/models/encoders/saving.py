@@ -1,0 +1,192 @@
+"""The trained model as an ordinary transformers folder, which needs nothing of this package."""
+
+import copy
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedunlearn.audio import SAMPLE_RATE
+from fedunlearn.errors import BadInput
+from fedunlearn.models.encoders.model import EncoderModel
+from fedunlearn.run_folder import write_atomically
+
+
+class Head(NamedTuple):
+    """What stands between the layers' means and the classifier in a transformers model, which has no norm.
+
+    Attributes:
+        layer_weights: [L + 1], before the softmax.
+        weight, bias: of the projector, [P, H] and [P].
+    """
+
+    layer_weights: Tensor
+    weight: Tensor
+    bias: Tensor
+
+
+def fold(mean: Tensor, of_layer: Tensor, of_width: Tensor, head: Head) -> Head:
+    """A head that gives of raw layer means what ``head`` gives of standardised ones.
+
+    With p = softmax(layer_weights), a = of_layer, b = of_width and x_l the mean of layer l, ``head`` sees
+    z = sum_l p_l (x_l - mean_l) / (a_l b). Now p_l / a_l = Z softmax(log p - log a)_l with
+    Z = sum_l p_l / a_l, so that Z and 1 / b go into the projector's columns, and the means into its bias.
+
+    Args:
+        mean: [L + 1, H]; of_layer: [L + 1], > 0; of_width: [H], > 0. head: as trained.
+
+    Returns:
+        in float32, worked out in float64
+    """
+    mean, of_layer, of_width = mean.double(), of_layer.double(), of_width.double()
+    logs = head.layer_weights.detach().double().log_softmax(0) - of_layer.log()
+    shares = logs.exp()
+    by_width = head.weight.detach().double() / of_width
+    bias = head.bias.detach().double() - by_width @ (shares @ mean)
+    return Head(logs.float(), (by_width * shares.sum()).float(), bias.float())
+
+
+def save_model(model: EncoderModel, emotions: Sequence[str], folder: Path, card: str) -> None:
+    """Write a folder that ``AutoModelForAudioClassification`` and ``AutoFeatureExtractor`` load.
+
+    It holds config.json, model.safetensors, preprocessor_config.json and README.md. Adapters are merged into
+    the weights they adapt, and the normalisation into the head; the model itself stays as it is. The folder
+    appears whole or not at all.
+
+    Args:
+        model: as trained. emotions: of its C classes, in their order. folder: new, or empty.
+        card: the model card, Markdown.
+
+    Raises:
+        BadInput: the folder holds something, or cannot be made.
+        ValueError: not one emotion a class.
+    """
+    if len(set(emotions)) != model.classes or len(emotions) != model.classes:
+        raise ValueError(
+            f"{model.classes} classes need as many different emotions (got {', '.join(emotions)})"
+        )
+    check_folder(folder)
+    whole = _classifier(model, emotions)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        unfinished.mkdir()
+        with _no_progress_bar():
+            whole.save_pretrained(unfinished)
+        _extractor(model).save_pretrained(unfinished)
+        write_atomically(unfinished / "README.md", card)
+        if folder.exists():
+            folder.rmdir()
+        unfinished.rename(folder)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def check_folder(folder: Path) -> None:
+    """See that a model can be saved there, without making anything.
+
+    Raises:
+        BadInput: it holds something already, or cannot be written.
+    """
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise BadInput(f"{folder}: is not an empty folder; name another, or remove it first")
+        nearest = next(p for p in folder.absolute().parents if p.exists())
+    except OSError as error:
+        raise BadInput(f"{folder}: cannot be written ({error.strerror})") from error
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise BadInput(f"{folder}: cannot be written ({nearest} is no folder, or not yours to write)")
+
+
+def _classifier(model: EncoderModel, emotions: Sequence[str]) -> Any:
+    """The model as transformers has it; what is not adapted shares its tensors with ``model``."""
+    from transformers import AutoModelForAudioClassification
+
+    build: Any = AutoModelForAudioClassification.from_config
+    encoder = model.pretrained if model.trains == "head" else model.encoder
+    if model.trains == "lora":
+        encoder = _merged(encoder)
+    config = copy.deepcopy(encoder.config)
+    config.update(
+        {
+            "name_or_path": "",  # else the user's own folder stands in it
+            "id2label": dict(enumerate(emotions)),
+            "label2id": {emotion: label for label, emotion in enumerate(emotions)},
+            "use_weighted_layer_sum": True,
+            "classifier_proj_size": model.projector.out_features,
+            "fedunlearn": _origin(model),
+        }
+    )
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        whole = build(config)
+    setattr(whole, whole.base_model_prefix, encoder)
+    trained = Head(model.layer_weights, model.projector.weight, model.projector.bias)
+    mean = model.norm.mean.view(model.layers, model.hidden)
+    head = fold(mean, *model.scales(), trained)
+    for part, name, value in (
+        (whole, "layer_weights", head.layer_weights),
+        (whole.projector, "weight", head.weight),
+        (whole.projector, "bias", head.bias),
+        (whole.classifier, "weight", model.classifier.weight),
+        (whole.classifier, "bias", model.classifier.bias),
+    ):
+        setattr(part, name, torch.nn.Parameter(value.detach()))
+    return whole
+
+
+def _merged(encoder: Any) -> Any:
+    """A copy, with its adapters added into the weights that they adapt."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    copied = copy.deepcopy(encoder)
+    adapted = [name for name, part in copied.named_modules() if isinstance(part, BaseTunerLayer)]
+    for name in adapted:
+        layer = copied.get_submodule(name)
+        layer.merge()
+        copied.set_submodule(name, layer.get_base_layer())
+    return copied
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    from transformers.utils import logging as found
+
+    logging: Any = found
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _extractor(model: EncoderModel) -> Any:
+    from transformers import Wav2Vec2FeatureExtractor
+
+    extractor: Any = Wav2Vec2FeatureExtractor
+    return extractor(
+        feature_size=1,
+        sampling_rate=SAMPLE_RATE,
+        padding_value=0.0,
+        do_normalize=model.checkpoint.normalise,
+        return_attention_mask=True,
+    )
+
+
+def _origin(model: EncoderModel) -> dict[str, Any]:
+    """What the model was made from, for its config.json; of a folder of the user's its name alone."""
+    checkpoint = model.checkpoint
+    own = checkpoint.folder is not None and Path(checkpoint.name).expanduser().is_dir()
+    return {
+        "made_from": checkpoint.folder.name if checkpoint.folder and own else checkpoint.name,
+        "sha256": checkpoint.sha256,
+        "random_weights": checkpoint.is_random,
+        "trained": model.trains,
+    }
