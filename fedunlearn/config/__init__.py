@@ -240,6 +240,15 @@ class Config(Settings):
         return self
 
     @model_validator(mode="after")
+    def _attack_fits(self) -> Self:
+        if self.model.is_encoder and self.unlearning.l2ul.attack.domain == "log-mel":
+            raise ValueError(
+                "unlearning.l2ul.attack.domain: a speech encoder hears no log-mel frames; "
+                'take "feature" or "waveform"'
+            )
+        return self
+
+    @model_validator(mode="after")
     def _attackers_exist(self) -> Self:
         clients = self.partition.clients
         strangers = [c for c in self.attackers.clients if c >= clients]
