@@ -1,7 +1,7 @@
 """Decoded recordings, and what follows from them alone: several runs on the same speech may share it."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
@@ -21,10 +21,21 @@ class Speech:
         self._features: dict[str, dict[str, Tensor]] = {}
         self._digests: dict[str, str] = {}
 
-    def features(self, model: EmotionModel) -> Mapping[str, Tensor]:
-        """id -> derived features [T, D]: the same bits as ``model.features_of`` gives on a device."""
+    def features(
+        self, model: EmotionModel, advance: Callable[[], None] | None = None
+    ) -> Mapping[str, Tensor]:
+        """id -> derived features [T, D]: the same bits as ``model.features_of`` gives on a device.
+
+        Args:
+            advance: called once a recording, where they are not known yet.
+        """
         if model.feature_name not in self._features:
-            self._features[model.feature_name] = {i: model.features_of(pcm) for i, pcm in self.pcm.items()}
+            made = {}
+            for utterance, pcm in self.pcm.items():
+                made[utterance] = model.features_of(pcm)
+                if advance:
+                    advance()
+            self._features[model.feature_name] = made
         return self._features[model.feature_name]
 
     def digest(self, utterance: str) -> str:

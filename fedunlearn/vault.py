@@ -137,7 +137,7 @@ class Vault:
         return ForgetSet(self.examples(ids, model), waveform, samples)
 
     def derive(self, model: EmotionModel) -> None:
-        """Compute and store the features of all utterances, unless they are stored already, or need not be."""
+        """Compute and store the features of all utterances, unless they are there or need not be."""
         if not model.stores_features or self._stored_features(model) is not None or not self.entries:
             return
         with alone_in(self.folder):

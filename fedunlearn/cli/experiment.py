@@ -25,6 +25,10 @@ _METHOD_HELP = (
     "boundary-shrink, delete, amun-forget, pga, salun. Controls: none, destroy. See more than the forget "
     "set, upper references: fine-tune, neggrad-plus, scrub, not, fed-eraser, retrained."
 )
+_MODEL_HELP = (
+    "functionals, cnn, or a speech encoder: a folder as transformers saves it, a name such as "
+    "facebook/wav2vec2-base, or random:wav2vec2-base to measure times (model.name)."
+)
 _CONFIG_HELP = "A complete experiment, such as configs/ravdess.toml; without it, generated speech."
 
 
@@ -32,7 +36,7 @@ def run(
     config: Annotated[Path | None, typer.Option(help=_CONFIG_HELP)] = None,
     corpus: Annotated[str | None, typer.Option(help="Which corpus (corpus.name).")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the corpus; only read (corpus.path).")] = None,
-    model: Annotated[str | None, typer.Option(help="functionals or cnn (model.name).")] = None,
+    model: Annotated[str | None, typer.Option(help=_MODEL_HELP)] = None,
     method: Annotated[str | None, typer.Option(help=_METHOD_HELP)] = None,
     clients: Annotated[int | None, typer.Option(help="Devices (partition.clients).")] = None,
     rounds: Annotated[int | None, typer.Option(help="Ordinary rounds (training.rounds).")] = None,

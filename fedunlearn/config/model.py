@@ -35,7 +35,7 @@ class EncoderSettings(Settings):
     trains: Annotated[str, Field(pattern=r"^(head|lora|all|top:[1-9][0-9]*)$")] = "head"
     projection: AtLeastOne = 256
     lora_rank: AtLeastOne = 8
-    lora_alpha: Positive = 16.0
+    lora_alpha: AtLeastOne = 16
     seconds_at_once: Positive = 30.0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     gpu_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0

@@ -10,7 +10,7 @@ verify). Where a message says so, requested utterances are left out before they 
 import copy
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from time import thread_time
 from typing import Any
@@ -20,6 +20,7 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedunlearn import config as configuration
+from fedunlearn.config import ModelSettings
 from fedunlearn.deletion import RequestBook, State, answer, raise_due
 from fedunlearn.examples import Examples
 from fedunlearn.federation.local_work import (
@@ -57,7 +58,7 @@ class Device:
         self.run, self._stamp = run, _stamp(run)
         self.config = configuration.load(run.config)
         self.vault = Vault(run.vault(client))
-        self.model = build_model(self.config.model, self.vault.classes, rng_for(0, "template"))
+        self.model = _recogniser(self.config.model, self.vault.classes)
         self._examples: dict[Split, Examples] = {}
 
     @property
@@ -99,6 +100,12 @@ class Device:
     def forget_caches(self) -> None:
         """Drop everything in memory that came from audio."""
         self._examples.clear()
+
+
+@lru_cache(maxsize=4)
+def _recogniser(settings: ModelSettings, classes: int) -> EmotionModel:
+    """The one model of a process, for all its devices: whoever is asked loads the message's weights first."""
+    return build_model(settings, classes, rng_for(0, "template"))
 
 
 class DeviceFailed(Exception):

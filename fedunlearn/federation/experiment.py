@@ -274,7 +274,16 @@ class Experiment:
         return {r.id: r.client for r in reversed(list(self.standing.requests.values()))}
 
     def _frame(self, books: Mapping[Key, DeletionRequest]) -> dict[str, Any]:
-        return assemble.frame(self.config, self.corpus, self.partition, self.standing, books, self.run.ledger)
+        told = (
+            self.config,
+            self.corpus,
+            self.partition,
+            self.standing,
+            books,
+            self.run.ledger,
+            self.template,
+        )
+        return assemble.frame(*told)
 
     # ---- watching (server.Observer) ------------------------------------------------------------------
 

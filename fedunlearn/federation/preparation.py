@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from fedunlearn.federation.progress import Progress
 from fedunlearn.federation.resume import Shelf, differences
 from fedunlearn.federation.standing import trained_names
 from fedunlearn.ledger import DamagedLedger, LedgerReader
-from fedunlearn.models import build_model
+from fedunlearn.models import build_model, resolved
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition, deal, recorded_later
 from fedunlearn.run_folder import RunFolder, write_atomically
@@ -35,7 +36,7 @@ Heard = tuple[Corpus, Speech]
 
 
 def resolve(config: Config) -> Config:
-    """Fill in what follows from the rest: whole paths; a generated speaker for each client."""
+    """Fill in what follows from the rest: whole paths, a generated speaker for each client, which encoder."""
     corpus = config.corpus
     if corpus.path:
         corpus = corpus.model_copy(update={"path": str(Path(corpus.path).expanduser().absolute())})
@@ -46,7 +47,10 @@ def resolve(config: Config) -> Config:
     if availability.trace:
         trace = str(Path(availability.trace).expanduser().absolute())
         availability = availability.model_copy(update={"trace": trace})
-    return config.model_copy(update={"corpus": corpus, "availability": availability})
+    model = config.model
+    with suppress(BadInput):  # ``check`` says what is wrong with it, and all else that is
+        model = resolved(model)
+    return config.model_copy(update={"corpus": corpus, "availability": availability, "model": model})
 
 
 def read_speech(config: Config, corpus: Corpus | None = None) -> tuple[Corpus, Partition]:
@@ -73,6 +77,7 @@ def check(config: Config, out: Path, cache: Path, corpus: Corpus | None = None) 
     """
     problems = [
         *_problems(lambda: method_named(config.unlearning.method)),
+        *_problems(lambda: resolved(config.model)),
         *_problems(lambda: read_speech(config, corpus)),
         *_problems(lambda: Availability(config.availability, config.seed, config.partition.clients)),
     ]
@@ -170,11 +175,11 @@ def prepare(
         corpus, partition = read_speech(config, corpus)
         template = build_model(config.model, len(corpus.emotions), rng_for(config.seed, "template"))
         later = recorded_later(partition, config.partition, config.seed)
+        judge = _judge(config, corpus, partition, speech, template, progress)
         _fill_vaults(run, corpus, partition, speech, template, untouched, later)
         for file, wish in waiting.items():
             file.parent.mkdir(exist_ok=True)
             write_atomically(file, wish)
-        judge = Judge(partition, speech, corpus.emotions, template, config.seed, config.evaluation.bootstrap)
         return Experiment(config, run, corpus, partition, judge, template, ReferenceCache(cache), progress)
     except BaseException:
         run.unlock()
@@ -229,7 +234,7 @@ def _take_up(
     corpus, speech = heard or listen(config, progress)
     corpus, partition = read_speech(config, corpus)
     template = build_model(config.model, len(corpus.emotions), rng_for(config.seed, "template"))
-    judge = Judge(partition, speech, corpus.emotions, template, config.seed, config.evaluation.bootstrap)
+    judge = _judge(config, corpus, partition, speech, template, progress)
     shelf = Shelf(run.standings, config, judge.content_of([]))
     standing, damaged = shelf.latest(trained_names(template))
     for line in damaged:
@@ -242,6 +247,15 @@ def _take_up(
     return Experiment(
         config, run, corpus, partition, judge, template, ReferenceCache(cache), progress, standing
     )
+
+
+def _judge(
+    config: Config, corpus: Corpus, partition: Partition, speech: Speech, template: EmotionModel,
+    progress: Progress,
+) -> Judge:  # fmt: skip
+    with progress.task("Deriving features", len(speech.pcm)) as advance:
+        speech.features(template, advance)
+    return Judge(partition, speech, corpus.emotions, template, config.seed, config.evaluation.bootstrap)
 
 
 def _fill_vaults(

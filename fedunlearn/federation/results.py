@@ -14,13 +14,14 @@ from fedunlearn.federation.exchange import Fault
 from fedunlearn.federation.requests import Key, ServedRequest
 from fedunlearn.federation.standing import Standing
 from fedunlearn.ledger import LedgerReader
+from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition
 from fedunlearn.unlearning import method_named
 from fedunlearn.unlearning.contract import MethodCard
 from fedunlearn.unlearning.upper_reference import ReferenceCard
 
 SCHEMA = "fedunlearn/results/1"
-_VERSIONED = ("fedunlearn", "torch", "torchaudio", "flwr", "ray", "numpy")
+_VERSIONED = ("fedunlearn", "torch", "torchaudio", "transformers", "flwr", "ray", "numpy")
 Row = Mapping[str, Any]
 
 
@@ -35,7 +36,8 @@ def about_method(card: MethodCard | ReferenceCard) -> dict[str, str]:
 
 
 def frame(config: Config, corpus: Corpus, partition: Partition, standing: Standing,
-          books: Mapping[Key, DeletionRequest], ledger: Path) -> dict[str, Any]:  # fmt: skip
+          books: Mapping[Key, DeletionRequest], ledger: Path,
+          model: EmotionModel) -> dict[str, Any]:  # fmt: skip
     """What there is to say of every run, however it ended."""
     attackers = config.attackers
     with LedgerReader(ledger) as reader:
@@ -55,6 +57,7 @@ def frame(config: Config, corpus: Corpus, partition: Partition, standing: Standi
             "unseen_speakers": len({u.speaker for u in partition.unseen}),
             "warnings": list(corpus.warnings),
         },
+        "model": model.about(),
         "requests": request_rows(standing.requests.values(), books, standing.faults),
         "cost": {phase: cost.as_dict() for phase, cost in standing.costs.items()},
         "guard": standing.guarded,

@@ -49,7 +49,7 @@ class Rounds:
     def start(self, initial: Mapping[str, Tensor], phase: str) -> GlobalModel:
         """Round 0: normalisation constants from all clients' moments, averaged by frames."""
         occasion = Occasion(0, "calibrate", self._standing.costs[phase])
-        dims = self._template.dims
+        dims = len(self._template.norm.mean)
         like = {name: torch.zeros(dims, dtype=torch.float64) for name in ("mean", "mean_square")}
         replies = self._clients.ask(
             "train.calibrate",

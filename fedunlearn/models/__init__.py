@@ -1,12 +1,37 @@
 """The emotion recognisers, and the one place that makes one from its settings."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
 from fedunlearn.config import ModelSettings
 from fedunlearn.models.contract import EmotionModel, Standardise
 
-__all__ = ["EmotionModel", "Standardise", "build_model"]
+__all__ = ["EmotionModel", "Standardise", "build_model", "resolved"]
+
+
+def resolved(settings: ModelSettings) -> ModelSettings:
+    """The settings with nothing left open: an encoder's whole path, its digest, its device and precision.
+
+    Weights that are named as on the Hugging Face hub and are not on this machine are fetched.
+
+    Raises:
+        BadInput: the encoder cannot be had, is another than its digest says, or asks for a missing device.
+    """
+    if not settings.is_encoder:
+        return settings
+    from fedunlearn.models.encoders.checkpoint import check_digest, check_trains, locate
+    from fedunlearn.models.encoders.devices import choose
+
+    checkpoint, chosen = locate(settings.name, download=True), settings.encoder
+    check_digest(checkpoint, chosen.sha256)
+    check_trains(checkpoint, chosen.trains)
+    device, precision = choose(chosen.device, chosen.precision)
+    whole = {"sha256": checkpoint.sha256, "device": device, "precision": precision}
+    folder = Path(settings.name).expanduser()
+    name = str(folder.absolute()) if folder.is_dir() else settings.name
+    return settings.model_copy(update={"name": name, "encoder": chosen.model_copy(update=whole)})
 
 
 def build_model(

@@ -1,6 +1,7 @@
 """What every emotion model offers, so that training, unlearning and attacks need not know which it is."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +76,17 @@ class EmotionModel(nn.Module, ABC):
         Models make their layers in the order in which features pass through them.
         """
         return next(name for name, p in self.named_parameters() if p.requires_grad and p.dim() > 1)
+
+    def about(self) -> dict[str, Any]:
+        """What the results say of the recogniser itself.
+
+        Returns:
+            weights: what training starts from, "from nothing", "pre-trained" or "random"; parameters: all of
+            them; travels: values in a message. An encoder says more.
+        """
+        travels = sum(value.numel() for value in self.state_dict().values())
+        parameters = sum(p.numel() for p in self.parameters())
+        return {"weights": "from nothing", "parameters": parameters, "travels": travels}
 
     @abstractmethod
     def derive(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:

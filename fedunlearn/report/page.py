@@ -1,7 +1,7 @@
 """The page: results in, ``report.html`` out. Nothing but ``results.json`` is read."""
 
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import tomli_w
@@ -191,10 +191,22 @@ def _kicker(results: Mapping[str, Any]) -> list[str]:
         f"{count(at(corpus, 'clients'))} clients",
         f"{count(at(config, 'training', 'rounds'))} rounds of learning",
         f"method {said}, {seen or 'updates joined by ' + plain(at(config, 'unlearning', 'aggregation'))}",
-        f"model {plain(at(config, 'model', 'name'))}",
+        _recogniser(results),
         f"seed {plain(at(results, 'seed'))}",
         *filter(None, [liars(results)]),
     ]
+
+
+def _recogniser(results: Mapping[str, Any]) -> str:
+    name, model = plain(at(results, "config", "model", "name")), at(results, "model")
+    if not at(model, "trains"):
+        return f"model {name}"
+    pretrained = at(model, "weights") != "random"
+    weights = (
+        "pre-trained" if pretrained else "RANDOM WEIGHTS: of times and sizes only, no result about speech"
+    )
+    trained = f"training {plain(at(model, 'trains'))}, {count(at(model, 'travels'))} values travel"
+    return f"model {PurePath(name).name} ({weights}), {trained}"
 
 
 def _target(results: Mapping[str, Any]) -> str:

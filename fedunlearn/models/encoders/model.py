@@ -2,8 +2,8 @@
 
 The head is that of the SUPERB benchmark (Yang et al. 2021, arXiv 2105.01051), as transformers'
 ``...ForSequenceClassification`` has it: a softmax-weighted sum of all layers, a projection, the mean over the
-true frames, a linear classifier. As all of it is linear but the weights, the mean can be taken first, which is
-why a frozen encoder needs to listen to an utterance only once.
+true frames, a linear classifier. Nothing in there stands between the layers and the mean but sums, so the mean
+can be taken first, which is why a frozen encoder needs to listen to an utterance only once.
 """
 
 import copy
@@ -133,7 +133,7 @@ class EncoderModel(EmotionModel):
 
     # ---- what travels ------------------------------------------------------------------------------------
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """What travels, in the order of the modules; on the CPU."""
         whole = super().state_dict(*args, **kwargs)
         return {name: value.cpu() for name, value in whole.items() if name in self._travels}
@@ -152,6 +152,20 @@ class EncoderModel(EmotionModel):
         memo[id(self)] = copied = type(self).__new__(type(self))
         copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return copied
+
+    def about(self) -> dict[str, Any]:
+        """Beside what every recogniser says: kind, sha256, what trains, device and precision."""
+        said = super().about()
+        if self.trains == "head":
+            said["parameters"] += sum(p.numel() for p in self._listener.encoder.parameters())
+        return said | {
+            "weights": "random" if self.checkpoint.is_random else "pre-trained",
+            "kind": self.checkpoint.kind,
+            "sha256": self.checkpoint.sha256,
+            "trains": self.trains,
+            "device": self.device,
+            "precision": "bfloat16" if self._bfloat16 else "float32",
+        }
 
     # ---- features ----------------------------------------------------------------------------------------
 
@@ -189,7 +203,7 @@ class EncoderModel(EmotionModel):
     def classify(self, features: Tensor, frames: Tensor) -> Tensor:
         """Features [B, T, D] with true lengths [B] -> logits [B, C]."""
         if self.trains == "head":
-            means = features[:, 0].unflatten(1, (self.layers, self.hidden))
+            means = features[:, 0].reshape(-1, self.layers, self.hidden)
         else:
             means = self._layer_means(self.encoder, features[:, :, 0], frames)
         of_layer, of_width = self.scales()
