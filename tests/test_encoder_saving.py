@@ -27,11 +27,11 @@ LENGTHS = (400, 4000, 7321)
 """samples: the shortest that gives a frame, and two that no stride divides"""
 
 
-def trained(folder: Path, trains: str, **settings: Any) -> EncoderModel:
+def trained(folder: Path, trains: str, classes: int = len(EMOTIONS)) -> EncoderModel:
     """A model in which everything that travels has moved: no weight, mean or scale is as it began."""
     encoder = {"trains": trains, "projection": 5, "device": "cpu", "precision": "float32"}
-    chosen = ModelSettings.model_validate({"name": str(folder), "encoder": encoder | settings})
-    model = build_model(chosen, len(EMOTIONS), torch.Generator().manual_seed(1))
+    chosen = ModelSettings.model_validate({"name": str(folder), "encoder": encoder})
+    model = build_model(chosen, classes, torch.Generator().manual_seed(1))
     assert isinstance(model, EncoderModel)
     rng = torch.Generator().manual_seed(5)
     moved = {k: v + 0.3 * torch.randn(v.shape, generator=rng) for k, v in model.state_dict().items()}
