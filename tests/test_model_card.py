@@ -140,7 +140,11 @@ def test_random_weights_are_called_so_first_of_all() -> None:
 
 
 def test_an_upper_reference_is_called_one() -> None:
+    """And learning anew, alone, works out anew what the speech is like on average."""
     results = encoder_results()
+    assert "not worked out anew" in model_card(results)
+    results["config"]["unlearning"]["method"] = "retrained"
+    assert "not worked out anew" not in model_card(results)
     results["unlearning"] |= {"method": "scrub", "sees": "retain"}
     assert "it sees: the retain sets — an upper reference" in model_card(results)
 
