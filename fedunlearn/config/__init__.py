@@ -234,8 +234,17 @@ class Config(Settings):
         heard_once = self.model.is_encoder and self.model.encoder.trains == "head"
         if heard_once and (local.crop_seconds or local.time_mask):
             raise ValueError(
-                "training.local: crop_seconds and time_mask cut the waveform, and an encoder of which the head "
-                'alone trains hears it only once; set them to 0, or model.encoder.trains to "lora"'
+                "training.local: crop_seconds and time_mask cut the waveform, and an encoder of which the "
+                'head alone trains hears it only once; set them to 0, or model.encoder.trains to "lora"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _attack_fits(self) -> Self:
+        if self.model.is_encoder and self.unlearning.l2ul.attack.domain == "log-mel":
+            raise ValueError(
+                "unlearning.l2ul.attack.domain: a speech encoder hears no log-mel frames; "
+                'take "feature" or "waveform"'
             )
         return self
 
