@@ -101,7 +101,7 @@ def load(checkpoint: Checkpoint) -> Any:
     Raises:
         BadInput: weights are missing, too many, of the wrong shape, or not finite.
     """
-    with torch.random.fork_rng(devices=[]), _quietly():
+    with torch.random.fork_rng(devices=[]), quietly():
         encoder = _drawn(checkpoint) if checkpoint.folder is None else _read(checkpoint, checkpoint.folder)
     return encoder.eval().requires_grad_(False)
 
@@ -230,7 +230,7 @@ def _some(names: Any) -> str:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Inside, transformers shows no bars and says nothing but errors."""
     from transformers.utils import logging
 
