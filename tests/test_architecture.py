@@ -27,7 +27,7 @@ ROOMS = (
     ("federation.projection",),
     ("federation.aggregation", "federation.exchange", "federation.requests"),
     ("federation.scalars", "federation.standing", "federation.observer"),
-    ("federation.guard", "federation.attackers", "federation.workers"),
+    ("federation.guard", "federation.attackers", "federation.workers", "federation.accelerator"),
     ("federation.joining", "federation.local_work"),
     ("federation.rounds", "federation.unlearn_step", "federation.desk", "federation.resume"),
     ("federation.server", "federation.client", "federation.progress"),

@@ -8,7 +8,7 @@ where the judge listens, is such a process too, and it is the one that measures.
 import gc
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -86,23 +86,27 @@ def divide(need: int, free: int, total: int, workers: int, share: float = 0.0) -
     if share:
         if share * total <= CONTEXT:
             raise RunFailed(
-                f"model.encoder.gpu_share = {share:g} is {_gib(share * total)} of this GPU, less than CUDA itself "
-                f"takes of it ({_gib(CONTEXT)}); raise it, or set it to 0 to have it measured"
+                f"model.encoder.gpu_share = {share:g} is {_gib(share * total)} of this GPU, less than CUDA "
+                f"itself takes of it ({_gib(CONTEXT)}); raise it, or set it to 0 to have it measured"
             )
-        workers = min(workers, math.floor(_RAY_STEP / math.floor(share * _RAY_STEP)))
+        workers = min(workers, _RAY_STEP // _steps(share))
     else:
         each = math.ceil(MARGIN * need) + CONTEXT
         fits = max(0, free) // each
         if not fits:
             raise RunFailed(
-                f"the GPU has {_gib(free)} left for workers of {_gib(total)}, and one needs {_gib(each)}: lower "
-                "model.encoder.seconds_at_once or training.local.batch_size, train less of the encoder, or set "
+                f"the GPU has {_gib(free)} left for workers of {_gib(total)}, and one needs {_gib(each)}: "
+                "lower model.encoder.seconds_at_once, train less of the encoder, or set "
                 'model.encoder.device = "cpu"'
             )
         workers = min(workers, fits)
         share = min(1.0, free / total) / workers
-    share = math.floor(round(share * _RAY_STEP, 6)) / _RAY_STEP
+    share = _steps(share) / _RAY_STEP
     return Sharing(workers, share, max(share - CONTEXT / total, 0.0))
+
+
+def _steps(share: float) -> int:
+    return math.floor(round(share * _RAY_STEP, 6))
 
 
 def left_for_workers(peak: int, cuda: Cuda) -> tuple[int, int]:
@@ -152,12 +156,12 @@ def measure_peak(model: EmotionModel, config: Config, samples: int, cuda: Cuda) 
 
 
 def share_gpu(
-    model: EmotionModel, config: Config, samples: Sequence[int], workers: int, cuda: Cuda = torch.cuda
+    model: EmotionModel, config: Config, longest: Callable[[], int], workers: int, cuda: Cuda = torch.cuda
 ) -> Sharing | None:
     """How Ray's workers share the GPU; None where the model does not live on one.
 
     Args:
-        model: this process's own. samples: lengths of the utterances. workers: wanted.
+        model: this process's own. longest: samples of the longest utterance. workers: wanted.
 
     Raises:
         RunFailed: not even one worker fits beside this process.
@@ -169,11 +173,11 @@ def share_gpu(
         _, total = cuda.mem_get_info()
         return divide(0, total, total, workers, settings.gpu_share)
     try:
-        need = measure_peak(model, config, max(samples), cuda)
+        need = measure_peak(model, config, longest(), cuda)
     except torch.OutOfMemoryError as error:
         raise RunFailed(
-            "the GPU is too small for one training step: lower model.encoder.seconds_at_once, train less of the "
-            'encoder, or set model.encoder.device = "cpu"'
+            "the GPU is too small for one training step: lower model.encoder.seconds_at_once, train less of "
+            'the encoder, or set model.encoder.device = "cpu"'
         ) from error
     return divide(need, *left_for_workers(need, cuda), workers)
 

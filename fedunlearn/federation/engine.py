@@ -9,6 +9,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -23,6 +24,7 @@ from fedunlearn.errors import Interrupted, RunFailed
 from fedunlearn.federation.accelerator import Sharing, share_gpu, workers_limited
 from fedunlearn.federation.client import make_client_app
 from fedunlearn.federation.experiment import Experiment
+from fedunlearn.vault_index import Index
 
 _CLIENT_FAILED = 3
 _LIVES = {"max_restarts": 1000, "max_task_retries": 2}
@@ -52,7 +54,10 @@ def play(experiment: Experiment, mods: Sequence[Any] = ()) -> dict[str, Any]:
             run_inline(*arguments)
         else:
             experiment.engine_folders = ray_folders
-            run_ray(*arguments, gpu=lambda workers: share_gpu(experiment, workers))
+            run_ray(
+                *arguments,
+                gpu=partial(share_gpu, experiment.template, experiment.config, partial(_longest, experiment)),
+            )
     except RunFailed:
         raise
     except (KeyboardInterrupt, SystemExit) as interrupted:  # Ray turns SIGTERM into SystemExit
@@ -67,6 +72,12 @@ def play(experiment: Experiment, mods: Sequence[Any] = ()) -> dict[str, Any]:
     if experiment.results is None:
         raise RunFailed("the server ended without results; see log.txt")
     return experiment.results
+
+
+def _longest(experiment: Experiment) -> int:
+    """Samples of the longest utterance on any device."""
+    folders = [experiment.run.vault(share.client) for share in experiment.partition.clients]
+    return max((entry.samples for folder in folders for entry in Index.read(folder).entries), default=1)
 
 
 def make_server_app(experiment: Experiment) -> ServerApp:

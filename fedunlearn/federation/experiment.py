@@ -264,7 +264,8 @@ class Experiment:
                 {name: states[name] for name in STAGES},
                 self._cache.folder,
                 count,
-                config.evaluation.shadow_workers,
+                # The devices' processes keep their parts of a GPU until the run ends.
+                config.evaluation.shadow_workers if self.template.device == "cpu" else 1,
                 self._progress.step,
                 self.stop,
             )

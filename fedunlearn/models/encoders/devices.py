@@ -73,7 +73,7 @@ def make_ready(device: str, deterministic: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", _SAME_EACH_TIME)  # read when cuBLAS starts
         torch.backends.cudnn.benchmark = False
         # It would also fill all memory before it is written, at the cost of writing it twice.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.use_deterministic_algorithms(True)
 
 
