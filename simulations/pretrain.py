@@ -42,7 +42,7 @@ def pretrain(
     ] = 0,
     generated: Annotated[
         int | None,
-        typer.Option(min=0, max=10_000, help="Speakers to generate [default: 100 without --data, else 0]."),
+        typer.Option(min=0, max=10_000, help="Speakers to generate [default: 200 without --data, else 0]."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 1,
     steps: Annotated[int | None, typer.Option(min=1, help="Batches to learn from.")] = None,
@@ -60,7 +60,7 @@ def pretrain(
             only=_names(only),
             leave_out=_names(leave_out),
             speakers=speakers,
-            generated=generated if generated is not None else 0 if data else 100,
+            generated=generated if generated is not None else 0 if data else 200,
         )
         shape = {"steps": steps, "batch": batch, "lr": lr, "hidden": hidden, "layers": layers}
         return _pretrain(out, kind, choice, seed, {k: v for k, v in shape.items() if v is not None})

@@ -9,6 +9,7 @@ from pathlib import Path
 from fedunlearn.audio import SAMPLE_RATE
 from fedunlearn.errors import BadInput
 from fedunlearn.models.encoders.pretraining import SPAN, Pretrained, Recipe
+from fedunlearn.models.encoders.saving import no_progress_bar
 from fedunlearn.run_folder import RunFolder, write_atomically
 
 _README = """---
@@ -77,7 +78,8 @@ def write(folder: Path, pretrained: Pretrained, recipe: Recipe, sources: Sequenc
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
-        pretrained.encoder.save_pretrained(unfinished)
+        with no_progress_bar():
+            pretrained.encoder.save_pretrained(unfinished)
         transformers.Wav2Vec2FeatureExtractor(
             sampling_rate=SAMPLE_RATE, do_normalize=False, return_attention_mask=True
         ).save_pretrained(unfinished)

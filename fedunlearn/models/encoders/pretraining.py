@@ -8,6 +8,7 @@ onto plain acoustic measures, as in PASE (Pascual et al. 2019, arXiv 1904.03416)
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ class Recipe:
     hidden: int = 128
     layers: int = 3
     heads: int = 4
-    steps: int = 3000
+    steps: int = 4000
     batch: int = 4
     seconds: float = 2.0
     lr: float = 2e-3
@@ -176,7 +177,9 @@ class Objective(nn.Module):
         whole = ((whole - self.whole_mean) / self.whole_std).clamp(-5, 5)
         true = frame_mask(latent_frames(samples), mel.shape[1])
         mask = frame_mask(samples, waveform.shape[1]).long()
-        with _heard_by(encoder) as features:
+        with _heard_by(encoder) as features, warnings.catch_warnings():
+            # WavLM's attention takes its mask as booleans.
+            warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask")
             states = encoder(
                 waveform, attention_mask=mask, mask_time_indices=hidden & true, output_hidden_states=True
             ).hidden_states

@@ -76,7 +76,7 @@ def save_model(model: EncoderModel, emotions: Sequence[str], folder: Path, card:
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         unfinished.mkdir()
-        with _no_progress_bar():
+        with no_progress_bar():
             whole.save_pretrained(unfinished)
         _extractor(model).save_pretrained(unfinished)
         write_atomically(unfinished / "README.md", card)
@@ -154,7 +154,7 @@ def _merged(encoder: Any) -> Any:
 
 
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
+def no_progress_bar() -> Iterator[None]:
     from transformers.utils import logging as found
 
     logging: Any = found
