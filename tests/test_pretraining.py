@@ -126,7 +126,8 @@ def test_what_is_hidden_is_not_seen(speech: list[PCM]) -> None:
     encoder = pretraining.build(TINY, 1)
     hidden = torch.ones(1, 4, dtype=torch.bool)
     told = [
-        encoder(torch.full((1, 1360), level), mask_time_indices=hidden).last_hidden_state for level in (0.1, 0.9)
+        encoder(torch.full((1, 1360), level), mask_time_indices=hidden).last_hidden_state
+        for level in (0.1, 0.9)
     ]
     torch.testing.assert_close(told[0], told[1])
 
@@ -234,7 +235,13 @@ def test_the_readme_says_what_was_heard_and_how(speech: list[PCM], tmp_path: Pat
     trained = pretraining.pretrain(speech, TINY, 4)
     pretrained_folder.write(tmp_path / "encoder", trained, TINY, ["twelve utterances"], 4)
     text = (tmp_path / "encoder" / "README.md").read_text(encoding="utf-8")
-    for said in ("twelve utterances", "Seed 4", "No label", "| lr | 0.002 |", f"| 3 | {trained.curve[-1][1]:.4f} |"):
+    for said in (
+        "twelve utterances",
+        "Seed 4",
+        "No label",
+        "| lr | 0.002 |",
+        f"| 3 | {trained.curve[-1][1]:.4f} |",
+    ):
         assert said in text
 
 
@@ -263,9 +270,15 @@ def test_the_same_command_twice_leaves_the_same_bytes(script: ModuleType, tmp_pa
         (["--data", "{empty}"], "no sound file in it"),
         (["--data", "{recordings}", "--only", "s001"], "name the reader"),
         (["--data", "{recordings}", "--corpus", "tapes"], "--corpus tapes: is not known"),
-        (["--data", "{recordings}", "--corpus", "manifest", "--only", "x"], "has no speaker x; its speakers are"),
+        (
+            ["--data", "{recordings}", "--corpus", "manifest", "--only", "x"],
+            "has no speaker x; its speakers are",
+        ),
         (["--data", "{recordings}", "--corpus", "manifest", "--speakers", "4"], "3 are there to choose from"),
-        (["--data", "{recordings}", "--corpus", "manifest", "--leave-out", "s000,s001,s002"], "leaves no speaker"),
+        (
+            ["--data", "{recordings}", "--corpus", "manifest", "--leave-out", "s000,s001,s002"],
+            "leaves no speaker",
+        ),
     ],
 )
 def test_bad_input_is_one_line_before_anything_is_heard(

@@ -155,6 +155,7 @@ def _merged(encoder: Any) -> Any:
 
 @contextmanager
 def no_progress_bar() -> Iterator[None]:
+    """Inside, transformers draws no bars of its own."""
     from transformers.utils import logging as found
 
     logging: Any = found
