@@ -92,6 +92,8 @@ class RunFolder:
         self.ledger = path / "ledger.sqlite"
         self.checkpoints = path / "checkpoints"
         self.standings = self.checkpoints / "standing"
+        self.model = path / "model"
+        """the final model of a run with a speech encoder, as transformers saves its own"""
         self.vaults = path / "vaults"
         self.log = path / "log.txt"
         self.purges = path / "purges"

@@ -131,6 +131,28 @@ def test_classes_are_those_that_occur_in_the_corpus_s_order(tmp_path: Path) -> N
     assert [u.emotion for u in corpus.utterances] == ["calm", "angry", "surprised"]
 
 
+def test_speakers_can_be_left_out(tmp_path: Path) -> None:
+    put(tmp_path, f"{ANGRY}.wav", f"{HAPPY}.wav", "03-01-04-01-01-01-07.wav", "03-01-04-01-01-01-09.wav")
+
+    def without(*speakers: str) -> Corpus:
+        return load(CorpusSettings(name="ravdess", path=str(tmp_path), leave_out=speakers), seed=1)
+
+    everybody = read("ravdess", tmp_path)
+    twelve, seven, nine = (
+        next(u.speaker for u in everybody.utterances if u.id.endswith(n)) for n in ("12", "07", "09")
+    )
+    kept = without(twelve)
+    assert kept.speakers == (seven, nine) and kept.emotions == ("happy", "sad")  # nobody is angry any more
+    assert [u.id for u in kept.utterances] == [u.id for u in everybody.utterances if u.speaker != twelve]
+    for speakers, said in (
+        ((seven, nine, twelve), "everybody"),
+        (("33",), "'33'"),
+        ((seven, twelve), "all recordings"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            without(*speakers)
+
+
 def test_nested_flat_upper_case_and_compressed_all_are_read_in_order_of_id(tmp_path: Path) -> None:
     put(tmp_path, f"b/Actor_12/{ANGRY}.WAV", f"{HAPPY}.wav", "a/03-01-04-01-01-01-02.Flac")
     corpus = read("ravdess", tmp_path)

@@ -27,11 +27,11 @@ LENGTHS = (400, 4000, 7321)
 """samples: the shortest that gives a frame, and two that no stride divides"""
 
 
-def trained(folder: Path, trains: str, **settings: Any) -> EncoderModel:
+def trained(folder: Path, trains: str, classes: int = len(EMOTIONS)) -> EncoderModel:
     """A model in which everything that travels has moved: no weight, mean or scale is as it began."""
     encoder = {"trains": trains, "projection": 5, "device": "cpu", "precision": "float32"}
-    chosen = ModelSettings.model_validate({"name": str(folder), "encoder": encoder | settings})
-    model = build_model(chosen, len(EMOTIONS), torch.Generator().manual_seed(1))
+    chosen = ModelSettings.model_validate({"name": str(folder), "encoder": encoder})
+    model = build_model(chosen, classes, torch.Generator().manual_seed(1))
     assert isinstance(model, EncoderModel)
     rng = torch.Generator().manual_seed(5)
     moved = {k: v + 0.3 * torch.randn(v.shape, generator=rng) for k, v in model.state_dict().items()}
@@ -218,3 +218,15 @@ def test_a_saved_folder_is_a_checkpoint_again(tmp_path: Path, trains: str) -> No
         else:
             ours = model.derive(waveform, samples)[0][:, 0]
     torch.testing.assert_close(theirs[:, 0], ours)
+
+
+def test_random_weights_keep_their_name(tmp_path: Path) -> None:
+    model = build_model(
+        ModelSettings(name="random:wav2vec2-tiny"), 3, torch.Generator().manual_seed(1)
+    ).eval()
+    assert isinstance(model, EncoderModel)
+    save_model(model, EMOTIONS, tmp_path / "saved", "card")
+    told = json.loads((tmp_path / "saved" / "config.json").read_text())["fedunlearn"]
+    assert told["made_from"] == "random:wav2vec2-tiny" and told["random_weights"] is True
+    wanted = logits_of(model, utterance(4000))
+    torch.testing.assert_close(logits_in(tmp_path / "saved", utterance(4000)), wanted, rtol=0, atol=1e-5)

@@ -432,8 +432,6 @@ class Brittle(TinyModel):
 def test_what_is_not_finite_names_its_step_and_leaves_the_model_alone(
     method: str, quiet: bool, said: str
 ) -> None:
-    if method == "pga" and not quiet:
-        said = "step 0: the model's output"  # of the random models that its radius is measured with
     known, data = separable()
     model = Brittle(known.weight.detach(), quiet).train()
     before = copy.deepcopy(model.state_dict())

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from fedunlearn import config as configuration
 from fedunlearn.cli.comparison import compare, read_results, unfit
+from fedunlearn.cli.export import leave_model
 from fedunlearn.cli.guard import errors, guarded, plain, warn
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, Interrupted, RunFailed
 from fedunlearn.run_folder import RunFolder
@@ -145,9 +146,12 @@ def _run(
     experiment.run.write_results(results)
     follower.finished(results)
     write_report(results, experiment.run.report)
+    model = leave_model(experiment.run, results)
     console = Console()
     console.print(closing_table(results))
     console.print(f"Report: {experiment.run.report}", soft_wrap=True, highlight=False)
+    if model:
+        console.print(f"Model: {model}", soft_wrap=True, highlight=False)
     if results["status"] != "complete":
         errors.print(f"[red]{results['status']}:[/] {plain(results['failure'])}")
         return EXIT_FAILED

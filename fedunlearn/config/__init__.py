@@ -93,6 +93,7 @@ class CorpusSettings(Settings):
     Attributes:
         name: a reader's name (``fedunlearn.corpora.READERS``); "synthetic" needs no data.
         path: the folder (or manifest.csv) of a real corpus; never written to. Empty for synthetic.
+        leave_out: speakers who take no part at all, such as those whom an encoder was pre-trained on.
         skip_bad: leave unreadable files out, with a warning, instead of stopping.
         speakers, utterances: how many speakers to generate (0 = one a client and the unseen ones), and how
             many utterances each; read by "synthetic" alone.
@@ -100,6 +101,7 @@ class CorpusSettings(Settings):
 
     name: str = "synthetic"
     path: str = ""
+    leave_out: tuple[str, ...] = ()
     skip_bad: bool = False
     speakers: Annotated[int, Field(ge=0, le=10_000)] = 0
     utterances: Annotated[int, Field(ge=6, le=10_000)] = 60
@@ -234,8 +236,17 @@ class Config(Settings):
         heard_once = self.model.is_encoder and self.model.encoder.trains == "head"
         if heard_once and (local.crop_seconds or local.time_mask):
             raise ValueError(
-                "training.local: crop_seconds and time_mask cut the waveform, and an encoder of which the head "
-                'alone trains hears it only once; set them to 0, or model.encoder.trains to "lora"'
+                "training.local: crop_seconds and time_mask cut the waveform, and an encoder of which the "
+                'head alone trains hears it only once; set them to 0, or model.encoder.trains to "lora"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _attack_fits(self) -> Self:
+        if self.model.is_encoder and self.unlearning.l2ul.attack.domain == "log-mel":
+            raise ValueError(
+                "unlearning.l2ul.attack.domain: a speech encoder hears no log-mel frames; "
+                'take "feature" or "waveform"'
             )
         return self
 

@@ -79,9 +79,11 @@ class AttackSettings(Settings):
 
     Attributes:
         domain: what is perturbed: "feature" (the model's own derived features, in units of their standard
-            deviation), "log-mel" (the frames that the features are made of, in units of each band's
-            standard deviation over the forget set's frames; for "cnn" these are its features, so that only
-            the unit differs), "waveform" (samples in [-1, 1], in full scales).
+            deviation; of an encoder its layers' means where only the head trains, else what it hears, where 1
+            is the utterance's own standard deviation if it is normalised), "log-mel" (the frames that the
+            features are made of, in units of each band's standard deviation over the forget set's frames; for
+            "cnn" these are its features, so that only the unit differs; an encoder has none), "waveform"
+            (samples in [-1, 1], in full scales).
         norm: "l2" or "linf" ball around the utterance.
         eps: its radius, > 0; for l2 relative to the square root of the dimension (so that both norms speak
             of a per-value amplitude). The paper's tau clips the same perturbation.

@@ -3,7 +3,8 @@
 ``load`` reads names only; ``recordings`` then decodes everything once and says what is wrong with it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from fedunlearn.config import CorpusSettings
@@ -43,6 +44,23 @@ def _real(read: Callable[[Path], Corpus]) -> Reader:
     return reader
 
 
+def _without(corpus: Corpus, speakers: Collection[str]) -> Corpus:
+    """The corpus without some of its speakers; its emotions keep their order."""
+    if not speakers:
+        return corpus
+    known = set(corpus.speakers)
+    if strangers := sorted(set(speakers) - known):
+        raise BadInput(
+            f"corpus.leave_out: there is no speaker {strangers[0]!r} in {corpus.name} "
+            f"({len(known)} are there: {', '.join(corpus.speakers[:6])}, ...)"
+        )
+    if known <= set(speakers):
+        raise BadInput(f"corpus.leave_out: that is everybody in {corpus.name}; nobody would speak")
+    kept = tuple(u for u in corpus.utterances if u.speaker not in speakers)
+    spoken = {u.emotion for u in kept}
+    return replace(corpus, utterances=kept, emotions=tuple(e for e in corpus.emotions if e in spoken))
+
+
 READERS: Mapping[str, Reader] = {
     "synthetic": _synthetic,
     "ravdess": _real(ravdess.read),
@@ -66,12 +84,13 @@ def load(settings: CorpusSettings, seed: int) -> Corpus:
         seed: of generated speech; real corpora do not depend on it.
 
     Raises:
-        BadInput: an unknown name, no such folder, nothing recognised in it, fewer than two emotions.
+        BadInput: an unknown name, no such folder, nothing recognised in it, an unknown speaker left out,
+            fewer than two emotions.
     """
     reader = READERS.get(settings.name)
     if reader is None:
         raise BadInput(f"corpus.name = {settings.name!r} is not known; known are {', '.join(READERS)}")
-    corpus = reader(settings, seed)
+    corpus = _without(reader(settings, seed), settings.leave_out)
     if len(corpus.emotions) < 2:
         raise BadInput(
             f"{settings.path or settings.name}: all recordings are {corpus.emotions[0]!r}; "

@@ -217,7 +217,7 @@ def _alignment(
     for position in range(len(examples)):
         one = examples.take(torch.tensor([position]))
         loss = cross_entropy(model.classify(one.features, one.frames), one.labels)
-        gradient = torch.cat([g.double().flatten() for g in torch.autograd.grad(loss, weights)])
+        gradient = torch.cat([g.double().flatten().cpu() for g in torch.autograd.grad(loss, weights)])
         length = float(gradient.norm() * moved.norm())
         found.append(float(gradient @ moved) / length if length > 0 else 0.0)
     model.train(was_training)

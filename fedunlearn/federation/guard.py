@@ -200,15 +200,13 @@ class Probes:
         model.load_state_dict(before)
         frames = 1 if model.frame_seconds is None else round(_PROBE_SECONDS / model.frame_seconds)
         count = _PROBES if frames == 1 else _LONG_PROBES
-        noise = torch.randn(count, frames, model.dims, generator=torch_rng_for(seed, "guard", "probes"))
-        self._features = model.feature_mean + model.feature_std * noise
-        self._frames = torch.full((count,), frames, dtype=torch.int64)
+        self._probes = model.noise(count, frames, torch_rng_for(seed, "guard", "probes"))
         self._called = self._calls()
 
     def silenced(self, candidate: State) -> float:
         """Largest share of its probes that a class loses, in [0, 1], of the classes that had enough."""
         self._model.load_state_dict(candidate)
-        judged = self._called >= _FEWEST * len(self._frames)
+        judged = self._called >= _FEWEST * len(self._probes)
         if not bool(judged.any()):
             return 0.0
         left = self._calls()[judged] / self._called[judged]
@@ -216,7 +214,7 @@ class Probes:
 
     @torch.inference_mode()
     def _calls(self) -> Tensor:
-        calls = self._model.classify(self._features, self._frames).argmax(1)
+        calls = self._model.answers_to(self._probes).argmax(1)
         return calls.bincount(minlength=self._model.classes).double()
 
 

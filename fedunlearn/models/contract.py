@@ -69,13 +69,23 @@ class EmotionModel(nn.Module, ABC):
         """
         return features[frame_mask(frames, features.shape[1])]
 
+    def noise(self, count: int, frames: int, generator: torch.Generator) -> Tensor:
+        """Random features [count, frames, D], distributed as ``norm`` says that those of speech are."""
+        drawn = torch.randn(count, frames, self.dims, generator=generator)
+        return self.feature_mean + self.feature_std * drawn
+
+    def answers_to(self, noise: Tensor) -> Tensor:
+        """What the model says of some of its ``noise``: logits [n, C]."""
+        return self.classify(noise, torch.full((len(noise),), noise.shape[1], dtype=torch.int64))
+
     @property
     def first_layer(self) -> str:
-        """Name, in the state dict, of the first trained layer's weights: a matrix or kernels, no bias.
+        """Name, in the state dict, of the first trained layer's weights: a matrix or kernels, not a bias.
 
         Models make their layers in the order in which features pass through them.
         """
-        return next(name for name, p in self.named_parameters() if p.requires_grad and p.dim() > 1)
+        trained = ((name, p) for name, p in self.named_parameters() if p.requires_grad)
+        return next(name for name, p in trained if p.dim() > 1 and len(p) > 1)
 
     def about(self) -> dict[str, Any]:
         """What the results say of the recogniser itself.

@@ -39,7 +39,15 @@ def unlearn(
         return unchanged(model, "empty forget set")
     working = copy.deepcopy(model).eval()
     before = forget_accuracy(working, forget_set.examples)
-    for name, weight in working.named_parameters():
+    draw_anew(working, rng)
+    after = forget_accuracy(working, forget_set.examples)
+    return UnlearnResult(snapshot(working), steps=0, stopped="destroyed", forget_accuracy=(before, after))
+
+
+@torch.no_grad()
+def draw_anew(model: EmotionModel, rng: np.random.Generator) -> None:
+    """Give a model, in place, random weights in all that is trained."""
+    for name, weight in model.named_parameters():
         if not weight.requires_grad:
             continue
         if weight.dim() >= 2:
@@ -47,8 +55,6 @@ def unlearn(
             weight.copy_(torch.from_numpy(rng.uniform(-bound, bound, size=tuple(weight.shape))))
         else:
             weight.fill_(1.0 if name.endswith("weight") else 0.0)
-    after = forget_accuracy(working, forget_set.examples)
-    return UnlearnResult(snapshot(working), steps=0, stopped="destroyed", forget_accuracy=(before, after))
 
 
 CARD = MethodCard(name="destroy", sees="forget", source="control: random weights", unlearn=unlearn)

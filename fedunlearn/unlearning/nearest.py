@@ -61,18 +61,18 @@ def closest_adversarial(
     frozen = _frozen(model)
     features, predicted, distance = [], [], []
     for x, frames, labels, real in _batches(examples):
-        delta = torch.zeros_like(x)
+        delta, still = torch.zeros_like(x), torch.arange(len(x))
         size = (frames * x.shape[2]).to(x.dtype).sqrt()[:, None, None]
         for step in range((doublings + 1) * steps):
-            radius = eps * 2.0 ** (step // steps) * size
-            logits, loss, where = _loss_at(frozen, x, delta, frames, labels)
-            holds = logits.argmax(1) == labels
+            logits, loss, where = _loss_at(frozen, x[still], delta[still], frames[still], labels[still])
+            holds = logits.argmax(1) == labels[still]
             if not bool(holds.any()):
                 break
             (gradient,) = torch.autograd.grad(loss, where)
-            moved = delta + radius / 10 * _unit(gradient * real)
-            moved = moved * (radius / _length(moved).clamp(min=_tiny(x))).clamp(max=1.0)
-            delta = torch.where(holds[:, None, None], moved, delta)
+            still, gradient = still[holds], gradient[holds]
+            radius = eps * 2.0 ** (step // steps) * size[still]
+            moved = delta[still] + radius / 10 * _unit(gradient * real[still])
+            delta[still] = moved * (radius / _length(moved).clamp(min=_tiny(x))).clamp(max=1.0)
         with torch.no_grad():
             features.append(x + delta * frozen.feature_std)
             predicted.append(frozen.classify(features[-1], frames).argmax(1))

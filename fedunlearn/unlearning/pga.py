@@ -11,6 +11,7 @@ Halimi et al. 2022, *Federated Unlearning: How to Efficiently Erase a Client in 
 4. Stop early by the common rule (the paper's: when the validation accuracy falls to a threshold).
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,9 +22,9 @@ from torch import Tensor
 from fedunlearn.config import UnlearningSettings
 from fedunlearn.examples import ForgetSet
 from fedunlearn.models.contract import EmotionModel
-from fedunlearn.unlearning import destroy
 from fedunlearn.unlearning.contract import MethodCard, ServerScalars, UnlearnResult, unchanged
 from fedunlearn.unlearning.descent import descend
+from fedunlearn.unlearning.destroy import draw_anew
 from fedunlearn.unlearning.gradient_ascent import ascent
 
 _RANDOM_MODELS = 10
@@ -56,14 +57,14 @@ def unlearn(
     if len(forget_set) == 0:
         return unchanged(model, "empty forget set")
     # 1. The reference.
-    named = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
-    reference = list(named.values())
+    reference = [value.detach() for value in model.parameters() if value.requires_grad]
     # 2. The radius.
     (fresh,) = rng.spawn(1)
-    distances = []
+    random, distances = copy.deepcopy(model), []
+    drawn = [value for value in random.parameters() if value.requires_grad]
     for _ in range(_RANDOM_MODELS):
-        random = destroy.unlearn(model, forget_set, settings, fresh, scalars).state
-        distances.append(_length([random[name] - value for name, value in named.items()]))
+        draw_anew(random, fresh)
+        distances.append(_length([a.detach() - b for a, b in zip(drawn, reference, strict=True)]))
     radius = chosen.radius * sum(distances) / len(distances)
 
     # 3. and 4. Ascend, clip, project; stop.

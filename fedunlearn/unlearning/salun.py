@@ -91,7 +91,7 @@ def saliency_mask(model: EmotionModel, examples: Examples, threshold: float) -> 
         for sum_, gradient in zip(total, torch.autograd.grad(part, weights), strict=True):
             sum_ += gradient
     saliency = [value.abs() for value in total]
-    ordered = torch.cat([value.flatten() for value in saliency]).sort().values
+    ordered = torch.cat([value.flatten().cpu() for value in saliency]).sort().values
     gamma = ordered[min(int(threshold * len(ordered)), len(ordered) - 1)]
     return [value >= gamma for value in saliency]
 

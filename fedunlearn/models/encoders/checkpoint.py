@@ -18,12 +18,11 @@ import torch
 
 from fedunlearn.config.model import SMALL_MODELS
 from fedunlearn.errors import BadInput, RunFailed
-from fedunlearn.models.encoders.hub import cache, cached, fetch, is_name, is_whole
+from fedunlearn.models.encoders.hub import FILES, by_hand, cache, cached, fetch, is_name, is_whole
 from fedunlearn.models.encoders.random_shapes import PREFIX, SHAPES, shape_of
-from fedunlearn.models.encoders.saved_folder import conversion, read_folder
+from fedunlearn.models.encoders.saved_folder import SavedFolder, read_folder
 from fedunlearn.seeding import stream_key
 
-FILES = "config.json, preprocessor_config.json and model.safetensors"
 _SHOWN = 3
 """names of weights in one line"""
 
@@ -86,8 +85,7 @@ def locate(name: str, download: bool = False) -> Checkpoint:
     if found is None:
         raise BadInput(
             f'model.name = "{name}": no such folder, and not in the cache of published models ({cache()}); '
-            f"download {FILES} from https://huggingface.co/{name}, put them into one folder and give that folder "
-            f"as --model; where there is internet, this makes it, out of pytorch_model.bin too: {conversion(name)}"
+            + by_hand(name)
         )
     return _saved(name, found)
 
@@ -103,7 +101,7 @@ def load(checkpoint: Checkpoint) -> Any:
     Raises:
         BadInput: weights are missing, too many, of the wrong shape, or not finite.
     """
-    with torch.random.fork_rng(devices=[]), _quietly():
+    with torch.random.fork_rng(devices=[]), quietly():
         encoder = _drawn(checkpoint) if checkpoint.folder is None else _read(checkpoint, checkpoint.folder)
     return encoder.eval().requires_grad_(False)
 
@@ -173,6 +171,9 @@ def _drawn(checkpoint: Checkpoint) -> Any:
 def _read(checkpoint: Checkpoint, folder: Path) -> Any:
     from transformers import AutoConfig, AutoModel
 
+    saved = read_folder(folder, checkpoint.name)
+    if saved.sha256 != checkpoint.sha256:
+        raise BadInput(f"{folder}: was changed while it was in use; start again")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, **_AS_USED)
         encoder, report = AutoModel.from_pretrained(
@@ -188,9 +189,11 @@ def _read(checkpoint: Checkpoint, folder: Path) -> Any:
     except RunFailed:
         raise
     except Exception as error:  # a config.json can be wrong in any way
-        reason = " ".join((str(error).strip() or type(error).__name__).split())
-        raise BadInput(f"{folder}: transformers cannot make an encoder of it ({reason})") from error
-    _check_weights(checkpoint, folder, encoder, report)
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise BadInput(
+            f"{folder}: transformers cannot make an encoder of it ({reason}); check config.json"
+        ) from error
+    _check_weights(folder, saved, encoder, report)
     return encoder
 
 
@@ -198,7 +201,7 @@ _AS_USED = {"layerdrop": 0.0, "apply_spec_augment": False}
 """Gradients and repetitions need all layers and all frames each time."""
 
 
-def _check_weights(checkpoint: Checkpoint, folder: Path, encoder: Any, report: dict[str, Any]) -> None:
+def _check_weights(folder: Path, saved: SavedFolder, encoder: Any, report: dict[str, Any]) -> None:
     if report["missing_keys"]:
         raise BadInput(f"{folder}: weights are missing: {_some(report['missing_keys'])}; {_AGAIN}")
     if report["mismatched_keys"]:
@@ -207,8 +210,8 @@ def _check_weights(checkpoint: Checkpoint, folder: Path, encoder: Any, report: d
         )
         raise BadInput(f"{folder}: weights of other shapes than config.json says: {_some(shapes)}; {_AGAIN}")
     # Saved with a head for a task, the encoder's own weights stand under its kind's name; the rest is head.
-    prefix = f"{checkpoint.kind}."
-    headed = any(name.startswith(prefix) for name in read_folder(folder, checkpoint.name).names)
+    prefix = f"{saved.kind}."
+    headed = any(name.startswith(prefix) for name in saved.names)
     extra = [name for name in report["unexpected_keys"] if not headed or name.startswith(prefix)]
     if extra:
         raise BadInput(f"{folder}: weights that config.json has no place for: {_some(extra)}; {_AGAIN}")
@@ -227,7 +230,7 @@ def _some(names: Any) -> str:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Inside, transformers shows no bars and says nothing but errors."""
     from transformers.utils import logging
 

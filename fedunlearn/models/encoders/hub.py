@@ -8,10 +8,13 @@ import re
 from pathlib import Path
 
 from fedunlearn.errors import BadInput, RunFailed
+from fedunlearn.models.encoders.saved_folder import conversion
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _CONVERTER, _CONVERSION = "SFconvertbot", "Adding `safetensors` variant of this model"
 """Who proposes it and under which title, for every repository that somebody loaded."""
+FILES = "config.json, preprocessor_config.json and model.safetensors"
+"""What an encoder's folder holds."""
 WANTED = (
     "config.json",
     "preprocessor_config.json",
@@ -20,6 +23,7 @@ WANTED = (
     "model-*.safetensors",
     "model.safetensors.index.json",
 )
+"""What is fetched."""
 
 
 def is_name(name: str) -> bool:
@@ -77,4 +81,13 @@ def fetch(name: str) -> None:
         raise
     except Exception as error:  # of the hub, of its client, of the network below it
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BadInput(f'model.name = "{name}": could not be downloaded ({reason})') from error
+        raise BadInput(f'model.name = "{name}": not fetched ({reason}); {by_hand(name)}') from error
+
+
+def by_hand(name: str) -> str:
+    """What to do where nothing can be fetched."""
+    return (
+        f"download {FILES} from https://huggingface.co/{name}, put them into one folder and give that as "
+        "--model; where there is internet this makes such a folder, out of pytorch_model.bin too: "
+        f"{conversion(name)}"
+    )

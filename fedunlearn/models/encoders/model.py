@@ -2,8 +2,8 @@
 
 The head is that of the SUPERB benchmark (Yang et al. 2021, arXiv 2105.01051), as transformers'
 ``...ForSequenceClassification`` has it: a softmax-weighted sum of all layers, a projection, the mean over the
-true frames, a linear classifier. Nothing in there stands between the layers and the mean but sums, so the mean
-can be taken first, which is why a frozen encoder needs to listen to an utterance only once.
+true frames, a linear classifier. Nothing in there stands between the layers and the mean but sums, so the
+mean can be taken first, which is why a frozen encoder needs to listen to an utterance only once.
 """
 
 import copy
@@ -76,7 +76,8 @@ class _Listener:
 
 @lru_cache(maxsize=2)
 def _listener(checkpoint: Checkpoint, device: str) -> _Listener:
-    encoder = load(checkpoint)
+    with torch.random.fork_rng(devices=[]):  # loading draws weights before it sets them
+        encoder = load(checkpoint)
     first = encoder.feature_extractor.conv_layers[0]
     if isinstance(getattr(first, "layer_norm", None), nn.GroupNorm):
         first.layer_norm = TrueFramesGroupNorm(first.layer_norm)
@@ -200,12 +201,26 @@ class EncoderModel(EmotionModel):
         with torch.no_grad():
             return self._layer_means(self._listener.encoder, features[:, :, 0], frames).flatten(1)
 
+    def noise(self, count: int, frames: int, generator: torch.Generator) -> Tensor:
+        """Random means of all layers [count, 1, (L + 1) * H]: through an encoder, all noise sounds alike.
+
+        Layers say much the same of an utterance, so that what is drawn is the same for all.
+        """
+        drawn = torch.randn(count, 1, self.hidden, generator=generator)
+        return self.norm.mean + self.norm.std * drawn.repeat(1, 1, self.layers)
+
+    def answers_to(self, noise: Tensor) -> Tensor:
+        """What the head says of some of the ``noise``: logits [n, C]."""
+        return self._decide(noise[:, 0].reshape(-1, self.layers, self.hidden))
+
     def classify(self, features: Tensor, frames: Tensor) -> Tensor:
         """Features [B, T, D] with true lengths [B] -> logits [B, C]."""
         if self.trains == "head":
-            means = features[:, 0].reshape(-1, self.layers, self.hidden)
-        else:
-            means = self._layer_means(self.encoder, features[:, :, 0], frames)
+            return self.answers_to(features)
+        return self._decide(self._layer_means(self.encoder, features[:, :, 0], frames))
+
+    def _decide(self, means: Tensor) -> Tensor:
+        """Layers' means [B, L + 1, H] -> logits [B, C]."""
         of_layer, of_width = self.scales()
         mean = self.norm.mean.view(self.layers, self.hidden)
         standard = (means - mean) / (of_layer[:, None] * of_width)

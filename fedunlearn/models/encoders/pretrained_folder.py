@@ -8,8 +8,8 @@ from pathlib import Path
 
 from fedunlearn.audio import SAMPLE_RATE
 from fedunlearn.errors import BadInput
+from fedunlearn.models.encoders.checkpoint import quietly
 from fedunlearn.models.encoders.pretraining import SPAN, Pretrained, Recipe
-from fedunlearn.models.encoders.saving import no_progress_bar
 from fedunlearn.run_folder import RunFolder, write_atomically
 
 _README = """---
@@ -78,7 +78,7 @@ def write(folder: Path, pretrained: Pretrained, recipe: Recipe, sources: Sequenc
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
-        with no_progress_bar():
+        with quietly():
             pretrained.encoder.save_pretrained(unfinished)
         transformers.Wav2Vec2FeatureExtractor(
             sampling_rate=SAMPLE_RATE, do_normalize=False, return_attention_mask=True

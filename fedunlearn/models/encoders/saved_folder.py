@@ -166,8 +166,8 @@ def _weights(folder: Path, source: str) -> tuple[Path, ...]:
         pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
         if pickles:
             raise BadInput(
-                f"{folder}: its weights are in {pickles[0]}, which can run code and is not opened here; if you "
-                f"trust it, make a folder with safetensors and give that as --model: {conversion(source)}"
+                f"{folder}: its weights are in {pickles[0]}, which can run code and is not opened here; if "
+                f"you trust it, make a folder with safetensors and give that as --model: {conversion(source)}"
             )
         raise BadInput(f"{folder}: no model.safetensors; put the encoder's weights there")
     of_weight = _json(index).get("weight_map")

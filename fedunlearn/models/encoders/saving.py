@@ -3,8 +3,7 @@
 import copy
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from fedunlearn.audio import SAMPLE_RATE
 from fedunlearn.errors import BadInput
+from fedunlearn.models.encoders.checkpoint import quietly
 from fedunlearn.models.encoders.model import EncoderModel
 from fedunlearn.run_folder import write_atomically
 
@@ -76,7 +76,7 @@ def save_model(model: EncoderModel, emotions: Sequence[str], folder: Path, card:
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         unfinished.mkdir()
-        with no_progress_bar():
+        with quietly():
             whole.save_pretrained(unfinished)
         _extractor(model).save_pretrained(unfinished)
         write_atomically(unfinished / "README.md", card)
@@ -151,21 +151,6 @@ def _merged(encoder: Any) -> Any:
         layer.merge()
         copied.set_submodule(name, layer.get_base_layer())
     return copied
-
-
-@contextmanager
-def no_progress_bar() -> Iterator[None]:
-    """Inside, transformers draws no bars of its own."""
-    from transformers.utils import logging as found
-
-    logging: Any = found
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _extractor(model: EncoderModel) -> Any:
