@@ -288,7 +288,6 @@ def test_a_run_on_a_frozen_encoder(folders: dict[tuple[str, str], Path], tmp_pat
         partition__clients=4,
         training__rounds=2,
         training__local__epochs=1,
-        model__encoder__projection=8,
         model__name=str(folders["wav2vec2", "group"]),
         deletions__schedule=[{"client": 1, "what": "all", "after_learning": 0}],
     )
