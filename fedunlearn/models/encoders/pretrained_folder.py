@@ -1,0 +1,105 @@
+"""A pre-trained encoder as an ordinary transformers folder; README.md says what it learned from, and how."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from fedunlearn.audio import SAMPLE_RATE
+from fedunlearn.errors import BadInput
+from fedunlearn.models.encoders.checkpoint import quietly
+from fedunlearn.models.encoders.pretraining import SPAN, Pretrained, Recipe
+from fedunlearn.run_folder import RunFolder, write_atomically
+
+_README = """---
+library_name: transformers
+tags: [speech, self-supervised, {kind}]
+---
+# A small {kind} encoder, trained from nothing
+
+{parameters:,} parameters: {layers} transformer layers of width {hidden} over the usual seven convolutions
+(a frame of 25 ms every 20 ms, 16 kHz). Made by `simulations/pretrain.py` of fedunlearn.
+
+**Learned from:** {sources}; {recordings:,} recordings, {hours:.2f} h in all.
+No label was used. Whoever is among these speakers has been heard by the encoder before any federation begins:
+a test on their speech is not independent of them, and deleting their speech from a federation does not take
+it out of this encoder.
+
+**Learned how:** spans of {span} latent frames are hidden, and the log-mel frames there are told (masked
+regression); beside that, from every layer's mean over a crop, the crop's log-mel functionals, and from the
+convolutions their log-mel frames. Seed {seed}; torch {torch}, transformers {transformers}.
+
+| setting | value |
+|---|---|
+{settings}
+
+**Loss** (mean since the line above):
+
+| steps | loss |
+|---|---|
+{curve}
+
+```python
+from transformers import AutoFeatureExtractor, AutoModel
+
+encoder = AutoModel.from_pretrained("PATH OF THIS FOLDER")
+extractor = AutoFeatureExtractor.from_pretrained("PATH OF THIS FOLDER")
+```
+"""
+
+
+def check(folder: Path, data: Path | None = None) -> None:
+    """See that the folder can be made.
+
+    Raises:
+        BadInput: it holds something already, cannot be written, or lies in ``data``, which is never written.
+    """
+    RunFolder(folder).check()
+    if data is not None and folder.resolve().is_relative_to(data.expanduser().resolve()):
+        raise BadInput(f"--out {folder}: lies inside {data}, which is never written; name another")
+
+
+def write(folder: Path, pretrained: Pretrained, recipe: Recipe, sources: Sequence[str], seed: int) -> None:
+    """Save the encoder: all of it, or nothing where this is interrupted.
+
+    Args:
+        folder: new, or empty.
+        pretrained, recipe, seed: what was trained, and how.
+        sources: what it learned from, for people.
+
+    Raises:
+        BadInput: the folder has come to hold something.
+    """
+    import torch
+    import transformers
+
+    check(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        with quietly():
+            pretrained.encoder.save_pretrained(unfinished)
+        transformers.Wav2Vec2FeatureExtractor(
+            sampling_rate=SAMPLE_RATE, do_normalize=False, return_attention_mask=True
+        ).save_pretrained(unfinished)
+        settings = {k: v for k, v in asdict(recipe).items() if k not in {"kind", "hidden", "layers"}}
+        text = _README.format(
+            kind=recipe.kind,
+            parameters=sum(p.numel() for p in pretrained.encoder.parameters()),
+            layers=recipe.layers,
+            hidden=recipe.hidden,
+            sources="; ".join(sources),
+            recordings=pretrained.recordings,
+            hours=pretrained.hours,
+            span=SPAN,
+            seed=seed,
+            torch=torch.__version__,
+            transformers=transformers.__version__,
+            settings="\n".join(f"| {key} | {value} |" for key, value in settings.items()),
+            curve="\n".join(f"| {steps} | {loss:.4f} |" for steps, loss in pretrained.curve),
+        )
+        write_atomically(unfinished / "README.md", text)
+        unfinished.replace(folder)  # an empty folder may be there
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,0 +1,353 @@
+"""A small speech encoder trained from nothing, without labels and without a network.
+
+The encoder hears waveforms of which spans of latent frames are hidden, and tells the log-mel frames there
+(masked regression: Mockingjay, Liu et al. 2020, arXiv 1910.12638; TERA, Liu et al. 2021, arXiv 2007.06028;
+here from the waveform, as in wav2vec 2.0, Baevski et al. 2020, arXiv 2006.11477). Beside that it tells what
+a crop is like as a whole, its log-mel functionals, from the mean over its frames of every layer: regression
+onto plain acoustic measures, as in PASE (Pascual et al. 2019, arXiv 1904.03416).
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fedunlearn.audio import PCM, SAMPLE_RATE, pad, to_float
+from fedunlearn.errors import BadInput, RunFailed
+from fedunlearn.models.frontend import HOP, N_MELS, WINDOW, LogMel, frame_mask
+from fedunlearn.models.functionals import functionals
+from fedunlearn.seeding import rng_for, torch_rng_for
+
+KINDS = {
+    "wav2vec2": ("Wav2Vec2Config", "Wav2Vec2Model"),
+    "hubert": ("HubertConfig", "HubertModel"),
+    "wavlm": ("WavLMConfig", "WavLMModel"),
+}
+"""Kind -> the classes of transformers that it is made of."""
+
+SHORTEST = 0.2
+"""Seconds; shorter recordings are not learned from."""
+_KERNELS = (10, 3, 3, 3, 3, 2, 2)
+_STRIDES = (5, 2, 2, 2, 2, 2, 2)
+"""Together a window of 400 samples every 320: the encoders' own, and the log-mel frontend's."""
+SPAN = 10
+"""Hidden latent frames in a row: 200 ms."""
+_WARM_UP = 0.08
+"""Of the steps; afterwards the learning rate falls along a cosine."""
+_FUNCTIONALS = 18 * N_MELS
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An encoder's shape, and how it learns.
+
+    Attributes:
+        kind: "wav2vec2", "hubert" or "wavlm".
+        convolutions: channels of the seven convolutions.
+        hidden, layers, heads: of the transformer; ``heads`` divides ``hidden``.
+        steps: of AdamW. batch: crops in each. seconds: of a crop.
+        lr: at its highest.
+        hide: probability that a span of hidden frames starts at a frame, in (0, 1).
+        seen: weight of the frames that are not hidden.
+        whole: weight of the functionals, each layer's mean telling them.
+        heard: weight of the log-mel frames told from the convolutions alone.
+        gain: dB; crops are made louder or softer by as much at most.
+        tempo: octaves; crops are played faster or slower (and higher or lower) by as much at most.
+    """
+
+    kind: str = "wav2vec2"
+    convolutions: tuple[int, ...] = (16, 32, 48, 64, 96, 128, 128)
+    hidden: int = 128
+    layers: int = 3
+    heads: int = 4
+    steps: int = 4000
+    batch: int = 4
+    seconds: float = 2.0
+    lr: float = 2e-3
+    hide: float = 0.065
+    seen: float = 0.5
+    whole: float = 1.0
+    heard: float = 1.0
+    gain: float = 12.0
+    tempo: float = 0.2
+
+    def check(self) -> None:
+        """See that an encoder can be made so.
+
+        Raises:
+            BadInput: an unknown kind, a width that the heads do not divide, no learning rate.
+        """
+        problems = []
+        if self.kind not in KINDS:
+            problems.append(f"--kind {self.kind}: is not known; known are {', '.join(KINDS)}")
+        if self.hidden % self.heads:
+            problems.append(
+                f"--hidden {self.hidden}: must be a multiple of {self.heads}, the attention heads"
+            )
+        if not 0 < self.lr < math.inf:
+            problems.append(f"--lr {self.lr}: must be a number > 0")
+        if problems:
+            raise BadInput(problems)
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What came out.
+
+    Attributes:
+        encoder: in evaluation mode.
+        curve: (steps done, mean loss since the last entry).
+        recordings, hours: of speech learned from.
+    """
+
+    encoder: Any
+    curve: tuple[tuple[int, float], ...]
+    recordings: int
+    hours: float
+
+
+class Objective(nn.Module):
+    """What the encoder is asked, and the linear layers that answer; thrown away after training.
+
+    Args:
+        recipe: shape and weights.
+    """
+
+    mel_mean: Tensor
+    mel_std: Tensor
+    whole_mean: Tensor
+    whole_std: Tensor
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.log_mel = LogMel()
+        self.frame = nn.Linear(recipe.hidden, N_MELS)
+        self.heard = nn.Linear(recipe.convolutions[-1], N_MELS)
+        self.whole = nn.ModuleList(nn.Linear(recipe.hidden, _FUNCTIONALS) for _ in range(recipe.layers + 1))
+        for name, width in (("mel", N_MELS), ("whole", _FUNCTIONALS)):
+            self.register_buffer(f"{name}_mean", torch.zeros(width))
+            self.register_buffer(f"{name}_std", torch.ones(width))
+
+    @torch.no_grad()
+    def targets(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """What is to be told, from the sound alone.
+
+        Args:
+            waveform: [B, S]; samples: [B] true lengths, >= 400.
+
+        Returns:
+            (log-mel [B, T, 40], frame t made of the samples that latent frame t sees; functionals [B, 720])
+        """
+        frames = latent_frames(samples)
+        # The frontend centres its windows on multiples of the hop; half a window on, they start there.
+        mel, _ = self.log_mel(waveform[:, WINDOW // 2 :], samples - WINDOW // 2)
+        mel = mel[:, : int(frames.max())]
+        return mel, functionals(mel * frame_mask(frames, mel.shape[1])[:, :, None], frames)
+
+    def calibrate(self, batches: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Take mean and standard deviation of the targets from some crops."""
+        mels, wholes = [], []
+        for waveform, samples in batches:
+            mel, whole = self.targets(waveform, samples)
+            mels.append(mel[frame_mask(latent_frames(samples), mel.shape[1])])
+            wholes.append(whole)
+        for name, values in (("mel", torch.cat(mels)), ("whole", torch.cat(wholes))):
+            getattr(self, f"{name}_mean").copy_(values.mean(0))
+            getattr(self, f"{name}_std").copy_(values.std(0, unbiased=False).clamp(min=1e-3))
+
+    def forward(self, encoder: Any, waveform: Tensor, samples: Tensor, hidden: Tensor) -> Tensor:
+        """The loss of one batch, a scalar.
+
+        Args:
+            encoder: of transformers, in training mode.
+            waveform: [B, S], zero beyond the true lengths. samples: [B], >= 400.
+            hidden: bool [B, T], latent frames that the encoder does not get to see.
+        """
+        mel, whole = self.targets(waveform, samples)
+        mel = (mel - self.mel_mean) / self.mel_std
+        whole = ((whole - self.whole_mean) / self.whole_std).clamp(-5, 5)
+        true = frame_mask(latent_frames(samples), mel.shape[1])
+        mask = frame_mask(samples, waveform.shape[1]).long()
+        with _heard_by(encoder) as features, warnings.catch_warnings():
+            # WavLM's attention takes its mask as booleans.
+            warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask")
+            states = encoder(
+                waveform, attention_mask=mask, mask_time_indices=hidden & true, output_hidden_states=True
+            ).hidden_states
+        told = self.frame(states[-1])
+        loss = distance(told, mel, hidden & true) + self.recipe.seen * distance(told, mel, ~hidden & true)
+        loss = loss + self.recipe.heard * distance(self.heard(features[0].transpose(1, 2)), mel, true)
+        weight = true[:, :, None] / true.sum(1)[:, None, None]
+        for tell, state in zip(self.whole, states, strict=True):
+            error = (tell((state * weight).sum(1)) - whole).abs().mean()
+            loss = loss + self.recipe.whole / len(states) * error
+        return loss
+
+
+def distance(told: Tensor, mel: Tensor, counted: Tensor) -> Tensor:
+    """Mean absolute difference over the frames that count; 0 where none does.
+
+    Args:
+        told, mel: [B, T, M]. counted: bool [B, T].
+    """
+    return ((told - mel).abs().mean(2) * counted).sum() / counted.sum().clamp(min=1)
+
+
+def latent_frames(samples: Tensor) -> Tensor:
+    """How many frames the convolutions make of so many samples (>= 400). [B] -> [B]"""
+    return (samples - WINDOW) // HOP + 1
+
+
+def build(recipe: Recipe, seed: int) -> Any:
+    """An encoder that has learned nothing, in training mode.
+
+    Every layer of the convolutions normalises over channels ("layer"), never over time, and waveforms are
+    taken as they are (``do_normalize`` false): how loud somebody speaks tells of emotion.
+    """
+    import transformers
+
+    config, model = (getattr(transformers, name) for name in KINDS[recipe.kind])
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.set_state(torch_rng_for(seed, "pretraining", "weights").get_state())
+        encoder = model(
+            config(
+                hidden_size=recipe.hidden,
+                num_hidden_layers=recipe.layers,
+                num_attention_heads=recipe.heads,
+                intermediate_size=2 * recipe.hidden,
+                conv_dim=list(recipe.convolutions),
+                conv_kernel=list(_KERNELS),
+                conv_stride=list(_STRIDES),
+                conv_bias=True,
+                feat_extract_norm="layer",
+                do_stable_layer_norm=True,
+                num_conv_pos_embeddings=32,
+                num_conv_pos_embedding_groups=recipe.heads,
+                layerdrop=0.0,
+                hidden_dropout=0.0,
+                attention_dropout=0.0,
+                activation_dropout=0.0,
+                feat_proj_dropout=0.0,
+                final_dropout=0.0,
+            )
+        )
+    return encoder.train()
+
+
+def pretrain(
+    recordings: Sequence[PCM], recipe: Recipe, seed: int, progress: Callable[[int, float], None] | None = None
+) -> Pretrained:
+    """Train an encoder on what it hears. Computes on one thread: the same seed gives the same bits.
+
+    Args:
+        recordings: int16 [S] at 16 kHz; those shorter than 0.2 s are passed over.
+        recipe: shape and schedule.
+        seed: of all that is drawn.
+        progress: told after each step how many are done, and the loss.
+
+    Raises:
+        BadInput: no recording is long enough.
+        RunFailed: the loss is not finite.
+    """
+    heard = [r for r in recordings if len(r) >= SHORTEST * SAMPLE_RATE]
+    if not heard:
+        raise BadInput(f"nothing to learn from: not one recording is {SHORTEST:g} s long")
+    with _one_thread():
+        encoder = build(recipe, seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.set_state(torch_rng_for(seed, "pretraining", "answers").get_state())
+            objective = Objective(recipe)
+        calibration = [crops(heard, recipe, rng_for(seed, "pretraining", "scale", n)) for n in range(64)]
+        objective.calibrate([(waveform, samples) for waveform, samples, _ in calibration])
+        parameters = [*encoder.parameters(), *objective.parameters()]
+        optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, betas=(0.9, 0.98), weight_decay=0.01)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, recipe.steps))
+        losses: list[float] = []
+        curve: list[tuple[int, float]] = []
+        for step in range(1, recipe.steps + 1):
+            loss = objective(encoder, *crops(heard, recipe, rng_for(seed, "pretraining", "step", step)))
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            schedule.step()
+            losses.append(float(loss.detach()))
+            if not math.isfinite(losses[-1]):
+                raise RunFailed(f"pre-training: the loss of step {step} is not finite; lower --lr")
+            if progress is not None:
+                progress(step, losses[-1])
+            if step % max(recipe.steps // 20, 1) == 0 or step == recipe.steps:
+                curve.append((step, float(np.mean(losses))))
+                losses.clear()
+    hours = sum(map(len, heard)) / SAMPLE_RATE / 3600
+    return Pretrained(encoder.eval(), tuple(curve), len(heard), hours)
+
+
+def crops(
+    recordings: Sequence[PCM], recipe: Recipe, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch of pieces of recordings, each with a tempo and a loudness of its own, and what to hide of it.
+
+    Returns:
+        (waveforms [B, S]; true lengths [B] in samples; bool [B, T], latent frames to hide: at least one of
+        each piece, none beyond its end)
+    """
+    chosen = rng.integers(len(recordings), size=recipe.batch)
+    waveform, samples = pad([_piece(to_float(recordings[i]), recipe, rng) for i in chosen])
+    frames = latent_frames(samples)
+    width = int(frames.max())
+    starts = rng.random((recipe.batch, width)) < recipe.hide
+    starts[np.arange(recipe.batch), rng.integers(frames.numpy())] = True
+    hidden = np.zeros_like(starts)
+    for k in range(SPAN):
+        hidden[:, k:] |= starts[:, : max(width - k, 0)]
+    return waveform, samples, torch.from_numpy(hidden) & frame_mask(frames, width)
+
+
+def _piece(
+    waveform: npt.NDArray[np.float32], recipe: Recipe, rng: np.random.Generator
+) -> npt.NDArray[np.float32]:
+    tempo = 2.0 ** rng.uniform(-recipe.tempo, recipe.tempo)
+    gain = 10.0 ** (rng.uniform(-recipe.gain, recipe.gain) / 20)
+    wanted = round(recipe.seconds * SAMPLE_RATE * tempo)
+    start = int(rng.integers(max(len(waveform) - wanted, 0) + 1))
+    cut = torch.from_numpy(waveform[start : start + wanted] * np.float32(gain))
+    length = min(round(len(cut) / tempo), round(recipe.seconds * SAMPLE_RATE))
+    played: npt.NDArray[np.float32] = F.interpolate(cut[None, None], size=length, mode="linear")[0, 0].numpy()
+    return played
+
+
+def _rate(step: int, steps: int) -> float:
+    """Share of the learning rate before the step that follows so many."""
+    done = (step + 1) / steps
+    return min(1.0, done / _WARM_UP) * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0)))
+
+
+@contextmanager
+def _heard_by(encoder: Any) -> Iterator[list[Tensor]]:
+    """Inside, what the convolutions give, [B, C, T], is put into the list."""
+    features: list[Tensor] = []
+    hook = encoder.feature_extractor.register_forward_hook(lambda *call: features.append(call[-1]))
+    try:
+        yield features
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,129 @@
+"""A small speech encoder from nothing, without labels and without a network.
+
+``python simulations/pretrain.py --out DIR`` learns from generated speech;
+``--corpus ravdess --data PATH --only 03,11,16,24`` from some speakers of a corpus; ``--data PATH`` from any
+folder of sound files. The folder that it leaves is what ``--model DIR`` of a run takes. An encoder has heard
+whoever it learned from: keep these speakers out of the federation.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from fedunlearn.__main__ import start
+from fedunlearn.cli import guarded, sigterm_as_interrupt
+from fedunlearn.corpora import unlabelled
+from fedunlearn.errors import EXIT_OK, BadInput
+
+_console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def pretrain(
+    out: Annotated[Path, typer.Option(help="New folder for the encoder.")],
+    kind: Annotated[str, typer.Option(help="wav2vec2, hubert or wavlm.")] = "wav2vec2",
+    data: Annotated[Path | None, typer.Option(help="Folder of recordings; only read.")] = None,
+    corpus: Annotated[
+        str, typer.Option(help="Whose names its files have; folder = any sound files.")
+    ] = unlabelled.FOLDER,
+    only: Annotated[str, typer.Option(help="Learn from these speakers, such as 03,11; empty = all.")] = "",
+    leave_out: Annotated[str, typer.Option(help="Not from these speakers.")] = "",
+    speakers: Annotated[
+        int, typer.Option(min=0, help="From the first so many in a seeded order; 0 = all.")
+    ] = 0,
+    generated: Annotated[
+        int | None,
+        typer.Option(min=0, max=10_000, help="Speakers to generate [default: 200 without --data, else 0]."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 1,
+    steps: Annotated[int | None, typer.Option(min=1, help="Batches to learn from.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Crops in a batch.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate at its highest.")] = None,
+    hidden: Annotated[int | None, typer.Option(min=4, help="Width of the transformer.")] = None,
+    layers: Annotated[int | None, typer.Option(min=1, help="Layers of the transformer.")] = None,
+) -> None:
+    """Pre-train an encoder; exit codes: 0 it is saved; 2 bad input; 3 failed or interrupted."""
+
+    def command() -> int:
+        choice = unlabelled.Choice(
+            corpus=corpus,
+            data=str(data) if data else "",
+            only=_names(only),
+            leave_out=_names(leave_out),
+            speakers=speakers,
+            generated=generated if generated is not None else 0 if data else 200,
+        )
+        shape = {"steps": steps, "batch": batch, "lr": lr, "hidden": hidden, "layers": layers}
+        return _pretrain(out, kind, choice, seed, {k: v for k, v in shape.items() if v is not None})
+
+    raise SystemExit(guarded(command))
+
+
+def _pretrain(
+    out: Path, kind: str, choice: unlabelled.Choice, seed: int, shape: dict[str, int | float]
+) -> int:
+    from fedunlearn.models.encoders import pretrained_folder, pretraining
+
+    recipe = pretraining.Recipe(kind=kind, **shape)  # type: ignore[arg-type]
+    problems: list[str] = []
+    sources: list[unlabelled.Source] = []
+    try:
+        sources = unlabelled.choose(choice, seed)
+    except BadInput as error:
+        problems += error.problems
+    for check in (
+        recipe.check,
+        lambda: pretrained_folder.check(out, Path(choice.data) if choice.data else None),
+    ):
+        try:
+            check()
+        except BadInput as error:
+            problems += error.problems
+    if problems:
+        raise BadInput(problems)
+    with sigterm_as_interrupt(), _bars() as bars:
+        listening = bars.add_task("Listening", total=sum(len(s.readers) for s in sources), note="")
+        recordings = unlabelled.decode(sources, lambda: bars.advance(listening))
+        learning = bars.add_task("Learning", total=recipe.steps, note="")
+        pretrained = pretraining.pretrain(
+            recordings,
+            recipe,
+            seed,
+            lambda step, loss: bars.update(learning, completed=step, note=f"loss {loss:.3f}"),
+        )
+        pretrained_folder.write(out, pretrained, recipe, [source.text for source in sources], seed)
+    first, last = pretrained.curve[0][1], pretrained.curve[-1][1]
+    _console.print(f"{out}: loss {first:.3f} -> {last:.3f}; use it with --model {out}", markup=False)
+    return EXIT_OK
+
+
+def _bars() -> Progress:
+    return Progress(
+        TextColumn("{task.description:<10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=_console,
+        disable=not _console.is_terminal,
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(pretrain)
+    start(app)
