@@ -62,7 +62,11 @@ def test_the_command(tmp_path: Path) -> None:
     options = [f"--{name}={value}" for name, value in TINY.items()]
     command = [sys.executable, str(ROOT / "simulations" / "encoder_speed.py"), *options]
     done = subprocess.run(
-        [*command, "--trains=head,top:1", "--out=speed.json"], cwd=tmp_path, env=env, capture_output=True, text=True
+        [*command, "--trains=head,top:1", "--out=speed.json"],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert "random:wav2vec2-tiny (random weights)" in done.stdout
@@ -70,5 +74,7 @@ def test_the_command(tmp_path: Path) -> None:
         "head",
         "top:1",
     ]
-    refused = subprocess.run([*command, "--trains=heads"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    refused = subprocess.run(
+        [*command, "--trains=heads"], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
     assert refused.returncode == 2 and "--trains heads" in refused.stderr
