@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from flwr.app import RecordDict
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
@@ -26,7 +25,7 @@ from fedunlearn.config import AttackSettings, EncoderSettings, LocalSettings, Mo
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.federation.aggregation import Update, weighted_mean
 from fedunlearn.federation.local_work import trained
-from fedunlearn.federation.transport import pack, size
+from fedunlearn.federation.transport import pack, weights_size
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.models.encoders.devices import choose
@@ -88,7 +87,6 @@ def measure(load: Load) -> dict[str, Any]:
     waves = [_speech(load, client) for client in range(load.clients)]
     listen = _median(load, device, lambda: _derived(model, *waves[0])) if model.stores_features else 0.0
     clients = [_derived(model, *wave) for wave in waves]
-    whole = pack(model.state_dict())
     round_seconds = _median(load, device, lambda: _round(model, clients, load))
     forget_set, attack = _forget_set(model, load), _attack(load)
     batched_seconds = _median(load, device, lambda: targeted_pgd(model, forget_set, attack, _dice()))
@@ -109,8 +107,8 @@ def measure(load: Load) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "round_seconds": round_seconds,
         "listen_seconds": listen,
-        "bytes_up": size(RecordDict({"update": whole})),
-        "bytes_down": size(RecordDict({"weights": whole})),
+        "bytes_up": weights_size("update", model.state_dict()),
+        "bytes_down": weights_size("weights", model.state_dict()),
         "start_bytes": start,
         "peak_bytes": peak,
         "peak_of": peak_of,
