@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from pretend_gpu import DEVICE, Far, PretendGpu
+from small_run import run_small, small_config, weights_of
 from tiny_encoders import tiny_encoder
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from fedunlearn import config as configuration
 from fedunlearn.config import Config, EncoderSettings, ModelSettings
 from fedunlearn.errors import BadInput, RunFailed
 from fedunlearn.examples import Examples, ForgetSet
+from fedunlearn.federation import engine
 from fedunlearn.federation.accelerator import (
     CONTEXT,
     MARGIN,
@@ -345,3 +347,33 @@ def test_devices_are_asked_only_where_a_gpu_is_in_question(monkeypatch: pytest.M
 
     monkeypatch.setattr(devices.torch.cuda, "is_available", asked)
     assert choose("cpu", "auto") == ("cpu", "float32")
+
+
+@pytest.mark.slow
+def test_ray_starts_as_many_workers_as_share_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray takes our word for the GPU: three workers of a third each, told their limit, with the same results."""
+    told: list[str] = []
+    workers: set[int] = set()
+
+    def shared(*_: object) -> Sharing:
+        return Sharing(3, 0.3333, 0.3)
+
+    class Asks:
+        """A Flower mod that leaves word of the worker that it runs in."""
+
+        def __call__(self, message: Any, context: Any, call_next: Any) -> Any:
+            parts = os.environ["CUDA_VISIBLE_DEVICES"], os.environ["PYTORCH_ALLOC_CONF"]
+            (tmp_path / f"worker-{os.getpid()}").write_text(" ".join(parts))
+            return call_next(message, context)
+
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(engine, "share_gpu", shared)
+    config = small_config(federation__engine="ray", federation__workers=8)
+    run_small(tmp_path / "shared", config, [Asks()])
+    for file in tmp_path.glob("worker-*"):
+        workers.add(int(file.name.removeprefix("worker-")))
+        told.append(file.read_text())
+    assert 2 <= len(workers) <= 3 and set(told) == {"0 per_process_memory_fraction:0.3000"}
+    run_small(tmp_path / "alone", small_config(federation__engine="inline"))
+    assert weights_of(tmp_path / "shared") == weights_of(tmp_path / "alone")

@@ -129,6 +129,11 @@ def size(content: RecordDict) -> int:
     )
 
 
+def weights_size(name: str, state: Mapping[str, Tensor]) -> int:
+    """Bytes of a message that carries these weights and nothing else."""
+    return size(RecordDict({name: pack(state)}))
+
+
 def _arrays(record: ArrayRecord) -> int:
     # Counted and not serialised, which would copy all weights once more for every message.
     total = 0

