@@ -193,7 +193,7 @@ def _classified(
     if settings.time_mask or settings.band_mask:
         batch = mask_spans(batch, settings.time_mask, settings.band_mask, model.feature_mean, rng)
     if settings.feature_noise:
-        batch = add_noise(batch, settings.feature_noise * model.feature_std, rng)
+        batch = add_noise(batch, settings.feature_noise * model.unit_at(batch.features), rng)
     logits = model.classify(batch.features, batch.frames)
     loss = F.cross_entropy(logits, batch.labels, label_smoothing=settings.label_smoothing)
     if partner is not None:
@@ -280,7 +280,7 @@ def _random_spans(lengths: Tensor, width: int, share: float, rng: np.random.Gene
 
 
 def add_noise(batch: Examples, std: Tensor, rng: np.random.Generator) -> Examples:
-    """Gaussian noise on the real frames, of standard deviation std [D]."""
+    """Gaussian noise on the real frames, of standard deviation std [D] or [b, T, D]."""
     shape = batch.features.shape
     noise = torch.from_numpy(rng.standard_normal(tuple(shape), dtype=np.float32)) * std
     real = frame_mask(batch.frames, shape[1])[:, :, None]

@@ -33,6 +33,7 @@ from fedunlearn.models.encoders.model import EncoderModel
 from fedunlearn.training import calibrate, predict, set_calibration, train
 from fedunlearn.unlearning import METHODS, REFERENCES
 from fedunlearn.unlearning.attacks import targeted_pgd
+from fedunlearn.unlearning.calm import noisy_copies
 from fedunlearn.unlearning.contract import LogOdds, ServerScalars, UnlearnResult, snapshot
 from fedunlearn.unlearning.importance import importance
 from fedunlearn.unlearning.nearest import closest_adversarial, fgsm
@@ -217,6 +218,24 @@ def test_what_is_smoothed_is_the_difference_from_the_checkpoint(folder: Path, tr
     (name,) = (name for name, value in model.named_parameters() if value is weight)
     torch.testing.assert_close(smoothed(model, 1).state_dict()[name], start + long, atol=1e-5, rtol=0.0)
     assert same(smoothed(model, 16).state_dict(), model.state_dict())
+
+
+def test_noise_is_as_loud_as_the_speech_where_it_is_added(folder: Path) -> None:
+    """A wave of amplitude a has power a^2 / 2; none is added to a pause, and company changes nothing."""
+    model = encoder(folder, "lora")
+    time = torch.arange(3200) / SAMPLE_RATE
+    wave = torch.sin(2 * math.pi * 400 * time) * (time < 0.1) * (1.0 + (time < 0.05))
+    unit = model.unit_at(wave[None, :, None])[0, :, 0]
+    torch.testing.assert_close(unit[300:500], torch.full((200,), 2 / 2**0.5), rtol=0.01, atol=0.0)
+    torch.testing.assert_close(unit[1100:1300], torch.full((200,), 1 / 2**0.5), rtol=0.01, atol=0.0)
+    assert (unit[1900:] == 0).all()
+    padded = torch.nn.functional.pad(wave, (0, 500))[None, :, None]
+    torch.testing.assert_close(model.unit_at(padded)[0, :3200, 0], unit)
+    data = Examples(wave[None, :, None], torch.tensor([3200]), torch.tensor([0]))
+    copies = noisy_copies(model, data, 0.5, 4, np.random.default_rng(0)).features[:, :, 0]
+    assert (copies[:, 1900:] == 0).all()
+    added = (copies - wave)[:, 300:500].square().mean().sqrt()
+    assert float(added) == pytest.approx(0.5 * 2 / 2**0.5, rel=0.1)
 
 
 # ---- memory ----------------------------------------------------------------------------------------------

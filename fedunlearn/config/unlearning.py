@@ -56,7 +56,7 @@ class CalmSettings(DescentSettings):
             held-out log-odds.
         speaker_discount: the same for a requester that takes back everything; in proportion for less.
         noise: standard deviation of the noisy copies, in those of the model's features; of an encoder that
-            hears the waveform as it learns, in the utterance's own: 1 is as loud as the speech.
+            hears the waveform as it learns, 1 is as loud as the speech where it is added.
         copies: noisy copies an utterance, 0 = none.
         keep: weight of the cross-entropy on them. With copies = 0 and discount so large that nothing of the
             true class is left this is "delete".
@@ -81,8 +81,8 @@ class AttackSettings(Settings):
 
     Attributes:
         domain: what is perturbed: "feature" (the model's own derived features, in units of their standard
-            deviation; of an encoder its layers' means where only the head trains, else what it hears, where 1
-            is the utterance's own standard deviation if it is normalised), "log-mel" (the frames that the
+            deviation; of an encoder its layers' means where only the head trains, else the waveform, in units
+            of how loud it is within 25 ms), "log-mel" (the frames that the
             features are made of, in units of each band's standard deviation over the forget set's frames; for
             "cnn" these are its features, so that only the unit differs; an encoder has none), "waveform"
             (samples in [-1, 1], in full scales).

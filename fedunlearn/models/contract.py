@@ -59,9 +59,8 @@ class EmotionModel(nn.Module, ABC):
         """What a feature frame is like on average, [D]."""
         return self.norm.mean
 
-    @property
-    def feature_std(self) -> Tensor:
-        """The unit of all noise and every attack on the features, [D], > 0."""
+    def unit_at(self, features: Tensor) -> Tensor:
+        """What noise or an attack of size 1 adds to features [B, T, D]: >= 0, broadcast against them."""
         return self.norm.std
 
     def calibration_rows(self, features: Tensor, frames: Tensor) -> Tensor:
@@ -75,7 +74,7 @@ class EmotionModel(nn.Module, ABC):
     def noise(self, count: int, frames: int, generator: torch.Generator) -> Tensor:
         """Random features [count, frames, D], distributed as ``norm`` says that those of speech are."""
         drawn = torch.randn(count, frames, self.dims, generator=generator)
-        return self.feature_mean + self.feature_std * drawn
+        return self.feature_mean + self.norm.std * drawn
 
     def answers_to(self, noise: Tensor) -> Tensor:
         """What the model says of some of its ``noise``: logits [n, C]."""

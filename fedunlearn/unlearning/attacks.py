@@ -59,7 +59,8 @@ class _Domain:
 
     Attributes:
         clean: [n, ...] unperturbed values. real: bool [n, ...], False on padding, broadcast against them.
-        unit: what a perturbation of 1 is, broadcast against an utterance's values.
+        unit: what a perturbation of 1 is: for each utterance [n, ...], or the same for all, broadcast against
+            an utterance's values.
         limit: greatest absolute value.
         features: values [b, ...] of utterances int64 [b] -> (features [b, T, D], frames [b]).
     """
@@ -122,7 +123,7 @@ def _domain(
     if name == "feature":
         x, frames = forget_set.examples.features, forget_set.examples.frames
         real = frame_mask(frames, x.shape[1])[:, :, None]
-        return _Domain(x, real, model.feature_std, math.inf, lambda values, index: (values, frames[index]))
+        return _Domain(x, real, model.unit_at(x), math.inf, lambda values, index: (values, frames[index]))
     if name == "waveform":
         x, samples = forget_set.waveform, forget_set.samples
         real = frame_mask(samples, x.shape[1])
@@ -164,14 +165,15 @@ def _attack(
     """Features [b, T, D] of the attacked utterances ``index``."""
     x = domain.clean[index]
     real = domain.real[index].expand_as(x)
+    unit = domain.unit[index] if domain.unit.dim() == x.dim() else domain.unit
 
     def moved(delta: Tensor) -> Tensor:
-        return x + delta * domain.unit
+        return x + delta * unit
 
     def clip(delta: Tensor) -> Tensor:
         if math.isinf(domain.limit):
             return delta
-        return (moved(delta).clamp(-domain.limit, domain.limit) - x) / domain.unit
+        return (moved(delta).clamp(-domain.limit, domain.limit) - x) / unit
 
     def logits(delta: Tensor) -> Tensor:
         return model.classify(*domain.features(moved(delta), index))

@@ -135,10 +135,10 @@ def noisy_copies(
     """``copies`` of each of n examples with Gaussian noise; copy j of example i is number i * copies + j.
 
     Args:
-        size: standard deviation, in those of the model's features. Padding frames stay zero.
+        size: standard deviation, in the model's units (``unit_at``). Padding frames stay zero.
     """
     chosen = examples.take(torch.arange(len(examples)).repeat_interleave(copies))
-    return add_noise(chosen, size * model.feature_std, rng) if copies else chosen
+    return add_noise(chosen, size * model.unit_at(chosen.features), rng) if copies else chosen
 
 
 CARD = MethodCard(

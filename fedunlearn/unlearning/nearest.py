@@ -34,7 +34,7 @@ def fgsm(model: EmotionModel, examples: Examples, eps: float) -> Tensor:
     for x, frames, labels, real in _batches(examples):
         loss, where = _loss_at(frozen, x, torch.zeros_like(x), frames, labels)[1:]
         (gradient,) = torch.autograd.grad(loss, where)
-        made.append(x + eps * gradient.sign() * real * frozen.feature_std)
+        made.append(x + eps * gradient.sign() * real * frozen.unit_at(x))
     return torch.cat(made)
 
 
@@ -74,7 +74,7 @@ def closest_adversarial(
             moved = delta[still] + radius / 10 * _unit(gradient * real[still])
             delta[still] = moved * (radius / _length(moved).clamp(min=_tiny(x))).clamp(max=1.0)
         with torch.no_grad():
-            features.append(x + delta * frozen.feature_std)
+            features.append(x + delta * frozen.unit_at(x))
             predicted.append(frozen.classify(features[-1], frames).argmax(1))
             distance.append(_length(delta).flatten())
     return torch.cat(features), torch.cat(predicted), torch.cat(distance)
@@ -96,7 +96,7 @@ def _loss_at(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits, the sum of the losses, and the perturbation to take gradients at."""
     where = delta.clone().requires_grad_(True)
-    logits = model.classify(x + where * model.feature_std, frames)
+    logits = model.classify(x + where * model.unit_at(x), frames)
     return logits, F.cross_entropy(logits, labels, reduction="sum"), where
 
 
