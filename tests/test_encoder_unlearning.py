@@ -36,6 +36,7 @@ from fedunlearn.unlearning.attacks import targeted_pgd
 from fedunlearn.unlearning.contract import LogOdds, ServerScalars, UnlearnResult, snapshot
 from fedunlearn.unlearning.importance import importance
 from fedunlearn.unlearning.nearest import closest_adversarial, fgsm
+from fedunlearn.unlearning.spectrum import smoothed
 from fedunlearn.unlearning.upper_reference import HistoryCard, RoundsCard
 
 CLASSES = 3
@@ -145,7 +146,7 @@ def test_every_method_moves_what_trains_and_nothing_else(folder: Path, trains: s
     assert result.steps == (0 if method in ("none", "destroy") else 2)
 
 
-@pytest.mark.parametrize("trains", BY_TRAINS)
+@pytest.mark.parametrize("trains", ["head", *(pytest.param(t, marks=pytest.mark.slow) for t in TRAINS[1:])])
 def test_destroy_leaves_nothing_of_what_was_learned(folder: Path, trains: str) -> None:
     model = encoder(folder, trains)
     data = speech(model, 12)
@@ -192,10 +193,37 @@ def test_importance_is_of_what_trains_alone(folder: Path, trains: str, kind: Any
     assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.parametrize("trains", FAST)
+def test_a_linear_head_and_adapters_have_no_tail_to_smooth(folder: Path, trains: str) -> None:
+    model = encoder(folder, trains)
+    assert same(smoothed(model, 1).state_dict(), model.state_dict())
+
+
+@pytest.mark.parametrize("trains", ["top:1", "all"])
+def test_what_is_smoothed_is_the_difference_from_the_checkpoint(folder: Path, trains: str) -> None:
+    """A change of rank 1 passes rank 1 as it is, one of rank 2 loses its shorter direction; an encoder that
+    learned nothing stays what it was, although its own matrices have full rank."""
+    model = encoder(folder, trains)
+    assert all(
+        torch.allclose(value, model.state_dict()[name], atol=1e-6)
+        for name, value in smoothed(model, 1).state_dict().items()
+    )
+    weight, start = next(iter(model.smoothable()))
+    assert isinstance(start, Tensor)
+    long, short = torch.zeros_like(weight), torch.zeros_like(weight)
+    long[0, 1], short[2, 3] = 2.0, 1.0
+    with torch.no_grad():
+        weight.copy_(start + long + short)
+    (name,) = (name for name, value in model.named_parameters() if value is weight)
+    torch.testing.assert_close(smoothed(model, 1).state_dict()[name], start + long, atol=1e-5, rtol=0.0)
+    assert same(smoothed(model, 16).state_dict(), model.state_dict())
+
+
 # ---- memory ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("trains", BY_TRAINS)
+@pytest.mark.slow
+@pytest.mark.parametrize("trains", TRAINS)
 @pytest.mark.parametrize("domain", ["feature", "waveform"])
 def test_an_attack_in_pieces_is_the_attack_in_one(folder: Path, trains: str, domain: str) -> None:
     """Nine utterances of up to .12 s: .13 s at once are one utterance at a time, 30 s all of them."""

@@ -50,11 +50,13 @@ class CalmSettings(DescentSettings):
 
     Attributes:
         rank: >= 1, leading singular directions that the smoothed model's dense layers keep: as few as leave
-            its accuracy on held-out speech. 8 to 24 do for the functionals model, 48 and more for the CNN.
+            its accuracy on held-out speech. 8 to 24 do for the functionals model, 48 and more for the CNN. Of
+            an encoder only what it learned since its checkpoint is cut, and neither its head nor adapters.
         discount: how far below the held-out speech the forget set is put, in standard deviations of the
             held-out log-odds.
         speaker_discount: the same for a requester that takes back everything; in proportion for less.
-        noise: standard deviation of the noisy copies, in those of the model's features.
+        noise: standard deviation of the noisy copies, in those of the model's features; of an encoder that
+            hears the waveform as it learns, in the utterance's own: 1 is as loud as the speech.
         copies: noisy copies an utterance, 0 = none.
         keep: weight of the cross-entropy on them. With copies = 0 and discount so large that nothing of the
             true class is left this is "delete".

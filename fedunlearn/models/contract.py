@@ -1,6 +1,7 @@
 """What every emotion model offers, so that training, unlearning and attacks need not know which it is."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -79,6 +80,14 @@ class EmotionModel(nn.Module, ABC):
     def answers_to(self, noise: Tensor) -> Tensor:
         """What the model says of some of its ``noise``: logits [n, C]."""
         return self.classify(noise, torch.full((len(noise),), noise.shape[1], dtype=torch.int64))
+
+    def smoothable(self) -> Iterator[tuple[Tensor, Tensor | float]]:
+        """The trained matrices [outputs, inputs] whose long tail holds what was memorised.
+
+        Each comes with the values that stand for having learned nothing: it is what was added to them that
+        has leading directions and a tail.
+        """
+        return ((p, 0.0) for p in self.parameters() if p.requires_grad and p.dim() == 2)
 
     @property
     def first_layer(self) -> str:

@@ -23,17 +23,18 @@ def smoothed(model: EmotionModel, rank: int) -> EmotionModel:
     """A frozen copy, in eval mode, whose dense layers keep their ``rank`` leading singular directions.
 
     Trainable matrices [outputs, inputs] are smoothed; biases, gains and the kernels of convolutions stay as
-    they are, and so does a matrix that has no more than ``rank`` directions.
+    they are, and so does a matrix that has no more than ``rank`` directions. Of a pre-trained encoder it is
+    the difference from the checkpoint that is smoothed (``EmotionModel.smoothable``).
 
     Args:
         model: not changed. rank: >= 1; large enough, it is the model itself.
     """
     frozen = copy.deepcopy(model).eval()
     with torch.no_grad():
-        for weight in frozen.parameters():
-            if weight.requires_grad and weight.dim() == 2 and min(weight.shape) > rank:
-                left, sizes, right = torch.linalg.svd(weight, full_matrices=False)
-                weight.copy_(torch.mm(left[:, :rank] * sizes[:rank], right[:rank]))
+        for weight, start in frozen.smoothable():
+            if min(weight.shape) > rank:
+                left, sizes, right = torch.linalg.svd(weight - start, full_matrices=False)
+                weight.copy_(start + torch.mm(left[:, :rank] * sizes[:rank], right[:rank]))
     return frozen.requires_grad_(False)
 
 

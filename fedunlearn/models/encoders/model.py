@@ -210,6 +210,19 @@ class EncoderModel(EmotionModel):
         drawn = torch.randn(count, 1, self.hidden, generator=generator)
         return self.norm.mean + self.norm.std * drawn.repeat(1, 1, self.layers)
 
+    def smoothable(self) -> Iterator[tuple[Tensor, Tensor | float]]:
+        """The encoder's trained matrices, each with the pre-trained values.
+
+        Not the head: it is linear, so that all it has learned has fewer directions than there are emotions,
+        which lie among the many random ones that its projection began with. Nor LoRA's adapters, which are
+        of low rank as they are.
+        """
+        if self.trains not in ("head", "lora"):
+            pretrained = dict(self._listener.encoder.named_parameters())
+            for name, weight in self.encoder.named_parameters():
+                if weight.requires_grad and weight.dim() == 2:
+                    yield weight, pretrained[name]
+
     def answers_to(self, noise: Tensor) -> Tensor:
         """What the head says of some of the ``noise``: logits [n, C]."""
         return self._decide(noise[:, 0].reshape(-1, self.layers, self.hidden))
