@@ -23,6 +23,8 @@ from fedunlearn.cli import guarded
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, RunFailed
 
 _MODELS = {"cpu": "random:wav2vec2-small", "cuda": "random:wav2vec2-base"}
+_WIDTH = 100
+"""of the table, also where a file is written to"""
 _AGREE = {"float32": 0.01, "bfloat16": 0.3}
 """How far apart the two attacks' results may lie, as a share of what they moved; bfloat16 rounds to 1/256."""
 
@@ -78,6 +80,7 @@ def encoder_speed(
         rows = [_in_a_process(vars(load)) for load in loads]
         out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         console = Console()
+        console.width = max(console.width, _WIDTH)
         console.print(_table(rows), *_notes(rows), sep="\n")
         apart = [r for r in rows if not r["attack"]["difference"] <= _AGREE[r["load"]["precision"]]]
         for row in apart:

@@ -351,7 +351,7 @@ def test_devices_are_asked_only_where_a_gpu_is_in_question(monkeypatch: pytest.M
 
 @pytest.mark.slow
 def test_ray_starts_as_many_workers_as_share_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray takes our word for the GPU: three workers of a third each, told their limit, with the same results."""
+    """Ray takes our word for the GPU: three workers of a third each, with their limit; the same results."""
     told: list[str] = []
     workers: set[int] = set()
 

@@ -39,7 +39,7 @@ def test_operations_of_attention_on_a_cpu() -> None:
 
 
 def test_the_matrix_rate_is_of_this_earth() -> None:
-    assert 1e8 < matrix_rate("cpu", "float32", 1, side=256) < 1e14
+    assert 1e8 < matrix_rate("cpu", "float32", side=256) < 1e14
 
 
 @pytest.mark.parametrize("trains", ["head", pytest.param("all", marks=pytest.mark.slow)])

@@ -91,6 +91,7 @@ def measure(load: Load) -> dict[str, Any]:
     forget_set, attack = _forget_set(model, load), _attack(load)
     batched_seconds = _median(load, device, lambda: targeted_pgd(model, forget_set, attack, _dice()))
     peak, peak_of = _peak(device)
+    rate = matrix_rate(device, precision)
 
     plain_seconds = _median(load, device, lambda: attacked_one_by_one(model, forget_set, attack))
     batched = targeted_pgd(model, forget_set, attack, _dice()).examples.features
@@ -98,7 +99,7 @@ def measure(load: Load) -> dict[str, Any]:
     moved = (batched - forget_set.examples.features).norm()
     flops = load.clients * flops_of(lambda: _local(model, clients[0], load))
     attack_flops = flops_of(lambda: targeted_pgd(model, forget_set, attack, _dice()))
-    rate = matrix_rate(device, precision, load.repeats)
+    rate = max(rate, matrix_rate(device, precision))  # before and after: others may be at work
     about = model.about()
     return {
         "load": asdict(load) | {"device": device, "precision": precision},
@@ -132,13 +133,12 @@ def machine(device: str) -> dict[str, str]:
     return {"name": name, "torch": torch.__version__, "python": platform.python_version()}
 
 
-def matrix_rate(device: str, precision: str, repeats: int, side: int = 0) -> float:
-    """Floating-point operations a second of a product of two large square matrices, 2 n^3 each."""
+def matrix_rate(device: str, precision: str, side: int = 0) -> float:
+    """Floating-point operations a second of a product of two large square matrices, 2 n^3; the best of 20."""
     side = side or _SIDE[device]
     kind = torch.bfloat16 if precision == "bfloat16" else torch.float32
     a, b = (torch.full((side, side), value, dtype=kind, device=device) for value in (0.5, 0.25))
-    times = [_seconds(lambda: a @ b, device) for _ in range(repeats + 2)]
-    return 2 * side**3 / statistics.median(times[2:])
+    return 2 * side**3 / min(_seconds(lambda: a @ b, device) for _ in range(20))
 
 
 def flops_of(work: Callable[[], object]) -> int:
