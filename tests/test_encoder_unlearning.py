@@ -30,6 +30,7 @@ from fedunlearn.federation.guard import Probes
 from fedunlearn.models import build_model
 from fedunlearn.models.encoders import checkpoint
 from fedunlearn.models.encoders.model import EncoderModel
+from fedunlearn.study.encoder_speed import flops_of
 from fedunlearn.training import calibrate, predict, set_calibration, train
 from fedunlearn.unlearning import METHODS, REFERENCES
 from fedunlearn.unlearning.attacks import targeted_pgd
@@ -255,6 +256,17 @@ def test_an_attack_in_pieces_is_the_attack_in_one(folder: Path, trains: str, dom
     torch.testing.assert_close(pieces.examples.features, whole.examples.features, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(pieces.outputs, whole.outputs, rtol=1e-3, atol=1e-4)
     assert torch.equal(pieces.examples.labels, whole.examples.labels)
+
+
+def test_an_attack_computes_each_piece_once(folder: Path) -> None:
+    """Only inputs get gradients, so that none has to wait for those of another piece."""
+    chosen = AttackSettings(domain="waveform", eps=0.05, steps=3, per_utterance=2)
+
+    def operations(seconds: float) -> int:
+        model = encoder(folder, "lora", seconds_at_once=seconds)
+        return flops_of(lambda: targeted_pgd(model, speech(model), chosen, np.random.default_rng(1)))
+
+    assert operations(0.13) <= operations(30.0)  # less padding
 
 
 def test_the_untargeted_attacks_are_the_same_in_pieces(folder: Path) -> None:

@@ -88,6 +88,10 @@ class EmotionModel(nn.Module, ABC):
         """
         return ((p, 0.0) for p in self.parameters() if p.requires_grad and p.dim() == 2)
 
+    def pieces(self, lengths: Tensor) -> list[Tensor]:
+        """Positions of utterances, of true lengths [B], that had better be computed together: here all."""
+        return [torch.arange(len(lengths))]
+
     @property
     def first_layer(self) -> str:
         """Name, in the state dict, of the first trained layer's weights: a matrix or kernels, not a bias.

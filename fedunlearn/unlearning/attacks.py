@@ -58,7 +58,8 @@ class _Domain:
     """What an attack on n utterances perturbs, and the way from there to the model's features.
 
     Attributes:
-        clean: [n, ...] unperturbed values. real: bool [n, ...], False on padding, broadcast against them.
+        clean: [n, ...] unperturbed values. lengths: [n], how many of their second axis are real.
+        real: bool [n, ...], False on padding, broadcast against the values.
         unit: what a perturbation of 1 is: for each utterance [n, ...], or the same for all, broadcast against
             an utterance's values.
         limit: greatest absolute value.
@@ -66,6 +67,7 @@ class _Domain:
     """
 
     clean: Tensor
+    lengths: Tensor
     real: Tensor
     unit: Tensor
     limit: float
@@ -123,12 +125,13 @@ def _domain(
     if name == "feature":
         x, frames = forget_set.examples.features, forget_set.examples.frames
         real = frame_mask(frames, x.shape[1])[:, :, None]
-        return _Domain(x, real, model.unit_at(x), math.inf, lambda values, index: (values, frames[index]))
+        unit = model.unit_at(x)
+        return _Domain(x, frames, real, unit, math.inf, lambda values, index: (values, frames[index]))
     if name == "waveform":
         x, samples = forget_set.waveform, forget_set.samples
         real = frame_mask(samples, x.shape[1])
         return _Domain(
-            x, real, x.new_ones(1), 1.0, lambda values, index: model.derive(values, samples[index])
+            x, samples, real, x.new_ones(1), 1.0, lambda values, index: model.derive(values, samples[index])
         )
     if not isinstance(model, MelModel):
         raise UnlearnFailed(
@@ -140,7 +143,7 @@ def _domain(
     real = frame_mask(frames, x.shape[1])
     unit = x[real].std(0, correction=0)
     return _Domain(
-        x, real[:, :, None], unit, math.inf, lambda values, index: mel.from_mel(values, frames[index])
+        x, frames, real[:, :, None], unit, math.inf, lambda values, index: mel.from_mel(values, frames[index])
     )
 
 
@@ -165,7 +168,8 @@ def _attack(
     """Features [b, T, D] of the attacked utterances ``index``."""
     x = domain.clean[index]
     real = domain.real[index].expand_as(x)
-    unit = domain.unit[index] if domain.unit.dim() == x.dim() else domain.unit
+    unit = (domain.unit[index] if domain.unit.dim() == x.dim() else domain.unit).expand_as(x)
+    pieces = model.pieces(domain.lengths[index])
 
     def moved(delta: Tensor) -> Tensor:
         return x + delta * unit
@@ -175,17 +179,22 @@ def _attack(
             return delta
         return (moved(delta).clamp(-domain.limit, domain.limit) - x) / unit
 
-    def logits(delta: Tensor) -> Tensor:
-        return model.classify(*domain.features(moved(delta), index))
+    def gradient(delta: Tensor) -> Tensor:
+        found = torch.empty_like(delta)
+        for piece in pieces:
+            part = delta[piece].requires_grad_(True)
+            features = domain.features(x[piece] + part * unit[piece], index[piece])
+            loss = F.cross_entropy(model.classify(*features), targets[piece], reduction="sum")
+            (found[piece],) = torch.autograd.grad(loss, part)
+        return found
 
-    delta = _search(logits, real, targets, settings, rng, clip)
+    delta = _search(gradient, real, settings, rng, clip)
     return domain.features(moved(delta).clamp(-domain.limit, domain.limit), index)[0]
 
 
 def _search(
-    logits: Callable[[Tensor], Tensor],
+    gradient: Callable[[Tensor], Tensor],
     real: Tensor,
-    targets: Tensor,
     settings: AttackSettings,
     rng: np.random.Generator,
     clip: Callable[[Tensor], Tensor],
@@ -195,11 +204,8 @@ def _search(
     radius = settings.eps * (count.sqrt() if settings.norm == "l2" else torch.ones_like(count))
     delta = clip(_random_start(real, radius, settings.norm, rng))
     for _ in range(settings.steps):
-        delta.requires_grad_(True)
-        loss = F.cross_entropy(logits(delta), targets, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, delta)
         stride = settings.step * radius / settings.steps
-        delta = delta.detach() - stride * _direction(gradient * real, settings.norm)
+        delta = delta - stride * _direction(gradient(delta) * real, settings.norm)
         delta = clip(_project(delta, radius, settings.norm))
     return delta
 

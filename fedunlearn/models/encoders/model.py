@@ -266,7 +266,7 @@ class EncoderModel(EmotionModel):
 
     def _layer_means(self, encoder: Any, waveform: Tensor, samples: Tensor) -> Tensor:
         """Mean over the true frames of every layer's output: [B, S], [B] -> [B, L + 1, H], on the CPU."""
-        pieces = self._pieces(samples)
+        pieces = self.pieces(samples)
         again = torch.is_grad_enabled() and len(pieces) > 1
         means = []
         for piece in pieces:
@@ -283,20 +283,20 @@ class EncoderModel(EmotionModel):
             means.append(part)
         return torch.cat(means)[torch.cat(pieces).argsort()]
 
-    def _pieces(self, samples: Tensor) -> list[Tensor]:
+    def pieces(self, lengths: Tensor) -> list[Tensor]:
         """Positions that go through the encoder together: no more audio, padding included, than a piece.
 
         Utterances of like length do, so that little of it is padding: of 32 of RAVDESS in pieces of 30 s, 3 %
         is, where neighbours would make it 12 %.
         """
-        if len(samples) * int(samples.max()) <= self._piece:
-            return [torch.arange(len(samples))]
-        order, start, cuts = samples.argsort(stable=True), 0, list[int]()
-        for i, length in enumerate(samples[order].tolist()):
+        if len(lengths) * int(lengths.max()) <= self._piece:
+            return [torch.arange(len(lengths))]
+        order, start, cuts = lengths.argsort(stable=True), 0, list[int]()
+        for i, length in enumerate(lengths[order].tolist()):
             if i > start and (i + 1 - start) * length > self._piece:
                 cuts.append(i - start)
                 start = i
-        return list(torch.split(order, [*cuts, len(samples) - start]))
+        return list(torch.split(order, [*cuts, len(lengths) - start]))
 
     def _listen(self, encoder: Any, waveform: Tensor, samples: Tensor, seed: int) -> Tensor:
         """One piece: [b, S], [b] -> [b, L + 1, H]."""
