@@ -266,6 +266,8 @@ class EncoderModel(EmotionModel):
 
     def _layer_means(self, encoder: Any, waveform: Tensor, samples: Tensor) -> Tensor:
         """Mean over the true frames of every layer's output: [B, S], [B] -> [B, L + 1, H], on the CPU."""
+        if len(samples) == 0:
+            return torch.zeros(0, self.layers, self.hidden)
         pieces = self._pieces(samples)
         again = torch.is_grad_enabled() and len(pieces) > 1
         means = []
