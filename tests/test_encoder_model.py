@@ -16,7 +16,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from fedunlearn.audio import pad
-from fedunlearn.cli import app
+from fedunlearn.cli import app, closing_table
 from fedunlearn.config import EncoderSettings, LocalSettings, ModelSettings
 from fedunlearn.errors import BadInput
 from fedunlearn.examples import Examples
@@ -25,6 +25,7 @@ from fedunlearn.federation.progress import Progress
 from fedunlearn.models import build_model
 from fedunlearn.models.encoders.model import EncoderModel, normalised
 from fedunlearn.seeding import rng_for
+from fedunlearn.speech import Speech
 from fedunlearn.training import calibrate, set_calibration, train
 from fedunlearn.vault import Entry, Vault
 
@@ -248,6 +249,19 @@ def test_training_moves_all_that_trains_and_nothing_else(
     assert all(torch.equal(a, b) for a, b in zip(held, model.pretrained.parameters(), strict=True))
 
 
+def test_features_are_shared_only_by_models_that_make_the_same_bits(
+    folders: dict[tuple[str, str], Path],
+) -> None:
+    folder = folders["wav2vec2", "group"]
+    exact, rough = made(folder), made(folder, precision="bfloat16")
+    pcm = np.random.default_rng(1).integers(-9000, 9000, 5000).astype(np.int16)
+    assert not torch.equal(exact.features_of(pcm), rough.features_of(pcm))
+    speech = Speech({"u": pcm})
+    for model in (exact, rough, made(folder, seed=3)):
+        assert torch.equal(speech.features(model)["u"], model.features_of(pcm))
+    assert exact.feature_name == made(folder, seed=3).feature_name
+
+
 def test_weights_of_another_model_are_refused(folders: dict[tuple[str, str], Path]) -> None:
     head, lora = made(folders["wav2vec2", "layer"]), made(folders["wav2vec2", "layer"], "lora")
     with pytest.raises(RuntimeError, match="another model"):
@@ -322,6 +336,10 @@ def test_a_run_on_a_frozen_encoder(folders: dict[tuple[str, str], Path], tmp_pat
     outcome = CliRunner().invoke(app, command)
     assert outcome.exit_code == 0 and "Model: " in outcome.output
     results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert "RANDOM WEIGHTS" not in outcome.output
+    results["model"]["weights"] = "random"
+    assert "RANDOM WEIGHTS" in str(closing_table(results).caption)
+    results["model"]["weights"] = "pre-trained"
     assert results["model"]["trains"] == "head" and results["model"]["weights"] == "pre-trained"
     assert results["config"]["model"]["encoder"]["sha256"] == results["model"]["sha256"]
     assert {r["state"] for r in results["requests"]} == {"verified"}

@@ -121,7 +121,9 @@ class EncoderModel(EmotionModel):
         self._least = _receptive_field(kernels_and_strides)
         self._first_kernel, self._first_stride = kernels_and_strides[0]
         if chosen.trains == "head":
-            self.feature_name = f"layers-{checkpoint.sha256[:_NAME_IN_FEATURES]}"
+            # Another device, or arithmetic, gives other bits.
+            how = f"{checkpoint.sha256[:_NAME_IN_FEATURES]}-{self.device}-{self.precision}"
+            self.feature_name = f"layers-{how}"
             self.dims = self.layers * self.hidden
         else:
             self.feature_name = "normalised-waveform" if checkpoint.normalise else "waveform"
