@@ -441,6 +441,7 @@ def test_a_file_that_is_missing_or_corrupt(folder: Path, file: str, content: byt
         ({"hidden_size": "16"}, 'hidden_size must be a whole number >= 1 (got "16")'),
         ({"quantization_config": {"bits": 4}}, "the weights are quantised"),
         ({"add_adapter": True}, "add_adapter is set"),
+        ({"conv_pos_batch_norm": True}, "conv_pos_batch_norm is set"),
         ({"num_attention_heads": 3}, "transformers cannot make an encoder of it"),
         ({"conv_dim": [16]}, "transformers cannot make an encoder of it"),
         ({"hidden_act": "shrug"}, "transformers cannot make an encoder of it"),

@@ -9,19 +9,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from small_run import small_config
 from tiny_encoders import KINDS, NORMS, RECEPTIVE_FIELD, tiny_encoder
 from torch import Tensor
 from typer.testing import CliRunner
 
 from fedunlearn.audio import pad
-from fedunlearn.cli import app
+from fedunlearn.cli import app, closing_table
 from fedunlearn.config import EncoderSettings, LocalSettings, ModelSettings
 from fedunlearn.errors import BadInput
 from fedunlearn.examples import Examples
+from fedunlearn.federation.preparation import check, prepare, resolve
+from fedunlearn.federation.progress import Progress
 from fedunlearn.models import build_model
 from fedunlearn.models.encoders.model import EncoderModel, normalised
 from fedunlearn.seeding import rng_for
+from fedunlearn.speech import Speech
 from fedunlearn.training import calibrate, set_calibration, train
 from fedunlearn.vault import Entry, Vault
 
@@ -150,6 +154,15 @@ def test_an_utterance_shorter_than_one_frame_is_heard(folders: dict[tuple[str, s
         assert torch.isfinite(short).all() and torch.isfinite(padded).all()
 
 
+@pytest.mark.parametrize("trains", TRAINS)
+def test_no_utterances_have_no_answers(folders: dict[tuple[str, str], Path], trains: str) -> None:
+    model = made(folders["wav2vec2", "group"], trains)
+    nothing = torch.zeros(0, 500, 1) if trains != "head" else torch.zeros(0, 1, model.dims)
+    frames = torch.zeros(0, dtype=torch.int64)
+    assert model.classify(nothing, frames).shape == (0, 4)
+    assert model.calibration_rows(nothing, frames).shape == (0, 3 * 16)
+
+
 def test_normalised_counts_true_samples_only() -> None:
     waveform = torch.tensor([[1.0, 3.0, 0.0, 0.0], [2.0, 2.0, 2.0, 2.0]])
     by_hand = torch.tensor([[-1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
@@ -236,6 +249,19 @@ def test_training_moves_all_that_trains_and_nothing_else(
     assert all(torch.equal(a, b) for a, b in zip(held, model.pretrained.parameters(), strict=True))
 
 
+def test_features_are_shared_only_by_models_that_make_the_same_bits(
+    folders: dict[tuple[str, str], Path],
+) -> None:
+    folder = folders["wav2vec2", "group"]
+    exact, rough = made(folder), made(folder, precision="bfloat16")
+    pcm = np.random.default_rng(1).integers(-9000, 9000, 5000).astype(np.int16)
+    assert not torch.equal(exact.features_of(pcm), rough.features_of(pcm))
+    speech = Speech({"u": pcm})
+    for model in (exact, rough, made(folder, seed=3)):
+        assert torch.equal(speech.features(model)["u"], model.features_of(pcm))
+    assert exact.feature_name == made(folder, seed=3).feature_name
+
+
 def test_weights_of_another_model_are_refused(folders: dict[tuple[str, str], Path]) -> None:
     head, lora = made(folders["wav2vec2", "layer"]), made(folders["wav2vec2", "layer"], "lora")
     with pytest.raises(RuntimeError, match="another model"):
@@ -252,6 +278,20 @@ def test_the_same_seed_makes_the_same_model_whatever_was_loaded_before(
     torch.manual_seed(99)
     again = made(folders["hubert", "group"], "lora", seed=4).state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_a_folder_that_changed_is_not_mistaken_for_what_it_was(tmp_path: Path) -> None:
+    """Neither by a worker that builds later, nor by who takes up a run."""
+    start = tiny_encoder(tmp_path / "start")
+    config = resolve(small_config(model__name=str(start), model__encoder__device="cpu"))
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "config.toml").write_text(config.to_toml())
+    tiny_encoder(start, seed=1)
+    with pytest.raises(BadInput, match="not the encoder that was used"):
+        build_model(config.model, 4, rng_for(0, "test model"))
+    with pytest.raises(BadInput, match="not the encoder that was used"):
+        prepare(config, out, tmp_path / "cache", Progress(Console(quiet=True)), resume=True)
 
 
 # ---- on a device -----------------------------------------------------------------------------------------
@@ -296,6 +336,10 @@ def test_a_run_on_a_frozen_encoder(folders: dict[tuple[str, str], Path], tmp_pat
     outcome = CliRunner().invoke(app, command)
     assert outcome.exit_code == 0 and "Model: " in outcome.output
     results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert "RANDOM WEIGHTS" not in outcome.output
+    results["model"]["weights"] = "random"
+    assert "RANDOM WEIGHTS" in str(closing_table(results).caption)
+    results["model"]["weights"] = "pre-trained"
     assert results["model"]["trains"] == "head" and results["model"]["weights"] == "pre-trained"
     assert results["config"]["model"]["encoder"]["sha256"] == results["model"]["sha256"]
     assert {r["state"] for r in results["requests"]} == {"verified"}
@@ -319,8 +363,6 @@ def test_a_run_on_a_frozen_encoder(folders: dict[tuple[str, str], Path], tmp_pat
 def test_what_does_not_fit_is_said_before_anything_is_heard(
     folders: dict[tuple[str, str], Path], tmp_path: Path, settings: dict[str, Any], said: str
 ) -> None:
-    from fedunlearn.federation.preparation import check, resolve
-
     with pytest.raises(BadInput) as caught:
         config = small_config(model__name=str(folders["wav2vec2", "layer"]), **settings)
         check(resolve(config), tmp_path / "run", tmp_path / "cache")

@@ -214,6 +214,7 @@ def closing_table(results: Mapping[str, Any]) -> Table:
     """The four models side by side, with the distance to the retrained one."""
     from fedunlearn.report.finding import SEEN
     from fedunlearn.report.guarding import liars
+    from fedunlearn.report.values import at
 
     method = results["config"]["unlearning"]["method"]
     table = Table(title=f"{results['corpus']['name']}: {len(results['requests'])} deletions, {method}")
@@ -237,7 +238,11 @@ def closing_table(results: Mapping[str, Any]) -> Table:
     table.add_row("mean gap to retrained", *(_figure(mean) for mean in [*means, floor]), style="bold")
     intervals = [_interval(gap[name]) for name in ("none", "unlearned", "recovered")]
     table.add_row("  95 % interval", *intervals, "(floor)" if floor is not None else "-", style="dim")
-    said = ["floor: what retrained models with other seeds differ by"] if floor is not None else []
+    said = []
+    if at(results, "model", "weights") == "random":
+        said.append("RANDOM WEIGHTS: of times and sizes only, no result about speech")
+    if floor is not None:
+        said.append("floor: what retrained models with other seeds differ by")
     if gap["nothing_to_forget"]:
         said.append(f"nothing to forget here: the original is as near as another seed (rho {gap['rho']:.1f})")
     if seen := SEEN.get(results["unlearning"]["sees"]):

@@ -160,6 +160,7 @@ def prepare(
         run.lock()
         try:
             _check_same(config, run)
+            resolved(config.model)  # what is wrong with it, before anything is heard
             if run.standings.exists():
                 return _take_up(config, run, cache, progress, heard)
             waiting = _begin_anew(run)

@@ -49,6 +49,7 @@ def build_model(
 
     Raises:
         ValueError: fewer than two classes.
+        BadInput: the encoder is not here, or is another than its digest says.
     """
     if classes < 2:
         raise ValueError(f"a recogniser needs at least 2 emotions to tell apart (got {classes})")
@@ -59,10 +60,12 @@ def build_model(
 
 def _construct(settings: ModelSettings, classes: int) -> EmotionModel:
     if settings.is_encoder:
-        from fedunlearn.models.encoders.checkpoint import locate
+        from fedunlearn.models.encoders.checkpoint import check_digest, locate
         from fedunlearn.models.encoders.model import EncoderModel
 
-        return EncoderModel(locate(settings.name), classes, settings)
+        checkpoint = locate(settings.name)
+        check_digest(checkpoint, settings.encoder.sha256)  # a folder may have changed since it was resolved
+        return EncoderModel(checkpoint, classes, settings)
     if settings.name == "cnn":
         from fedunlearn.models.cnn import CnnModel
 

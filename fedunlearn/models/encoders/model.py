@@ -32,7 +32,6 @@ LORA_TARGETS = {
 }
 """Queries and values, as in Hu et al. 2022 (arXiv 2106.09685). WavLM's attention takes its weights past any
 adapter, so there it is the two feed-forward layers."""
-_NAME_IN_FEATURES = 16
 _AROUND = 401
 """samples: 25 ms"""
 _VARIANCE_FLOOR = 1e-7
@@ -79,8 +78,7 @@ class _Listener:
 
 @lru_cache(maxsize=2)
 def _listener(checkpoint: Checkpoint, device: str) -> _Listener:
-    with torch.random.fork_rng(devices=[]):  # loading draws weights before it sets them
-        encoder = load(checkpoint)
+    encoder = load(checkpoint)
     first = encoder.feature_extractor.conv_layers[0]
     if isinstance(getattr(first, "layer_norm", None), nn.GroupNorm):
         first.layer_norm = TrueFramesGroupNorm(first.layer_norm)
@@ -121,7 +119,8 @@ class EncoderModel(EmotionModel):
         self._least = _receptive_field(kernels_and_strides)
         self._first_kernel, self._first_stride = kernels_and_strides[0]
         if chosen.trains == "head":
-            self.feature_name = f"layers-{checkpoint.sha256[:_NAME_IN_FEATURES]}"
+            # Another device, or arithmetic, gives other bits.
+            self.feature_name = f"layers-{checkpoint.sha256[:16]}-{self.device}-{self.precision}"
             self.dims = self.layers * self.hidden
         else:
             self.feature_name = "normalised-waveform" if checkpoint.normalise else "waveform"
@@ -266,6 +265,8 @@ class EncoderModel(EmotionModel):
 
     def _layer_means(self, encoder: Any, waveform: Tensor, samples: Tensor) -> Tensor:
         """Mean over the true frames of every layer's output: [B, S], [B] -> [B, L + 1, H], on the CPU."""
+        if len(samples) == 0:
+            return torch.zeros(0, self.layers, self.hidden)
         pieces = self.pieces(samples)
         again = torch.is_grad_enabled() and len(pieces) > 1
         means = []

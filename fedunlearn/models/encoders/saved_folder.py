@@ -99,6 +99,11 @@ def _kind(folder: Path, config: dict[str, Any]) -> str:
         )
     if config.get("quantization_config") is not None:
         raise BadInput(f"{path}: the weights are quantised; give the encoder they were made from")
+    if config.get("conv_pos_batch_norm"):
+        raise BadInput(
+            f"{path}: conv_pos_batch_norm is set; with a batch norm, an answer would depend on what else is "
+            "in the batch; give an encoder without"
+        )
     if config.get("add_adapter"):
         raise BadInput(
             f"{path}: add_adapter is set, but an encoder is used without one; give its pre-trained form"
