@@ -10,7 +10,7 @@ import torch
 
 import fedunlearn.evaluation.reference
 from fedunlearn.checkpoints import save_checkpoint
-from fedunlearn.config import Config, LocalSettings, ModelSettings, TrainingSettings, load
+from fedunlearn.config import Config, EncoderSettings, LocalSettings, ModelSettings, TrainingSettings, load
 from fedunlearn.evaluation.reference import Learned, ReferenceCache, reference_key
 
 CONTENTS = ("a" * 64, "b" * 64, "")
@@ -18,6 +18,15 @@ DECIDES: dict[str, Any] = {
     "model.name": "functionals",
     "model.hidden": 64,
     "model.dropout": 0.1,
+    "model.encoder.trains": "lora",
+    "model.encoder.projection": 64,
+    "model.encoder.lora_rank": 4,
+    "model.encoder.lora_alpha": 8,
+    "model.encoder.seconds_at_once": 10.0,
+    "model.encoder.device": "cpu",
+    "model.encoder.precision": "bfloat16",
+    "model.encoder.deterministic": False,
+    "model.encoder.sha256": "0" * 64,
     "training.rounds": 31,
     "training.server_optimizer": "adam",
     "training.server_lr": 0.5,
@@ -38,6 +47,7 @@ DECIDES: dict[str, Any] = {
 }
 DOES_NOT: dict[str, Any] = {
     "seed": 9,
+    "model.encoder.gpu_share": 0.5,
     "corpus.path": "/elsewhere",
     "corpus.skip_bad": True,
     "deletions.schedule": [],
@@ -67,8 +77,9 @@ def key(
 
 def test_every_setting_of_model_and_training_decides() -> None:
     named = {k.rpartition(".")[2] for k in DECIDES}
-    for settings in (ModelSettings, TrainingSettings, LocalSettings):
-        assert set(settings.model_fields) - {"local"} <= named, "a new setting: add it here"
+    apart = {"local", "encoder", "gpu_share"}
+    for settings in (ModelSettings, EncoderSettings, TrainingSettings, LocalSettings):
+        assert set(settings.model_fields) - apart <= named, "a new setting: add it here"
     cnn = {"model.name": "cnn"}  # the model that takes every setting
     keys = {key(cnn | {name: value}) for name, value in DECIDES.items()}
     assert len(keys) == len(DECIDES) and key(cnn) not in keys

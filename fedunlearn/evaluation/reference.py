@@ -61,7 +61,7 @@ def reference_key(
         "format": _FORMAT,
         "version": __version__,
         "torch": torch.__version__,
-        "model": config.model.model_dump(mode="json"),
+        "model": config.model.model_dump(mode="json", exclude={"encoder": {"gpu_share"}}),
         "training": config.training.model_dump(mode="json"),
         "curve_every": config.evaluation.curve_every,
         "stream": stream,
