@@ -113,7 +113,8 @@ class EncoderModel(EmotionModel):
         make_ready(self.device, chosen.deterministic)
         self._piece = round(chosen.seconds_at_once * SAMPLE_RATE)
         self._listener = _listener(checkpoint, self.device)
-        config = self._listener.encoder.config
+        config = self.pretrained.config
+        # What comes out of the convolutions counts as a layer, too.
         self.layers, self.hidden = config.num_hidden_layers + 1, config.hidden_size
         kernels_and_strides = list(zip(config.conv_kernel, config.conv_stride, strict=True))
         self._least = _receptive_field(kernels_and_strides)
@@ -125,7 +126,7 @@ class EncoderModel(EmotionModel):
         else:
             self.feature_name = "normalised-waveform" if checkpoint.normalise else "waveform"
             self.dims, self.frame_seconds, self.stores_features = 1, 1 / SAMPLE_RATE, False
-            self.encoder = _trainable(self._listener.encoder, settings)
+            self.encoder = _trainable(self.pretrained, settings)
         self.norm = Standardise(self.layers * self.hidden)
         self.layer_weights = nn.Parameter(torch.full((self.layers,), 1 / self.layers))
         self.projector = nn.Linear(self.hidden, chosen.projection)
@@ -160,7 +161,7 @@ class EncoderModel(EmotionModel):
         """Beside what every recogniser says: kind, sha256, what trains, device and precision."""
         said = super().about()
         if self.trains == "head":
-            said["parameters"] += sum(p.numel() for p in self._listener.encoder.parameters())
+            said["parameters"] += sum(p.numel() for p in self.pretrained.parameters())
         return said | {
             "weights": "random" if self.checkpoint.is_random else "pre-trained",
             "kind": self.checkpoint.kind,
@@ -201,7 +202,7 @@ class EncoderModel(EmotionModel):
             waveform = normalised(waveform, samples)
         if self.trains != "head":
             return waveform[:, :, None], samples
-        means = self._layer_means(self._listener.encoder, waveform, samples)
+        means = self._layer_means(self.pretrained, waveform, samples)
         return means.flatten(1)[:, None, :], torch.ones_like(samples)
 
     def calibration_rows(self, features: Tensor, frames: Tensor) -> Tensor:
@@ -209,7 +210,7 @@ class EncoderModel(EmotionModel):
         if self.trains == "head":
             return features[:, 0]
         with torch.no_grad():
-            return self._layer_means(self._listener.encoder, features[:, :, 0], frames).flatten(1)
+            return self._layer_means(self.pretrained, features[:, :, 0], frames).flatten(1)
 
     def noise(self, count: int, frames: int, generator: torch.Generator) -> Tensor:
         """Random means of all layers [count, 1, (L + 1) * H]: through an encoder, all noise sounds alike.
