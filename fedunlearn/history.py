@@ -2,20 +2,27 @@
 
 Two things are kept beside the first weights: of every client in every ordinary round the size of its
 difference, tensor by tensor, which is all that FedEraser's calibration reads of the updates that it stores
-(Liu et al. 2021, IWQoS, doi 10.1109/IWQOS52092.2021.9521274); and each client's last difference,
-which says what those who did not ask would still learn. Tensors that are not trained do not enter.
+(Liu et al. 2021, IWQoS, doi 10.1109/IWQOS52092.2021.9521274); and, where somebody will read it, each client's
+last difference, which says what those who did not ask would still learn: as many models as there are clients.
+Tensors that are not trained do not enter.
 """
 
 import math
+from array import array
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Norms = dict[int, dict[int, dict[str, float]]]
-"""ordinary round, from 1 -> client -> trained tensor -> L2 norm of the client's difference"""
+from fedunlearn.blockwise import sum_of_squares
+
+Sizes = dict[int, dict[str, float]]
+"""client -> trained tensor -> L2 norm of the client's difference"""
 
 
 @dataclass
@@ -25,27 +32,30 @@ class History:
     Attributes:
         trained: names of the model's trained tensors.
         initial: the whole state after calibration: what round 1 started from; empty before.
-        norms: of the ordinary rounds.
         last: client -> trained tensor -> its last difference, of an ordinary or a recovery round, as it was
             sent. A client whose data were purged since then has none.
+        keeps_last: whether last differences are remembered at all.
     """
 
     trained: Sequence[str]
     initial: Mapping[str, Tensor] = field(default_factory=dict)
-    norms: Norms = field(default_factory=dict)
     last: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    keeps_last: bool = True
+    # ordinary round, from 1 -> rows of a client and its sizes, in the order of ``trained``
+    _rows: dict[int, "array[float]"] = field(default_factory=dict)
 
     def remember(self, client: int, difference: Mapping[str, Tensor], ordinary_round: int | None) -> None:
         """One client's difference.
 
         Args:
+            difference: copied where it is kept.
             ordinary_round: 1 ...; None = a recovery round, whose sizes are of no ordinary step.
         """
-        self.last[client] = {name: difference[name] for name in self.trained}
+        if self.keeps_last:
+            self.last[client] = {name: difference[name].clone() for name in self.trained}
         if ordinary_round is not None:
-            self.norms.setdefault(ordinary_round, {})[client] = {
-                name: math.sqrt(float(difference[name].double().square().sum())) for name in self.trained
-            }
+            sizes = (math.sqrt(sum_of_squares(difference[name])) for name in self.trained)
+            self._rows.setdefault(ordinary_round, array("d")).extend((client, *sizes))
 
     def forget(self, client: int, left: bool) -> None:
         """A client's data were purged: what was made from them goes too.
@@ -55,27 +65,47 @@ class History:
         """
         self.last.pop(client, None)
         if left:
-            for of_round in self.norms.values():
-                of_round.pop(client, None)
+            for round_ in self._rows:
+                table = self._table(round_)
+                self._rows[round_] = array("d", table[table[:, 0] != client].ravel())
+
+    @property
+    def norms(self) -> dict[int, Sizes]:
+        """Ordinary round, from 1 -> client -> trained tensor -> L2 norm of the client's difference."""
+        return {round_: self.norms_of(round_) for round_ in self._rows}
+
+    def norms_of(self, round_: int) -> Sizes:
+        """Of one ordinary round; empty where nobody took part in it."""
+        rows = self._table(round_).tolist()
+        return {int(client): dict(zip(self.trained, own, strict=True)) for client, *own in rows}
 
     def usual_norm(self, clients: Collection[int]) -> float:
         """Median of these clients' L2 norms, all tensors together, each of its last ordinary round.
 
         Infinity where none of them took part in any.
         """
-        lately = {c: own for of_round in self.norms.values() for c, own in of_round.items() if c in clients}
-        return median(math.hypot(*own.values()) for own in lately.values()) if lately else math.inf
+        lately: dict[int, float] = {}
+        for round_ in sorted(self._rows, reverse=True):
+            rows = self._table(round_).tolist()
+            lately = {int(c): math.hypot(*own) for c, *own in rows if c in clients} | lately
+            if len(lately) == len(clients):
+                break
+        return median(lately.values()) if lately else math.inf
 
     def last_rounds(self) -> dict[int, int]:
         """Client -> the last ordinary round in which it took part."""
-        return {client: number for number in sorted(self.norms) for client in self.norms[number]}
+        return {int(client): round_ for round_ in sorted(self._rows) for client in self._table(round_)[:, 0]}
 
     @property
     def bytes_stored(self) -> int:
         """Of all tensors and sizes (8 bytes each)."""
         tensors = [*self.initial.values(), *(t for own in self.last.values() for t in own.values())]
-        sizes = sum(len(own) for of_round in self.norms.values() for own in of_round.values())
+        sizes = sum(self._table(round_)[:, 1:].size for round_ in self._rows)
         return sum(t.nbytes for t in tensors) + 8 * sizes
+
+    def _table(self, round_: int) -> npt.NDArray[np.float64]:
+        rows: Any = self._rows.get(round_, ())
+        return np.array(rows, np.float64).reshape(-1, 1 + len(self.trained))
 
     def as_tensors(self) -> dict[str, Tensor]:
         """Everything but ``trained`` as named tensors.
@@ -83,12 +113,9 @@ class History:
         "initial.<tensor>", "last.<client>.<tensor>", and "norms" [n, 2 + tensors] float64: round, client and
         the norms in the order of ``trained``, a row for each.
         """
-        rows = [
-            [round_, client, *(sizes[name] for name in self.trained)]
-            for round_, clients in self.norms.items()
-            for client, sizes in clients.items()
-        ]
-        norms = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), 2 + len(self.trained))
+        tables = {round_: self._table(round_) for round_ in self._rows}
+        dated = [np.insert(table, 0, round_, axis=1) for round_, table in tables.items()]
+        norms = torch.from_numpy(np.concatenate([np.zeros((0, 2 + len(self.trained))), *dated]))
         last = {f"last.{c}.{name}": t for c, own in self.last.items() for name, t in own.items()}
         return {"norms": norms, **{f"initial.{name}": t for name, t in self.initial.items()}, **last}
 
@@ -108,8 +135,8 @@ class History:
         if norms.ndim != 2 or norms.shape[1] != 2 + len(trained):
             raise ValueError("the norms do not fit the trained tensors")
         history = cls(trained, {name: tensors[f"initial.{name}"] for name in order})
-        for round_, client, *sizes in norms.tolist():
-            history.norms.setdefault(int(round_), {})[int(client)] = dict(zip(trained, sizes, strict=True))
+        for round_, *row in norms.tolist():
+            history._rows.setdefault(int(round_), array("d")).extend(row)
         clients = {int(key.split(".")[1]) for key in tensors if key.startswith("last.")}
         for client in sorted(clients):
             history.last[client] = {name: tensors[f"last.{client}.{name}"] for name in trained}

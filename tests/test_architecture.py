@@ -17,7 +17,7 @@ LONGEST = 400
 
 ROOMS = (
     ("errors",),
-    ("config", "seeding"),
+    ("config", "seeding", "blockwise"),
     ("audio", "run_folder", "ledger", "examples"),
     ("corpora", "checkpoints", "history", "tracking"),
     ("partition", "models", "vault_index"),
@@ -50,7 +50,8 @@ ALONE = {
     "errors": set(),
     "audio": set(),
     "ledger": set(),
-    "history": set(),
+    "blockwise": set(),
+    "history": {"blockwise"},
     "report": {"report", "run_folder"},
     "tracking": {"tracking", "errors", "run_folder"},
 }

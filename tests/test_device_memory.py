@@ -19,7 +19,7 @@ from torch import Tensor
 from fedunlearn.deletion import RequestBook
 from fedunlearn.federation.client import HANDLERS, Device, make_client_app
 from fedunlearn.federation.engine import run_inline
-from fedunlearn.federation.exchange import letter, settings
+from fedunlearn.federation.exchange import Letter, settings
 from fedunlearn.federation.scalars import as_settings
 from fedunlearn.federation.transport import number
 from fedunlearn.models import build_model
@@ -52,7 +52,7 @@ class Talk:
     def train(self, client: int) -> None:
         """An ordinary round at one client."""
         asked = settings(round=1, date=9, phase="learn", stream=1, epochs=1, lr=0.01)
-        self.say("train", client, letter(self.model.state_dict(), asked))
+        self.say("train", client, Letter(self.model.state_dict())(asked))
 
     def ask_for_deletions(self) -> list[str]:
         """Ids of the client's requests."""
@@ -65,7 +65,7 @@ class Talk:
         """Unlearn them at the client, with an attack."""
         told = as_settings(ServerScalars(test_accuracy=0.1))
         asked = settings(round=3, date=9, requests=requests, **told)
-        self.say("train.unlearn", CLIENT, letter(self.model.state_dict(), asked))
+        self.say("train.unlearn", CLIENT, Letter(self.model.state_dict())(asked))
 
     def purge(self, requests: list[str]) -> bool:
         """Remove them; whether the client verified it."""

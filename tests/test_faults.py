@@ -1,12 +1,13 @@
 """Clients that fail in every way: refused, counted, named; a quorum on every round; honest endings."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord
 from small_run import prepared, run_small, small_config, weights_of
 
 from fedunlearn.errors import RunFailed
@@ -67,12 +68,10 @@ class Spoil:
 
 def _pickled(weights: dict[str, torch.Tensor]) -> ArrayRecord:
     record = pack(weights)
-    array = record[next(iter(record))]
-    import io
-
+    first = next(iter(record))
     buffer = io.BytesIO()
     np.save(buffer, np.array([object()], dtype=object), allow_pickle=True)
-    array.data = buffer.getvalue()
+    record[first] = Array("float32", record[first].shape, "numpy.ndarray", buffer.getvalue())
     return record
 
 

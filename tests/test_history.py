@@ -139,7 +139,7 @@ def test_cached_and_trained_originals_have_the_same_history(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     servers = watched(monkeypatch)
-    config = small_config(deletions__schedule=[])
+    config = small_config(deletions__schedule=[], unlearning__aggregation="projected")
     trained = played(tmp_path / "trained", config, tmp_path / "cache")
     cached = played(tmp_path / "cached", config, tmp_path / "cache")
     assert [r["times"]["references"]["original"] for r in (trained, cached)] == ["trained", "cached"]
@@ -170,9 +170,8 @@ def test_unlearning_from_a_cached_original_is_the_same_bit_for_bit(tmp_path: Pat
 def test_the_history_retells_the_first_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One round, devices of equal size: first weights and the mean of the differences give the model."""
     servers = watched(monkeypatch)
-    result = played(
-        tmp_path / "run", small_config(deletions__schedule=[], training__rounds=1), tmp_path / "cache"
-    )
+    config = small_config(deletions__schedule=[], training__rounds=1, unlearning__aggregation="projected")
+    result = played(tmp_path / "run", config, tmp_path / "cache")
     assert result["status"] == "complete"
     learned = ReferenceCache(tmp_path / "cache").find(next((tmp_path / "cache").glob("*.safetensors")).stem)
     assert learned is not None and learned.history is not None
@@ -188,7 +187,8 @@ def test_the_history_retells_the_first_round(tmp_path: Path, monkeypatch: pytest
 def test_the_server_keeps_no_step_of_deleted_speech(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """1 left; 2 and 3 deleted some. Without recovery nothing new is remembered of them."""
     servers = watched(monkeypatch)
-    played(tmp_path / "run", small_config(recovery__rounds=0), tmp_path / "cache")
+    config = small_config(recovery__rounds=0, unlearning__aggregation="projected")
+    played(tmp_path / "run", config, tmp_path / "cache")
     history = servers[0].standing.history
     assert list(history.last) == [0, 4, 5]
     assert all(list(of_round) == [0, 2, 3, 4, 5] for of_round in history.norms.values())
@@ -197,6 +197,25 @@ def test_the_server_keeps_no_step_of_deleted_speech(tmp_path: Path, monkeypatch:
     (original,) = [known.history for known in learned if known is not None and known.history is not None]
     assert len(learned) == 2
     assert list(original.last) == list(range(6))  # the retrained model was kept without
+
+
+def test_last_steps_are_kept_only_where_somebody_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model for every client is much to keep. An original that was learned without is learned again, and
+    then serves those who do not read them, too: what they keep is no more than if they had learned it.
+    """
+    servers, cache = watched(monkeypatch), tmp_path / "cache"
+    some = [{"client": 2, "what": "some", "count": 4, "after_learning": 0}]
+    runs = {}
+    for number, how in enumerate(["sum", "projected", "sum", "projected"]):
+        config = small_config(deletions__schedule=some, unlearning__aggregation=how)
+        runs[number] = run_small(tmp_path / str(number), config, cache=cache)
+        assert bool(servers[-1].standing.history.last) == (how == "projected")
+    origins = [run["times"]["references"]["original"] for run in runs.values()]
+    assert origins == ["trained", "trained", "cached", "cached"]
+    assert without_times(runs[2]) == without_times(runs[0])
+    assert without_times(runs[3]) == without_times(runs[1])
 
 
 def test_a_deletion_during_learning_leaves_the_history_going_on(
@@ -208,7 +227,8 @@ def test_a_deletion_during_learning_leaves_the_history_going_on(
         {"client": 2, "what": "some", "count": 4, "round": 1},
         {"client": 4, "what": "all", "round": 1},
     ]
-    result = played(tmp_path / "run", small_config(deletions__schedule=early), tmp_path / "cache")
+    config = small_config(deletions__schedule=early, unlearning__aggregation="projected")
+    result = played(tmp_path / "run", config, tmp_path / "cache")
     assert result["status"] == "complete" and result["cost"]["counterfactual"]["rounds"] == 2
     history = servers[0].standing.history
     assert list(history.norms) == [1, 2, 3]

@@ -305,8 +305,7 @@ def test_fed_eraser_with_nothing_to_erase_learns_the_same_again(tmp_path: Path, 
         learned = server.rounds.start(initial, "learn")
         server.rounds.begin_history(learned)
         for number in range(1, 4):
-            learned, updates, *_ = server.rounds.ordinary(learned, config.seed, number, "learn")
-            server.rounds.remember(updates, number)
+            learned, _ = server.rounds.ordinary(learned, config.seed, number, "learn")
         card = REFERENCES["fed-eraser"]
         assert isinstance(card, HistoryCard)
         for stream in (config.seed, config.seed + 1):

@@ -324,3 +324,10 @@ class UnlearningSettings(Settings):
     scrub: SCRUBSettings = SCRUBSettings()
     not_: NoTSettings = NoTSettings()
     fed_eraser: FedEraserSettings = FedEraserSettings()
+
+    @property
+    def reads_last_steps(self) -> bool:
+        """Whether a joint step reads the last differences of those who did not ask, which many clients fill
+        memory and checkpoints with.
+        """
+        return self.aggregation == "projected"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fedunlearn.blockwise import add_weighted, sum_of_squares
 from fedunlearn.config import TrainingSettings
 from fedunlearn.federation.projection import without_conflict
 from fedunlearn.federation.transport import State
@@ -32,22 +33,68 @@ class Update:
     @property
     def norm(self) -> float:
         """L2 norm of the difference over all tensors."""
-        return math.sqrt(sum(float(d.double().square().sum()) for d in self.difference.values()))
+        return math.sqrt(sum(sum_of_squares(d) for d in self.difference.values()))
+
+
+class RunningMean:
+    """Mean difference weighted by examples, float64 (McMahan et al. 2017), one update after another.
+
+    Only the sum is kept. Updates are added in the order in which they come, which must be client order, and
+    several at a time: while a block of the sum is in the processor's cache, all that wait are added to it. How
+    many wait does not change a bit.
+    """
+
+    def __init__(self) -> None:
+        self._sum: dict[str, Tensor] = {}
+        self._waiting: list[tuple[float, Mapping[str, Tensor]]] = []
+        self._bytes = 0
+        self.examples = 0
+
+    def add(self, update: Update) -> None:
+        """One more update; its difference is read now or at a later ``add``, and never changed."""
+        if not self._sum:
+            zeros = {k: torch.zeros(d.shape, dtype=torch.float64) for k, d in update.difference.items()}
+            self._sum = zeros
+        self.examples += update.examples
+        self._waiting.append((float(update.examples), update.difference))
+        self._bytes += sum(d.nbytes for d in update.difference.values())
+        if self._bytes >= _TOGETHER:
+            self._flush()
+
+    def mean(self, total: int | None = None) -> State:
+        """The mean so far, float64.
+
+        Args:
+            total: what the weights are shares of; None = the examples that were added. A larger total counts
+                the clients that sent nothing as clients that changed nothing.
+        """
+        self._flush()
+        whole = self.examples if total is None else total
+        return {key: value / whole for key, value in self._sum.items()}
+
+    def _flush(self) -> None:
+        for key, value in self._sum.items():
+            add_weighted(value, [(weight, d[key]) for weight, d in self._waiting])
+        self._waiting, self._bytes = [], 0
+
+
+_TOGETHER = 1 << 26
+"""bytes of updates that wait to be added together"""
 
 
 def weighted_mean(updates: Sequence[Update], total: int | None = None) -> State:
-    """Mean difference weighted by examples, float64 (McMahan et al. 2017).
+    """Mean difference weighted by examples, summed in client order.
 
     Args:
-        updates: at least one.
-        total: what the weights are shares of; None = the updates' own examples. A larger total counts the
-            clients that sent nothing as clients that changed nothing.
+        updates: at least one. total: as of ``RunningMean.mean``.
 
     Returns:
         float64 differences.
     """
-    whole = sum(u.examples for u in updates) if total is None else total
-    return _sum(updates, lambda u: u.examples / whole)
+    running = RunningMean()
+    for update in sorted(updates, key=lambda u: u.client):
+        running.add(update)
+    return running.mean(total)
 
 
 def _sum(updates: Sequence[Update], weight: Callable[[Update], float]) -> State:

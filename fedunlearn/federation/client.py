@@ -20,7 +20,7 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedunlearn import config as configuration
-from fedunlearn.config import ModelSettings
+from fedunlearn.config import Config, ModelSettings
 from fedunlearn.deletion import RequestBook, State, answer, raise_due
 from fedunlearn.examples import Examples
 from fedunlearn.federation.local_work import (
@@ -32,7 +32,7 @@ from fedunlearn.federation.local_work import (
     unlearned,
 )
 from fedunlearn.federation.scalars import read_scalars
-from fedunlearn.federation.transport import Asked, pack, unpack
+from fedunlearn.federation.transport import Asked, borrow, lend
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Split
@@ -56,7 +56,7 @@ class Device:
     def __init__(self, run: RunFolder, client: int) -> None:
         self.client = client
         self.run, self._stamp = run, _stamp(run)
-        self.config = configuration.load(run.config)
+        self.config = _config(run.config, self._stamp)
         self.vault = Vault(run.vault(client))
         self.model = _recogniser(self.config.model, self.vault.classes)
         self._examples: dict[Split, Examples] = {}
@@ -86,7 +86,7 @@ class Device:
 
     def load(self, content: RecordDict) -> None:
         """Put the message's weights into the model."""
-        self.model.load_state_dict(unpack(content.array_records["weights"]))
+        self.model.load_state_dict(borrow(content.array_records["weights"]))
 
     def teacher(self, content: RecordDict) -> EmotionModel | None:
         """A second model with the message's ``teacher`` weights; None where it brings none."""
@@ -94,12 +94,18 @@ class Device:
         if weights is None:
             return None
         model = copy.deepcopy(self.model)
-        model.load_state_dict(unpack(weights))
+        model.load_state_dict(borrow(weights))
         return model
 
     def forget_caches(self) -> None:
         """Drop everything in memory that came from audio."""
         self._examples.clear()
+
+
+@lru_cache(maxsize=4)
+def _config(file: Path, stamp: tuple[int, int]) -> Config:
+    """The one experiment of a process. ``stamp``: of the file as it is now."""
+    return configuration.load(file)
 
 
 @lru_cache(maxsize=4)
@@ -166,7 +172,7 @@ def calibrate_locally(device: Device, content: RecordDict) -> RecordDict:
     """
     moments = moments_of(device.model, device.kept(content))
     reply = _reply(examples=moments.frames)
-    reply["moments"] = pack({"mean": moments.mean, "mean_square": moments.mean_square})
+    reply["moments"] = lend({"mean": moments.mean, "mean_square": moments.mean_square})
     return reply
 
 
@@ -183,12 +189,11 @@ def train_locally(device: Device, content: RecordDict) -> RecordDict:
 
 
 def _trained(device: Device, content: RecordDict, training: Callable[[Examples], float]) -> RecordDict:
-    device.load(content)
-    kept = device.kept(content)
+    start, kept = borrow(content.array_records["weights"]), device.kept(content)
     # Who has recorded nothing yet learns nothing, and counts for nothing.
-    update, loss = trained(device.model, lambda: training(kept) if len(kept) else 0.0)
+    update, loss = trained(device.model, start, lambda: training(kept) if len(kept) else 0.0)
     reply = _reply(examples=len(kept), loss=loss)
-    reply["update"] = pack(update)
+    reply["update"] = lend(update)
     return reply
 
 
@@ -241,7 +246,7 @@ def _unlearned(device: Device, content: RecordDict, unlearn: Method) -> RecordDi
         attack_success=result.attack_success,
     )
     own = partial(device.kept, content)
-    reply["update"] = pack(sent(device.model, update, own, config, device.client, clock, config.seed))
+    reply["update"] = lend(sent(device.model, update, own, config, device.client, clock, config.seed))
     reply["outcome"] = ConfigRecord(
         {"stopped": result.stopped, "scalars_read": ",".join(result.scalars_read)}
     )

@@ -184,7 +184,7 @@ def ray_folders() -> list[Path]:
 
 
 class InlineGrid(Grid):
-    """Flower's Grid without Flower's runtime: a message is answered the moment it is pushed.
+    """Flower's Grid without Flower's runtime: a message is answered when its reply is pulled.
 
     Args:
         client_app: answers. clients: how many nodes there are; node ids are 1 ... clients.
@@ -192,7 +192,7 @@ class InlineGrid(Grid):
 
     def __init__(self, client_app: ClientApp, clients: int) -> None:
         self._app, self._clients = client_app, clients
-        self._replies: dict[str, Message] = {}
+        self._unanswered: dict[str, Message] = {}
         self._states = {node: RecordDict() for node in range(1, clients + 1)}
 
     def set_run(self, run: Any) -> None:
@@ -212,24 +212,27 @@ class InlineGrid(Grid):
         return list(self._states)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Answer the messages, one after another."""
+        """Take the messages; each is answered when its reply is pulled."""
         ids = []
         for message in messages:
             name = str(uuid4())
             message.metadata.__dict__["_message_id"] = name
-            self._replies[name] = self._answer(message)
+            self._unanswered[name] = message
             ids.append(name)
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Hand over replies, each once."""
-        return [self._replies.pop(name) for name in list(message_ids) if name in self._replies]
+        """Answer the first of these messages that has no answer yet: nobody's reply waits for another's."""
+        wanted = set(message_ids)
+        name = next((name for name in self._unanswered if name in wanted), None)
+        return [] if name is None else [self._answer(self._unanswered.pop(name))]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Push, then pull."""
-        return self.pull_messages(self.push_messages(messages))
+        """Push, then pull until all are answered."""
+        ids = list(self.push_messages(messages))
+        return [reply for _ in ids for reply in self.pull_messages(ids)]
 
     def _answer(self, message: Message) -> Message:
         node = message.metadata.dst_node_id

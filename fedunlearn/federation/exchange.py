@@ -9,15 +9,18 @@ from typing import TypeVar
 
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
+from torch import Tensor
 
 from fedunlearn.config import FederationSettings
 from fedunlearn.errors import RunFailed
-from fedunlearn.evaluation.cost import PhaseCost
+from fedunlearn.evaluation.cost import REQUESTING, PhaseCost, Share
 from fedunlearn.federation.requests import ServedRequest
-from fedunlearn.federation.transport import Refused, State, number, pack, size
+from fedunlearn.federation.transport import Refused, lend, number, size
 
 T = TypeVar("T")
 _POLL_SECONDS = 0.005
+_FEWEST_AHEAD, _MOST_AHEAD, _BYTES_AHEAD = 4, 64, 1 << 28
+"""how many clients' replies may come before it is their turn: so many, and no more bytes than these"""
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,9 @@ class Federation:
 
         Args:
             kind: Flower message type, such as "train.unlearn".
-            content: client -> what to send.
-            read: turns a client's reply into a value, or raises Refused.
+            content: client -> what to send; several may be sent the same record.
+            read: turns a client's reply into a value, or raises Refused. It is called in client order, for
+                each as soon as it and all before it have answered, so that it may add up what it reads.
             occasion: for the books.
             quorum: share of them that must answer; None = the federation's setting.
 
@@ -114,23 +118,21 @@ class Federation:
             RunFailed: fewer than the quorum answered.
         """
         answers: dict[int, T] = {}
-        waiting = dict(sorted(content.items()))
-        for client in waiting.keys() & self._withheld.keys():
-            waiting[client]["withheld"] = ConfigRecord({"requests": self._withheld[client]})
-        for _ in range(1 + self._settings.retries):
-            with occasion.cost.clock():
-                replies = self._exchange(kind, waiting)
-            for client, record in waiting.items():
-                occasion.cost.share(kind).bytes_down += size(record)
-                reply = replies.get(client)
-                try:
-                    answers[client] = self._read(client, reply, read, occasion, kind)
-                except Refused as why:
-                    sort = "late" if reply is None else "failed" if reply.has_error() else "refused"
-                    self._fault(client, str(why), occasion, sort)
-            waiting = {c: r for c, r in waiting.items() if c not in answers}
-            if not waiting:
-                break
+        content = {client: self._told(client, record) for client, record in sorted(content.items())}
+        with occasion.cost.clock():
+            letters = _Letters(kind, content, occasion.cost.share(kind))
+            self._push(letters, self._longest_first(letters))
+            for client in content:
+                for tries_left in reversed(range(1 + self._settings.retries)):
+                    reply = self._reply(letters, client)
+                    try:
+                        answers[client] = self._read(client, reply, read, occasion, kind)
+                        break
+                    except Refused as why:
+                        sort = "late" if reply is None else "failed" if reply.has_error() else "refused"
+                        self._fault(client, str(why), occasion, sort)
+                    if tries_left:
+                        self._push(letters, [client])
         needed = self._settings.quorum if quorum is None else quorum
         # Whatever the quorum, one survivor's model is not everybody's.
         least = max(needed * len(content), min(2, len(content))) if needed > 0 else 0
@@ -139,7 +141,48 @@ class Federation:
                 f"round {occasion.round} ({occasion.phase}): {len(answers)} of {len(content)} clients "
                 f"answered properly, {needed:.0%} are needed; last reason: {self.faults[-1].reason}"
             )
-        return dict(sorted(answers.items()))
+        return answers
+
+    def _told(self, client: int, record: RecordDict) -> RecordDict:
+        """What a client is sent, and which of its requests it must leave out."""
+        withheld = self._withheld.get(client)
+        if withheld is None:
+            return record
+        return RecordDict({**record, "withheld": ConfigRecord({"requests": withheld})})
+
+    def _longest_first(self, letters: "_Letters") -> list[int]:
+        """In which order to ask: who holds most first, so that nobody begins a long task when others end.
+
+        In stretches of client order, so that few replies wait for their turn to be read.
+        """
+        clients = list(letters.content)
+        if self._settings.engine == "inline" or letters.kind in REQUESTING:
+            return clients
+        stretch = max(_FEWEST_AHEAD, min(_MOST_AHEAD, _BYTES_AHEAD // max(1, letters.largest)))
+        stretches = (clients[start : start + stretch] for start in range(0, len(clients), stretch))
+        return [c for part in stretches for c in sorted(part, key=lambda c: -self.examples.get(c, 0))]
+
+    def _push(self, letters: "_Letters", clients: Sequence[int]) -> None:
+        """Ask these clients."""
+        messages = [letters.to(client, self._node[client]) for client in clients]
+        letters.waiting |= dict(zip(self._grid.push_messages(messages), clients, strict=True))
+        letters.deadline = time.monotonic() + self._settings.timeout
+
+    def _reply(self, letters: "_Letters", client: int) -> Message | None:
+        """What a client answers; None where nothing comes in time. Others' replies wait for their turn."""
+        while client not in letters.arrived:
+            if time.monotonic() > letters.deadline:
+                letters.arrived |= dict.fromkeys(letters.waiting.values())
+                letters.waiting.clear()
+            else:
+                letters.arrived |= self._pull(letters.waiting)
+        return letters.arrived.pop(client)
+
+    def _pull(self, waiting: dict[str, int]) -> dict[int, Message]:
+        """Replies that have come; they wait no more. Waits a little where there are none."""
+        come = {waiting.pop(m.metadata.reply_to_message_id): m for m in self._grid.pull_messages(waiting)}
+        self._check_time(None, "the run was interrupted", wait=not come)
+        return come
 
     def _meet(self, clients: int) -> None:
         # Node ids are random in every run, and the list is empty when a ServerApp starts.
@@ -150,10 +193,7 @@ class Federation:
             nodes = sorted(self._grid.get_node_ids())
         for _ in range(1 + self._settings.retries):
             missing = [n for n in nodes if n not in self._node.values()]
-            messages = [
-                Message(RecordDict(), dst_node_id=n, message_type="query.population") for n in missing
-            ]
-            for reply in self._wait(messages):
+            for reply in self._introductions(missing):
                 if not reply.has_error():
                     client = int(number(reply.content, "client"))
                     self._node[client] = reply.metadata.src_node_id
@@ -164,25 +204,15 @@ class Federation:
             raise RunFailed(f"clients {lost} did not say who they are; their vaults may be unreadable")
         self.examples = dict(sorted(self.examples.items()))
 
-    def _exchange(self, kind: str, content: Mapping[int, RecordDict]) -> dict[int, Message]:
-        client_of = {self._node[c]: c for c in content}
-        messages = [Message(r, dst_node_id=self._node[c], message_type=kind) for c, r in content.items()]
-        return {client_of[reply.metadata.src_node_id]: reply for reply in self._wait(messages)}
-
-    def _wait(self, messages: list[Message]) -> list[Message]:
+    def _introductions(self, nodes: Sequence[int]) -> Iterator[Message]:
+        messages = [Message(RecordDict(), dst_node_id=n, message_type="query.population") for n in nodes]
+        waiting = dict(zip(self._grid.push_messages(messages), nodes, strict=True))
         deadline = time.monotonic() + self._settings.timeout
-        open_ids = set(self._grid.push_messages(messages))
-        replies: list[Message] = []
-        while open_ids and time.monotonic() < deadline:
-            for reply in self._grid.pull_messages(open_ids):
-                replies.append(reply)
-                open_ids.discard(reply.metadata.reply_to_message_id)
-            if open_ids:
-                self._check_time(None, "the run was interrupted")
-        return replies
+        while waiting and time.monotonic() < deadline:
+            yield from self._pull(waiting).values()
 
-    def _check_time(self, deadline: float | None, what: str) -> None:
-        if self._stop.wait(_POLL_SECONDS):
+    def _check_time(self, deadline: float | None, what: str, wait: bool = True) -> None:
+        if self._stop.wait(_POLL_SECONDS if wait else 0):
             raise RunFailed("the run was interrupted")
         if deadline is not None and time.monotonic() > deadline:
             raise RunFailed(f"{what} after {self._settings.timeout:g} s")
@@ -208,17 +238,46 @@ class Federation:
         return read(client, reply.content)
 
 
+class _Letters:
+    """One message for each of several clients, and where each of them is.
+
+    Args:
+        kind: of message. content: client -> what it says. spent: the books that it is entered in.
+    """
+
+    def __init__(self, kind: str, content: Mapping[int, RecordDict], spent: Share) -> None:
+        self.kind, self.content, self._spent = kind, content, spent
+        self.waiting: dict[str, int] = {}
+        self.arrived: dict[int, Message | None] = {}
+        self.deadline = 0.0
+        different = {id(record): record for record in content.values()}
+        self._sizes = {known: size(record) for known, record in different.items()}
+        self.largest = max(self._sizes.values(), default=0)
+
+    def to(self, client: int, node: int) -> Message:
+        """The message, which is then on its way."""
+        record = self.content[client]
+        self._spent.bytes_down += self._sizes[id(record)]
+        return Message(record, dst_node_id=node, message_type=self.kind)
+
+
 def settings(**values: int | float | str | list[str]) -> ConfigRecord:
     """The small settings of a message."""
     return ConfigRecord(dict(values))
 
 
-def letter(weights: State, asked: ConfigRecord, teacher: State | None = None) -> RecordDict:
-    """A message with the model, and beside it the one to learn from where there is one."""
-    content = RecordDict({"weights": pack(weights), "settings": asked})
-    if teacher is not None:
-        content["teacher"] = pack(teacher)
-    return content
+class Letter:
+    """What several clients are sent: the model, and beside it the one to learn from where there is one.
+
+    Neither is copied, so neither may be changed any more.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], teacher: Mapping[str, Tensor] | None = None) -> None:
+        self._records = {"weights": lend(weights)} | ({} if teacher is None else {"teacher": lend(teacher)})
+
+    def __call__(self, asked: ConfigRecord) -> RecordDict:
+        """With these settings."""
+        return RecordDict({**self._records, "settings": asked})
 
 
 def _one_line(text: str) -> str:

@@ -77,7 +77,8 @@ class Experiment:
         self.results: dict[str, Any] | None = None
         self._judge, self._cache, self._progress = judge, cache, progress
         self._ledger = Ledger(run.ledger, stream_key(config.seed, "ledger salt").to_bytes(16, "big"))
-        self.standing = standing or Standing(History(trained_names(template)))
+        keeps_last = config.unlearning.reads_last_steps
+        self.standing = standing or Standing(History(trained_names(template), keeps_last=keeps_last))
         self.template, self.corpus_digest = template, judge.content_of([])
         self._shelf = Shelf(run.standings, config, self.corpus_digest)
         self._new = standing is None
@@ -193,9 +194,10 @@ class Experiment:
             clients = len(self.partition.clients)
             quiet = not any_while_learning(config.deletions, clients, config.training.rounds, config.seed)
             known = self._cache.find(key) if quiet else None
-            # A retrained model of the very same data has no history.
-            standing.origins["original"] = "cached" if known and known.history else "trained"
-            if known and known.history:
+            # A retrained model of the very same data has no history, and not every history has all.
+            enough = known and known.history and (known.history.last or not standing.history.keeps_last)
+            standing.origins["original"] = "cached" if enough else "trained"
+            if enough and known and known.history:
                 references.begin_after(known, known.history)
         whole = server.learning
         server.play(self._first_weights, lambda: not server.learning)

@@ -6,7 +6,7 @@ Pure functions of what the server knows: the run's server takes these steps, and
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from fedunlearn.config import Config
-from fedunlearn.federation.aggregation import Update, join_unlearning, step, weighted_mean
+from fedunlearn.federation.aggregation import Update, join_unlearning, step
 from fedunlearn.federation.guard import UNGUARDED, Guard, Intervention, Probes
 from fedunlearn.federation.projection import without_conflict
 from fedunlearn.federation.transport import State
@@ -53,19 +53,16 @@ def join_step(
     return step(weights, join(passed)) if passed else weights, passed, done
 
 
-def recovered(
-    weights: State, updates: Sequence[Update], reversion: str, unlearn_steps: Sequence[State]
-) -> State:
+def recovered(weights: State, mean: State | None, reversion: str, unlearn_steps: Sequence[State]) -> State:
     """The global model after a recovery round.
 
     Reversion is removed from the mean, where FedOSD removes it from each client's step: the mean is what
     moves the model, and clients that pull back may be outweighed by those that do not.
 
     Args:
-        updates: of the clients; none = nothing moves. reversion: "kept" or "removed".
+        mean: of the clients' differences; None = nothing moves. reversion: "kept" or "removed".
         unlearn_steps: what each of the run so far moved the model by; read where reversion is removed.
     """
-    if not updates:
+    if mean is None:
         return weights
-    mean = weighted_mean(updates)
     return step(weights, without_conflict(mean, unlearn_steps) if reversion == "removed" else mean)

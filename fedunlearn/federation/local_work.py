@@ -3,7 +3,7 @@
 No message and no vault: the ClientApp answers with them, and shadow federations are made of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -31,11 +31,13 @@ def moments_of(model: EmotionModel, examples: Examples) -> Moments:
     return calibrate(model, examples.take(torch.arange(0)) if few else examples)
 
 
-def trained(model: EmotionModel, training: Callable[[], float]) -> tuple[State, float]:
-    """Train a model in place: what that moved it by, and the loss."""
-    before = {k: v.clone() for k, v in model.state_dict().items()}
+def trained(
+    model: EmotionModel, start: Mapping[str, Tensor], training: Callable[[], float]
+) -> tuple[State, float]:
+    """Train a model in place from these weights: what that moved it by, and the loss."""
+    model.load_state_dict(start)
     loss = training()
-    return difference(model.state_dict(), before), loss
+    return difference(model.state_dict(), start), loss
 
 
 def train_in_round(

@@ -6,6 +6,7 @@ A training is found by content where it was done before, and goes on from the st
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 from fedunlearn.config import Config
 from fedunlearn.evaluation.cost import PhaseCost
@@ -55,12 +56,15 @@ class References:
         """As if learning had just ended with what the cache holds."""
         standing, config, rounds = self._standing, self._config, self._config.training.rounds
         standing.model = GlobalModel(dict(known.state), ServerOptimizer(config.training), rounds)
+        keeps_last = config.unlearning.reads_last_steps
+        history = replace(history, keeps_last=keeps_last, last=history.last if keeps_last else {})
         standing.history = history
         log = Log.of(known)
         standing.log.rows, standing.log.curve = log.rows, log.curve
         standing.clock = standing.date = rounds
         standing.dates = {date + 1: date for date in range(rounds)}
         standing.costs["learn"] = PhaseCost.of(known.cost)
+        standing.costs["learn"].bytes_stored = history.bytes_stored
         standing.trained = {client: number - 1 for client, number in history.last_rounds().items()}
         later = recorded_later(self._partition, config.partition, config.seed)
         for share in self._partition.clients:

@@ -98,7 +98,8 @@ class Rehearsal:
         first = min((w.heard for w in plan.wishes), default=None)
         model = self._start(frozenset(plan.withheld(plan.rounds[0].clock)) if plan.rounds else frozenset())
         unlearned_ = None
-        self._history = History(trained_names(self.model), model.weights)
+        keeps_last = self._config.unlearning.reads_last_steps
+        self._history = History(trained_names(self.model), model.weights, keeps_last=keeps_last)
         for round_ in plan.rounds:
             if original is None and first is not None and self._comes_after(round_, first):
                 original = self._had_nobody_asked(model)
@@ -158,7 +159,8 @@ class Rehearsal:
         )
         for update in updates:
             self._history.remember(update.client, update.difference, None)
-        return recovered(weights, updates, recovery.reversion, self._steps)
+        mean = weighted_mean(updates) if updates else None
+        return recovered(weights, mean, recovery.reversion, self._steps)
 
     def _train(
         self, weights: State, date: int, withheld: Collection[str], phase: str, number: int, epochs: int,
@@ -167,9 +169,8 @@ class Rehearsal:
         updates = []
         for client, ids in self._there(date, withheld).items():
             kept, when = self.examples(ids), (phase, number, self._stream)
-            self.model.load_state_dict(weights)
             work = partial(train_in_round, self.model, kept, self._config, epochs, lr, client, *when)
-            updates.append(Update(client, len(kept), trained(self.model, work)[0]))
+            updates.append(Update(client, len(kept), trained(self.model, weights, work)[0]))
         return updates
 
     def _unlearn(self, weights: State, round_: Round) -> State:

@@ -1,6 +1,7 @@
 """One round of all clients: ask them to train, read their updates. What the phases are made of."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,15 +10,30 @@ from torch import Tensor
 
 from fedunlearn.config import Config
 from fedunlearn.errors import RunFailed
-from fedunlearn.federation.aggregation import ServerOptimizer, Update, weighted_mean
+from fedunlearn.federation.aggregation import RunningMean, ServerOptimizer, Update, weighted_mean
 from fedunlearn.federation.availability import Availability
-from fedunlearn.federation.exchange import Federation, Occasion, letter, settings
+from fedunlearn.federation.exchange import Federation, Letter, Occasion, settings
 from fedunlearn.federation.observer import Observer
 from fedunlearn.federation.standing import GlobalModel, Standing
 from fedunlearn.federation.transport import Refused, State, count, number, weights_like
 from fedunlearn.history import History
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.training import round_lr, set_calibration
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What came of asking all clients to train.
+
+    Attributes:
+        mean: of the differences that count, weighted by examples, float64; None = there are none.
+        loss: mean over the examples of all who trained; None = nobody did.
+        refused: replies that did not count.
+    """
+
+    mean: State | None = None
+    loss: float | None = None
+    refused: int = 0
 
 
 class Rounds:
@@ -65,17 +81,17 @@ class Rounds:
     def ordinary(
         self, model: GlobalModel, stream: int, row_round: int, phase: str, number: int | None = None,
         epochs: int | None = None, counted: Callable[[Update], Update | None] = lambda update: update,
-    ) -> tuple[GlobalModel, list[Update], float | None, int]:  # fmt: skip
+    ) -> tuple[GlobalModel, Gathered]:  # fmt: skip
         """One ordinary round.
 
         Args:
             stream: seed of the clients' training streams. row_round: of the timeline.
-            phase: whose cost this is.
+            phase: whose cost this is; the main line's, "learn", is remembered.
             number: of the ordinary round, from 1; None = the model's next. epochs: None = training.local's.
             counted: an update as it counts; None = it does not.
 
         Returns:
-            (the next model, the updates as they came, their mean loss, replies that did not count)
+            (the next model, what came)
         """
         number = number or model.ordinary_rounds + 1
         lr = round_lr(self._config.training, number)
@@ -87,21 +103,37 @@ class Rounds:
             epochs=epochs or self._config.training.local.epochs,
             lr=lr,
         )
-        updates, loss, refused = self.ask(model.weights, row_round, number - 1, phase, asked)
-        counting = [c for c in map(counted, updates) if c is not None]
+        remembers = (lambda update: self._remember(update, number)) if phase == "learn" else None
+        gathered = self.ask(
+            model.weights, row_round, number - 1, phase, asked, counted=counted, remembers=remembers
+        )
         weights = model.weights
-        if counting:
-            weights = model.optimizer.apply(weights, weighted_mean(counting))
-        return GlobalModel(weights, model.optimizer, number), updates, loss, refused
+        if gathered.mean is not None:
+            weights = model.optimizer.apply(weights, gathered.mean)
+        if remembers:
+            self._standing.costs["learn"].bytes_stored = self._standing.history.bytes_stored
+        return GlobalModel(weights, model.optimizer, number), gathered
+
+    def recovering(self, weights: State, asked: ConfigRecord) -> Gathered:
+        """One recovery round of the main line, which is remembered, though as no ordinary step."""
+        standing = self._standing
+        return self.ask(
+            weights, standing.clock, standing.date, "recover", asked,
+            remembers=lambda update: self._remember(update, None),
+        )  # fmt: skip
 
     def ask(
         self, weights: State, row_round: int, date: int, phase: str, asked: ConfigRecord, kind: str = "train",
-        teacher: State | None = None,
-    ) -> tuple[list[Update], float | None, int]:  # fmt: skip
-        """All reachable clients' updates, their mean loss, and how many replies did not count.
+        teacher: State | None = None, counted: Callable[[Update], Update | None] = lambda update: update,
+        remembers: Callable[[Update], None] | None = None,
+    ) -> Gathered:  # fmt: skip
+        """All reachable clients' updates, each read once, in client order, and then let go.
 
         Nobody is asked, and nothing comes back, where fewer than two of several can be reached: one
         survivor's model is not everybody's.
+
+        Args:
+            counted: an update as it counts; None = it does not. remembers: told of every update as it came.
         """
         occasion = Occasion(row_round, phase, self._standing.costs[phase])
         occasion.cost.rounds += 1
@@ -110,52 +142,57 @@ class Rounds:
             raise RunFailed(f"round {row_round} ({phase}): no client holds any training data")
         there = self.reachable(date)
         if len(there) < min(2, len(self._clients.clients)):
-            return [], None, 0
+            return Gathered()
         beside, heard = phase in {"retrain", "counterfactual"}, self._standing.heard
         known = {c: date if beside else min(date, heard.get(c, 0)) for c in there}
-        content = {
-            c: letter(weights, ConfigRecord({**asked, "date": by}), teacher) for c, by in known.items()
-        }
+        letter = Letter(weights, teacher)
+        by_date = {by: letter(ConfigRecord({**asked, "date": by})) for by in {*known.values()}}
+        running = RunningMean()
 
-        def read(client: int, reply: RecordDict) -> tuple[Update, float]:
+        def read(client: int, reply: RecordDict) -> tuple[int, float]:
             examples, held = count(reply, "examples"), self._clients.examples[client]
             # What it held at another date than it last spoke at, a client with recordings knows alone.
             another = self._config.partition.recordings and known[client] != heard.get(client, 0)
             if examples != held and not another:
                 raise Refused(f"claims {examples} utterances, but it holds {held}")
-            return Update(client, examples, weights_like(reply, "update", weights)), number(reply, "loss")
+            loss = number(reply, "loss")
+            update = Update(client, examples, weights_like(reply, "update", weights, borrowed=True))
+            if examples:
+                if remembers:
+                    remembers(update)
+                if (counts := counted(update)) is not None:
+                    running.add(counts)
+            return examples, loss
 
+        content = {client: by_date[by] for client, by in known.items()}
         replies = self._clients.ask(kind, content, read, occasion)
-        counted = {c: (update, loss) for c, (update, loss) in replies.items() if update.examples}
-        updates = [update for update, _ in counted.values()]
+        trained = {c: loss for c, loss in replies.items() if loss[0]}
         if not beside:
-            trained = self._standing.trained
-            trained |= {c: max(known[c], trained.get(c, -1)) for c in counted}
-        if not updates:
-            return [], None, len(self._clients.faults) - before
-        total = sum(u.examples for u in updates)
-        loss = sum(u.examples * loss for u, loss in counted.values()) / total
-        return updates, loss, len(self._clients.faults) - before
+            dates = self._standing.trained
+            dates |= {c: max(known[c], dates.get(c, -1)) for c in trained}
+        refused = len(self._clients.faults) - before
+        if not trained:
+            return Gathered(refused=refused)
+        total = sum(n for n, _ in trained.values())
+        loss = sum(n * loss for n, loss in trained.values()) / total
+        return Gathered(running.mean() if running.examples else None, loss, refused)
 
-    def remember(self, updates: Sequence[Update], ordinary_round: int | None) -> None:
-        """What the main line's clients sent; an ``ordinary_round`` counts, recovery (None) is remembered."""
-        standing = self._standing
-        for update in updates:
-            standing.history.remember(update.client, update.difference, ordinary_round)
-        if ordinary_round is not None:
-            standing.costs["learn"].bytes_stored = standing.history.bytes_stored
+    def _remember(self, update: Update, ordinary_round: int | None) -> None:
+        """What the main line's client sent; an ``ordinary_round`` counts, recovery (None) is remembered."""
+        self._standing.history.remember(update.client, update.difference, ordinary_round)
 
     def begin_history(self, model: GlobalModel) -> None:
         """The main line begins here."""
-        self._standing.history = History(self._standing.history.trained, model.weights)
+        known = self._standing.history
+        self._standing.history = History(known.trained, model.weights, keeps_last=known.keeps_last)
 
     def report(
-        self, round_: int, phase: str, weights: State, loss: float | None, refused: int, look: bool,
+        self, round_: int, phase: str, weights: State, came: Gathered, look: bool,
         requests: Sequence[str] = (),
     ) -> None:  # fmt: skip
         """Tell the observer that a round is over."""
         predictions = self._observer.look(weights) if look else None
-        row: dict[str, Any] = {"round": round_, "phase": phase, "loss": loss, "refused": refused}
+        row: dict[str, Any] = {"round": round_, "phase": phase, "loss": came.loss, "refused": came.refused}
         self._observer.saw({**row, "requests": list(requests)}, predictions)
 
 

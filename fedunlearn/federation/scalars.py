@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from flwr.app import RecordDict
 from torch import Tensor
 
-from fedunlearn.federation.exchange import Federation, Occasion, settings
-from fedunlearn.federation.transport import Asked, Refused, number, pack
+from fedunlearn.federation.exchange import Federation, Letter, Occasion, settings
+from fedunlearn.federation.transport import Asked, Refused, number
 from fedunlearn.unlearning.contract import LogOdds, ServerScalars
 
 _NOT_KNOWN = -1.0
@@ -77,10 +77,9 @@ def ask_scalars(
     Args:
         clients: the federation. there: those to be asked -> the date up to which their recordings count.
     """
-    content = {}
-    for client, date in there.items():
-        asked = settings(log_odds=int(log_odds), date=date)
-        content[client] = RecordDict({"weights": pack(weights), "settings": asked})
+    letter = Letter(weights)
+    by_date = {date: letter(settings(log_odds=int(log_odds), date=date)) for date in {*there.values()}}
+    content = {client: by_date[date] for client, date in there.items()}
 
     def read(client: int, reply: RecordDict) -> tuple[float, float, Sums, Sums]:
         right, examples = number(reply, "right"), number(reply, "examples")

@@ -21,7 +21,7 @@ from fedunlearn.federation.exchange import Federation, settings
 from fedunlearn.federation.joining import recovered
 from fedunlearn.federation.observer import Observer
 from fedunlearn.federation.requests import ServedRequest, ids_of
-from fedunlearn.federation.rounds import Rounds
+from fedunlearn.federation.rounds import Gathered, Rounds
 from fedunlearn.federation.standing import GlobalModel, Standing, Step
 from fedunlearn.federation.unlearn_step import Told, UnlearnStep
 from fedunlearn.models.contract import EmotionModel
@@ -116,7 +116,7 @@ class Server:
         standing.step = Step.PURGE if self.desk.to_purge() else Step.ROUND
         if applied and standing.model is not None:
             ids = ids_of(applied)
-            self.rounds.report(standing.clock, "unlearn", standing.model.weights, None, 0, True, ids)
+            self.rounds.report(standing.clock, "unlearn", standing.model.weights, Gathered(), True, ids)
         if applied or standing.step is Step.PURGE:
             # What is about to be purged can never be unlearned, nor trained on beside, again: the model, and
             # that somebody asked, must outlast any crash.
@@ -188,11 +188,10 @@ class Server:
             if not self._clients.clients:
                 model.ordinary_rounds += 1  # all that is left waits to be forgotten
                 return
-            model, updates, loss, refused = self.rounds.ordinary(model, config.seed, standing.clock, "learn")
-        self.rounds.remember(updates, model.ordinary_rounds)
+            model, gathered = self.rounds.ordinary(model, config.seed, standing.clock, "learn")
         standing.model = model
         self.rounds.report(
-            standing.clock, "learn", model.weights, loss, refused, self._looks(model.ordinary_rounds)
+            standing.clock, "learn", model.weights, gathered, self._looks(model.ordinary_rounds)
         )
 
     def _looks(self, number: int) -> bool:
@@ -215,13 +214,10 @@ class Server:
                 epochs=recovery.epochs,
                 lr=recovery.lr,
             )
-            updates, loss, refused = self.rounds.ask(
-                model.weights, standing.clock, standing.date, "recover", asked
-            )
-        self.rounds.remember(updates, None)
-        weights = recovered(model.weights, updates, recovery.reversion, standing.unlearn_steps)
+            gathered = self.rounds.recovering(model.weights, asked)
+        weights = recovered(model.weights, gathered.mean, recovery.reversion, standing.unlearn_steps)
         standing.model = GlobalModel(weights, model.optimizer, model.ordinary_rounds)
-        self.rounds.report(standing.clock, "recover", weights, loss, refused, True)
+        self.rounds.report(standing.clock, "recover", weights, gathered, True)
 
     def _after_learning(self) -> None:
         """Recover, or wait, until nothing is planned and nothing is open."""
@@ -261,7 +257,7 @@ class Server:
         """
         while model.ordinary_rounds < self._config.training.rounds and self._clients.clients:
             number_ = model.ordinary_rounds + 1
-            model, _, loss, refused = self.rounds.ordinary(model, stream, number_, phase)
-            self.rounds.report(number_, phase, model.weights, loss, refused, self._looks(number_))
+            model, gathered = self.rounds.ordinary(model, stream, number_, phase)
+            self.rounds.report(number_, phase, model.weights, gathered, self._looks(number_))
             after_round(model)
         return model

@@ -281,6 +281,7 @@ class Standing:
         history = History(trained)
         if about["history"]:
             history = History.from_tensors(about["history"], _strip(tensors, "history"), about["order"])
+        history.keeps_last = config.unlearning.reads_last_steps
         requests = [ServedRequest.of(r) for r in about["requests"]]
         standing = cls(
             history,

@@ -1,12 +1,24 @@
-"""Weights in and out of Flower's records, and the refusal of whatever is not weights."""
+"""Weights in and out of Flower's records, and the refusal of whatever is not weights.
 
+A record of ours holds tensors, and serialises them when somebody asks for bytes. In a deployment Flower does,
+for the wire. The engines on one host or one cluster never do: in process a message hands over the tensors
+themselves, and Ray puts them into its object store, where every worker of the host reads them in place.
+"""
+
+import io
+import math
+import warnings
 from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_to_proto
 from torch import Tensor
+
+from fedunlearn.blockwise import sum_of_squares
 
 State = dict[str, Tensor]
 """A model's state dict, on the CPU."""
@@ -16,18 +28,85 @@ class Refused(Exception):
     """A reply that must not enter the global model; ``str(error)`` says why."""
 
 
+class Held(Array):
+    """An array of a message that is still the tensor it was made of.
+
+    Args:
+        values: on the CPU; not to be changed as long as the message lives.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values.detach().cpu().contiguous()
+        array = self.values.numpy()
+        self.dtype, self.shape, self.stype = str(array.dtype), array.shape, "numpy.ndarray"
+
+    @property
+    def data(self) -> bytes:  # type: ignore[override]
+        """NumPy's own format, as Flower would have serialised it at once."""
+        buffer = io.BytesIO()
+        np.save(buffer, self.values.numpy(), allow_pickle=False)
+        return buffer.getvalue()
+
+    @property
+    def bytes(self) -> int:
+        """``len(data)``, without making it."""
+        return _header(self.dtype, self.shape) + self.values.nbytes
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """The values, not copied."""
+        return self.values.numpy()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pickled with protocol 5, as Ray does, the values travel beside the pickle and are mapped, not copied.
+        return _held, (self.values.numpy(),)
+
+
+def _held(array: np.ndarray[Any, Any]) -> Held:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # shared memory is read-only, which torch cannot express
+        return Held(torch.from_numpy(array))
+
+
+@lru_cache(maxsize=1024)
+def _header(dtype: str, shape: tuple[int, ...]) -> int:
+    """Bytes that NumPy's format puts before the values."""
+    buffer = io.BytesIO()
+    form = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, form)
+    return len(buffer.getvalue())
+
+
+def lend(state: Mapping[str, Tensor]) -> ArrayRecord:
+    """State dict to an array record that shares its memory: nobody may change it any more."""
+    record = ArrayRecord()
+    for key, value in state.items():
+        record[key] = Held(value)
+    return record
+
+
 def pack(state: Mapping[str, Tensor]) -> ArrayRecord:
-    """State dict to an array record: NumPy's own format, in the state's key order."""
-    return ArrayRecord({key: value.detach().cpu() for key, value in state.items()})
+    """State dict to an array record with a copy of it, in the state's key order."""
+    return lend({key: value.detach().clone() for key, value in state.items()})
+
+
+def borrow(record: ArrayRecord) -> State:
+    """Array record to a state dict, for reading only: it may share the record's memory. No pickle is read."""
+    return {
+        key: array.values if isinstance(array, Held) else torch.from_numpy(np.array(array.numpy()))
+        for key, array in record.items()
+    }
 
 
 def unpack(record: ArrayRecord) -> State:
-    """Array record to a state dict. Never reads pickled data."""
+    """Array record to a state dict of one's own. Never reads pickled data."""
     return {key: torch.from_numpy(np.array(array.numpy())) for key, array in record.items()}
 
 
-def weights_like(content: RecordDict, name: str, like: Mapping[str, Tensor]) -> State:
+def weights_like(content: RecordDict, name: str, like: Mapping[str, Tensor], borrowed: bool = False) -> State:
     """The weights in a reply, if they are of the global model's form and finite.
+
+    Args:
+        borrowed: for reading only, and no longer than the reply lives.
 
     Raises:
         Refused: missing, of other keys, shapes or types, or with NaN or infinity.
@@ -39,7 +118,7 @@ def weights_like(content: RecordDict, name: str, like: Mapping[str, Tensor]) -> 
         odd = sorted(set(record.keys()) ^ set(like.keys()))
         raise Refused(f"{name} has other keys than the model: {', '.join(odd[:3])}")
     try:
-        state = unpack(record)
+        state = borrow(record) if borrowed else unpack(record)
     except Exception as error:  # bytes of a stranger: NumPy's reader fails in many ways
         raise Refused(f"{name} cannot be read ({error})") from error
     for key, expected in like.items():
@@ -48,9 +127,15 @@ def weights_like(content: RecordDict, name: str, like: Mapping[str, Tensor]) -> 
                 f"{name}: {key} is {state[key].dtype} {tuple(state[key].shape)}, "
                 f"the model's is {expected.dtype} {tuple(expected.shape)}"
             )
-        if not torch.isfinite(state[key]).all():
+        if not _finite(state[key]):
             raise Refused(f"{name}: {key} has values that are not finite")
     return state
+
+
+def _finite(values: Tensor) -> bool:
+    if values.dtype == torch.float32:  # whose squares no float64 is too small for
+        return math.isfinite(sum_of_squares(values))
+    return bool(torch.isfinite(values).all())
 
 
 def number(content: RecordDict, name: str) -> float:
@@ -139,7 +224,8 @@ def _arrays(record: ArrayRecord) -> int:
     total = 0
     for name, array in record.items():
         shape = sum(_varint(n) for n in array.shape)
-        parts = (len(array.dtype), shape, len(array.stype), len(array.data))
+        data = array.bytes if isinstance(array, Held) else len(array.data)
+        parts = (len(array.dtype), shape, len(array.stype), data)
         total += _field(_field(len(name.encode())) + _field(sum(_field(n) for n in parts if n)))
     return total
 

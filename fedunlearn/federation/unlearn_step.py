@@ -14,7 +14,7 @@ from flwr.app import RecordDict
 from fedunlearn.config import Config
 from fedunlearn.federation.aggregation import Update
 from fedunlearn.federation.availability import Availability
-from fedunlearn.federation.exchange import Fault, Federation, Occasion, letter, settings
+from fedunlearn.federation.exchange import Fault, Federation, Letter, Occasion, settings
 from fedunlearn.federation.guard import Intervention
 from fedunlearn.federation.joining import join_step
 from fedunlearn.federation.observer import Observer
@@ -186,12 +186,12 @@ class UnlearnStep:
         kind: str, teacher: State | None,
     ) -> Answers:  # fmt: skip
         """The answers that come at once; the others are lost, or on their way."""
-        standing, content = self._standing, {}
+        standing, content, letter = self._standing, {}, Letter(weights, teacher)
         for client, own in requests.items():
             share = min(1.0, sum(r.utterances for r in own) / self._clients.examples[client])
             told = as_settings(replace(scalars, share=share))
             asked = settings(requests=ids_of(own), round=standing.clock, date=standing.date, **told)
-            content[client] = letter(weights, asked, teacher)
+            content[client] = letter(asked)
             for request in own:
                 request.attempts += 1
                 request.lease = standing.date + self._config.availability.lease

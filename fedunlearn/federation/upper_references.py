@@ -9,10 +9,11 @@ from functools import partial
 from typing import Any
 
 from fedunlearn.config import Config
-from fedunlearn.federation.aggregation import ServerOptimizer, Update, step, weighted_mean
+from fedunlearn.federation.aggregation import ServerOptimizer, Update, step
 from fedunlearn.federation.exchange import Federation, settings
 from fedunlearn.federation.observer import Observer
 from fedunlearn.federation.requests import ServedRequest, grouped
+from fedunlearn.federation.rounds import Gathered
 from fedunlearn.federation.server import Server
 from fedunlearn.federation.standing import GlobalModel, Standing
 from fedunlearn.federation.transport import State
@@ -87,15 +88,15 @@ class ReferenceServer(Server):
                 if not told:
                     return original, told
             with self._clients.withholding(standing.open):
-                loss, refused = None, 0
+                came = Gathered()
                 if self._clients.clients and plan.retain_share:
                     asked = settings(round=standing.clock, date=standing.date)
-                    updates, loss, refused = self.rounds.ask(
+                    came = self.rounds.ask(
                         weights, standing.clock, standing.date, "unlearn", asked, "train.retain_part", teacher
                     )
-                    if updates:
-                        weights = step(weights, weighted_mean(updates), plan.retain_share)
-            self.rounds.report(standing.clock, "unlearn", weights, loss, refused, True)
+                    if came.mean is not None:
+                        weights = step(weights, came.mean, plan.retain_share)
+            self.rounds.report(standing.clock, "unlearn", weights, came, True)
         return weights, told
 
     def through_history(self, card: HistoryCard, model: GlobalModel, stream: int) -> GlobalModel:
@@ -108,7 +109,7 @@ class ReferenceServer(Server):
         epochs = card.epochs(chosen, self._config.training.local.epochs)
         again = GlobalModel(dict(self.standing.history.initial), ServerOptimizer(self._config.training))
         for number in card.rounds(chosen, model.ordinary_rounds):
-            sizes = self.standing.history.norms.get(number, {})
+            sizes = self.standing.history.norms_of(number)
 
             def calibrated(update: Update, sizes: Sizes = sizes) -> Update | None:
                 if update.client not in sizes:
@@ -149,10 +150,8 @@ class ReferenceServer(Server):
             return model
         standing = self.standing
         standing.next_round()
-        again, _, loss, refused = self.rounds.ordinary(
-            model, stream, standing.clock, "unlearn", number, epochs, counted
-        )
-        self.rounds.report(standing.clock, "unlearn", again.weights, loss, refused, True)
+        again, came = self.rounds.ordinary(model, stream, standing.clock, "unlearn", number, epochs, counted)
+        self.rounds.report(standing.clock, "unlearn", again.weights, came, True)
         return again
 
 

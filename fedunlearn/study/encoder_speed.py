@@ -25,7 +25,7 @@ from fedunlearn.config import AttackSettings, EncoderSettings, LocalSettings, Mo
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.federation.aggregation import Update, weighted_mean
 from fedunlearn.federation.local_work import trained
-from fedunlearn.federation.transport import pack, weights_size
+from fedunlearn.federation.transport import weights_size
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.models.encoders.devices import choose
@@ -97,7 +97,7 @@ def measure(load: Load) -> dict[str, Any]:
     batched = targeted_pgd(model, forget_set, attack, _dice()).examples.features
     apart = batched - attacked_one_by_one(model, forget_set, attack)
     moved = (batched - forget_set.examples.features).norm()
-    flops = load.clients * flops_of(lambda: _local(model, clients[0], load))
+    flops = load.clients * flops_of(lambda: _local(model, _state(model), clients[0], load))
     attack_flops = flops_of(lambda: targeted_pgd(model, forget_set, attack, _dice()))
     rate = max(rate, matrix_rate(device, precision))  # before and after: others may be at work
     about = model.about()
@@ -222,19 +222,23 @@ def _derived(model: EmotionModel, waveform: Tensor, samples: Tensor, labels: Ten
     return Examples(features, frames, labels)
 
 
-def _local(model: EmotionModel, examples: Examples, load: Load) -> tuple[dict[str, Tensor], float]:
+def _state(model: EmotionModel) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def _local(
+    model: EmotionModel, start: dict[str, Tensor], examples: Examples, load: Load
+) -> tuple[dict[str, Tensor], float]:
     local = LocalSettings(epochs=1, batch_size=load.utterances)
-    return trained(model, lambda: train(model, examples, local, _LR, rng_for(0, "training")))
+    return trained(model, start, lambda: train(model, examples, local, _LR, rng_for(0, "training")))
 
 
 def _round(model: EmotionModel, clients: list[Examples], load: Load) -> None:
-    """Every client trains from the same weights and packs its update; the server averages."""
-    start = {name: value.clone() for name, value in model.state_dict().items()}
+    """Every client trains from the same weights; the server averages."""
+    start = _state(model)
     updates = []
     for client, examples in enumerate(clients):
-        model.load_state_dict(start)
-        update, _ = _local(model, examples, load)
-        pack(update)
+        update, _ = _local(model, start, examples, load)
         updates.append(Update(client, len(examples), update))
     mean = weighted_mean(updates)
     model.load_state_dict({name: value + mean[name].to(value.dtype) for name, value in start.items()})
