@@ -100,8 +100,8 @@ class History:
     def bytes_stored(self) -> int:
         """Of all tensors and sizes (8 bytes each)."""
         tensors = [*self.initial.values(), *(t for own in self.last.values() for t in own.values())]
-        sizes = sum(self._table(round_)[:, 1:].size for round_ in self._rows)
-        return sum(t.nbytes for t in tensors) + 8 * sizes
+        rows = sum(map(len, self._rows.values())) // (1 + len(self.trained))
+        return sum(t.nbytes for t in tensors) + 8 * rows * len(self.trained)
 
     def _table(self, round_: int) -> npt.NDArray[np.float64]:
         rows: Any = self._rows.get(round_, ())

@@ -11,7 +11,8 @@ class FederationSettings(Settings):
     """The machinery. None of it changes a number in the results.
 
     Attributes:
-        engine: "ray" (Flower's simulation) or "inline" (one process).
+        engine: "ray" (worker processes that stay), "inline" (this process) or "flower" (Flower's own
+            simulation on Ray, as ``flwr run`` plays it; slower).
         workers: Ray workers, one CPU and one torch thread each; 0 = one per CPU core.
         quorum: share of the asked clients whose replies a round needs, in (0, 1]. Fewer: the run fails
             rather than going on with the model of a few.
@@ -22,7 +23,7 @@ class FederationSettings(Settings):
             taken up.
     """
 
-    engine: Literal["ray", "inline"] = "ray"
+    engine: Literal["ray", "inline", "flower"] = "ray"
     workers: Count = 0
     quorum: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
     retries: Count = 1

@@ -4,8 +4,9 @@ The judge is no device. It derives features of all utterances once, in memory, w
 and writes none of it anywhere.
 """
 
+import copy
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,7 +122,16 @@ class Judge:
 
     def predictions(self, state: Mapping[str, Tensor]) -> Predictions:
         """The class that a model gives each utterance: [N]."""
-        return self._logits(state).argmax(1).numpy().astype(np.uint8)
+        return self.looking()(state)
+
+    def looking(self, aside: bool = False) -> Callable[[Mapping[str, Tensor]], Predictions]:
+        """``predictions``, with a model of its own where it is for another thread."""
+        model = copy.deepcopy(self._model) if aside else self._model
+
+        def look(state: Mapping[str, Tensor]) -> Predictions:
+            return self._logits(state, model).argmax(1).numpy().astype(np.uint8)
+
+        return look
 
     def curve_point(self, predictions: Predictions) -> CurvePoint:
         """The learning curve's measures."""
@@ -266,9 +276,10 @@ class Judge:
     def _pick(self, mask: Mask, predictions: Predictions) -> tuple[npt.NDArray[np.int64], Predictions]:
         return self.labels[mask], predictions[mask]
 
-    def _logits(self, state: Mapping[str, Tensor]) -> Tensor:
-        self._model.load_state_dict(dict(state))
-        return predict(self._model, self._examples)
+    def _logits(self, state: Mapping[str, Tensor], model: EmotionModel | None = None) -> Tensor:
+        model = model or self._model
+        model.load_state_dict(dict(state))
+        return predict(model, self._examples)
 
 
 def _counts(losses: npt.NDArray[np.float64]) -> list[int]:

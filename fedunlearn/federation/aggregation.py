@@ -40,8 +40,8 @@ class RunningMean:
     """Mean difference weighted by examples, float64 (McMahan et al. 2017), one update after another.
 
     Only the sum is kept. Updates are added in the order in which they come, which must be client order, and
-    several at a time: while a block of the sum is in the processor's cache, all that wait are added to it. How
-    many wait does not change a bit.
+    several at a time: while a block of the sum is in the processor's cache, all that wait are added to it.
+    How many wait does not change a bit.
     """
 
     def __init__(self) -> None:

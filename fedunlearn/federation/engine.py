@@ -1,21 +1,21 @@
-"""Two engines for the same two apps: Ray through Flower's simulation, or one process.
+"""Three engines for the same two apps: Ray, one process, or Flower's own simulation on Ray.
 
 The apps cannot tell which runs them, and their results agree bit for bit.
 """
 
 import logging
 import os
+import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import psutil
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Context, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
@@ -24,11 +24,8 @@ from fedunlearn.errors import Interrupted, RunFailed
 from fedunlearn.federation.accelerator import Sharing, share_gpu, workers_limited
 from fedunlearn.federation.client import make_client_app
 from fedunlearn.federation.experiment import Experiment
+from fedunlearn.federation.local_grid import InlineGrid
 from fedunlearn.vault_index import Index
-
-_CLIENT_FAILED = 3
-_LIVES = {"max_restarts": 1000, "max_task_retries": 2}
-"""Ray starts a killed worker again, and the message it was at; the client reports that it happened."""
 
 
 def play(experiment: Experiment, mods: Sequence[Any] = ()) -> dict[str, Any]:
@@ -54,10 +51,8 @@ def play(experiment: Experiment, mods: Sequence[Any] = ()) -> dict[str, Any]:
             run_inline(*arguments)
         else:
             experiment.engine_folders = ray_folders
-            run_ray(
-                *arguments,
-                gpu=partial(share_gpu, experiment.template, experiment.config, partial(_longest, experiment)),
-            )
+            gpu = partial(share_gpu, experiment.template, experiment.config, partial(_longest, experiment))
+            (run_ray if settings.engine == "ray" else run_flower)(*arguments, gpu=gpu)
     except RunFailed:
         raise
     except (KeyboardInterrupt, SystemExit) as interrupted:  # Ray turns SIGTERM into SystemExit
@@ -95,14 +90,7 @@ def run_inline(
     server_app: ServerApp, client_app: ClientApp, clients: int, settings: FederationSettings, log: Path
 ) -> None:
     """Run both apps in this process, one client after another."""
-    from flwr.common.constant import SUPERLINK_NODE_ID
-    from flwr.supercore.task_identity import TaskIdentity
-
-    # Flower signs every message with the task that runs; its own simulation sets the same three.
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, SUPERLINK_NODE_ID
-    grid = InlineGrid(client_app, clients)
-    context = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config={})
-    server_app(grid, context)
+    server_app(InlineGrid(client_app, clients), _server_context())
 
 
 def run_ray(
@@ -113,17 +101,39 @@ def run_ray(
     log: Path,
     gpu: Callable[[int], Sharing | None] = lambda workers: None,
 ) -> None:
-    """Run both apps on Flower's simulation: Ray workers of one CPU and one torch thread each.
+    """Run the ServerApp here and the ClientApp on Ray workers of one CPU and one torch thread each.
 
     Args:
         gpu: how so many workers share the GPU; None where they need none.
     """
     import ray
+
+    from fedunlearn.federation.ray_grid import RayGrid
+
+    workers = min(settings.workers or os.cpu_count() or 1, clients)
+    sharing = gpu(workers)
+    with _ray_for(sharing, log):
+        init = ray_options(workers, sharing)
+        ray.init(**init)
+        share = sharing.share if sharing else 0.0
+        server_app(RayGrid(client_app, clients, init["num_cpus"], share), _server_context())
+
+
+def run_flower(
+    server_app: ServerApp,
+    client_app: ClientApp,
+    clients: int,
+    settings: FederationSettings,
+    log: Path,
+    gpu: Callable[[int], Sharing | None] = lambda workers: None,
+) -> None:
+    """Run both apps on Flower's own simulation, as ``flwr run`` does: slower, and the proof that they are
+    nothing but Flower apps.
+    """
     from flwr.simulation import run_simulation
 
     workers = min(settings.workers or os.cpu_count() or 1, clients)
     sharing = gpu(workers)
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     failure: list[BaseException] = []
     inner = server_app
 
@@ -136,32 +146,60 @@ def run_ray(
 
     outer = ServerApp()
     outer.main()(main)
-    with _noise_to(log), workers_limited(sharing):
-        try:
-            # Deprecated upstream, and the one call that works in process and tells the truth on failure.
-            run_simulation(
-                outer,
-                client_app,
-                clients,
-                backend_config=backend_config(workers, sharing),
-            )
-        finally:
-            started = psutil.Process().children(recursive=True)
-            ray.shutdown()
-            _end(started)
+    with _ray_for(sharing, log):
+        # Deprecated upstream, and the one call that works in process and tells the truth on failure.
+        run_simulation(outer, client_app, clients, backend_config=backend_config(workers, sharing))
     if failure:
         raise failure[0]
 
 
+def _server_context() -> Context:
+    return Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config={})
+
+
+@contextmanager
+def _ray_for(sharing: Sharing | None, log: Path) -> Iterator[None]:
+    """Inside, Ray may be started: what it has to say goes to the log, and all of it ends with this."""
+    import ray
+
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    with _noise_to(log), workers_limited(sharing), _importing_as_here():
+        try:
+            yield
+        finally:
+            started = psutil.Process().children(recursive=True)
+            ray.shutdown()
+            _end(started)
+
+
+@contextmanager
+def _importing_as_here() -> Iterator[None]:
+    """Processes that are started in here find what this one finds, however it came to."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*sys.path, before]))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+def ray_options(workers: int, sharing: Sharing | None) -> dict[str, Any]:
+    """How Ray is started: how many workers it has room for, and whether there is a GPU to share."""
+    options = {"num_cpus": workers, "include_dashboard": False, "log_to_driver": False}
+    return options if sharing is None else options | {"num_cpus": sharing.workers, "num_gpus": 1}
+
+
 def backend_config(workers: int, sharing: Sharing | None) -> dict[str, Any]:
     """What Flower tells Ray: how many workers, and which part of the one GPU each of them takes."""
-    init_args = {"num_cpus": workers, "include_dashboard": False, "log_to_driver": False}
-    share = 0.0
-    if sharing is not None:
-        init_args |= {"num_cpus": sharing.workers, "num_gpus": 1}
-        share = sharing.share
+    from fedunlearn.federation.ray_grid import LIVES
+
+    share = sharing.share if sharing else 0.0
     # Flower hands these to Ray as options of the worker, so any option may stand here.
-    return {"init_args": init_args, "client_resources": {"num_cpus": 1, "num_gpus": share, **_LIVES}}
+    resources = {"num_cpus": 1, "num_gpus": share, **LIVES}
+    return {"init_args": ray_options(workers, sharing), "client_resources": resources}
 
 
 def _end(processes: Sequence[psutil.Process]) -> None:
@@ -181,69 +219,6 @@ def ray_folders() -> list[Path]:
         return []
     context = ray.get_runtime_context()
     return [Path(context.get_temp_dir()) / context.get_session_name()]
-
-
-class InlineGrid(Grid):
-    """Flower's Grid without Flower's runtime: a message is answered when its reply is pulled.
-
-    Args:
-        client_app: answers. clients: how many nodes there are; node ids are 1 ... clients.
-    """
-
-    def __init__(self, client_app: ClientApp, clients: int) -> None:
-        self._app, self._clients = client_app, clients
-        self._unanswered: dict[str, Message] = {}
-        self._states = {node: RecordDict() for node in range(1, clients + 1)}
-
-    def set_run(self, run: Any) -> None:
-        """There is one run only."""
-
-    @property
-    def run(self) -> Any:
-        """There is one run only."""
-        return None
-
-    def create_message(self, *args: Any, **kwargs: Any) -> Message:
-        """Deprecated upstream; messages are made by their own constructor."""
-        raise RuntimeError("make messages with flwr.app.Message")
-
-    def get_node_ids(self) -> Iterable[int]:
-        """All nodes."""
-        return list(self._states)
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Take the messages; each is answered when its reply is pulled."""
-        ids = []
-        for message in messages:
-            name = str(uuid4())
-            message.metadata.__dict__["_message_id"] = name
-            self._unanswered[name] = message
-            ids.append(name)
-        return ids
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Answer the first of these messages that has no answer yet: nobody's reply waits for another's."""
-        wanted = set(message_ids)
-        name = next((name for name in self._unanswered if name in wanted), None)
-        return [] if name is None else [self._answer(self._unanswered.pop(name))]
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """Push, then pull until all are answered."""
-        ids = list(self.push_messages(messages))
-        return [reply for _ in ids for reply in self.pull_messages(ids)]
-
-    def _answer(self, message: Message) -> Message:
-        node = message.metadata.dst_node_id
-        node_config: dict[str, bool | float | int | str] = {"partition-id": node - 1}
-        context = Context(
-            run_id=1, node_id=node, node_config=node_config, state=self._states[node], run_config={}
-        )
-        try:
-            return self._app(message, context)
-        except Exception as error:
-            return Message(Error(_CLIENT_FAILED, f"{type(error).__name__}: {error}"), reply_to=message)
 
 
 @contextmanager

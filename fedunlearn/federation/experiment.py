@@ -31,6 +31,7 @@ from fedunlearn.federation.analyses import attacks, relearning
 from fedunlearn.federation.availability import Availability
 from fedunlearn.federation.closing import complete_receipts, receipts_of, search
 from fedunlearn.federation.exchange import Federation
+from fedunlearn.federation.lookout import Lookout
 from fedunlearn.federation.plan import plan_of
 from fedunlearn.federation.progress import Progress
 from fedunlearn.federation.references import References, first_weights
@@ -84,6 +85,8 @@ class Experiment:
         self._new = standing is None
         self._unkept = 0
         self._log = self.standing.log
+        aside = config.federation.engine != "inline"
+        self._lookout = Lookout(judge.looking(aside), self._seen, aside)
         self._federation: Federation | None = None
         self._references: References | None = None
         self.engine_folders: Callable[[], Sequence[Path]] = tuple
@@ -122,6 +125,7 @@ class Experiment:
         with self._phase("unlearn and recover", None):
             server.ask_again()
             server.play(self._first_weights, lambda: False)
+            self._lookout.settle()
         if standing.original is None:
             standing.original = dict(self._final)
         original = standing.original
@@ -178,12 +182,14 @@ class Experiment:
 
     def _timeline_so_far(self) -> list[dict[str, Any]]:
         # A run may be stopped between a round's row and its predictions.
+        self._lookout.settle_seen()
         log, forget = self.standing.log, self._forgotten(self._books())
         whole = min(len(log.rows), len(log.curve))
         return assemble.timeline(log.rows[:whole], log.curve[:whole], self._judge, forget)
 
     def close(self) -> None:
         """Close the ledger and let other processes take the run up."""
+        self._lookout.close()
         self._ledger.close()
         self.run.unlock()
 
@@ -201,6 +207,7 @@ class Experiment:
                 references.begin_after(known, known.history)
         whole = server.learning
         server.play(self._first_weights, lambda: not server.learning)
+        self._lookout.settle()
         if whole and standing.original is None and standing.model and not standing.faults:
             # First where the run stands: taken up, it must not find itself in the cache.
             self.keep(copies=2)
@@ -290,14 +297,14 @@ class Experiment:
 
     # ---- watching (server.Observer) ------------------------------------------------------------------
 
-    def look(self, state: State) -> Predictions:
-        """The judge's predictions with these weights."""
-        return self._judge.predictions(state)
+    def saw(self, row: Mapping[str, Any], weights: State | None) -> None:
+        """A round is over."""
+        self._lookout.saw(self._log, dict(row), weights)
 
-    def saw(self, row: Mapping[str, Any], predictions: Predictions | None) -> None:
-        """A round is over: keep it, write a line to metrics.jsonl, move the progress display."""
-        self._log.rows.append(dict(row))
-        self._log.curve.append(predictions)
+    def _seen(self, log: Log, row: dict[str, Any], predictions: Predictions | None) -> None:
+        """Keep a round's row, write a line to metrics.jsonl, move the progress display."""
+        log.rows.append(row)
+        log.curve.append(predictions)
         point = self._judge.curve_point(predictions) if predictions is not None else None
         measures = vars(point) if point else {}
         self.run.append_metrics({**row, **measures, "seconds": perf_counter() - self._start})
@@ -334,7 +341,10 @@ class Experiment:
         """Write down where the run stands."""
         every = self.config.federation.checkpoint_every
         self._unkept += 1
-        if every and (copies > 1 or self._unkept >= every):
+        # Not while the judge looks at this very round: a round later it has seen it, and nobody has waited.
+        due = self._unkept > every or (self._unkept == every and self._lookout.settled)
+        if every and (copies > 1 or due):
+            self._lookout.settle()
             for _ in range(copies):
                 self._shelf.put(self.standing, self._ledger.head())
             self._unkept = 0
@@ -388,5 +398,6 @@ class Experiment:
         previous, self._log = self._log, log
         try:
             yield
+            self._lookout.settle()
         finally:
             self._log = previous

@@ -5,7 +5,6 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from fedunlearn.evaluation.judge import Predictions
 from fedunlearn.federation.aggregation import Update
 from fedunlearn.federation.requests import ServedRequest
 
@@ -13,12 +12,8 @@ from fedunlearn.federation.requests import ServedRequest
 class Observer(Protocol):
     """The judge's learning curve, the progress display, the ledger, the checkpoints."""
 
-    def look(self, state: Mapping[str, Tensor]) -> Predictions:
-        """The judge's predictions with these weights."""
-        ...
-
-    def saw(self, row: Mapping[str, Any], predictions: Predictions | None) -> None:
-        """A round is over; ``predictions`` where the judge looked."""
+    def saw(self, row: Mapping[str, Any], weights: Mapping[str, Tensor] | None) -> None:
+        """A round is over; ``weights`` where the judge shall look, not to be changed any more."""
         ...
 
     def request_reached(self, request: ServedRequest, state: str, round: int) -> None:

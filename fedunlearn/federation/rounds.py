@@ -191,9 +191,8 @@ class Rounds:
         requests: Sequence[str] = (),
     ) -> None:  # fmt: skip
         """Tell the observer that a round is over."""
-        predictions = self._observer.look(weights) if look else None
         row: dict[str, Any] = {"round": round_, "phase": phase, "loss": came.loss, "refused": came.refused}
-        self._observer.saw({**row, "requests": list(requests)}, predictions)
+        self._observer.saw({**row, "requests": list(requests)}, weights if look else None)
 
 
 def calibrated(

@@ -57,7 +57,7 @@ class Held(Array):
         return self.values.numpy()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Pickled with protocol 5, as Ray does, the values travel beside the pickle and are mapped, not copied.
+        # Pickled with protocol 5, as Ray does, the values travel beside the pickle and are mapped
         return _held, (self.values.numpy(),)
 
 

@@ -1,0 +1,197 @@
+"""Flower's Grid over Ray: resident workers, weights in shared memory, several clients a call.
+
+Each worker is one process with one torch thread that keeps the app, its model and its devices' open vaults
+from message to message. The weights of a round lie once in Ray's object store, where the workers of a host
+read them in place; replies come back the same way. A worker has its next call at hand when it ends the last.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import ceil
+from time import perf_counter
+from typing import Any
+
+import ray
+import torch
+from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedunlearn.evaluation.cost import REQUESTING
+from fedunlearn.federation.local_grid import LocalGrid, answered, reply_to, sign_as_simulation
+
+LIVES: dict[str, Any] = {"max_restarts": 1000, "max_task_retries": 2}
+"""Ray starts a killed worker again, and the call it was at; the client reports that it happened."""
+_CALLS_AHEAD = 2
+_CALL_SECONDS = 0.04
+"""that a call should take at least: with what Ray does on either side, one costs about 5 ms of a core"""
+_MOST_A_CALL = 256
+_WAIT_SECONDS = 0.05
+_ON_THE_SHELF = 4
+"""records of weights in the object store at a time: of this round, of the last, and a teacher's"""
+
+
+@dataclass(frozen=True)
+class _Parcel:
+    """A message on its way to a worker: weights as references to the object store."""
+
+    node: int
+    kind: str
+    small: RecordDict
+    weights: dict[str, Any]
+    state: RecordDict | None
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What comes back of it; ``state`` None = the node keeps none."""
+
+    content: RecordDict | None
+    failure: str
+    state: RecordDict | None
+
+
+class _Worker:
+    """A process that answers for whichever client it is asked for."""
+
+    def __init__(self, app: ClientApp) -> None:
+        torch.set_num_threads(1)
+        sign_as_simulation()
+        self._app, self._records = app, dict[str, tuple[Any, ArrayRecord]]()
+
+    def answer(self, parcels: list[_Parcel]) -> tuple[list[_Answer], float]:
+        """Answer these messages, one after another; and how many seconds it took."""
+        start = perf_counter()
+        return [self._answer(parcel) for parcel in parcels], perf_counter() - start
+
+    def _answer(self, parcel: _Parcel) -> _Answer:
+        content = RecordDict({**parcel.small, **{n: self._weights(r) for n, r in parcel.weights.items()}})
+        message = Message(content, dst_node_id=parcel.node, message_type=parcel.kind)
+        state = RecordDict() if parcel.state is None else parcel.state
+        reply, failure = answered(self._app, message, state)
+        return _Answer(reply, failure, state if len(state) else None)
+
+    def _weights(self, reference: Any) -> ArrayRecord:
+        """A record of the object store, mapped and not copied."""
+        name = reference.hex()
+        if name not in self._records:
+            while len(self._records) >= _ON_THE_SHELF:
+                del self._records[next(iter(self._records))]
+            self._records[name] = reference, ray.get(reference)
+        return self._records[name][1]
+
+
+@dataclass
+class _Call:
+    """A call under way: to which worker, and the messages that it answers."""
+
+    worker: int
+    messages: list[Message] = field(default_factory=list)
+
+
+class RayGrid(LocalGrid):
+    """Every message is answered by one of Ray's workers. Ray must be running.
+
+    Args:
+        client_app: answers. clients: how many.
+        workers: processes. gpu: part of the GPU that each takes.
+    """
+
+    def __init__(self, client_app: ClientApp, clients: int, workers: int, gpu: float = 0.0) -> None:
+        super().__init__(clients)
+        actor = ray.remote(num_cpus=1, num_gpus=gpu, **LIVES)(_Worker)
+        self._workers: list[Any] = [actor.remote(client_app) for _ in range(workers)]
+        self._queue, self._taken = deque[Message](), 0
+        self._calls: dict[Any, _Call] = {}
+        self._states: dict[int, RecordDict] = {}
+        self._seconds: dict[str, float] = {}
+        self._sorted: dict[int, tuple[RecordDict, RecordDict, dict[str, Any]]] = {}
+        self._shelf: dict[int, tuple[ArrayRecord, Any]] = {}
+
+    def _take(self, messages: dict[str, Message]) -> None:
+        self._queue.extend(messages.values())
+        self._taken = len(self._queue)
+        self._feed()
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """The replies of the next call that is done, as far as they are wanted; waits a moment for one."""
+        if not self._calls:
+            return []
+        done, _ = ray.wait(list(self._calls), num_returns=1, timeout=_WAIT_SECONDS)
+        if not done:
+            return []
+        call = self._calls.pop(done[0])
+        self._feed()
+        wanted = set(message_ids)
+        replies = zip(call.messages, self._answers(done[0], call), strict=True)
+        return [
+            reply_to(message, answer.content, answer.failure)
+            for message, answer in replies
+            if message.metadata.message_id in wanted
+        ]
+
+    def _answers(self, done: Any, call: _Call) -> list[_Answer]:
+        try:
+            answers: list[_Answer]
+            answers, seconds = ray.get(done)
+        except ray.exceptions.RayError as error:
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            reason = f"its worker failed ({type(error).__name__}): {lines[-1] if lines else 'no reason'}"
+            return [_Answer(None, reason, None) for _ in call.messages]
+        kind, each = call.messages[0].metadata.message_type, seconds / len(answers)
+        self._seconds[kind] = 0.5 * (self._seconds.get(kind, each) + each)
+        for message, answer in zip(call.messages, answers, strict=True):
+            if answer.state is not None:
+                self._states[message.metadata.dst_node_id] = answer.state
+        return answers
+
+    def _feed(self) -> None:
+        """See that every worker has something to do, and something to do next."""
+        busy = [0] * len(self._workers)
+        for call in self._calls.values():
+            busy[call.worker] += 1
+        while self._queue and min(busy) < _CALLS_AHEAD:
+            worker = busy.index(min(busy))
+            busy[worker] += 1
+            messages = [self._queue.popleft() for _ in range(self._at_once())]
+            parcels = [self._parcel(message) for message in messages]
+            done = self._workers[worker].answer.remote(parcels)
+            self._calls[done] = _Call(worker, messages)
+
+    def _at_once(self) -> int:
+        """Messages of the next call: as many as are worth one, and fewer towards the end of a round, so that
+        all workers end together. How long they take is learned; what comes back does not depend on it.
+        """
+        kind, left = self._queue[0].metadata.message_type, len(self._queue)
+        if kind in REQUESTING:
+            return 1
+        worth = ceil(_CALL_SECONDS / max(self._seconds.get(kind, _CALL_SECONDS), 1e-6))
+        half = ceil(left / (2 * len(self._workers)))
+        even = ceil(self._taken / len(self._workers))
+        return min(max(worth, half), even, left, _MOST_A_CALL)
+
+    def _parcel(self, message: Message) -> _Parcel:
+        node = message.metadata.dst_node_id
+        small, weights = self._parts(message.content)
+        return _Parcel(node, message.metadata.message_type, small, weights, self._states.get(node))
+
+    def _parts(self, content: RecordDict) -> tuple[RecordDict, dict[str, Any]]:
+        """What travels in a call and what through the object store; once for all who are sent the same."""
+        known = self._sorted.get(id(content))
+        if known is None:
+            while len(self._sorted) >= _ON_THE_SHELF:
+                del self._sorted[next(iter(self._sorted))]
+            weights = {name: self._shelved(record) for name, record in content.array_records.items()}
+            small = RecordDict({name: r for name, r in content.items() if name not in weights})
+            known = self._sorted[id(content)] = content, small, weights
+        return known[1:]
+
+    def _shelved(self, record: ArrayRecord) -> Any:
+        """The record in the object store, where it is put once for all messages that share it."""
+        known = self._shelf.get(id(record))
+        if known is None:
+            while len(self._shelf) >= _ON_THE_SHELF:
+                del self._shelf[next(iter(self._shelf))]
+            # The record itself is kept, too: as long as it lives, no other has its id.
+            known = self._shelf[id(record)] = record, ray.put(record)
+        return known[1]
