@@ -44,18 +44,26 @@ class History:
     # ordinary round, from 1 -> rows of a client and its sizes, in the order of ``trained``
     _rows: dict[int, "array[float]"] = field(default_factory=dict)
 
-    def remember(self, client: int, difference: Mapping[str, Tensor], ordinary_round: int | None) -> None:
+    def remember(
+        self,
+        client: int,
+        difference: Mapping[str, Tensor],
+        ordinary_round: int | None,
+        sizes: Mapping[str, float] | None = None,
+    ) -> None:
         """One client's difference.
 
         Args:
             difference: copied where it is kept.
             ordinary_round: 1 ...; None = a recovery round, whose sizes are of no ordinary step.
+            sizes: tensor -> L2 norm of its difference, where they are known already.
         """
         if self.keeps_last:
             self.last[client] = {name: difference[name].clone() for name in self.trained}
         if ordinary_round is not None:
-            sizes = (math.sqrt(sum_of_squares(difference[name])) for name in self.trained)
-            self._rows.setdefault(ordinary_round, array("d")).extend((client, *sizes))
+            sizes = sizes or {name: math.sqrt(sum_of_squares(difference[name])) for name in self.trained}
+            row = (client, *(sizes[name] for name in self.trained))
+            self._rows.setdefault(ordinary_round, array("d")).extend(row)
 
     def forget(self, client: int, left: bool) -> None:
         """A client's data were purged: what was made from them goes too.

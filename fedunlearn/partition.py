@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -51,7 +52,7 @@ class Partition:
         """D_t: held-out utterances of the client speakers, in client order."""
         return tuple(u for share in self.clients for u in share.test)
 
-    @property
+    @cached_property
     def holders(self) -> dict[str, tuple[int, ...]]:
         """speaker -> the clients that train on their speech, in client order."""
         found: dict[str, list[int]] = defaultdict(list)

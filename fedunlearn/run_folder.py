@@ -98,6 +98,8 @@ class RunFolder:
         self.log = path / "log.txt"
         self.purges = path / "purges"
         """one byte a purge, of whichever device; by its length every worker sees that there was one"""
+        self.attended = path / "attended"
+        """a byte a client: whether a process works for it at the moment"""
         self.on_metrics: Callable[[Mapping[str, Any]], None] | None = None
         """told of every line of metrics.jsonl, after it is written"""
         self._locked: int | None = None

@@ -14,11 +14,14 @@ class Speech:
 
     Args:
         pcm: id -> int16 [S]; not to be changed afterwards.
+        features: feature name -> id -> [T, D], where they are known already.
     """
 
-    def __init__(self, pcm: Mapping[str, PCM]) -> None:
+    def __init__(
+        self, pcm: Mapping[str, PCM], features: Mapping[str, Mapping[str, Tensor]] | None = None
+    ) -> None:
         self.pcm = pcm
-        self._features: dict[str, dict[str, Tensor]] = {}
+        self._features = dict(features or {})
         self._digests: dict[str, str] = {}
 
     def features(

@@ -69,7 +69,18 @@ class Vault:
         classes: int,
         derived: Derived | None = None,
     ) -> "Vault":
-        """Make a vault from recordings; the audio is copied.
+        """Make a vault from recordings, and open it. Args and Raises as of ``write``."""
+        cls.write(folder, recordings, classes, derived)
+        return cls(folder)
+
+    @staticmethod
+    def write(
+        folder: Path,
+        recordings: Sequence[tuple[Entry, PCM]],
+        classes: int,
+        derived: Derived | None = None,
+    ) -> None:
+        """Make a vault from recordings; the audio is copied. It lasts once the disk is flushed (os.sync).
 
         Args:
             folder: to be made.
@@ -82,8 +93,7 @@ class Vault:
         """
         _check_recordings(recordings)
         folder.mkdir(parents=True)
-        write_generation(folder, 1, recordings, classes, derived or {})
-        return cls(folder)
+        write_generation(folder, 1, recordings, classes, derived or {}, new=True)
 
     @property
     def is_current(self) -> bool:

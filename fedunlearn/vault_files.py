@@ -72,21 +72,37 @@ class Stored:
 
 
 def write_generation(
-    folder: Path, generation: int, recordings: Sequence[tuple[Entry, PCM]], classes: int, derived: Derived
+    folder: Path,
+    generation: int,
+    recordings: Sequence[tuple[Entry, PCM]],
+    classes: int,
+    derived: Derived,
+    new: bool = False,
 ) -> None:
-    """Write all arrays, and then the index."""
+    """Write all arrays, and then the index. A ``new`` vault, which nobody reads yet, is just written."""
     pcm = [samples for _, samples in recordings]
     audio = np.concatenate(pcm) if pcm else np.zeros(0, np.int16)
-    write_atomically(folder / f"audio-{generation}.i16", audio.tobytes())
+    _write(new, folder / f"audio-{generation}.i16", audio.tobytes())
     for name, features in derived.items() if recordings else ():
-        write_features(folder / f"{name}-{generation}.f32", [features[entry.id] for entry, _ in recordings])
-    Index(generation, classes, tuple(entry for entry, _ in recordings)).write(folder)
+        write_features(
+            folder / f"{name}-{generation}.f32", [features[entry.id] for entry, _ in recordings], new
+        )
+    Index(generation, classes, tuple(entry for entry, _ in recordings)).write(folder, new)
 
 
-def write_features(path: Path, features: Sequence[Tensor]) -> None:
+def write_features(path: Path, features: Sequence[Tensor], new: bool = False) -> None:
     """Write the features [T, D] of all utterances, in vault order, and how many frames each has."""
-    write_atomically(path.with_suffix(".frames"), np.array([len(f) for f in features], np.int64).tobytes())
-    write_atomically(path, torch.cat(list(features)).numpy().astype(np.float32, copy=False).tobytes())
+    frames = np.array([len(f) for f in features], np.int64)
+    _write(new, path.with_suffix(".frames"), frames.tobytes())
+    values = torch.cat(list(features)).numpy().astype(np.float32, copy=False)
+    _write(new, path, values.tobytes())
+
+
+def _write(new: bool, path: Path, content: bytes) -> None:
+    if new:
+        path.write_bytes(content)
+    else:
+        write_atomically(path, content)
 
 
 def wipe_strays(folder: Path, generation: int) -> None:

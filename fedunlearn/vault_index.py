@@ -46,8 +46,12 @@ class Index:
         index: dict[str, Any] = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         return cls(index["generation"], index["classes"], tuple(Entry(**e) for e in index["utterances"]))
 
-    def write(self, folder: Path) -> None:
-        """Switch the vault to this generation, in one rename."""
+    def write(self, folder: Path, new: bool = False) -> None:
+        """Switch the vault to this generation, in one rename. A ``new`` vault's index is just written."""
         utterances = [asdict(entry) for entry in self.entries]
         index = {"generation": self.generation, "classes": self.classes, "utterances": utterances}
-        write_atomically(folder / INDEX, json.dumps(index))
+        text = json.dumps(index)
+        if new:
+            (folder / INDEX).write_text(text, encoding="utf-8")
+        else:
+            write_atomically(folder / INDEX, text)

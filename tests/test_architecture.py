@@ -25,7 +25,13 @@ ROOMS = (
     ("vault", "vault_files", "training", "unlearning", "deletion", "receipts", "purge", "evaluation"),
     ("federation.transport", "federation.availability"),
     ("federation.projection",),
-    ("federation.aggregation", "federation.exchange", "federation.requests", "federation.local_grid"),
+    (
+        "federation.aggregation",
+        "federation.exchange",
+        "federation.requests",
+        "federation.local_grid",
+        "federation.attendance",
+    ),
     ("federation.scalars", "federation.standing", "federation.observer"),
     (
         "federation.guard",
@@ -65,7 +71,7 @@ ALONE = {
 """What the leaves, and the report, which reads plain data, may import of the package."""
 
 FENCES = {
-    "flwr": ("federation",),
+    "flwr": ("federation", "study.speed"),
     "ray": ("federation.engine", "federation.ray_grid"),
     **dict.fromkeys(("transformers", "peft", "huggingface_hub"), ("models.encoders",)),
     "torchaudio": ("audio", "models.frontend"),

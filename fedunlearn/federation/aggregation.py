@@ -6,6 +6,7 @@ Order and precision matter for promise 4: replies arrive in any order, floating-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -30,10 +31,20 @@ class Update:
     examples: int
     difference: Mapping[str, Tensor]
 
+    @cached_property
+    def sizes(self) -> dict[str, float]:
+        """L2 norm of each tensor of the difference: finite where all of its values are."""
+        return {name: math.sqrt(sum_of_squares(d)) for name, d in self.difference.items()}
+
+    @property
+    def not_finite(self) -> str | None:
+        """The first tensor with a value that is not finite; None = there is none."""
+        return next((name for name, norm in self.sizes.items() if not math.isfinite(norm)), None)
+
     @property
     def norm(self) -> float:
         """L2 norm of the difference over all tensors."""
-        return math.sqrt(sum(sum_of_squares(d) for d in self.difference.values()))
+        return math.hypot(*self.sizes.values())
 
 
 class RunningMean:

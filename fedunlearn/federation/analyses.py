@@ -6,13 +6,17 @@ from typing import Any
 from torch import Tensor
 
 from fedunlearn.config import Config
+from fedunlearn.deletion import RequestBook, State
 from fedunlearn.evaluation.informed import informed
 from fedunlearn.evaluation.judge import Judge
 from fedunlearn.evaluation.lira import u_lira
 from fedunlearn.evaluation.relearning import relearn
 from fedunlearn.evaluation.shadow_attack import CannotAttack
+from fedunlearn.federation.aggregation import Update
 from fedunlearn.federation.shadows import Shadows
 from fedunlearn.models.contract import EmotionModel
+from fedunlearn.partition import Partition, recorded_later
+from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import rng_for
 
 ORDERS = 5
@@ -85,3 +89,23 @@ def attacks(shadows: Shadows, clients: Mapping[str, int], config: Config) -> dic
         "ulira": judged("ulira", u_lira),
         "informed": found,
     }
+
+
+def told_by_update(
+    judge: Judge, run: RunFolder, partition: Partition, config: Config, date: int,
+    before: Mapping[str, Tensor], update: Update, asked: Sequence[str],
+) -> Mapping[str, Any]:  # fmt: skip
+    """What a requester's update tells of its forget set: the privacy of the request itself.
+
+    Args:
+        date: rounds done. before: the weights that the update starts from. asked: ids of the requests.
+    """
+    share = partition.clients[update.client]
+    book = RequestBook(run.vault(update.client)).all()
+    forget = {u for r in book if r.id in asked for u in r.utterances}
+    gone = {u for r in book if r.state is State.PURGED for u in r.utterances}
+    later = recorded_later(partition, config.partition, config.seed)
+    gone |= {u for u, recorded in later.items() if recorded > date}
+    kept = [u.id for u in share.train if u.id not in forget | gone]
+    held_out = [u.id for u in share.test if u.id not in forget | gone]
+    return judge.request_privacy(before, update.difference, forget, kept, held_out)

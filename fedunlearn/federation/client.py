@@ -23,6 +23,7 @@ from fedunlearn import config as configuration
 from fedunlearn.config import Config, ModelSettings
 from fedunlearn.deletion import RequestBook, State, answer, raise_due
 from fedunlearn.examples import Examples
+from fedunlearn.federation.attendance import attending
 from fedunlearn.federation.local_work import (
     heard_by,
     moments_of,
@@ -131,7 +132,12 @@ def _stamp(run: RunFolder) -> tuple[int, int]:
 
 def _home(run_folder: str, context: Context) -> tuple[RunFolder, int]:
     folder = run_folder or str(context.run_config["out"])
-    return RunFolder(Path(folder)), int(context.node_config["partition-id"])
+    return _run(folder), int(context.node_config["partition-id"])
+
+
+@lru_cache(maxsize=4)
+def _run(folder: str) -> RunFolder:
+    return RunFolder(Path(folder))
 
 
 def _device(run: RunFolder, client: int) -> Device:
@@ -343,13 +349,8 @@ def _answer(run_folder: str, handler: Handler, message: Message, context: Contex
 
 def _attended(device: Device, handler: Handler, content: RecordDict) -> RecordDict:
     """Answer, and say so if the process that tried it before died in the middle."""
-    busy = device.vault.folder / "busy"
-    died = busy.exists()  # an exception removes it, only a death leaves it
-    busy.touch()
-    try:
+    with attending(device.run, device.client) as died:
         reply = handler(device, content)
-    finally:
-        busy.unlink()
     if died:
         reply.metric_records["metrics"]["died"] = 1
     return reply

@@ -20,14 +20,13 @@ from fedunlearn.checkpoints import save_checkpoint
 from fedunlearn.config import Config
 from fedunlearn.corpora import Corpus
 from fedunlearn.deletion import DeletionRequest, RequestBook, any_while_learning
-from fedunlearn.deletion import State as RequestState
 from fedunlearn.evaluation.cost import PhaseCost
 from fedunlearn.evaluation.gum import gum_of
 from fedunlearn.evaluation.judge import Judge, Predictions
 from fedunlearn.evaluation.reference import ReferenceCache
 from fedunlearn.evaluation.verdict import STAGES, Verdict
 from fedunlearn.federation.aggregation import Update
-from fedunlearn.federation.analyses import attacks, relearning
+from fedunlearn.federation.analyses import attacks, relearning, told_by_update
 from fedunlearn.federation.availability import Availability
 from fedunlearn.federation.closing import complete_receipts, receipts_of, search
 from fedunlearn.federation.exchange import Federation
@@ -44,7 +43,7 @@ from fedunlearn.federation.upper_references import ReferenceServer
 from fedunlearn.history import History
 from fedunlearn.ledger import Ledger
 from fedunlearn.models.contract import EmotionModel
-from fedunlearn.partition import Partition, recorded_later
+from fedunlearn.partition import Partition
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import stream_key
 from fedunlearn.unlearning import REFERENCES
@@ -324,18 +323,8 @@ class Experiment:
         self, before: State, updates: Sequence[Update], asked: Mapping[int, Sequence[str]], round: int
     ) -> dict[int, Any]:
         """What each update tells of its client's forget set: the privacy of the request itself."""
-        return {u.client: self._told_by(before, u, asked[u.client]) for u in updates}
-
-    def _told_by(self, before: State, update: Update, asked: Sequence[str]) -> Mapping[str, Any]:
-        share = self.partition.clients[update.client]
-        book = RequestBook(self.run.vault(update.client)).all()
-        forget = {u for r in book if r.id in asked for u in r.utterances}
-        gone = {u for r in book if r.state is RequestState.PURGED for u in r.utterances}
-        later = recorded_later(self.partition, self.config.partition, self.config.seed)
-        gone |= {u for u, date in later.items() if date > self.standing.date}
-        kept = [u.id for u in share.train if u.id not in forget | gone]
-        held_out = [u.id for u in share.test if u.id not in forget | gone]
-        return self._judge.request_privacy(before, update.difference, forget, kept, held_out)
+        parts = self._judge, self.run, self.partition, self.config, self.standing.date
+        return {u.client: told_by_update(*parts, before, u, asked[u.client]) for u in updates}
 
     def keep(self, copies: int = 1) -> None:
         """Write down where the run stands."""

@@ -1,7 +1,7 @@
 """The judge's looks at the global model, beside the rounds where others compute them.
 
-A look at all speech can take as long as a round. Where clients train in other processes, the next round begins
-meanwhile; rows are kept in the order in which their rounds ended, all the same.
+A look at all speech can take as long as a round. Where clients train in other processes, the next round
+begins meanwhile; rows are kept in the order in which their rounds ended, all the same.
 """
 
 from collections import deque

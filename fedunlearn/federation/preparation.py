@@ -16,6 +16,7 @@ from fedunlearn.deletion import RequestBook, check_schedule, note_devices
 from fedunlearn.errors import BadInput
 from fedunlearn.evaluation.judge import Judge
 from fedunlearn.evaluation.reference import ReferenceCache
+from fedunlearn.federation.attendance import open_attendance
 from fedunlearn.federation.availability import Availability
 from fedunlearn.federation.experiment import Experiment
 from fedunlearn.federation.progress import Progress
@@ -242,9 +243,8 @@ def _take_up(
         progress.warn(line)
     if standing is not None:
         _check_ledger(run, shelf.ledger_head)
-    for share in partition.clients:
-        # The processes that were at work are dead, which tells nothing of the devices.
-        (run.vault(share.client) / "busy").unlink(missing_ok=True)
+    # The processes that were at work are dead, which tells nothing of the devices.
+    open_attendance(run, len(partition.clients))
     return Experiment(
         config, run, corpus, partition, judge, template, ReferenceCache(cache), progress, standing
     )
@@ -294,5 +294,8 @@ def _fill_vaults(
         if earlier and earlier.exists() and Vault(earlier).is_untouched([e for e, _ in recordings], classes):
             earlier.rename(vault)
         else:
-            Vault.build(vault, recordings, classes, derived)
+            Vault.write(vault, recordings, classes, derived)
         note_devices(vault, partition.devices_of(share.client))
+    open_attendance(run, len(partition.clients))
+    if hasattr(os, "sync"):  # not on Windows
+        os.sync()

@@ -133,7 +133,7 @@ class Rehearsal:
     def _learn(self, model: GlobalModel, round_: Round) -> None:
         number = round_.date + 1
         for update in self._ordinary(model, number, self._plan.withheld(round_.clock)):
-            self._history.remember(update.client, update.difference, number)
+            self._history.remember(update.client, update.difference, number, update.sizes)
 
     def _had_nobody_asked(self, model: GlobalModel) -> State:
         if model.ordinary_rounds == 0:
@@ -158,7 +158,7 @@ class Rehearsal:
             weights, round_.date, gone, "recover", round_.clock, recovery.epochs, recovery.lr
         )
         for update in updates:
-            self._history.remember(update.client, update.difference, None)
+            self._history.remember(update.client, update.difference, None, update.sizes)
         mean = weighted_mean(updates) if updates else None
         return recovered(weights, mean, recovery.reversion, self._steps)
 

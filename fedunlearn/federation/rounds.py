@@ -156,7 +156,10 @@ class Rounds:
             if examples != held and not another:
                 raise Refused(f"claims {examples} utterances, but it holds {held}")
             loss = number(reply, "loss")
-            update = Update(client, examples, weights_like(reply, "update", weights, borrowed=True))
+            difference = weights_like(reply, "update", weights, borrowed=True, finite=False)
+            update = Update(client, examples, difference)
+            if (bad := update.not_finite) is not None:
+                raise Refused(f"update: {bad} has values that are not finite")
             if examples:
                 if remembers:
                     remembers(update)
@@ -179,7 +182,7 @@ class Rounds:
 
     def _remember(self, update: Update, ordinary_round: int | None) -> None:
         """What the main line's client sent; an ``ordinary_round`` counts, recovery (None) is remembered."""
-        self._standing.history.remember(update.client, update.difference, ordinary_round)
+        self._standing.history.remember(update.client, update.difference, ordinary_round, update.sizes)
 
     def begin_history(self, model: GlobalModel) -> None:
         """The main line begins here."""

@@ -102,11 +102,14 @@ def unpack(record: ArrayRecord) -> State:
     return {key: torch.from_numpy(np.array(array.numpy())) for key, array in record.items()}
 
 
-def weights_like(content: RecordDict, name: str, like: Mapping[str, Tensor], borrowed: bool = False) -> State:
+def weights_like(
+    content: RecordDict, name: str, like: Mapping[str, Tensor], borrowed: bool = False, finite: bool = True
+) -> State:
     """The weights in a reply, if they are of the global model's form and finite.
 
     Args:
         borrowed: for reading only, and no longer than the reply lives.
+        finite: whether to look that they are; if not, the caller does.
 
     Raises:
         Refused: missing, of other keys, shapes or types, or with NaN or infinity.
@@ -127,7 +130,7 @@ def weights_like(content: RecordDict, name: str, like: Mapping[str, Tensor], bor
                 f"{name}: {key} is {state[key].dtype} {tuple(state[key].shape)}, "
                 f"the model's is {expected.dtype} {tuple(expected.shape)}"
             )
-        if not _finite(state[key]):
+        if finite and not _finite(state[key]):
             raise Refused(f"{name}: {key} has values that are not finite")
     return state
 
@@ -206,12 +209,47 @@ def size(content: RecordDict) -> int:
 
     The envelope (ids, times: about 200 bytes) is not counted: it differs from run to run.
     """
-    arrays = content.array_records.items()
-    small = RecordDict({n: r for n, r in content.items() if not isinstance(r, ArrayRecord)})
-    total: int = recorddict_to_proto(small).ByteSize()
-    return total + sum(
-        _field(_field(len(name.encode())) + _field(_arrays(record))) for name, record in arrays
-    )
+    return sum(_field(_text(name) + _field(_record(record))) for name, record in content.items())
+
+
+def _record(record: ArrayRecord | MetricRecord | ConfigRecord) -> int:
+    # Counted and not serialised: that would copy all weights once more for every message.
+    if isinstance(record, ArrayRecord):
+        return _arrays(record)
+    if isinstance(record, MetricRecord):
+        return sum(_field(_text(name) + _field(_number(value))) for name, value in record.items())
+    return _config(tuple((n, _kinds(v), tuple(v) if isinstance(v, list) else v) for n, v in record.items()))
+
+
+@lru_cache(maxsize=4096)
+def _config(items: tuple[tuple[str, Any, Any], ...]) -> int:
+    """Of settings, which are few and come again and again: as Flower serialises them."""
+    values = {name: list(v) if isinstance(v, tuple) else v for name, _, v in items}
+    proto = recorddict_to_proto(RecordDict({"": ConfigRecord(values)}))
+    return int(proto.items[0].config_record.ByteSize())
+
+
+def _kinds(value: Any) -> Any:
+    # 1, 1.0 and True are equal, and take different bytes.
+    return tuple(map(type, value)) if isinstance(value, list) else type(value)
+
+
+def _number(value: int | float | list[int] | list[float]) -> int:
+    """Of a metric: a double, or a whole number of either sign as Flower chooses."""
+    if isinstance(value, float):
+        return 9
+    if isinstance(value, int):
+        return 1 + _varint(value if value > _LARGEST_SIGNED else 2 * value if value >= 0 else -2 * value - 1)
+    proto = recorddict_to_proto(RecordDict({"": MetricRecord({"": value})}))
+    return int(proto.items[0].metric_record.items[0].value.ByteSize())
+
+
+_LARGEST_SIGNED = 2**63 - 1
+
+
+def _text(text: str) -> int:
+    """Of a protobuf string, which is left out where it is empty."""
+    return _field(len(text.encode())) if text else 0
 
 
 def weights_size(name: str, state: Mapping[str, Tensor]) -> int:
@@ -220,13 +258,12 @@ def weights_size(name: str, state: Mapping[str, Tensor]) -> int:
 
 
 def _arrays(record: ArrayRecord) -> int:
-    # Counted and not serialised, which would copy all weights once more for every message.
     total = 0
     for name, array in record.items():
         shape = sum(_varint(n) for n in array.shape)
         data = array.bytes if isinstance(array, Held) else len(array.data)
         parts = (len(array.dtype), shape, len(array.stype), data)
-        total += _field(_field(len(name.encode())) + _field(sum(_field(n) for n in parts if n)))
+        total += _field(_text(name) + _field(sum(_field(n) for n in parts if n)))
     return total
 
 

@@ -1,0 +1,1 @@
+"""How fast and how large: each module measures one thing; ``simulations/benchmark.py`` asks them all."""

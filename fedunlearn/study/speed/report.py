@@ -1,0 +1,61 @@
+"""What the benchmark found, as rows of a table: a figure, what it should be, and whether it is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure.
+
+    Attributes:
+        part: of the benchmark. what: is measured. value: of it; None = not measured here.
+        target: what it should be: ("<=" | ">=", a number); None = none was set. note: what it is made of.
+    """
+
+    part: str
+    what: str
+    value: float | None
+    target: tuple[str, float] | None = None
+    note: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is; None where there is none, or nothing was measured."""
+        if self.value is None or self.target is None:
+            return None
+        sign, limit = self.target
+        return self.value <= limit if sign == "<=" else self.value >= limit
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return {**vars(self), "met": self.met}
+
+
+def table_of(rows: Sequence[Row], machine: Mapping[str, Any]) -> Table:
+    """For a terminal."""
+    table = Table(title=f"{machine['name']}, {machine['cores']} cores, torch {machine['torch']}")
+    for name, justify in (
+        ("", "left"),
+        ("figure", "right"),
+        ("target", "right"),
+        ("", "left"),
+        ("of", "left"),
+    ):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    part = ""
+    for row in rows:
+        if row.part != part:
+            table.add_section()
+            table.add_row(f"[bold]{row.part}[/]")
+            part = row.part
+        value = (
+            "-" if row.value is None else f"{row.value:.3g}" if abs(row.value) < 1000 else f"{row.value:,.0f}"
+        )
+        target = "" if row.target is None else f"{row.target[0]} {row.target[1]:g}"
+        said = {None: "", True: "[green]met[/]", False: "[red]missed[/]"}[row.met]
+        table.add_row(f"  {row.what}", value, target, said, row.note)
+    return table
