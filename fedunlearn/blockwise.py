@@ -39,3 +39,21 @@ def add_weighted(total: Tensor, parts: Sequence[tuple[float, Tensor]]) -> None:
         same = wide[: len(block)]
         for weight, values in flats:
             block.add_(same.copy_(values[start : start + _BLOCK]), alpha=weight)
+
+
+def moved(values: Tensor, difference: Tensor, scale: float) -> Tensor:
+    """``values + scale * difference``, computed in float64, in the type of ``values``.
+
+    Args:
+        values, difference: of one shape, of any real types.
+    """
+    out = torch.empty_like(values, memory_format=torch.contiguous_format)
+    start_from, add, into = values.reshape(-1), difference.reshape(-1), out.view(-1)
+    wide = torch.empty(min(_BLOCK, len(into)), dtype=torch.float64)
+    more = torch.empty_like(wide)
+    for start in range(0, len(into), _BLOCK):
+        stretch = slice(start, start + _BLOCK)
+        size = len(into[stretch])
+        total = wide[:size].copy_(start_from[stretch])
+        into[stretch] = total.add_(more[:size].copy_(add[stretch]), alpha=scale)
+    return out

@@ -11,10 +11,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fedunlearn.blockwise import add_weighted, sum_of_squares
+from fedunlearn.blockwise import add_weighted, moved, sum_of_squares
 from fedunlearn.config import TrainingSettings
 from fedunlearn.federation.projection import without_conflict
-from fedunlearn.federation.transport import State
+from fedunlearn.federation.transport import LARGE, State
 
 
 @dataclass(frozen=True)
@@ -62,18 +62,18 @@ class RunningMean:
         self.examples = 0
 
     def add(self, update: Update) -> None:
-        """One more update; its difference is read now or at a later ``add``, and never changed."""
+        """One more update. Its difference is read now or, unless it is ``LARGE``, at a later ``add``."""
         if not self._sum:
             zeros = {k: torch.zeros(d.shape, dtype=torch.float64) for k, d in update.difference.items()}
             self._sum = zeros
         self.examples += update.examples
         self._waiting.append((float(update.examples), update.difference))
         self._bytes += sum(d.nbytes for d in update.difference.values())
-        if self._bytes >= _TOGETHER:
+        if self._bytes >= LARGE:
             self._flush()
 
     def mean(self, total: int | None = None) -> State:
-        """The mean so far, float64.
+        """The mean, float64. The sum becomes it: nothing can be added afterwards.
 
         Args:
             total: what the weights are shares of; None = the examples that were added. A larger total counts
@@ -81,16 +81,13 @@ class RunningMean:
         """
         self._flush()
         whole = self.examples if total is None else total
-        return {key: value / whole for key, value in self._sum.items()}
+        mean, self._sum = {key: value.div_(whole) for key, value in self._sum.items()}, {}
+        return mean
 
     def _flush(self) -> None:
         for key, value in self._sum.items():
             add_weighted(value, [(weight, d[key]) for weight, d in self._waiting])
         self._waiting, self._bytes = [], 0
-
-
-_TOGETHER = 1 << 26
-"""bytes of updates that wait to be added together"""
 
 
 def weighted_mean(updates: Sequence[Update], total: int | None = None) -> State:
@@ -118,12 +115,16 @@ def _sum(updates: Sequence[Update], weight: Callable[[Update], float]) -> State:
 
 def step(state: Mapping[str, Tensor], difference: Mapping[str, Tensor], scale: float = 1.0) -> State:
     """``state + scale * difference``, computed in float64, in the state's own types."""
-    return {k: (v.double() + scale * difference[k].double()).to(v.dtype) for k, v in state.items()}
+    return {k: moved(v, difference[k], scale) for k, v in state.items()}
 
 
-def difference(new: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> State:
-    """``new - old`` in their own type: what a client sends."""
-    return {key: new[key] - old[key] for key in old}
+def difference(
+    new: Mapping[str, Tensor], old: Mapping[str, Tensor], into: Mapping[str, Tensor] | None = None
+) -> State:
+    """``new - old`` in their own type: what a client sends. ``into``: where to write it; None = new tensors."""
+    if into is None:
+        return {key: new[key] - old[key] for key in old}
+    return {key: torch.sub(new[key], old[key], out=into[key]) for key in old}
 
 
 def join_unlearning(

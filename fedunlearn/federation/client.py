@@ -21,7 +21,8 @@ from flwr.clientapp import ClientApp
 
 from fedunlearn import config as configuration
 from fedunlearn.config import Config, ModelSettings
-from fedunlearn.deletion import RequestBook, State, answer, raise_due
+from fedunlearn.deletion import RequestBook, answer, raise_due
+from fedunlearn.deletion import State as RequestState
 from fedunlearn.examples import Examples
 from fedunlearn.federation.attendance import attending
 from fedunlearn.federation.local_work import (
@@ -33,7 +34,7 @@ from fedunlearn.federation.local_work import (
     unlearned,
 )
 from fedunlearn.federation.scalars import read_scalars
-from fedunlearn.federation.transport import Asked, borrow, lend
+from fedunlearn.federation.transport import LARGE, Asked, State, borrow, lend
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Split
@@ -113,6 +114,17 @@ def _config(file: Path, stamp: tuple[int, int]) -> Config:
 def _recogniser(settings: ModelSettings, classes: int) -> EmotionModel:
     """The one model of a process, for all its devices: whoever is asked loads the message's weights first."""
     return build_model(settings, classes, rng_for(0, "template"))
+
+
+@lru_cache(maxsize=1)
+def _room(model: EmotionModel) -> State | None:
+    """Where the difference of a large model is written, again and again: new memory would take longer.
+
+    What is sent from here holds until the process answers its next message. Whoever reads it has done so.
+    """
+    state = model.state_dict()
+    large = sum(value.nbytes for value in state.values()) >= LARGE
+    return {name: torch.empty_like(value) for name, value in state.items()} if large else None
 
 
 class DeviceFailed(Exception):
@@ -197,7 +209,9 @@ def train_locally(device: Device, content: RecordDict) -> RecordDict:
 def _trained(device: Device, content: RecordDict, training: Callable[[Examples], float]) -> RecordDict:
     start, kept = borrow(content.array_records["weights"]), device.kept(content)
     # Who has recorded nothing yet learns nothing, and counts for nothing.
-    update, loss = trained(device.model, start, lambda: training(kept) if len(kept) else 0.0)
+    update, loss = trained(
+        device.model, start, lambda: training(kept) if len(kept) else 0.0, _room(device.model)
+    )
     reply = _reply(examples=len(kept), loss=loss)
     reply["update"] = lend(update)
     return reply
@@ -241,7 +255,9 @@ def _unlearned(device: Device, content: RecordDict, unlearn: Method) -> RecordDi
         device.model, forget_set, unlearn, config, scalars, device.client, clock, config.seed
     )
     result = told(result, config.privacy)
-    RequestBook(device.vault.folder).set_state(names, State.UNLEARNED)  # too late to withdraw from here on
+    RequestBook(device.vault.folder).set_state(
+        names, RequestState.UNLEARNED
+    )  # too late to withdraw from here on
     before, after = result.forget_accuracy
     reply = _reply(
         examples=len(forget_set),

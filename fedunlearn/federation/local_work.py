@@ -32,12 +32,19 @@ def moments_of(model: EmotionModel, examples: Examples) -> Moments:
 
 
 def trained(
-    model: EmotionModel, start: Mapping[str, Tensor], training: Callable[[], float]
+    model: EmotionModel,
+    start: Mapping[str, Tensor],
+    training: Callable[[], float],
+    into: Mapping[str, Tensor] | None = None,
 ) -> tuple[State, float]:
-    """Train a model in place from these weights: what that moved it by, and the loss."""
+    """Train a model in place from these weights: what that moved it by, and the loss.
+
+    Args:
+        into: tensors to write the difference into; None = new ones.
+    """
     model.load_state_dict(start)
     loss = training()
-    return difference(model.state_dict(), start), loss
+    return difference(model.state_dict(), start, into), loss
 
 
 def train_in_round(

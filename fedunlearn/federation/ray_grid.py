@@ -19,6 +19,7 @@ from flwr.clientapp import ClientApp
 
 from fedunlearn.evaluation.cost import REQUESTING
 from fedunlearn.federation.local_grid import LocalGrid, answered, reply_to, sign_as_simulation
+from fedunlearn.federation.transport import LARGE, size
 
 LIVES: dict[str, Any] = {"max_restarts": 1000, "max_task_retries": 2}
 """Ray starts a killed worker again, and the call it was at; the client reports that it happened."""
@@ -162,8 +163,9 @@ class RayGrid(LocalGrid):
         """Messages of the next call: as many as are worth one, and fewer towards the end of a round, so that
         all workers end together. How long they take is learned; what comes back does not depend on it.
         """
-        kind, left = self._queue[0].metadata.message_type, len(self._queue)
-        if kind in REQUESTING:
+        first, left = self._queue[0], len(self._queue)
+        kind = first.metadata.message_type
+        if kind in REQUESTING or (first.content.array_records and size(first.content) >= LARGE):
             return 1
         worth = ceil(_CALL_SECONDS / max(self._seconds.get(kind, _CALL_SECONDS), 1e-6))
         half = ceil(left / (2 * len(self._workers)))

@@ -24,6 +24,10 @@ State = dict[str, Tensor]
 """A model's state dict, on the CPU."""
 
 
+LARGE = 1 << 25
+"""bytes of weights from which on each update is dealt with by itself: sent alone, and read before the next"""
+
+
 class Refused(Exception):
     """A reply that must not enter the global model; ``str(error)`` says why."""
 
