@@ -131,7 +131,11 @@ def find_traces(places: Iterable[Path], fingerprints: Fingerprints) -> Findings:
 
 
 def scan_run(
-    folders: Iterable[Path], partition: Partition, gone: Iterable[str], model: EmotionModel
+    folders: Iterable[Path],
+    partition: Partition,
+    gone: Iterable[str],
+    model: EmotionModel,
+    elsewhere: Callable[[Fingerprints], Findings] | None = None,
 ) -> dict[str, Any]:
     """The experimenter's search at the end of a run, who knows the corpus: is anything of D_f left?
 
@@ -141,6 +145,7 @@ def scan_run(
         partition: who held what.
         gone: ids of the utterances that must be nowhere.
         model: of the run's kind; it derives the features to look for.
+        elsewhere: looks where else there is something; None = nowhere.
 
     Returns:
         {scanned_files, scanned_bytes, windows, found}: ``found`` names files, from their folder on. Pieces
@@ -150,6 +155,10 @@ def scan_run(
     everyone = (*partition.train, *partition.test, *partition.unseen)
     wanted = Fingerprints.of_speech(_read(u, model) for u in everyone if u.id in chosen)
     findings = find_traces(folders, wanted)
+    if elsewhere is not None:
+        more = elsewhere(wanted)
+        files, scanned = findings.files + more.files, findings.bytes + more.bytes
+        findings = Findings(files, scanned, {**findings.found, **more.found})
     found = dict(findings.found)
     if found:  # all of the corpus is decoded again only where there is something to explain
         hits = Fingerprints(_joined(traces.hashes for traces in found.values()))

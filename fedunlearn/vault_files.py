@@ -25,7 +25,7 @@ from fedunlearn.vault_index import Entry, Index
 Derived = Mapping[str, Mapping[str, Tensor]]
 """feature name -> utterance -> features [T, D]"""
 
-_ARRAYS = {".i16", ".f32", ".frames"}
+ARRAYS = {".i16", ".f32", ".frames"}
 
 
 class DamagedVault(Exception):
@@ -108,7 +108,7 @@ def _write(new: bool, path: Path, content: bytes) -> None:
 def wipe_strays(folder: Path, generation: int) -> None:
     """Wipe what an interrupted purge, or any interrupted writing, left. To be called ``alone_in`` it."""
     for path in folder.rglob("*"):
-        stale = path.suffix in _ARRAYS and path.stem.rpartition("-")[2] != str(generation)
+        stale = path.suffix in ARRAYS and path.stem.rpartition("-")[2] != str(generation)
         if stale or (path.suffix == ".tmp" and _is_abandoned(path)):
             with suppress(FileNotFoundError):
                 wipe(path)
@@ -117,7 +117,7 @@ def wipe_strays(folder: Path, generation: int) -> None:
 def _is_abandoned(temporary: Path) -> bool:
     """Whether nobody is writing this file any more: its name is .<name>.<process>.tmp."""
     name, _, process = temporary.stem.removeprefix(".").rpartition(".")
-    if Path(name).suffix in _ARRAYS or name == "index.json":
+    if Path(name).suffix in ARRAYS or name == "index.json":
         return True  # who writes these is alone
     if not process.isdecimal() or int(process) == os.getpid():
         return True

@@ -172,7 +172,7 @@ def forgetting(bench: Bench, data: Path | None) -> list[Row]:
     speech = "RAVDESS" if data else "generated speech"
     part, rows = f"5 retraining / (unlearn + recover), {speech}", []
     with tempfile.TemporaryDirectory(prefix="fedunlearn-") as temporary:
-        for name, more in (("", ()), (", sparing", SPARING)):
+        for name, more in (("", ()), (", 1 recovery round", ("recovery.rounds=1",))):
             for count in (10, 48 if data else 40):
                 bench._advance(f"unlearning {count}{name}")
                 folder = Path(temporary) / f"{count}{name}"
@@ -192,9 +192,6 @@ def forgetting(bench: Bench, data: Path | None) -> list[Row]:
                     Row(part, f"{count} utterances{name}: wall", ratio["wall_seconds"]),
                 ]
     return rows
-
-
-SPARING: tuple[str, ...] = ()
 
 
 def attack(bench: Bench) -> list[Row]:

@@ -22,7 +22,17 @@ ROOMS = (
     ("corpora", "checkpoints", "history", "tracking"),
     ("partition", "models", "vault_index"),
     ("speech", "traces"),
-    ("vault", "vault_files", "training", "unlearning", "deletion", "receipts", "purge", "evaluation"),
+    (
+        "vault",
+        "vault_files",
+        "vault_papers",
+        "training",
+        "unlearning",
+        "deletion",
+        "receipts",
+        "purge",
+        "evaluation",
+    ),
     ("federation.transport", "federation.availability"),
     ("federation.projection",),
     (
@@ -39,6 +49,7 @@ ROOMS = (
         "federation.workers",
         "federation.accelerator",
         "federation.ray_grid",
+        "federation.cluster_grid",
     ),
     ("federation.joining", "federation.local_work"),
     ("federation.rounds", "federation.unlearn_step", "federation.desk", "federation.resume"),
@@ -72,7 +83,7 @@ ALONE = {
 
 FENCES = {
     "flwr": ("federation", "study.speed"),
-    "ray": ("federation.engine", "federation.ray_grid"),
+    "ray": ("federation.engine", "federation.ray_grid", "federation.cluster_grid"),
     **dict.fromkeys(("transformers", "peft", "huggingface_hub"), ("models.encoders",)),
     "torchaudio": ("audio", "models.frontend"),
     "matplotlib": ("report",),

@@ -42,7 +42,11 @@ def run(
     clients: Annotated[int | None, typer.Option(help="Devices (partition.clients).")] = None,
     rounds: Annotated[int | None, typer.Option(help="Ordinary rounds (training.rounds).")] = None,
     seed: Annotated[int | None, typer.Option(help="Of all randomness.")] = None,
-    engine: Annotated[str | None, typer.Option(help="ray or inline (federation.engine).")] = None,
+    engine: Annotated[str | None, typer.Option(help="ray, inline or flower (federation.engine).")] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="A running Ray cluster, HOST:PORT or auto; default: Ray on this machine."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to make; default: runs/DATE-CORPUS.")] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Trained references; default: references/ beside the run folder.")
@@ -71,6 +75,7 @@ def run(
         "training.rounds": rounds,
         "seed": seed,
         "federation.engine": engine,
+        "federation.ray_address": ray_address,
         "corpus.skip_bad": skip_bad or None,
     }
     raise SystemExit(guarded(lambda: _run(config, named, set_ or [], out, cache, resume, track)))

@@ -1,8 +1,8 @@
 """Settings of the federation: the machinery that carries the messages, and when a device can be reached."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fedunlearn.config.fields import AtLeastOne, Count, OpenFraction, Positive, Settings
 
@@ -14,6 +14,10 @@ class FederationSettings(Settings):
         engine: "ray" (worker processes that stay), "inline" (this process) or "flower" (Flower's own
             simulation on Ray, as ``flwr run`` plays it; slower).
         workers: Ray workers, one CPU and one torch thread each; 0 = one per CPU core.
+        ray_address: of a running Ray cluster, "host:port" or "auto"; devices and their vaults are then dealt
+            to its nodes. Empty = Ray is started on this machine.
+        node_folder: folder on each node's own disk for the vaults of its devices, wiped at the end; empty =
+            the temporary one.
         quorum: share of the asked clients whose replies a round needs, in (0, 1]. Fewer: the run fails
             rather than going on with the model of a few.
         retries: how often a client that failed is asked again within its round.
@@ -25,10 +29,18 @@ class FederationSettings(Settings):
 
     engine: Literal["ray", "inline", "flower"] = "ray"
     workers: Count = 0
+    ray_address: str = ""
+    node_folder: str = ""
     quorum: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
     retries: Count = 1
     timeout: Positive = 600.0
     checkpoint_every: Count = 5
+
+    @model_validator(mode="after")
+    def _a_cluster_is_rays(self) -> Self:
+        if self.ray_address and self.engine != "ray":
+            raise ValueError(f'ray_address needs engine = "ray" (got {self.engine!r})')
+        return self
 
 
 class AvailabilitySettings(Settings):

@@ -121,7 +121,7 @@ def step(state: Mapping[str, Tensor], difference: Mapping[str, Tensor], scale: f
 def difference(
     new: Mapping[str, Tensor], old: Mapping[str, Tensor], into: Mapping[str, Tensor] | None = None
 ) -> State:
-    """``new - old`` in their own type: what a client sends. ``into``: where to write it; None = new tensors."""
+    """``new - old`` in their own type: what a client sends. ``into``: to be overwritten; None = new ones."""
     if into is None:
         return {key: new[key] - old[key] for key in old}
     return {key: torch.sub(new[key], old[key], out=into[key]) for key in old}

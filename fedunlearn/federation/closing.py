@@ -1,9 +1,9 @@
 """The end of a run, for the people who asked: is anything left of their speech, and what was measured?"""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -15,7 +15,7 @@ from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition
 from fedunlearn.receipts import add_evidence, receipt_of
 from fedunlearn.run_folder import RunFolder
-from fedunlearn.traces import scan_run
+from fedunlearn.traces import Findings, Fingerprints, scan_run
 
 
 def receipts_of(run: RunFolder, keys: Iterable[Key]) -> dict[Key, Path]:
@@ -30,12 +30,13 @@ def search(
     books: Mapping[Key, DeletionRequest],
     receipts: Mapping[Key, Path],
     model: EmotionModel,
+    elsewhere: Callable[[Fingerprints], Findings] | None = None,
 ) -> dict[str, Any]:
     """Look for all that was removed, held-out speech included, in every file of the run.
 
     Args:
         folders: run folder, reference cache, the engine's own. books: of the requests that are gone.
-        receipts: theirs. model: of the run's kind.
+        receipts: theirs. model: of the run's kind. elsewhere: looks where devices live that are not here.
 
     Returns:
         as ``traces.scan_run``
@@ -43,7 +44,28 @@ def search(
     gone = {u for request in books.values() for u in request.utterances}
     for path in receipts.values():
         gone |= set(json.loads(path.read_text(encoding="utf-8"))["removed"]["held_out"])
-    return scan_run(folders, partition, gone, model)
+    return scan_run(folders, partition, gone, model, elsewhere)
+
+
+class Elsewhere(Protocol):
+    """Nodes that devices live on."""
+
+    lost: list[Any]
+    """those that cannot be reached any more: address, folder, utterances"""
+
+    def search(self, fingerprints: Fingerprints) -> Findings:
+        """Look for traces on all that are left."""
+        ...
+
+
+def out_of_reach(lost: Iterable[Any], gone: Mapping[Key, DeletionRequest]) -> list[str]:
+    """One line for each lost node on whose disk deleted speech may be left."""
+    deleted = {u for request in gone.values() for u in request.utterances}
+    return [
+        f"deleted speech may be left on a node that was lost: wipe {node.folder} on {node.address}"
+        for node in lost
+        if node.utterances & deleted
+    ]
 
 
 def complete_receipts(

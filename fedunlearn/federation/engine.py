@@ -27,6 +27,8 @@ from fedunlearn.federation.experiment import Experiment
 from fedunlearn.federation.local_grid import InlineGrid
 from fedunlearn.vault_index import Index
 
+_REACH_SECONDS = 5.0
+
 
 def play(experiment: Experiment, mods: Sequence[Any] = ()) -> dict[str, Any]:
     """Run a prepared experiment on the engine that its config names.
@@ -49,6 +51,9 @@ def play(experiment: Experiment, mods: Sequence[Any] = ()) -> dict[str, Any]:
     try:
         if settings.engine == "inline":
             run_inline(*arguments)
+        elif settings.ray_address:
+            experiment.engine_folders = ray_folders
+            run_cluster(experiment, server_app, mods)
         else:
             experiment.engine_folders = ray_folders
             gpu = partial(share_gpu, experiment.template, experiment.config, partial(_longest, experiment))
@@ -116,7 +121,35 @@ def run_ray(
         init = ray_options(workers, sharing)
         ray.init(**init)
         share = sharing.share if sharing else 0.0
-        server_app(RayGrid(client_app, clients, init["num_cpus"], share), _server_context())
+        server_app(RayGrid.of_workers(client_app, clients, init["num_cpus"], share), _server_context())
+
+
+def run_cluster(experiment: Experiment, server_app: ServerApp, mods: Sequence[Any]) -> None:
+    """Run the ServerApp here and the ClientApp on the nodes of a Ray cluster, vaults on their own disks."""
+    import ray
+
+    from fedunlearn.federation.cluster_grid import ClusterGrid, app_maker
+
+    settings, run = experiment.config.federation, experiment.run
+    with _ray_for(None, run.log):
+        try:
+            _reach(settings.ray_address)
+            ray.init(address=settings.ray_address, log_to_driver=False)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise RunFailed(
+                f"federation.ray_address = {settings.ray_address!r}: no Ray cluster answers there ({reason})"
+            ) from error
+        clients = len(experiment.partition.clients)
+        grid = ClusterGrid(
+            app_maker(make_client_app, mods), run, clients, settings.workers, settings.node_folder,
+            experiment.refill,
+        )  # fmt: skip
+        experiment.elsewhere = grid
+        try:
+            server_app(grid, _server_context())
+        finally:
+            grid.leave()
 
 
 def run_flower(
@@ -151,6 +184,19 @@ def run_flower(
         run_simulation(outer, client_app, clients, backend_config=backend_config(workers, sharing))
     if failure:
         raise failure[0]
+
+
+def _reach(address: str) -> None:
+    """See that somebody listens: Ray itself would try for minutes. Raises ConnectionError."""
+    import grpc
+
+    if address == "auto":
+        return
+    with grpc.insecure_channel(address) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=_REACH_SECONDS)
+        except grpc.FutureTimeoutError:
+            raise ConnectionError(f"nobody listens, tried for {_REACH_SECONDS:g} s") from None
 
 
 def _server_context() -> Context:

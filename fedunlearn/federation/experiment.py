@@ -28,7 +28,7 @@ from fedunlearn.evaluation.verdict import STAGES, Verdict
 from fedunlearn.federation.aggregation import Update
 from fedunlearn.federation.analyses import attacks, relearning, told_by_update
 from fedunlearn.federation.availability import Availability
-from fedunlearn.federation.closing import complete_receipts, receipts_of, search
+from fedunlearn.federation.closing import Elsewhere, complete_receipts, out_of_reach, receipts_of, search
 from fedunlearn.federation.exchange import Federation
 from fedunlearn.federation.lookout import Lookout
 from fedunlearn.federation.plan import plan_of
@@ -47,6 +47,7 @@ from fedunlearn.partition import Partition
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import stream_key
 from fedunlearn.unlearning import REFERENCES
+from fedunlearn.vault_papers import refill
 
 State = Mapping[str, Tensor]
 
@@ -90,6 +91,8 @@ class Experiment:
         self._references: References | None = None
         self.engine_folders: Callable[[], Sequence[Path]] = tuple
         """where the engine, too, writes; set by whoever knows"""
+        self.elsewhere: Elsewhere | None = None
+        """nodes that devices and their vaults live on; None = they live in the run folder"""
         self._seconds: dict[str, float] = {}
         self._started = datetime.now(UTC)
         self._start = perf_counter()
@@ -160,12 +163,15 @@ class Experiment:
         gone = {r.key: books[r.key] for r in self.standing.requests.values() if r.gone and r.key in books}
         receipts = receipts_of(self.run, gone)
         folders = [self.run.path, self._cache.folder, *self.engine_folders()]
-        found = search(folders, self.partition, gone, receipts, self.template)
+        look = self.elsewhere.search if self.elsewhere else None
+        found = search(folders, self.partition, gone, receipts, self.template, look)
         results["times"]["searched"] = {part: found.pop(f"scanned_{part}") for part in ("files", "bytes")}
         results["traces"] = found
-        if found["found"]:
-            left = f"deleted speech is left in {', '.join(found['found'])}"
-            results |= {"status": "partial", "failure": "; ".join(filter(None, (results["failure"], left)))}
+        problems = [f"deleted speech is left in {', '.join(found['found'])}"] if found["found"] else []
+        problems += out_of_reach(self.elsewhere.lost if self.elsewhere else [], gone)
+        if problems:
+            failure = "; ".join(filter(None, (results["failure"], *problems)))
+            results |= {"status": "partial", "failure": failure}
         complete_receipts(receipts, gone, self._judge, states, results["gap"])
 
     def write_failure(self, reason: str, interrupted: bool = False) -> dict[str, Any]:
@@ -185,6 +191,11 @@ class Experiment:
         log, forget = self.standing.log, self._forgotten(self._books())
         whole = min(len(log.rows), len(log.curve))
         return assemble.timeline(log.rows[:whole], log.curve[:whole], self._judge, forget)
+
+    def refill(self, client: int) -> None:
+        """Make the arrays of a vault anew, if its device lived on a node of a cluster."""
+        recordings = {u.id: u for u in self.corpus.utterances}
+        refill(self.run.vault(client), lambda utterance: recordings[utterance].pcm())
 
     def close(self) -> None:
         """Close the ledger and let other processes take the run up."""

@@ -245,9 +245,12 @@ def _take_up(
         _check_ledger(run, shelf.ledger_head)
     # The processes that were at work are dead, which tells nothing of the devices.
     open_attendance(run, len(partition.clients))
-    return Experiment(
+    experiment = Experiment(
         config, run, corpus, partition, judge, template, ReferenceCache(cache), progress, standing
     )
+    for share in partition.clients:
+        experiment.refill(share.client)
+    return experiment
 
 
 def _judge(

@@ -6,10 +6,10 @@ read them in place; replies come back the same way. A worker has its next call a
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import ceil
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any
 
 import ray
@@ -33,7 +33,7 @@ _ON_THE_SHELF = 4
 
 
 @dataclass(frozen=True)
-class _Parcel:
+class Parcel:
     """A message on its way to a worker: weights as references to the object store."""
 
     node: int
@@ -41,18 +41,20 @@ class _Parcel:
     small: RecordDict
     weights: dict[str, Any]
     state: RecordDict | None
+    beside: Any = None
 
 
 @dataclass(frozen=True)
-class _Answer:
+class Answer:
     """What comes back of it; ``state`` None = the node keeps none."""
 
     content: RecordDict | None
     failure: str
     state: RecordDict | None
+    beside: Any = None
 
 
-class _Worker:
+class Worker:
     """A process that answers for whichever client it is asked for."""
 
     def __init__(self, app: ClientApp) -> None:
@@ -60,17 +62,18 @@ class _Worker:
         sign_as_simulation()
         self._app, self._records = app, dict[str, tuple[Any, ArrayRecord]]()
 
-    def answer(self, parcels: list[_Parcel]) -> tuple[list[_Answer], float]:
+    def answer(self, parcels: list[Parcel]) -> tuple[list[Answer], float]:
         """Answer these messages, one after another; and how many seconds it took."""
         start = perf_counter()
-        return [self._answer(parcel) for parcel in parcels], perf_counter() - start
+        return [self.reply(parcel) for parcel in parcels], perf_counter() - start
 
-    def _answer(self, parcel: _Parcel) -> _Answer:
+    def reply(self, parcel: Parcel) -> Answer:
+        """Answer one message."""
         content = RecordDict({**parcel.small, **{n: self._weights(r) for n, r in parcel.weights.items()}})
         message = Message(content, dst_node_id=parcel.node, message_type=parcel.kind)
         state = RecordDict() if parcel.state is None else parcel.state
         reply, failure = answered(self._app, message, state)
-        return _Answer(reply, failure, state if len(state) else None)
+        return Answer(reply, failure, state if len(state) else None)
 
     def _weights(self, reference: Any) -> ArrayRecord:
         """A record of the object store, mapped and not copied."""
@@ -83,35 +86,71 @@ class _Worker:
 
 
 @dataclass
-class _Call:
-    """A call under way: to which worker, and the messages that it answers."""
+class Site:
+    """Workers that answer for the same clients, and what waits for them.
 
+    Attributes:
+        workers: Ray's handles. queue: messages. taken: how many there were when the last ones came.
+        rests_until: when it may be given something to do again, on the monotonic clock.
+    """
+
+    workers: list[Any]
+    queue: deque[Message] = field(default_factory=deque)
+    taken: int = 0
+    rests_until: float = 0.0
+
+    def take(self, messages: Iterable[Message]) -> None:
+        """More to do."""
+        self.queue.extend(messages)
+        self.taken = len(self.queue)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call under way: to which worker of which site, and the messages that it answers."""
+
+    site: Site
     worker: int
-    messages: list[Message] = field(default_factory=list)
+    messages: list[Message]
 
 
 class RayGrid(LocalGrid):
     """Every message is answered by one of Ray's workers. Ray must be running.
 
     Args:
-        client_app: answers. clients: how many.
-        workers: processes. gpu: part of the GPU that each takes.
+        clients: how many. sites: workers, by whom they answer for; here all of them for everybody.
     """
 
-    def __init__(self, client_app: ClientApp, clients: int, workers: int, gpu: float = 0.0) -> None:
+    def __init__(self, clients: int, sites: Sequence[Site]) -> None:
         super().__init__(clients)
-        actor = ray.remote(num_cpus=1, num_gpus=gpu, **LIVES)(_Worker)
-        self._workers: list[Any] = [actor.remote(client_app) for _ in range(workers)]
-        self._queue, self._taken = deque[Message](), 0
-        self._calls: dict[Any, _Call] = {}
+        self._sites = list(sites)
+        self._calls: dict[Any, Call] = {}
         self._states: dict[int, RecordDict] = {}
         self._seconds: dict[str, float] = {}
         self._sorted: dict[int, tuple[RecordDict, RecordDict, dict[str, Any]]] = {}
         self._shelf: dict[int, tuple[ArrayRecord, Any]] = {}
 
+    @classmethod
+    def of_workers(cls, client_app: ClientApp, clients: int, workers: int, gpu: float = 0.0) -> "RayGrid":
+        """Workers on this machine.
+
+        Args:
+            client_app: answers. workers: processes. gpu: part of the GPU that each takes.
+        """
+        actor = ray.remote(num_cpus=1, num_gpus=gpu, **LIVES)(Worker)
+        return cls(clients, [Site([actor.remote(client_app) for _ in range(workers)])])
+
+    def _site_of(self, node: int) -> Site:
+        """Who answers for a node."""
+        return self._sites[0]
+
     def _take(self, messages: dict[str, Message]) -> None:
-        self._queue.extend(messages.values())
-        self._taken = len(self._queue)
+        by_site: dict[int, list[Message]] = {}
+        for message in messages.values():
+            place = self._sites.index(self._site_of(message.metadata.dst_node_id))
+            by_site.setdefault(place, []).append(message)
+        for place, own in by_site.items():
+            self._sites[place].take(own)
         self._feed()
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
@@ -124,21 +163,19 @@ class RayGrid(LocalGrid):
         call = self._calls.pop(done[0])
         self._feed()
         wanted = set(message_ids)
-        replies = zip(call.messages, self._answers(done[0], call), strict=True)
         return [
             reply_to(message, answer.content, answer.failure)
-            for message, answer in replies
+            for message, answer in zip(call.messages, self._answers(done[0], call), strict=False)
             if message.metadata.message_id in wanted
         ]
 
-    def _answers(self, done: Any, call: _Call) -> list[_Answer]:
+    def _answers(self, done: Any, call: Call) -> list[Answer]:
+        """What a call gave. None at all: its messages are still to be answered."""
+        answers: list[Answer]
         try:
-            answers: list[_Answer]
             answers, seconds = ray.get(done)
         except ray.exceptions.RayError as error:
-            lines = [line for line in str(error).splitlines() if line.strip()]
-            reason = f"its worker failed ({type(error).__name__}): {lines[-1] if lines else 'no reason'}"
-            return [_Answer(None, reason, None) for _ in call.messages]
+            return self._failed(call, error)
         kind, each = call.messages[0].metadata.message_type, seconds / len(answers)
         self._seconds[kind] = 0.5 * (self._seconds.get(kind, each) + each)
         for message, answer in zip(call.messages, answers, strict=True):
@@ -146,36 +183,42 @@ class RayGrid(LocalGrid):
                 self._states[message.metadata.dst_node_id] = answer.state
         return answers
 
+    def _failed(self, call: Call, error: Exception) -> list[Answer]:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        reason = f"its worker failed ({type(error).__name__}): {lines[-1] if lines else 'no reason'}"
+        return [Answer(None, reason, None) for _ in call.messages]
+
     def _feed(self) -> None:
         """See that every worker has something to do, and something to do next."""
-        busy = [0] * len(self._workers)
-        for call in self._calls.values():
-            busy[call.worker] += 1
-        while self._queue and min(busy) < _CALLS_AHEAD:
-            worker = busy.index(min(busy))
-            busy[worker] += 1
-            messages = [self._queue.popleft() for _ in range(self._at_once())]
-            parcels = [self._parcel(message) for message in messages]
-            done = self._workers[worker].answer.remote(parcels)
-            self._calls[done] = _Call(worker, messages)
+        for site in (site for site in self._sites if site.rests_until <= monotonic()):
+            busy = [0] * len(site.workers)
+            for call in self._calls.values():
+                if call.site is site:
+                    busy[call.worker] += 1
+            while site.queue and busy and min(busy) < _CALLS_AHEAD:
+                worker = busy.index(min(busy))
+                busy[worker] += 1
+                messages = [site.queue.popleft() for _ in range(self._at_once(site))]
+                done = site.workers[worker].answer.remote([self._parcel(message) for message in messages])
+                self._calls[done] = Call(site, worker, messages)
 
-    def _at_once(self) -> int:
+    def _at_once(self, site: Site) -> int:
         """Messages of the next call: as many as are worth one, and fewer towards the end of a round, so that
         all workers end together. How long they take is learned; what comes back does not depend on it.
         """
-        first, left = self._queue[0], len(self._queue)
+        first, left = site.queue[0], len(site.queue)
         kind = first.metadata.message_type
         if kind in REQUESTING or (first.content.array_records and size(first.content) >= LARGE):
             return 1
         worth = ceil(_CALL_SECONDS / max(self._seconds.get(kind, _CALL_SECONDS), 1e-6))
-        half = ceil(left / (2 * len(self._workers)))
-        even = ceil(self._taken / len(self._workers))
+        half = ceil(left / (2 * len(site.workers)))
+        even = ceil(site.taken / len(site.workers))
         return min(max(worth, half), even, left, _MOST_A_CALL)
 
-    def _parcel(self, message: Message) -> _Parcel:
+    def _parcel(self, message: Message) -> Parcel:
         node = message.metadata.dst_node_id
         small, weights = self._parts(message.content)
-        return _Parcel(node, message.metadata.message_type, small, weights, self._states.get(node))
+        return Parcel(node, message.metadata.message_type, small, weights, self._states.get(node))
 
     def _parts(self, content: RecordDict) -> tuple[RecordDict, dict[str, Any]]:
         """What travels in a call and what through the object store; once for all who are sent the same."""
