@@ -77,7 +77,7 @@ def compare(
     out: Annotated[Path, typer.Option(help="Folder for cells, tables and figures.")] = Path("runs/compare"),
     config: Annotated[Path | None, typer.Option(help="A complete experiment to start from.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the corpus; only read.")] = None,
-    engine: Annotated[str | None, typer.Option(help="ray or inline.")] = None,
+    engine: Annotated[str | None, typer.Option(help="ray, inline or flower.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE")] = None,
 ) -> None:
     """Compare unlearning methods; writes compare.csv, compare.md, compare.tex and figures.

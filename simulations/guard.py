@@ -39,7 +39,7 @@ def guard(
     out: Annotated[Path, typer.Option(help="Folder for runs and tables.")] = Path("runs/guard"),
     config: Annotated[Path | None, typer.Option(help="A complete experiment to start from.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the corpus; only read.")] = None,
-    engine: Annotated[str | None, typer.Option(help="ray or inline.")] = None,
+    engine: Annotated[str | None, typer.Option(help="ray, inline or flower.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE")] = None,
 ) -> None:
     """Measure the guard; exit codes: 0 every run is there; 2 bad input; 3 a run failed."""

@@ -38,7 +38,7 @@ def soak(
         float, typer.Option(help="How long runs are tormented; then the last one may end.")
     ] = 3.0,
     clients: Annotated[int, typer.Option(help="Devices.")] = 50,
-    engine: Annotated[str, typer.Option(help="ray or inline.")] = "ray",
+    engine: Annotated[str, typer.Option(help="ray, inline or flower.")] = "ray",
     seed: Annotated[int, typer.Option(help="Of the torments and of the runs.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Folder to make; default: runs/soak-DATE.")] = None,
     play: Annotated[Path | None, typer.Option(hidden=True)] = None,

@@ -234,7 +234,8 @@ def _importing_as_here() -> Iterator[None]:
 
 def ray_options(workers: int, sharing: Sharing | None) -> dict[str, Any]:
     """How Ray is started: how many workers it has room for, and whether there is a GPU to share."""
-    options = {"num_cpus": workers, "include_dashboard": False, "log_to_driver": False}
+    # "local": one that runs here already is somebody else's.
+    options = {"address": "local", "num_cpus": workers, "include_dashboard": False, "log_to_driver": False}
     return options if sharing is None else options | {"num_cpus": sharing.workers, "num_gpus": 1}
 
 
