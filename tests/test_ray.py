@@ -1,4 +1,4 @@
-"""Ray through Flower's simulation: the same bits as in process, whatever the workers, even when one dies."""
+"""Ray: the same bits as in process, whatever the workers, even when one dies."""
 
 import os
 from pathlib import Path
@@ -23,6 +23,14 @@ def test_ray_agrees_with_one_process_bit_for_bit(
 ) -> None:
     config = small_config(federation__engine="ray", federation__workers=workers)
     results = run_small(tmp_path / "run", config)
+    assert weights_of(tmp_path / "run") == weights_of(inline[0])
+    assert without_times(results) == without_times(inline[1])
+
+
+@pytest.mark.slow
+def test_so_does_flowers_own_simulation(inline: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """With weights in plain records, as in a deployment: the apps are nothing but Flower apps."""
+    results = run_small(tmp_path / "run", small_config(federation__engine="flower", federation__workers=2))
     assert weights_of(tmp_path / "run") == weights_of(inline[0])
     assert without_times(results) == without_times(inline[1])
 
