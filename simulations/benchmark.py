@@ -39,6 +39,8 @@ IDLE = World(clients=20, utterances=6, hidden=34_000, rounds=8, look_every=0, id
 """34,000 hidden units are 24.8 million values: 99 MB"""
 LARGER = World(clients=20, utterances=60, hidden=7_000, rounds=5, epochs=1, look_every=0)
 """20 MB"""
+SPARING = ("recovery.rounds=1", "recovery.clients=2", "unlearning.asked=2")
+"""few are asked, and few recover"""
 COUNTS = (20, 100, 500, 2000)
 EACH, TOGETHER = 12, 12_000
 """utterances: of each client; of all clients together"""
@@ -172,7 +174,7 @@ def forgetting(bench: Bench, data: Path | None) -> list[Row]:
     speech = "RAVDESS" if data else "generated speech"
     part, rows = f"5 retraining / (unlearn + recover), {speech}", []
     with tempfile.TemporaryDirectory(prefix="fedunlearn-") as temporary:
-        for name, more in (("", ()), (", 1 recovery round", ("recovery.rounds=1",))):
+        for name, more in (("", ()), (", sparing", SPARING)):
             for count in (10, 48 if data else 40):
                 bench._advance(f"unlearning {count}{name}")
                 folder = Path(temporary) / f"{count}{name}"
@@ -246,6 +248,8 @@ def _run(parts: list[str], data: Path | None, repeats: int, out: Path) -> int:
         "overhead": overhead, "flower": flower, "floor": floor, "scale": scale,
         "unlearning": lambda bench: forgetting(bench, data), "attack": attack, "start": beginning,
     }  # fmt: skip
+    about = machine("cpu") | {"cores": os.cpu_count()}
+    out.parent.mkdir(parents=True, exist_ok=True)
     errors = Console(stderr=True)
     columns = TextColumn("{task.description:<44}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     rows: list[Row] = []
@@ -254,10 +258,9 @@ def _run(parts: list[str], data: Path | None, repeats: int, out: Path) -> int:
         bench = Bench(repeats, lambda what: bars.update(bar, description=what, advance=1))
         for part in parts:
             rows += measures[part](bench)
-    about = machine("cpu") | {"cores": os.cpu_count()}
-    report = {"machine": about, "rows": [row.as_dict() for row in rows], "raw": bench.raw}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, json.dumps(report, indent=1) + "\n")
+            # After each part: what was measured outlasts whatever comes then.
+            report = {"machine": about, "rows": [row.as_dict() for row in rows], "raw": bench.raw}
+            write_atomically(out, json.dumps(report, indent=1) + "\n")
     console = Console(width=None if Console().is_terminal else 150)
     console.print(table_of(rows, about))
     console.print(f"Figures: {out}", soft_wrap=True, highlight=False)

@@ -41,6 +41,7 @@ ROOMS = (
         "federation.requests",
         "federation.local_grid",
         "federation.attendance",
+        "federation.sampling",
     ),
     ("federation.scalars", "federation.standing", "federation.observer"),
     (

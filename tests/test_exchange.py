@@ -1,5 +1,5 @@
-"""Asking: replies are read in client order however they come, failures are asked again at once, who holds most
-is asked first, and what several are sent is one record.
+"""Asking: replies are read in client order however they come, failures are asked again at once, who holds
+most is asked first, and what several are sent is one record.
 """
 
 import threading

@@ -163,12 +163,21 @@ class RecoverySettings(Settings):
         reversion: "kept" = their mean difference as it is; "removed" = without what leads back along any
             unlearn step of the run so far (after FedOSD, Pan et al. 2025, arXiv 2412.20200). Ordinary rounds
             that follow a deletion in the middle of learning are never changed.
+        clients: how many train in each recovery round, drawn anew for each, at least 2; 0 = everybody. Fewer
+            cost less to compute and to send.
     """
 
     rounds: Count = 4
     epochs: AtLeastOne = 1
     lr: Positive = 0.02
     reversion: Literal["kept", "removed"] = "kept"
+    clients: Count = 0
+
+    @model_validator(mode="after")
+    def _not_one_alone(self) -> Self:
+        if self.clients == 1:
+            raise ValueError("clients must be 0 or at least 2 (got 1): one client's model is not everybody's")
+        return self
 
 
 class EvaluationSettings(Settings):

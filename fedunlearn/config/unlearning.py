@@ -304,12 +304,15 @@ class UnlearningSettings(Settings):
             last ordinary differences of those who did not ask; so large that none is as long, it is "sum".
             Measured with "l2ul" on RAVDESS and generated speech: 1.3 to 2.6 for 10 to 20 utterances, 3.8
             for 48; the default leaves the first alone.
+        asked: of how many clients the server asks, before an unlearn step and to guard it, what a model gets
+            right on their speech, drawn anew for each step; 0 = of all. It sends each of them the model.
         the others: settings of the method of that name.
     """
 
     method: str = "calm"
     aggregation: Literal["sum", "mean", "sequential", "fedavg", "projected", "norm-clipped"] = "sum"
     clip: Positive = 3.0
+    asked: Count = 0
     calm: CalmSettings = CalmSettings()
     l2ul: L2ULSettings = L2ULSettings()
     random_label: RandomLabelSettings = RandomLabelSettings()

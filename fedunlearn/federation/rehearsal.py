@@ -28,6 +28,7 @@ from fedunlearn.federation.local_work import (
 )
 from fedunlearn.federation.plan import Plan, Round, Wish
 from fedunlearn.federation.rounds import calibrated
+from fedunlearn.federation.sampling import some_of
 from fedunlearn.federation.scalars import pooled
 from fedunlearn.federation.standing import GlobalModel, trained_names
 from fedunlearn.federation.transport import State
@@ -155,7 +156,14 @@ class Rehearsal:
     def _recover(self, weights: State, round_: Round) -> State:
         recovery, gone = self._config.recovery, self._plan.withheld(round_.clock)
         updates = self._train(
-            weights, round_.date, gone, "recover", round_.clock, recovery.epochs, recovery.lr
+            weights,
+            round_.date,
+            gone,
+            "recover",
+            round_.clock,
+            recovery.epochs,
+            recovery.lr,
+            recovery.clients,
         )
         for update in updates:
             self._history.remember(update.client, update.difference, None, update.sizes)
@@ -164,10 +172,11 @@ class Rehearsal:
 
     def _train(
         self, weights: State, date: int, withheld: Collection[str], phase: str, number: int, epochs: int,
-        lr: float,
+        lr: float, most: int = 0,
     ) -> list[Update]:  # fmt: skip
-        updates = []
-        for client, ids in self._there(date, withheld).items():
+        updates, there = [], self._there(date, withheld)
+        for client in some_of(there, most, self._config.seed, phase, number):
+            ids = there[client]
             kept, when = self.examples(ids), (phase, number, self._stream)
             work = partial(train_in_round, self.model, kept, self._config, epochs, lr, client, *when)
             updates.append(Update(client, len(kept), trained(self.model, weights, work)[0]))
@@ -267,8 +276,11 @@ class Rehearsal:
         gone, replies = self._plan.purged(round_.clock), []
         rank = self._config.unlearning.calm.rank
         self.model.load_state_dict(weights)
-        for client, held in self._holding(round_).items():
-            if not held or client in self._plan.away[round_.date] or (among and client not in among):
+        away = self._plan.away[round_.date]
+        there = [c for c, held in self._holding(round_).items() if held and c not in away]
+        asked = self._config.unlearning.asked
+        for client in some_of(there, asked, self._config.seed, "evaluate", round_.clock):
+            if among and client not in among:
                 continue
             held_out = self.examples(u for u in self._world.test[client] if u not in gone)
             own = self.examples(self._held(client, round_.date, gone)) if log_odds else None

@@ -14,6 +14,7 @@ from fedunlearn.federation.aggregation import RunningMean, ServerOptimizer, Upda
 from fedunlearn.federation.availability import Availability
 from fedunlearn.federation.exchange import Federation, Letter, Occasion, settings
 from fedunlearn.federation.observer import Observer
+from fedunlearn.federation.sampling import some_of
 from fedunlearn.federation.standing import GlobalModel, Standing
 from fedunlearn.federation.transport import Refused, State, count, number, weights_like
 from fedunlearn.history import History
@@ -119,13 +120,13 @@ class Rounds:
         standing = self._standing
         return self.ask(
             weights, standing.clock, standing.date, "recover", asked,
-            remembers=lambda update: self._remember(update, None),
+            remembers=lambda update: self._remember(update, None), most=self._config.recovery.clients,
         )  # fmt: skip
 
     def ask(
         self, weights: State, row_round: int, date: int, phase: str, asked: ConfigRecord, kind: str = "train",
         teacher: State | None = None, counted: Callable[[Update], Update | None] = lambda update: update,
-        remembers: Callable[[Update], None] | None = None,
+        remembers: Callable[[Update], None] | None = None, most: int = 0,
     ) -> Gathered:  # fmt: skip
         """All reachable clients' updates, each read once, in client order, and then let go.
 
@@ -134,6 +135,7 @@ class Rounds:
 
         Args:
             counted: an update as it counts; None = it does not. remembers: told of every update as it came.
+            most: clients that are asked; 0 = all.
         """
         occasion = Occasion(row_round, phase, self._standing.costs[phase])
         occasion.cost.rounds += 1
@@ -143,6 +145,7 @@ class Rounds:
         there = self.reachable(date)
         if len(there) < min(2, len(self._clients.clients)):
             return Gathered()
+        there = some_of(there, most, self._config.seed, phase, row_round)
         beside, heard = phase in {"retrain", "counterfactual"}, self._standing.heard
         known = {c: date if beside else min(date, heard.get(c, 0)) for c in there}
         letter = Letter(weights, teacher)

@@ -19,6 +19,7 @@ from fedunlearn.federation.guard import Intervention
 from fedunlearn.federation.joining import join_step
 from fedunlearn.federation.observer import Observer
 from fedunlearn.federation.requests import Key, ServedRequest, grouped, ids_of, read_outcome
+from fedunlearn.federation.sampling import some_of
 from fedunlearn.federation.scalars import as_settings, ask_scalars
 from fedunlearn.federation.standing import Reply, Standing
 from fedunlearn.federation.transport import Refused, State, number, weights_like
@@ -59,9 +60,11 @@ class UnlearnStep:
         return ask_scalars(self._clients, self._there(), weights, log_odds, occasion)
 
     def _there(self) -> dict[int, int]:
-        """Clients that can be reached -> the date up to which the server knows of their recordings."""
+        """Clients that are asked for numbers -> the date up to which the server knows of their recordings."""
         standing = self._standing
         there = [c for c in self._clients.clients if self._availability.reachable(c, standing.date)]
+        asked, seed = self._config.unlearning.asked, self._config.seed
+        there = list(some_of(there, asked, seed, "evaluate", standing.clock))
         return {c: standing.heard.get(c, 0) for c in there}
 
     def take(

@@ -106,7 +106,12 @@ def measure(world: World, folder: Path) -> dict[str, float]:
 
     cores = world.workers or os.cpu_count()
     backend: Any = {
-        "init_args": {"num_cpus": cores, "include_dashboard": False, "log_to_driver": False},
+        "init_args": {
+            "address": "local",
+            "num_cpus": cores,
+            "include_dashboard": False,
+            "log_to_driver": False,
+        },
         "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
     }
     client_app = make_client(world.hidden, local, folder)
