@@ -24,7 +24,7 @@ State = dict[str, Tensor]
 """A model's state dict, on the CPU."""
 
 
-LARGE = 1 << 25
+LARGE = 1 << 23
 """bytes of weights from which on each update is dealt with by itself: sent alone, and read before the next"""
 
 
