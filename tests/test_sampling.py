@@ -1,4 +1,4 @@
-"""Asking some clients instead of all: who, how many, and that everything agrees with everything else still."""
+"""Asking some clients instead of all: who, how many, and that everything still agrees with the rest."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def test_one_client_alone_recovers_nobody() -> None:
 
 
 def test_what_few_are_asked_and_send_costs_less(tmp_path: Path) -> None:
-    """Six clients, one recovery round after each of two steps: two of six train in it, two of six are asked."""
+    """Six clients, one recovery round after each of two steps: two train in it, two are asked."""
     few = small_config(recovery__clients=2, unlearning__asked=2)
     all_, some = run_small(tmp_path / "all"), run_small(tmp_path / "some", few)
     assert some["status"] == "complete" and weights_of(tmp_path / "some") != weights_of(tmp_path / "all")

@@ -10,7 +10,6 @@ is ever the plain sum.
 from collections.abc import Mapping, Sequence
 
 import torch
-from scipy.optimize import nnls
 from torch import Tensor
 
 from fedunlearn.federation.transport import State
@@ -42,6 +41,8 @@ def without_conflict(wished: Mapping[str, Tensor], others: Sequence[Mapping[str,
     if bool((columns.T @ vector >= -_ROUNDING * vector.norm()).all()):
         return result
     orthonormal, triangle = torch.linalg.qr(columns)
+    from scipy.optimize import nnls  # every worker imports this module, and few runs project
+
     shares, _ = nnls(triangle.numpy(), -(orthonormal.T @ vector).numpy(), maxiter=100 * len(directions))
     nearest = vector + columns @ torch.from_numpy(shares)
     parts = torch.split(nearest, [wished[name].numel() for name in names])

@@ -26,7 +26,8 @@ LIVES: dict[str, Any] = {"max_restarts": 1000, "max_task_retries": 2}
 _CALLS_AHEAD = 2
 _CALL_SECONDS = 0.04
 """that a call should take at least: with what Ray does on either side, one costs about 5 ms of a core"""
-_MOST_A_CALL = 256
+_BYTES_A_CALL = 1 << 23
+"""of weights, in either direction: they fill the object store until they are read"""
 _WAIT_SECONDS = 0.05
 _ON_THE_SHELF = 4
 """records of weights in the object store at a time: of this round, of the last, and a teacher's"""
@@ -208,12 +209,13 @@ class RayGrid(LocalGrid):
         """
         first, left = site.queue[0], len(site.queue)
         kind = first.metadata.message_type
-        if kind in REQUESTING or (first.content.array_records and size(first.content) >= LARGE):
+        carried = size(first.content) if first.content.array_records else 0
+        if kind in REQUESTING or carried >= LARGE:
             return 1
         worth = ceil(_CALL_SECONDS / max(self._seconds.get(kind, _CALL_SECONDS), 1e-6))
         half = ceil(left / (2 * len(site.workers)))
         even = ceil(site.taken / len(site.workers))
-        return min(max(worth, half), even, left, _MOST_A_CALL)
+        return min(max(worth, half), even, left, max(1, _BYTES_A_CALL // max(carried, 1)))
 
     def _parcel(self, message: Message) -> Parcel:
         node = message.metadata.dst_node_id

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.special import log_ndtr
 from torch import Tensor
 
 from fedunlearn.config import PrivacySettings
@@ -85,6 +84,8 @@ def delta_of(epsilon: float, ratio: float) -> float:
     Args:
         epsilon: >= 0. ratio: r > 0, sensitivity over the noise's standard deviation.
     """
+    from scipy.special import log_ndtr  # every worker imports this module, and few runs add noise
+
     first = float(log_ndtr(ratio / 2 - epsilon / ratio))
     second = epsilon + float(log_ndtr(-ratio / 2 - epsilon / ratio))
     # e^first - e^second, both of which may be far below the smallest float's neighbour of 1.
