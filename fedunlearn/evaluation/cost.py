@@ -38,7 +38,7 @@ class PhaseCost:
         rounds: exchanges in which clients computed.
         wall_seconds: on the server's clock.
         bytes_stored: of what the server remembers for later when the phase was over: under "learn" its
-            history (whether or not this run's settings read it), under "recover" the unlearn steps.
+            history (last differences only where the settings read them), under "recover" the unlearn steps.
         requesters: of messages of the kinds ``REQUESTING``. others: of all other messages, whoever they go
             to: a client that has asked before and trains in recovery does so as one of all.
     """
