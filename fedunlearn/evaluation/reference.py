@@ -23,7 +23,7 @@ from fedunlearn.config import Config
 from fedunlearn.evaluation.judge import Predictions
 from fedunlearn.history import History
 
-_FORMAT = 5
+_FORMAT = 6
 _HISTORY = "history."
 
 
