@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from fedunlearn.audio import PCM
-from fedunlearn.run_folder import wipe, write_atomically
+from fedunlearn.corpora.utterance import Corpus
+from fedunlearn.run_folder import RunFolder, wipe, write_atomically
 from fedunlearn.vault_files import ARRAYS, write_generation
 from fedunlearn.vault_index import INDEX, Index
 
@@ -77,6 +78,13 @@ def refill(folder: Path, pcm: Callable[[str], PCM]) -> None:
     recordings = [(entry, pcm(entry.id)) for entry in index.entries]
     write_generation(folder, index.generation, recordings, index.classes, {})
     (folder / _ELSEWHERE).unlink()
+
+
+def refill_from(run: RunFolder, corpus: Corpus, client: int) -> None:
+    """``refill`` the vault of one of a run's devices from the run's corpus."""
+    if (run.vault(client) / _ELSEWHERE).exists():
+        recordings = {u.id: u for u in corpus.utterances}
+        refill(run.vault(client), lambda utterance: recordings[utterance].pcm())
 
 
 def _papers(folder: Path) -> Iterator[tuple[str, Path]]:

@@ -26,6 +26,7 @@ from fedunlearn.federation.client import make_client_app
 from fedunlearn.federation.experiment import Experiment
 from fedunlearn.federation.local_grid import InlineGrid
 from fedunlearn.vault_index import Index
+from fedunlearn.vault_papers import refill_from
 
 _REACH_SECONDS = 5.0
 
@@ -143,7 +144,7 @@ def run_cluster(experiment: Experiment, server_app: ServerApp, mods: Sequence[An
         clients = len(experiment.partition.clients)
         grid = ClusterGrid(
             app_maker(make_client_app, mods), run, clients, settings.workers, settings.node_folder,
-            experiment.refill,
+            partial(refill_from, run, experiment.corpus),
         )  # fmt: skip
         experiment.elsewhere = grid
         try:

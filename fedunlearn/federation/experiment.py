@@ -47,7 +47,6 @@ from fedunlearn.partition import Partition
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import stream_key
 from fedunlearn.unlearning import REFERENCES
-from fedunlearn.vault_papers import refill
 
 State = Mapping[str, Tensor]
 
@@ -191,11 +190,6 @@ class Experiment:
         log, forget = self.standing.log, self._forgotten(self._books())
         whole = min(len(log.rows), len(log.curve))
         return assemble.timeline(log.rows[:whole], log.curve[:whole], self._judge, forget)
-
-    def refill(self, client: int) -> None:
-        """Make the arrays of a vault anew, if its device lived on a node of a cluster."""
-        recordings = {u.id: u for u in self.corpus.utterances}
-        refill(self.run.vault(client), lambda utterance: recordings[utterance].pcm())
 
     def close(self) -> None:
         """Close the ledger and let other processes take the run up."""

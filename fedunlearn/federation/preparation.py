@@ -31,6 +31,7 @@ from fedunlearn.seeding import rng_for
 from fedunlearn.speech import Speech
 from fedunlearn.unlearning import method_named
 from fedunlearn.vault import Entry, Vault
+from fedunlearn.vault_papers import refill_from
 
 Heard = tuple[Corpus, Speech]
 """A corpus and its decoded recordings."""
@@ -245,12 +246,11 @@ def _take_up(
         _check_ledger(run, shelf.ledger_head)
     # The processes that were at work are dead, which tells nothing of the devices.
     open_attendance(run, len(partition.clients))
-    experiment = Experiment(
+    for share in partition.clients:
+        refill_from(run, corpus, share.client)
+    return Experiment(
         config, run, corpus, partition, judge, template, ReferenceCache(cache), progress, standing
     )
-    for share in partition.clients:
-        experiment.refill(share.client)
-    return experiment
 
 
 def _judge(
