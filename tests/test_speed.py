@@ -60,7 +60,7 @@ def test_a_federation_is_measured(tmp_path: Path) -> None:
     assert (
         weights < found["bytes"]["up"] < weights + 5000 and weights < found["bytes"]["down"] < weights + 5000
     )
-    assert measure(TINY, tmp_path / "again")["weights"] == found["weights"]
+    assert measure(TINY, tmp_path / "elsewhere" / "run")["weights"] == found["weights"]
     assert TINY.trained_on == 8
 
 
