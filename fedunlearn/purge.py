@@ -24,6 +24,7 @@ from fedunlearn.receipts import Deletion, Method, receipt_of, write_receipt
 from fedunlearn.run_folder import wipe, write_atomically
 from fedunlearn.traces import Fingerprints, find_traces
 from fedunlearn.vault import Vault
+from fedunlearn.vault_calibration import drop_calibrated_set
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ def purge_requests(
     for request, of_it in evidence.items():
         of_it.write(_evidence_of(vault.folder, request))
     removed = vault.purge(i for of_it in evidence.values() for i in of_it.ids)
+    drop_calibrated_set(vault.folder)
     vault.derive(model)
     everything = Fingerprints.of([])
     for of_it in evidence.values():

@@ -18,6 +18,8 @@ from fedunlearn.examples import Examples
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.models.frontend import frame_mask
 
+MEAN_STEP = 0.5
+"""of a standard deviation: means are rounded to multiples of it; standard deviations to powers of sqrt(2)"""
 _VARIANCE_FLOOR = 1e-6
 
 Objective = Callable[[Examples, Tensor, Tensor], Tensor]
@@ -146,19 +148,25 @@ def calibrate(model: EmotionModel, examples: Examples) -> Moments:
 
 
 def set_calibration(model: EmotionModel, mean: Tensor, mean_square: Tensor) -> None:
-    """Set the model's standardisation from the server's averages.
+    """Set the model's standardisation constants, rounded coarsely, from the server's averages.
 
-    The variance is mean_square - mean ** 2, not below zero, plus 1e-6: a feature that is constant in
-    training is not blown up by a small deviation later.
+    Exact constants give single utterances away: two averages of sets that differ by one utterance, or one
+    average beside all other features, are that utterance's features. Rounding makes the constants a function
+    of the average that hardly ever changes when a few utterances go, and whose error, times the number of
+    utterances, is larger than any of their features. Standardisation does not need more.
 
     Args:
         model: changed in place.
-        mean, mean_square: [D].
+        mean: [D], average of the features.
+        mean_square: [D], average of their squares. The variance is mean_square - mean ** 2, not below zero,
+            plus 1e-6: a feature that is constant in training is not blown up by a small deviation later.
     """
     mean, mean_square = mean.double(), mean_square.double()
     variance = (mean_square - mean.square()).clamp(min=0.0)
-    model.norm.mean.copy_(mean)
-    model.norm.std.copy_((variance + _VARIANCE_FLOOR).sqrt())
+    std = 2.0 ** ((2.0 * (variance + _VARIANCE_FLOOR).sqrt().log2()).round() / 2.0)
+    step = std * MEAN_STEP
+    model.norm.mean.copy_((mean / step).round() * step)
+    model.norm.std.copy_(std)
 
 
 def sgd_step(

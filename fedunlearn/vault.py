@@ -22,6 +22,7 @@ from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Split
 from fedunlearn.run_folder import alone_in, wipe
 from fedunlearn.traces import Fingerprints
+from fedunlearn.vault_calibration import CALIBRATION
 from fedunlearn.vault_files import (
     DamagedVault,
     Derived,
@@ -109,7 +110,7 @@ class Vault:
             1,
             classes,
             tuple(entries),
-        ) and {path.name for path in self.folder.iterdir()} == built
+        ) and {path.name for path in self.folder.iterdir()} - {CALIBRATION} == built
 
     def ids(self, split: Split, by: int | None = None) -> tuple[str, ...]:
         """The utterances of one split, in vault order.

@@ -12,15 +12,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "fedunlearn"
-LONGEST = 400
-"""lines; about 300 are the aim"""
+LONGEST = 600
+"""lines: beyond it a file hardly tells one part of the story; no file is split for a line count"""
 
 ROOMS = (
     ("errors",),
     ("config", "seeding", "blockwise"),
     ("audio", "run_folder", "ledger", "examples"),
     ("corpora", "checkpoints", "history", "tracking"),
-    ("partition", "models", "vault_index"),
+    ("partition", "models", "vault_index", "vault_calibration"),
     ("speech", "traces"),
     (
         "vault",

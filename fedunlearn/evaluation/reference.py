@@ -23,7 +23,7 @@ from fedunlearn.config import Config
 from fedunlearn.evaluation.judge import Predictions
 from fedunlearn.history import History
 
-_FORMAT = 6
+_FORMAT = 7
 _HISTORY = "history."
 
 
@@ -47,7 +47,11 @@ class Learned:
 
 
 def reference_key(
-    config: Config, stream: int, contents: Sequence[str], absences: Sequence[Sequence[int]] = ()
+    config: Config,
+    stream: int,
+    contents: Sequence[str],
+    constants: str = "",
+    absences: Sequence[Sequence[int]] = (),
 ) -> str:
     """Digest of all that decides a learned model.
 
@@ -55,6 +59,7 @@ def reference_key(
         config: model and training settings count, and how often the judge looks.
         stream: seed of the training's random streams.
         contents: each client's training data as a digest, in client order ("" = has none).
+        constants: digest of the normalisation constants, which are the whole run's.
         absences: clients that cannot be reached in each round of learning; none at all = ().
     """
     decides = {
@@ -66,6 +71,7 @@ def reference_key(
         "curve_every": config.evaluation.curve_every,
         "stream": stream,
         "contents": list(contents),
+        "constants": constants,
         "absences": [list(away) for away in absences],
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]

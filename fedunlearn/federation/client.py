@@ -48,6 +48,7 @@ from fedunlearn.unlearning.contract import Method, UnlearnFailed
 from fedunlearn.unlearning.privacy import told
 from fedunlearn.unlearning.upper_reference import RoundsCard
 from fedunlearn.vault import Vault
+from fedunlearn.vault_calibration import may_send_moments
 
 Handler = Callable[["Device", RecordDict], RecordDict]
 
@@ -77,14 +78,18 @@ class Device:
 
     def kept(self, content: RecordDict) -> Examples:
         """The training examples recorded by the message's date, less those of the requests it withholds."""
-        examples, there = self.examples("train"), self.vault.ids("train")
-        gone = set(there) - set(self.vault.ids("train", by=Asked(content).integer("date")))
-        if "withheld" in content.config_records:
-            gone |= set(_utterances_of(self, Asked(content, "withheld").texts("requests")))
-        if not gone:
+        examples, there, kept = self.examples("train"), self.vault.ids("train"), set(self.kept_ids(content))
+        if len(kept) == len(there):
             return examples
-        kept = [i for i, utterance in enumerate(there) if utterance not in gone]
-        return examples.take(torch.tensor(kept, dtype=torch.int64))
+        rows = [i for i, utterance in enumerate(there) if utterance in kept]
+        return examples.take(torch.tensor(rows, dtype=torch.int64))
+
+    def kept_ids(self, content: RecordDict) -> tuple[str, ...]:
+        """The ids of ``kept``, in vault order."""
+        by_date, gone = self.vault.ids("train", by=Asked(content).integer("date")), set[str]()
+        if "withheld" in content.config_records:
+            gone = set(_utterances_of(self, Asked(content, "withheld").texts("requests")))
+        return tuple(utterance for utterance in by_date if utterance not in gone)
 
     def load(self, content: RecordDict) -> None:
         """Put the message's weights into the model."""
@@ -186,9 +191,12 @@ def population(device: Device, _: RecordDict) -> RecordDict:
 def calibrate_locally(device: Device, content: RecordDict) -> RecordDict:
     """This client's mean and mean square per feature dimension, for the shared normalisation constants.
 
-    Of three utterances or fewer they would tell the features themselves: such a client sends nothing.
+    They are sent of one set of utterances, ever: of two sets, or of three utterances or fewer, they would
+    tell single utterances' features. Otherwise the client sends nothing.
     """
-    moments = moments_of(device.model, device.kept(content))
+    kept = device.kept(content)
+    sends = may_send_moments(device.vault.folder, device.kept_ids(content))
+    moments = moments_of(device.model, kept if sends else kept.take(torch.arange(0)))
     reply = _reply(examples=moments.frames)
     reply["moments"] = lend({"mean": moments.mean, "mean_square": moments.mean_square})
     return reply

@@ -42,7 +42,7 @@ from fedunlearn.federation.standing import Log, Standing, Step, trained_names
 from fedunlearn.federation.upper_references import ReferenceServer
 from fedunlearn.history import History
 from fedunlearn.ledger import Ledger
-from fedunlearn.models.contract import EmotionModel
+from fedunlearn.models.contract import EmotionModel, constants_of
 from fedunlearn.partition import Partition
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import stream_key
@@ -119,13 +119,14 @@ class Experiment:
             server, config, self._cache, self._judge, self.partition, self._logging_to, self.keep
         )
         if self._new:
+            server.begin(self._first_weights())
             self.keep(copies=2)
         rounds = config.training.rounds
         with self._phase("learn", rounds):
             self._learn(server, self._references)
         with self._phase("unlearn and recover", None):
             server.ask_again()
-            server.play(self._first_weights, lambda: False)
+            server.play(lambda: False)
             self._lookout.settle()
         if standing.original is None:
             standing.original = dict(self._final)
@@ -200,7 +201,7 @@ class Experiment:
     def _learn(self, server: Server, references: References) -> None:
         config, standing, stream = self.config, self.standing, self.config.seed
         key = standing.keys["original"] = references.key(stream, [])
-        if standing.model is None and standing.step is Step.LISTEN:
+        if standing.date == 0 and standing.step is Step.LISTEN:
             clients = len(self.partition.clients)
             quiet = not any_while_learning(config.deletions, clients, config.training.rounds, config.seed)
             known = self._cache.find(key) if quiet else None
@@ -210,7 +211,7 @@ class Experiment:
             if enough and known and known.history:
                 references.begin_after(known, known.history)
         whole = server.learning
-        server.play(self._first_weights, lambda: not server.learning)
+        server.play(lambda: not server.learning)
         self._lookout.settle()
         if whole and standing.original is None and standing.model and not standing.faults:
             # First where the run stands: taken up, it must not find itself in the cache.
@@ -358,7 +359,7 @@ class Experiment:
         fresh = first_weights(
             self.config, self._judge.classes, stream_key(self.config.seed, "destroy") % 2**31
         )
-        return {k: original[k] if k.startswith("norm.") else v for k, v in fresh.items()}
+        return {**fresh, **constants_of(original)}
 
     def _make_server(self, federation: Federation) -> Server:
         card = REFERENCES.get(self.config.unlearning.method)

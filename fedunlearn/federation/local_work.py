@@ -20,14 +20,12 @@ from fedunlearn.training import Moments, calibrate, predict, train
 from fedunlearn.unlearning.contract import Method, ServerScalars, UnlearnResult
 from fedunlearn.unlearning.privacy import released
 from fedunlearn.unlearning.spectrum import log_odds_of, smoothed
-
-_FEWEST = 4
-"""utterances: the mean and the mean square of one or two give their values away"""
+from fedunlearn.vault_calibration import FEWEST
 
 
 def moments_of(model: EmotionModel, examples: Examples) -> Moments:
     """A client's part of the normalisation constants; of three utterances or fewer it tells nothing."""
-    few = len(examples) < _FEWEST
+    few = len(examples) < FEWEST
     return calibrate(model, examples.take(torch.arange(0)) if few else examples)
 
 
@@ -83,7 +81,7 @@ def heard_by(
 
 def _sums(model: EmotionModel, examples: Examples) -> Sums:
     # Sums are for a spread over all clients; of a few utterances they would tell too much.
-    return Sums() if len(examples) < _FEWEST else Sums.of(log_odds_of(model, examples))
+    return Sums() if len(examples) < FEWEST else Sums.of(log_odds_of(model, examples))
 
 
 def unlearned(

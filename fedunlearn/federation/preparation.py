@@ -31,6 +31,7 @@ from fedunlearn.seeding import rng_for
 from fedunlearn.speech import Speech
 from fedunlearn.unlearning import method_named
 from fedunlearn.vault import Entry, Vault
+from fedunlearn.vault_calibration import CALIBRATION
 from fedunlearn.vault_papers import refill_from
 
 Heard = tuple[Corpus, Speech]
@@ -296,6 +297,7 @@ def _fill_vaults(
         earlier = untouched / vault.name if untouched else None
         if earlier and earlier.exists() and Vault(earlier).is_untouched([e for e, _ in recordings], classes):
             earlier.rename(vault)
+            (vault / CALIBRATION).unlink(missing_ok=True)  # another federation's
         else:
             Vault.write(vault, recordings, classes, derived)
         note_devices(vault, partition.devices_of(share.client))

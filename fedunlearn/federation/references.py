@@ -13,11 +13,13 @@ from fedunlearn.evaluation.cost import PhaseCost
 from fedunlearn.evaluation.judge import Judge
 from fedunlearn.evaluation.reference import Learned, ReferenceCache, reference_key
 from fedunlearn.federation.aggregation import ServerOptimizer
+from fedunlearn.federation.desk import weights_digest
 from fedunlearn.federation.server import Server
 from fedunlearn.federation.standing import GlobalModel, Log, Training
 from fedunlearn.federation.transport import State
 from fedunlearn.history import History
 from fedunlearn.models import build_model
+from fedunlearn.models.contract import constants_of
 from fedunlearn.partition import Partition, recorded_later
 from fedunlearn.seeding import rng_for, stream_key
 
@@ -78,15 +80,14 @@ class References:
         """The original, while a deletion waits: learn on from here as if there were none."""
         standing, stream = self._standing, self._config.seed
         model = standing.model
-        if model is not None and model.ordinary_rounds >= self._config.training.rounds:
+        assert model is not None
+        if model.ordinary_rounds >= self._config.training.rounds:
             return model.weights
         known = self._cache.find(self.key(stream, []))
         if known:
             standing.origins["original"] = "cached"
             return dict(known.state)
         if standing.beside is None:
-            if model is None:
-                model = self._server.rounds.start(self._first(stream), "counterfactual")
             branch = GlobalModel(model.weights, copy.deepcopy(model.optimizer), model.ordinary_rounds)
             standing.beside = Training("counterfactual", branch, Log(), len(standing.faults))
         return self._train_beside(standing.beside, stream, "counterfactual").weights
@@ -122,7 +123,7 @@ class References:
             if standing.beside is None:
                 standing.costs["retrain"] = PhaseCost()
                 faults = len(standing.faults)
-                model = self._server.rounds.start(self._first(stream), "retrain")
+                model = GlobalModel(self._first(stream), ServerOptimizer(config.training))
                 standing.beside = Training(name, model, Log(), faults)
             training = standing.beside
             state = self._train_beside(training, stream, "retrain").weights
@@ -138,7 +139,8 @@ class References:
 
     def key(self, stream: int, forget: Sequence[str]) -> str:
         """Of the model trained without ``forget``. ``stream``: the training's seed."""
-        return reference_key(self._config, stream, self._contents(forget), self._absences())
+        constants = weights_digest(self._constants())
+        return reference_key(self._config, stream, self._contents(forget), constants, self._absences())
 
     def _contents(self, forget: Sequence[str]) -> list[str]:
         gone = set(forget)
@@ -155,4 +157,10 @@ class References:
         return away if any(away) else []
 
     def _first(self, stream: int) -> State:
-        return first_weights(self._config, self._judge.classes, stream)
+        """Random weights, with the run's normalisation constants: no device sends its moments twice."""
+        return {**first_weights(self._config, self._judge.classes, stream), **self._constants()}
+
+    def _constants(self) -> State:
+        model = self._standing.model
+        assert model is not None
+        return constants_of(model.weights)

@@ -97,7 +97,7 @@ class Rehearsal:
         """
         plan, original, self._steps = self._plan, None, list[State]()
         first = min((w.heard for w in plan.wishes), default=None)
-        model = self._start(frozenset(plan.withheld(plan.rounds[0].clock)) if plan.rounds else frozenset())
+        model = self._start()
         unlearned_ = None
         keeps_last = self._config.unlearning.reads_last_steps
         self._history = History(trained_names(self.model), model.weights, keeps_last=keeps_last)
@@ -119,12 +119,12 @@ class Rehearsal:
 
     # ---- the rounds ----------------------------------------------------------------------------------
 
-    def _start(self, withheld: Collection[str]) -> GlobalModel:
+    def _start(self) -> GlobalModel:
         initial = build_model(
             self._config.model, self._world.classes, rng_for(self._stream, "initial weights")
         )
         told = []
-        for client, ids in self._there(0, withheld).items():
+        for client, ids in self._there(0, ()).items():
             moments = moments_of(self.model, self.examples(ids))
             means = {"mean": moments.mean, "mean_square": moments.mean_square}
             told.append(Update(client, moments.frames, means))
@@ -137,8 +137,6 @@ class Rehearsal:
             self._history.remember(update.client, update.difference, number, update.sizes)
 
     def _had_nobody_asked(self, model: GlobalModel) -> State:
-        if model.ordinary_rounds == 0:
-            model = self._start(())  # constants are learned without what was taken back before
         branch = GlobalModel(model.weights, copy.deepcopy(model.optimizer), model.ordinary_rounds)
         for number in range(model.ordinary_rounds + 1, self._config.training.rounds + 1):
             self._ordinary(branch, number, ())

@@ -16,7 +16,7 @@ from fedunlearn.federation.standing import Standing
 from fedunlearn.vault import wipe
 
 _KEPT = 2
-_FORMAT = 3
+_FORMAT = 4
 _OF_NO_CONSEQUENCE = ("federation.", "corpus.path")
 """settings that may change when a run is taken up: none of them changes a number"""
 

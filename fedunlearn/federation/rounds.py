@@ -63,9 +63,9 @@ class Rounds:
         """Clients that hold training data and can be reached once ``date`` rounds are done."""
         return tuple(c for c in self._clients.clients if self._availability.reachable(c, date))
 
-    def start(self, initial: Mapping[str, Tensor], phase: str) -> GlobalModel:
+    def start(self, initial: Mapping[str, Tensor]) -> GlobalModel:
         """Round 0: normalisation constants from all clients' moments, averaged by frames."""
-        occasion = Occasion(0, "calibrate", self._standing.costs[phase])
+        occasion = Occasion(0, "calibrate", self._standing.costs["learn"])
         dims = len(self._template.norm.mean)
         like = {name: torch.zeros(dims, dtype=torch.float64) for name in ("mean", "mean_square")}
         replies = self._clients.ask(

@@ -63,12 +63,20 @@ class Server:
         nobody = self.standing.step is Step.ROUND and not any(self.standing.examples.values())
         return rounds < self._config.training.rounds and not nobody
 
-    def play(self, initial: Callable[[], Mapping[str, Tensor]], until: Callable[[], bool]) -> None:
-        """Take steps until it is over, or ``until`` says so between two of them.
+    def begin(self, initial: Mapping[str, Tensor]) -> None:
+        """Calibrate: the first global model, with the normalisation constants of all models of this run.
+
+        Devices are asked for their moments here and never again: the moments of a set before and after a
+        deletion would tell what was deleted.
 
         Args:
             initial: weights that learning begins with.
         """
+        self.standing.model = self.rounds.start(initial)
+        self.rounds.begin_history(self.standing.model)
+
+    def play(self, until: Callable[[], bool]) -> None:
+        """Take steps until it is over, or ``until`` says so between two of them."""
         standing = self.standing
         while standing.step is not Step.OVER and not until():
             match standing.step:
@@ -80,7 +88,7 @@ class Server:
                 case Step.PURGE:
                     self._purge()
                 case Step.ROUND:
-                    self._go_on(initial)
+                    self._go_on()
 
     def ask_again(self) -> None:
         """Of a run that was over: whether anybody has asked since. If not, nothing has happened.
@@ -161,14 +169,11 @@ class Server:
         standing.step = Step.ROUND
         self._observer.keep(copies=2)
 
-    def _go_on(self, initial: Callable[[], Mapping[str, Tensor]]) -> None:
+    def _go_on(self) -> None:
         """The round of this date: of recovery or of learning, or none, and the next date."""
         standing = self.standing
         if self.learning:
-            if standing.model is None:
-                with self._clients.withholding(standing.open):
-                    standing.model = self.rounds.start(initial(), "learn")
-                self.rounds.begin_history(standing.model)
+            assert standing.model is not None
             if standing.owed:
                 self._recover(standing.model)
                 self._observer.keep()

@@ -19,7 +19,7 @@ from fedunlearn.federation.standing import GlobalModel, Standing
 from fedunlearn.federation.transport import State
 from fedunlearn.federation.unlearn_step import Told
 from fedunlearn.models import build_model
-from fedunlearn.models.contract import EmotionModel
+from fedunlearn.models.contract import EmotionModel, constants_of
 from fedunlearn.seeding import rng_for, stream_key
 from fedunlearn.unlearning.contract import ServerScalars
 from fedunlearn.unlearning.upper_reference import HistoryCard, ReferenceCard, RoundsCard, ScratchCard
@@ -121,14 +121,17 @@ class ReferenceServer(Server):
         return GlobalModel(again.weights, again.optimizer, model.ordinary_rounds)
 
     def from_scratch(self, model: GlobalModel, stream: int) -> GlobalModel:
-        """As many ordinary rounds as the model has had, from new random weights, calibration included.
+        """As many ordinary rounds as the model has had, from new random weights and the same constants.
+
+        The normalisation constants stay those of learning: no device sends its moments twice.
 
         Args:
             stream: seed of the weights and of the clients' training streams.
         """
         rng = rng_for(stream, "initial weights")
         fresh = build_model(self._config.model, self._template.classes, rng).state_dict()
-        again, epochs = self.rounds.start(fresh, "unlearn"), self._config.training.local.epochs
+        again = GlobalModel({**fresh, **constants_of(model.weights)}, ServerOptimizer(self._config.training))
+        epochs = self._config.training.local.epochs
         for number in range(1, model.ordinary_rounds + 1):
             again = self._again(again, number, stream, epochs, lambda update: update)
         return GlobalModel(again.weights, again.optimizer, model.ordinary_rounds)

@@ -1,7 +1,7 @@
 """What every emotion model offers, so that training, unlearning and attacks need not know which it is."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,8 +15,8 @@ class Standardise(nn.Module):
     """(x - mean) / std with constants that are part of the model's state.
 
     The constants are learned federatedly in one calibration round before training (each client sends its
-    local mean and mean square, as weights; the server averages), never by pooling audio. They travel,
-    are checkpointed and are aggregated like any other weight; gradients do not change them.
+    local mean and mean square, once; the server averages and rounds coarsely), never by pooling audio. They
+    travel and are checkpointed like any other weight; gradients do not change them, and neither do deletions.
     """
 
     mean: Tensor
@@ -30,6 +30,11 @@ class Standardise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]"""
         return (x - self.mean) / self.std
+
+
+def constants_of(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The normalisation constants among a model's weights."""
+    return {name: value for name, value in weights.items() if name.startswith("norm.")}
 
 
 class EmotionModel(nn.Module, ABC):
