@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from fedunlearn.config import Config
-from fedunlearn.deletion import RequestBook, State
+from fedunlearn.deletion import DeletionRequest, State
 from fedunlearn.evaluation.informed import informed
 from fedunlearn.evaluation.judge import Judge
 from fedunlearn.evaluation.lira import u_lira
@@ -16,7 +16,6 @@ from fedunlearn.federation.aggregation import Update
 from fedunlearn.federation.shadows import Shadows
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition, recorded_later
-from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import rng_for
 
 ORDERS = 5
@@ -92,18 +91,18 @@ def attacks(shadows: Shadows, clients: Mapping[str, int], config: Config) -> dic
 
 
 def told_by_update(
-    judge: Judge, run: RunFolder, partition: Partition, config: Config, date: int,
+    judge: Judge, books: Sequence[DeletionRequest], partition: Partition, config: Config, date: int,
     before: Mapping[str, Tensor], update: Update, asked: Sequence[str],
 ) -> Mapping[str, Any]:  # fmt: skip
     """What a requester's update tells of its forget set: the privacy of the request itself.
 
     Args:
-        date: rounds done. before: the weights that the update starts from. asked: ids of the requests.
+        books: all requests of the device. date: rounds done.
+        before: the weights that the update starts from. asked: ids of the requests.
     """
     share = partition.clients[update.client]
-    book = RequestBook(run.vault(update.client)).all()
-    forget = {u for r in book if r.id in asked for u in r.utterances}
-    gone = {u for r in book if r.state is State.PURGED for u in r.utterances}
+    forget = {u for r in books if r.id in asked for u in r.utterances}
+    gone = {u for r in books if r.state is State.PURGED for u in r.utterances}
     later = recorded_later(partition, config.partition, config.seed)
     gone |= {u for u, recorded in later.items() if recorded > date}
     kept = [u.id for u in share.train if u.id not in forget | gone]

@@ -19,7 +19,7 @@ import fedunlearn.federation.results as assemble
 from fedunlearn.checkpoints import save_checkpoint
 from fedunlearn.config import Config
 from fedunlearn.corpora import Corpus
-from fedunlearn.deletion import DeletionRequest, RequestBook, any_while_learning
+from fedunlearn.deletion import DeletionRequest, any_while_learning
 from fedunlearn.evaluation.cost import PhaseCost
 from fedunlearn.evaluation.gum import gum_of
 from fedunlearn.evaluation.judge import Judge, Predictions
@@ -29,6 +29,7 @@ from fedunlearn.federation.aggregation import Update
 from fedunlearn.federation.analyses import attacks, relearning, told_by_update
 from fedunlearn.federation.availability import Availability
 from fedunlearn.federation.closing import Elsewhere, complete_receipts, out_of_reach, receipts_of, search
+from fedunlearn.federation.contents import contents_of, named_by, read_books
 from fedunlearn.federation.exchange import Federation
 from fedunlearn.federation.lookout import Lookout
 from fedunlearn.federation.plan import plan_of
@@ -131,13 +132,14 @@ class Experiment:
             standing.original = dict(self._final)
         original = standing.original
         books = self._books()
+        standing.contents = contents_of(books, self.corpus)
         forget = self._forgotten(books)
         states: dict[str, State] = {"original": original, "recovered": self._final}
         states["unlearned"] = self._final if standing.unlearned is None else standing.unlearned
         seeds = config.evaluation.retrained_seeds if forget else 0
         with self._phase("retrain", rounds * seeds):
             for number in range(seeds):
-                self._references.retrain(number, forget)
+                self._references.retrain(number, forget, named_by(standing.open, books))
         retrained = [learned.state for learned in standing.retrained[:seeds]] or [original]
         states["retrained"] = retrained[0]
         shadows = self._shadows(states, books)
@@ -288,16 +290,8 @@ class Experiment:
         return {r.id: r.client for r in reversed(list(self.standing.requests.values()))}
 
     def _frame(self, books: Mapping[Key, DeletionRequest]) -> dict[str, Any]:
-        told = (
-            self.config,
-            self.corpus,
-            self.partition,
-            self.standing,
-            books,
-            self.run.ledger,
-            self.template,
-        )
-        return assemble.frame(*told)
+        told = self.config, self.corpus, self.partition, self.standing, books, self.run.ledger
+        return assemble.frame(*told, self.template)
 
     # ---- watching (server.Observer) ------------------------------------------------------------------
 
@@ -328,8 +322,12 @@ class Experiment:
         self, before: State, updates: Sequence[Update], asked: Mapping[int, Sequence[str]], round: int
     ) -> dict[int, Any]:
         """What each update tells of its client's forget set: the privacy of the request itself."""
-        parts = self._judge, self.run, self.partition, self.config, self.standing.date
-        return {u.client: told_by_update(*parts, before, u, asked[u.client]) for u in updates}
+        about = self.partition, self.config, self.standing.date, before
+        books = {u.client: list(self._books([u.client]).values()) for u in updates}
+        return {
+            u.client: told_by_update(self._judge, books[u.client], *about, u, asked[u.client])
+            for u in updates
+        }
 
     def keep(self, copies: int = 1) -> None:
         """Write down where the run stands."""
@@ -366,13 +364,12 @@ class Experiment:
             return Server(federation, self.config, self.template, self.standing, self)
         return ReferenceServer(federation, self.config, self.template, self.standing, self, card)
 
-    def _books(self) -> dict[Key, DeletionRequest]:
-        clients = [s.client for s in self.partition.clients]
-        return {(r.id, c): r for c in clients for r in RequestBook(self.run.vault(c)).all()}
+    def _books(self, clients: Sequence[int] | None = None) -> dict[Key, DeletionRequest]:
+        of = range(len(self.partition.clients)) if clients is None else clients
+        return read_books(self.run, self.corpus, self.standing.contents, of)
 
     def _forgotten(self, books: Mapping[Key, DeletionRequest]) -> list[str]:
-        gone = (books[r.key] for r in self.standing.requests.values() if r.gone and r.key in books)
-        return sorted({u for r in gone for u in r.utterances})
+        return named_by((r for r in self.standing.requests.values() if r.gone), books)
 
     def _about_availability(self) -> dict[str, Any] | None:
         config = self.config
