@@ -54,10 +54,10 @@ class Partition:
 
     @cached_property
     def holders(self) -> dict[str, tuple[int, ...]]:
-        """speaker -> the clients that train on their speech, in client order."""
+        """speaker -> the clients that hold their speech, to train on or held out, in client order."""
         found: dict[str, list[int]] = defaultdict(list)
         for share in self.clients:
-            for speaker in {u.speaker for u in share.train}:
+            for speaker in {u.speaker for u in (*share.train, *share.test)}:
                 found[speaker].append(share.client)
         return {speaker: tuple(clients) for speaker, clients in sorted(found.items())}
 

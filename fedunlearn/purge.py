@@ -136,19 +136,24 @@ def purge_requests(
 
 def _plan(vault: Vault, model: EmotionModel, requests: Sequence[str], by: int) -> dict[str, _Evidence]:
     """For each request what was found by an earlier attempt, or else what goes now."""
-    asked = {r.id: r.utterances for r in RequestBook(vault.folder).all() if r.id in requests}
+    asked = {r.id: r for r in RequestBook(vault.folder).all() if r.id in requests}
+    named = {u for r in asked.values() for u in r.held_out}
     evidence: dict[str, _Evidence] = {}
     going: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
     gone: set[str] = set()
-    for request, utterances in asked.items():
+    for request, own in asked.items():
         earlier = _Evidence.read(_evidence_of(vault.folder, request))
         if earlier:
             evidence[request] = earlier
             gone |= set(earlier.ids)
             continue
-        wanted = tuple(u for u in utterances if u in vault.entries and u not in gone)
-        gone |= set(wanted)
-        held_out = leaving_too(vault, gone, wanted, by)
+        wanted, held_out = (
+            tuple(u for u in ids if u in vault.entries and u not in gone)
+            for ids in (own.utterances, own.held_out)
+        )
+        gone |= {*wanted, *held_out}
+        # What another request of these names stands in that one's receipt.
+        held_out += leaving_too(vault, gone | named, wanted, by)
         gone |= set(held_out)
         going[request] = (wanted, held_out)
     for request, (wanted, held_out) in going.items():

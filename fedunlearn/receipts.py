@@ -52,7 +52,8 @@ class Deletion:
     """What one request came to on one device.
 
     Attributes:
-        utterances: what it asked for and had, by id. held_out: what went along, by id.
+        utterances: the training utterances that it asked for and had, by id.
+        held_out: the held-out ones that it asked for, and those that went along, by id.
         seconds: of audio, of both. derived: names of the features that were made of it and stored.
         round: rounds done when it was removed.
         round_applied, model: from which shared model on: the round in which forgetting was applied, and the
@@ -79,6 +80,15 @@ def receipt_of(vault_folder: Path, request: str) -> Path:
     if not re.fullmatch(r"[\w-]{1,100}", request):
         raise ValueError(f"{request!r} is not the id of a request")
     return vault_folder / "receipts" / f"{request}.json"
+
+
+def removed_by(vault_folder: Path, request: str) -> tuple[str, ...]:
+    """Ids of all that a request removed, as its receipt says; none where there is no receipt."""
+    try:
+        removed = json.loads(receipt_of(vault_folder, request).read_text(encoding="utf-8"))["removed"]
+    except FileNotFoundError:
+        return ()
+    return (*removed["utterances"], *removed["held_out"])
 
 
 def write_receipt(vault_folder: Path, deletion: Deletion, now: datetime | None = None) -> Path:

@@ -291,6 +291,7 @@ class _Fails:
 
 def _play(folder: Path) -> int:
     from fedunlearn import config as configuration
+    from fedunlearn.federation.contents import close_books
     from fedunlearn.federation.engine import play
     from fedunlearn.federation.preparation import prepare
     from fedunlearn.federation.progress import Progress
@@ -326,6 +327,7 @@ def _play(folder: Path) -> int:
         print(failure, flush=True)
         return EXIT_FAILED
     experiment.run.write_results(results)
+    close_books(experiment.run, experiment.partition, experiment.standing)
     return EXIT_OK
 
 

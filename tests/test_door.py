@@ -76,27 +76,59 @@ def test_a_wish_is_heard_at_the_next_listening_and_leaves_the_inbox(vault: Vault
 
 
 @pytest.mark.parametrize(
-    ("what", "more", "expected"),
+    ("what", "more", "expected", "held_out"),
     [
-        ("all", {}, "u0 u1 u2 u3 u4 u5"),
-        ("emotion", {"emotion": "calm"}, "u1 u3 u5"),
-        ("speaker", {"speaker": "bob"}, "u4 u5"),
-        ("named", {"utterances": ("u5",)}, "u5"),
+        ("all", {}, "u0 u1 u2 u3 u4 u5", "t0"),
+        ("some", {"count": 6}, "u0 u1 u2 u3 u4 u5", ""),
+        ("emotion", {"emotion": "calm"}, "u1 u3 u5", ""),
+        ("emotion", {"emotion": "angry"}, "u0 u2 u4", "t0"),
+        ("speaker", {"speaker": "bob"}, "u4 u5", ""),
+        ("speaker", {"speaker": "ann"}, "u0 u1 u2 u3", "t0"),
+        ("named", {"utterances": ("u5",)}, "u5", ""),
+        ("named", {"utterances": ("t0", "u5")}, "u5", "t0"),
+        ("named", {"utterances": ("t0",)}, "", "t0"),
     ],
 )
-def test_each_kind_names_its_own_training_utterances(
-    vault: Vault, what: str, more: dict[str, object], expected: str
+def test_each_kind_names_its_own_utterances(
+    vault: Vault, what: str, more: dict[str, object], expected: str, held_out: str
 ) -> None:
+    """Training ones count, since they are unlearned; held-out ones go with them."""
     Inbox(vault.folder).file(wish(1, what, **more))
     (request,) = hear(vault)
     assert " ".join(request.utterances) == expected and request.count == len(expected.split())
+    assert " ".join(request.held_out) == held_out and request.held_out_count == len(held_out.split())
+    assert request.state is State.RAISED
+    told = answer(RequestBook(vault.folder), vault.entries, 0, 0)
+    assert (told["counts"], told["learned"]) == ([request.count], [request.count])
+
+
+def test_held_out_speech_is_asked_for_once_too(vault: Vault) -> None:
+    inbox = Inbox(vault.folder)
+    inbox.file(wish(1, "emotion", emotion="angry"))
+    hear(vault, 1)
+    inbox.file(wish(2, "named", utterances=("t0",)))
+    inbox.file(wish(3))
+    hear(vault, 2)
+    _, again, rest = RequestBook(vault.folder).all()
+    assert (again.state, again.note) == (State.REFUSED, "already asked for")
+    assert (rest.utterances, rest.held_out) == (("u1", "u3", "u5"), ())
+    inbox.file_withdrawal(wish(1).id)
+    hear(vault, 3)
+    inbox.file(wish(4, "named", utterances=("t0",)))
+    assert hear(vault, 4)[-1].held_out == ("t0",)
+
+
+def test_a_device_with_held_out_speech_alone_takes_it_back(vault: Vault) -> None:
+    vault.purge([f"u{i}" for i in range(6)])
+    Inbox(vault.folder).file(wish(1))
+    (request,) = hear(vault)
+    assert (request.state, request.utterances, request.held_out) == (State.RAISED, (), ("t0",))
 
 
 @pytest.mark.parametrize(
     ("what", "more", "why"),
     [
         ("named", {"utterances": ("u1", "v1", "v0")}, "this device holds no utterance v0, v1"),
-        ("named", {"utterances": ("u1", "t0")}, "no model is ever trained on t0 (held out for tests)"),
         ("named", {}, "no utterance is named"),
         ("emotion", {"emotion": "sad"}, "this device trains on no utterance of emotion 'sad'"),
         ("speaker", {"speaker": "cy"}, "this device trains on no utterance of speaker 'cy'"),
@@ -144,7 +176,7 @@ def test_what_was_withdrawn_may_be_asked_for_again(vault: Vault) -> None:
 
 
 def test_a_device_that_holds_nothing_any_more_refuses(vault: Vault) -> None:
-    vault.purge([f"u{i}" for i in range(6)])
+    vault.purge(["t0", *(f"u{i}" for i in range(6))])
     Inbox(vault.folder).file(wish(1))
     (request,) = hear(vault)
     assert (request.state, request.note) == (State.REFUSED, "this device trains on no utterance")
@@ -285,8 +317,29 @@ def test_a_closed_request_keeps_its_count_and_no_utterance(vault: Vault) -> None
     book.close([wish(1).id])
     (request,) = book.all()
     assert (request.count, request.utterances, request.reason) == (6, (), "")
+    assert (request.held_out_count, request.held_out) == (1, ())
     assert (request.state, request.round, request.id) == (State.PURGED, 3, wish(1).id)
     assert "u1" not in (vault.folder / "requests.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("what", "more", "why"),
+    [
+        ("named", {"utterances": ("secret-1",)}, "this device holds no such utterance"),
+        ("speaker", {"speaker": "secret"}, "this device holds no such utterance"),
+        ("named", {}, "no utterance is named"),
+    ],
+)
+def test_a_refusal_that_is_closed_says_why_and_not_what_was_named(
+    vault: Vault, what: str, more: dict[str, object], why: str
+) -> None:
+    Inbox(vault.folder).file(wish(1, what, reason="a secret, too", **more))
+    hear(vault)
+    book = RequestBook(vault.folder)
+    book.close([wish(1).id])
+    (request,) = book.all()
+    assert (request.state, request.note) == (State.REFUSED, why)
+    assert "secret" not in (vault.folder / "requests.json").read_text()
 
 
 # ---- people with several devices -------------------------------------------------------------------------
@@ -402,14 +455,16 @@ class LifeOfRequests(RuleBasedStateMachine):
         self.filed: dict[str, Wish] = {}
         self.leaving: set[str] = set()
         self.expected: dict[str, tuple[State, tuple[str, ...]]] = {}
-        self.emotion = {e.id: e.emotion for e in self.vault.entries.values() if e.split == "train"}
+        self.emotion = {e.id: e.emotion for e in self.vault.entries.values()}
 
     def teardown(self) -> None:
         shutil.rmtree(self.folder)
 
-    @rule(target=wishes, utterances=st.sets(st.integers(0, 5), min_size=1))
-    def ask_for_some(self, utterances: set[int]) -> Wish:
-        return self.file("named", utterances=tuple(f"u{i}" for i in sorted(utterances)))
+    @rule(
+        target=wishes, utterances=st.sets(st.sampled_from(["t0", *(f"u{i}" for i in range(6))]), min_size=1)
+    )
+    def ask_for_some(self, utterances: set[str]) -> Wish:
+        return self.file("named", utterances=tuple(sorted(utterances)))
 
     @rule(target=wishes, emotion=st.sampled_from(["angry", "calm"]))
     def ask_for_an_emotion(self, emotion: str) -> Wish:
@@ -492,16 +547,17 @@ class LifeOfRequests(RuleBasedStateMachine):
     @invariant()
     def every_wish_had_one_effect_and_the_right_one(self) -> None:
         book = self.book.all()
-        assert {r.id: (r.state, r.utterances) for r in book} == self.expected
+        assert {r.id: (r.state, (*r.utterances, *r.held_out)) for r in book} == self.expected
+        assert not any(u.startswith("t") for r in book for u in r.utterances)
         assert len(book) == len(self.expected)
 
     @invariant()
     def no_utterance_is_asked_for_twice_and_the_purged_ones_are_gone(self) -> None:
         active = [r for r in self.book.all() if r.state not in {State.WITHDRAWN, State.REFUSED}]
-        named = [u for r in active for u in r.utterances]
+        named = [u for r in active for u in (*r.utterances, *r.held_out)]
         assert len(named) == len(set(named))
-        gone = {u for r in active if r.state is State.PURGED for u in r.utterances}
-        assert set(Vault(self.vault.folder).ids("train")) == self.emotion.keys() - gone
+        gone = {u for r in active if r.state is State.PURGED for u in (*r.utterances, *r.held_out)}
+        assert Vault(self.vault.folder).entries.keys() == self.emotion.keys() - gone
 
     @invariant()
     def what_is_told_names_nobody(self) -> None:

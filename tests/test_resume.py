@@ -262,7 +262,12 @@ def test_a_standing_comes_back_from_its_file_as_it_was(tmp_path: Path, heard: He
     config = eventful()
     left_in_the_middle(tmp_path / "run", config, tmp_path / "cache", heard)
     experiment = prepared(tmp_path / "other", config)
-    shelf = Shelf(tmp_path / "run" / "checkpoints" / "standing", resolve(config), experiment.corpus_digest)
+    shelf = Shelf(
+        tmp_path / "run" / "checkpoints" / "standing",
+        resolve(config),
+        experiment.corpus_digest,
+        tmp_path / "sealed",
+    )
     standing, damaged = shelf.latest(trained_names(experiment.template))
     assert standing is not None and not damaged
     assert standing.step in Step and standing.history.initial and standing.original is not None
@@ -296,7 +301,7 @@ def test_a_damaged_standing_is_named_and_two_are_the_end(tmp_path: Path, heard: 
     left_in_the_middle(out, config, tmp_path / "cache", heard)
     older, newest = standings(out)
     experiment = prepared(tmp_path / "other", config)
-    shelf = Shelf(older.parent, resolve(config), experiment.corpus_digest)
+    shelf = Shelf(older.parent, resolve(config), experiment.corpus_digest, tmp_path / "sealed")
     names = trained_names(experiment.template)
     experiment.close()
     newest.write_bytes(newest.read_bytes()[:-1])

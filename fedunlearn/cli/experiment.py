@@ -120,6 +120,7 @@ def _run(
         check_tracker(track)
     folder = out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{config.corpus.name}"
     # Heavy imports wait until the input is known to be good.
+    from fedunlearn.federation.contents import close_books
     from fedunlearn.federation.engine import play
     from fedunlearn.federation.preparation import prepare
     from fedunlearn.federation.progress import Progress
@@ -149,6 +150,7 @@ def _run(
             write_report(ended, experiment.run.report)
             raise
     experiment.run.write_results(results)
+    close_books(experiment.run, experiment.partition, experiment.standing)
     follower.finished(results)
     write_report(results, experiment.run.report)
     model = leave_model(experiment.run, results)

@@ -128,6 +128,9 @@ def _delete(run: RunFolder, client: int, asked: _Asked) -> int:
     for part in sorted(served, key=lambda r: r.client):
         Inbox(run.vault(part.client)).file(wish)
     _say(f"Request {wish.id}: {_told(served)}.")
+    if any(part.count and part.held_out for part in served):
+        total = sum(len(part.held_out) for part in served if part.count)
+        _say(f"Of the same speech {_counted(total, 'held-out utterance')} will be removed, too.")
     _say(
         "The device finds it at the next query; if no run is going on: "
         f"python simulations/run.py --resume --out {shlex.quote(str(run.path))}"
@@ -137,15 +140,22 @@ def _delete(run: RunFolder, client: int, asked: _Asked) -> int:
 
 def _told(parts: Sequence[DeletionRequest]) -> str:
     first = parts[0]
-    told = f"client {first.client} takes back {_counted(first.count)}"
+    told = f"client {first.client} takes back {_taken(first)}"
     if len(parts) > 1:
-        others = ", ".join(f"{_counted(p.count)} of client {p.client}" for p in parts[1:])
+        others = ", ".join(f"{_taken(p)} of client {p.client}" for p in parts[1:])
         told += f"; the same request goes to {len(parts) - 1} more of the speaker's devices: {others}"
     return told
 
 
-def _counted(count: int) -> str:
-    return f"{count} utterance{'' if count == 1 else 's'}"
+def _taken(part: DeletionRequest) -> str:
+    """What is to be unlearned, or, where that is nothing, what is removed all the same."""
+    if part.count:
+        return _counted(part.count)
+    return _counted(part.held_out_count, "held-out utterance")
+
+
+def _counted(count: int, what: str = "utterance") -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _expected(run: RunFolder, client: int, wish: Wish) -> DeletionRequest:
@@ -199,7 +209,7 @@ def _rows(vault: Path) -> list[tuple[str, ...]]:
         (
             r.id,
             r.what,
-            str(r.count),
+            str(r.count + r.held_out_count),
             str(r.round),
             "" if r.deadline is None else str(r.round + r.deadline),
             f"{r.state}, to be withdrawn" if r.id in leaving else str(r.state),

@@ -5,7 +5,7 @@ Only the device writes it, one process at a time; a reader sees the book before 
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +71,7 @@ class RequestBook:
             ValueError: one is open still.
         """
 
-        def dropped(request: DeletionRequest) -> DeletionRequest:
-            if request.is_open:
-                raise ValueError(f"request {request.id} is {request.state}: it cannot be closed yet")
-            return replace(request, utterances=(), reason="", note="", dropped=request.count)
-
-        self._each(ids, dropped)
+        self._each(ids, lambda request: request.closed())
 
     def change(self, change: Callable[[tuple[DeletionRequest, ...]], Sequence[DeletionRequest]]) -> None:
         """Read, change and write the book with no other process doing so meanwhile.
@@ -100,4 +95,5 @@ def is_known(request: DeletionRequest, book: Iterable[DeletionRequest]) -> bool:
 
 
 def _request(row: dict[str, Any]) -> DeletionRequest:
-    return DeletionRequest(**{**row, "utterances": tuple(row["utterances"]), "state": State(row["state"])})
+    named = {name: tuple(row.get(name, ())) for name in ("utterances", "held_out")}
+    return DeletionRequest(**{**row, **named, "state": State(row["state"])})

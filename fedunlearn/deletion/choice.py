@@ -14,7 +14,11 @@ Spoken = TypeVar("Spoken", Entry, "Utterance")
 
 
 def matching(wish: Wish, spoken: Iterable[Spoken]) -> list[Spoken]:
-    """Those that a wish may mean, in their own order; for "some", all that it is drawn from."""
+    """Those that a wish may mean, in their own order; for "some", all that it is drawn from.
+
+    Args:
+        spoken: training and held-out utterances; for "some" the training ones alone.
+    """
     if wish.what == "emotion":
         return [u for u in spoken if u.emotion == wish.emotion]
     if wish.what == "speaker":

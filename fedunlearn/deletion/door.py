@@ -15,7 +15,13 @@ from fedunlearn.deletion.arrivals import random_wishes
 from fedunlearn.deletion.book import RequestBook, is_known
 from fedunlearn.deletion.choice import matching
 from fedunlearn.deletion.inbox import Inbox, Waiting, Wish
-from fedunlearn.deletion.request import DeletionRequest, State
+from fedunlearn.deletion.request import (
+    HOLDS_NONE,
+    NOT_UNDERSTOOD,
+    TRAINS_ON_NONE,
+    DeletionRequest,
+    State,
+)
 from fedunlearn.deletion.schedule import scheduled_wishes
 from fedunlearn.deletion.shared import devices_of
 from fedunlearn.seeding import rng_for
@@ -83,12 +89,15 @@ def admit(
         rng: draws the utterances of what = "some"; without it, these are the first ones.
 
     Returns:
-        A request, raised, with at least one utterance; or refused, with none and a ``note`` that says why.
+        A request, raised, with at least one utterance, be it of the training or of the held-out ones; or
+        refused, with none and a ``note`` that says why.
     """
     book = tuple(book)
     held = [e for e in entries.values() if e.recorded <= date]
-    asked_before = {u for r in book if r.state not in {State.WITHDRAWN, State.REFUSED} for u in r.utterances}
-    wanted = matching(wish, [e for e in held if e.split == "train"])
+    standing = [r for r in book if r.state not in {State.WITHDRAWN, State.REFUSED}]
+    asked_before = {u for r in standing for u in (*r.utterances, *r.held_out)}
+    # "some" is a draw from what models are trained on; every other kind means all that the device stores.
+    wanted = matching(wish, [e for e in held if wish.what != "some" or e.split == "train"])
     left = [e.id for e in wanted if e.id not in asked_before]
     request = DeletionRequest(
         wish.id,
@@ -106,7 +115,8 @@ def admit(
     if wish.what == "some":
         order = range(len(left)) if rng is None else rng.permutation(len(left)).tolist()
         left = [left[i] for i in sorted(order[: wish.count])]
-    return replace(request, utterances=tuple(left))
+    trained, held_out = (tuple(i for i in left if entries[i].split == split) for split in ("train", "test"))
+    return replace(request, utterances=trained, held_out=held_out)
 
 
 def _problem(
@@ -116,15 +126,12 @@ def _problem(
     if wish.what == "named":
         unknown = sorted(set(wish.utterances) - {e.id for e in held} - asked)
         if unknown:
-            return f"this device holds no utterance {_listed(unknown)}"
-        held_out = sorted(e.id for e in held if e.split == "test" and e.id in wish.utterances)
-        if held_out:
-            return f"no model is ever trained on {_listed(held_out)} (held out for tests)"
+            return f"{HOLDS_NONE} {_listed(unknown)}"
         if not wish.utterances:
             return "no utterance is named"
     elif not wanted:
         of = {"emotion": f" of emotion {wish.emotion!r}", "speaker": f" of speaker {wish.speaker!r}"}
-        return f"this device trains on no utterance{of.get(wish.what, '')}"
+        return f"{TRAINS_ON_NONE}{of.get(wish.what, '')}"
     return "" if left else "already asked for"
 
 
@@ -150,7 +157,7 @@ def _hear(file: Waiting, client: int, entries: Entries, rows: list[DeletionReque
     if file.wish:
         request = admit(file.wish, client, entries, rows, date)
     else:
-        note = f"what was filed cannot be understood: {file.problem}"
+        note = f"{NOT_UNDERSTOOD}: {file.problem}"
         request = DeletionRequest(file.id, client, "named", date, f"unread-{file.id}", (), note=note)
         request = request.moved(State.REFUSED)
     if not is_known(request, rows):

@@ -36,6 +36,17 @@ CLOSED = frozenset({State.PURGED, State.VERIFIED, State.WITHDRAWN, State.REFUSED
 """A device has nothing more to do for a request in one of these."""
 
 
+HOLDS_NONE = "this device holds no utterance"
+TRAINS_ON_NONE = "this device trains on no utterance"
+NOT_UNDERSTOOD = "what was filed cannot be understood"
+_NOTES = {
+    HOLDS_NONE: "this device holds no such utterance",
+    TRAINS_ON_NONE: "this device holds no such utterance",
+    NOT_UNDERSTOOD: NOT_UNDERSTOOD,
+}
+"""how the note of a refusal begins that goes on in the person's own words -> what is left of it in the end"""
+
+
 class ImpossibleStep(Exception):
     """A request was to go to a state that cannot follow the one it is in; ``str(error)`` names both."""
 
@@ -84,13 +95,16 @@ class DeletionRequest:
         round: rounds done when it was raised.
         event: the schedule's or arrival's name, or that of a person's wish; raising one twice has one effect.
         utterances: the training utterances that must go: D_f of this request. Device and judge only.
+        held_out: the held-out utterances that must go with them. No model is trained on these, so they are
+            purged and never unlearned. Device and judge only.
         state: as the device knows it.
         deadline: rounds after ``round`` within which it should be verified; None = none.
         devices: how many of the person's devices hold speech that must go.
         reason: in the person's own words.
         note: what the device has to say of it: why it is refused, or cannot be withdrawn any more.
         withdrawn: rounds done when it was withdrawn.
-        dropped: how many utterances it named, once it is closed and they are dropped.
+        dropped: how many training utterances it named, once it is closed and they are dropped.
+        dropped_held_out: the same of the held-out ones.
     """
 
     id: str
@@ -106,11 +120,18 @@ class DeletionRequest:
     note: str = ""
     withdrawn: int | None = None
     dropped: int = 0
+    held_out: tuple[str, ...] = ()
+    dropped_held_out: int = 0
 
     @property
     def count(self) -> int:
         """Training utterances of it on this device."""
         return len(self.utterances) or self.dropped
+
+    @property
+    def held_out_count(self) -> int:
+        """Held-out utterances of it on this device."""
+        return len(self.held_out) or self.dropped_held_out
 
     @property
     def is_open(self) -> bool:
@@ -124,6 +145,25 @@ class DeletionRequest:
             ImpossibleStep: it cannot follow.
         """
         return replace(self, state=step(self.state, state))
+
+    def closed(self) -> "DeletionRequest":
+        """Without the utterance ids and the person's words; counts, dates and the state stay.
+
+        Raises:
+            ValueError: it is open still.
+        """
+        if self.is_open:
+            raise ValueError(f"request {self.id} is {self.state}: it cannot be closed yet")
+        refused = self.note if self.state is State.REFUSED else ""
+        return replace(
+            self,
+            utterances=(),
+            held_out=(),
+            reason="",
+            note=next((short for full, short in _NOTES.items() if refused.startswith(full)), refused),
+            dropped=self.count,
+            dropped_held_out=self.held_out_count,
+        )
 
     def at(self, date: int) -> State:
         """Its state as the server may hear it when ``date`` rounds are done.

@@ -11,7 +11,8 @@ from fedunlearn.errors import BadInput
 from fedunlearn.seeding import stream_key
 
 if TYPE_CHECKING:
-    from fedunlearn.partition import Partition
+    from fedunlearn.corpora.utterance import Utterance
+    from fedunlearn.partition import ClientShare, Partition
 
 
 def date_of(event: ScheduledDeletion, learning_rounds: int) -> int:
@@ -75,19 +76,18 @@ def check_schedule(settings: DeletionSettings, partition: "Partition", learning_
                 f"{len(partition.clients) - 1}: name another one, or have more clients"
             )
             continue
-        train = partition.clients[event.client].train
+        share = partition.clients[event.client]
+        train, held = share.train, (*share.train, *share.test)
         if event.count > len(train):
             problems.append(
                 f"{place}.count is {event.count}, but client {event.client} trains on {len(train)}"
             )
-        unknown = sorted(set(event.utterances) - {u.id for u in train})
+        unknown = sorted(set(event.utterances) - {u.id for u in held})
         if unknown:
-            problems.append(
-                f"{place}.utterances: client {event.client} does not train on {', '.join(unknown)}"
-            )
-        if event.emotion and event.emotion not in {u.emotion for u in train}:
+            problems.append(f"{place}.utterances: client {event.client} does not hold {', '.join(unknown)}")
+        if event.emotion and event.emotion not in {u.emotion for u in held}:
             problems.append(f"{place}.emotion: client {event.client} has no utterance of {event.emotion!r}")
-        if event.speaker and event.speaker not in {u.speaker for u in train}:
+        if event.speaker and event.speaker not in {u.speaker for u in held}:
             problems.append(f"{place}.speaker: client {event.client} has no utterance of {event.speaker!r}")
         if event.round is not None and event.round > learning_rounds:
             problems.append(
@@ -118,9 +118,10 @@ def _spoken_for_twice(settings: DeletionSettings, partition: "Partition", learni
             continue
         train = partition.clients[event.client].train
         wish = _wish(event, number, settings, 0)
-        wanted = {u.id for u in matching(wish, train)}
+        wanted = {u.id for u in matching(wish, _meant(event, partition.clients[event.client]))}
         left = len(train) - drawn[event.client]
-        if taken[event.client] == {u.id for u in train}:
+        # With the last training utterance the held-out ones go, too.
+        if taken[event.client] >= {u.id for u in train}:
             problems.append(f"{place}: client {event.client} has taken everything back before")
         elif wanted and wanted <= taken[event.client]:
             problems.append(f"{place}: client {event.client} has taken {_named(wish)} back before")
@@ -130,10 +131,15 @@ def _spoken_for_twice(settings: DeletionSettings, partition: "Partition", learni
             )
         drawn[event.client] += event.count
         for share in partition.clients if event.what == "speaker" else ():
-            taken[share.client] |= {u.id for u in matching(wish, share.train)}
+            taken[share.client] |= {u.id for u in matching(wish, _meant(event, share))}
         if event.what != "some":
             taken[event.client] |= wanted
     return problems
+
+
+def _meant(event: ScheduledDeletion, share: "ClientShare") -> tuple["Utterance", ...]:
+    """What of a client's speech a deletion chooses from."""
+    return share.train if event.what == "some" else (*share.train, *share.test)
 
 
 def _named(wish: Wish) -> str:

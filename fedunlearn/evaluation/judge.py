@@ -21,6 +21,7 @@ from fedunlearn.evaluation.fairness import Staying
 from fedunlearn.evaluation.intervals import accuracy_interval, uar_interval
 from fedunlearn.evaluation.membership import Membership, membership, same_speaker
 from fedunlearn.evaluation.metrics import accuracy, confusion, recognition, uar
+from fedunlearn.evaluation.reconstruction import Reconstruction, reconstruct
 from fedunlearn.evaluation.request_privacy import RequestPrivacy, request_privacy
 from fedunlearn.evaluation.resampling import Answers, Draws
 from fedunlearn.examples import Examples, pad_features
@@ -178,6 +179,24 @@ class Judge:
             self._resamples,
             rng_for(self._seed, "bootstrap"),
         )
+
+    def reconstruct(
+        self,
+        before: Mapping[str, Tensor],
+        difference: Mapping[str, Tensor],
+        forget: Sequence[str],
+        others: Sequence[str],
+    ) -> Reconstruction | None:
+        """How well deleted utterances' features are read off a difference of two models.
+
+        Args:
+            before: the weights that the difference starts from.
+            difference: weights after less weights before.
+            forget: the utterances that it was made from.
+            others: further utterances of the same client.
+        """
+        self._model.load_state_dict(dict(before))
+        return reconstruct(self._model, difference, self.examples(forget), self.examples(others))
 
     def examples(self, ids: Sequence[str]) -> Examples:
         """Features and labels of these utterances, in this order."""

@@ -104,4 +104,5 @@ def _correlations(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _unit(rows: Tensor) -> Tensor:
-    return rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    unit: Tensor = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    return unit

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fedunlearn.evaluation.membership import membership
+from fedunlearn.evaluation.reconstruction import Reconstruction, reconstruct
 from fedunlearn.examples import Examples
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.training import predict
@@ -54,11 +55,15 @@ class Told(TypedDict):
 
 
 class RequestPrivacy(TypedDict):
-    """Of one requester's update. ``membership`` is ``against`` what it kept where it kept any."""
+    """Of one requester's update. ``membership`` is ``against`` what it kept where it kept any.
+
+    reconstruction: how well the deleted utterances' features are read off it.
+    """
 
     label_mix: LabelMix | None
     membership: Told | None
     membership_held_out: Told | None
+    reconstruction: Reconstruction | None
 
 
 def request_privacy(
@@ -86,6 +91,7 @@ def request_privacy(
     known = [_losses(model, part) for part in (forget, kept, held_out)]
     aligned = [_alignment(model, update, part) for part in (forget, kept, held_out)]
     guesses = label_mixes(model, update)
+    rebuilt = reconstruct(model, update, forget, kept if len(kept) else held_out)
     model.load_state_dict({k: v + update[k] for k, v in before.items()})
     rises = [_losses(model, part) - was for part, was in zip((forget, kept, held_out), known, strict=True)]
     attacks = {"loss rise": rises, "gradient alignment": aligned}
@@ -104,6 +110,7 @@ def request_privacy(
         "label_mix": _judged(guesses, forget.labels.numpy(), corpus_labels, model.classes),
         "membership": kept_from or held_from,
         "membership_held_out": held_from,
+        "reconstruction": rebuilt,
     }
 
 

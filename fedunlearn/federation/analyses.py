@@ -6,17 +6,17 @@ from typing import Any
 from torch import Tensor
 
 from fedunlearn.config import Config
-from fedunlearn.deletion import RequestBook, State
+from fedunlearn.deletion import DeletionRequest, State
 from fedunlearn.evaluation.informed import informed
 from fedunlearn.evaluation.judge import Judge
 from fedunlearn.evaluation.lira import u_lira
 from fedunlearn.evaluation.relearning import relearn
 from fedunlearn.evaluation.shadow_attack import CannotAttack
 from fedunlearn.federation.aggregation import Update
+from fedunlearn.federation.requests import Key
 from fedunlearn.federation.shadows import Shadows
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition, recorded_later
-from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import rng_for
 
 ORDERS = 5
@@ -92,20 +92,56 @@ def attacks(shadows: Shadows, clients: Mapping[str, int], config: Config) -> dic
 
 
 def told_by_update(
-    judge: Judge, run: RunFolder, partition: Partition, config: Config, date: int,
+    judge: Judge, books: Sequence[DeletionRequest], partition: Partition, config: Config, date: int,
     before: Mapping[str, Tensor], update: Update, asked: Sequence[str],
 ) -> Mapping[str, Any]:  # fmt: skip
     """What a requester's update tells of its forget set: the privacy of the request itself.
 
     Args:
-        date: rounds done. before: the weights that the update starts from. asked: ids of the requests.
+        books: all requests of the device. date: rounds done.
+        before: the weights that the update starts from. asked: ids of the requests.
     """
     share = partition.clients[update.client]
-    book = RequestBook(run.vault(update.client)).all()
-    forget = {u for r in book if r.id in asked for u in r.utterances}
-    gone = {u for r in book if r.state is State.PURGED for u in r.utterances}
+    forget = {u for r in books if r.id in asked for u in r.utterances}
+    gone = {u for r in books if r.state is State.PURGED for u in r.utterances}
     later = recorded_later(partition, config.partition, config.seed)
     gone |= {u for u, recorded in later.items() if recorded > date}
     kept = [u.id for u in share.train if u.id not in forget | gone]
     held_out = [u.id for u in share.test if u.id not in forget | gone]
     return judge.request_privacy(before, update.difference, forget, kept, held_out)
+
+
+_PAIRS = (("original", "unlearned"), ("original", "recovered"), ("retrained", "recovered"))
+"""models in the run folder whose difference might give the deleted utterances away: (before, after)"""
+
+
+def told_by_files(
+    judge: Judge,
+    partition: Partition,
+    kept: Mapping[str, Mapping[str, Tensor]],
+    gone: Mapping[Key, DeletionRequest],
+) -> list[dict[str, Any]]:
+    """What the models that the run folder keeps tell of each deletion: ``results.kept``.
+
+    Args:
+        judge: measures.
+        partition: of the run.
+        kept: name -> weights, as they are written.
+        gone: requests whose utterances have left the vaults.
+
+    Returns:
+        one row a request that took back what a model was trained on: of the pair of models that gives the
+        most away, the correlation and the rank as in ``evaluation.reconstruction``
+    """
+    rows = []
+    for (request, client), entry in gone.items():
+        others = [u.id for u in partition.clients[client].train if u.id not in set(entry.utterances)]
+        found: list[dict[str, Any]] = []
+        for before, after in _PAIRS:
+            difference = {name: kept[after][name] - value for name, value in kept[before].items()}
+            told = judge.reconstruct(kept[before], difference, entry.utterances, others)
+            if told is not None:
+                found.append({"between": [before, after], **told})
+        if found:
+            rows.append({"request": request, "client": client, **max(found, key=lambda row: row["r"])})
+    return rows

@@ -1,6 +1,5 @@
 """The end of a run, for the people who asked: is anything left of their speech, and what was measured?"""
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +12,7 @@ from fedunlearn.evaluation.metrics import accuracy
 from fedunlearn.federation.requests import Key
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition
-from fedunlearn.receipts import add_evidence, receipt_of
+from fedunlearn.receipts import add_evidence, receipt_of, removed_by
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.traces import Findings, Fingerprints, scan_run
 
@@ -41,9 +40,9 @@ def search(
     Returns:
         as ``traces.scan_run``
     """
-    gone = {u for request in books.values() for u in request.utterances}
+    gone = {u for request in books.values() for u in (*request.utterances, *request.held_out)}
     for path in receipts.values():
-        gone |= set(json.loads(path.read_text(encoding="utf-8"))["removed"]["held_out"])
+        gone |= set(removed_by(path.parent.parent, path.stem))
     return scan_run(folders, partition, gone, model, elsewhere)
 
 
@@ -60,7 +59,7 @@ class Elsewhere(Protocol):
 
 def out_of_reach(lost: Iterable[Any], gone: Mapping[Key, DeletionRequest]) -> list[str]:
     """One line for each lost node on whose disk deleted speech may be left."""
-    deleted = {u for request in gone.values() for u in request.utterances}
+    deleted = {u for request in gone.values() for u in (*request.utterances, *request.held_out)}
     return [
         f"deleted speech may be left on a node that was lost: wipe {node.folder} on {node.address}"
         for node in lost

@@ -170,9 +170,11 @@ class Desk:
             together = [r for r in requests if (r.round_applied, r.model) == (round_applied, model)]
             self._purge(together, -1 if round_applied is None else round_applied, model)
         for request in requests:
-            # Its speech is unlearned, so its last step goes even where the device did not answer.
+            # Its speech is unlearned, so its last step goes even where the device did not answer. Held-out
+            # speech is in no step.
             left = self._standing.examples[request.client]
-            self._standing.history.forget(request.client, left=left == 0)
+            if request.utterances:
+                self._standing.history.forget(request.client, left=left == 0)
         gone = {r.key for r in requests}
         for reply in self._standing.under_way:
             if gone & {key for key, _ in reply.requests}:  # of an earlier lease: it comes too late to count

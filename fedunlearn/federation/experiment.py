@@ -19,17 +19,19 @@ import fedunlearn.federation.results as assemble
 from fedunlearn.checkpoints import save_checkpoint
 from fedunlearn.config import Config
 from fedunlearn.corpora import Corpus
-from fedunlearn.deletion import DeletionRequest, RequestBook, any_while_learning
+from fedunlearn.deletion import DeletionRequest, any_while_learning
 from fedunlearn.evaluation.cost import PhaseCost
 from fedunlearn.evaluation.gum import gum_of
 from fedunlearn.evaluation.judge import Judge, Predictions
 from fedunlearn.evaluation.reference import ReferenceCache
 from fedunlearn.evaluation.verdict import STAGES, Verdict
 from fedunlearn.federation.aggregation import Update
-from fedunlearn.federation.analyses import attacks, relearning, told_by_update
+from fedunlearn.federation.analyses import attacks, relearning, told_by_files, told_by_update
 from fedunlearn.federation.availability import Availability
 from fedunlearn.federation.closing import Elsewhere, complete_receipts, out_of_reach, receipts_of, search
+from fedunlearn.federation.contents import contents_of, named_by, read_books
 from fedunlearn.federation.exchange import Federation
+from fedunlearn.federation.kept_original import add, noise_along
 from fedunlearn.federation.lookout import Lookout
 from fedunlearn.federation.plan import plan_of
 from fedunlearn.federation.progress import Progress
@@ -80,7 +82,7 @@ class Experiment:
         keeps_last = config.unlearning.reads_last_steps
         self.standing = standing or Standing(History(trained_names(template), keeps_last=keeps_last))
         self.template, self.corpus_digest = template, judge.content_of([])
-        self._shelf = Shelf(run.standings, config, self.corpus_digest)
+        self._shelf = Shelf(run.standings, config, self.corpus_digest, cache.folder)
         self._new = standing is None
         self._unkept = 0
         self._log = self.standing.log
@@ -132,20 +134,23 @@ class Experiment:
             standing.original = dict(self._final)
         original = standing.original
         books = self._books()
+        standing.contents = contents_of(books, self.corpus)
         forget = self._forgotten(books)
         states: dict[str, State] = {"original": original, "recovered": self._final}
         states["unlearned"] = self._final if standing.unlearned is None else standing.unlearned
         seeds = config.evaluation.retrained_seeds if forget else 0
         with self._phase("retrain", rounds * seeds):
             for number in range(seeds):
-                self._references.retrain(number, forget)
+                self._references.retrain(number, forget, named_by(standing.open, books))
         retrained = [learned.state for learned in standing.retrained[:seeds]] or [original]
         states["retrained"] = retrained[0]
         shadows = self._shadows(states, books)
         with self._phase("judge", None):
             results = self._judged(states, retrained, forget, books)
             results["attacks"] = shadows and attacks(shadows, self._whose(), config)
-        for name, state in states.items():
+            asked = {r.key: books[r.key] for r in standing.requests.values() if r.gone and r.key in books}
+            results["kept"] = told_by_files(self._judge, self.partition, self._kept(states), asked)
+        for name, state in self._kept(states).items():
             file = self.run.checkpoints / f"{name}.safetensors"
             save_checkpoint(file, state, {"model": name, "seed": config.seed})
         self.keep(copies=2)
@@ -219,6 +224,11 @@ class Experiment:
             learned = standing.log.learned(standing.model.weights, standing.costs["learn"], standing.history)
             self._cache.keep(key, learned)
 
+    def _kept(self, states: Mapping[str, State]) -> dict[str, State]:
+        """The models as the run folder keeps them: of what was unlearned, the original tells no more."""
+        blur = self.standing.blur
+        return {**states, "original": states["original"] if blur is None else add(states["original"], blur)}
+
     @property
     def _final(self) -> State:
         model = self.standing.model
@@ -289,16 +299,8 @@ class Experiment:
         return {r.id: r.client for r in reversed(list(self.standing.requests.values()))}
 
     def _frame(self, books: Mapping[Key, DeletionRequest]) -> dict[str, Any]:
-        told = (
-            self.config,
-            self.corpus,
-            self.partition,
-            self.standing,
-            books,
-            self.run.ledger,
-            self.template,
-        )
-        return assemble.frame(*told)
+        told = self.config, self.corpus, self.partition, self.standing, books, self.run.ledger
+        return assemble.frame(*told, self.template)
 
     # ---- watching (server.Observer) ------------------------------------------------------------------
 
@@ -329,8 +331,16 @@ class Experiment:
         self, before: State, updates: Sequence[Update], asked: Mapping[int, Sequence[str]], round: int
     ) -> dict[int, Any]:
         """What each update tells of its client's forget set: the privacy of the request itself."""
-        parts = self._judge, self.run, self.partition, self.config, self.standing.date
-        return {u.client: told_by_update(*parts, before, u, asked[u.client]) for u in updates}
+        about, standing = (self.partition, self.config, self.standing.date, before), self.standing
+        found = {}
+        for update in updates:
+            books = list(self._books([update.client]).values())
+            names = asked[update.client]
+            found[update.client] = told_by_update(self._judge, books, *about, update, names)
+            secret = self._judge.content_of(sorted(u for r in books if r.id in names for u in r.utterances))
+            noise = noise_along(update.difference, self.config.seed, f"{round} {secret}")
+            standing.blur = noise if standing.blur is None else add(standing.blur, noise)
+        return found
 
     def keep(self, copies: int = 1) -> None:
         """Write down where the run stands."""
@@ -367,13 +377,12 @@ class Experiment:
             return Server(federation, self.config, self.template, self.standing, self)
         return ReferenceServer(federation, self.config, self.template, self.standing, self, card)
 
-    def _books(self) -> dict[Key, DeletionRequest]:
-        clients = [s.client for s in self.partition.clients]
-        return {(r.id, c): r for c in clients for r in RequestBook(self.run.vault(c)).all()}
+    def _books(self, clients: Sequence[int] | None = None) -> dict[Key, DeletionRequest]:
+        of = range(len(self.partition.clients)) if clients is None else clients
+        return read_books(self.run, self.corpus, self.standing.contents, of)
 
     def _forgotten(self, books: Mapping[Key, DeletionRequest]) -> list[str]:
-        gone = (books[r.key] for r in self.standing.requests.values() if r.gone and r.key in books)
-        return sorted({u for r in gone for u in r.utterances})
+        return named_by((r for r in self.standing.requests.values() if r.gone), books)
 
     def _about_availability(self) -> dict[str, Any] | None:
         config = self.config

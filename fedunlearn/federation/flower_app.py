@@ -15,6 +15,7 @@ from rich.console import Console
 from fedunlearn import config as configuration
 from fedunlearn.errors import BadInput, RunFailed
 from fedunlearn.federation.client import make_client_app
+from fedunlearn.federation.contents import close_books
 from fedunlearn.federation.preparation import prepare
 from fedunlearn.federation.progress import Progress
 
@@ -52,5 +53,6 @@ def main(grid: Grid, context: Context) -> None:
     results = experiment.results
     assert results is not None
     experiment.run.write_results(results)
+    close_books(experiment.run, experiment.partition, experiment.standing)
     if results["status"] != "complete":
         raise RunFailed(results["failure"])

@@ -7,8 +7,8 @@ update: every row of an update keeps its place in the space of outputs and gets 
 noise in the space of inputs. The model still answers much as it did; its differences to other models have a
 correlation of about 1 / RATIO with what was deleted.
 
-The noise is drawn from a stream that is named after the deleted speech itself. So the same run writes the same
-file, and whoever has only the file, the seed and this code cannot draw it again.
+The noise is drawn from a stream that is named after the deleted speech itself. So the same run writes the
+same file, and whoever has only the file, the seed and this code cannot draw it again.
 """
 
 from collections.abc import Mapping
@@ -42,8 +42,9 @@ def _noise(value: Tensor, generator: torch.Generator) -> Tensor:
         return torch.zeros_like(value)
     if value.dim() < 2:
         drawn = torch.randn(value.shape, generator=generator, dtype=torch.float64)
-        scale = RATIO * value.double().norm() / max(1, value.numel()) ** 0.5
-        return (scale * drawn).to(value.dtype)
+        scale = RATIO * float(value.double().norm()) / max(1, value.numel()) ** 0.5
+        noise: Tensor = (scale * drawn).to(value.dtype)
+        return noise
     rows = value.double().flatten(1)
     inputs, parts = rows.shape[1], []
     for start in range(0, inputs, _COLUMNS):
@@ -53,7 +54,6 @@ def _noise(value: Tensor, generator: torch.Generator) -> Tensor:
     return torch.cat(parts, 1).reshape(value.shape).to(value.dtype)
 
 
-def add_noise_along(blur: State | None, update: Mapping[str, Tensor], seed: int, secret: str) -> State:
-    """The noise so far and that along one more update."""
-    noise = noise_along(update, seed, secret)
-    return noise if blur is None else {name: blur[name] + value for name, value in noise.items()}
+def add(state: Mapping[str, Tensor], noise: Mapping[str, Tensor]) -> State:
+    """A state with noise, or noise with more of it; tensors without any stay as they are."""
+    return {name: value + noise[name] if name in noise else value for name, value in state.items()}

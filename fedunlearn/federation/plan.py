@@ -29,7 +29,8 @@ class Wish:
         id, client: whose. utterances: training utterances that must go, as the device lists them.
         heard: round of the clock; trained on in no later one.
         applied: round of the clock at which it joined an unlearn step; None = in no step.
-        gone: when its speech, and ``held_out`` with it, left the vault. withdrawn, closed: when it was.
+        gone: when its speech left the vault. withdrawn, closed: when it was.
+        held_out: utterances of this kind that it names, and those that went along.
     """
 
     id: str
@@ -160,13 +161,14 @@ def _wish(served: ServedRequest, book: DeletionRequest) -> Wish:
         gone=first.get(RequestState.PURGED, _NEVER),
         withdrawn=first.get(RequestState.WITHDRAWN, _NEVER),
         closed=first.get(RequestState.VERIFIED, _NEVER),
+        held_out=book.held_out,
     )
 
 
 def _with_held_out(
     wishes: list[Wish], partition: Partition, later: Mapping[str, int], dates: Mapping[int, int]
 ) -> tuple[Wish, ...]:
-    """Adds what left with each: of whom no training speech was left there."""
+    """Adds what left with each: of whom no training speech was left there. What never left is left out."""
     found: dict[int, tuple[str, ...]] = {}
     for number in sorted(range(len(wishes)), key=lambda n: (wishes[n].gone, n)):
         wish = wishes[number]
@@ -178,8 +180,9 @@ def _with_held_out(
         asked, date = set(wish.utterances), _date("unlearn", wish.gone, dates)
         leaving = {there[u] for u in wish.utterances if u in there}
         staying = {s for u, s in there.items() if u not in asked and later.get(u, 0) <= date}
-        held_out = {u.id: u.speaker for u in share.test if u.id not in gone}
-        found[number] = going_along(leaving, staying, held_out)
+        named = tuple(u for u in wish.held_out if u not in gone)
+        held_out = {u.id: u.speaker for u in share.test if u.id not in {*gone, *named}}
+        found[number] = (*named, *going_along(leaving, staying, held_out))
     return tuple(
         Wish(**{**vars(wish), "held_out": found.get(number, ())}) for number, wish in enumerate(wishes)
     )

@@ -239,7 +239,7 @@ def _take_up(
     corpus, partition = read_speech(config, corpus)
     template = build_model(config.model, len(corpus.emotions), rng_for(config.seed, "template"))
     judge = _judge(config, corpus, partition, speech, template, progress)
-    shelf = Shelf(run.standings, config, judge.content_of([]))
+    shelf = Shelf(run.standings, config, judge.content_of([]), cache)
     standing, damaged = shelf.latest(trained_names(template))
     for line in damaged:
         progress.warn(line)

@@ -14,6 +14,7 @@ from fedunlearn.evaluation.judge import Judge
 from fedunlearn.evaluation.reference import Learned, ReferenceCache, reference_key
 from fedunlearn.federation.aggregation import ServerOptimizer
 from fedunlearn.federation.desk import weights_digest
+from fedunlearn.federation.requests import ServedRequest
 from fedunlearn.federation.server import Server
 from fedunlearn.federation.standing import GlobalModel, Log, Training
 from fedunlearn.federation.transport import State
@@ -28,6 +29,14 @@ def first_weights(config: Config, classes: int, stream: int) -> State:
     """Random weights that a training begins with. ``stream``: the training's seed."""
     model = build_model(config.model, classes, rng_for(stream, "initial weights"))
     return {k: v.clone() for k, v in model.state_dict().items()}
+
+
+def retrained_stream(seed: int, number: int) -> int:
+    """The seed of one retrained model.
+
+    It is never the original's: of two models that differ in the deleted utterances alone, these can be read.
+    """
+    return stream_key(seed, "retrained", number) % 2**31
 
 
 class References:
@@ -92,22 +101,30 @@ class References:
             standing.beside = Training("counterfactual", branch, Log(), len(standing.faults))
         return self._train_beside(standing.beside, stream, "counterfactual").weights
 
-    def _train_beside(self, training: Training, stream: int, phase: str) -> GlobalModel:
+    def _train_beside(
+        self, training: Training, stream: int, phase: str, withheld: Sequence[ServedRequest] = ()
+    ) -> GlobalModel:
 
         def kept(model: GlobalModel) -> None:
             training.model = model
             self._keep(1)
 
         with self._logging_to(training.log):
-            model = self._server.learn_deaf(training.model, stream, phase, kept)
+            model = self._server.learn_deaf(training.model, stream, phase, kept, withheld)
         self._standing.beside = None
         return model
 
-    def retrain(self, number: int, forget: Sequence[str]) -> None:
-        """The retrained model of one seed, into the standing; 0 has the original's own stream."""
+    def retrain(self, number: int, forget: Sequence[str], open_: Sequence[str] = ()) -> None:
+        """The retrained model of one seed, into the standing.
+
+        Args:
+            number: of the seed.
+            forget: utterances that are gone.
+            open_: utterances of requests that are open still: nobody trains on these, either.
+        """
         config, standing, name = self._config, self._standing, f"retrained-{number}"
-        stream = config.seed if number == 0 else stream_key(config.seed, "retrained", number) % 2**31
-        key = self.key(stream, forget)
+        stream = retrained_stream(config.seed, number)
+        key, withheld = self.key(stream, [*forget, *open_]), standing.open
         if len(standing.retrained) > number and standing.keys.get(name) == key:
             return  # before the run was taken up
         if standing.keys.get(name) != key:
@@ -116,17 +133,19 @@ class References:
         standing.keys[name] = key
         known = self._cache.find(key)
         standing.origins[name] = "cached" if known else "trained"
-        if known is None and not any(standing.examples.values()):
-            # Nobody has any speech left: what such a federation learns is nothing.
-            known = Learned(self._first(stream), [], {}, PhaseCost().as_dict())
-        elif known is None:
-            if standing.beside is None:
-                standing.costs["retrain"] = PhaseCost()
-                faults = len(standing.faults)
+        if known is None and standing.beside is None:
+            standing.costs["retrain"] = PhaseCost()
+            faults = len(standing.faults)
+            if not self._server.anybody_without(withheld):
+                # Nobody has any speech left: what such a federation learns is nothing.
+                known = Learned(self._first(stream), [], {}, PhaseCost().as_dict())
+            else:
                 model = GlobalModel(self._first(stream), ServerOptimizer(config.training))
                 standing.beside = Training(name, model, Log(), faults)
+        if known is None:
             training = standing.beside
-            state = self._train_beside(training, stream, "retrain").weights
+            assert training is not None
+            state = self._train_beside(training, stream, "retrain", withheld).weights
             known = training.log.learned(state, standing.costs["retrain"])
             if len(standing.faults) == training.faults:
                 # First where the run stands: taken up, it must not find itself in the cache.

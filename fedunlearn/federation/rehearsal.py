@@ -96,7 +96,7 @@ class Rehearsal:
             TrainingDiverged: a loss is not finite.
         """
         plan, original, self._steps = self._plan, None, list[State]()
-        first = min((w.heard for w in plan.wishes), default=None)
+        first = min((w.heard for w in plan.wishes if w.utterances), default=None)
         model = self._start()
         unlearned_ = None
         keeps_last = self._config.unlearning.reads_last_steps
@@ -240,7 +240,7 @@ class Rehearsal:
     def _purge(self, clock: int, date: int) -> None:
         """What left the vaults since the last round leaves the server's memory."""
         for wish in self._plan.wishes:
-            if self._purged <= wish.gone < clock:
+            if wish.utterances and self._purged <= wish.gone < clock:
                 left = not self._held(wish.client, date, self._plan.purged(clock))
                 self._history.forget(wish.client, left)
         self._purged = clock

@@ -23,7 +23,8 @@ class ServedRequest:
     """A request as the server knows it; of a person with several devices, the part on one of them.
 
     Attributes:
-        id, client, utterances: what is asked, and where.
+        id, client, utterances: what is asked, and where. Training utterances are counted alone: where there
+            are none, what is to go was held out, and there is nothing to unlearn.
         date: rounds done when the server heard of it.
         round_raised, round_applied: of the timeline.
         state: see ``deletion.State``.
@@ -143,8 +144,8 @@ def _wish(name: Any, count: Any, state: Any, deadline: Any, devices: Any, learne
         raise Refused(f"a request's state is {state!r}")
     if any(isinstance(n, bool) or not isinstance(n, int) for n in (count, deadline, devices, learned)):
         raise Refused("a request's numbers are not whole")
-    if state == RequestState.RAISED and count < 1:
-        raise Refused("a request counts no utterances")
+    if count < 0:
+        raise Refused(f"a request counts {count} utterances")
     if devices < 1 or not 0 <= learned <= max(count, 0):
         raise Refused("a request's numbers cannot be right")
     kind = RequestState(state)

@@ -9,14 +9,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from fedunlearn.checkpoints import BadCheckpoint, load_checkpoint, manifest_of, save_checkpoint
 from fedunlearn.config import Config
 from fedunlearn.errors import BadInput
+from fedunlearn.federation.desk import weights_digest
 from fedunlearn.federation.standing import Standing
 from fedunlearn.vault import wipe
 
 _KEPT = 2
 _FORMAT = 4
+_SEALED = {"original", "blur", "step"}
+"""parts of a standing that know what was deleted, once the run is over"""
 _OF_NO_CONSEQUENCE = ("federation.", "corpus.path")
 """settings that may change when a run is taken up: none of them changes a number"""
 
@@ -27,10 +32,12 @@ class Shelf:
     Args:
         folder: theirs alone; made when the first is put there.
         config: of the experiment. corpus: digest of all speech that the judge knows.
+        sealed: folder of the reference cache. When a run is over that deleted something, the weights that
+            know it leave the run folder for this one.
     """
 
-    def __init__(self, folder: Path, config: Config, corpus: str) -> None:
-        self._folder, self._config, self._corpus = folder, config, corpus
+    def __init__(self, folder: Path, config: Config, corpus: str, sealed: Path) -> None:
+        self._folder, self._config, self._corpus, self._sealed = folder, config, corpus, sealed
         self.ledger_head: str | None = None
         """what the ledger's head was when the standing that ``latest`` found was put there"""
 
@@ -46,6 +53,9 @@ class Shelf:
         tensors, about = standing.as_checkpoint()
         origin = {"format": _FORMAT, "config": self._config.model_dump(mode="json"), "corpus": self._corpus}
         path = self._folder / f"{number:08d}.safetensors"
+        gone = [request.id for request in standing.requests.values() if request.gone]
+        if standing.finished and gone:
+            origin["sealed"] = self._seal(tensors, gone)
         save_checkpoint(path, tensors, {"standing": about, "ledger_head": ledger_head, **origin})
         # Files of which the writing or the wiping was cut off are nobody's to come back to.
         kept = [old for old in [*files, path] if manifest_of(old).exists()][-_KEPT:]
@@ -53,6 +63,26 @@ class Shelf:
         for part in sorted(self._folder.iterdir()):
             if part.name not in names:
                 wipe(part)
+
+    def _seal(self, tensors: dict[str, Tensor], gone: Sequence[str]) -> str:
+        """Move the weights that know what was deleted to the reference cache; returns the file's name."""
+        parts = {k: v for k, v in tensors.items() if k.partition("/")[0].partition(".")[0] in _SEALED}
+        for name in parts:
+            del tensors[name]
+        file = self._sealed / f"sealed-{weights_digest(parts)[:32]}.safetensors"
+        if not manifest_of(file).exists():
+            self._sealed.mkdir(parents=True, exist_ok=True)
+            save_checkpoint(file, parts, {"requests": sorted(gone)})
+        return file.name
+
+    def _unseal(self, path: Path, name: str) -> dict[str, Tensor]:
+        try:
+            return load_checkpoint(self._sealed / name)[0]
+        except BadCheckpoint as error:
+            raise BadInput(
+                f"{path}: the original model of this run is not in {self._sealed} ({error}); a finished run "
+                "goes on with the --cache that it was made with, as long as nobody has deleted it there"
+            ) from error
 
     def latest(self, trained: Sequence[str]) -> tuple[Standing | None, tuple[str, ...]]:
         """The newest standing that is whole.
@@ -76,6 +106,8 @@ class Shelf:
                 damaged.append(f"{error}; the one before it is used")
                 continue
             self._check_origin(path, manifest)
+            if manifest.get("sealed"):
+                tensors |= self._unseal(path, str(manifest["sealed"]))
             try:
                 standing = Standing.from_checkpoint(self._config, trained, tensors, manifest["standing"])
                 self.ledger_head = str(manifest["ledger_head"])

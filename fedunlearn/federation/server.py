@@ -7,7 +7,7 @@ It goes from one ``Step`` to the next, and what lasts is in its ``Standing`` alo
 after any step and taken up again.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -118,7 +118,8 @@ class Server:
     def _serve(self) -> None:
         """Requesters forget, and their updates join. Whoever fails stays accepted, and is asked again."""
         standing = self.standing
-        if standing.open and standing.original is None:
+        # Held-out speech changes no model, whoever asks for it.
+        if any(r.utterances for r in standing.open) and standing.original is None:
             self._observer.first_request()
         applied = self._unlearn_what_is_ripe()
         standing.step = Step.PURGE if self.desk.to_purge() else Step.ROUND
@@ -250,19 +251,35 @@ class Server:
 
     # ---- references ----------------------------------------------------------------------------------
 
+    def anybody_without(self, withheld: Sequence[ServedRequest]) -> bool:
+        """Whether any client has something to train on besides what these requests name."""
+        with self._clients.withholding(withheld):
+            return bool(self._clients.clients)
+
     def learn_deaf(
-        self, model: GlobalModel, stream: int, phase: str, after_round: Callable[[GlobalModel], None]
+        self,
+        model: GlobalModel,
+        stream: int,
+        phase: str,
+        after_round: Callable[[GlobalModel], None],
+        withheld: Sequence[ServedRequest] = (),
     ) -> GlobalModel:
         """Ordinary rounds until there have been ``training.rounds`` of them, in which no deletion happens.
 
         Args:
+            model: to go on from.
             stream: seed of the clients' training streams.
             phase: whose cost and rows these are: "retrain" or "counterfactual".
             after_round: told the model after each.
+            withheld: requests whose utterances no client trains on.
         """
-        while model.ordinary_rounds < self._config.training.rounds and self._clients.clients:
+        while model.ordinary_rounds < self._config.training.rounds:
             number_ = model.ordinary_rounds + 1
-            model, gathered = self.rounds.ordinary(model, stream, number_, phase)
+            # Not around ``after_round``: what is written down must count all that the vaults hold.
+            with self._clients.withholding(withheld):
+                if not self._clients.clients:
+                    break
+                model, gathered = self.rounds.ordinary(model, stream, number_, phase)
             self.rounds.report(number_, phase, model.weights, gathered, self._looks(number_))
             after_round(model)
         return model

@@ -25,6 +25,12 @@ from fedunlearn.federation.transport import State
 from fedunlearn.history import History
 from fedunlearn.models.contract import EmotionModel
 
+Contents = tuple[tuple[int, ...], tuple[int, ...]]
+"""the training and the held-out utterances that a request names, as indexes into the corpus"""
+
+_PLAIN = ("date", "clock", "finished", "owed", "idle", "metrics", "origins", "keys", "guarded")
+_BY_CLIENT = ("heard", "trained", "examples", "held_out", "dates")
+
 COSTED = ("learn", "listen", "unlearn", "recover", "retrain", "counterfactual")
 """what costs are booked under; "counterfactual" trains the original on when somebody asks during learning"""
 
@@ -133,10 +139,12 @@ class Standing:
         unlearn_steps: what each moved the global model by; read where reversion is removed.
         guarded: what the guard did.
         original, unlearned: weights, once there are any.
+        blur: noise along the requesters' updates, which the run folder's copy of the original gets.
         retrained: what was trained from scratch without the forgotten, seed by seed.
         log: of the main line. beside: the training under way beside it.
         origins, keys: of each reference, "cached" or "trained", and its key in the cache.
         metrics: lines of metrics.jsonl.
+        contents: what each request names: the experimenter's, for when the devices' books are closed.
     """
 
     history: History
@@ -161,12 +169,14 @@ class Standing:
     faults: list[Fault] = field(default_factory=list)
     original: State | None = None
     unlearned: State | None = None
+    blur: State | None = None
     retrained: list[Learned] = field(default_factory=list)
     log: Log = field(default_factory=Log)
     beside: Training | None = None
     origins: dict[str, str] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
     metrics: int = 0
+    contents: dict[Key, Contents] = field(default_factory=dict)
 
     def next_round(self) -> None:
         """The timeline goes on by one round, at this date."""
@@ -206,22 +216,14 @@ class Standing:
     def as_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """(tensors, plain data) from which ``from_checkpoint`` makes it again."""
         tensors: dict[str, Tensor] = {}
-        about = {
-            name: getattr(self, name) for name in ("date", "clock", "finished", "owed", "idle", "metrics")
-        }
-        about |= {
-            name: _pairs(getattr(self, name))
-            for name in ("heard", "trained", "examples", "held_out", "dates")
-        }
+        about = {name: getattr(self, name) for name in _PLAIN}
+        about |= {name: _pairs(getattr(self, name)) for name in _BY_CLIENT}
         about |= {
             "step": str(self.step),
             "requests": [r.as_dict() for r in self.requests.values()],
             "unheard": sorted(self.unheard),
-            "guarded": self.guarded,
             "costs": {name: cost.as_dict() for name, cost in self.costs.items()},
             "faults": [vars(f) for f in self.faults],
-            "origins": self.origins,
-            "keys": self.keys,
             "log": _put_log(tensors, "log", self.log),
             "model": _put_model(tensors, "model", self.model),
             "history": list(self.history.trained) if self.history.initial else None,
@@ -229,11 +231,12 @@ class Standing:
             "under_way": [],
             "beside": None,
             "retrained": [],
+            "contents": [[*key, *map(list, named)] for key, named in self.contents.items()],
         }
         if self.history.initial:
             _put(tensors, "history", self.history.as_tensors())
             about["order"] = list(self.history.initial)
-        for name in ("original", "unlearned"):
+        for name in ("original", "unlearned", "blur"):
             if (state := getattr(self, name)) is not None:
                 about["states"][name] = _put(tensors, name, state)
         about["steps"] = [_put(tensors, f"step.{n}", s) for n, s in enumerate(self.unlearn_steps)]
@@ -290,24 +293,15 @@ class Standing:
             requests={r.key: r for r in requests},
             unheard=set(about["unheard"]),
             unlearn_steps=[_take(tensors, f"step.{n}", names) for n, names in enumerate(about["steps"])],
-            guarded=about["guarded"],
             costs={name: PhaseCost.of(cost) for name, cost in about["costs"].items()},
             faults=[Fault(**f) for f in about["faults"]],
             log=_take_log(tensors, "log", about["log"]),
-            origins=about["origins"],
-            keys=about["keys"],
-            date=about["date"],
-            clock=about["clock"],
-            finished=about["finished"],
-            owed=about["owed"],
-            idle=about["idle"],
-            metrics=about["metrics"],
-            heard=dict(about["heard"]),
-            trained=dict(about["trained"]),
-            examples=dict(about["examples"]),
-            held_out=dict(about["held_out"]),
-            dates=dict(about["dates"]),
+            # A standing of an earlier version has none: there the devices' books say it.
+            contents={(i, c): (tuple(u), tuple(h)) for i, c, u, h in about.get("contents", ())},
+            **{name: about[name] for name in _PLAIN},
         )
+        for name in _BY_CLIENT:
+            setattr(standing, name, dict(about[name]))
         for name, order in about["states"].items():
             setattr(standing, name, _take(tensors, name, order))
         for n, told in enumerate(about["under_way"]):

@@ -78,7 +78,7 @@ def _of_vaults(experiment: Experiment) -> Iterator[str]:
         for request in RequestBook(folder).all():
             server = standing.requests.get((request.id, client))
             if server is not None and server.gone:
-                purged |= set(request.utterances)
+                purged |= {*request.utterances, *request.held_out}
                 if server.state is State.VERIFIED:
                     verified.add(request.id)
         if left := purged & entries.keys():
