@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from fedunlearn.audio import FULL_SCALE, PCM, SAMPLE_RATE, BadAudio
-from fedunlearn.corpora.folder import NAMED_AT_MOST, assemble
+from fedunlearn.corpora.folder import NAMED_AT_MOST, assemble, name_few
 from fedunlearn.corpora.utterance import Corpus, Utterance
 from fedunlearn.errors import BadInput
 
@@ -53,7 +53,7 @@ def recordings(
     if not sound:
         raise BadInput([*bad[:NAMED_AT_MOST], f"{corpus.name}: not one recording can be read"])
     kept = [u for u in corpus.utterances if u.id in sound]
-    warnings = [*corpus.warnings, *_few("cannot be read, left out", bad), *_oddities(kept, sound)]
+    warnings = [*corpus.warnings, *name_few("cannot be read, left out", bad), *_oddities(kept, sound)]
     heard = assemble(corpus.name, kept, corpus.emotions, warnings)
     return replace(heard, warnings=(*heard.warnings, *_gaps(heard))), sound
 
@@ -76,10 +76,10 @@ def _oddities(utterances: Sequence[Utterance], sound: dict[str, PCM]) -> list[st
             long.append(f"{utterance.id} ({seconds:.0f} s)")
     twins = [_twins(group) for group in equal.values() if len(group) > 1]
     return [
-        *_few("the same recording, sample for sample (may lie in training and test)", twins),
-        *_few("silent", silent),
-        *_few(f"shorter than {SHORT:g} s", short),
-        *_few(f"longer than {LONG:g} s", long),
+        *name_few("the same recording, sample for sample (may lie in training and test)", twins),
+        *name_few("silent", silent),
+        *name_few(f"shorter than {SHORT:g} s", short),
+        *name_few(f"longer than {LONG:g} s", long),
     ]
 
 
@@ -104,12 +104,4 @@ def _gaps(corpus: Corpus) -> list[str]:
         for speaker in corpus.speakers
         if len(has[speaker]) < len(corpus.emotions)
     ]
-    return _few("speakers without a recording of an emotion", lacking)
-
-
-def _few(what: str, names: Sequence[str]) -> list[str]:
-    """One warning naming the first few, or none."""
-    if not names:
-        return []
-    more = f"; and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
-    return [f"{what} ({len(names)}): {'; '.join(names[:NAMED_AT_MOST])}{more}"]
+    return name_few("speakers without a recording of an emotion", lacking)
