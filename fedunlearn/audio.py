@@ -35,6 +35,8 @@ INTEGER_SCALE = 4.0  # 12 dB above full scale: no mixing console and no codec go
 CLIPPED, MUTE = "clipped at full scale", "with silent channels, averaged in"
 LOW_RATE = f"of a lower rate than {SAMPLE_RATE} Hz (nothing is heard above half of it)"
 COARSE = "of 8-bit samples"
+ODDITIES = (CLIPPED, MUTE, LOW_RATE, COARSE)
+"""All keys of ``Recording.oddities``."""
 PLACEHOLDER = 0x7FFF_0000  # a data chunk "this long" was written to a pipe, its length not known yet
 
 
