@@ -125,7 +125,7 @@ def _compare(cells: list[Cell], out: Path) -> int:
     from fedunlearn.study.bench import Bench
 
     failed: list[str] = []
-    with sigterm_as_interrupt(), _bars() as bars, Bench(out, warn=_warn) as bench:
+    with sigterm_as_interrupt(), Bench(out, warn=_warn) as bench, _bars() as bars:
         bench.check(cells)
         waiting = [cell for cell in cells if not bench.file(cell).exists()]
         bar = bars.add_task("", total=len(cells), completed=len(cells) - len(waiting))
