@@ -89,7 +89,9 @@ class _Sums:
         self.peak = np.maximum(self.peak, size.max(axis=0))
         self._frames += len(block)
         if len(self.peak) > 1:
-            with np.errstate(over="ignore", invalid="ignore"):  # samples that are not finite are refused later
+            with np.errstate(
+                over="ignore", invalid="ignore"
+            ):  # samples that are not finite are refused later
                 self._total += block.sum(axis=0)
                 self._squares += np.square(block).sum(axis=0)
         full = size >= 1 - 1 / FULL_SCALE
@@ -102,8 +104,8 @@ class _Sums:
     def channels_cancel(self, mono: npt.NDArray[np.float64]) -> bool:
         """Whether averaging the channels has destroyed the sound, as where one of two is inverted.
 
-        The mean [S] of n channels of one strength has 1/n of a channel's power if they have nothing to do with
-        each other; here, a twentieth of that is left. Offsets are no sound and do not count.
+        The mean [S] of n independent channels of one strength has 1/n of a channel's power; here, less than a
+        twentieth of that is left. Offsets are no sound and do not count.
         """
         channels = len(self.peak)
         if channels == 1 or self.peak.max() < 1e-3:
@@ -118,7 +120,7 @@ class _Sums:
         # A single sample at full scale is where a recording was normalised to; a flat top was cut off.
         beyond = coding in ("FLOAT", "DOUBLE") and peak > 1 + 1 / FULL_SCALE
         if self._flat or beyond:
-            share = f"{self._loud} of {self._frames} samples, {100 * self._loud / self._frames:.2g} %"
+            share = f"{self._loud} of {self._frames} samples, {100 * self._loud / self._frames:.3g} %"
             found[CLIPPED] = share + (f", peak {peak:.3g}" if peak > 1 else "")
         quiet = np.flatnonzero(self.peak < 1e-3)
         if len(quiet) and peak >= 1e-3:
@@ -170,8 +172,8 @@ def examine(path: Path) -> Recording:
     if sums.peak.max() > INTEGER_SCALE:
         raise BadAudio(
             path,
-            f"has samples up to {sums.peak.max():.6g}, where full scale is 1 (float samples of integer scale?): "
-            f"divide them by {_scale(sums.peak.max())} and save the file again",
+            f"has samples up to {sums.peak.max():.6g}, where full scale is 1 (float samples of integer "
+            f"scale?): divide them by {_scale(sums.peak.max())} and save the file again",
         )
     if sums.channels_cancel(mono):
         raise BadAudio(path, "has channels that cancel each other when they are averaged: keep one of them")
@@ -268,8 +270,8 @@ def _checked(path: Path) -> str | BytesIO:
         raise BadAudio(
             path,
             f"holds more than its header tells: {chunk.claimed} bytes of sound, then "
-            f"{chunk.present - chunk.claimed} bytes that belong to nothing (a length that was never completed, "
-            "or two files in one); save it again",
+            f"{chunk.present - chunk.claimed} bytes that belong to nothing (a length that was never "
+            "completed, or two files in one); save it again",
         )
     return str(path)
 

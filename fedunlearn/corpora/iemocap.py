@@ -57,7 +57,9 @@ def _labels(root: Path) -> dict[str, str]:
     labels: dict[str, str] = {}
     for path, turn, label in _lines(root, "EmoEvaluation", LABEL):
         if labels.setdefault(turn, label) != label:
-            raise BadInput(f"{path}: {turn} is {label!r} here and {labels[turn]!r} further up; keep one of them")
+            raise BadInput(
+                f"{path}: {turn} is {label!r} here and {labels[turn]!r} further up; keep one of them"
+            )
     return labels
 
 

@@ -22,14 +22,13 @@ def check_emotions(corpus: Corpus, place: str) -> None:
         place: where it was read from.
 
     Raises:
-        BadInput: fewer than two or more than 256; or ten or more, most of them of a single recording, as where
-            a column holds names or scores.
+        BadInput: fewer than two or more than 256; or ten or more, most of them of a single recording, as
+            where a column holds names or scores.
     """
     count, recordings = len(corpus.emotions), len(corpus.utterances)
     if count < 2:
         raise BadInput(
-            f"{place}: all recordings are {corpus.emotions[0]!r}; "
-            "telling emotions apart needs two or more"
+            f"{place}: all recordings are {corpus.emotions[0]!r}; telling emotions apart needs two or more"
         )
     if count > MOST_EMOTIONS:
         raise BadInput(

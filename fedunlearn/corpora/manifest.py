@@ -145,7 +145,9 @@ def _wrong_fields(row: _Row, values: Mapping[str, str], width: int) -> str:
         if value.casefold() in MISSING or not any(unicodedata.category(c)[0] in "LNS" for c in value):
             return f"{name} is {value!r}, which stands for a missing value: fill it in, or remove the row"
         if any(unicodedata.category(c) == "Cc" for c in value):
-            return f"{name} is {value!r}: it holds a line end or another control character (a quote left open?)"
+            return (
+                f"{name} is {value!r}: it holds a line end or another control character (a quote left open?)"
+            )
     return ""
 
 
@@ -213,7 +215,8 @@ def _columns(file: Path, header: Sequence[str]) -> dict[str, int]:
     twice = [name for name in read_ones if header.count(name) > 1]
     if twice:
         raise BadInput(
-            f"{file}: has {header.count(twice[0])} columns named {', '.join(twice)}; keep one, or rename the other"
+            f"{file}: has {header.count(twice[0])} columns named {', '.join(twice)}; keep one, or rename "
+            "the other"
         )
     return {name: header.index(name) for name in read_ones}
 
@@ -232,7 +235,9 @@ def _table(file: Path) -> tuple[tuple[str, ...], list[_Row]]:
                 rows.append(_Row(line + 1, reader.line_num - line, stripped))
             line = reader.line_num
     except csv.Error as error:
-        raise BadInput(f"{file}: is not valid CSV (the row that begins in line {line + 1}: {error})") from error
+        raise BadInput(
+            f"{file}: is not valid CSV (the row that begins in line {line + 1}: {error})"
+        ) from error
     header = tuple(name.lower() for name in rows[0].fields) if rows else ()
     return header, rows[1:]
 
