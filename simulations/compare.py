@@ -125,7 +125,7 @@ def _compare(cells: list[Cell], out: Path) -> int:
     from fedunlearn.study.bench import Bench
 
     failed: list[str] = []
-    with sigterm_as_interrupt(), Bench(out) as bench, _bars() as bars:
+    with sigterm_as_interrupt(), Bench(out, warn=_warn) as bench, _bars() as bars:
         bench.check(cells)
         waiting = [cell for cell in cells if not bench.file(cell).exists()]
         bar = bars.add_task("", total=len(cells), completed=len(cells) - len(waiting))
@@ -147,6 +147,10 @@ def _compare(cells: list[Cell], out: Path) -> int:
     for line in failed:
         _console.print(line, style="red", markup=False)
     return EXIT_FAILED if failed else EXIT_OK
+
+
+def _warn(line: str) -> None:
+    _console.print(f"warning: {line}", style="yellow", markup=False)
 
 
 def _bars() -> Progress:

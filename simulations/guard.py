@@ -66,12 +66,16 @@ def guard(
     raise SystemExit(guarded(command))
 
 
+def _warn(line: str) -> None:
+    _console.print(f"warning: {line}", style="yellow", markup=False)
+
+
 def _measure(trials: list[Trial], out: Path) -> int:
     # Heavy imports wait until the input is known to be good.
     from fedunlearn.study.bench import Bench
 
     failed = False
-    with sigterm_as_interrupt(), Bench(out, partial=True) as bench:
+    with sigterm_as_interrupt(), Bench(out, partial=True, warn=_warn) as bench:
         bench.check([trial.cell for trial in trials])
         for trial in trials:
             if bench.file(trial.cell).exists():

@@ -90,6 +90,8 @@ def _pretrain(
             problems += error.problems
     if problems:
         raise BadInput(problems)
+    for line in (line for source in sources for line in source.warnings):
+        _console.print(f"warning: {line}", style="yellow", markup=False)
     with sigterm_as_interrupt(), _bars() as bars:
         listening = bars.add_task("Listening", total=sum(len(s.readers) for s in sources), note="")
         recordings = unlabelled.decode(sources, lambda: bars.advance(listening))

@@ -187,6 +187,90 @@ def test_a_folder_may_be_relative_or_at_home(folder: Path, monkeypatch: pytest.M
     assert locate("encoder").folder == locate("~/encoder").folder == locate("./encoder").folder == folder
 
 
+Weights = dict[str, torch.Tensor]
+MASK = "masked_spec_embed"
+
+
+def _without_mask(weights: Weights) -> Weights:
+    return {name: value for name, value in weights.items() if name != MASK}
+
+
+def _older_names(weights: Weights) -> Weights:
+    renamed = {
+        "parametrizations.weight.original0": "weight_g",
+        "parametrizations.weight.original1": "weight_v",
+    }
+    for new, old in renamed.items():
+        weights = {name.replace(new, old): value for name, value in weights.items()}
+    return weights
+
+
+HEADS = {
+    "ctc": {"lm_head.weight": torch.ones(32, 16), "lm_head.bias": torch.full((32,), torch.nan)},
+    "classification": {
+        "projector.weight": torch.ones(4, 16),
+        "classifier.bias": torch.ones(3),
+        "layer_weights": torch.ones(3),
+    },
+    "pre-training": {
+        "quantizer.codevectors": torch.ones(1, 8, 2),
+        "project_q.weight": torch.ones(2, 2),
+        "project_hid.bias": torch.ones(2),
+    },
+    "fairseq": {"final_proj.weight": torch.ones(2, 16), "label_embs_concat": torch.ones(4, 2)},
+    "integers": {"classifier.norm.num_batches_tracked": torch.ones(1, dtype=torch.int64)},
+}
+MASKS: dict[str, Callable[[Weights], Weights]] = {
+    "missing": _without_mask,
+    "of an early version": lambda w: _without_mask(w) | {"mask_time_emb_vector": w[MASK]},
+    "of fairseq": lambda w: _without_mask(w) | {"mask_emb": w[MASK]},
+    "of another shape": lambda w: w | {MASK: torch.ones(3)},
+    "not finite": lambda w: w | {MASK: torch.full_like(w[MASK], torch.nan)},
+    "of integers": lambda w: w | {MASK: torch.zeros(16, dtype=torch.int8)},
+    "beside older names": lambda w: _older_names(_without_mask(w)),
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_what_no_output_depends_on_is_never_a_reason_to_refuse(mask: str, made: Path, folder: Path) -> None:
+    """Frames are never masked and heads are cut off. Here the encoder's weights have no prefix."""
+    changed = MASKS[mask](weights_of(made))
+    put_weights(folder, changed | {name: value for head in HEADS.values() for name, value in head.items()})
+    loaded, whole = load(locate(str(folder))).state_dict(), load(locate(str(made))).state_dict()
+    assert loaded.keys() == whole.keys()
+    assert all(torch.equal(loaded[name], whole[name]) for name in loaded if name != MASK)
+    assert not loaded[MASK].any()  # the same each time, whatever the memory held
+
+
+@pytest.mark.parametrize("off", [{"mask_time_prob": 0.0, "mask_feature_prob": 0.0}, {}])
+@pytest.mark.parametrize("mask", [None, "missing", "not finite"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_mask_embedding_of_every_kind(
+    kind: str, mask: str | None, off: dict[str, float], tmp_path: Path
+) -> None:
+    """Also where masking is off in config.json, so that transformers' model has no place for it."""
+    tiny_encoder(tmp_path, kind)
+    whole = load(locate(str(tmp_path))).state_dict()
+    weights = weights_of(tmp_path)
+    set_json(tmp_path / "config.json", **off)
+    put_weights(tmp_path, {f"{kind}.{k}": v for k, v in (MASKS[mask](weights) if mask else weights).items()})
+    encoder = load(locate(str(tmp_path)))
+    loaded = encoder.state_dict()
+    assert (MASK in loaded) == (not off)
+    assert all(torch.equal(value, whole[name]) for name, value in loaded.items() if name != MASK)
+    encoder.save_pretrained(tmp_path)
+    assert same_weights(load(locate(str(tmp_path))), encoder)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_weight_that_is_needed_is_missed_all_the_same(kind: str, tmp_path: Path) -> None:
+    tiny_encoder(tmp_path, kind)
+    needed = "encoder.layer_norm.weight"
+    weights = {name: value for name, value in weights_of(tmp_path).items() if name not in (MASK, needed)}
+    put_weights(tmp_path, {f"{kind}.{name}": value for name, value in weights.items()} | HEADS["ctc"])
+    assert f"weights are missing: {needed};" in line(tmp_path)
+
+
 # ---- the digest ------------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from fedunlearn.config import CorpusSettings
 from fedunlearn.corpora import crema_d, emodb, iemocap, manifest, nemo, ravdess, savee, shemo, tess
 from fedunlearn.corpora.inspection import recordings
+from fedunlearn.corpora.labels import check_emotions
 from fedunlearn.corpora.utterance import Corpus, Utterance
 from fedunlearn.errors import BadInput
 
@@ -85,15 +86,11 @@ def load(settings: CorpusSettings, seed: int) -> Corpus:
 
     Raises:
         BadInput: an unknown name, no such folder, nothing recognised in it, an unknown speaker left out,
-            fewer than two emotions.
+            fewer than two emotions, more than 256, or as many as there are recordings.
     """
     reader = READERS.get(settings.name)
     if reader is None:
         raise BadInput(f"corpus.name = {settings.name!r} is not known; known are {', '.join(READERS)}")
     corpus = _without(reader(settings, seed), settings.leave_out)
-    if len(corpus.emotions) < 2:
-        raise BadInput(
-            f"{settings.path or settings.name}: all recordings are {corpus.emotions[0]!r}; "
-            "telling emotions apart needs two or more"
-        )
+    check_emotions(corpus, settings.path or settings.name)
     return corpus

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from fedunlearn import audio
 from fedunlearn.corpora.utterance import Corpus, Utterance
@@ -20,6 +20,58 @@ from fedunlearn.errors import BadInput
 # In order of preference, where one recording lies there in several formats (CREMA-D ships WAV and MP3).
 # Video is looked at only to be counted as skipped.
 ENDINGS = (".wav", ".flac", ".aif", ".aiff", ".ogg", ".opus", ".mp3", ".mp4")
+NOT_READ = frozenset(
+    (
+        *(
+            ".3ga",
+            ".3gp",
+            ".aac",
+            ".ac3",
+            ".adp",
+            ".aifc",
+            ".amr",
+            ".ape",
+            ".au",
+            ".avi",
+            ".awb",
+            ".caf",
+            ".dsf",
+        ),
+        *(
+            ".flv",
+            ".m4a",
+            ".m4b",
+            ".m4v",
+            ".mka",
+            ".mkv",
+            ".mov",
+            ".mp1",
+            ".mp2",
+            ".mpc",
+            ".mpeg",
+            ".mpg",
+            ".nist",
+        ),
+        *(
+            ".oga",
+            ".ogv",
+            ".pcm",
+            ".ra",
+            ".raw",
+            ".rf64",
+            ".sd2",
+            ".snd",
+            ".sph",
+            ".spx",
+            ".tta",
+            ".voc",
+            ".vox",
+        ),
+        *(".w64", ".wave", ".webm", ".wma", ".wmv", ".wv", ".wvx"),
+        *(".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip", ".crdownload", ".download", ".part"),
+    )
+)
+"""Endings of sound, of archives not unpacked and of downloads not finished: counted, never read."""
 NAMED_AT_MOST = 5
 
 
@@ -81,15 +133,22 @@ def read(root: Path, scheme: Scheme) -> Corpus:
     strays: list[str] = []
     skipped: Counter[str] = Counter()
     copies: list[str] = []
-    for path in sorted(files(root, ENDINGS), key=partial(_preference, root)):
+    not_read: list[PurePosixPath] = []
+    for path in sorted(files(root, (*ENDINGS, *NOT_READ, "")), key=partial(_preference, root)):
         inside = _inside(root, path)
         label = scheme.parse(inside.with_suffix(""))
+        readable = inside.suffix.lower() in ENDINGS
         if label is None:
-            strays.append(str(inside))
+            if readable:
+                strays.append(str(inside))
+            elif inside.suffix:  # a name without an ending is most often a README
+                not_read.append(inside)
         elif isinstance(label, Skip):
             skipped[label.what] += 1
         elif (key := label.key or inside.stem.casefold()) in found:
             copies.append(str(inside))
+        elif not readable:
+            not_read.append(inside)
         else:
             found[key] = Utterance(
                 id=str(inside.with_suffix("")),
@@ -98,9 +157,12 @@ def read(root: Path, scheme: Scheme) -> Corpus:
                 pcm=partial(audio.decode, path),
                 gender=label.gender,
                 text=label.text,
+                path=path,
             )
+    passed_over = name_not_read(not_read)
     if not found:
         seen = f"; it holds {counted(strays)}" if strays else ""
+        seen += "".join(f"; {line}" for line in passed_over)
         left_out = "".join(f"; {count} {what} left out" for what, count in sorted(skipped.items()) if what)
         raise BadInput(f"{root}: no recording of {scheme.name}: expected {scheme.expected}{seen}{left_out}")
     warnings = [f"{count} {what} left out" for what, count in sorted(skipped.items()) if what]
@@ -108,6 +170,7 @@ def read(root: Path, scheme: Scheme) -> Corpus:
         warnings.append(f"left out, not named as {scheme.name} names its files: {counted(strays)}")
     if copies:
         warnings.append(f"left out, second copies of the same name: {counted(copies)}")
+    warnings += passed_over
     return assemble(scheme.name, found.values(), scheme.emotions, warnings)
 
 
@@ -125,6 +188,26 @@ def counted(names: Sequence[str]) -> str:
     more = f" and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
     shown = ", ".join(names[:NAMED_AT_MOST])
     return f"{len(names)} {'file' if len(names) == 1 else 'files'} ({shown}{more})"
+
+
+def name_few(what: str, names: Sequence[str]) -> list[str]:
+    """One warning that says how many there are and names the first few; none where there are none."""
+    if not names:
+        return []
+    more = f"; and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
+    return [f"{what} ({len(names)}): {'; '.join(names[:NAMED_AT_MOST])}{more}"]
+
+
+def name_not_read(paths: Sequence[PurePath]) -> list[str]:
+    """One warning about files whose formats are not read; none where there are none."""
+    if not paths:
+        return []
+    kinds = Counter(path.suffix.lower() or "no ending" for path in paths)
+    each = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
+    return [
+        f"left out, of formats that are not read ({each}; convert them to WAV or FLAC, unpack archives): "
+        f"{counted(sorted(map(str, paths)))}"
+    ]
 
 
 def files(root: Path, endings: Sequence[str]) -> Iterator[Path]:
@@ -164,4 +247,6 @@ def _inside(root: Path, path: Path) -> PurePosixPath:
 
 def _preference(root: Path, path: Path) -> tuple[int, int, str]:
     inside = path.relative_to(root)
-    return ENDINGS.index(path.suffix.lower()), len(inside.parts), inside.as_posix()
+    ending = path.suffix.lower()
+    order = ENDINGS.index(ending) if ending in ENDINGS else len(ENDINGS)
+    return order, len(inside.parts), inside.as_posix()

@@ -6,6 +6,7 @@ four classes: neutral, happy (with excited), sad, angry; 5,531 of 10,039 turns.
 """
 
 import re
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -40,25 +41,35 @@ def _parse(
     )
 
 
-def _lines(root: Path, place: str, line: re.Pattern[str]) -> dict[str, str]:
-    """What ``line`` finds in the text files that lie directly in folders of the name ``place``."""
-    found: dict[str, str] = {}
+def _lines(root: Path, place: str, line: re.Pattern[str]) -> Iterator[tuple[Path, str, str]]:
+    """(file, turn, what ``line`` finds there) of the text files directly in folders of the name ``place``."""
     for path in sorted(folder.files(root, (".txt",))):
         if path.parent.name == place:
             try:
-                found.update(line.findall(path.read_text(encoding="utf-8", errors="replace")))
+                found = line.findall(path.read_text(encoding="utf-8", errors="replace"))
             except OSError as error:
                 raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
-    return found
+            yield from ((path, turn, what) for turn, what in found)
+
+
+def _labels(root: Path) -> dict[str, str]:
+    """Turn -> its label."""
+    labels: dict[str, str] = {}
+    for path, turn, label in _lines(root, "EmoEvaluation", LABEL):
+        if labels.setdefault(turn, label) != label:
+            raise BadInput(
+                f"{path}: {turn} is {label!r} here and {labels[turn]!r} further up; keep one of them"
+            )
+    return labels
 
 
 def read(root: Path) -> Corpus:
     """IEMOCAP under ``root``: 10 speakers, 4 emotions, 5,531 recordings.
 
     Raises:
-        BadInput: no such folder, no label files, or none of its recordings in it.
+        BadInput: no such folder, no label files, two labels of one turn, or none of its recordings in it.
     """
-    labels = _lines(root, "EmoEvaluation", LABEL)
+    labels = _labels(root)
     if not labels:
         raise BadInput(
             f"{root}: no labels of iemocap: expected text files in Session1/dialog/EmoEvaluation and so on "
@@ -70,6 +81,6 @@ def read(root: Path) -> Corpus:
             "iemocap",
             "names such as Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav",
             tuple(dict.fromkeys(EMOTIONS.values())),
-            partial(_parse, labels, _lines(root, "transcriptions", SPOKEN)),
+            partial(_parse, labels, {turn: text for _, turn, text in _lines(root, "transcriptions", SPOKEN)}),
         ),
     )

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedunlearn.audio import FULL_SCALE, PCM, SAMPLE_RATE, BadAudio
-from fedunlearn.corpora.folder import NAMED_AT_MOST, assemble
+from fedunlearn.audio import FULL_SCALE, ODDITIES, PCM, SAMPLE_RATE, BadAudio, Recording, examine
+from fedunlearn.corpora.folder import NAMED_AT_MOST, assemble, name_few
+from fedunlearn.corpora.labels import check_emotions, warn_of_labels
 from fedunlearn.corpora.utterance import Corpus, Utterance
 from fedunlearn.errors import BadInput
 
@@ -16,6 +17,8 @@ SHORT = 0.1
 """Seconds; a clip below it is named."""
 LONG = 60.0
 """Seconds; a clip above it is named."""
+BAD_AT_MOST = 20
+"""Recordings named where the run stops because of them."""
 SILENT = -60.0
 """dB relative to full scale; a clip whose peak lies below it is named."""
 
@@ -33,29 +36,49 @@ def recordings(
     Returns:
         (the corpus without what was left out, its warnings completed; id to int16 PCM [S] at 16 kHz).
         Warned about and still used: recordings equal sample for sample, silent ones (peak below -60 dB of
-        full scale), those shorter than 0.1 s or longer than 60 s, speakers lacking an emotion.
+        full scale), those shorter than 0.1 s or longer than 60 s, what ``audio.examine`` finds odd (clipped,
+        a silent channel, a low rate, 8 bits), emotions and speakers of a single recording, speakers lacking
+        an emotion.
 
     Raises:
-        BadInput: names every recording that cannot be read, unless ``skip_bad``; or none can.
+        BadInput: names the recordings that cannot be read (the first 20), unless ``skip_bad``; none can, or
+            what can be read is of one emotion.
     """
     sound: dict[str, PCM] = {}
     bad: list[str] = []
+    odd: defaultdict[str, list[str]] = defaultdict(list)
     for done, utterance in enumerate(corpus.utterances, start=1):
         try:
-            sound[utterance.id] = utterance.pcm()
+            recording = examine(utterance.path) if utterance.path else Recording(utterance.pcm())
+            sound[utterance.id] = recording.pcm
+            for what, figures in recording.oddities.items():
+                odd[what].append(f"{utterance.id} ({figures})")
         except BadAudio as error:
             bad.append(str(error))
         if progress is not None:
             progress(done)
     if bad and not skip_bad:
-        raise BadInput([*bad, f"{len(bad)} of {len(corpus.utterances)} recordings cannot be used: repair or "
-                              "remove them, or leave them out with --skip-bad"])  # fmt: skip
+        more = [f"and {len(bad) - BAD_AT_MOST} more"] if len(bad) > BAD_AT_MOST else []
+        advice = "repair or remove them, or leave them out with --skip-bad"
+        total = f"{len(bad)} of {len(corpus.utterances)} recordings cannot be used: {advice}"
+        raise BadInput([*bad[:BAD_AT_MOST], *more, total])
     if not sound:
         raise BadInput([*bad[:NAMED_AT_MOST], f"{corpus.name}: not one recording can be read"])
     kept = [u for u in corpus.utterances if u.id in sound]
-    warnings = [*corpus.warnings, *_few("cannot be read, left out", bad), *_oddities(kept, sound)]
-    heard = assemble(corpus.name, kept, corpus.emotions, warnings)
-    return replace(heard, warnings=(*heard.warnings, *_gaps(heard))), sound
+    heard = assemble(corpus.name, kept, corpus.emotions)
+    if bad:
+        check_emotions(heard, corpus.name)
+    gone = [emotion for emotion in corpus.emotions if emotion not in heard.emotions]
+    left = f"; no recording is left of {', '.join(gone)}" if gone else ""
+    warnings = [
+        *corpus.warnings,
+        *(line + left for line in name_few("cannot be read, left out", bad)),
+        *_oddities(kept, sound),
+        *(line for what in ODDITIES for line in name_few(what, odd[what])),
+        *warn_of_labels(heard),
+        *_gaps(heard),
+    ]
+    return replace(heard, warnings=tuple(warnings)), sound
 
 
 def _oddities(utterances: Sequence[Utterance], sound: dict[str, PCM]) -> list[str]:
@@ -74,12 +97,14 @@ def _oddities(utterances: Sequence[Utterance], sound: dict[str, PCM]) -> list[st
             short.append(f"{utterance.id} ({seconds:.3f} s)")
         if seconds > LONG:
             long.append(f"{utterance.id} ({seconds:.0f} s)")
-    twins = [_twins(group) for group in equal.values() if len(group) > 1]
+    groups = [group for group in equal.values() if len(group) > 1]
+    # Contradictions first: only the first few are named.
+    twins = sorted(map(_twins, groups), key=lambda line: not line.endswith(")"))
     return [
-        *_few("the same recording, sample for sample (may lie in training and test)", twins),
-        *_few("silent", silent),
-        *_few(f"shorter than {SHORT:g} s", short),
-        *_few(f"longer than {LONG:g} s", long),
+        *name_few("the same recording, sample for sample (may lie in training and test)", twins),
+        *name_few("silent", silent),
+        *name_few(f"shorter than {SHORT:g} s", short),
+        *name_few(f"longer than {LONG:g} s", long),
     ]
 
 
@@ -104,12 +129,4 @@ def _gaps(corpus: Corpus) -> list[str]:
         for speaker in corpus.speakers
         if len(has[speaker]) < len(corpus.emotions)
     ]
-    return _few("speakers without a recording of an emotion", lacking)
-
-
-def _few(what: str, names: Sequence[str]) -> list[str]:
-    """One warning naming the first few, or none."""
-    if not names:
-        return []
-    more = f"; and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
-    return [f"{what} ({len(names)}): {'; '.join(names[:NAMED_AT_MOST])}{more}"]
+    return name_few("speakers without a recording of an emotion", lacking)

@@ -1,19 +1,46 @@
 """Any other corpus: a CSV file with the columns path, speaker, emotion, and if you like gender and text."""
 
 import csv
-from collections import Counter
-from collections.abc import Mapping
+import io
+import math
+import os
+import re
+import stat
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
 
 from fedunlearn import audio
-from fedunlearn.corpora.folder import assemble
+from fedunlearn.corpora.folder import assemble, name_few
 from fedunlearn.corpora.utterance import Corpus, Utterance
 from fedunlearn.errors import BadInput
 
 REQUIRED = ("path", "speaker", "emotion")
+OPTIONAL = ("gender", "text")
 FILE_NAME = "manifest.csv"
 PROBLEMS_AT_MOST = 20
+MISSING = frozenset(
+    ("nan", "-nan", "none", "null", "nil", "na", "n/a", "n.a.", "<na>", "#na", "#n/a", "#value!", "nat")
+)
+"""What pandas, R and spreadsheets write into an empty cell, without case."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row that is not blank.
+
+    Attributes:
+        line: where it begins, from 1.
+        lines: how many it takes; more than one where a quoted field holds a line end.
+        fields: stripped, in the order of the file.
+    """
+
+    line: int
+    lines: int
+    fields: tuple[str, ...]
 
 
 def read(path: Path) -> Corpus:
@@ -26,30 +53,20 @@ def read(path: Path) -> Corpus:
     Returns:
         ids: the ``path`` column without ending (with it, where two rows differ in nothing else).
         emotions: as written, in alphabetical order.
+        warnings: rows over several lines, speakers that differ only in spelling, speakers of two genders.
 
     Raises:
-        BadInput: every wrong row, one line each (the first 20): a missing column, an empty field, a file
-            that is not there, a path listed twice, emotions that differ only in case.
+        BadInput: a missing column, a column named twice, or every wrong row, one line each (the first 20):
+            more or fewer fields than the header, an empty field or one that says "nan" and the like, a file
+            that is not there, a file listed twice, emotions that differ only in spelling, scores in place of
+            emotions.
     """
     file = path / FILE_NAME if path.is_dir() else path
-    rows = _rows(file)
-    problems: list[str] = []
-    line_of: dict[Path, int] = {}
-    spelling: dict[str, str] = {}
-    for line, row in rows:
-        empty = [name for name in REQUIRED if not row[name]]
-        if empty:
-            problems.append(f"{file}:{line}: {', '.join(empty)} must not be empty")
-            continue
-        recording = file.parent / row["path"]
-        if recording in line_of:
-            problems.append(f"{file}:{line}: {row['path']} is listed already in line {line_of[recording]}")
-        elif not recording.is_file():
-            problems.append(f"{file}:{line}: no such file: {recording}")
-        line_of.setdefault(recording, line)
-        known = spelling.setdefault(row["emotion"].casefold(), row["emotion"])
-        if known != row["emotion"]:
-            problems.append(f"{file}:{line}: emotion {row['emotion']!r} is written {known!r} further up")
+    header, table = _table(file)
+    columns = _columns(file, header)
+    rows = [(row, {name: row.fields[at] if at < len(row.fields) else "" for name, at in columns.items()})
+            for row in table]  # fmt: skip
+    problems = [*_problems(file, len(header), rows)]
     if not rows:
         problems.append(f"{file}: lists no recording")
     if problems:
@@ -58,47 +75,186 @@ def read(path: Path) -> Corpus:
             problems[:PROBLEMS_AT_MOST] + ([f"{file}: and {more} more errors"] if more > 0 else [])
         )
 
-    stems = [PurePath(row["path"]).with_suffix("").as_posix() for _, row in rows]
+    stems = [PurePath(values["path"]).with_suffix("").as_posix() for _, values in rows]
     rows_of = Counter(stems)
     utterances = [
         Utterance(
-            id=stem if rows_of[stem] == 1 else PurePath(row["path"]).as_posix(),
-            speaker=row["speaker"],
-            emotion=row["emotion"],
-            pcm=partial(audio.decode, file.parent / row["path"]),
-            gender=_gender(row.get("gender", "")),
-            text=row.get("text", ""),
+            id=stem if rows_of[stem] == 1 else PurePath(values["path"]).as_posix(),
+            speaker=values["speaker"],
+            emotion=values["emotion"],
+            pcm=partial(audio.decode, file.parent / values["path"]),
+            gender=_gender(values.get("gender", "")),
+            text=values.get("text", ""),
+            path=file.parent / values["path"],
         )
-        for stem, (_, row) in zip(stems, rows, strict=True)
+        for stem, (_, values) in zip(stems, rows, strict=True)
     ]
-    return assemble("manifest", utterances, sorted(spelling.values()))
+    long = [f"{file}:{row.line}-{row.line + row.lines - 1}" for row, _ in rows if row.lines > 1]
+    warnings = [*name_few("rows over several lines (a quote left open?)", long), *_about_speakers(utterances)]
+    return assemble("manifest", utterances, sorted({u.emotion for u in utterances}), warnings)
+
+
+def _problems(file: Path, width: int, rows: Sequence[tuple[_Row, Mapping[str, str]]]) -> list[str]:
+    """What is wrong with the rows, in their order."""
+    problems: list[str] = []
+    listed: dict[object, tuple[int, Mapping[str, str]]] = {}
+    spelling: dict[str, str] = {}
+    for row, values in rows:
+        place = f"{file}:{row.line}"
+        wrong = _wrong_fields(row, values, width)
+        if wrong:
+            problems.append(f"{place}: {wrong}")
+            continue
+        recording = file.parent / values["path"]
+        identity, reason = _identity(recording)
+        if identity in listed:
+            line, other = listed[identity]
+            differ = [name for name in ("speaker", "emotion") if other[name] != values[name]]
+            also = f", with another {' and '.join(differ)}" if differ else ""
+            problems.append(f"{place}: {values['path']} is listed already in line {line}{also}")
+        elif reason:
+            problems.append(f"{place}: {reason}: {recording}")
+        listed.setdefault(identity, (row.line, values))
+        known = spelling.setdefault(_spoken(values["emotion"]), values["emotion"])
+        if known != values["emotion"]:
+            problems.append(f"{place}: emotion {values['emotion']!r} is written {known!r} further up")
+    numbers = [_number(word) for word in spelling.values()]
+    scores = [n for n in numbers if n is not None and not n.is_integer()]
+    if scores and None not in numbers:
+        problems.append(
+            f"{file}: its emotions are scores such as {scores[0]:g}, not classes; write a word for each class"
+        )
+    return problems
+
+
+def _wrong_fields(row: _Row, values: Mapping[str, str], width: int) -> str:
+    """Why the fields of a row cannot be what its header says; empty where they can."""
+    count = len(row.fields)
+    if count > width:
+        return (
+            f"has {count} fields, but the header names {width}: put a field that holds a comma into double "
+            "quotes"
+        )
+    empty = [name for name in REQUIRED if not values[name]]
+    if empty:
+        return f"{', '.join(empty)} must not be empty"
+    if count < width:
+        return f"has {count} fields, but the header names {width}: write a comma for each empty field"
+    for name in REQUIRED:
+        value = values[name]
+        if value.casefold() in MISSING or not any(unicodedata.category(c)[0] in "LNS" for c in value):
+            return f"{name} is {value!r}, which stands for a missing value: fill it in, or remove the row"
+        if any(unicodedata.category(c) == "Cc" for c in value):
+            return (
+                f"{name} is {value!r}: it holds a line end or another control character (a quote left open?)"
+            )
+    return ""
+
+
+def _identity(recording: Path) -> tuple[object, str]:
+    """(the same for two paths to one file, why the file cannot be used; empty where it can)."""
+    try:
+        status = recording.stat()
+    except FileNotFoundError:
+        return recording, "no such file"
+    except OSError as error:
+        return recording, f"cannot be read ({error.strerror})"
+    reason = "" if stat.S_ISREG(status.st_mode) else "no such file"
+    # A file system without inodes says 0 for all.
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(recording), reason
+
+
+def _about_speakers(utterances: Sequence[Utterance]) -> list[str]:
+    spellings: defaultdict[str, set[str]] = defaultdict(set)
+    genders: defaultdict[str, set[str]] = defaultdict(set)
+    for utterance in utterances:
+        spellings[_spoken(utterance.speaker)].add(utterance.speaker)
+        genders[utterance.speaker] |= {utterance.gender} - {""}
+    alike = [" / ".join(map(repr, sorted(names))) for _, names in sorted(spellings.items()) if len(names) > 1]
+    mixed = [f"{name} ({', '.join(sorted(g))})" for name, g in sorted(genders.items()) if len(g) > 1]
+    return [
+        *name_few("speakers that differ only in spelling, taken for different people", alike),
+        *name_few("speakers of more than one gender", mixed),
+    ]
+
+
+def _spoken(word: str) -> str:
+    """The same for two spellings of one word: case, spaces, hyphens, invisible characters, 1 and 1.0."""
+    number = _number(word)
+    if number is not None:
+        return f"{number:g}"
+    seen = "".join(c for c in unicodedata.normalize("NFKC", word) if unicodedata.category(c) != "Cf")
+    return re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", seen.replace("_", " ")).strip().casefold()
+
+
+def _number(word: str) -> float | None:
+    try:
+        number = float(word)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _gender(written: str) -> str:
     """The same words as the other readers use, so that groups can be compared."""
-    return {"m": "male", "f": "female"}.get(written.lower(), written.lower())
+    word = written.lower()
+    return "" if word in MISSING else {"m": "male", "f": "female"}.get(word, word)
 
 
-def _rows(file: Path) -> list[tuple[int, Mapping[str, str]]]:
-    """(line number, column to stripped value) of every row that is not blank."""
+def _columns(file: Path, header: Sequence[str]) -> dict[str, int]:
+    """Column -> its place, of those that are read and there."""
+    missing = [name for name in REQUIRED if name not in header]
+    if missing:
+        mark = next((m for m in (";", "\t", "|") if len(header) == 1 and m in header[0]), "")
+        looks = f"; its fields look separated by {mark!r}, write commas" if mark else ""
+        raise BadInput(
+            f"{file}: has no column {', '.join(missing)} (a CSV file with commas and the columns "
+            f"path, speaker, emotion is needed; found: {', '.join(header) or 'nothing'}){looks}"
+        )
+    read_ones = [name for name in (*REQUIRED, *OPTIONAL) if name in header]
+    twice = [name for name in read_ones if header.count(name) > 1]
+    if twice:
+        raise BadInput(
+            f"{file}: has {header.count(twice[0])} columns named {', '.join(twice)}; keep one, or rename "
+            "the other"
+        )
+    return {name: header.index(name) for name in read_ones}
+
+
+def _table(file: Path) -> tuple[tuple[str, ...], list[_Row]]:
+    """(the names of the columns, stripped and in lower case; every row that is not blank)."""
+    text = _text(file)
+    # newline="": a line may end as on any system, and a quoted field keeps its own line ends.
+    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
+    rows: list[_Row] = []
+    line = 0
     try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, restkey="", restval="", skipinitialspace=True, strict=True)
-            reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
-            missing = [name for name in REQUIRED if name not in reader.fieldnames]
-            if missing:
-                raise BadInput(
-                    f"{file}: has no column {', '.join(missing)} (a CSV file with commas and the columns "
-                    f"path, speaker, emotion is needed; found: {', '.join(reader.fieldnames) or 'nothing'})"
-                )
-            rows = [
-                (reader.line_num, {k: v.strip() for k, v in row.items() if isinstance(v, str)})
-                for row in reader
-            ]
+        for fields in reader:
+            stripped = tuple(field.strip() for field in fields)
+            if any(stripped):
+                rows.append(_Row(line + 1, reader.line_num - line, stripped))
+            line = reader.line_num
+    except csv.Error as error:
+        raise BadInput(
+            f"{file}: is not valid CSV (the row that begins in line {line + 1}: {error})"
+        ) from error
+    header = tuple(name.lower() for name in rows[0].fields) if rows else ()
+    return header, rows[1:]
+
+
+def _text(file: Path) -> str:
+    try:
+        content = file.read_bytes()
     except OSError as error:
         raise BadInput(f"{file}: cannot be read ({error.strerror})") from error
+    try:
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BadInput(f"{file}: is not UTF-8 ({error.reason} at byte {error.start})") from error
-    except csv.Error as error:
-        raise BadInput(f"{file}: is not valid CSV ({error})") from error
-    return [(line, row) for line, row in rows if any(row.values())]
+        line = 1 + content.count(b"\n", 0, error.start)
+        raise BadInput(
+            f"{file}: is not UTF-8 ({error.reason} at byte {error.start}, line {line}); save it as UTF-8"
+        ) from error
+    if "\0" in text:
+        line = 1 + text.count("\n", 0, text.index("\0"))
+        raise BadInput(f"{file}:{line}: holds a NUL character (UTF-16, or damaged?); save it as UTF-8")
+    return text

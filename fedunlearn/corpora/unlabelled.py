@@ -9,7 +9,7 @@ from fedunlearn import audio
 from fedunlearn.audio import PCM, BadAudio
 from fedunlearn.config import CorpusSettings
 from fedunlearn.corpora import READERS
-from fedunlearn.corpora.folder import ENDINGS, NAMED_AT_MOST, files
+from fedunlearn.corpora.folder import ENDINGS, NAMED_AT_MOST, NOT_READ, files, name_not_read
 from fedunlearn.errors import BadInput
 from fedunlearn.seeding import rng_for, stream_key
 
@@ -48,10 +48,12 @@ class Source:
     Attributes:
         text: what it is, for people: "48 recordings of ravdess (speakers 03, 11)".
         readers: one for each recording: int16 PCM [S] at 16 kHz. Raises audio.BadAudio.
+        warnings: what was passed over, one line each.
     """
 
     text: str
     readers: tuple[Callable[[], PCM], ...]
+    warnings: tuple[str, ...] = ()
 
 
 def choose(choice: Choice, seed: int) -> list[Source]:
@@ -105,11 +107,16 @@ def _sound_files(choice: Choice) -> Source:
             f"with --corpus ({_known()})"
         )
     root = _there(choice.data)
-    paths = sorted(p for p in files(root, ENDINGS) if p.suffix.lower() != ".mp4")
+    readable = ENDINGS[:-1]
+    paths = sorted(files(root, readable))
+    passed_over = name_not_read([p.relative_to(root) for p in files(root, (".mp4", *NOT_READ))])
     if not paths:
-        raise BadInput(f"--data {choice.data}: no sound file in it ({', '.join(ENDINGS[:-1])})")
+        also = "".join(f"; {line}" for line in passed_over)
+        raise BadInput(f"--data {choice.data}: no sound file in it ({', '.join(readable)}){also}")
     return Source(
-        f"{len(paths)} sound files of the folder {root.name}", tuple(partial(audio.decode, p) for p in paths)
+        f"{len(paths)} sound files of the folder {root.name}",
+        tuple(partial(audio.decode, p) for p in paths),
+        tuple(passed_over),
     )
 
 
@@ -135,7 +142,9 @@ def _some_speakers(choice: Choice, seed: int) -> Source:
         raise BadInput("--leave-out: leaves no speaker to learn from")
     readers = tuple(u.pcm for u in corpus.utterances if u.speaker in chosen)
     return Source(
-        f"{len(readers)} recordings of {choice.corpus} (speakers {', '.join(sorted(chosen))})", readers
+        f"{len(readers)} recordings of {choice.corpus} (speakers {', '.join(sorted(chosen))})",
+        readers,
+        corpus.warnings,
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from fedunlearn.audio import PCM
 
@@ -16,6 +17,7 @@ class Utterance:
         emotion: one of the corpus's emotions.
         pcm: reads (or generates again) the recording: int16 [S], 16 kHz. Raises audio.BadAudio.
         gender, text: where the corpus tells; empty otherwise.
+        path: the file that ``pcm`` decodes; None where there is none.
     """
 
     id: str
@@ -24,6 +26,7 @@ class Utterance:
     pcm: Callable[[], PCM] = field(compare=False, repr=False)
     gender: str = ""
     text: str = ""
+    path: Path | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

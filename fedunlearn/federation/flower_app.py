@@ -43,6 +43,8 @@ def main(grid: Grid, context: Context) -> None:
     config = configuration.load(file, overrides)
     with Progress(Console(stderr=True)) as progress:
         experiment = prepare(config, out, out.parent / "references", progress)
+        for warning in experiment.corpus.warnings:
+            progress.warn(warning)
         try:
             experiment.conduct(grid)
         except RunFailed as failure:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,10 +33,13 @@ class Bench:
     Args:
         out: of the study; made by the first cell.
         partial: whether a run may end with requests unfulfilled.
+        warn: called with each line that the corpus gives reason for, once it has been decoded.
     """
 
-    def __init__(self, out: Path, partial: bool = False) -> None:
-        self._partial = partial
+    def __init__(
+        self, out: Path, partial: bool = False, warn: Callable[[str], None] = lambda line: None
+    ) -> None:
+        self._partial, self._warn = partial, warn
         self._out, self._cells = out, out / "cells"
         self._running = out / "running"
         self._heard: tuple[str, Heard] | None = None
@@ -127,6 +130,8 @@ class Bench:
             self._heard = None  # two corpora at a time would be too many
             self._clear()  # vaults of other speech, perhaps of a study that was killed
             self._heard = key, listen(config, quiet)
+            for line in self._heard[1][0].warnings:
+                self._warn(line)
         return self._heard[1]
 
     def _names(self, config: Config) -> Corpus:

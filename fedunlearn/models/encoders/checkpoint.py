@@ -20,7 +20,7 @@ from fedunlearn.config.model import SMALL_MODELS
 from fedunlearn.errors import BadInput, RunFailed
 from fedunlearn.models.encoders.hub import FILES, by_hand, cache, cached, fetch, is_name, is_whole
 from fedunlearn.models.encoders.random_shapes import PREFIX, SHAPES, shape_of
-from fedunlearn.models.encoders.saved_folder import SavedFolder, read_folder
+from fedunlearn.models.encoders.saved_folder import MASK_NAMES, SavedFolder, is_needed, read_folder
 from fedunlearn.seeding import stream_key
 
 _SHOWN = 3
@@ -193,6 +193,7 @@ def _read(checkpoint: Checkpoint, folder: Path) -> Any:
         raise BadInput(
             f"{folder}: transformers cannot make an encoder of it ({reason}); check config.json"
         ) from error
+    _clear_mask(encoder, report)
     _check_weights(folder, saved, encoder, report)
     return encoder
 
@@ -201,18 +202,32 @@ _AS_USED = {"layerdrop": 0.0, "apply_spec_augment": False}
 """Gradients and repetitions need all layers and all frames each time."""
 
 
+def _clear_mask(encoder: Any, report: dict[str, Any]) -> None:
+    """Where the encoder has a mask embedding but its files have none that fits: zeros, the same each time.
+
+    It is never used (no frame is masked), but saved with the encoder.
+    """
+    mask = getattr(encoder, "masked_spec_embed", None)
+    if mask is None:
+        return
+    absent = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
+    if "masked_spec_embed" in absent or not bool(mask.isfinite().all()):
+        with torch.no_grad():
+            mask.zero_()
+
+
 def _check_weights(folder: Path, saved: SavedFolder, encoder: Any, report: dict[str, Any]) -> None:
-    if report["missing_keys"]:
-        raise BadInput(f"{folder}: weights are missing: {_some(report['missing_keys'])}; {_AGAIN}")
-    if report["mismatched_keys"]:
-        shapes = (
-            f"{name} {tuple(found)}, not {tuple(due)}" for name, found, due in report["mismatched_keys"]
-        )
+    missing = [name for name in report["missing_keys"] if name not in MASK_NAMES]
+    if missing:
+        raise BadInput(f"{folder}: weights are missing: {_some(missing)}; {_AGAIN}")
+    shapes = [
+        f"{name} {tuple(found)}, not {tuple(due)}"
+        for name, found, due in report["mismatched_keys"]
+        if name not in MASK_NAMES
+    ]
+    if shapes:
         raise BadInput(f"{folder}: weights of other shapes than config.json says: {_some(shapes)}; {_AGAIN}")
-    # Saved with a head for a task, the encoder's own weights stand under its kind's name; the rest is head.
-    prefix = f"{saved.kind}."
-    headed = any(name.startswith(prefix) for name in saved.names)
-    extra = [name for name in report["unexpected_keys"] if not headed or name.startswith(prefix)]
+    extra = [name for name in report["unexpected_keys"] if is_needed(name, saved.prefix)]
     if extra:
         raise BadInput(f"{folder}: weights that config.json has no place for: {_some(extra)}; {_AGAIN}")
     broken = [name for name, value in encoder.state_dict().items() if not bool(value.isfinite().all())]

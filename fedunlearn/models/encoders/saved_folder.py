@@ -15,6 +15,15 @@ from fedunlearn.errors import BadInput
 
 KINDS = ("wav2vec2", "hubert", "wavlm")
 """transformers' ``model_type`` of the encoders that can be used."""
+MASK_NAMES = frozenset(("masked_spec_embed", "mask_time_emb_vector", "mask_emb"))
+"""The learned vector that stands in for masked frames: in transformers, in its early versions, in fairseq."""
+_HEADS = frozenset(
+    (
+        *("lm_head", "projector", "classifier", "layer_weights", "quantizer", "project_q", "project_hid"),
+        *("final_proj", "label_embs_concat", "proj", "tdnn", "objective", "dropout"),
+    )
+)
+"""First parts of the names of heads: CTC, classification, pre-training."""
 _FLOATS = {"F16", "BF16", "F32", "F64"}
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 _LFS = b"version https://git-lfs"
@@ -29,7 +38,7 @@ class SavedFolder:
         layers: L, transformer layers.
         hidden: H, their width.
         normalise: whether its waveforms are to have mean 0 and variance 1.
-        names: of all weights in its files.
+        prefix: of the names of its weights: its kind's name where it was saved with a head; "" elsewhere.
         sha256: digest of configuration, normalisation and weights.
     """
 
@@ -37,7 +46,7 @@ class SavedFolder:
     layers: int
     hidden: int
     normalise: bool
-    names: frozenset[str]
+    prefix: str
     sha256: str
 
 
@@ -66,12 +75,17 @@ def _read(folder: Path, source: str, stamps: tuple[tuple[str, int, int], ...]) -
     config = _config(folder)
     kind, normalise = _kind(folder, config), _normalise(folder)
     weights = _weights(folder, source)
+    types = {path: _types(path) for path in weights}
+    headed = any(name.startswith(f"{kind}.") for found in types.values() for name in found)
+    prefix = f"{kind}." if headed else ""
+    for path, found in types.items():
+        _check_types(path, {name: found[name] for name in found if is_needed(name, prefix)})
     return SavedFolder(
         kind,
         _size(folder, config, "num_hidden_layers", 12),
         _size(folder, config, "hidden_size", 768),
         normalise,
-        frozenset().union(*(_names(path) for path in weights)),
+        prefix,
         _digest((folder / "config.json", *weights), normalise),
     )
 
@@ -196,23 +210,37 @@ def conversion(source: str) -> str:
     )
 
 
-def _names(path: Path) -> frozenset[str]:
-    """Of the weights in a file, having looked at its header."""
+def is_needed(name: str, prefix: str) -> bool:
+    """Whether a weight of a file is one of the encoder's own: neither of a head nor the mask embedding.
+
+    Args:
+        name: in the file.
+        prefix: as in ``SavedFolder``. Without one, what is left of a head is known by its name.
+    """
+    if name.rpartition(".")[2] in MASK_NAMES:
+        return False
+    return name.startswith(prefix) if prefix else name.partition(".")[0] not in _HEADS
+
+
+def _types(path: Path) -> dict[str, str]:
+    """Name -> type of the weights in a file, having looked at its header."""
     with path.open("rb") as file:
         if file.read(len(_LFS)) == _LFS:
             raise BadInput(f"{path}: only stands for the weights; fetch them with: git lfs pull")
     try:
         with safe_open(path, "numpy") as weights:
-            types = {name: weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118
+            return {name: weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise BadInput(f"{path}: cut short or corrupt ({error}); fetch or save it again") from error
+
+
+def _check_types(path: Path, types: dict[str, str]) -> None:
     odd = sorted(name for name, kind in types.items() if kind not in _FLOATS)
     if odd:
         raise BadInput(
             f"{path}: {odd[0]} is of type {types[odd[0]]}; quantised weights cannot be used, only those they "
             "were made from"
         )
-    return frozenset(types)
 
 
 def _digest(files: tuple[Path, ...], normalise: bool) -> str:

@@ -1,0 +1,63 @@
+"""What the labels alone tell is wrong with a corpus, whatever its recordings sound like."""
+
+from collections import Counter
+
+from fedunlearn.corpora.folder import name_few
+from fedunlearn.corpora.utterance import Corpus
+from fedunlearn.errors import BadInput
+
+MOST_EMOTIONS = 256
+"""Predictions are kept as 8-bit numbers (``evaluation.judge``)."""
+MANY = 32
+"""Emotions; the largest sets in use have fewer, so that more are named."""
+TELLING = 10
+"""Recordings, emotions or speakers; of fewer, a count of one says nothing."""
+
+
+def check_emotions(corpus: Corpus, place: str) -> None:
+    """See that the emotions can be classes.
+
+    Args:
+        corpus: with at least one recording.
+        place: where it was read from.
+
+    Raises:
+        BadInput: fewer than two or more than 256; or ten or more, most of them of a single recording, as
+            where a column holds names or scores.
+    """
+    count, recordings = len(corpus.emotions), len(corpus.utterances)
+    if count < 2:
+        raise BadInput(
+            f"{place}: all recordings are {corpus.emotions[0]!r}; telling emotions apart needs two or more"
+        )
+    if count > MOST_EMOTIONS:
+        raise BadInput(
+            f"{place}: has {count} emotions in {recordings} recordings; there can be at most "
+            f"{MOST_EMOTIONS} classes: is the emotion column the right one?"
+        )
+    single = _single_emotions(corpus)
+    if count >= TELLING and 2 * len(single) > count:
+        raise BadInput(
+            f"{place}: {len(single)} of its {count} emotions have a single recording "
+            f"({', '.join(single[:3])}, ...): is the emotion column the right one?"
+        )
+
+
+def warn_of_labels(corpus: Corpus) -> list[str]:
+    """Lines on many emotions, emotions of a single recording, and speakers of a single recording."""
+    warnings = []
+    if len(corpus.emotions) > MANY:
+        warnings.append(f"{len(corpus.emotions)} emotions in {len(corpus.utterances)} recordings")
+    if len(corpus.utterances) >= TELLING:
+        single = _single_emotions(corpus)
+        warnings += name_few("emotions of a single recording, not both trained on and tested", single)
+    of_speaker = Counter(u.speaker for u in corpus.utterances)
+    alone = sorted(speaker for speaker, count in of_speaker.items() if count == 1)
+    if len(of_speaker) >= TELLING and 2 * len(alone) > len(of_speaker):
+        warnings += name_few("speakers of a single recording (file names in place of people?)", alone)
+    return warnings
+
+
+def _single_emotions(corpus: Corpus) -> list[str]:
+    of_emotion = Counter(u.emotion for u in corpus.utterances)
+    return [emotion for emotion in corpus.emotions if of_emotion[emotion] == 1]
