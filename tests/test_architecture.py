@@ -19,7 +19,7 @@ ROOMS = (
     ("errors",),
     ("config", "seeding", "blockwise"),
     ("audio", "run_folder", "ledger", "examples"),
-    ("corpora", "checkpoints", "history", "tracking"),
+    ("corpora", "checkpoints", "influence", "history", "tracking"),
     ("partition", "models", "vault_index", "vault_calibration"),
     ("speech", "traces"),
     (

@@ -7,6 +7,7 @@ import typer
 from fedunlearn.cli.experiment import closing_table, report, run, sigterm_as_interrupt
 from fedunlearn.cli.export import export
 from fedunlearn.cli.guard import guarded
+from fedunlearn.cli.influence import influence
 from fedunlearn.cli.ledger import show, verify
 from fedunlearn.cli.requests import delete, requests, withdraw
 
@@ -14,7 +15,7 @@ __all__ = ["app", "closing_table", "guarded", "run", "sigterm_as_interrupt"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 _ledger = typer.Typer(no_args_is_help=True, help="What became of every request, and whether it was touched.")
-_commands: tuple[Callable[..., None], ...] = (run, report, export, delete, withdraw, requests)
+_commands: tuple[Callable[..., None], ...] = (run, report, export, delete, withdraw, requests, influence)
 for command in _commands:
     app.command()(command)
 for command in (show, verify):

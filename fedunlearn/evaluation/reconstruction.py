@@ -65,8 +65,8 @@ def reconstruct(
     inside = _unit(torch.cat([features, beside])) @ leading.T
     first = inside.norm(dim=1).argsort(descending=True, stable=True)[: len(features)]
     return {
-        "r": float(matches[: len(features)].max()),
-        "r_others": float(matches[len(features) :].max()) if len(beside) else None,
+        "r": min(1.0, float(matches[: len(features)].max())),
+        "r_others": min(1.0, float(matches[len(features) :].max())) if len(beside) else None,
         "named": float((first < len(features)).double().mean()),
         "chance": len(features) / (len(features) + len(beside)),
     }

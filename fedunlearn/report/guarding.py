@@ -17,18 +17,41 @@ from fedunlearn.report.values import (
 )
 
 PRIVACY_COLUMNS = (
-    "label mix, off by", "guessing alike", "guessing the corpus", "told from kept", "told from held-out"
+    "label mix, off by", "guessing alike", "guessing the corpus", "told from kept", "told from held-out",
+    "features read off the update", "and off kept models",
 )  # fmt: skip
+GIVEN_AWAY = 0.5
+"""correlation with a deleted utterance's features from which on the page says that they are given away"""
 GUARD_COLUMNS = ("what", "client", "request", "length", "limit", "drop", "silenced", "left of it")
 
 
 def privacy_table(results: Mapping[str, Any]) -> list[Row]:
     """One line a request whose update came: what a curious server reads off it."""
     measured = [r for r in rows(at(results, "requests")) if at(r, "privacy") is not None]
-    return [_privacy_row(request, at(request, "privacy")) for request in measured]
+    kept = {(at(row, "request"), at(row, "client")): row for row in rows(at(results, "kept"))}
+    return [
+        _privacy_row(request, at(request, "privacy"), kept.get((at(request, "id"), at(request, "client"))))
+        for request in measured
+    ]
 
 
-def _privacy_row(request: Any, told: Any) -> Row:
+def given_away(results: Mapping[str, Any]) -> str:
+    """A sentence where an update, or the models that the run folder keeps, give deleted features away."""
+    updates = [number_at(at(r, "privacy"), "reconstruction", "r") for r in rows(at(results, "requests"))]
+    kept = [number_at(row, "r") for row in rows(at(results, "kept"))]
+    parts = []
+    for found, where in ((updates, "The update of {} gives"), (kept, "The models kept for {} give")):
+        told = [r for r in found if r is not None and r >= GIVEN_AWAY]
+        if told:
+            many = f"{len(told)} of {len(found)} requests" if len(found) > 1 else "the request"
+            parts.append(
+                f"{where.format(many)} deleted utterances away: their features are read off with a "
+                f"correlation of up to {fraction(max(told))}."
+            )
+    return " ".join(parts)
+
+
+def _privacy_row(request: Any, told: Any, kept: Any) -> Row:
     mix = at(told, "label_mix")
     cells = (
         Cell(fraction(at(mix, "tv")), str(at(mix, "attack") or "")),
@@ -36,11 +59,23 @@ def _privacy_row(request: Any, told: Any) -> Row:
         Cell(fraction(at(mix, "corpus")), reference=True),
         _told(told, "membership", "kept"),
         _told(told, "membership_held_out", "held-out"),
+        _rebuilt(at(told, "reconstruction")),
+        _rebuilt(kept),
     )
     noise = at(request, "noise")
     epsilon = number_at(noise, "epsilon")
     worth = "" if epsilon is None else f"noise: epsilon {significant(epsilon)} at delta {at(noise, 'delta')}"
     return Row(plain(at(request, "id")), worth, cells)
+
+
+def _rebuilt(found: Any) -> Cell:
+    if number_at(found, "r") is None:
+        return Cell(MISSING)
+    notes = [f"others {fraction(at(found, 'r_others'))}" if number_at(found, "r_others") is not None else ""]
+    notes.append(f"named {fraction(at(found, 'named'))}, by chance {fraction(at(found, 'chance'))}")
+    if between_models := [plain(name) for name in rows(at(found, "between"))]:
+        notes.append(" to ".join(between_models))
+    return Cell(fraction(at(found, "r")), "; ".join(note for note in notes if note))
 
 
 def _told(told: Any, name: str, against: str) -> Cell:

@@ -24,6 +24,7 @@ from fedunlearn.report.gaps import gap_bars, gap_table, ranking_table, rho_words
 from fedunlearn.report.guarding import (
     GUARD_COLUMNS,
     PRIVACY_COLUMNS,
+    given_away,
     guard_table,
     liars,
     privacy_table,
@@ -141,6 +142,7 @@ def _tables(results: Mapping[str, Any]) -> dict[str, Any]:
         "request_attacks": request_attacks(results),
         "told": privacy_table(results),
         "told_columns": PRIVACY_COLUMNS,
+        "given_away": given_away(results),
         "guarded": guard_table(results),
         "guard_columns": GUARD_COLUMNS,
         "changes": change_table(results),

@@ -1,0 +1,41 @@
+"""``fedunlearn influence``: which files still know what was deleted, and how to be rid of them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fedunlearn.cli.guard import guarded
+from fedunlearn.errors import EXIT_OK
+from fedunlearn.run_folder import RunFolder
+
+
+def influence(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")],
+    cache: Annotated[
+        Path | None, typer.Option(help="The run's reference cache; default: references/ beside the folder.")
+    ] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete these files for good.")] = False,
+) -> None:
+    """List the files, models above all, that know what was deleted; with --delete, delete them.
+
+    Exit codes: 0 listed or deleted; 2 bad input, such as a run that has not come to its end.
+    """
+    raise SystemExit(guarded(lambda: _influence(folder, cache, delete)))
+
+
+def _influence(folder: Path, cache: Path | None, delete: bool) -> int:
+    from fedunlearn.influence import delete_influence, files_with_influence
+
+    run, references = RunFolder(folder), cache or folder.parent / "references"
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    found = delete_influence(run, references) if delete else files_with_influence(run, references)
+    for one in found:
+        done = "deleted: " if delete else ""
+        console.print(f"{done}{one.file}: {one.what}; needed for {one.needed_for}")
+    if not found:
+        console.print(f"{folder}: no file is left that was trained on what was deleted (cache: {references})")
+    elif not delete:
+        console.print("To delete them: the same command with --delete")
+    return EXIT_OK
