@@ -1,6 +1,6 @@
 """Which files of an experiment still know what was deleted, after the purge and beside the vaults.
 
-A deletion leaves the vaults; models that were trained on the deleted utterances before it do not vanish by it.
+What is deleted leaves the vaults; models that were trained on it before do not vanish with it.
 The run folder keeps none that gives them away once a run is over. The reference cache, which is the
 experimenter's, does: the exact original, and what resuming the run needs of it.
 """

@@ -165,7 +165,7 @@ def set_calibration(model: EmotionModel, mean: Tensor, mean_square: Tensor) -> N
     variance = (mean_square - mean.square()).clamp(min=0.0)
     std = 2.0 ** ((2.0 * (variance + _VARIANCE_FLOOR).sqrt().log2()).round() / 2.0)
     step = std * MEAN_STEP
-    model.norm.mean.copy_((mean / step).round() * step)
+    model.norm.mean.copy_((mean / step).round() * step + 0.0)  # no negative zero
     model.norm.std.copy_(std)
 
 

@@ -241,6 +241,7 @@ def test_calibrated_features_are_standard(name: Name) -> None:
     moments = calibrate(model, examples)
     set_calibration(model, moments.mean, moments.mean_square)
     pooled = torch.cat(derived)
-    assert torch.allclose(model.norm(pooled).mean(0), torch.zeros(model.dims), atol=2e-3)
+    # Constants are rounded: means to half a standard deviation, standard deviations to powers of sqrt(2).
+    assert float(model.norm(pooled).mean(0).abs().max()) <= 0.25 + 2e-3
     spread = pooled.std(0, unbiased=False) > 0.05
-    assert torch.allclose(model.norm(pooled).std(0, unbiased=False)[spread], torch.tensor(1.0), atol=1e-2)
+    assert float(model.norm(pooled).std(0, unbiased=False)[spread].log2().abs().max()) <= 0.25 + 1e-2

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from fedunlearn.federation import shadows as module
 from fedunlearn.federation.engine import play
 from fedunlearn.federation.experiment import Experiment
 from fedunlearn.federation.plan import Plan, plan_of
+from fedunlearn.federation.references import retrained_stream
 from fedunlearn.federation.rehearsal import STAGES, Rehearsal, World
 from fedunlearn.federation.shadows import Shadows, Task, halves, shadow_federations
+from fedunlearn.models.contract import constants_of
 from fedunlearn.training import TrainingDiverged
 
 Found = dict[str, Any]
@@ -159,9 +162,18 @@ def test_late_replies_are_followed_as_if_they_had_come_at_once_and_that_is_told(
     assert len(replay["departures"]) == 1 and "late" in replay["departures"][0]
 
 
-def test_with_everything_outside_the_original_is_the_retrained_model(calm: Played) -> None:
-    """The other oracle: the run trained its reference without D_f, in its own way, from the same stream."""
-    federation = Rehearsal(calm.world(), calm.run.config.seed, calm.plan.candidates)
+def test_with_everything_outside_the_original_is_the_retrained_model(
+    calm: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other oracle: the run trained its reference without D_f, in its own way, from the same stream and
+    with the normalisation constants of the run.
+    """
+    model = calm.run.standing.model
+    assert model is not None
+    constants = constants_of(model.weights)
+    module = import_module("fedunlearn.federation.rehearsal")
+    monkeypatch.setattr(module, "calibrated", lambda _, initial, __: {**initial, **constants})
+    federation = Rehearsal(calm.world(), retrained_stream(calm.run.config.seed, 0), calm.plan.candidates)
     stages = federation.play()
     retrained = calm.run.standing.retrained[0].state
     assert all(torch.equal(stages["original"][k], v) for k, v in retrained.items())
