@@ -38,6 +38,7 @@ class Applied:
     round_applied: int
     model: str
     method: Method
+    ledger_head: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ def purge_requests(
             findings.files,
             findings.bytes,
             len(of_it.fingerprints),
+            applied.ledger_head,
         )
         write_receipt(vault.folder, deletion)
     RequestBook(vault.folder).set_state(requests, State.PURGED)

@@ -30,6 +30,8 @@ ROOMS = (
         "unlearning",
         "deletion",
         "receipts",
+        "ledger_notes",
+        "ledger_check",
         "purge",
         "evaluation",
     ),

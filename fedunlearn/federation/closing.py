@@ -1,6 +1,5 @@
 """The end of a run, for the people who asked: is anything left of their speech, and what was measured?"""
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,9 +10,10 @@ from fedunlearn.deletion import DeletionRequest
 from fedunlearn.evaluation.judge import Judge
 from fedunlearn.evaluation.metrics import accuracy
 from fedunlearn.federation.requests import Key
+from fedunlearn.ledger import LedgerEntry, LedgerReader
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition
-from fedunlearn.receipts import add_evidence, receipt_of
+from fedunlearn.receipts import add_evidence, add_ledger, every_receipt, read_receipt, receipt_of
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.traces import Findings, Fingerprints, scan_run
 
@@ -43,7 +43,7 @@ def search(
     """
     gone = {u for request in books.values() for u in request.utterances}
     for path in receipts.values():
-        gone |= set(json.loads(path.read_text(encoding="utf-8"))["removed"]["held_out"])
+        gone |= set(read_receipt(path).held_out)
     return scan_run(folders, partition, gone, model, elsewhere)
 
 
@@ -99,3 +99,17 @@ def complete_receipts(
                 "noise_floor": gap["noise_floor"] and gap["noise_floor"]["mean"],
             },
         )
+
+
+def note_ledger(run: RunFolder, ledger: LedgerReader) -> None:
+    """Add to each receipt what the ledger says of its request, and the head that the run ends with.
+
+    Args:
+        run: the folder.
+        ledger: of the run, with its salt.
+    """
+    rows: dict[str, list[LedgerEntry]] = {}
+    for entry in ledger.entries():
+        rows.setdefault(entry.request, []).append(entry)
+    for client, path in every_receipt(run):
+        add_ledger(path, rows.get(ledger.hashed(path.stem, client), []), ledger.head())
