@@ -1,7 +1,7 @@
 """Does a run's ledger agree with what was noted of it elsewhere, in the run folder and outside?
 
-The chain of hashes shows that a ledger is whole in itself, which one that was made anew is as well. So its rows
-are compared with the heads that results.json, the checkpoints and the receipts noted, with the requests in
+The chain of hashes shows that a ledger is whole in itself; one that was made anew is, as well. So its rows are
+compared with the heads that results.json, the checkpoints and the receipts noted, with the requests in
 results.json, with the devices' own books, and with every receipt. Nothing is signed: whoever may write the
 whole run folder can make all of these anew, except what somebody keeps outside.
 """
@@ -146,8 +146,8 @@ class _Comparison:
         if self._linked and self._entries and not any(self._own(key) for key in self._notes.keys):
             if self._notes.keys:
                 yield (
-                    f"{self._run.ledger}: no row is of any request that this run knows; the rows, or the salt "
-                    "beside them, are of another run"
+                    f"{self._run.ledger}: no row is of any request that this run knows; the rows, or the "
+                    "salt beside them, are of another run"
                 )
             self._linked = False
         if self._notes.results:
@@ -221,8 +221,8 @@ class _Comparison:
         for noted in receipt.rows:
             row = self._entries[noted.position - 1] if noted.position <= len(self._entries) else None
             if row is None or (row.hash, row.state, row.round) != (noted.hash, noted.state, noted.round):
-                what = "is not in the ledger" if row is None else "is another one in the ledger"
-                yield f"{place}: row {noted.position} ({printable(noted.state)} in round {noted.round}) {what}"
+                what = f"row {noted.position} ({printable(noted.state)} in round {noted.round})"
+                yield f"{place}: {what} is {'not' if row is None else 'another one'} in the ledger"
                 break
         if client is None or not self._linked:
             return

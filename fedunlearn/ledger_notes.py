@@ -1,4 +1,4 @@
-"""What files say of a run's ledger: results, checkpoints, devices' books and receipts, and copies kept outside."""
+"""What files say of a ledger: results, checkpoints, devices' books and receipts, and copies kept outside."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

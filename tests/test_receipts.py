@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from fedunlearn.receipts import SCHEMA, Deletion, Method, add_evidence, receipt_of, write_receipt
+from fedunlearn.receipts import (
+    SCHEMA,
+    Deletion,
+    Method,
+    add_evidence,
+    read_receipt,
+    receipt_of,
+    write_receipt,
+)
 
 DONE = Deletion(
     request="0123456789abcdef",
@@ -42,8 +50,9 @@ def test_a_receipt_says_what_when_from_which_model_on_and_how(tmp_path: Path) ->
     receipt = json.loads(path.read_text(encoding="utf-8"))
     promised = receipt.pop("not_promised")
     scanned = receipt["verification"].pop("scanned")
+    assert len(receipt.pop("sha256")) == 64
     assert receipt == {
-        "schema": "fedunlearn/receipt/1",
+        "schema": "fedunlearn/receipt/2",
         "request": "0123456789abcdef",
         "removed": {
             "utterances": ["a1", "a2"],
@@ -57,6 +66,7 @@ def test_a_receipt_says_what_when_from_which_model_on_and_how(tmp_path: Path) ->
         "method": {"name": "calm", "source": "this project", "sees": "forget", "aggregation": "sum"},
         "verification": {"files": 9, "bytes": 12345, "fingerprints": 678, "found": 0},
         "evidence": None,
+        "ledger": {"head_at_purge": None, "head": None, "rows": []},
     }
     assert len(promised) == 4 and len(scanned) == 2
     for word in ("traces may remain", "Copies of the model", "copy-on-write", "corpus", "cache of models"):
@@ -99,7 +109,8 @@ def test_evidence_is_added_and_replaced_and_the_rest_stays(tmp_path: Path) -> No
     plain = json.loads(path.read_text())
     for evidence in (EVIDENCE, {"gap": 0.5}, {"gap": 0.5}):
         add_evidence(path, evidence)
-        assert json.loads(path.read_text()) == {**plain, "evidence": evidence}
+        now = json.loads(path.read_text())
+        assert now == {**plain, "evidence": evidence, "sha256": now["sha256"]} and read_receipt(path)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 

@@ -1,4 +1,4 @@
-"""``fedunlearn ledger show``, ``verify`` and ``receipt``: what became of every request, shown and compared."""
+"""``fedunlearn ledger show``, ``verify`` and ``receipt``: every request, shown and compared."""
 
 from collections.abc import Sequence
 from pathlib import Path
