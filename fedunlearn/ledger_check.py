@@ -1,7 +1,7 @@
 """Does a run's ledger agree with what was noted of it elsewhere, in the run folder and outside?
 
-The chain of hashes shows that a ledger is whole in itself; one that was made anew is, as well. So its rows are
-compared with the heads that results.json, the checkpoints and the receipts noted, with the requests in
+The chain of hashes shows that a ledger is whole in itself; one that was made anew is whole, too. So its rows
+are compared with the heads that results.json, the checkpoints and the receipts noted, with the requests in
 results.json, with the devices' own books, and with every receipt. Nothing is signed: whoever may write the
 whole run folder can make all of these anew, except what somebody keeps outside.
 """
@@ -265,14 +265,14 @@ class _Comparison:
         owners = {self._ledger.hashed(*key): key for key in {*books, *self._notes.keys}}
         for request, rows in self._rows.items():
             key = owners.get(request)
-            if key is None:
+            if key is None or key not in books:
                 yield self._at(rows[0], "its request is in no device's book")
                 continue
             if rows[0].subject != self._ledger.subject(key[1]):
                 yield self._at(rows[0], f"{_named(key)} is not of the client that it names")
             for row in rows:
                 ends = _ENDS.get(State(row.state)) if row.state in _STATES else None
-                if ends and key in books and books[key].state not in ends:
+                if ends and books[key].state not in ends:
                     yield self._at(
                         row, f"says {row.state}, in the device's book {_named(key)} is {books[key].state}"
                     )
