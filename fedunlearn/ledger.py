@@ -116,7 +116,7 @@ class LedgerReader:
                 shutil.copy(self.path, path)
             except OSError as error:
                 self._copy.cleanup()
-                raise UnreadableLedger(f"{self.path}: cannot be read ({error.strerror})") from error
+                raise UnreadableLedger(f"{self.path}: cannot be read ({error.strerror or error})") from error
         uri = f"{path.absolute().as_uri()}?{how}"
         with self._readable():
             return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_PATIENCE)
