@@ -5,6 +5,8 @@ from collections.abc import Sequence
 EXIT_OK = 0
 EXIT_BAD_INPUT = 2
 EXIT_FAILED = 3
+EXIT_NOT_COMPARED = 4
+"""of `fedunlearn ledger verify` alone: whole in itself, and nothing is there to compare it with"""
 
 
 class BadInput(Exception):

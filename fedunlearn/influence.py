@@ -5,15 +5,15 @@ The run folder keeps none that gives them away once a run is over. The reference
 experimenter's, does: the exact original, and what resuming the run needs of it.
 """
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedunlearn.checkpoints import manifest_of
 from fedunlearn.errors import BadInput
-from fedunlearn.run_folder import RunFolder, wipe
+from fedunlearn.receipts import add_kept, every_receipt
+from fedunlearn.run_folder import RunFolder, read_json_object, wipe
 
 _GONE = {"purged", "verified"}
 
@@ -33,12 +33,15 @@ class Influence:
     needed_for: str
 
 
-def files_with_influence(run: RunFolder, cache: Path) -> list[Influence]:
+def files_with_influence(
+    run: RunFolder, cache: Path, results: Mapping[str, Any] | None = None
+) -> list[Influence]:
     """All files of a run and of its reference cache that know what was deleted.
 
     Args:
         run: the folder of the run.
         cache: the reference cache that the run was made with.
+        results: of the run; None = as they stand in its folder.
 
     Returns:
         existing files, each once, in the order of their names; empty where nothing was deleted.
@@ -46,7 +49,7 @@ def files_with_influence(run: RunFolder, cache: Path) -> list[Influence]:
     Raises:
         BadInput: the folder holds no results.json that can be read.
     """
-    results = _object(run.results)
+    results = _object(run.results) if results is None else results
     if results is None:
         raise BadInput(f"{run.path}: holds no results.json that can be read; resume the run, or name another")
     gone = {str(r.get("id")) for r in results.get("requests", []) if r.get("state") in _GONE}
@@ -54,6 +57,17 @@ def files_with_influence(run: RunFolder, cache: Path) -> list[Influence]:
         return []
     found = {one.file: one for one in _candidates(run, cache, results, gone) if one.file.exists()}
     return [found[file] for file in sorted(found)]
+
+
+def named(files: Iterable[Influence], run: RunFolder, cache: Path) -> list[dict[str, str]]:
+    """These files as a receipt names them: by the folder that they lie in, without the path of it."""
+    roots = {run.path: run.path.name, cache: cache.name}
+    return [
+        {"file": str(Path(name) / one.file.relative_to(root)), "what": one.what}
+        for one in files
+        for root, name in roots.items()
+        if one.file.is_relative_to(root)
+    ]
 
 
 def delete_influence(run: RunFolder, cache: Path) -> list[Influence]:
@@ -81,12 +95,16 @@ def delete_influence(run: RunFolder, cache: Path) -> list[Influence]:
             for part in (one.file, manifest_of(one.file)):
                 if part.exists():
                     wipe(part)
+        for _, receipt in every_receipt(run):
+            add_kept(receipt, [])
         return deleted
     finally:
         run.unlock()
 
 
-def _candidates(run: RunFolder, cache: Path, results: dict[str, Any], gone: set[str]) -> Iterator[Influence]:
+def _candidates(
+    run: RunFolder, cache: Path, results: Mapping[str, Any], gone: set[str]
+) -> Iterator[Influence]:
     again = "starting another run from the same original without training it again"
     key = results.get("references", {}).get("original")
     if isinstance(key, str) and key.isalnum():
@@ -115,7 +133,6 @@ def _finished(manifest: dict[str, Any]) -> bool:
 
 def _object(file: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        return read_json_object(file)
     except (OSError, ValueError):
         return None
-    return content if isinstance(content, dict) else None

@@ -11,9 +11,9 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -32,12 +32,21 @@ WHEN NEW.position <> (SELECT COALESCE(MAX(position), 0) + 1 FROM entries)
 BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 """
 _LAST = "SELECT position, hash FROM entries ORDER BY position DESC LIMIT 1"
+_KIND = "SELECT type FROM sqlite_master WHERE name = 'entries'"
+_PATIENCE = 30.0
+"""seconds that a reader waits for a process that locks the file"""
+_NOT_NOW = {sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN}
+_LONGEST_WORD = 100
 GENESIS = "0" * 64
 """what the first row follows: the head of an empty ledger"""
 
 
 class DamagedLedger(Exception):
     """A file that is no ledger, or one that SQLite cannot read; ``str(error)`` names it."""
+
+
+class UnreadableLedger(DamagedLedger):
+    """One that cannot be opened now: another process locks it, or it may not be read."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,9 @@ class LedgerEntry:
     hash: str
 
 
+_TYPES: Mapping[str, type] = {field.name: field.type for field in fields(LedgerEntry)}  # type: ignore[misc]
+
+
 class LedgerReader:
     """A ledger to look at: nothing is changed and no file is made. Works while a run is writing.
 
@@ -67,17 +79,26 @@ class LedgerReader:
         path: of the database. The salt is read where it lies beside it and may be read.
 
     Raises:
-        FileNotFoundError: there is none. DamagedLedger: it is none.
+        FileNotFoundError: there is none.
+        UnreadableLedger: it cannot be opened.
+        DamagedLedger: it is none.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.salt: bytes | None = None
-        with suppress(FileNotFoundError, PermissionError):  # whoever may not read it can still verify
-            self.salt = _salt_file(path).read_bytes()
+        with suppress(OSError):  # whoever may not read it can still verify
+            if _salt_file(path).is_file():
+                self.salt = _salt_file(path).read_bytes()
         self._copy: tempfile.TemporaryDirectory[str] | None = None
-        if not path.exists():
-            raise FileNotFoundError(f"{path}: there is no ledger")
+        try:
+            if not path.exists():
+                raise FileNotFoundError(f"{path}: there is no ledger")
+            is_file = path.is_file()
+        except PermissionError as error:
+            raise UnreadableLedger(f"{path}: cannot be read ({error.strerror})") from error
+        if not is_file:  # SQLite would wait for ever for whoever writes into a pipe
+            raise UnreadableLedger(f"{path}: is no file")
         self._connection = self._connect()
 
     def _connect(self) -> sqlite3.Connection:
@@ -89,23 +110,39 @@ class LedgerReader:
             # Nobody is writing, and a database that was copied with its log needs a place to read that in.
             self._copy = tempfile.TemporaryDirectory()
             path = Path(self._copy.name) / self.path.name
-            with suppress(FileNotFoundError):  # its last writer has just put the log's rows into the database
-                shutil.copy(log, path.with_name(log.name))
-            shutil.copy(self.path, path)
+            try:
+                with suppress(FileNotFoundError):  # its last writer has just put the log into the database
+                    shutil.copy(log, path.with_name(log.name))
+                shutil.copy(self.path, path)
+            except OSError as error:
+                self._copy.cleanup()
+                raise UnreadableLedger(f"{self.path}: cannot be read ({error.strerror or error})") from error
         uri = f"{path.absolute().as_uri()}?{how}"
-        return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30.0)
+        with self._readable():
+            return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_PATIENCE)
 
     def entries(self) -> tuple[LedgerEntry, ...]:
-        """All rows in order."""
+        """All rows in order.
+
+        Raises:
+            DamagedLedger: a row is none, whatever it is.
+            UnreadableLedger: another process locks the file.
+        """
         with self._readable():
-            rows = self._connection.execute("SELECT * FROM entries ORDER BY position").fetchall()
-            return tuple(LedgerEntry(*row) for row in rows)
+            if self._connection.execute(_KIND).fetchall() != [("table",)]:
+                raise TypeError("it has no table of entries")
+            found = self._connection.execute("SELECT * FROM entries ORDER BY position")
+            if tuple(column[0] for column in found.description) != tuple(_TYPES):
+                raise TypeError("its entries have other columns")
+            return tuple(_entry(number, row) for number, row in enumerate(found, start=1))
 
     def head(self) -> str:
-        """Hash of the last row, which stands for all rows before it. Kept elsewhere, it proves the end."""
+        """Hash of the last row, which stands for all rows before it: keep it elsewhere, and compare."""
         with self._readable():
             last = self._connection.execute(_LAST).fetchone()
-        return str(last[1]) if last else GENESIS
+            if last and not isinstance(last[1], str):
+                raise TypeError("the hash of its last row is no text")
+        return last[1] if last else GENESIS
 
     def states(self, request: str, client: int) -> tuple[str, ...]:
         """What a client's request has reached, in order.
@@ -127,18 +164,11 @@ class LedgerReader:
             head: what ``head()`` once said, noted outside this file. Without it, rows cut off at the end and
                 a chain made anew from end to end cannot be told from an honest ledger.
         """
-        previous = GENESIS
         entries = self.entries()
-        for expected, e in enumerate(entries, start=1):
-            if e.position != expected:
-                return f"row {expected} is missing (row {e.position} stands in its place)"
-            if e.previous != previous:
-                return f"row {e.position} does not follow the row before it"
-            if e.hash != _digest(e.position, e.subject, e.request, e.round, e.state, e.previous):
-                return f"row {e.position} ({e.state} in round {e.round}) was changed"
-            previous = e.hash
+        if broken := broken_link(entries):
+            return broken
         if head is not None and head not in {GENESIS, *(e.hash for e in entries)}:
-            return f"the last row that was noted elsewhere is missing (row {len(entries)} is the last here)"
+            return missing_end(entries)
         return None
 
     def subject(self, client: int) -> str:
@@ -172,7 +202,9 @@ class LedgerReader:
     def _readable(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.DatabaseError, TypeError) as error:
+        except (sqlite3.Error, TypeError) as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _NOT_NOW:
+                raise UnreadableLedger(f"{self.path}: cannot be read now ({error})") from error
             raise DamagedLedger(f"{self.path}: cannot be read as a ledger ({error})") from error
 
 
@@ -223,6 +255,37 @@ class Ledger(LedgerReader):
                 execute("ROLLBACK")
             raise
         return True
+
+
+def broken_link(entries: Sequence[LedgerEntry]) -> str | None:
+    """None if rows form a whole chain, else one line that names the first that does not fit."""
+    previous = GENESIS
+    for expected, e in enumerate(entries, start=1):
+        if e.position != expected:
+            return f"row {expected} is missing (row {e.position} stands in its place)"
+        if e.previous != previous:
+            return f"row {e.position} does not follow the row before it"
+        if e.hash != _digest(e.position, e.subject, e.request, e.round, e.state, e.previous):
+            return f"row {e.position} ({printable(e.state)} in round {e.round}) was changed"
+        previous = e.hash
+    return None
+
+
+def missing_end(entries: Sequence[LedgerEntry]) -> str:
+    """One line for a head that was noted and is none of these rows."""
+    return f"the last row that was noted elsewhere is missing (row {len(entries)} is the last here)"
+
+
+def printable(text: str) -> str:
+    """A word of a row or a file as it is, or, where it could not be printed in a line, escaped and cut."""
+    return text if text.isprintable() and len(text) <= _LONGEST_WORD else ascii(text[:_LONGEST_WORD])
+
+
+def _entry(number: int, row: Sequence[object]) -> LedgerEntry:
+    for (name, kind), value in zip(_TYPES.items(), row, strict=True):
+        if not isinstance(value, kind):
+            raise TypeError(f"row {number}: its {name} is {type(value).__name__}, not {kind.__name__}")
+    return LedgerEntry(*row)  # type: ignore[arg-type]
 
 
 def _digest(position: int, subject: str, request: str, round: int, state: str, previous: str) -> str:

@@ -39,6 +39,7 @@ class Applied:
     round_applied: int
     model: str
     method: Method
+    ledger_head: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ def purge_requests(
             findings.files,
             findings.bytes,
             len(of_it.fingerprints),
+            applied.ledger_head,
         )
         write_receipt(vault.folder, deletion)
     RequestBook(vault.folder).set_state(requests, State.PURGED)

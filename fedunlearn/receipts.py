@@ -1,20 +1,30 @@
 """What a person gets to hold: a receipt of the deletion, in plain words and numbers.
 
-``<vault>/receipts/<request>.json``, schema ``fedunlearn/receipt/1``. It names the person's own utterances, so
-it stays on the person's own device; it holds no path and nothing of anybody else's.
+``<vault>/receipts/<request>.json``, schema ``fedunlearn/receipt/2``. It names the person's own utterances, so
+it stays on the person's own device; it holds no path and nothing of anybody else's. What the ledger says of
+the request stands in it, too: a copy that the person keeps shows whether the ledger was changed afterwards.
+
+Receipts of schema ``fedunlearn/receipt/1`` lack that and a digest of their own. They are read as well.
 """
 
+import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fedunlearn.run_folder import write_atomically
+from fedunlearn.ledger import LedgerEntry
+from fedunlearn.run_folder import RunFolder, read_json_object, write_atomically
 
-SCHEMA = "fedunlearn/receipt/1"
+SCHEMA = "fedunlearn/receipt/2"
+_EARLIER = "fedunlearn/receipt/1"
+_ADDED_LATER = {"schema", "ledger", "evidence", "kept", "sha256"}
+"""parts that change after a receipt was written"""
+_ID = r"[\w-]{1,100}"
+_HASH = re.compile("[0-9a-f]{64}")
 
 SCANNED = (
     "everything that this device stores",
@@ -23,11 +33,13 @@ SCANNED = (
 NOT_PROMISED = (
     "The model's weights were moved away from these recordings, not freed of every trace: statistical traces "
     "may remain, up to what was measured (see evidence; null = not measured yet).",
-    "Copies of the model from before the deletion, which others may hold, still know these recordings.",
+    "Copies of the model from before the deletion, which others may hold, still know these recordings; those "
+    "that the experimenter keeps are named (see kept) and can be deleted: fedunlearn influence DIR --delete.",
     "On copy-on-write and solid-state disks, in snapshots and in backups, old blocks may outlive the "
     "overwriting.",
-    "Where this is a simulation, the experimenter's corpus, from which the recordings came, is never "
-    "written, and the experimenter's own cache of models keeps one that was trained on them.",
+    "Whoever kept both a model from before the deletion and one from after it can read features of few "
+    "recordings off their difference.",
+    "Where this is a simulation, the experimenter's corpus, from which the recordings came, is never written.",
 )
 
 
@@ -59,6 +71,7 @@ class Deletion:
         round_applied, model: from which shared model on: the round in which forgetting was applied, and the
             SHA-256 of the weights right after; -1 or empty = no model had been trained on it.
         files, bytes, fingerprints: looked through, and looked for, afterwards; none was found.
+        ledger_head: hash of the ledger's last row when the server asked for the purge; empty = not known.
     """
 
     request: str
@@ -73,22 +86,82 @@ class Deletion:
     files: int
     bytes: int
     fingerprints: int
+    ledger_head: str = ""
+
+
+class BadReceipt(ValueError):
+    """A file that is no receipt, or one that was damaged; ``str(error)`` names it."""
+
+
+@dataclass(frozen=True)
+class NotedRow:
+    """A row of the ledger as a receipt has it.
+
+    Attributes:
+        position: 1, 2, ...
+        round: of the timeline.
+        state: that the request reached.
+        hash: of the row.
+    """
+
+    position: int
+    round: int
+    state: str
+    hash: str
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """A receipt that was read.
+
+    Attributes:
+        request: its id.
+        utterances: training utterances that were removed, by id.
+        held_out: held-out ones that were removed, by id.
+        learned: whether a model had been trained on what was removed.
+        head_at_purge: of the ledger when the server asked for the purge; empty = not known.
+        head: of the ledger at the end of the run; empty = the run has not ended yet.
+        rows: what the ledger said of the request at the end of the run.
+        permanent: all parts that never change once a receipt is written.
+    """
+
+    request: str
+    utterances: tuple[str, ...]
+    held_out: tuple[str, ...]
+    learned: bool
+    head_at_purge: str
+    head: str
+    rows: tuple[NotedRow, ...]
+    permanent: Mapping[str, Any]
+
+    @property
+    def removed(self) -> tuple[str, ...]:
+        """Ids of all that was removed."""
+        return (*self.utterances, *self.held_out)
 
 
 def receipt_of(vault_folder: Path, request: str) -> Path:
     """Where the receipt of a request lies. Raises ValueError for what is no request's id."""
-    if not re.fullmatch(r"[\w-]{1,100}", request):
+    if not re.fullmatch(_ID, request):
         raise ValueError(f"{request!r} is not the id of a request")
     return vault_folder / "receipts" / f"{request}.json"
 
 
+def every_receipt(run: RunFolder) -> Iterator[tuple[int, Path]]:
+    """The receipts of all devices of a run: (client, file) each."""
+    for client in run.clients():
+        for path in sorted((run.vault(client) / "receipts").glob("*.json")):
+            yield client, path
+
+
 def removed_by(vault_folder: Path, request: str) -> tuple[str, ...]:
-    """Ids of all that a request removed, as its receipt says; none where there is no receipt."""
-    try:
-        removed = json.loads(receipt_of(vault_folder, request).read_text(encoding="utf-8"))["removed"]
-    except FileNotFoundError:
-        return ()
-    return (*removed["utterances"], *removed["held_out"])
+    """Ids of all that a request removed, as its receipt says; none where there is no receipt.
+
+    Raises:
+        BadReceipt: the file is no receipt, or a damaged one.
+    """
+    path = receipt_of(vault_folder, request)
+    return read_receipt(path).removed if path.exists() else ()
 
 
 def write_receipt(vault_folder: Path, deletion: Deletion, now: datetime | None = None) -> Path:
@@ -98,7 +171,7 @@ def write_receipt(vault_folder: Path, deletion: Deletion, now: datetime | None =
         return path
     learned = deletion.model and deletion.round_applied >= 0
     applied = {"round": deletion.round_applied, "sha256": deletion.model} if learned else None
-    receipt = {
+    receipt: dict[str, Any] = {
         "schema": SCHEMA,
         "request": deletion.request,
         "removed": {
@@ -123,6 +196,8 @@ def write_receipt(vault_folder: Path, deletion: Deletion, now: datetime | None =
         },
         "not_promised": list(NOT_PROMISED),
         "evidence": None,
+        "kept": None,
+        "ledger": {"head_at_purge": deletion.ledger_head or None, "head": None, "rows": []},
     }
     path.parent.mkdir(exist_ok=True)
     _write(path, receipt)
@@ -138,14 +213,114 @@ def add_evidence(path: Path, evidence: Mapping[str, Any]) -> None:
             retrained} each {auc, low, high}, gap and noise_floor. Takes the place of earlier evidence.
 
     Raises:
-        ValueError: a number is not finite (JSON has no NaN), or the file is no receipt.
+        ValueError: a number is not finite (JSON has no NaN).
+        BadReceipt: the file is no receipt, or a damaged one.
         FileNotFoundError: there is no such receipt.
     """
-    receipt = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(receipt, dict) or receipt.get("schema") != SCHEMA:
-        raise ValueError(f"{path}: is not a receipt ({SCHEMA})")
-    _write(path, {**receipt, "evidence": dict(evidence)})
+    _write(path, {**_read(path), "evidence": dict(evidence)})
+
+
+def add_kept(path: Path, kept: Sequence[Mapping[str, str]]) -> None:
+    """Name, in a receipt, the files that still know what was deleted; the experimenter can delete them.
+
+    Args:
+        path: of the receipt.
+        kept: {file, what} each; none = there are none any more. Takes the place of an earlier list.
+
+    Raises:
+        BadReceipt: the file is no receipt, or a damaged one.
+        FileNotFoundError: there is no such receipt.
+    """
+    _write(path, {**_read(path), "kept": [dict(one) for one in kept]})
+
+
+def add_ledger(path: Path, rows: Sequence[LedgerEntry], head: str) -> None:
+    """Say, in a receipt, what the ledger says of its request at the end of the run.
+
+    Args:
+        path: of the receipt.
+        rows: of the request on this device. They take the place of earlier ones.
+        head: of the ledger.
+
+    Raises:
+        BadReceipt: the file is no receipt, or a damaged one.
+        FileNotFoundError: there is no such receipt.
+    """
+    receipt = _read(path)
+    noted = [vars(NotedRow(e.position, e.round, e.state, e.hash)) for e in rows]
+    earlier = receipt.get("ledger") or {"head_at_purge": None}
+    _write(path, {**receipt, "ledger": {**earlier, "head": head, "rows": noted}})
+
+
+def read_receipt(path: Path) -> Receipt:
+    """Read a receipt, wherever it lies.
+
+    Raises:
+        BadReceipt: the file is no receipt, or its content does not match the digest in it.
+        FileNotFoundError: there is none.
+        OSError: it cannot be read.
+    """
+    content = _read(path)
+    try:
+        request = content["request"]
+        utterances, held_out = (content["removed"][part] for part in ("utterances", "held_out"))
+        if not isinstance(request, str) or not re.fullmatch(_ID, request):
+            raise TypeError("its request has no id")
+        for ids in (utterances, held_out):
+            if not isinstance(ids, list) or not all(isinstance(u, str) for u in ids):
+                raise TypeError("what was removed is no list")
+        ledger = content.get("ledger") or {"head_at_purge": None, "head": None, "rows": []}
+        return Receipt(
+            request,
+            tuple(utterances),
+            tuple(held_out),
+            content["from_model"] is not None,
+            _head(ledger["head_at_purge"]),
+            _head(ledger["head"]),
+            tuple(_row(row) for row in ledger["rows"]),
+            {part: value for part, value in content.items() if part not in _ADDED_LATER},
+        )
+    except (KeyError, TypeError) as error:
+        why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise BadReceipt(f"{path}: is no receipt ({why})") from error
+
+
+def _head(value: object) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str) or not _HASH.fullmatch(value):
+        raise TypeError("a head of the ledger has 64 hexadecimal digits")
+    return value
+
+
+def _row(row: Mapping[str, Any]) -> NotedRow:
+    noted = NotedRow(**row)
+    numbers = noted.position, noted.round
+    if any(isinstance(n, bool) or not isinstance(n, int) for n in numbers) or noted.position < 1:
+        raise TypeError("a row's position and round are whole numbers")
+    if not isinstance(noted.state, str) or not _head(noted.hash):
+        raise TypeError("a row has a state and a hash")
+    return noted
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        receipt = read_json_object(path)
+    except ValueError as error:
+        raise BadReceipt(f"{path}: is no receipt (it {error})") from error
+    if receipt.get("schema") not in {SCHEMA, _EARLIER}:
+        raise BadReceipt(f"{path}: is no receipt (its schema is neither {SCHEMA} nor {_EARLIER})")
+    if receipt["schema"] == SCHEMA and receipt.get("sha256") != _digest(receipt):
+        raise BadReceipt(f"{path}: does not match its own digest; it was cut or changed")
+    return receipt
 
 
 def _write(path: Path, receipt: Mapping[str, Any]) -> None:
-    write_atomically(path, json.dumps(receipt, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    whole = {**receipt, "schema": SCHEMA}
+    whole["sha256"] = _digest(whole)
+    write_atomically(path, json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _digest(receipt: Mapping[str, Any]) -> str:
+    rest = {part: value for part, value in receipt.items() if part != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

@@ -38,6 +38,28 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     _flush_folder(path.parent)
 
 
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object from a file that anybody may have written.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it cannot be read.
+        ValueError: it holds none; the message says why and does not name the file.
+    """
+    size = path.stat().st_size
+    if not path.is_file():
+        raise ValueError("is no file")
+    if size > _LARGEST_JSON:
+        raise ValueError(f"is larger than {_LARGEST_JSON >> 20} MiB")
+    try:
+        content = json.loads(path.read_bytes().decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError("is not JSON") from error
+    if not isinstance(content, dict):
+        raise ValueError("holds no JSON object")
+    return content
+
+
 def wipe(path: Path) -> None:
     """Overwrite a file with zeros, flush, unlink. (On a copy-on-write disk the old blocks may live on.)"""
     size = path.stat().st_size
@@ -60,6 +82,7 @@ def _flush_folder(folder: Path) -> None:
 
 
 _LOCK = ".lock"
+_LARGEST_JSON = 1 << 28
 
 
 @contextmanager

@@ -19,7 +19,7 @@ ROOMS = (
     ("errors",),
     ("config", "seeding", "blockwise"),
     ("audio", "run_folder", "ledger", "examples"),
-    ("corpora", "checkpoints", "influence", "history", "tracking"),
+    ("corpora", "checkpoints", "history", "tracking"),
     ("partition", "models", "vault_index", "vault_calibration"),
     ("speech", "traces"),
     (
@@ -30,6 +30,9 @@ ROOMS = (
         "unlearning",
         "deletion",
         "receipts",
+        "influence",
+        "ledger_notes",
+        "ledger_check",
         "purge",
         "evaluation",
     ),

@@ -202,6 +202,7 @@ def on_devices(out: Path) -> dict[str, Any]:
         for file in sorted(vault.glob("receipts/*.json")):
             receipt = json.loads(file.read_text())
             del receipt["when"]["utc"], receipt["verification"]["files"], receipt["verification"]["bytes"]
+            del receipt["sha256"]  # of these, too
             found[f"{vault.name}/{file.name}"] = receipt
     return found
 

@@ -8,7 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from fedunlearn.receipts import SCHEMA, Deletion, Method, add_evidence, receipt_of, write_receipt
+from fedunlearn.ledger import LedgerEntry
+from fedunlearn.receipts import (
+    SCHEMA,
+    BadReceipt,
+    Deletion,
+    Method,
+    add_evidence,
+    add_ledger,
+    read_receipt,
+    receipt_of,
+    write_receipt,
+)
 
 DONE = Deletion(
     request="0123456789abcdef",
@@ -24,6 +35,7 @@ DONE = Deletion(
     bytes=12345,
     fingerprints=678,
 )
+HEAD = "2" * 64
 NOON = datetime(2026, 3, 4, 12, 0, 0, tzinfo=UTC)
 EVIDENCE = {
     "forget_accuracy": {"original": 1.0, "unlearned": 0.3, "recovered": 0.41, "retrained": 0.375},
@@ -42,8 +54,9 @@ def test_a_receipt_says_what_when_from_which_model_on_and_how(tmp_path: Path) ->
     receipt = json.loads(path.read_text(encoding="utf-8"))
     promised = receipt.pop("not_promised")
     scanned = receipt["verification"].pop("scanned")
+    assert len(receipt.pop("sha256")) == 64
     assert receipt == {
-        "schema": "fedunlearn/receipt/1",
+        "schema": "fedunlearn/receipt/2",
         "request": "0123456789abcdef",
         "removed": {
             "utterances": ["a1", "a2"],
@@ -57,6 +70,7 @@ def test_a_receipt_says_what_when_from_which_model_on_and_how(tmp_path: Path) ->
         "method": {"name": "calm", "source": "this project", "sees": "forget", "aggregation": "sum"},
         "verification": {"files": 9, "bytes": 12345, "fingerprints": 678, "found": 0},
         "evidence": None,
+        "ledger": {"head_at_purge": None, "head": None, "rows": []},
     }
     assert len(promised) == 4 and len(scanned) == 2
     for word in ("traces may remain", "Copies of the model", "copy-on-write", "corpus", "cache of models"):
@@ -99,7 +113,8 @@ def test_evidence_is_added_and_replaced_and_the_rest_stays(tmp_path: Path) -> No
     plain = json.loads(path.read_text())
     for evidence in (EVIDENCE, {"gap": 0.5}, {"gap": 0.5}):
         add_evidence(path, evidence)
-        assert json.loads(path.read_text()) == {**plain, "evidence": evidence}
+        now = json.loads(path.read_text())
+        assert now == {**plain, "evidence": evidence, "sha256": now["sha256"]} and read_receipt(path)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
@@ -119,6 +134,55 @@ def test_evidence_goes_into_receipts_only(tmp_path: Path) -> None:
         with pytest.raises(ValueError):
             add_evidence(tmp_path / "other.json", EVIDENCE)
         assert (tmp_path / "other.json").read_text() == content
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"found": 0', '"found": 1'),
+        ('"a2"', '"a4"'),
+        ('"evidence": null', '"evidence": {}'),
+        ('"head_at_purge": null', f'"head_at_purge": "{"0" * 64}"'),
+    ],
+)
+def test_a_receipt_that_was_damaged_is_told_from_a_whole_one(tmp_path: Path, old: str, new: str) -> None:
+    path = write_receipt(tmp_path, DONE, NOON)
+    assert read_receipt(path).held_out == ("a3",) and read_receipt(path).learned
+    damaged = path.read_text().replace(old, new)
+    assert damaged != path.read_text()
+    path.write_text(damaged)
+    with pytest.raises(BadReceipt, match="does not match its own digest"):
+        read_receipt(path)
+    with pytest.raises(BadReceipt, match="does not match its own digest"):
+        add_evidence(path, EVIDENCE)
+    with pytest.raises(BadReceipt, match="does not match its own digest"):
+        add_ledger(path, [], HEAD)
+    assert path.read_text() == damaged
+
+
+def test_the_ledger_is_added_and_replaced_and_the_rest_stays(tmp_path: Path) -> None:
+    path = write_receipt(tmp_path, replace(DONE, ledger_head="1" * 64), NOON)
+    plain = json.loads(path.read_text())
+    row = LedgerEntry(7, "s" * 64, "r" * 64, 12, "applied", "0" * 64, HEAD)
+    noted = {"position": 7, "round": 12, "state": "applied", "hash": HEAD}
+    for head in (HEAD, "3" * 64):
+        add_ledger(path, [row], head)
+        now = json.loads(path.read_text())
+        ledger = {"head_at_purge": "1" * 64, "head": head, "rows": [noted]}
+        assert now == {**plain, "ledger": ledger, "sha256": now["sha256"]}
+    read = read_receipt(path)
+    assert (read.head_at_purge, read.head, read.rows[0].hash) == ("1" * 64, "3" * 64, HEAD)
+
+
+def test_a_receipt_of_an_earlier_run_is_read_and_completed(tmp_path: Path) -> None:
+    path = write_receipt(tmp_path, DONE, NOON)
+    permanent = read_receipt(path).permanent
+    old = {k: v for k, v in json.loads(path.read_text()).items() if k not in {"ledger", "sha256"}}
+    path.write_text(json.dumps({**old, "schema": "fedunlearn/receipt/1"}))
+    assert read_receipt(path).permanent == permanent and read_receipt(path).head_at_purge == ""
+    add_ledger(path, [], HEAD)
+    assert json.loads(path.read_text())["schema"] == SCHEMA
+    assert read_receipt(path).permanent == permanent and read_receipt(path).head == HEAD
 
 
 @pytest.mark.parametrize("name", ["", "../requests", "a/b", "a.json", "x" * 101, "a\n"])

@@ -194,7 +194,7 @@ def test_constants_are_rounded_by_hand() -> None:
 
 @given(st.integers(8, 200), st.integers(0, 2**31), st.floats(0.1, 10.0))
 def test_constants_of_all_but_one_do_not_tell_the_one(count: int, seed: int, scale: float) -> None:
-    """N times the coarse mean less the sum of the others is off by more than the one differs from the mean."""
+    """N times the coarse mean less the sum of the others is off by more than the one is from the mean."""
     rows = scale * torch.randn(count, 40, generator=torch.Generator().manual_seed(seed)).double()
     model = model_of("cnn")
     set_calibration(model, rows.mean(0), rows.square().mean(0))

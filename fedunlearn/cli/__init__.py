@@ -8,7 +8,7 @@ from fedunlearn.cli.experiment import closing_table, report, run, sigterm_as_int
 from fedunlearn.cli.export import export
 from fedunlearn.cli.guard import guarded
 from fedunlearn.cli.influence import influence
-from fedunlearn.cli.ledger import show, verify
+from fedunlearn.cli.ledger import receipt, show, verify
 from fedunlearn.cli.requests import delete, requests, withdraw
 
 __all__ = ["app", "closing_table", "guarded", "run", "sigterm_as_interrupt"]
@@ -18,6 +18,6 @@ _ledger = typer.Typer(no_args_is_help=True, help="What became of every request, 
 _commands: tuple[Callable[..., None], ...] = (run, report, export, delete, withdraw, requests, influence)
 for command in _commands:
     app.command()(command)
-for command in (show, verify):
+for command in (show, verify, receipt):
     _ledger.command()(command)
 app.add_typer(_ledger, name="ledger")

@@ -1,25 +1,27 @@
-"""``fedunlearn ledger show`` and ``ledger verify``: what became of every request, and proof of it."""
+"""``fedunlearn ledger show``, ``verify`` and ``receipt``: every request, shown and compared."""
 
-import json
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from fedunlearn.cli.guard import guarded
-from fedunlearn.deletion import RequestBook
-from fedunlearn.errors import EXIT_OK, BadInput, RunFailed
-from fedunlearn.ledger import DamagedLedger, LedgerReader
-from fedunlearn.run_folder import RunFolder
+from fedunlearn.cli.guard import errors, guarded, plain
+from fedunlearn.errors import EXIT_FAILED, EXIT_NOT_COMPARED, EXIT_OK, BadInput
+from fedunlearn.ledger import printable
+from fedunlearn.ledger_check import check_ledger, opened_ledger
+from fedunlearn.ledger_notes import known_requests
+from fedunlearn.receipts import BadReceipt, every_receipt, read_receipt
+from fedunlearn.run_folder import RunFolder, write_atomically
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder; a run may be going on in it.")]
 _SHOWN = 12
 """hexadecimal digits of a hash"""
+_MOST = 50
+"""contradictions that are named one by one"""
 
 
 def show(folder: Folder) -> None:
@@ -30,79 +32,92 @@ def show(folder: Folder) -> None:
 def verify(
     folder: Folder,
     head: Annotated[str, typer.Option(metavar="HASH", help="A head noted elsewhere.")] = "",
+    receipt: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A copy of a receipt, kept elsewhere; may be repeated."),
+    ] = None,
 ) -> None:
-    """Prove that no row was changed, dropped or reordered, also against the heads that the run noted.
+    """Compare the ledger with itself, and with all that was noted of it.
 
-    Exit codes: 0 the ledger is whole; 3 it is not, and the first bad row is named.
+    Rows that were changed, dropped or reordered are found by the chain of hashes; a ledger that was cut or
+    made anew, by what receipts, devices' books, results.json and checkpoints say of it. Nothing is signed:
+    whoever may write the whole run folder can make all of these anew, too. Only a head or a receipt that is
+    kept elsewhere shows that (`fedunlearn ledger receipt`).
+
+    Exit codes: 0 the ledger is whole and agrees with what was noted; 2 a file cannot be read; 3 something
+    contradicts something else, one line each; 4 it is whole in itself, and nothing is there to compare with.
     """
-    raise SystemExit(guarded(lambda: _verify(RunFolder(folder), head)))
+    raise SystemExit(guarded(lambda: _verify(RunFolder(folder), head, receipt or [])))
+
+
+def receipt(
+    folder: Folder,
+    request: Annotated[str, typer.Option(metavar="ID", help="Whose receipt; see `fedunlearn requests`.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="A new file, outside of the run folder.")],
+    client: Annotated[int | None, typer.Option(help="Of this device, where several have one.")] = None,
+) -> None:
+    """Copy the receipt of a request to a file that the person keeps; `ledger verify --receipt FILE` compares.
+
+    Exit codes: 0 it is there; 2 there is no such receipt, or the file cannot be written.
+    """
+    raise SystemExit(guarded(lambda: _copy_receipt(RunFolder(folder), request, client, out)))
 
 
 def _show(run: RunFolder) -> int:
-    with _opened(run) as ledger:
-        names = _names(run, ledger)
-        table = Table(title=f"Ledger of {run.path}")
-        for heading in ("row", "round", "client", "request", "state", "hash"):
-            table.add_column(heading, justify="right" if heading in {"row", "round"} else "left")
-        for e in ledger.entries():
-            client, request = names.get(e.request, (e.subject[:_SHOWN], e.request[:_SHOWN]))
-            table.add_row(str(e.position), str(e.round), client, request, e.state, e.hash[:_SHOWN])
+    with opened_ledger(run) as ledger:
+        entries = ledger.entries()
+        known = known_requests(run) if ledger.salt is not None else ()
+        names = {ledger.hashed(*key): (str(key[1]), key[0]) for key in known}
+    table = Table(title=Text(f"Ledger of {run.path}"))
+    for heading in ("row", "round", "client", "request", "state", "hash"):
+        table.add_column(heading, justify="right" if heading in {"row", "round"} else "left")
+    for e in entries:
+        client, request = names.get(e.request, (e.subject[:_SHOWN], e.request[:_SHOWN]))
+        cells = (str(e.position), str(e.round), client, request, e.state, e.hash[:_SHOWN])
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     Console().print(table)
     return EXIT_OK
 
 
-def _verify(run: RunFolder, head: str) -> int:
-    if head and not re.fullmatch("[0-9a-f]{64}", head):
-        raise BadInput(f"--head {head}: a head has 64 hexadecimal digits")
-    # The heads first: a run that is going on may add rows, but never takes back what it noted.
-    noted = [*([("--head", head)] if head else []), *_noted_heads(run)]
-    with _opened(run) as ledger:
-        if broken := ledger.verify():
-            raise RunFailed(f"{ledger.path}: {broken}")
-        for place, one in noted:
-            if cut := ledger.verify(one):
-                raise RunFailed(f"{ledger.path}: {cut} (head noted in {place})")
-        rows, last = len(ledger.entries()), ledger.head()
-    agrees = f"; agrees with {len(noted)} noted head{'' if len(noted) == 1 else 's'}" if noted else ""
-    Console().print(f"{run.ledger}: {rows} rows, whole{agrees}; head {last}", soft_wrap=True, highlight=False)
+def _verify(run: RunFolder, head: str, receipts: Sequence[Path]) -> int:
+    check = check_ledger(run, head, receipts)
+    if check.contradictions:
+        for line in check.contradictions[:_MOST]:
+            errors.print(f"[red]failed:[/] {plain(line)}")
+        if len(check.contradictions) > _MOST:
+            errors.print(f"[red]failed:[/] and {len(check.contradictions) - _MOST} more")
+        return EXIT_FAILED
+    agrees = f"agrees with {' and '.join(check.compared)}" if check.compared else "nothing to compare it with"
+    unlinked = "" if check.names_rows else "; without the salt, no row can be linked to a request"
+    _say(f"{run.ledger}: {check.rows} rows, whole; {agrees}{unlinked}; head {check.head}")
+    return EXIT_OK if check.compared else EXIT_NOT_COMPARED
+
+
+def _copy_receipt(run: RunFolder, request: str, client: int | None, out: Path) -> int:
+    found = {c: path for c, path in every_receipt(run) if path.stem == request and client in (None, c)}
+    if not found:
+        raise BadInput(
+            f"--request {printable(request)}: {run.path} has no receipt of it; see `fedunlearn requests`"
+        )
+    if len(found) > 1:
+        raise BadInput(f"--request {request}: clients {', '.join(map(str, found))} have one; give --client")
+    if out.resolve().is_relative_to(run.path.resolve()):
+        raise BadInput(f"--out {out}: lies in the run folder; name a place that you keep elsewhere")
+    if out.exists() or out.is_symlink() or not out.parent.is_dir():
+        raise BadInput(f"--out {out}: {'no such folder' if not out.parent.is_dir() else 'is there already'}")
+    ((_, path),) = found.items()
+    try:
+        read = read_receipt(path)
+        write_atomically(out, path.read_bytes())
+    except BadReceipt as error:
+        raise BadInput(str(error)) from error
+    except OSError as error:
+        raise BadInput(f"--out {out}: cannot be written ({error.strerror})") from error
+    head = read.head or read.head_at_purge
+    _say(f"{out}: receipt of request {request}" + (f"; the ledger's head in it is {head}" if head else ""))
+    _say(f"Keep it outside of the run folder; compare: fedunlearn ledger verify {run.path} --receipt {out}")
     return EXIT_OK
 
 
-@contextmanager
-def _opened(run: RunFolder) -> Iterator[LedgerReader]:
-    try:
-        ledger = LedgerReader(run.ledger)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise BadInput(f"{run.path}: is no run folder (there is no {run.ledger.name} in it)") from error
-    with ledger:
-        try:
-            yield ledger
-        except DamagedLedger as error:
-            raise RunFailed(str(error)) from error
-
-
-def _noted_heads(run: RunFolder) -> Iterator[tuple[str, str]]:
-    """Where the run itself noted what the head was: in its results, and beside its checkpoints."""
-    manifests = sorted(run.checkpoints.rglob("*.safetensors.json"))
-    for file in (run.results, *manifests):
-        noted = _json(file)
-        head = noted.get("ledger", {}).get("head") if file == run.results else noted.get("ledger_head")
-        if isinstance(head, str):
-            yield str(file.relative_to(run.path)), head
-
-
-def _names(run: RunFolder, ledger: LedgerReader) -> dict[str, tuple[str, str]]:
-    """Hash of a request -> (client, request id), for all that the run folder knows; none without the salt."""
-    if ledger.salt is None:
-        return {}
-    known = {(r.id, client) for client in run.clients() for r in RequestBook(run.vault(client)).all()}
-    known |= {(str(r["id"]), int(r["client"])) for r in _json(run.results).get("requests", [])}
-    return {ledger.hashed(request, client): (str(client), request) for request, client in known}
-
-
-def _json(file: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+def _say(line: str) -> None:
+    Console().print(line, soft_wrap=True, highlight=False, markup=False)

@@ -10,13 +10,14 @@ from fedunlearn.deletion.book import RequestBook
 from fedunlearn.deletion.door import admit, raise_due
 from fedunlearn.deletion.inbox import Inbox, Wish
 from fedunlearn.deletion.reply import answer
-from fedunlearn.deletion.request import CLOSED, FOLLOWS, DeletionRequest, ImpossibleStep, State, step
+from fedunlearn.deletion.request import CLOSED, FOLLOWS, OVERDUE, DeletionRequest, ImpossibleStep, State, step
 from fedunlearn.deletion.schedule import check_schedule
 from fedunlearn.deletion.shared import note_devices
 
 __all__ = [
     "CLOSED",
     "FOLLOWS",
+    "OVERDUE",
     "DeletionRequest",
     "ImpossibleStep",
     "Inbox",

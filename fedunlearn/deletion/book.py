@@ -35,7 +35,7 @@ class RequestBook:
             return tuple(_request(row) for row in json.loads(self._file.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return ()
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise BadInput(f"{self._file}: is no book of requests; it was cut or changed") from error
 
     def open(self) -> tuple[DeletionRequest, ...]:
@@ -95,5 +95,8 @@ def is_known(request: DeletionRequest, book: Iterable[DeletionRequest]) -> bool:
 
 
 def _request(row: dict[str, Any]) -> DeletionRequest:
+    for name, kind in {"id": str, "client": int, "round": int, "event": str, "utterances": list}.items():
+        if not isinstance(row[name], kind):
+            raise TypeError(f"the {name} of a request is {type(row[name]).__name__}")
     named = {name: tuple(row.get(name, ())) for name in ("utterances", "held_out")}
     return DeletionRequest(**{**row, **named, "state": State(row["state"])})

@@ -32,6 +32,9 @@ FOLLOWS: Mapping[State, frozenset[State]] = {
 }
 """state -> the states that may come next. There is no way back."""
 
+OVERDUE = "overdue"
+"""recorded beside the states: the deadline passed while the request was open; it is served all the same"""
+
 CLOSED = frozenset({State.PURGED, State.VERIFIED, State.WITHDRAWN, State.REFUSED})
 """A device has nothing more to do for a request in one of these."""
 

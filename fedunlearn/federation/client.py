@@ -314,7 +314,7 @@ def purge(device: Device, content: RecordDict) -> RecordDict:
     card, run = method_named(device.config.unlearning.method), device.run
     method = Deleted(card.name, card.source, card.sees, device.config.unlearning.aggregation)
     date, rounds, since = (asked.integer(name) for name in ("date", "round", "round_applied"))
-    applied = Applied(date, rounds, since, asked.text("model"), method)
+    applied = Applied(date, rounds, since, asked.text("model"), method, asked.text("ledger_head"))
     beside = [path for path in run.path.iterdir() if path != run.vaults]  # others' vaults are others' speech
     try:
         done = purge_requests(device.vault, device.model, asked.texts("requests"), beside, applied)

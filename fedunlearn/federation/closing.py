@@ -10,9 +10,11 @@ from fedunlearn.deletion import DeletionRequest
 from fedunlearn.evaluation.judge import Judge
 from fedunlearn.evaluation.metrics import accuracy
 from fedunlearn.federation.requests import Key
+from fedunlearn.influence import files_with_influence, named
+from fedunlearn.ledger import LedgerEntry, LedgerReader
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition
-from fedunlearn.receipts import add_evidence, receipt_of, removed_by
+from fedunlearn.receipts import add_evidence, add_kept, add_ledger, every_receipt, receipt_of, removed_by
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.traces import Findings, Fingerprints, scan_run
 
@@ -98,3 +100,30 @@ def complete_receipts(
                 "noise_floor": gap["noise_floor"] and gap["noise_floor"]["mean"],
             },
         )
+
+
+def note_kept(run: RunFolder, cache: Path, results: Mapping[str, Any]) -> None:
+    """Name in each receipt the files that still know what was deleted.
+
+    Args:
+        run: the folder.
+        cache: the reference cache.
+        results: of the run.
+    """
+    kept = named(files_with_influence(run, cache, results), run, cache)
+    for _, path in every_receipt(run):
+        add_kept(path, kept)
+
+
+def note_ledger(run: RunFolder, ledger: LedgerReader) -> None:
+    """Add to each receipt what the ledger says of its request, and the head that the run ends with.
+
+    Args:
+        run: the folder.
+        ledger: of the run, with its salt.
+    """
+    rows: dict[str, list[LedgerEntry]] = {}
+    for entry in ledger.entries():
+        rows.setdefault(entry.request, []).append(entry)
+    for client, path in every_receipt(run):
+        add_ledger(path, rows.get(ledger.hashed(path.stem, client), []), ledger.head())

@@ -9,13 +9,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedunlearn.config import Config
+from fedunlearn.deletion import OVERDUE, last_scheduled_round
 from fedunlearn.deletion import State as RequestState
-from fedunlearn.deletion import last_scheduled_round
 from fedunlearn.federation.availability import Availability
 from fedunlearn.federation.exchange import Federation, Occasion, settings
 from fedunlearn.federation.observer import Observer
 from fedunlearn.federation.requests import (
-    OVERDUE,
     Heard,
     ServedRequest,
     Wish,
@@ -190,6 +189,7 @@ class Desk:
                 round=standing.clock,
                 round_applied=round_applied,
                 model=model,
+                ledger_head=self._observer.ledger_head(),
             )
             content[client] = RecordDict({"settings": asked})
         replies = self._clients.ask(

@@ -15,6 +15,7 @@ import torch
 from flwr.serverapp import Grid
 from torch import Tensor
 
+import fedunlearn.federation.closing as closing
 import fedunlearn.federation.results as assemble
 from fedunlearn.checkpoints import save_checkpoint
 from fedunlearn.config import Config
@@ -28,7 +29,6 @@ from fedunlearn.evaluation.verdict import STAGES, Verdict
 from fedunlearn.federation.aggregation import Update
 from fedunlearn.federation.analyses import attacks, relearning, told_by_files, told_by_update
 from fedunlearn.federation.availability import Availability
-from fedunlearn.federation.closing import Elsewhere, complete_receipts, out_of_reach, receipts_of, search
 from fedunlearn.federation.contents import contents_of, named_by, read_books
 from fedunlearn.federation.exchange import Federation
 from fedunlearn.federation.kept_original import add, noise_along
@@ -79,6 +79,7 @@ class Experiment:
         self.results: dict[str, Any] | None = None
         self._judge, self._cache, self._progress = judge, cache, progress
         self._ledger = Ledger(run.ledger, stream_key(config.seed, "ledger salt").to_bytes(16, "big"))
+        self.ledger_head = self._ledger.head
         keeps_last = config.unlearning.reads_last_steps
         self.standing = standing or Standing(History(trained_names(template), keeps_last=keeps_last))
         self.template, self.corpus_digest = template, judge.content_of([])
@@ -92,7 +93,7 @@ class Experiment:
         self._references: References | None = None
         self.engine_folders: Callable[[], Sequence[Path]] = tuple
         """where the engine, too, writes; set by whoever knows"""
-        self.elsewhere: Elsewhere | None = None
+        self.elsewhere: closing.Elsewhere | None = None
         """nodes that devices and their vaults live on; None = they live in the run folder"""
         self._seconds: dict[str, float] = {}
         self._started = datetime.now(UTC)
@@ -157,8 +158,10 @@ class Experiment:
         if config.evaluation.search:
             with self._phase("search", None):
                 self._close(results, states, books)
+        closing.note_ledger(self.run, self._ledger)
         standing.finished = True
         self.keep(copies=2)
+        closing.note_kept(self.run, self._cache.folder, results)
         self.results = results
 
     def _close(
@@ -166,18 +169,18 @@ class Experiment:
     ) -> None:
         """Search for what was deleted, and tell the people who asked what was measured."""
         gone = {r.key: books[r.key] for r in self.standing.requests.values() if r.gone and r.key in books}
-        receipts = receipts_of(self.run, gone)
+        receipts = closing.receipts_of(self.run, gone)
         folders = [self.run.path, self._cache.folder, *self.engine_folders()]
         look = self.elsewhere.search if self.elsewhere else None
-        found = search(folders, self.partition, gone, receipts, self.template, look)
+        found = closing.search(folders, self.partition, gone, receipts, self.template, look)
         results["times"]["searched"] = {part: found.pop(f"scanned_{part}") for part in ("files", "bytes")}
         results["traces"] = found
         problems = [f"deleted speech is left in {', '.join(found['found'])}"] if found["found"] else []
-        problems += out_of_reach(self.elsewhere.lost if self.elsewhere else [], gone)
+        problems += closing.out_of_reach(self.elsewhere.lost if self.elsewhere else [], gone)
         if problems:
             failure = "; ".join(filter(None, (results["failure"], *problems)))
             results |= {"status": "partial", "failure": failure}
-        complete_receipts(receipts, gone, self._judge, states, results["gap"])
+        closing.complete_receipts(receipts, gone, self._judge, states, results["gap"])
 
     def write_failure(self, reason: str, interrupted: bool = False) -> dict[str, Any]:
         """Leave, and return, a results.json that says that, why, and how far the run had come."""
@@ -299,8 +302,9 @@ class Experiment:
         return {r.id: r.client for r in reversed(list(self.standing.requests.values()))}
 
     def _frame(self, books: Mapping[Key, DeletionRequest]) -> dict[str, Any]:
-        told = self.config, self.corpus, self.partition, self.standing, books, self.run.ledger
-        return assemble.frame(*told, self.template)
+        return assemble.frame(
+            self.config, self.corpus, self.partition, self.standing, books, self.run.ledger, self.template
+        )
 
     # ---- watching (server.Observer) ------------------------------------------------------------------
 

@@ -20,6 +20,10 @@ class Observer(Protocol):
         """A request moved on; must be durable when this returns."""
         ...
 
+    def ledger_head(self) -> str:
+        """Hash of the ledger's last row: a device that purges puts it into its receipts."""
+        ...
+
     def first_request(self) -> None:
         """Somebody has asked, for the first time, and nothing is forgotten yet."""
         ...

@@ -12,9 +12,6 @@ from fedunlearn.federation.transport import Refused, number
 Key = tuple[str, int]
 """a request's id and the device: a person with several devices has one request, a part of it on each"""
 
-OVERDUE = "overdue"
-"""recorded beside the states: the deadline passed while the request was open; it is served all the same"""
-
 _HELD = {RequestState.RAISED, RequestState.ACCEPTED, RequestState.UNLEARNED, RequestState.APPLIED}
 
 

@@ -4,9 +4,8 @@ import math
 from collections.abc import Iterator
 from itertools import pairwise
 
-from fedunlearn.deletion import FOLLOWS, RequestBook, State
+from fedunlearn.deletion import FOLLOWS, OVERDUE, RequestBook, State
 from fedunlearn.federation.experiment import Experiment
-from fedunlearn.federation.requests import OVERDUE
 from fedunlearn.ledger import LedgerReader
 from fedunlearn.vault_index import Index
 
