@@ -66,6 +66,10 @@ class Log:
         return cls([dict(r) for r in learned.rows], [learned.curve.get(r["round"]) for r in learned.rows])
 
 
+_PLAIN = ("date", "clock", "finished", "owed", "idle", "waited", "metrics")
+_NUMBERED = ("heard", "trained", "examples", "held_out", "dates")
+
+
 @dataclass
 class Training:
     """A training beside the run's main line: of the original, had nobody asked, or of a retrained model.
@@ -123,6 +127,7 @@ class Standing:
         step: what comes next at this date. dates: round of the timeline -> the date it was played at.
         finished: whether it is over and results have been made of it.
         owed: recovery rounds due. idle: listenings so far after the last planned one.
+        waited: rounds so far, after the last planned one, for what clients say (windows, other devices).
         requests: by id and client. unheard: clients that have not answered since everything that is planned
             has been raised: nobody knows what they want.
         heard: client -> the date of its last answer to a listening or a purge. What it has recorded since
@@ -148,6 +153,7 @@ class Standing:
     dates: dict[int, int] = field(default_factory=dict)
     owed: int = 0
     idle: int = 0
+    waited: int = 0
     requests: dict[Key, ServedRequest] = field(default_factory=dict)
     unheard: set[int] = field(default_factory=set)
     heard: dict[int, int] = field(default_factory=dict)
@@ -206,13 +212,8 @@ class Standing:
     def as_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """(tensors, plain data) from which ``from_checkpoint`` makes it again."""
         tensors: dict[str, Tensor] = {}
-        about = {
-            name: getattr(self, name) for name in ("date", "clock", "finished", "owed", "idle", "metrics")
-        }
-        about |= {
-            name: _pairs(getattr(self, name))
-            for name in ("heard", "trained", "examples", "held_out", "dates")
-        }
+        about = {name: getattr(self, name) for name in _PLAIN}
+        about |= {name: _pairs(getattr(self, name)) for name in _NUMBERED}
         about |= {
             "step": str(self.step),
             "requests": [r.as_dict() for r in self.requests.values()],
@@ -296,18 +297,10 @@ class Standing:
             log=_take_log(tensors, "log", about["log"]),
             origins=about["origins"],
             keys=about["keys"],
-            date=about["date"],
-            clock=about["clock"],
-            finished=about["finished"],
-            owed=about["owed"],
-            idle=about["idle"],
-            metrics=about["metrics"],
-            heard=dict(about["heard"]),
-            trained=dict(about["trained"]),
-            examples=dict(about["examples"]),
-            held_out=dict(about["held_out"]),
-            dates=dict(about["dates"]),
+            **{name: about[name] for name in _PLAIN},
         )
+        for name in _NUMBERED:
+            setattr(standing, name, dict(about[name]))
         for name, order in about["states"].items():
             setattr(standing, name, _take(tensors, name, order))
         for n, told in enumerate(about["under_way"]):
