@@ -27,16 +27,16 @@ MOST_REQUESTS = 10_000
 """that one device tells of, closed ones included"""
 LONGEST_UTTERANCE = 120.0
 """s, on average over a client's utterances: bounds the calibration rows that it speaks for"""
-LARGEST_LOSS = 1e6
+LARGEST_LOSS = 1e12
 """nats"""
 LARGEST_FEATURE = 1e6
 """absolute mean of a feature, and root of its mean square"""
 LARGEST_LOG_ODDS = 1000.0
 """of float32 logits"""
-LONGEST_UPDATE = 1e3
+LONGEST_UPDATE = 100.0
 """L2 norm of an ordinary update, as a multiple of 1 + that of the model's trained weights"""
-LONGEST_UNLEARN_UPDATE = 1e6
-"""the same of an unlearn update; what is shorter is for the guard to clip"""
+LONGEST_UNLEARN_UPDATE = 1e10
+"""the same of an unlearn update: unbounded ascent is honest and diverges; what is shorter is for the guard"""
 
 
 @dataclass(frozen=True)
