@@ -36,8 +36,8 @@ LARGEST_LOG_ODDS = 1000.0
 LONGEST_UPDATE = 100.0
 """L2 norm of an ordinary update, as a multiple of 1 + that of the model's trained weights"""
 LONGEST_UNLEARN_UPDATE = 1e18
-"""the same of an unlearn update: unbounded ascent is honest and diverges, and what is shorter is for the guard;
-the squares of what is longer do not fit into float32"""
+"""the same of an unlearn update: unbounded ascent is honest and diverges, and what is shorter is for the
+guard; the squares of what is longer do not fit into float32"""
 
 
 @dataclass(frozen=True)
