@@ -39,7 +39,7 @@ NOT_PROMISED = (
     "overwriting.",
     "Whoever kept both a model from before the deletion and one from after it can read features of few "
     "recordings off their difference.",
-    "Where this is a simulation, the experimenter's corpus, from which the recordings came, is never written.",
+    "Where this is a simulation, the corpus, from which the recordings came, is never written.",
 )
 
 

@@ -40,6 +40,7 @@ ROOMS = (
     ("federation.projection",),
     (
         "federation.aggregation",
+        "federation.replies",
         "federation.exchange",
         "federation.requests",
         "federation.local_grid",

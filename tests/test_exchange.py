@@ -2,8 +2,10 @@
 most is asked first, and what several are sent is one record.
 """
 
+import copy
 import threading
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from flwr.app import Error, Message, MetricRecord, RecordDict
 from fedunlearn.config import FederationSettings
 from fedunlearn.errors import RunFailed
 from fedunlearn.evaluation.cost import PhaseCost
-from fedunlearn.federation.exchange import Federation, Letter, Occasion, settings
+from fedunlearn.federation.exchange import Fault, Federation, Letter, Occasion, settings
 from fedunlearn.federation.local_grid import LocalGrid
 from fedunlearn.federation.transport import Refused, number, size
 
@@ -134,6 +136,110 @@ def test_not_so_far_ahead_that_many_replies_wait_for_their_turn() -> None:
     large = dict.fromkeys(range(10), Letter({"w": torch.zeros(20_000_000)})(settings(date=0)))
     ask(federation(grid), large, lambda *_: None)
     assert grid.asked == [3, 2, 1, 0, 7, 6, 5, 4, 9, 8]
+
+
+class Stray(OutOfOrder):
+    """Hands out what a test makes of each pull."""
+
+    def __init__(self, clients: int, stray: Callable[[list[Message]], list[Message]]) -> None:
+        super().__init__([4] * clients)
+        self._stray = stray
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        come = list(super().pull_messages(message_ids))
+        return self._stray(come) if come and not _introduces(come[0]) else come
+
+
+def _introduces(message: Message) -> bool:
+    return bool(message.metadata.message_type == "query.population")
+
+
+def test_a_reply_that_comes_again_or_to_no_message_has_no_effect_and_is_counted() -> None:
+    def stray(come: list[Message]) -> list[Message]:
+        unasked = copy.deepcopy(come[0])
+        unasked.metadata.__dict__["_reply_to_message_id"] = "nobody's"
+        return [unasked, *come, *come]
+
+    clients, read = federation(Stray(3, stray)), list[int]()
+    ask(clients, letters(3), lambda client, _: read.append(client))
+    assert read == [0, 1, 2]
+    kinds = Counter((f.client, f.kind) for f in clients.faults)
+    assert kinds == {(c, kind): 1 for c in range(3) for kind in ("late", "repeated")}
+
+
+def test_nobody_answers_for_another_node() -> None:
+    """The reply in client 0's name is from client 2's node: it counts for nobody, and the real one does."""
+    forged: list[Message] = []
+
+    def stray(come: list[Message]) -> list[Message]:
+        if come[0].metadata.src_node_id != 1 or forged:
+            return come
+        forged.append(copy.deepcopy(come[0]))
+        forged[0].metadata.__dict__["_src_node_id"] = 3
+        forged[0].content.metric_records["metrics"]["client"] = 99
+        return [forged[0], *come]
+
+    clients = federation(Stray(3, stray))
+    answers, _ = ask(clients, letters(3), lambda _, reply: number(reply, "client"))
+    assert answers == {0: 0, 1: 1, 2: 2}
+    assert [(f.client, f.kind) for f in clients.faults] == [(2, "refused")]
+
+
+def test_a_reader_that_fails_as_nobody_expected_refuses_the_reply() -> None:
+    def read(client: int, _: RecordDict) -> int:
+        return 1 // (client - 1)
+
+    clients = federation(OutOfOrder([4] * 6), retries=0)
+    assert list(ask(clients, letters(6), read)[0]) == [0, 2, 3, 4, 5]
+    reason = "the reply cannot be read, ZeroDivisionError: integer division or modulo by zero"
+    assert [(f.client, f.kind, f.reason) for f in clients.faults] == [(1, "refused", reason)]
+
+
+class Strangers(OutOfOrder):
+    """Introductions are what a test says: node -> what its metrics are, try by try; None = no answer."""
+
+    def __init__(self, clients: int, said: dict[int, list[dict[str, Any] | None]]) -> None:
+        super().__init__([4] * clients)
+        self._said = said
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        for name, message in list(self.waiting.items()):
+            if self._said.get(node := message.metadata.dst_node_id):
+                del self.waiting[name]
+                metrics = self._said[node].pop(0)
+                if metrics is not None:
+                    content = RecordDict({"metrics": MetricRecord(metrics)})
+                    return [Message(content, reply_to=message)]
+        return super().pull_messages(message_ids)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"client": 0.5, "train": 4, "test": 1}, "metric client is 0.5"),
+        ({"client": 3, "train": 4, "test": 1}, "clients are 0 to 2"),
+        ({"client": 10**9, "train": 4, "test": 1}, "metric client is 1000000000"),
+        ({"client": 1, "train": -4, "test": 1}, "metric train is -4"),
+        ({"client": 1, "train": 10**12, "test": 1}, "metric train is"),
+        ({"client": 1, "train": 4}, "metric test is None"),
+        ({"client": 1, "train": 4, "test": 1, "seconds": float("nan")}, "metric seconds is nan"),
+        ({"client": 0, "train": 4, "test": 1}, "client 0, as another node does"),
+        (None, "no reply within 0.2 s"),
+    ],
+)
+def test_a_bad_introduction_is_counted_asked_again_and_named_in_the_end(
+    said: dict[str, Any] | None, reason: str
+) -> None:
+    known = federation(Strangers(3, {2: [said]}), retries=1, timeout=0.2)
+    assert known.clients == (0, 1, 2)
+    assert any("node 2" in f.reason and reason in f.reason for f in known.faults)
+    assert {(f.client, f.phase) for f in known.faults} == {(-1, "meet")}
+    faults: list[Fault] = []
+    grid = Strangers(3, {2: [said, said]})
+    with pytest.raises(RunFailed, match=rf"did not say who they are.*node 2: .*{reason}"):
+        settings_ = FederationSettings(engine="ray", timeout=0.2, retries=1)
+        Federation(grid, settings_, 3, threading.Event(), faults)
+    assert sum("node 2" in f.reason for f in faults) == 2
 
 
 def test_requests_withheld_are_told_to_their_own_client_alone() -> None:

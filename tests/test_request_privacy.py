@@ -139,3 +139,12 @@ def test_the_model_that_comes_in_is_not_changed() -> None:
     update = ascent(model, forget)
     request_privacy(other, model.state_dict(), update, forget, kept, held_out, CORPUS, 200, rng)
     assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
+
+
+def test_an_update_so_long_that_outputs_overflow_is_not_measured_by_them() -> None:
+    model, forget, kept, held_out = parts()
+    weights = model.state_dict()
+    update = zeros(model) | {"weight": torch.full_like(weights["weight"], 3e38)}
+    found = measured(model, update, forget, kept, held_out)
+    for told in (found["membership"], found["membership_held_out"]):
+        assert told is None or told["attack"] == "gradient alignment"

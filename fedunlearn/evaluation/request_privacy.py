@@ -95,6 +95,8 @@ def request_privacy(
     model.load_state_dict({k: v + update[k] for k, v in before.items()})
     rises = [_losses(model, part) - was for part, was in zip((forget, kept, held_out), known, strict=True)]
     attacks = {"loss rise": rises, "gradient alignment": aligned}
+    # An update may be so long that the model's output is not finite: then this attack tells nothing.
+    attacks = {n: scores for n, scores in attacks.items() if all(np.isfinite(s).all() for s in scores)}
     seed = int(rng.integers(2**62))
 
     def told(other: int, examples: Examples, against: str) -> Told | None:

@@ -16,14 +16,15 @@ from fedunlearn.federation.exchange import Federation, Occasion, settings
 from fedunlearn.federation.observer import Observer
 from fedunlearn.federation.requests import (
     Heard,
+    Purged,
     ServedRequest,
     Wish,
     grouped,
     ids_of,
+    read_purged,
     read_requests,
 )
 from fedunlearn.federation.standing import Standing
-from fedunlearn.federation.transport import count, number
 
 
 class Desk:
@@ -59,7 +60,12 @@ class Desk:
             for c in standing.held_out  # those who have left, too: they may have recorded something new
         }
         there = {c: r for c, r in content.items() if self._availability.reachable(c, standing.date)}
-        heard = self._clients.ask("query.deletions", there, read_requests, occasion, quorum=0.0)
+
+        def read(client: int, reply: RecordDict) -> Heard:
+            known = {r.id: r for r in standing.requests.values() if r.client == client}
+            return read_requests(reply, self._most(client), self._config.partition.clients, known)
+
+        heard = self._clients.ask("query.deletions", there, read, occasion, quorum=0.0)
         last = last_scheduled_round(self._config.deletions, self._config.training.rounds)
         silent = set(content) - set(heard)
         standing.unheard = silent if standing.date <= last else standing.unheard & silent
@@ -69,6 +75,11 @@ class Desk:
             if request.late(standing.date) and not request.overdue:
                 self._observer.request_reached(request, OVERDUE, standing.clock)
                 request.overdue = True
+
+    def _most(self, client: int) -> int:
+        """Utterances that a client may train on by now: no more than before, unless it is to record some."""
+        examples = self._standing.examples[client]
+        return self._clients.most[client] if client in self._clients.later else examples
 
     def _hear(self, client: int, said: Heard) -> None:
         standing = self._standing
@@ -127,12 +138,17 @@ class Desk:
         ]
         return waiting if any(self._has_waited(r) for r in waiting) else []
 
+    def leases(self) -> list[int]:
+        """Dates at which requests that are at their devices will have come back, or be given out anew."""
+        accepted = [r for r in self._standing.open if r.state is RequestState.ACCEPTED]
+        return [r.lease for r in accepted if r.lease is not None]
+
     def due(self) -> list[int]:
-        """Of each accepted request the date by which it is to be given out, if its client can be reached."""
+        """Of each request that waits: the date by which it is given out, if its client can be reached."""
         dates = []
         for request in self._standing.open:
-            if request.state is RequestState.ACCEPTED:
-                dates.append(request.lease or request.date + self._config.deletions.window)
+            if request.state is RequestState.ACCEPTED and request.lease is None:
+                dates.append(request.date + self._config.deletions.window)
                 if not self._complete(request) and request.deadline is not None:
                     dates.append(request.date + request.deadline + 1)  # then it waits for the others no more
         return dates
@@ -182,7 +198,8 @@ class Desk:
     def _purge(self, requests: Sequence[ServedRequest], round_applied: int, model: str) -> None:
         standing = self._standing
         content = {}
-        for client, own in grouped(requests).items():
+        asked_of = grouped(requests)
+        for client, own in asked_of.items():
             asked = settings(
                 requests=ids_of(own),
                 date=standing.date,
@@ -192,21 +209,30 @@ class Desk:
                 ledger_head=self._observer.ledger_head(),
             )
             content[client] = RecordDict({"settings": asked})
+
+        def read(client: int, reply: RecordDict) -> Purged:
+            others = [r for r in standing.open if r.client == client and r not in requests and r.stays]
+            least, most = sum(r.utterances for r in others), self._most(client)
+            if client not in self._clients.later:
+                most -= sum(r.withheld for r in asked_of[client])
+            return read_purged(reply, least, most, standing.held_out[client])
+
         replies = self._clients.ask(
             "query.purge",
             content,
-            lambda _, reply: (number(reply, "verified") == 1, count(reply, "train"), count(reply, "held")),
+            read,
             Occasion(standing.clock, "purge", standing.costs["unlearn"]),
             quorum=0.0,
         )
         for request in requests:
             if request.client in replies:
-                verified, left, held_out = replies[request.client]
-                standing.examples[request.client], standing.held_out[request.client] = left, held_out
+                said = replies[request.client]
+                standing.examples[request.client] = said.train
+                standing.held_out[request.client] = said.held_out
                 standing.heard[request.client] = standing.date
                 if request.state is not RequestState.PURGED:
                     self.move(request, RequestState.PURGED)
-                if verified:
+                if said.verified:
                     self.move(request, RequestState.VERIFIED)
 
     def move(self, request: ServedRequest, state: RequestState) -> None:

@@ -2,25 +2,32 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedunlearn.config import FederationSettings
 from fedunlearn.errors import RunFailed
-from fedunlearn.evaluation.cost import REQUESTING, PhaseCost, Share
+from fedunlearn.evaluation.cost import REQUESTING, PhaseCost
+from fedunlearn.federation.replies import Introduction, read_effort, read_introduction
 from fedunlearn.federation.requests import ServedRequest
-from fedunlearn.federation.transport import Refused, lend, number, size
+from fedunlearn.federation.transport import Refused, lend, size
 
 T = TypeVar("T")
+_MEETING = "query.population"
 _POLL_SECONDS = 0.005
 _FEWEST_AHEAD, _MOST_AHEAD, _BYTES_AHEAD = 4, 64, 1 << 28
 """how many clients' replies may come before it is their turn: so many, and no more bytes than these"""
+
+
+NOBODY = -1
+"""the client of a fault of a node that has not introduced itself"""
 
 
 @dataclass(frozen=True)
@@ -28,9 +35,11 @@ class Fault:
     """One reply that did not count.
 
     Attributes:
-        round: of the timeline; phase: what was being done; client: who; reason: one line.
+        round: of the timeline; phase: what was being done; reason: one line.
+        client: who; ``NOBODY`` = a node that has not said which client it is.
         kind: "refused" = what it says cannot be; "failed" = it says that it failed; "late" = it came too
-            late, or never; "dropped" = its device was gone in the middle of an unlearn step.
+            late, or never; "repeated" = its message had been answered; "dropped" = its device was gone in
+            the middle of an unlearn step.
     """
 
     round: int
@@ -57,15 +66,31 @@ class Federation:
         settings: quorum, retries, timeout.
         clients: how many there must be.
         stop: set from outside to end all waiting (the run was interrupted).
+        faults: of the run so far; new ones are added to it. None = there are none.
+        later: client -> utterances that it will record in the course of the run.
+
+    Raises:
+        RunFailed: a client did not introduce itself, or the run was interrupted.
     """
 
-    def __init__(self, grid: Grid, settings: FederationSettings, clients: int, stop: threading.Event) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        settings: FederationSettings,
+        clients: int,
+        stop: threading.Event,
+        faults: list[Fault] | None = None,
+        later: Mapping[int, int] | None = None,
+    ) -> None:
         self._grid, self._settings, self._stop = grid, settings, stop
-        self.faults: list[Fault] = []
+        self.faults: list[Fault] = [] if faults is None else faults
+        self.later = dict(later or {})
         self.examples: dict[int, int] = {}
         """client -> training utterances it holds now"""
         self.held_out: dict[int, int] = {}
         """client -> utterances that it never trains on"""
+        self.most: dict[int, int] = {}
+        """client -> training utterances that it can ever hold: those it began with, and those it records"""
         self._withheld: dict[int, list[str]] = {}
         self._node: dict[int, int] = {}
         self._meet(clients)
@@ -120,7 +145,7 @@ class Federation:
         answers: dict[int, T] = {}
         content = {client: self._told(client, record) for client, record in sorted(content.items())}
         with occasion.cost.clock():
-            letters = _Letters(kind, content, occasion.cost.share(kind))
+            letters = _Letters(kind, content, {c: self._node[c] for c in content}, occasion)
             self._push(letters, self._longest_first(letters))
             for client in content:
                 for tries_left in reversed(range(1 + self._settings.retries)):
@@ -128,9 +153,12 @@ class Federation:
                     try:
                         answers[client] = self._read(client, reply, read, occasion, kind)
                         break
-                    except Refused as why:
+                    except RunFailed:
+                        raise
+                    except Exception as error:  # of a stranger's bytes no reader knows all ways to fail
+                        why = _reason(error)
                         sort = "late" if reply is None else "failed" if reply.has_error() else "refused"
-                        self._fault(client, str(why), occasion, sort)
+                        self._fault(client, why, occasion, sort)
                     if tries_left:
                         self._push(letters, [client])
         needed = self._settings.quorum if quorum is None else quorum
@@ -164,23 +192,42 @@ class Federation:
 
     def _push(self, letters: "_Letters", clients: Sequence[int]) -> None:
         """Ask these clients."""
-        messages = [letters.to(client, self._node[client]) for client in clients]
-        letters.waiting |= dict(zip(self._grid.push_messages(messages), clients, strict=True))
+        messages = [letters.to(client) for client in clients]
+        asked = dict(zip(self._grid.push_messages(messages), clients, strict=True))
+        letters.waiting |= asked
+        letters.asked |= asked
         letters.deadline = time.monotonic() + self._settings.timeout
 
     def _reply(self, letters: "_Letters", client: int) -> Message | None:
         """What a client answers; None where nothing comes in time. Others' replies wait for their turn."""
         while client not in letters.arrived:
             if time.monotonic() > letters.deadline:
-                letters.arrived |= dict.fromkeys(letters.waiting.values())
-                letters.waiting.clear()
+                letters.give_up()
             else:
-                letters.arrived |= self._pull(letters.waiting)
+                letters.arrived |= self._pull(letters)
         return letters.arrived.pop(client)
 
-    def _pull(self, waiting: dict[str, int]) -> dict[int, Message]:
-        """Replies that have come; they wait no more. Waits a little where there are none."""
-        come = {waiting.pop(m.metadata.reply_to_message_id): m for m in self._grid.pull_messages(waiting)}
+    def _pull(self, letters: "_Letters") -> dict[int, Message]:
+        """Replies that have come; they wait no more. Waits a little where there are none.
+
+        A reply counts if its message waits for it and it is from the node that was asked. Any other has no
+        effect but that it is in the books.
+        """
+        come: dict[int, Message] = {}
+        for message in self._grid.pull_messages(letters.waiting):
+            name, node = message.metadata.reply_to_message_id, message.metadata.src_node_id
+            client = letters.asked.get(name)
+            if client is None or letters.nodes[client] != node:
+                sender = next((c for c, known in self._node.items() if known == node), NOBODY)
+                reason = f"a reply of node {node} to no message that it was sent in this exchange"
+                self._fault(sender, reason, letters.occasion, "late" if client is None else "refused")
+            elif name not in letters.waiting:
+                given_up = name in letters.given_up
+                reason = "its reply came when it was waited for no more" if given_up else "it replied twice"
+                sender = NOBODY if letters.kind == _MEETING else client
+                self._fault(sender, reason, letters.occasion, "late" if given_up else "repeated")
+            else:
+                come[letters.waiting.pop(name)] = message
         self._check_time(None, "the run was interrupted", wait=not come)
         return come
 
@@ -191,25 +238,49 @@ class Federation:
         while len(nodes) < clients:
             self._check_time(deadline, f"{len(nodes)} of {clients} clients are connected")
             nodes = sorted(self._grid.get_node_ids())
+        reasons: dict[int, str] = {}
         for _ in range(1 + self._settings.retries):
             missing = [n for n in nodes if n not in self._node.values()]
-            for reply in self._introductions(missing):
-                if not reply.has_error():
-                    client = int(number(reply.content, "client"))
-                    self._node[client] = reply.metadata.src_node_id
-                    self.examples[client] = int(number(reply.content, "train"))
-                    self.held_out[client] = int(number(reply.content, "test"))
+            if len(self._node) < clients:
+                reasons = self._introduce(missing, clients)
         if sorted(self._node) != list(range(clients)):
             lost = sorted(set(range(clients)) - set(self._node))
-            raise RunFailed(f"clients {lost} did not say who they are; their vaults may be unreadable")
+            told = "; ".join(f"node {node}: {reason}" for node, reason in reasons.items())
+            raise RunFailed(
+                f"clients {lost} did not say who they are; their vaults may be unreadable ({told})"
+            )
+        self._node = dict(sorted(self._node.items()))
         self.examples = dict(sorted(self.examples.items()))
 
-    def _introductions(self, nodes: Sequence[int]) -> Iterator[Message]:
-        messages = [Message(RecordDict(), dst_node_id=n, message_type="query.population") for n in nodes]
-        waiting = dict(zip(self._grid.push_messages(messages), nodes, strict=True))
-        deadline = time.monotonic() + self._settings.timeout
-        while waiting and time.monotonic() < deadline:
-            yield from self._pull(waiting).values()
+    def _introduce(self, nodes: Sequence[int], clients: int) -> dict[int, str]:
+        """Ask nodes which clients they are; of each that has not said so properly, why."""
+        occasion, empty = Occasion(0, "meet", PhaseCost()), {node: RecordDict() for node in nodes}
+        letters = _Letters(_MEETING, empty, dict(zip(nodes, nodes, strict=True)), occasion)
+        self._push(letters, nodes)
+        found: dict[int, Introduction] = {}
+        refused: dict[int, str] = {}
+        for node in nodes:
+            reply = self._reply(letters, node)
+            try:
+                content = self._check_reply(reply)
+                read_effort(content)
+                found[node] = read_introduction(content, clients)
+            except RunFailed:
+                raise
+            except Exception as error:
+                refused[node] = _reason(error)
+                sort = "late" if reply is None else "failed" if reply.has_error() else "refused"
+                self._fault(NOBODY, f"node {node}: {refused[node]}", occasion, sort)
+        claims = Counter(said.client for said in found.values()) + Counter(self._node)
+        for node, said in found.items():
+            if claims[said.client] > 1:
+                refused[node] = f"it says that it is client {said.client}, as another node does"
+                self._fault(NOBODY, f"node {node}: {refused[node]}", occasion, "refused")
+                continue
+            self._node[said.client] = node
+            self.examples[said.client], self.held_out[said.client] = said.train, said.held_out
+            self.most[said.client] = said.train + self.later.get(said.client, 0)
+        return refused
 
     def _check_time(self, deadline: float | None, what: str, wait: bool = True) -> None:
         if self._stop.wait(_POLL_SECONDS if wait else 0):
@@ -224,41 +295,58 @@ class Federation:
         self, client: int, reply: Message | None, read: Callable[[int, RecordDict], T], occasion: Occasion,
         kind: str,
     ) -> T:  # fmt: skip
+        content = self._check_reply(reply)
+        spent = occasion.cost.share(kind)
+        spent.bytes_up += size(content)
+        effort = read_effort(content)
+        spent.client_seconds += effort.seconds
+        if effort.died:
+            self._fault(client, "its process died and was started again", occasion, "failed")
+        return read(client, content)
+
+    def _check_reply(self, reply: Message | None) -> RecordDict:
+        """What a reply says, if it has come and is no failure."""
         if reply is None:
             raise Refused(f"no reply within {self._settings.timeout:g} s")
         if reply.has_error():
             raise Refused(_one_line(reply.error.reason or f"error {reply.error.code}"))
-        spent = occasion.cost.share(kind)
-        spent.bytes_up += size(reply.content)
-        metrics = reply.content.metric_records.get("metrics", MetricRecord())
-        if "seconds" in metrics:
-            spent.client_seconds += number(reply.content, "seconds")
-        if "died" in metrics:
-            self._fault(client, "its process died and was started again", occasion, "failed")
-        return read(client, reply.content)
+        return reply.content
 
 
 class _Letters:
     """One message for each of several clients, and where each of them is.
 
     Args:
-        kind: of message. content: client -> what it says. spent: the books that it is entered in.
+        kind: of message.
+        content: client -> what it says; of introductions, node -> what it says.
+        nodes: client -> where it is.
+        occasion: names the faults, carries the books that it is entered in.
     """
 
-    def __init__(self, kind: str, content: Mapping[int, RecordDict], spent: Share) -> None:
-        self.kind, self.content, self._spent = kind, content, spent
+    def __init__(
+        self, kind: str, content: Mapping[int, RecordDict], nodes: Mapping[int, int], occasion: Occasion
+    ) -> None:
+        self.kind, self.content, self.nodes, self.occasion = kind, content, nodes, occasion
+        self.asked: dict[str, int] = {}
         self.waiting: dict[str, int] = {}
+        self.given_up: set[str] = set()
         self.arrived: dict[int, Message | None] = {}
         self.deadline = 0.0
         different = {id(record): record for record in content.values()}
         self._sizes = {known: size(record) for known, record in different.items()}
         self.largest = max(self._sizes.values(), default=0)
 
-    def to(self, client: int, node: int) -> Message:
+    def to(self, client: int) -> Message:
         """The message, which is then on its way."""
         record = self.content[client]
-        self._spent.bytes_down += self._sizes[id(record)]
-        return Message(record, dst_node_id=node, message_type=self.kind)
+        self.occasion.cost.share(self.kind).bytes_down += self._sizes[id(record)]
+        return Message(record, dst_node_id=self.nodes[client], message_type=self.kind)
+
+    def give_up(self) -> None:
+        """Nothing that is waited for has come in time."""
+        self.arrived |= dict.fromkeys(self.waiting.values())
+        self.given_up |= self.waiting.keys()
+        self.waiting.clear()
 
 
 def settings(**values: int | float | str | list[str]) -> ConfigRecord:
@@ -278,6 +366,13 @@ class Letter:
     def __call__(self, asked: ConfigRecord) -> RecordDict:
         """With these settings."""
         return RecordDict({**self._records, "settings": asked})
+
+
+def _reason(error: Exception) -> str:
+    """Why a reply does not count, in one line, also where reading it failed as nobody expected."""
+    what = "" if isinstance(error, Refused) else f"the reply cannot be read, {type(error).__name__}: "
+    text = f"{what}{error}"
+    return "".join(c if c.isprintable() else " " for c in text)[:300]
 
 
 def _one_line(text: str) -> str:

@@ -4,6 +4,7 @@
 """
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -111,9 +112,10 @@ class Experiment:
         torch.set_num_threads(1)
         config, standing = self.config, self.standing
         with self._phase("meet", None):
-            federation = Federation(grid, config.federation, len(self.partition.clients), self.stop)
+            later = Counter({r.client: r.count for r in config.partition.recordings})
+            clients = len(self.partition.clients)
+            federation = Federation(grid, config.federation, clients, self.stop, standing.faults, later)
         self._federation = federation
-        federation.faults = standing.faults
         # Of a run that is taken up, the server's own numbers: a purge may have been cut off in the middle.
         standing.examples = federation.examples = standing.examples or federation.examples
         standing.held_out = federation.held_out = standing.held_out or federation.held_out

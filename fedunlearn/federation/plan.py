@@ -202,7 +202,8 @@ def _joined(row: Mapping[str, Any], wishes: tuple[Wish, ...]) -> tuple[int, ...]
 
 def _departures(standing: Standing, config: Config) -> tuple[str, ...]:
     lines = []
-    missing = sum(f.phase in {"learn", "recover", "evaluate", "guard"} for f in standing.faults)
+    counted = [f for f in standing.faults if f.kind != "repeated"]
+    missing = sum(f.phase in {"learn", "recover", "evaluate", "guard"} for f in counted)
     if missing:
         lines.append(f"{missing} replies of the run did not count; in the replay all do")
     if any(f.phase == "unlearn" for f in standing.faults):

@@ -29,7 +29,7 @@ from fedunlearn.federation.local_work import (
 from fedunlearn.federation.plan import Plan, Round, Wish
 from fedunlearn.federation.rounds import calibrated
 from fedunlearn.federation.sampling import some_of
-from fedunlearn.federation.scalars import pooled
+from fedunlearn.federation.scalars import Evaluation, pooled
 from fedunlearn.federation.standing import GlobalModel, trained_names
 from fedunlearn.federation.transport import State
 from fedunlearn.history import History
@@ -283,7 +283,7 @@ class Rehearsal:
             held_out = self.examples(u for u in self._world.test[client] if u not in gone)
             own = self.examples(self._held(client, round_.date, gone)) if log_odds else None
             right, of_trained, of_held_out = heard_by(self.model, held_out, own, rank)
-            replies.append((float(right), float(len(held_out)), of_trained, of_held_out))
+            replies.append(Evaluation(right, len(held_out), of_trained, of_held_out))
         return pooled(replies)
 
     def _accuracy(self, state: State, staying: Sequence[int], round_: Round) -> float | None:

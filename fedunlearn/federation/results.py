@@ -130,7 +130,7 @@ def request_rows(
     served: Iterable[ServedRequest], books: Mapping[Key, DeletionRequest], faults: Sequence[Fault]
 ) -> list[dict[str, Any]]:
     """What was asked and what became of it, in the order of asking."""
-    rows, reasons = [], {f.client: f.reason for f in faults}
+    rows, reasons = [], {f.client: f.reason for f in faults if f.kind != "repeated"}
     for request in served:
         applied = request.round_applied
         rows.append(
@@ -160,7 +160,7 @@ def unfulfilled(
     served: Iterable[ServedRequest], unheard: Iterable[int], faults: Sequence[Fault]
 ) -> list[str]:
     """What was not followed to the end, one line each, with the last that went wrong at that client."""
-    reasons = {f.client: f" ({f.reason})" for f in faults}
+    reasons = {f.client: f" ({f.reason})" for f in faults if f.kind != "repeated"}
     return [
         *(
             f"request {r.id} of client {r.client} is {r.state}, not verified{reasons.get(r.client, '')}"

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from flwr.app import ConfigRecord, RecordDict
 from torch import Tensor
 
@@ -14,9 +13,16 @@ from fedunlearn.federation.aggregation import RunningMean, ServerOptimizer, Upda
 from fedunlearn.federation.availability import Availability
 from fedunlearn.federation.exchange import Federation, Letter, Occasion, settings
 from fedunlearn.federation.observer import Observer
+from fedunlearn.federation.replies import (
+    LONGEST_UPDATE,
+    LONGEST_UTTERANCE,
+    UpdateForm,
+    read_moments,
+    read_training,
+)
 from fedunlearn.federation.sampling import some_of
-from fedunlearn.federation.standing import GlobalModel, Standing
-from fedunlearn.federation.transport import Refused, State, count, number, weights_like
+from fedunlearn.federation.standing import GlobalModel, Standing, trained_names
+from fedunlearn.federation.transport import State
 from fedunlearn.history import History
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.training import round_lr, set_calibration
@@ -67,13 +73,12 @@ class Rounds:
         """Round 0: normalisation constants from all clients' moments, averaged by frames."""
         occasion = Occasion(0, "calibrate", self._standing.costs["learn"])
         dims = len(self._template.norm.mean)
-        like = {name: torch.zeros(dims, dtype=torch.float64) for name in ("mean", "mean_square")}
+        seconds = self._template.calibration_seconds
+        rows = 1.0 if seconds is None else LONGEST_UTTERANCE / seconds  # of an utterance, at most
         replies = self._clients.ask(
             "train.calibrate",
             {c: RecordDict({"settings": settings(date=0)}) for c in self.reachable(0)},
-            lambda client, reply: Update(
-                client, count(reply, "examples"), weights_like(reply, "moments", like)
-            ),
+            lambda client, reply: read_moments(reply, client, dims, rows * self._clients.examples[client]),
             occasion,
         )
         weights = calibrated(self._template, initial, list(replies.values()))
@@ -151,24 +156,20 @@ class Rounds:
         letter = Letter(weights, teacher)
         by_date = {by: letter(ConfigRecord({**asked, "date": by})) for by in {*known.values()}}
         running = RunningMean()
+        form = UpdateForm.of(weights, trained_names(self._template), LONGEST_UPDATE)
 
         def read(client: int, reply: RecordDict) -> tuple[int, float]:
-            examples, held = count(reply, "examples"), self._clients.examples[client]
             # What it held at another date than it last spoke at, a client with recordings knows alone.
-            another = self._config.partition.recordings and known[client] != heard.get(client, 0)
-            if examples != held and not another:
-                raise Refused(f"claims {examples} utterances, but it holds {held}")
-            loss = number(reply, "loss")
-            difference = weights_like(reply, "update", weights, borrowed=True, finite=False)
-            update = Update(client, examples, difference)
-            if (bad := update.not_finite) is not None:
-                raise Refused(f"update: {bad} has values that are not finite")
+            another = bool(self._config.partition.recordings) and known[client] != heard.get(client, 0)
+            held = self._clients.most[client] if another else self._clients.examples[client]
+            said = read_training(reply, client, kind, held, form, exactly=not another)
+            update, examples = said.update, said.update.examples
             if examples:
                 if remembers:
                     remembers(update)
                 if (counts := counted(update)) is not None:
                     running.add(counts)
-            return examples, loss
+            return examples, said.loss
 
         content = {client: by_date[by] for client, by in known.items()}
         replies = self._clients.ask(kind, content, read, occasion)

@@ -12,12 +12,11 @@ from flwr.app import RecordDict
 from torch import Tensor
 
 from fedunlearn.federation.exchange import Federation, Letter, Occasion, settings
+from fedunlearn.federation.replies import LARGEST_LOG_ODDS, Metrics
 from fedunlearn.federation.transport import Asked, Refused, number
 from fedunlearn.unlearning.contract import LogOdds, ServerScalars
 
 _NOT_KNOWN = -1.0
-_LARGEST = 1000.0
-"""log-odds of float32 logits; beyond it somebody lies"""
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,8 @@ class Sums:
                 be sums of so many log-odds of +-1000 at most.
         """
         sums = cls(*(number(reply, f"{name}_{part}") for part in ("count", "total", "squares")))
-        possible = abs(sums.total) <= sums.count * _LARGEST and 0 <= sums.squares <= sums.count * _LARGEST**2
+        most = sums.count * LARGEST_LOG_ODDS
+        possible = abs(sums.total) <= most and 0 <= sums.squares <= most * LARGEST_LOG_ODDS
         if sums.count not in {0, held} or not possible:
             raise Refused(f"the sums of its log-odds ({name}) cannot be right")
         if sums.total**2 > sums.count * sums.squares * (1 + 1e-9) + 1e-9:
@@ -65,6 +65,45 @@ class Sums:
         return LogOdds(mean, math.sqrt(variance)) if variance > 0 else None
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """How a client's speech fares with a model.
+
+    Attributes:
+        right: held-out utterances that the model gets right.
+        examples: held-out utterances.
+        trained: sums of the log-odds of its training speech; of nothing where they were not asked for.
+        held_out: the same of its held-out speech.
+    """
+
+    right: int
+    examples: int
+    trained: Sums = Sums()
+    held_out: Sums = Sums()
+
+
+def read_evaluation(reply: RecordDict, train: int, held_out: int, log_odds: bool) -> Evaluation:
+    """The answer to "evaluate".
+
+    Args:
+        reply: of a client.
+        train: utterances that it trains on.
+        held_out: utterances that it holds out.
+        log_odds: whether their sums were asked for.
+
+    Raises:
+        Refused: a number is out of range, or cannot be right of so many utterances.
+    """
+    said = Metrics("evaluate", reply)
+    right, examples = said.whole("right"), said.whole("examples")
+    if examples != held_out or right > examples:
+        raise Refused(f"{right} right of {examples}, but it holds out {held_out}")
+    if not log_odds:
+        return Evaluation(right, examples)
+    trained = Sums.read(reply, "trained", train)
+    return Evaluation(right, examples, trained, Sums.read(reply, "held_out", held_out))
+
+
 def ask_scalars(
     clients: Federation,
     there: Mapping[int, int],
@@ -81,30 +120,23 @@ def ask_scalars(
     by_date = {date: letter(settings(log_odds=int(log_odds), date=date)) for date in {*there.values()}}
     content = {client: by_date[date] for client, date in there.items()}
 
-    def read(client: int, reply: RecordDict) -> tuple[float, float, Sums, Sums]:
-        right, examples = number(reply, "right"), number(reply, "examples")
-        if examples != clients.held_out[client] or not 0 <= right <= examples:
-            raise Refused(f"{right:g} right of {examples:g}, but it holds out {clients.held_out[client]}")
-        if not log_odds:
-            return right, examples, Sums(), Sums()
-        trained = Sums.read(reply, "trained", clients.examples[client])
-        return right, examples, trained, Sums.read(reply, "held_out", clients.held_out[client])
+    def read(client: int, reply: RecordDict) -> Evaluation:
+        return read_evaluation(reply, clients.examples[client], clients.held_out[client], log_odds)
 
     return pooled(clients.ask("evaluate", content, read, occasion, quorum=0.0).values())
 
 
-def pooled(replies: Collection[tuple[float, float, Sums, Sums]]) -> ServerScalars:
+def pooled(replies: Collection[Evaluation]) -> ServerScalars:
     """What all clients' replies say together.
 
     Args:
-        replies: in client order: right answers of so many held-out utterances, and the sums of the log-odds
-            of the training and of the held-out speech.
+        replies: in client order.
     """
-    examples = sum(n for _, n, _, _ in replies)
+    examples = sum(reply.examples for reply in replies)
     return ServerScalars(
-        test_accuracy=sum(right for right, _, _, _ in replies) / examples if examples else None,
-        trained=sum((trained for _, _, trained, _ in replies), Sums()).spread(),
-        held_out=sum((held_out for _, _, _, held_out in replies), Sums()).spread(),
+        test_accuracy=sum(reply.right for reply in replies) / examples if examples else None,
+        trained=sum((reply.trained for reply in replies), Sums()).spread(),
+        held_out=sum((reply.held_out for reply in replies), Sums()).spread(),
     )
 
 

@@ -111,7 +111,8 @@ class Server:
                 break
         left = standing.finished and (standing.open or standing.unheard)
         if left or asked:
-            standing.step, standing.idle, standing.finished = Step.SERVE, 0, False
+            standing.step, standing.finished = Step.SERVE, False
+            standing.idle = standing.waited = 0
         else:
             standing.back_to(before)
 
@@ -161,7 +162,7 @@ class Server:
             request.round_applied, request.model = standing.clock, digest
             self.desk.note(request, RequestState.APPLIED)
         standing.model, standing.unlearned = served, served.weights
-        standing.owed = self._config.recovery.rounds
+        standing.owed, standing.waited = self._config.recovery.rounds, 0
         return applied
 
     def _purge(self) -> None:
@@ -226,14 +227,17 @@ class Server:
         self.rounds.report(standing.clock, "recover", weights, gathered, True)
 
     def _after_learning(self) -> None:
-        """Recover, or wait, until nothing is planned and nothing is open."""
+        """Recover, or wait, until nothing is planned and nothing is open, or patience is over."""
         standing, config = self.standing, self._config
         last = last_scheduled_round(config.deletions, config.training.rounds)
-        planned = max([last, *self.desk.due(), *(reply.due for reply in standing.under_way)])
+        planned = max([last, *self.desk.leases(), *(reply.due for reply in standing.under_way)])
         if standing.owed and standing.model is not None and self._clients.clients:
             self._recover(standing.model)
         elif standing.date < planned:
             standing.next_round()
+        elif standing.date < max(self.desk.due(), default=0) and standing.waited < self._longest_wait:
+            standing.next_round()
+            standing.waited += 1
         elif (standing.unheard or standing.open) and standing.idle < config.deletions.patience:
             standing.next_round()
             standing.idle += 1
@@ -241,6 +245,16 @@ class Server:
             standing.step = Step.OVER
             return
         standing.date += 1
+
+    @property
+    def _longest_wait(self) -> int:
+        """Rounds that are waited, all in all, because clients say that they have asked: as settings have it.
+
+        What a client itself says of deadlines and of other devices ends no later than that and patience.
+        """
+        deletions = self._config.deletions
+        deadlines = (deletions.deadline, *(planned.deadline for planned in deletions.schedule))
+        return max(deletions.window, max(deadlines) + 1 if any(deadlines) else 0)
 
     def _unlearn(self, model: GlobalModel, requests: list[ServedRequest]) -> tuple[GlobalModel, Told]:
         """The model after the requesters' step, and what became of it at each that answered at once."""

@@ -28,9 +28,6 @@ from fedunlearn.models.contract import EmotionModel
 Contents = tuple[tuple[int, ...], tuple[int, ...]]
 """the training and the held-out utterances that a request names, as indexes into the corpus"""
 
-_PLAIN = ("date", "clock", "finished", "owed", "idle", "metrics", "origins", "keys", "guarded")
-_BY_CLIENT = ("heard", "trained", "examples", "held_out", "dates")
-
 COSTED = ("learn", "listen", "unlearn", "recover", "retrain", "counterfactual")
 """what costs are booked under; "counterfactual" trains the original on when somebody asks during learning"""
 
@@ -70,6 +67,10 @@ class Log:
     def of(cls, learned: Learned) -> "Log":
         """The rows of a kept reference."""
         return cls([dict(r) for r in learned.rows], [learned.curve.get(r["round"]) for r in learned.rows])
+
+
+_PLAIN = ("date", "clock", "finished", "owed", "idle", "waited", "metrics", "origins", "keys", "guarded")
+_NUMBERED = ("heard", "trained", "examples", "held_out", "dates")
 
 
 @dataclass
@@ -129,6 +130,7 @@ class Standing:
         step: what comes next at this date. dates: round of the timeline -> the date it was played at.
         finished: whether it is over and results have been made of it.
         owed: recovery rounds due. idle: listenings so far after the last planned one.
+        waited: rounds so far, after the last planned one, for what clients say (windows, other devices).
         requests: by id and client. unheard: clients that have not answered since everything that is planned
             has been raised: nobody knows what they want.
         heard: client -> the date of its last answer to a listening or a purge. What it has recorded since
@@ -156,6 +158,7 @@ class Standing:
     dates: dict[int, int] = field(default_factory=dict)
     owed: int = 0
     idle: int = 0
+    waited: int = 0
     requests: dict[Key, ServedRequest] = field(default_factory=dict)
     unheard: set[int] = field(default_factory=set)
     heard: dict[int, int] = field(default_factory=dict)
@@ -217,7 +220,7 @@ class Standing:
         """(tensors, plain data) from which ``from_checkpoint`` makes it again."""
         tensors: dict[str, Tensor] = {}
         about = {name: getattr(self, name) for name in _PLAIN}
-        about |= {name: _pairs(getattr(self, name)) for name in _BY_CLIENT}
+        about |= {name: _pairs(getattr(self, name)) for name in _NUMBERED}
         about |= {
             "step": str(self.step),
             "requests": [r.as_dict() for r in self.requests.values()],
@@ -300,7 +303,7 @@ class Standing:
             contents={(i, c): (tuple(u), tuple(h)) for i, c, u, h in about.get("contents", ())},
             **{name: about[name] for name in _PLAIN},
         )
-        for name in _BY_CLIENT:
+        for name in _NUMBERED:
             setattr(standing, name, dict(about[name]))
         for name, order in about["states"].items():
             setattr(standing, name, _take(tensors, name, order))

@@ -152,21 +152,11 @@ def number(content: RecordDict, name: str) -> float:
         Refused: missing, a list, or not finite.
     """
     value = content.metric_records.get("metrics", MetricRecord()).get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-        raise Refused(f"the reply's metric {name} is {value!r}, not a finite number")
+    if isinstance(value, int) and abs(value) > _LARGEST_SIGNED:
+        raise Refused(f"the reply's metric {name} has more than 64 bits")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise Refused(f"the reply's metric {name} is {value!r:.60}, not a finite number")
     return float(value)
-
-
-def count(content: RecordDict, name: str) -> int:
-    """A count of a reply, >= 0.
-
-    Raises:
-        Refused: missing, not finite, or negative.
-    """
-    value = int(number(content, name))
-    if value < 0:
-        raise Refused(f"the reply's metric {name} is {value}; a count was expected")
-    return value
 
 
 class Asked:

@@ -18,11 +18,12 @@ from fedunlearn.federation.exchange import Fault, Federation, Letter, Occasion, 
 from fedunlearn.federation.guard import Intervention
 from fedunlearn.federation.joining import join_step
 from fedunlearn.federation.observer import Observer
+from fedunlearn.federation.replies import LONGEST_UNLEARN_UPDATE, UpdateForm
 from fedunlearn.federation.requests import Key, ServedRequest, grouped, ids_of, read_outcome
 from fedunlearn.federation.sampling import some_of
 from fedunlearn.federation.scalars import as_settings, ask_scalars
-from fedunlearn.federation.standing import Reply, Standing
-from fedunlearn.federation.transport import Refused, State, number, weights_like
+from fedunlearn.federation.standing import Reply, Standing, trained_names
+from fedunlearn.federation.transport import State
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.unlearning.contract import ServerScalars
 from fedunlearn.unlearning.privacy import guarantee
@@ -199,11 +200,12 @@ class UnlearnStep:
                 request.attempts += 1
                 request.lease = standing.date + self._config.availability.lease
 
+        form = UpdateForm.of(weights, trained_names(self._template), LONGEST_UNLEARN_UPDATE)
+
         def read(client: int, reply: RecordDict) -> tuple[Update, dict[str, Any]]:
-            wanted, claimed = sum(r.utterances for r in requests[client]), int(number(reply, "examples"))
-            if claimed != wanted:
-                raise Refused(f"forgot {claimed} utterances, but {wanted} were asked for")
-            return Update(client, claimed, weights_like(reply, "update", weights)), read_outcome(reply)
+            wanted = sum(r.utterances for r in requests[client])
+            said = read_outcome(reply, client, kind, wanted, form)
+            return said.update, said.about
 
         occasion = Occasion(standing.clock, "unlearn", standing.costs["unlearn"])
         answers = self._clients.ask(kind, content, read, occasion, quorum=0.0)

@@ -96,7 +96,7 @@ class CnnModel(MelModel):
 
     feature_name = "log-mel-40"
     dims = N_MELS
-    frame_seconds = HOP / SAMPLE_RATE
+    frame_seconds = calibration_seconds = HOP / SAMPLE_RATE
 
     def __init__(self, classes: int, dropout: float = 0.0) -> None:
         super().__init__()

@@ -54,6 +54,8 @@ class EmotionModel(nn.Module, ABC):
     """C, the number of emotions."""
     frame_seconds: float | None = None
     """s, from one feature frame to the next; None where an utterance is one frame."""
+    calibration_seconds: float | None = None
+    """s, from one row of ``calibration_rows`` to the next; None where an utterance gives one row."""
     device: str = "cpu"
     """Where its heavy part computes; what goes in and out is on the CPU wherever that is."""
     stores_features: bool = True
