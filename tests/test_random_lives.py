@@ -151,23 +151,31 @@ class Persons:
 def mortal(patched: pytest.MonkeyPatch, dice: random.Random, risk: float) -> None:
     """The server may die around an exchange, a standing, a row of the ledger, a state in a device's book."""
 
-    def around(owner: Any, name: str, before: float, after: float) -> None:
+    def around(
+        owner: Any, name: str, before: float, after: float, spared: Callable[..., bool] = lambda *_: False
+    ) -> None:
         original = getattr(owner, name)
 
         def chanced(*arguments: Any, **named: Any) -> Any:
-            if dice.random() < before:
+            lives = spared(*arguments)
+            if dice.random() < before and not lives:
                 raise Death
             result = original(*arguments, **named)
-            if dice.random() < after:
+            if dice.random() < after and not lives:
                 raise Death
             return result
 
         patched.setattr(owner, name, chanced)
 
     around(Federation, "ask", 0, risk)
-    around(Shelf, "put", risk, risk)
+    around(Shelf, "put", risk, risk, has_ended_partial)
     around(Ledger, "append", risk / 2, risk / 2)
     around(RequestBook, "set_state", risk / 2, risk / 2)
+
+
+def has_ended_partial(_: Shelf, standing: Standing, __: str) -> bool:
+    """Whoever resumes a run that ended with something open has it tried anew: another run from there on."""
+    return standing.finished and bool(standing.open or standing.unheard)
 
 
 # ---- what must hold --------------------------------------------------------------------------------------
