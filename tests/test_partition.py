@@ -137,6 +137,18 @@ def test_a_shared_speaker_is_dealt_evenly_over_its_devices_and_the_next() -> Non
     assert partition.devices_of(1) == dict.fromkeys(shared, 2) and partition.devices_of(3) == {}
 
 
+def test_a_device_with_held_out_speech_of_a_speaker_alone_holds_it_too() -> None:
+    """Of 5 utterances 2 are trained on, on two of three devices; the third has a held-out one."""
+    settings = PartitionSettings(
+        clients=3, unseen_speakers=0, shared_speakers=1, devices=3, test_fraction=0.6
+    )
+    partition = deal(corpus_of({s: {"a": 5} for s in "abc"}), settings, 1)
+    (shared,) = (s for s, holders in partition.holders.items() if len(holders) > 1)
+    trained_by = [c.client for c in partition.clients if shared in {u.speaker for u in c.train}]
+    assert len(trained_by) == 2 and partition.holders[shared] == (0, 1, 2)
+    assert [partition.devices_of(client)[shared] for client in range(3)] == [3, 3, 3]
+
+
 def test_the_last_clients_speaker_goes_on_at_the_first_one() -> None:
     settings = PartitionSettings(clients=3, unseen_speakers=0, shared_speakers=3, devices=3)
     partition = deal(tiny_corpus(speakers=3), settings, 1)

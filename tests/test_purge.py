@@ -126,6 +126,24 @@ def test_a_purge_whose_reply_was_lost_may_be_asked_for_again(run: Path) -> None:
         assert receipt_of(folder_of(run), ANNA).read_bytes() == receipt
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_held_out_speech_that_is_named_goes_and_stands_in_its_own_receipt(run: Path, together: bool) -> None:
+    """Anna asks for her training speech, then for the held-out one, which would go along otherwise."""
+    held_out = "aaaaaaaaaaaaaaaa"
+    book = RequestBook(folder_of(run))
+    book.add([DeletionRequest(held_out, 0, "named", 5, "more", (), held_out=("anna-2",))])
+    if together:
+        assert ask(run, ANNA, held_out) == Purged(removed=3, verified=True)
+    else:
+        assert ask(run, held_out) == Purged(removed=1, verified=True)
+        assert list(Vault(folder_of(run)).ids("test")) == ["ben-2"]
+        assert ask(run, ANNA) == Purged(removed=2, verified=True)
+    removed = {r: json.loads(receipt_of(folder_of(run), r).read_text())["removed"] for r in (ANNA, held_out)}
+    assert (removed[ANNA]["utterances"], removed[ANNA]["held_out"]) == (["anna-0", "anna-1"], [])
+    assert (removed[held_out]["utterances"], removed[held_out]["held_out"]) == ([], ["anna-2"])
+    assert not find_traces([run], windows_of("anna-0", "anna-1", "anna-2")).found
+
+
 def test_two_requests_are_told_apart(run: Path) -> None:
     assert ask(run, ANNA, BEN) == Purged(removed=4, verified=True)
     receipts = [json.loads(receipt_of(folder_of(run), r).read_text()) for r in (ANNA, BEN)]

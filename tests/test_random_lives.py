@@ -17,6 +17,7 @@ from test_resume import Death, assert_same, lines
 
 from fedunlearn.config import Config
 from fedunlearn.deletion import Inbox, RequestBook, State, Wish
+from fedunlearn.federation.contents import close_books
 from fedunlearn.federation.engine import play
 from fedunlearn.federation.exchange import Federation
 from fedunlearn.federation.experiment import Experiment
@@ -109,7 +110,7 @@ def drawn_wishes(dice: random.Random, config: Config, partition: Partition) -> P
     for _ in range(dice.randint(0, 3)):
         id_, date = f"{dice.getrandbits(64):016x}", dice.randrange(config.training.rounds + 4)
         client = dice.randrange(config.partition.clients)
-        what = dice.choice(["all", "some", "some", "speaker"])
+        what = dice.choice(["all", "some", "some", "speaker", "emotion", "named", "named"])
         wish = partial(Wish, id_, what, f"person-{id_}", deadline=dice.choice([None, None, 0, 2]))
         devices: Sequence[int] = [client]
         if what == "speaker":
@@ -118,6 +119,12 @@ def drawn_wishes(dice: random.Random, config: Config, partition: Partition) -> P
             wish = partial(wish, speaker=speaker, devices=len(devices))
         elif what == "some":
             wish = partial(wish, count=2)
+        elif what == "emotion":
+            wish = partial(wish, emotion=dice.choice(partition.clients[client].test).emotion)
+        elif what == "named":
+            share = partition.clients[client]
+            chosen = dice.sample([*share.test, *share.train], dice.randint(1, 3))
+            wish = partial(wish, utterances=tuple(u.id for u in chosen))
         for device in devices:
             plan[device, date].append(lambda inbox, wish=wish: inbox.file(wish()))  # type: ignore[misc]
         if dice.random() < 0.4:
@@ -144,23 +151,31 @@ class Persons:
 def mortal(patched: pytest.MonkeyPatch, dice: random.Random, risk: float) -> None:
     """The server may die around an exchange, a standing, a row of the ledger, a state in a device's book."""
 
-    def around(owner: Any, name: str, before: float, after: float) -> None:
+    def around(
+        owner: Any, name: str, before: float, after: float, spared: Callable[..., bool] = lambda *_: False
+    ) -> None:
         original = getattr(owner, name)
 
         def chanced(*arguments: Any, **named: Any) -> Any:
-            if dice.random() < before:
+            lives = spared(*arguments)
+            if dice.random() < before and not lives:
                 raise Death
             result = original(*arguments, **named)
-            if dice.random() < after:
+            if dice.random() < after and not lives:
                 raise Death
             return result
 
         patched.setattr(owner, name, chanced)
 
     around(Federation, "ask", 0, risk)
-    around(Shelf, "put", risk, risk)
+    around(Shelf, "put", risk, risk, has_ended_partial)
     around(Ledger, "append", risk / 2, risk / 2)
     around(RequestBook, "set_state", risk / 2, risk / 2)
+
+
+def has_ended_partial(_: Shelf, standing: Standing, __: str) -> bool:
+    """Whoever resumes a run that ended with something open has it tried anew: another run from there on."""
+    return standing.finished and bool(standing.open or standing.unheard)
 
 
 # ---- what must hold --------------------------------------------------------------------------------------
@@ -197,7 +212,7 @@ def on_devices(out: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for vault in sorted((out / "vaults").iterdir()):
         found[vault.name] = [
-            (r.id, r.state, r.round, r.utterances, r.withdrawn) for r in RequestBook(vault).all()
+            (r.id, r.state, r.round, r.utterances, r.held_out, r.withdrawn) for r in RequestBook(vault).all()
         ]
         for file in sorted(vault.glob("receipts/*.json")):
             receipt = json.loads(file.read_text())
@@ -232,6 +247,7 @@ def live(folder: Path, seed: int) -> int:
         assert lines(out) == lines(whole)
         assert on_devices(out) == on_devices(whole)
         if expected["status"] == "complete":  # what was left open would be tried anew
+            close_books(experiment.run, experiment.partition, experiment.standing)
             again = resumed(whole, config, folder / "whole-cache", heard=heard)
             assert without_times(again) == without_times(expected)
     return deaths
