@@ -27,7 +27,9 @@ from fedunlearn.federation.resume import Shelf
 from fedunlearn.federation.standing import Standing
 from fedunlearn.federation.transport import Asked
 from fedunlearn.ledger import Ledger
+from fedunlearn.ledger_check import check_ledger
 from fedunlearn.partition import Partition
+from fedunlearn.run_folder import RunFolder
 from fedunlearn.study.invariants import broken
 
 RISKS = (0.02, 0.05, 0.1, 0.2)
@@ -246,6 +248,7 @@ def live(folder: Path, seed: int) -> int:
         assert_same(out, results, (expected, weights_of(whole)))
         assert lines(out) == lines(whole)
         assert on_devices(out) == on_devices(whole)
+        assert check_ledger(RunFolder(out)).contradictions == ()
         if expected["status"] == "complete":  # what was left open would be tried anew
             close_books(experiment.run, experiment.partition, experiment.standing)
             again = resumed(whole, config, folder / "whole-cache", heard=heard)
