@@ -10,6 +10,7 @@ is opened finds and wipes whatever an interrupted purge left of other generation
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,10 @@ from fedunlearn.vault_files import (
     DamagedVault,
     Derived,
     Stored,
+    check_audio,
+    is_as_written,
     stamp,
+    wipe_arrays,
     wipe_strays,
     write_features,
     write_generation,
@@ -43,7 +47,7 @@ class Vault:
         folder: where ``build`` made it.
 
     Raises:
-        DamagedVault: the audio is missing or of another length than the index says.
+        DamagedVault: the audio is missing, or not what the index says.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -54,12 +58,13 @@ class Vault:
 
     def _open(self) -> None:
         self._stamp = stamp(self.folder)
-        index = Index.read(self.folder)
+        self._index = index = Index.read(self.folder)
         self.generation, self.classes = index.generation, index.classes
         self.entries: dict[str, Entry] = {e.id: e for e in index.entries}
         self._features: dict[str, Stored] = {}
         self._audio_path = self._path("audio", "i16")
         self._audio = Stored.audio(self._audio_path, self.entries.values())
+        check_audio(self._audio_path, index)
 
     @classmethod
     def build(
@@ -102,6 +107,8 @@ class Vault:
 
     def is_untouched(self, entries: Sequence[Entry], classes: int) -> bool:
         """Whether it holds what ``build`` made of these entries, and nothing was added or purged since."""
+        if not all(self._is_whole(path) for path in self.folder.glob("*.f32")):
+            return False
         built = {"index.json", self._audio_path.name} | {
             path.name for path in self.folder.iterdir() if path.suffix in {".f32", ".frames"}
         }
@@ -155,7 +162,10 @@ class Vault:
                 self._open()
             if self._stored_features(model) is None and self.entries:
                 features = [model.features_of(self.read_audio(i)) for i in self.entries]
-                write_features(self._path(model.feature_name, "f32"), features)
+                written = write_features(self._path(model.feature_name, "f32"), features)
+                if self._index.sha256 is not None:
+                    replace(self._index, sha256={**self._index.sha256, **written}).write(self.folder)
+                self._open()
 
     def purge(self, ids: Iterable[str]) -> int:
         """Remove utterances for good: audio and features, with no copy left in this vault.
@@ -171,6 +181,7 @@ class Vault:
                 kept = [(e, self.read_audio(e.id)) for e in self.entries.values() if e.id not in gone]
                 derived = self._derived(e for e, _ in kept)
                 write_generation(self.folder, self.generation + 1, kept, self.classes, derived)
+                wipe_arrays(self.folder, self.generation)
                 self._open()
                 wipe_strays(self.folder, self.generation)
         return len(gone)
@@ -193,9 +204,9 @@ class Vault:
         return told.without(told.shared_by(kept))
 
     def stored_names(self) -> tuple[str, ...]:
-        """Names of the features that are stored beside the audio."""
+        """Names of the features that are stored beside the audio, and whole."""
         paths = self.folder.glob(f"*-{self.generation}.f32")
-        return tuple(sorted(path.stem.rpartition("-")[0] for path in paths))
+        return tuple(sorted(path.stem.rpartition("-")[0] for path in paths if self._is_whole(path)))
 
     def _path(self, name: str, suffix: str) -> Path:
         return self.folder / f"{name}-{self.generation}.{suffix}"
@@ -203,9 +214,13 @@ class Vault:
     def _stored_features(self, model: EmotionModel) -> Stored | None:
         name = model.feature_name
         path = self._path(name, "f32")
-        if name not in self._features and path.exists():
+        if name not in self._features and self._is_whole(path):
             self._features[name] = Stored.features(path, tuple(self.entries), model.dims)
         return self._features.get(name)
+
+    def _is_whole(self, features: Path) -> bool:
+        """Whether stored features are what was derived; others are derived again."""
+        return all(is_as_written(path, self._index) for path in (features, features.with_suffix(".frames")))
 
     def _derived(self, kept: Iterable[Entry]) -> Derived:
         """All stored features of these utterances."""

@@ -17,7 +17,7 @@ LONGEST = 400
 
 ROOMS = (
     ("errors",),
-    ("config", "seeding", "blockwise"),
+    ("config", "seeding", "blockwise", "links"),
     ("audio", "run_folder", "ledger", "examples"),
     ("corpora", "checkpoints", "history", "tracking"),
     ("partition", "models", "vault_index"),

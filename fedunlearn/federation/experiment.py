@@ -28,7 +28,7 @@ from fedunlearn.evaluation.verdict import STAGES, Verdict
 from fedunlearn.federation.aggregation import Update
 from fedunlearn.federation.analyses import attacks, relearning, told_by_update
 from fedunlearn.federation.availability import Availability
-from fedunlearn.federation.closing import Elsewhere, complete_receipts, out_of_reach, receipts_of, search
+from fedunlearn.federation.closing import Elsewhere, complete_receipts, left_behind, receipts_of, search
 from fedunlearn.federation.exchange import Federation
 from fedunlearn.federation.lookout import Lookout
 from fedunlearn.federation.plan import plan_of
@@ -163,11 +163,11 @@ class Experiment:
         receipts = receipts_of(self.run, gone)
         folders = [self.run.path, self._cache.folder, *self.engine_folders()]
         look = self.elsewhere.search if self.elsewhere else None
-        found = search(folders, self.partition, gone, receipts, self.template, look)
+        spared = self.config.corpus.folders
+        found = search(folders, self.partition, gone, receipts, self.template, look, spared)
         results["times"]["searched"] = {part: found.pop(f"scanned_{part}") for part in ("files", "bytes")}
         results["traces"] = found
-        problems = [f"deleted speech is left in {', '.join(found['found'])}"] if found["found"] else []
-        problems += out_of_reach(self.elsewhere.lost if self.elsewhere else [], gone)
+        problems = left_behind(found, self.elsewhere.lost if self.elsewhere else [], gone)
         if problems:
             failure = "; ".join(filter(None, (results["failure"], *problems)))
             results |= {"status": "partial", "failure": failure}

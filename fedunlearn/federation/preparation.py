@@ -10,7 +10,7 @@ import torch
 
 from fedunlearn import config as configuration
 from fedunlearn import corpora
-from fedunlearn.config import Config
+from fedunlearn.config import Config, CorpusSettings
 from fedunlearn.corpora import Corpus
 from fedunlearn.deletion import RequestBook, check_schedule, note_devices
 from fedunlearn.errors import BadInput
@@ -85,12 +85,12 @@ def check(config: Config, out: Path, cache: Path, corpus: Corpus | None = None) 
     ]
     output = [
         *_problems(RunFolder(out).check),
-        *_problems(lambda: _check_outside("--out", out, config.corpus.path)),
+        *_problems(lambda: _check_outside("--out", out, config.corpus)),
     ]
     # The cache lies beside the output unless it is named; what is wrong with both is said once.
     output = output or [
         *_problems(lambda: _check_cache(cache)),
-        *_problems(lambda: _check_outside("--cache", cache, config.corpus.path)),
+        *_problems(lambda: _check_outside("--cache", cache, config.corpus)),
     ]
     if problems or output:
         raise BadInput([*problems, *output])
@@ -110,15 +110,12 @@ def _check_cache(cache: Path) -> None:
         raise BadInput(f"--cache {cache}: cannot be written ({nearest} is no folder, or not yours to write)")
 
 
-def _check_outside(option: str, folder: Path, corpus: str) -> None:
-    if not corpus or not Path(corpus).exists():
-        return
-    speech = Path(corpus).resolve()
-    speech = speech if speech.is_dir() else speech.parent
-    if folder.resolve().is_relative_to(speech):
-        raise BadInput(
-            f"{option} {folder}: lies inside the corpus {speech}, which is never written; name another"
-        )
+def _check_outside(option: str, folder: Path, corpus: CorpusSettings) -> None:
+    for speech in corpus.folders:
+        if folder.resolve().is_relative_to(speech):
+            raise BadInput(
+                f"{option} {folder}: lies inside the corpus {speech}, which is never written; name another"
+            )
 
 
 def listen(config: Config, progress: Progress) -> Heard:
