@@ -198,6 +198,13 @@ def open_to_append(path: Path) -> TextIO:
     return os.fdopen(handle, "a", encoding="utf-8")
 
 
+def make_own_folder(path: Path) -> None:
+    """Make a folder where there is none. A link in its place is unlinked: what is written here stays here."""
+    if path.is_symlink():
+        path.unlink()
+    path.mkdir(exist_ok=True)
+
+
 def create_new(path: Path, mode: int = 0o666) -> int:
     """A handle on a file that is made anew; whatever had its name is unlinked first, and not written to."""
     path.unlink(missing_ok=True)
@@ -222,7 +229,13 @@ def is_abandoned(temporary: Path) -> bool:
 
 
 def wipe_abandoned(files: Iterable[Path]) -> None:
-    """Wipe those of these files that are temporary and whose writer has died, with whatever they hold."""
+    """Wipe those of these files and folders that are temporary and whose writer has died."""
     for path in files:
-        if path.suffix == ".tmp" and path.name.startswith(".") and is_abandoned(path):
+        if path.suffix != ".tmp" or not path.name.startswith(".") or not is_abandoned(path):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            for file in plain_files(path):
+                discard(file)
+            shutil.rmtree(path)
+        else:
             discard(path)

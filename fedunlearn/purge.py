@@ -20,6 +20,7 @@ from pathlib import Path
 
 from fedunlearn.audio import SAMPLE_RATE
 from fedunlearn.deletion import RequestBook, State
+from fedunlearn.links import make_own_folder
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.receipts import Deletion, Method, receipt_of, write_receipt
 from fedunlearn.run_folder import wipe, write_atomically
@@ -83,7 +84,7 @@ class _Evidence:
         head, body = asdict(replace(self, fingerprints=Fingerprints.of([]))), self.fingerprints.to_bytes()
         head["sha256"] = hashlib.sha256(body).hexdigest()
         del head["fingerprints"]
-        path.parent.mkdir(exist_ok=True)
+        make_own_folder(path.parent)
         write_atomically(path, json.dumps(head).encode() + b"\n" + body)
 
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from fedunlearn.links import make_own_folder
 from fedunlearn.run_folder import write_atomically
 
 SCHEMA = "fedunlearn/receipt/1"
@@ -114,7 +115,7 @@ def write_receipt(vault_folder: Path, deletion: Deletion, now: datetime | None =
         "not_promised": list(NOT_PROMISED),
         "evidence": None,
     }
-    path.parent.mkdir(exist_ok=True)
+    make_own_folder(path.parent)
     _write(path, receipt)
     return path
 

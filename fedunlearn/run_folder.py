@@ -184,11 +184,31 @@ class RunFolder:
         if self.on_metrics is not None:
             self.on_metrics(row)
 
-    def truncate_metrics(self, lines: int) -> None:
-        """Leave the first so many lines of metrics.jsonl; later ones belong to rounds still to come."""
-        if self.metrics.exists():
-            kept = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)[:lines]
-            write_atomically(self.metrics, "".join(kept))
+    def truncate_metrics(self, lines: int) -> int:
+        """Leave the first so many lines of metrics.jsonl; later ones belong to rounds still to come.
+
+        Returns:
+            how many were left: fewer, where the file is gone or its end was cut off.
+
+        Raises:
+            BadInput: its lines are not what was written.
+        """
+        if not self.metrics.exists():
+            return 0
+        *whole, cut = self.metrics.read_bytes().split(b"\n")
+        try:
+            for line in whole[:lines]:
+                json.loads(line)
+            if len(whole) < lines and cut and not cut.decode("utf-8").startswith("{"):
+                raise ValueError("its end is no row")
+        except ValueError as error:
+            raise BadInput(
+                f"--resume: {self.metrics}: cannot be read as JSON, one line a round; put it back as the run "
+                "left it, or remove it to go on without the rounds so far"
+            ) from error
+        kept = whole[:lines]
+        write_atomically(self.metrics, b"".join(line + b"\n" for line in kept))
+        return len(kept)
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Write results.json. Raises ValueError where a number is not finite (JSON has no NaN)."""

@@ -9,7 +9,9 @@ by one atomic rename, and the old generation's files are overwritten with zeros 
 is opened finds and wipes whatever an interrupted purge left of other generations.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from torch import Tensor
 
 from fedunlearn.audio import PCM, pad, to_float
 from fedunlearn.examples import Examples, ForgetSet, pad_features
+from fedunlearn.links import is_plain, remove
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Split
 from fedunlearn.run_folder import alone_in, wipe
@@ -107,7 +110,7 @@ class Vault:
 
     def is_untouched(self, entries: Sequence[Entry], classes: int) -> bool:
         """Whether it holds what ``build`` made of these entries, and nothing was added or purged since."""
-        if not all(self._is_whole(path) for path in self.folder.glob("*.f32")):
+        if not self.features_are_whole:
             return False
         built = {"index.json", self._audio_path.name} | {
             path.name for path in self.folder.iterdir() if path.suffix in {".f32", ".frames"}
@@ -130,6 +133,24 @@ class Vault:
     def read_audio(self, utterance: str) -> PCM:
         """One utterance's PCM, int16 [S]. Raises KeyError where this vault does not hold it."""
         return self._audio.rows(utterance).astype(np.int16, copy=True)
+
+    def digest(self, utterance: str) -> str:
+        """SHA-256 of one utterance's samples. Raises KeyError where this vault does not hold it."""
+        return hashlib.sha256(self.read_audio(utterance).tobytes()).hexdigest()
+
+    @property
+    def features_are_whole(self) -> bool:
+        """Whether all stored features are as they were derived, as far as the index can tell."""
+        return all(self._is_whole(path) for path in self.folder.glob(f"*-{self.generation}.f32"))
+
+    def drop_features(self, model: EmotionModel) -> None:
+        """Wipe this model's stored features, and whatever lies in their place; they are derived on use."""
+        with alone_in(self.folder):
+            self._features.pop(model.feature_name, None)
+            for suffix in ("f32", "frames"):
+                path = self._path(model.feature_name, suffix)
+                with suppress(FileNotFoundError):
+                    wipe(path) if is_plain(path) else remove(path)
 
     def read_features(self, utterance: str, model: EmotionModel) -> Tensor:
         """One utterance's derived features [T, D], from the store if ``derive`` was called, else made now.

@@ -65,13 +65,18 @@ def leave_arrays(folder: Path) -> None:
     wipe_arrays(folder, Index.read(folder).generation)
 
 
+def lives_elsewhere(folder: Path) -> bool:
+    """Whether a vault's device lives on another node, and has its arrays there."""
+    return (folder / _ELSEWHERE).exists()
+
+
 def refill(folder: Path, pcm: Callable[[str], PCM]) -> None:
     """Make the arrays anew, if the device lives elsewhere; it then lives here. Features are derived on use.
 
     Args:
         pcm: a recording of the corpus, by the utterance's id.
     """
-    if not (folder / _ELSEWHERE).exists():
+    if not lives_elsewhere(folder):
         return
     index = Index.read(folder)
     recordings = [(entry, pcm(entry.id)) for entry in index.entries]
@@ -81,7 +86,7 @@ def refill(folder: Path, pcm: Callable[[str], PCM]) -> None:
 
 def refill_from(run: RunFolder, corpus: Corpus, client: int) -> None:
     """``refill`` the vault of one of a run's devices from the run's corpus."""
-    if (run.vault(client) / _ELSEWHERE).exists():
+    if lives_elsewhere(run.vault(client)):
         recordings = {u.id: u for u in corpus.utterances}
         refill(run.vault(client), lambda utterance: recordings[utterance].pcm())
 

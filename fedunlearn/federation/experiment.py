@@ -116,7 +116,7 @@ class Experiment:
         standing.held_out = federation.held_out = standing.held_out or federation.held_out
         server = self._make_server(federation)
         self._references = References(
-            server, config, self._cache, self._judge, self.partition, self._logging_to, self.keep
+            server, config, self._cache, self._judge, self.partition, self.run, self._logging_to, self.keep
         )
         if self._new:
             self.keep(copies=2)
@@ -216,7 +216,7 @@ class Experiment:
             # First where the run stands: taken up, it must not find itself in the cache.
             self.keep(copies=2)
             learned = standing.log.learned(standing.model.weights, standing.costs["learn"], standing.history)
-            self._cache.keep(key, learned)
+            references.cache(key, learned, [])
 
     @property
     def _final(self) -> State:
@@ -345,7 +345,8 @@ class Experiment:
 
     def _catch_up(self) -> None:
         """Files that ran ahead of, or behind, the standing of a run that is taken up."""
-        self.run.truncate_metrics(self.standing.metrics)
+        if self.run.truncate_metrics(self.standing.metrics) < self.standing.metrics:
+            self._progress.warn(f"{self.run.metrics}: lacks lines of rounds before this one")
         for request in self.standing.requests.values():
             for step in request.history:
                 self._ledger.append(request.id, request.client, step["round"], step["state"])

@@ -5,6 +5,7 @@ standing, so before and after every purge the same standing is written twice: wh
 files is damaged, the other one is beyond that purge, too.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from fedunlearn.checkpoints import BadCheckpoint, load_checkpoint, manifest_of, 
 from fedunlearn.config import Config
 from fedunlearn.errors import BadInput
 from fedunlearn.federation.standing import Standing
-from fedunlearn.vault import wipe
+from fedunlearn.links import discard
 
 _KEPT = 2
+_OWN = re.compile(r"\.?\d{8}\.safetensors(\.json)?(\.\d+\.tmp)?")
+"""names of standings, their manifests, and either half written; any other file in there is somebody's"""
 _FORMAT = 3
 _OF_NO_CONSEQUENCE = ("federation.", "corpus.path")
 """settings that may change when a run is taken up: none of them changes a number"""
@@ -51,8 +54,8 @@ class Shelf:
         kept = [old for old in [*files, path] if manifest_of(old).exists()][-_KEPT:]
         names = {part.name for file in kept for part in (file, manifest_of(file))}
         for part in sorted(self._folder.iterdir()):
-            if part.name not in names:
-                wipe(part)
+            if part.name not in names and _OWN.fullmatch(part.name) and not part.is_dir():
+                discard(part)
 
     def latest(self, trained: Sequence[str]) -> tuple[Standing | None, tuple[str, ...]]:
         """The newest standing that is whole.
@@ -88,7 +91,8 @@ class Shelf:
         return None, ()
 
     def _files(self) -> list[Path]:
-        return sorted(self._folder.glob("*.safetensors")) if self._folder.is_dir() else []
+        found = sorted(self._folder.glob("*.safetensors")) if self._folder.is_dir() else []
+        return [path for path in found if _OWN.fullmatch(path.name) and path.is_file()]
 
     def _check_origin(self, path: Path, manifest: Mapping[str, Any]) -> None:
         if manifest.get("format") != _FORMAT:
