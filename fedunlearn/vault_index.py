@@ -51,9 +51,9 @@ class Index:
     @classmethod
     def read(cls, folder: Path) -> "Index":
         """The index of the vault in this folder. Raises OSError or ValueError where it cannot be read."""
-        text = (folder / INDEX).read_text(encoding="utf-8")
+        content = (folder / INDEX).read_bytes()
         try:
-            index: dict[str, Any] = json.loads(text)
+            index: dict[str, Any] = json.loads(content.decode("utf-8"))
             entries = tuple(Entry(**e) for e in index["utterances"])
             return cls(index["generation"], index["classes"], entries, index.get("sha256"))
         except (ValueError, KeyError, TypeError, AttributeError) as error:

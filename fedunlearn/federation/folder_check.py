@@ -167,7 +167,10 @@ def check_index(folder: Path, entries: Sequence[Entry]) -> None:
     """
     try:
         index = Index.read(folder)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        file = folder / INDEX
+        raise BadInput(f"--resume: {file}: cannot be read ({error.strerror}); {AS_LEFT}") from error
+    except ValueError as error:
         raise BadInput(f"--resume: {error}; {AS_LEFT}") from error
     there = {entry.id for entry in index.entries}
     expected = tuple(entry for entry in entries if entry.id in there)

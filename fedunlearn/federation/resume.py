@@ -45,7 +45,8 @@ class Shelf:
         """
         self._folder.mkdir(exist_ok=True)
         files = self._files()
-        number = int(files[-1].stem) + 1 if files else 1
+        taken = (path.name.lstrip(".")[:8] for path in self._folder.iterdir() if _OWN.fullmatch(path.name))
+        number = 1 + max(map(int, taken), default=0)
         tensors, about = standing.as_checkpoint()
         origin = {"format": _FORMAT, "config": self._config.model_dump(mode="json"), "corpus": self._corpus}
         path = self._folder / f"{number:08d}.safetensors"
