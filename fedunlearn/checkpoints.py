@@ -38,6 +38,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         BadCheckpoint: missing, or a byte of it or of its manifest was changed.
     """
+    for part in (path, manifest_of(path)):
+        if part.exists() and not part.is_file():  # a pipe would be waited for
+            raise BadCheckpoint(f"{part}: is no file")
     try:
         manifest: dict[str, Any] = json.loads(manifest_of(path).read_text(encoding="utf-8"))
         blob = path.read_bytes()

@@ -10,6 +10,7 @@ The steps, each durable before the next:
 A device that dies at any of them finds the evidence when it is asked again, and does all that follows.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from fedunlearn.audio import SAMPLE_RATE
 from fedunlearn.deletion import RequestBook, State
+from fedunlearn.links import make_own_folder
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.receipts import Deletion, Method, receipt_of, write_receipt
 from fedunlearn.run_folder import wipe, write_atomically
@@ -74,27 +76,38 @@ class _Evidence:
             return None
         head, _, body = path.read_bytes().partition(b"\n")
         told = json.loads(head)
+        # Evidence of an earlier version says no checksum.
+        if told.get("sha256", digest := hashlib.sha256(body).hexdigest()) != digest:
+            raise ValueError(f"{path}: does not match its checksum; it was cut or changed")
         utterances, held_out, derived = (tuple(told[key]) for key in ("utterances", "held_out", "derived"))
         return cls(utterances, held_out, told["seconds"], derived, Fingerprints.from_bytes(body))
 
     def write(self, path: Path) -> None:
-        head = asdict(replace(self, fingerprints=Fingerprints.of([])))
+        head, body = asdict(replace(self, fingerprints=Fingerprints.of([]))), self.fingerprints.to_bytes()
+        head["sha256"] = hashlib.sha256(body).hexdigest()
         del head["fingerprints"]
-        path.parent.mkdir(exist_ok=True)
-        write_atomically(path, json.dumps(head).encode() + b"\n" + self.fingerprints.to_bytes())
+        make_own_folder(path.parent)
+        write_atomically(path, json.dumps(head).encode() + b"\n" + body)
 
 
 def purge_requests(
-    vault: Vault, model: EmotionModel, requests: Sequence[str], beside: Iterable[Path], applied: Applied
+    vault: Vault,
+    model: EmotionModel,
+    requests: Sequence[str],
+    beside: Iterable[Path],
+    applied: Applied,
+    spared: Iterable[Path] = (),
 ) -> Purged:
     """Remove what these requests of the device's own book ask for, and verify it.
 
     Idempotent; whatever interrupted an earlier attempt, this one completes it. A request of which a trace
-    was found keeps its evidence, gets no receipt, and may be asked for again.
+    was found, or may be in what could not be searched, keeps its evidence, gets no receipt, and may be asked
+    for again.
 
     Args:
         model: of the run's kind; it derives the features to look for.
         beside: files and folders outside the vault where traces could be; no other device's vault.
+        spared: folders that are not searched where a link leads into them.
 
     Raises:
         OSError: the disk is full or broken; nothing was lost that stays.
@@ -109,8 +122,10 @@ def purge_requests(
     everything = Fingerprints.of([])
     for of_it in evidence.values():
         everything |= of_it.fingerprints
-    findings = find_traces([vault.folder, *beside], everything)
-    clean = {r: e for r, e in evidence.items() if not findings.any_of(e.fingerprints)}
+    findings = find_traces([vault.folder, *beside], everything, spared)
+    clean = {
+        r: e for r, e in evidence.items() if not findings.unsearched and not findings.any_of(e.fingerprints)
+    }
     for request, of_it in clean.items():
         deletion = Deletion(
             request,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fedunlearn.ledger import LedgerEntry
+from fedunlearn.links import make_own_folder
 from fedunlearn.run_folder import RunFolder, read_json_object, write_atomically
 
 SCHEMA = "fedunlearn/receipt/2"
@@ -199,7 +200,7 @@ def write_receipt(vault_folder: Path, deletion: Deletion, now: datetime | None =
         "kept": None,
         "ledger": {"head_at_purge": deletion.ledger_head or None, "head": None, "rows": []},
     }
-    path.parent.mkdir(exist_ok=True)
+    make_own_folder(path.parent)
     _write(path, receipt)
     return path
 

@@ -2,13 +2,14 @@
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from fedunlearn.errors import BadInput
+from fedunlearn.links import create_new, open_to_append, remove
+from fedunlearn.links import wipe as wipe
 
 try:
     import fcntl
@@ -20,12 +21,12 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """Write under a temporary name, flush to disk, rename: a reader sees the old file or the new one.
 
     When this returns, the new file outlasts a power cut. Two processes may write the same file at a time.
-    Where it fails (the disk is full), nothing of it is left.
+    Where it fails (the disk is full), nothing of it is left. A link there is replaced, not followed.
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with os.fdopen(create_new(temporary), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -58,17 +59,6 @@ def read_json_object(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError("holds no JSON object")
     return content
-
-
-def wipe(path: Path) -> None:
-    """Overwrite a file with zeros, flush, unlink. (On a copy-on-write disk the old blocks may live on.)"""
-    size = path.stat().st_size
-    with path.open("r+b") as file:
-        for start in range(0, size, 1 << 20):
-            file.write(b"\0" * min(1 << 20, size - start))
-        file.flush()
-        os.fsync(file.fileno())
-    path.unlink()
 
 
 def _flush_folder(folder: Path) -> None:
@@ -207,23 +197,41 @@ class RunFolder:
         For a run in which nothing has been learned or asked yet.
         """
         for path in self.path.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            elif path.name != _LOCK:
-                path.unlink()
+            if path.name != _LOCK:
+                remove(path)
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Add one line to metrics.jsonl."""
-        with self.metrics.open("a", encoding="utf-8") as file:
+        with open_to_append(self.metrics) as file:
             file.write(json.dumps(row) + "\n")
         if self.on_metrics is not None:
             self.on_metrics(row)
 
-    def truncate_metrics(self, lines: int) -> None:
-        """Leave the first so many lines of metrics.jsonl; later ones belong to rounds still to come."""
-        if self.metrics.exists():
-            kept = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)[:lines]
-            write_atomically(self.metrics, "".join(kept))
+    def truncate_metrics(self, lines: int) -> int:
+        """Leave the first so many lines of metrics.jsonl; later ones belong to rounds still to come.
+
+        Returns:
+            how many were left: fewer, where the file is gone or its end was cut off.
+
+        Raises:
+            BadInput: its lines are not what was written.
+        """
+        if not self.metrics.exists():
+            return 0
+        *whole, cut = self.metrics.read_bytes().split(b"\n")
+        try:
+            for line in whole[:lines]:
+                json.loads(line)
+            if len(whole) < lines and cut and not cut.decode("utf-8").startswith("{"):
+                raise ValueError("its end is no row")
+        except ValueError as error:
+            raise BadInput(
+                f"--resume: {self.metrics}: cannot be read as JSON, one line a round; put it back as the run "
+                "left it, or remove it to go on without the rounds so far"
+            ) from error
+        kept = whole[:lines]
+        write_atomically(self.metrics, b"".join(line + b"\n" for line in kept))
+        return len(kept)
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Write results.json. Raises ValueError where a number is not finite (JSON has no NaN)."""

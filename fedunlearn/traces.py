@@ -10,9 +10,9 @@ in 10**9 bytes raises a false alarm once in 10**5 searches, and never misses a p
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fedunlearn.audio import PCM, to_float
 from fedunlearn.corpora.utterance import Utterance
+from fedunlearn.links import FileSearch, open_to_read
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition
 
@@ -94,40 +95,47 @@ class Findings:
     Attributes:
         files, bytes: how many were read.
         found: file -> the fingerprints in it; empty = no trace.
+        unsearched: what could not be looked into -> why; nothing is known of it.
+        spared: what leads into folders that were not to be searched.
     """
 
     files: int
     bytes: int
     found: Mapping[Path, Fingerprints]
+    unsearched: Mapping[Path, str] = field(default_factory=dict)
+    spared: Sequence[Path] = ()
 
     def any_of(self, fingerprints: Fingerprints) -> bool:
         """Whether any of these was found anywhere."""
         return any(len(np.intersect1d(f.hashes, fingerprints.hashes)) for f in self.found.values())
 
 
-def find_traces(places: Iterable[Path], fingerprints: Fingerprints) -> Findings:
-    """Look into every file of these files and folders.
+def find_traces(places: Iterable[Path], fingerprints: Fingerprints, spared: Iterable[Path] = ()) -> Findings:
+    """Look into every file of these files and folders; ``links`` has the rule for links.
 
-    Links are not followed, files that vanish meanwhile are no trace, and what is no plain file (a socket, a
-    pipe) is not opened.
+    Files that vanish meanwhile are no trace, and what is no plain file (a socket, a pipe) is not opened.
 
-    Raises:
-        OSError: a file that is there cannot be read; nothing is known of it then.
+    Args:
+        spared: folders not to be searched, such as the user's corpus.
     """
     files, scanned, found = 0, 0, {}
     search = _searcher(fingerprints.hashes)
-    for path in _files(places):
+    searched = FileSearch(places, spared)
+    for path, linked in searched:
         hits = []
         try:
-            for block, new in _content(path):
+            for block, new in _content(path, linked):
                 scanned += new
                 hits.append(search(block))
         except FileNotFoundError:
             continue
+        except OSError as error:
+            searched.unsearched[path] = f"cannot be read ({error.strerror})"
+            continue
         files += 1
         if traces := Fingerprints(_joined(hits)):
             found[path] = traces
-    return Findings(files, scanned, found)
+    return Findings(files, scanned, found, searched.unsearched, searched.met)
 
 
 def scan_run(
@@ -136,6 +144,7 @@ def scan_run(
     gone: Iterable[str],
     model: EmotionModel,
     elsewhere: Callable[[Fingerprints], Findings] | None = None,
+    spared: Iterable[Path] = (),
 ) -> dict[str, Any]:
     """The experimenter's search at the end of a run, who knows the corpus: is anything of D_f left?
 
@@ -146,30 +155,39 @@ def scan_run(
         gone: ids of the utterances that must be nowhere.
         model: of the run's kind; it derives the features to look for.
         elsewhere: looks where else there is something; None = nowhere.
+        spared: the user's own folders, which are not searched where a link leads into them.
 
     Returns:
-        {scanned_files, scanned_bytes, windows, found}: ``found`` names files, from their folder on. Pieces
-        that speech which stays shares (a copy under another name) prove nothing and are left out.
+        {scanned_files, scanned_bytes, windows, found, unsearched, spared}: ``found`` names files, from their
+        folder on; pieces that speech which stays shares (a copy under another name) prove nothing and are
+        left out. ``unsearched``: a line for each thing of which nothing is known. ``spared``: names of what
+        leads into the user's own folders.
     """
     chosen, folders = set(gone), [folder.absolute() for folder in folders]
     everyone = (*partition.train, *partition.test, *partition.unseen)
     wanted = Fingerprints.of_speech(_read(u, model) for u in everyone if u.id in chosen)
-    findings = find_traces(folders, wanted)
+    findings = find_traces(folders, wanted, spared)
     if elsewhere is not None:
         more = elsewhere(wanted)
         files, scanned = findings.files + more.files, findings.bytes + more.bytes
-        findings = Findings(files, scanned, {**findings.found, **more.found})
+        unsearched = {**findings.unsearched, **more.unsearched}
+        findings = Findings(files, scanned, {**findings.found, **more.found}, unsearched, findings.spared)
     found = dict(findings.found)
     if found:  # all of the corpus is decoded again only where there is something to explain
         hits = Fingerprints(_joined(traces.hashes for traces in found.values()))
         shared = hits.shared_by(_read(u, model) for u in everyone if u.id not in chosen)
         wanted = wanted.without(shared)
         found = {path: rest for path, traces in found.items() if (rest := traces.without(shared))}
+    unknown = [f"{_name_from(folders, path)} {why}" for path, why in findings.unsearched.items()]
+    if not findings.files:
+        unknown.append("no file was there to be searched")
     return {
         "scanned_files": findings.files,
         "scanned_bytes": findings.bytes,
         "windows": len(wanted),
         "found": sorted(_name_from(folders, path) for path in found),
+        "unsearched": sorted(unknown),
+        "spared": sorted(_name_from(folders, path) for path in findings.spared),
     }
 
 
@@ -186,8 +204,8 @@ def _forms(recording: Recording) -> Iterator[npt.NDArray[Any]]:
 
 
 def _name_from(folders: Iterable[Path], path: Path) -> str:
-    root = next(f for f in folders if path.is_relative_to(f))
-    return str(Path(root.name) / path.relative_to(root))
+    root = next((f for f in folders if path.is_relative_to(f)), None)
+    return str(path if root is None else Path(root.name) / path.relative_to(root))
 
 
 # ---- hashing ---------------------------------------------------------------------------------------------
@@ -257,34 +275,17 @@ def _searcher(wanted: Hashes) -> Callable[[bytes | memoryview], Hashes]:
 # ---- reading ---------------------------------------------------------------------------------------------
 
 
-def _files(places: Iterable[Path]) -> Iterator[Path]:
-    for place in places:
-        if place.is_symlink():
-            continue
-        if place.is_file():
-            yield place
-        elif place.is_dir():
-            yield from _files(sorted(_children(place)))
-
-
-def _children(folder: Path) -> list[Path]:
-    try:
-        with os.scandir(folder) as entries:
-            return [Path(e.path) for e in entries]
-    except FileNotFoundError:
-        return []
-
-
-def _content(path: Path) -> Iterator[tuple[bytes | memoryview, int]]:
+def _content(path: Path, linked: bool) -> Iterator[tuple[bytes | memoryview, int]]:
     """A file block by block, each with the end of the one before, and how many bytes of it are new."""
-    if path.name.endswith((".sqlite", ".sqlite-wal", ".sqlite-shm")):
+    # Somebody else's database, behind a link, is read as it is: SQLite might write into it.
+    if path.name.endswith((".sqlite", ".sqlite-wal", ".sqlite-shm")) and not linked:
         content = _database(path)
         if content is not None:
             yield content, len(content)
             return
     buffer = bytearray(PIECE - 1 + _READ)
     view, kept = memoryview(buffer), 0
-    with path.open("rb", buffering=0) as file:
+    with os.fdopen(open_to_read(path), "rb", buffering=0) as file:
         while new := file.readinto(view[kept : kept + _READ]):
             yield view[: kept + new], new
             end = kept + new

@@ -9,7 +9,10 @@ by one atomic rename, and the old generation's files are overwritten with zeros 
 is opened finds and wipes whatever an interrupted purge left of other generations.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,7 @@ from torch import Tensor
 
 from fedunlearn.audio import PCM, pad, to_float
 from fedunlearn.examples import Examples, ForgetSet, pad_features
+from fedunlearn.links import is_plain, remove
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Split
 from fedunlearn.run_folder import alone_in, wipe
@@ -27,7 +31,10 @@ from fedunlearn.vault_files import (
     DamagedVault,
     Derived,
     Stored,
+    check_audio,
+    is_as_written,
     stamp,
+    wipe_arrays,
     wipe_strays,
     write_features,
     write_generation,
@@ -44,7 +51,7 @@ class Vault:
         folder: where ``build`` made it.
 
     Raises:
-        DamagedVault: the audio is missing or of another length than the index says.
+        DamagedVault: the audio is missing, or not what the index says.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -55,12 +62,13 @@ class Vault:
 
     def _open(self) -> None:
         self._stamp = stamp(self.folder)
-        index = Index.read(self.folder)
+        self._index = index = Index.read(self.folder)
         self.generation, self.classes = index.generation, index.classes
         self.entries: dict[str, Entry] = {e.id: e for e in index.entries}
         self._features: dict[str, Stored] = {}
         self._audio_path = self._path("audio", "i16")
         self._audio = Stored.audio(self._audio_path, self.entries.values())
+        check_audio(self._audio_path, index)
 
     @classmethod
     def build(
@@ -103,6 +111,8 @@ class Vault:
 
     def is_untouched(self, entries: Sequence[Entry], classes: int) -> bool:
         """Whether it holds what ``build`` made of these entries, and nothing was added or purged since."""
+        if not self.features_are_whole:
+            return False
         built = {"index.json", self._audio_path.name} | {
             path.name for path in self.folder.iterdir() if path.suffix in {".f32", ".frames"}
         }
@@ -124,6 +134,24 @@ class Vault:
     def read_audio(self, utterance: str) -> PCM:
         """One utterance's PCM, int16 [S]. Raises KeyError where this vault does not hold it."""
         return self._audio.rows(utterance).astype(np.int16, copy=True)
+
+    def digest(self, utterance: str) -> str:
+        """SHA-256 of one utterance's samples. Raises KeyError where this vault does not hold it."""
+        return hashlib.sha256(self.read_audio(utterance).tobytes()).hexdigest()
+
+    @property
+    def features_are_whole(self) -> bool:
+        """Whether all stored features are as they were derived, as far as the index can tell."""
+        return all(self._is_whole(path) for path in self.folder.glob(f"*-{self.generation}.f32"))
+
+    def drop_features(self, model: EmotionModel) -> None:
+        """Wipe this model's stored features, and whatever lies in their place; they are derived on use."""
+        with alone_in(self.folder):
+            self._features.pop(model.feature_name, None)
+            for suffix in ("f32", "frames"):
+                path = self._path(model.feature_name, suffix)
+                with suppress(FileNotFoundError):
+                    wipe(path) if is_plain(path) else remove(path)
 
     def read_features(self, utterance: str, model: EmotionModel) -> Tensor:
         """One utterance's derived features [T, D], from the store if ``derive`` was called, else made now.
@@ -156,7 +184,10 @@ class Vault:
                 self._open()
             if self._stored_features(model) is None and self.entries:
                 features = [model.features_of(self.read_audio(i)) for i in self.entries]
-                write_features(self._path(model.feature_name, "f32"), features)
+                written = write_features(self._path(model.feature_name, "f32"), features)
+                if self._index.sha256 is not None:
+                    replace(self._index, sha256={**self._index.sha256, **written}).write(self.folder)
+                self._open()
 
     def purge(self, ids: Iterable[str]) -> int:
         """Remove utterances for good: audio and features, with no copy left in this vault.
@@ -172,6 +203,7 @@ class Vault:
                 kept = [(e, self.read_audio(e.id)) for e in self.entries.values() if e.id not in gone]
                 derived = self._derived(e for e, _ in kept)
                 write_generation(self.folder, self.generation + 1, kept, self.classes, derived)
+                wipe_arrays(self.folder, self.generation)
                 self._open()
                 wipe_strays(self.folder, self.generation)
         return len(gone)
@@ -194,9 +226,9 @@ class Vault:
         return told.without(told.shared_by(kept))
 
     def stored_names(self) -> tuple[str, ...]:
-        """Names of the features that are stored beside the audio."""
+        """Names of the features that are stored beside the audio, and whole."""
         paths = self.folder.glob(f"*-{self.generation}.f32")
-        return tuple(sorted(path.stem.rpartition("-")[0] for path in paths))
+        return tuple(sorted(path.stem.rpartition("-")[0] for path in paths if self._is_whole(path)))
 
     def _path(self, name: str, suffix: str) -> Path:
         return self.folder / f"{name}-{self.generation}.{suffix}"
@@ -204,9 +236,13 @@ class Vault:
     def _stored_features(self, model: EmotionModel) -> Stored | None:
         name = model.feature_name
         path = self._path(name, "f32")
-        if name not in self._features and path.exists():
+        if name not in self._features and self._is_whole(path):
             self._features[name] = Stored.features(path, tuple(self.entries), model.dims)
         return self._features.get(name)
+
+    def _is_whole(self, features: Path) -> bool:
+        """Whether stored features are what was derived; others are derived again."""
+        return all(is_as_written(path, self._index) for path in (features, features.with_suffix(".frames")))
 
     def _derived(self, kept: Iterable[Entry]) -> Derived:
         """All stored features of these utterances."""

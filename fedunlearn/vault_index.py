@@ -1,7 +1,8 @@
 """What a vault's index says, read without opening the vault: for asking, in no time, what a device holds."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,22 +35,36 @@ class Entry:
 
 @dataclass(frozen=True)
 class Index:
-    """Which generation is current, how many emotions there are, and the utterances in order."""
+    """What a vault holds.
+
+    Attributes:
+        generation: which is current. classes: emotions in the corpus. entries: the utterances in order.
+        sha256: name of an array file -> digest of its bytes; None in a vault of an earlier version, whose
+            arrays cannot be checked.
+    """
 
     generation: int
     classes: int
     entries: tuple[Entry, ...]
+    sha256: Mapping[str, str] | None = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> "Index":
         """The index of the vault in this folder. Raises OSError or ValueError where it cannot be read."""
-        index: dict[str, Any] = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        return cls(index["generation"], index["classes"], tuple(Entry(**e) for e in index["utterances"]))
+        content = (folder / INDEX).read_bytes()
+        try:
+            index: dict[str, Any] = json.loads(content.decode("utf-8"))
+            entries = tuple(Entry(**e) for e in index["utterances"])
+            return cls(index["generation"], index["classes"], entries, index.get("sha256"))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{folder / INDEX}: is no index of a vault; it was cut or changed") from error
 
     def write(self, folder: Path, new: bool = False) -> None:
         """Switch the vault to this generation, in one rename. A ``new`` vault's index is just written."""
         utterances = [asdict(entry) for entry in self.entries]
         index = {"generation": self.generation, "classes": self.classes, "utterances": utterances}
+        if self.sha256 is not None:
+            index["sha256"] = dict(self.sha256)
         text = json.dumps(index)
         if new:
             (folder / INDEX).write_text(text, encoding="utf-8")

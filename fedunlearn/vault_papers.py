@@ -10,8 +10,9 @@ from pathlib import Path
 
 from fedunlearn.audio import PCM
 from fedunlearn.corpora.utterance import Corpus
-from fedunlearn.run_folder import RunFolder, wipe, write_atomically
-from fedunlearn.vault_files import ARRAYS, write_generation
+from fedunlearn.links import is_plain
+from fedunlearn.run_folder import RunFolder, write_atomically
+from fedunlearn.vault_files import ARRAYS, wipe_arrays, write_generation
 from fedunlearn.vault_index import INDEX, Index
 
 _ELSEWHERE = "elsewhere"
@@ -39,14 +40,14 @@ def lay_papers(folder: Path, papers: Mapping[str, bytes]) -> None:
             path.unlink()
     for name, content in papers.items():
         path = folder / name
-        if not path.exists() or path.read_bytes() != content:
+        if not is_plain(path) or path.read_bytes() != content:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, content)
 
 
 def whole(folder: Path) -> Files:
     """Papers and arrays."""
-    arrays = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in ARRAYS}
+    arrays = {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix in ARRAYS and is_plain(p)}
     return arrays | papers_of(folder)
 
 
@@ -61,9 +62,12 @@ def lay_whole(folder: Path, files: Mapping[str, bytes]) -> None:
 def leave_arrays(folder: Path) -> None:
     """The device lives elsewhere: its arrays are wiped here."""
     write_atomically(folder / _ELSEWHERE, b"")
-    for path in list(folder.iterdir()):
-        if path.suffix in ARRAYS:
-            wipe(path)
+    wipe_arrays(folder, Index.read(folder).generation)
+
+
+def lives_elsewhere(folder: Path) -> bool:
+    """Whether a vault's device lives on another node, and has its arrays there."""
+    return (folder / _ELSEWHERE).exists()
 
 
 def refill(folder: Path, pcm: Callable[[str], PCM]) -> None:
@@ -72,7 +76,7 @@ def refill(folder: Path, pcm: Callable[[str], PCM]) -> None:
     Args:
         pcm: a recording of the corpus, by the utterance's id.
     """
-    if not (folder / _ELSEWHERE).exists():
+    if not lives_elsewhere(folder):
         return
     index = Index.read(folder)
     recordings = [(entry, pcm(entry.id)) for entry in index.entries]
@@ -82,7 +86,7 @@ def refill(folder: Path, pcm: Callable[[str], PCM]) -> None:
 
 def refill_from(run: RunFolder, corpus: Corpus, client: int) -> None:
     """``refill`` the vault of one of a run's devices from the run's corpus."""
-    if (run.vault(client) / _ELSEWHERE).exists():
+    if lives_elsewhere(run.vault(client)):
         recordings = {u.id: u for u in corpus.utterances}
         refill(run.vault(client), lambda utterance: recordings[utterance].pcm())
 
@@ -92,5 +96,5 @@ def _papers(folder: Path) -> Iterator[tuple[str, Path]]:
         name = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in name.parts)
         strange = path.suffix in ARRAYS or name.parts[0] in {_INBOX, _ELSEWHERE}
-        if path.is_file() and not hidden and not strange:
+        if is_plain(path) and not hidden and not strange:
             yield name.as_posix(), path

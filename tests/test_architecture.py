@@ -17,7 +17,7 @@ LONGEST = 600
 
 ROOMS = (
     ("errors",),
-    ("config", "seeding", "blockwise"),
+    ("config", "seeding", "blockwise", "links"),
     ("audio", "run_folder", "ledger", "examples"),
     ("corpora", "checkpoints", "history", "tracking"),
     ("partition", "models", "vault_index", "vault_calibration"),
@@ -63,6 +63,7 @@ ROOMS = (
         "federation.desk",
         "federation.resume",
         "federation.contents",
+        "federation.folder_check",
     ),
     ("federation.lookout",),
     ("federation.server", "federation.client", "federation.progress"),

@@ -194,37 +194,97 @@ def tree(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-def test_every_plain_file_is_read_and_no_link_followed(tree: Path) -> None:
+def test_every_plain_file_is_read_once_whichever_links_lead_to_it(tree: Path) -> None:
     findings = find_traces([tree, tree.parent / "not there"], told(VOICE))
-    assert sorted(str(p.relative_to(tree)) for p in findings.found) == [".hidden.tmp", "deep/deeper/remnant"]
-    assert (findings.files, findings.bytes) == (4, 63 + VOICE.nbytes + 1 + 128)
-    assert not find_traces([tree / "link"], told(VOICE)).found
+    here = [".hidden.tmp", "deep/deeper/remnant", "link/speech"]
+    assert sorted(str(p.relative_to(tree)) for p in findings.found) in (here, [*here[:2], "deep/link"])
+    assert (findings.files, findings.bytes) == (5, 63 + 2 * VOICE.nbytes + 1 + 128)
+    assert findings.unsearched == {tree / "nowhere": "is a link that leads nowhere"}
+    assert find_traces([tree / "link"], told(VOICE)).found.keys() == {tree / "link" / "speech"}
     assert find_traces([tree / ".hidden.tmp"], told(VOICE)).files == 1
 
 
 def test_files_may_vanish_while_they_are_looked_at(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    children = fedunlearn.traces._children
+    lstat = Path.lstat
 
-    def vanishing(folder: Path) -> list[Path]:
-        seen = children(folder)
-        (folder / "short").unlink(missing_ok=True)
+    def vanishing(path: Path) -> os.stat_result:
+        seen = lstat(path)
+        (tree / "short").unlink(missing_ok=True)
         return seen
 
-    real = Path.is_file
-    monkeypatch.setattr(fedunlearn.traces, "_children", vanishing)
-    monkeypatch.setattr(Path, "is_file", lambda path: path.name == "short" or real(path))
-    assert find_traces([tree], told(VOICE)).files == 3
+    monkeypatch.setattr(Path, "lstat", vanishing)
+    assert find_traces([tree], told(VOICE)).files == 4
 
 
-def test_what_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "secret").write_bytes(VOICE.tobytes())
+@pytest.mark.parametrize("what", ["file", "folder", "linked folder"])
+def test_what_cannot_be_read_is_told_and_the_rest_is_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    folder = tmp_path / "places"
+    (folder / "secret").mkdir(parents=True)
+    (folder / "secret" / "speech").write_bytes(VOICE.tobytes())
+    (folder / "open").write_bytes(VOICE.tobytes())
+    refused = folder / "secret" / ("speech" if what == "file" else "")
+    place = folder
+    if what == "linked folder":
+        (folder / "secret").rename(tmp_path / "elsewhere")
+        (folder / "secret").symlink_to(tmp_path / "elsewhere")
+    opened, scandir = os.open, os.scandir
 
-    def refuse(path: Path, *_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied", str(path))
+    def refuse(path: object, *rest: object) -> int:
+        if path == refused:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *rest)  # type: ignore[call-overload, no-any-return]
 
-    monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(PermissionError):
-        find_traces([tmp_path], told(VOICE))
+    def refuse_folder(path: object) -> object:
+        if path == refused:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(os, "scandir", refuse_folder)
+    findings = find_traces([place], told(VOICE))
+    assert findings.unsearched == {refused: "cannot be read (Permission denied)"}
+    assert findings.found.keys() == {folder / "open"}
+
+
+def test_links_end_and_lead_neither_upwards_nor_into_what_is_spared(tmp_path: Path) -> None:
+    """Loops, a folder around the place, the user's corpus (linked and plain), and one file by two ways."""
+    run, corpus = tmp_path / "run", tmp_path / "corpus"
+    for folder in (run / "deep", corpus / "speaker", run / "mine", tmp_path / "beside"):
+        folder.mkdir(parents=True)
+    for folder in (run / "deep", corpus / "speaker", run / "mine", tmp_path / "beside"):
+        (folder / "speech").write_bytes(VOICE.tobytes())
+    (run / "deep" / "loop").symlink_to(run)
+    (run / "deep" / "itself").symlink_to(run / "deep" / "itself")
+    (run / "up").symlink_to(tmp_path)
+    (run / "corpus").symlink_to(corpus)
+    (run / "recording").symlink_to(corpus / "speaker" / "speech")
+    (run / "again").symlink_to(run / "deep" / "speech")
+    (run / "beside").symlink_to(tmp_path / "beside")
+    (run / "second").symlink_to(tmp_path / "beside")
+    findings = find_traces([run], told(VOICE), spared=[corpus, run / "mine"])
+    assert findings.found.keys() == {run / "deep" / "speech", run / "beside" / "speech"}
+    assert findings.unsearched.keys() == {run / "up", run / "deep" / "itself"}
+    assert set(findings.spared) == {run / "corpus", run / "recording", run / "mine"}
+    assert findings.files == 2
+
+
+def test_a_database_behind_a_link_is_read_and_not_written(tmp_path: Path) -> None:
+    """Somebody's database in WAL mode: opened by SQLite, it would be changed."""
+    (tmp_path / "theirs").mkdir()
+    path = tmp_path / "theirs" / "own.sqlite"
+    with closing(sqlite3.connect(path, isolation_level=None)) as theirs:
+        theirs.execute("PRAGMA journal_mode=WAL")
+        theirs.execute("CREATE TABLE t (x BLOB)")
+        theirs.execute("INSERT INTO t VALUES (?)", (VOICE[100:200].tobytes(),))
+        copy = {p.name: p.read_bytes() for p in path.parent.iterdir()}
+    for name, content in copy.items():
+        (path.parent / name).write_bytes(content)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "link").symlink_to(path.parent)
+    assert find_traces([tmp_path / "run"], told(VOICE)).found
+    assert {p.name: p.read_bytes() for p in path.parent.iterdir()} == copy
 
 
 def test_a_database_is_searched_without_letting_go_of_its_locks(tmp_path: Path) -> None:
@@ -275,6 +335,8 @@ def test_the_run_is_scanned_with_what_the_experimenter_knows(tmp_path: Path) -> 
         # int16 and float32 samples, and the features, which are float32 samples here
         "windows": len(told(*(u.pcm() for u in gone))),
         "found": [],
+        "unsearched": [],
+        "spared": [],
     }
     assert clean["windows"] >= 2 * 3 * len(gone[0].pcm()) // 32 - 8
     (cache / "x.safetensors").write_bytes(b"head" + MODEL.features_of(gone[1].pcm()).numpy().tobytes())
@@ -302,6 +364,18 @@ def _whole_frames(partition: Partition) -> Partition:
     """The partition itself: 4,000 samples are 800 frames of the tiny model."""
     assert all(len(u.pcm()) % MODEL.dims == 0 for u in partition.train)
     return partition
+
+
+def test_a_search_that_searched_nothing_says_so(tmp_path: Path) -> None:
+    partition = _whole_frames(tiny_partition())
+    gone = [partition.clients[0].train[0].id]
+    nothing = scan_run([tmp_path / "none"], partition, gone, MODEL)
+    assert nothing["found"] == [] and nothing["unsearched"] == ["no file was there to be searched"]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").write_text("{}")
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "unmounted")
+    partly = scan_run([tmp_path / "run"], partition, gone, MODEL)
+    assert partly["unsearched"] == ["run/checkpoints is a link that leads nowhere"]
 
 
 # ---- speed -----------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """``fedunlearn export``: the model that a run ended with, as a transformers folder with its model card."""
 
 import shlex
-import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from fedunlearn.cli.comparison import read_results
 from fedunlearn.cli.guard import guarded, warn
 from fedunlearn.deletion import Inbox
 from fedunlearn.errors import EXIT_OK, BadInput
+from fedunlearn.links import remove
 from fedunlearn.run_folder import RunFolder
 
 FINAL = "recovered.safetensors"
@@ -47,8 +47,8 @@ def leave_model(run: RunFolder, results: Mapping[str, Any]) -> Path | None:
     """
     if _why_not(run, results):
         return None
-    if run.model.exists():
-        shutil.rmtree(run.model)
+    if run.model.exists() or run.model.is_symlink():
+        remove(run.model)
     _save(run, results, run.model)
     return run.model
 

@@ -106,6 +106,14 @@ class CorpusSettings(Settings):
     speakers: Annotated[int, Field(ge=0, le=10_000)] = 0
     utterances: Annotated[int, Field(ge=6, le=10_000)] = 60
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The user's own folder that must never be written: of the corpus, or of its manifest; () = none."""
+        path = Path(self.path)
+        if not self.path or not path.exists():
+            return ()
+        return (path.resolve() if path.is_dir() else path.resolve().parent,)
+
 
 class LocalSettings(Settings):
     """What one client does in one ordinary round.

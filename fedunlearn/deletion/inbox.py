@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from fedunlearn.errors import BadInput
+from fedunlearn.links import is_plain
 from fedunlearn.run_folder import write_atomically
 
 _WISH = ".json"
@@ -91,19 +93,25 @@ class Inbox:
         """Everything that waits: wishes first, then withdrawals, each in the order in which it was filed."""
         return tuple(sorted(self._read(), key=lambda w: (bool(w.withdraws), *_filed(w.file))))
 
+    def files(self) -> list[Path]:
+        """The files that wait. None where the inbox is a link: they would be somebody else's."""
+        if self.folder.is_symlink() or not self.folder.is_dir():
+            return []
+        named = (f for f in sorted(self.folder.iterdir()) if f.suffix == _WISH and not f.name.startswith("."))
+        return [file for file in named if is_plain(file)]
+
     def _read(self) -> Iterator[Waiting]:
-        if not self.folder.is_dir():
-            return
-        for file in self.folder.iterdir():
-            if not file.name.startswith(".") and file.suffix == ".json":
-                try:
-                    yield _understood(file, json.loads(file.read_text(encoding="utf-8")))
-                except FileNotFoundError:
-                    continue  # the device has heard it in the meantime
-                except (ValueError, TypeError) as error:
-                    yield Waiting(file, problem=str(error))
+        for file in self.files():
+            try:
+                yield _understood(file, json.loads(file.read_text(encoding="utf-8")))
+            except FileNotFoundError:
+                continue  # the device has heard it in the meantime
+            except (ValueError, TypeError) as error:
+                yield Waiting(file, problem=str(error))
 
     def _leave(self, name: str, content: dict[str, Any]) -> None:
+        if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
+            raise BadInput(f"{self.folder}: is no folder of its own; remove it, then file again")
         self.folder.mkdir(exist_ok=True)
         write_atomically(self.folder / name, json.dumps(content))
 

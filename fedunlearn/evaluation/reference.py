@@ -8,6 +8,7 @@ the server's history, so that a run that finds it can do all that the run that t
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +23,12 @@ from fedunlearn.checkpoints import BadCheckpoint, load_checkpoint, save_checkpoi
 from fedunlearn.config import Config
 from fedunlearn.evaluation.judge import Predictions
 from fedunlearn.history import History
+from fedunlearn.links import wipe_abandoned
 
 _FORMAT = 7
 _HISTORY = "history."
+_HALF = re.compile(r"\.[0-9a-f]{32}\.safetensors(\.json)?\.\d+\.tmp")
+"""a temporary file of a kept model; the folder may hold other files, which are somebody's"""
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,12 @@ class ReferenceCache:
         except (KeyError, ValueError):
             return None
         return Learned(state, manifest["rows"], curve, manifest["cost"], history)
+
+    def clean(self) -> None:
+        """Wipe weights that a killed process left half written here, and in the shadows' folder."""
+        for folder in (self.folder, self.folder / "shadows"):
+            if folder.is_dir():
+                wipe_abandoned(path for path in list(folder.iterdir()) if _HALF.fullmatch(path.name))
 
     def keep(self, key: str, learned: Learned) -> None:
         """Store a learned model."""

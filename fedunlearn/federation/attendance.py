@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from fedunlearn.run_folder import RunFolder
+from fedunlearn.run_folder import RunFolder, write_atomically
 
 
 def open_attendance(run: RunFolder, clients: int) -> None:
     """Nobody is attended to. For a run that begins or is taken up."""
-    run.attended.write_bytes(bytes(clients))
+    write_atomically(run.attended, bytes(clients))
 
 
 @contextmanager

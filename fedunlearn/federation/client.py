@@ -35,6 +35,7 @@ from fedunlearn.federation.local_work import (
 )
 from fedunlearn.federation.scalars import read_scalars
 from fedunlearn.federation.transport import LARGE, Asked, State, borrow, lend
+from fedunlearn.links import open_to_append
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Split
@@ -317,14 +318,21 @@ def purge(device: Device, content: RecordDict) -> RecordDict:
     applied = Applied(date, rounds, since, asked.text("model"), method, asked.text("ledger_head"))
     beside = [path for path in run.path.iterdir() if path != run.vaults]  # others' vaults are others' speech
     try:
-        done = purge_requests(device.vault, device.model, asked.texts("requests"), beside, applied)
+        done = purge_requests(
+            device.vault, device.model, asked.texts("requests"), beside, applied, _spared(device)
+        )
     finally:
         device.forget_caches()
         _devices.pop((str(run.path), device.client), None)
-        with run.purges.open("ab") as file:
-            file.write(b".")
+        with open_to_append(run.purges) as file:
+            file.write(".")
     train, held = (len(device.vault.ids(split, applied.date)) for split in ("train", "test"))
     return _reply(removed=done.removed, verified=int(done.verified), train=train, held=held)
+
+
+def _spared(device: Device) -> list[Path]:
+    """What is not this device's to look into, where a link leads there: others' vaults, the user's corpus."""
+    return [device.run.vaults, *device.config.corpus.folders]
 
 
 HANDLERS: dict[str, Handler] = {
@@ -362,7 +370,7 @@ def _answer(run_folder: str, handler: Handler, message: Message, context: Contex
         content = _attended(_device(run, client), handler, message.content)
     except Exception as error:
         # In full into the device's own log; only the kind of it leaves the device.
-        with (run.vault(client) / "log.txt").open("a", encoding="utf-8") as log:
+        with open_to_append(run.vault(client) / "log.txt") as log:
             log.write("".join(traceback.format_exception(error)))
         told = _told(error)
     if told:  # out here, or the exception would keep the other's frames alive, and the speech in them

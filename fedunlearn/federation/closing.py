@@ -32,12 +32,14 @@ def search(
     receipts: Mapping[Key, Path],
     model: EmotionModel,
     elsewhere: Callable[[Fingerprints], Findings] | None = None,
+    spared: Iterable[Path] = (),
 ) -> dict[str, Any]:
     """Look for all that was removed, held-out speech included, in every file of the run.
 
     Args:
         folders: run folder, reference cache, the engine's own. books: of the requests that are gone.
         receipts: theirs. model: of the run's kind. elsewhere: looks where devices live that are not here.
+        spared: the user's own folders, which are not searched where a link leads into them.
 
     Returns:
         as ``traces.scan_run``
@@ -45,7 +47,7 @@ def search(
     gone = {u for request in books.values() for u in (*request.utterances, *request.held_out)}
     for path in receipts.values():
         gone |= set(removed_by(path.parent.parent, path.stem))
-    return scan_run(folders, partition, gone, model, elsewhere)
+    return scan_run(folders, partition, gone, model, elsewhere, spared)
 
 
 class Elsewhere(Protocol):
@@ -59,10 +61,22 @@ class Elsewhere(Protocol):
         ...
 
 
-def out_of_reach(lost: Iterable[Any], gone: Mapping[Key, DeletionRequest]) -> list[str]:
-    """One line for each lost node on whose disk deleted speech may be left."""
+def left_behind(
+    traces: Mapping[str, Any], lost: Iterable[Any], gone: Mapping[Key, DeletionRequest]
+) -> list[str]:
+    """One line for each way in which deleted speech is left, or may be.
+
+    Args:
+        traces: from ``search``.
+        lost: nodes that cannot be reached.
+        gone: what was deleted.
+    """
+    problems = [f"deleted speech is left in {', '.join(traces['found'])}"] if traces["found"] else []
+    if gone and traces["unsearched"]:
+        unknown = "; ".join(traces["unsearched"])
+        problems.append(f"deleted speech may be left where the search could not look: {unknown}")
     deleted = {u for request in gone.values() for u in (*request.utterances, *request.held_out)}
-    return [
+    return problems + [
         f"deleted speech may be left on a node that was lost: wipe {node.folder} on {node.address}"
         for node in lost
         if node.utterances & deleted

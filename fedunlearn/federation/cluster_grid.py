@@ -24,10 +24,12 @@ from flwr.app import Message
 from flwr.clientapp import ClientApp
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from fedunlearn.deletion import Inbox
 from fedunlearn.errors import RunFailed
 from fedunlearn.federation.attendance import open_attendance
 from fedunlearn.federation.ray_grid import LIVES, Answer, Call, Parcel, RayGrid, Site, Worker
-from fedunlearn.run_folder import RunFolder, wipe, write_atomically
+from fedunlearn.links import discard, plain_files
+from fedunlearn.run_folder import RunFolder, write_atomically
 from fedunlearn.traces import Findings, Fingerprints, find_traces
 from fedunlearn.vault_index import Index
 from fedunlearn.vault_papers import Files, lay_papers, lay_whole, leave_arrays, papers_of, papers_stamp, whole
@@ -114,9 +116,8 @@ class Resident(Worker):
 
     def leave(self) -> None:
         """Wipe everything on this node."""
-        for path in self._run.path.rglob("*"):
-            if path.is_file():
-                wipe(path)
+        for path in plain_files(self._run.path):
+            discard(path)
         shutil.rmtree(self._run.path, ignore_errors=True)
 
 
@@ -183,7 +184,7 @@ class ClusterGrid(RayGrid):
         home, folder = self._lives_on[client], self._run.vault(client)
         vault = None if client in home.moved_in else whole(folder)
         asks = message.metadata.message_type == "query.deletions"
-        waiting = sorted(folder.glob("inbox/[!.]*")) if asks and (folder / "inbox").is_dir() else []
+        waiting = Inbox(folder).files() if asks else []
         self._filed[message.metadata.message_id] = waiting
         luggage = _Luggage(vault, {path.name: path.read_bytes() for path in waiting})
         return replace(super()._parcel(message), beside=luggage)
@@ -258,7 +259,9 @@ class ClusterGrid(RayGrid):
         told = ray.put(fingerprints)
         found = ray.get([home.workers[0].search.remote(told) for home in self._homes if not home.lost])
         files, scanned = (sum(getattr(f, name) for f in found) for name in ("files", "bytes"))
-        return Findings(files, scanned, {path: f for each in found for path, f in each.found.items()})
+        unsearched = {path: why for each in found for path, why in each.unsearched.items()}
+        traces = {path: f for each in found for path, f in each.found.items()}
+        return Findings(files, scanned, traces, unsearched)
 
     def leave(self) -> None:
         """Wipe the vaults on all nodes that are left; the run folder goes on saying that they were there."""

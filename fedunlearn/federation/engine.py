@@ -25,6 +25,7 @@ from fedunlearn.federation.accelerator import Sharing, share_gpu, workers_limite
 from fedunlearn.federation.client import make_client_app
 from fedunlearn.federation.experiment import Experiment
 from fedunlearn.federation.local_grid import InlineGrid
+from fedunlearn.links import open_to_append
 from fedunlearn.vault_index import Index
 from fedunlearn.vault_papers import refill_from
 
@@ -64,7 +65,7 @@ def play(experiment: Experiment, mods: Sequence[Any] = ()) -> dict[str, Any]:
     except (KeyboardInterrupt, SystemExit) as interrupted:  # Ray turns SIGTERM into SystemExit
         raise Interrupted("the run was interrupted") from interrupted
     except Exception as error:
-        with experiment.run.log.open("a", encoding="utf-8") as log:
+        with open_to_append(experiment.run.log) as log:
             log.write(traceback.format_exc())
         raise RunFailed(f"{type(error).__name__}: {error} (traceback in {experiment.run.log})") from error
     finally:
@@ -272,6 +273,7 @@ def ray_folders() -> list[Path]:
 @contextmanager
 def _noise_to(log: Path) -> Iterator[None]:
     """Send what Flower and Ray log and print to log.txt; the clients' replies tell the user of troubles."""
+    open_to_append(log).close()  # sees that it is a file of the run's own
     handler = logging.FileHandler(log, encoding="utf-8")
     loggers = [logging.getLogger(name) for name in ("flwr", "ray")]
     before = [(list(logger.handlers), logger.propagate) for logger in loggers]

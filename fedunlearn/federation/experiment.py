@@ -121,7 +121,7 @@ class Experiment:
         standing.held_out = federation.held_out = standing.held_out or federation.held_out
         server = self._make_server(federation)
         self._references = References(
-            server, config, self._cache, self._judge, self.partition, self._logging_to, self.keep
+            server, config, self._cache, self._judge, self.partition, self.run, self._logging_to, self.keep
         )
         if self._new:
             server.begin(self._first_weights())
@@ -174,11 +174,11 @@ class Experiment:
         receipts = closing.receipts_of(self.run, gone)
         folders = [self.run.path, self._cache.folder, *self.engine_folders()]
         look = self.elsewhere.search if self.elsewhere else None
-        found = closing.search(folders, self.partition, gone, receipts, self.template, look)
+        spared = self.config.corpus.folders
+        found = closing.search(folders, self.partition, gone, receipts, self.template, look, spared)
         results["times"]["searched"] = {part: found.pop(f"scanned_{part}") for part in ("files", "bytes")}
         results["traces"] = found
-        problems = [f"deleted speech is left in {', '.join(found['found'])}"] if found["found"] else []
-        problems += closing.out_of_reach(self.elsewhere.lost if self.elsewhere else [], gone)
+        problems = closing.left_behind(found, self.elsewhere.lost if self.elsewhere else [], gone)
         if problems:
             failure = "; ".join(filter(None, (results["failure"], *problems)))
             results |= {"status": "partial", "failure": failure}
@@ -227,7 +227,7 @@ class Experiment:
             # First where the run stands: taken up, it must not find itself in the cache.
             self.keep(copies=2)
             learned = standing.log.learned(standing.model.weights, standing.costs["learn"], standing.history)
-            self._cache.keep(key, learned)
+            references.cache(key, learned, [])
 
     def _kept(self, states: Mapping[str, State]) -> dict[str, State]:
         """The models as the run folder keeps them: of what was unlearned, the original tells no more."""
@@ -362,7 +362,8 @@ class Experiment:
 
     def _catch_up(self) -> None:
         """Files that ran ahead of, or behind, the standing of a run that is taken up."""
-        self.run.truncate_metrics(self.standing.metrics)
+        if self.run.truncate_metrics(self.standing.metrics) < self.standing.metrics:
+            self._progress.warn(f"{self.run.metrics}: lacks lines of rounds before this one")
         for request in self.standing.requests.values():
             for step in request.history:
                 self._ledger.append(request.id, request.client, step["round"], step["state"])

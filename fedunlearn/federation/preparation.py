@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,27 +10,37 @@ import torch
 
 from fedunlearn import config as configuration
 from fedunlearn import corpora
-from fedunlearn.config import Config
+from fedunlearn.audio import PCM
+from fedunlearn.config import Config, CorpusSettings
 from fedunlearn.corpora import Corpus
-from fedunlearn.deletion import RequestBook, check_schedule, note_devices
+from fedunlearn.deletion import Inbox, check_schedule, note_devices
 from fedunlearn.errors import BadInput
 from fedunlearn.evaluation.judge import Judge
 from fedunlearn.evaluation.reference import ReferenceCache
 from fedunlearn.federation.attendance import open_attendance
 from fedunlearn.federation.availability import Availability
 from fedunlearn.federation.experiment import Experiment
+from fedunlearn.federation.folder_check import (
+    AS_LEFT,
+    check_files,
+    check_index,
+    check_settings,
+    check_unused,
+    check_vault,
+    clean,
+)
 from fedunlearn.federation.progress import Progress
 from fedunlearn.federation.resume import Shelf, differences
 from fedunlearn.federation.standing import trained_names
 from fedunlearn.ledger import DamagedLedger, LedgerReader
 from fedunlearn.models import build_model, resolved
 from fedunlearn.models.contract import EmotionModel
-from fedunlearn.partition import Partition, deal, recorded_later
+from fedunlearn.partition import ClientShare, Partition, deal, recorded_later
 from fedunlearn.run_folder import RunFolder, write_atomically
 from fedunlearn.seeding import rng_for
 from fedunlearn.speech import Speech
 from fedunlearn.unlearning import method_named
-from fedunlearn.vault import Entry, Vault
+from fedunlearn.vault import DamagedVault, Entry, Vault
 from fedunlearn.vault_calibration import CALIBRATION
 from fedunlearn.vault_papers import refill_from
 
@@ -86,12 +96,12 @@ def check(config: Config, out: Path, cache: Path, corpus: Corpus | None = None) 
     ]
     output = [
         *_problems(RunFolder(out).check),
-        *_problems(lambda: _check_outside("--out", out, config.corpus.path)),
+        *_problems(lambda: _check_outside("--out", out, config.corpus)),
     ]
     # The cache lies beside the output unless it is named; what is wrong with both is said once.
     output = output or [
         *_problems(lambda: _check_cache(cache)),
-        *_problems(lambda: _check_outside("--cache", cache, config.corpus.path)),
+        *_problems(lambda: _check_outside("--cache", cache, config.corpus)),
     ]
     if problems or output:
         raise BadInput([*problems, *output])
@@ -111,15 +121,12 @@ def _check_cache(cache: Path) -> None:
         raise BadInput(f"--cache {cache}: cannot be written ({nearest} is no folder, or not yours to write)")
 
 
-def _check_outside(option: str, folder: Path, corpus: str) -> None:
-    if not corpus or not Path(corpus).exists():
-        return
-    speech = Path(corpus).resolve()
-    speech = speech if speech.is_dir() else speech.parent
-    if folder.resolve().is_relative_to(speech):
-        raise BadInput(
-            f"{option} {folder}: lies inside the corpus {speech}, which is never written; name another"
-        )
+def _check_outside(option: str, folder: Path, corpus: CorpusSettings) -> None:
+    for speech in corpus.folders:
+        if folder.resolve().is_relative_to(speech):
+            raise BadInput(
+                f"{option} {folder}: lies inside the corpus {speech}, which is never written; name another"
+            )
 
 
 def listen(config: Config, progress: Progress) -> Heard:
@@ -162,10 +169,14 @@ def prepare(
     if resume:
         run.lock()
         try:
+            check_files(run)
             _check_same(config, run)
+            _check_cache(cache)
+            _check_outside("--cache", cache, config.corpus)
             resolved(config.model)  # what is wrong with it, before anything is heard
             if run.standings.exists():
                 return _take_up(config, run, cache, progress, heard)
+            check_settings(run, configuration.load(run.config))
             waiting = _begin_anew(run)
         except BaseException:
             run.unlock()
@@ -184,7 +195,9 @@ def prepare(
         for file, wish in waiting.items():
             file.parent.mkdir(exist_ok=True)
             write_atomically(file, wish)
-        return Experiment(config, run, corpus, partition, judge, template, ReferenceCache(cache), progress)
+        references = ReferenceCache(cache)
+        references.clean()
+        return Experiment(config, run, corpus, partition, judge, template, references, progress)
     except BaseException:
         run.unlock()
         shutil.rmtree(out)  # nothing has been learned yet
@@ -220,13 +233,12 @@ def _begin_anew(run: RunFolder) -> dict[Path, bytes]:
     Raises:
         BadInput: devices have answered to somebody already, so that clearing would lose requests.
     """
-    vaults = sorted(run.vaults.glob("client-*")) if run.vaults.exists() else []
-    if any(RequestBook(vault).all() for vault in vaults):
-        raise BadInput(
-            f"--resume: {run.path}: people have asked, and where it stood was never written down "
-            "(federation.checkpoint_every = 0); make a new run"
-        )
-    waiting = {file: file.read_bytes() for vault in vaults for file in vault.glob("inbox/*.json")}
+    check_unused(run)
+    vaults = [run.vault(client) for client in run.clients()]
+    links = [path for path in (run.checkpoints, run.vaults, *vaults) if path.is_symlink()]
+    if links:  # what they lead to would be left behind
+        raise BadInput(f"--resume: {links[0]}: is a link; remove it and what it leads to, and make a new run")
+    waiting = {file: file.read_bytes() for vault in vaults for file in Inbox(vault).files()}
     run.clear()
     return waiting
 
@@ -243,15 +255,28 @@ def _take_up(
     standing, damaged = shelf.latest(trained_names(template))
     for line in damaged:
         progress.warn(line)
-    if standing is not None:
+    if standing is None:
+        check_unused(run)
+    else:
         _check_ledger(run, shelf.ledger_head)
+    clean(run)
     # The processes that were at work are dead, which tells nothing of the devices.
     open_attendance(run, len(partition.clients))
+    later = recorded_later(partition, config.partition, config.seed)
     for share in partition.clients:
+        vault = run.vault(share.client)
+        entries = [entry for entry, _ in _recordings(share, corpus, speech, later)]
+        asked = [] if standing is None else [r for r, client in standing.requests if client == share.client]
+        check_index(vault, entries)
         refill_from(run, corpus, share.client)
-    return Experiment(
-        config, run, corpus, partition, judge, template, ReferenceCache(cache), progress, standing
-    )
+        check_vault(vault, entries, speech, template, asked)
+        note_devices(vault, partition.devices_of(share.client))
+    references = ReferenceCache(cache)
+    references.clean()
+    try:
+        return Experiment(config, run, corpus, partition, judge, template, references, progress, standing)
+    except (DamagedLedger, ValueError) as error:  # of another salt
+        raise BadInput(f"--resume: {error}; {AS_LEFT}") from error
 
 
 def _judge(
@@ -272,30 +297,14 @@ def _fill_vaults(
     untouched: Path | None,
     later: Mapping[str, int],
 ) -> None:
-    labels = {emotion: label for label, emotion in enumerate(corpus.emotions)}
     classes = len(corpus.emotions)
     # The judge needs the features of all anyway: no device derives its own a second time.
     derived = {model.feature_name: speech.features(model)} if model.stores_features else {}
     for share in partition.clients:
-        recordings = [
-            (
-                Entry(
-                    u.id,
-                    u.emotion,
-                    labels[u.emotion],
-                    split,
-                    len(speech.pcm[u.id]),
-                    u.speaker,
-                    later.get(u.id, 0),
-                ),
-                speech.pcm[u.id],
-            )
-            for split, utterances in share.splits
-            for u in utterances
-        ]
+        recordings = _recordings(share, corpus, speech, later)
         vault = run.vault(share.client)
         earlier = untouched / vault.name if untouched else None
-        if earlier and earlier.exists() and Vault(earlier).is_untouched([e for e, _ in recordings], classes):
+        if earlier and _is_untouched(earlier, [e for e, _ in recordings], classes):
             earlier.rename(vault)
             (vault / CALIBRATION).unlink(missing_ok=True)  # another federation's
         else:
@@ -304,3 +313,33 @@ def _fill_vaults(
     open_attendance(run, len(partition.clients))
     if hasattr(os, "sync"):  # not on Windows
         os.sync()
+
+
+def _recordings(
+    share: ClientShare, corpus: Corpus, speech: Speech, later: Mapping[str, int]
+) -> list[tuple[Entry, PCM]]:
+    """What goes into one client's vault when it is made."""
+    labels = {emotion: label for label, emotion in enumerate(corpus.emotions)}
+    return [
+        (
+            Entry(
+                u.id,
+                u.emotion,
+                labels[u.emotion],
+                split,
+                len(speech.pcm[u.id]),
+                u.speaker,
+                later.get(u.id, 0),
+            ),
+            speech.pcm[u.id],
+        )
+        for split, utterances in share.splits
+        for u in utterances
+    ]
+
+
+def _is_untouched(folder: Path, entries: Sequence[Entry], classes: int) -> bool:
+    try:
+        return folder.exists() and Vault(folder).is_untouched(entries, classes)
+    except DamagedVault:
+        return False

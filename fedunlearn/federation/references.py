@@ -14,6 +14,7 @@ from fedunlearn.evaluation.judge import Judge
 from fedunlearn.evaluation.reference import Learned, ReferenceCache, reference_key
 from fedunlearn.federation.aggregation import ServerOptimizer
 from fedunlearn.federation.desk import weights_digest
+from fedunlearn.federation.folder_check import hold_what_was_trained_on
 from fedunlearn.federation.requests import ServedRequest
 from fedunlearn.federation.server import Server
 from fedunlearn.federation.standing import GlobalModel, Log, Training
@@ -22,6 +23,7 @@ from fedunlearn.history import History
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import constants_of
 from fedunlearn.partition import Partition, recorded_later
+from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import rng_for, stream_key
 
 
@@ -44,6 +46,7 @@ class References:
 
     Args:
         server: trains. cache: of references. judge, partition: who knows what is trained on.
+        run: the folder with the clients' vaults.
         logging_to: inside, rounds are written to that log.
         keep: makes the standing durable; surely, if in 2 copies.
     """
@@ -55,11 +58,12 @@ class References:
         cache: ReferenceCache,
         judge: Judge,
         partition: Partition,
+        run: RunFolder,
         logging_to: Callable[[Log], AbstractContextManager[None]],
         keep: Callable[[int], None],
     ) -> None:
         self._server, self._config, self._cache = server, config, cache
-        self._judge, self._partition = judge, partition
+        self._judge, self._partition, self._run = judge, partition, run
         self._logging_to, self._keep = logging_to, keep
         self._standing = server.standing
 
@@ -151,10 +155,15 @@ class References:
                 # First where the run stands: taken up, it must not find itself in the cache.
                 standing.retrained.append(known)
                 self._keep(2)
-                self._cache.keep(key, known)
+                self.cache(key, known, [*forget, *open_])
                 return
         standing.retrained.append(known)
         self._keep(1)
+
+    def cache(self, key: str, learned: Learned, forget: Sequence[str]) -> None:
+        """Keep what was trained without ``forget``, if the clients hold what its key says."""
+        if hold_what_was_trained_on(self._run, self._partition, self._judge, forget):
+            self._cache.keep(key, learned)
 
     def key(self, stream: int, forget: Sequence[str]) -> str:
         """Of the model trained without ``forget``. ``stream``: the training's seed."""

@@ -5,6 +5,7 @@ standing, so before and after every purge the same standing is written twice: wh
 files is damaged, the other one is beyond that purge, too.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from fedunlearn.config import Config
 from fedunlearn.errors import BadInput
 from fedunlearn.federation.desk import weights_digest
 from fedunlearn.federation.standing import Standing
-from fedunlearn.vault import wipe
+from fedunlearn.links import discard
 
 _KEPT = 2
+_OWN = re.compile(r"\.?\d{8}\.safetensors(\.json)?(\.\d+\.tmp)?")
+"""names of standings, their manifests, and either half written; any other file in there is somebody's"""
 _FORMAT = 4
 _SEALED = {"original", "blur", "step"}
 """parts of a standing that know what was deleted, once the run is over"""
@@ -49,7 +52,8 @@ class Shelf:
         """
         self._folder.mkdir(exist_ok=True)
         files = self._files()
-        number = int(files[-1].stem) + 1 if files else 1
+        taken = (path.name.lstrip(".")[:8] for path in self._folder.iterdir() if _OWN.fullmatch(path.name))
+        number = 1 + max(map(int, taken), default=0)
         tensors, about = standing.as_checkpoint()
         origin = {"format": _FORMAT, "config": self._config.model_dump(mode="json"), "corpus": self._corpus}
         path = self._folder / f"{number:08d}.safetensors"
@@ -61,8 +65,8 @@ class Shelf:
         kept = [old for old in [*files, path] if manifest_of(old).exists()][-_KEPT:]
         names = {part.name for file in kept for part in (file, manifest_of(file))}
         for part in sorted(self._folder.iterdir()):
-            if part.name not in names:
-                wipe(part)
+            if part.name not in names and _OWN.fullmatch(part.name) and not part.is_dir():
+                discard(part)
 
     def _seal(self, tensors: dict[str, Tensor], gone: Sequence[str]) -> str:
         """Move the weights that know what was deleted to the reference cache; returns the file's name."""
@@ -120,7 +124,8 @@ class Shelf:
         return None, ()
 
     def _files(self) -> list[Path]:
-        return sorted(self._folder.glob("*.safetensors")) if self._folder.is_dir() else []
+        found = sorted(self._folder.glob("*.safetensors")) if self._folder.is_dir() else []
+        return [path for path in found if _OWN.fullmatch(path.name) and path.is_file()]
 
     def _check_origin(self, path: Path, manifest: Mapping[str, Any]) -> None:
         if manifest.get("format") != _FORMAT:

@@ -196,7 +196,7 @@ def _evidence(results: Mapping[str, Any]) -> dict[str, Any]:
         "attacks": attack_table(results) if compared else None,
         "attack_words": attack_words(results),
         "attacked": any(number_at(stage, "auc") is not None for stage in stages),
-        "searched": None if found is None else len(rows(found)),
+        "searched": None if found is None or at(results, "traces", "unsearched") else len(rows(found)),
     }
 
 

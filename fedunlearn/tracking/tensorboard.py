@@ -42,7 +42,8 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         for old in folder.glob("*/events.out.tfevents.*"):
-            old.unlink()
+            if not old.parent.is_symlink():
+                old.unlink()
         self._folder, self._open = folder, SummaryWriter
         self._writers: dict[str, Any] = {}
         self._trainings = self._last_round = 0
