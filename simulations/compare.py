@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -25,8 +24,9 @@ from rich.progress import (
 
 from fedunlearn import config as configuration
 from fedunlearn.__main__ import start
-from fedunlearn.cli import guarded, sigterm_as_interrupt
+from fedunlearn.cli import guarded, stopped_as_interrupt
 from fedunlearn.config import Config
+from fedunlearn.console import Screen, errors, plain, say
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, Interrupted, RunFailed
 from fedunlearn.run_folder import write_atomically
 from fedunlearn.study.damage import GUARDS
@@ -34,8 +34,6 @@ from fedunlearn.study.grid import RECOVERIES, Axes, Cell, Load, Variant, cells_o
 
 if TYPE_CHECKING:
     from fedunlearn.study.bench import Bench
-
-_console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def compare(
@@ -125,7 +123,7 @@ def _compare(cells: list[Cell], out: Path) -> int:
     from fedunlearn.study.bench import Bench
 
     failed: list[str] = []
-    with sigterm_as_interrupt(), Bench(out) as bench, _bars() as bars:
+    with stopped_as_interrupt(), Bench(out) as bench, _bars() as bars:
         bench.check(cells)
         waiting = [cell for cell in cells if not bench.file(cell).exists()]
         bar = bars.add_task("", total=len(cells), completed=len(cells) - len(waiting))
@@ -145,7 +143,7 @@ def _compare(cells: list[Cell], out: Path) -> int:
             bars.advance(bar)
     _write(cells, bench, out)
     for line in failed:
-        _console.print(line, style="red", markup=False)
+        errors.print(plain(line), style="red")
     return EXIT_FAILED if failed else EXIT_OK
 
 
@@ -156,8 +154,8 @@ def _bars() -> Progress:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=_console,
-        disable=not _console.is_terminal,
+        console=errors,
+        disable=not errors.is_terminal,
         speed_estimate_period=1800.0,  # s; a cell may take minutes
     )
 
@@ -181,8 +179,8 @@ def _write(cells: list[Cell], bench: "Bench", out: Path) -> None:
     write_atomically(out / "compare.md", comparison_tables.markdown([*summary, *details]))
     write_atomically(out / "compare.tex", comparison_tables.latex([*summary, *details]))
     comparison_figures.write_figures(rows, out)
-    print(comparison_tables.markdown(summary))
-    print(f"Tables and figures: {out}")
+    Screen().print(comparison_tables.markdown(summary), soft_wrap=True)
+    say(f"Tables and figures: {out}")
 
 
 def _plain(name: str) -> Variant:

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fedunlearn.__main__ import start
 from fedunlearn.cli import guarded
+from fedunlearn.console import Screen, errors, say, visible
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, RunFailed
 
 _MODELS = {"cpu": "random:wav2vec2-small", "cuda": "random:wav2vec2-base"}
@@ -79,13 +80,15 @@ def encoder_speed(
             )
         rows = [_in_a_process(vars(load)) for load in loads]
         out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        console = Console()
-        console.width = max(console.width, _WIDTH)
-        console.print(_table(rows), *_notes(rows), sep="\n")
+        screen = Screen()
+        screen.width = max(screen.width, _WIDTH)
+        screen.table(_table(rows))
+        for note in _notes(rows):
+            say(note)
         apart = [r for r in rows if not r["attack"]["difference"] <= _AGREE[r["load"]["precision"]]]
         for row in apart:
             told = f"{row['load']['trains']}: {row['attack']['difference']:.2g} of what was moved"
-            Console(stderr=True).print(f"[red]the two attacks differ:[/] {told}", highlight=False)
+            errors.labelled("the two attacks differ:", "red", told)
         return EXIT_FAILED if apart else EXIT_OK
 
     raise SystemExit(guarded(command))
@@ -106,7 +109,7 @@ def _settings(kind: Any, model: str, encoder: dict[str, Any]) -> Any:
 
 def _in_a_process(load: dict[str, Any]) -> dict[str, Any]:
     command = [sys.executable, __file__, "--one", json.dumps(load)]
-    with Console(stderr=True).status(f"Measuring {load['model']}, trains = {load['trains']}"):
+    with errors.status(Text(visible(f"Measuring {load['model']}, trains = {load['trains']}"))):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["killed, perhaps out of memory"])[-1]

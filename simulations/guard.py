@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from fedunlearn import config as configuration
 from fedunlearn.__main__ import start
-from fedunlearn.cli import guarded, sigterm_as_interrupt
+from fedunlearn.cli import guarded, stopped_as_interrupt
+from fedunlearn.console import Screen, errors, plain
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, RunFailed
 from fedunlearn.run_folder import write_atomically
 from fedunlearn.study.damage import COLUMNS, Trial, parse_case, row_of, table_of, trials_of
-
-_console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def guard(
@@ -71,17 +69,17 @@ def _measure(trials: list[Trial], out: Path) -> int:
     from fedunlearn.study.bench import Bench
 
     failed = False
-    with sigterm_as_interrupt(), Bench(out, partial=True) as bench:
+    with stopped_as_interrupt(), Bench(out, partial=True) as bench:
         bench.check([trial.cell for trial in trials])
         for trial in trials:
             if bench.file(trial.cell).exists():
                 continue
             try:
                 bench.play(trial.cell)
-                _console.print(trial.cell.name)
+                errors.line(trial.cell.name)
             except RunFailed as error:
                 failed = True
-                _console.print(f"failed: {trial.cell.name}: {error}", style="red", markup=False)
+                errors.print(plain(f"failed: {trial.cell.name}: {error}"), style="red")
         rows = [row_of(trial, found) for trial in trials if (found := bench.results(trial.cell)) is not None]
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
@@ -89,7 +87,7 @@ def _measure(trials: list[Trial], out: Path) -> int:
     writer.writerows(rows)
     write_atomically(out / "guard.csv", text.getvalue())
     write_atomically(out / "guard.md", table_of(rows))
-    print(table_of(rows))
+    Screen().print(table_of(rows), soft_wrap=True)
     return EXIT_FAILED if failed else EXIT_OK
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -21,11 +20,10 @@ from rich.progress import (
 )
 
 from fedunlearn.__main__ import start
-from fedunlearn.cli import guarded, sigterm_as_interrupt
+from fedunlearn.cli import guarded, stopped_as_interrupt
+from fedunlearn.console import errors
 from fedunlearn.corpora import unlabelled
 from fedunlearn.errors import EXIT_OK, BadInput
-
-_console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def pretrain(
@@ -90,7 +88,7 @@ def _pretrain(
             problems += error.problems
     if problems:
         raise BadInput(problems)
-    with sigterm_as_interrupt(), _bars() as bars:
+    with stopped_as_interrupt(), _bars() as bars:
         listening = bars.add_task("Listening", total=sum(len(s.readers) for s in sources), note="")
         recordings = unlabelled.decode(sources, lambda: bars.advance(listening))
         learning = bars.add_task("Learning", total=recipe.steps, note="")
@@ -102,20 +100,20 @@ def _pretrain(
         )
         pretrained_folder.write(out, pretrained, recipe, [source.text for source in sources], seed)
     first, last = pretrained.curve[0][1], pretrained.curve[-1][1]
-    _console.print(f"{out}: loss {first:.3f} -> {last:.3f}; use it with --model {out}", markup=False)
+    errors.line(f"{out}: loss {first:.3f} -> {last:.3f}; use it with --model {out}")
     return EXIT_OK
 
 
 def _bars() -> Progress:
     return Progress(
-        TextColumn("{task.description:<10}"),
+        TextColumn("{task.description:<10}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=_console,
-        disable=not _console.is_terminal,
+        TextColumn("{task.fields[note]}", markup=False),
+        console=errors,
+        disable=not errors.is_terminal,
     )
 
 

@@ -26,6 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 from fedunlearn.__main__ import start
+from fedunlearn.cli import guarded
+from fedunlearn.console import Screen, errors, say
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, RunFailed
 from fedunlearn.seeding import rng_for
 
@@ -64,7 +66,6 @@ class _Tormentor:
         self._wishes: list[tuple[int, str]] = []
         self._broken: list[str] = []
         self._finished: list[Path] = []
-        self._errors = Console(stderr=True, highlight=False)
 
     def torment(self, seconds: float) -> int:
         end, number = time.monotonic() + seconds, 0
@@ -220,11 +221,11 @@ class _Tormentor:
             "broken": self._broken,
         }
         (self._folder / "soak.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-        Console().print(_table(told))
+        Screen().table(_table(told))
         for line in self._broken:
-            self._errors.print(f"[red]broken:[/] {line}")
+            errors.labelled("broken:", "red", line)
         if not self._broken:
-            Console().print("Nothing was lost.")
+            say("Nothing was lost.")
         return EXIT_FAILED if self._broken else EXIT_OK
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from fedunlearn.console import say
 from fedunlearn.errors import EXIT_OK, BadInput
+from fedunlearn.inputs import looked_up, read_text
 from fedunlearn.run_folder import RunFolder
 
 _DEFAULT = Path("comparison.html")
@@ -22,10 +22,11 @@ def read_results(folder: Path) -> dict[str, Any]:
     """
     file = RunFolder(folder).results
     try:
-        results = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise BadInput(f"{file}: cannot be read ({why}); give a folder that a run made") from error
+        results = json.loads(read_text(file))
+    except BadInput as error:
+        raise BadInput(f"{error}; give a folder that a run made") from error
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{file}: cannot be read ({error}); give a folder that a run made") from error
     if not isinstance(results, dict) or not str(results.get("schema", "")).startswith("fedunlearn/results/"):
         raise BadInput(f"{file}: is not a results.json of fedunlearn")
     return results
@@ -55,7 +56,7 @@ def compare(folders: Sequence[Path], out: Path | None) -> int:
     if problems:
         raise BadInput(list(dict.fromkeys(problems)))
     write_comparison(dict(zip(names_of(list(found)), found.values(), strict=True)), page)
-    Console().print(f"Comparison of {len(found)} runs: {page.resolve()}", soft_wrap=True, highlight=False)
+    say(f"Comparison of {len(found)} runs: {page.resolve()}")
     return EXIT_OK
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from fedunlearn.cli.guard import guarded
+from fedunlearn.console import Screen, say
 from fedunlearn.deletion import RequestBook
 from fedunlearn.errors import EXIT_OK, BadInput, RunFailed
 from fedunlearn.ledger import DamagedLedger, LedgerReader
@@ -47,7 +47,7 @@ def _show(run: RunFolder) -> int:
         for e in ledger.entries():
             client, request = names.get(e.request, (e.subject[:_SHOWN], e.request[:_SHOWN]))
             table.add_row(str(e.position), str(e.round), client, request, e.state, e.hash[:_SHOWN])
-    Console().print(table)
+    Screen().table(table)
     return EXIT_OK
 
 
@@ -64,7 +64,7 @@ def _verify(run: RunFolder, head: str) -> int:
                 raise RunFailed(f"{ledger.path}: {cut} (head noted in {place})")
         rows, last = len(ledger.entries()), ledger.head()
     agrees = f"; agrees with {len(noted)} noted head{'' if len(noted) == 1 else 's'}" if noted else ""
-    Console().print(f"{run.ledger}: {rows} rows, whole{agrees}; head {last}", soft_wrap=True, highlight=False)
+    say(f"{run.ledger}: {rows} rows, whole{agrees}; head {last}")
     return EXIT_OK
 
 

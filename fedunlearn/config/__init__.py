@@ -45,6 +45,7 @@ from fedunlearn.config.unlearning import (
     UnlearningSettings,
 )
 from fedunlearn.errors import BadInput
+from fedunlearn.inputs import read_text
 
 __all__ = [
     "AmunForgetSettings",
@@ -288,10 +289,8 @@ def load(file: Path | None = None, overrides: Mapping[str, Any] | None = None) -
     tree: dict[str, Any] = {}
     if file is not None:
         try:
-            tree = tomllib.loads(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise BadInput(f"{file}: cannot be read ({error.strerror})") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            tree = tomllib.loads(read_text(file))
+        except (ValueError, RecursionError) as error:
             raise BadInput(f"{file}: is not valid TOML ({error})") from error
     problems = [p for key, value in (overrides or {}).items() if (p := _place(tree, key, value))]
     try:

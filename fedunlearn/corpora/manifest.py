@@ -1,6 +1,7 @@
 """Any other corpus: a CSV file with the columns path, speaker, emotion, and if you like gender and text."""
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Mapping
 from functools import partial
@@ -10,6 +11,7 @@ from fedunlearn import audio
 from fedunlearn.corpora.folder import assemble
 from fedunlearn.corpora.utterance import Corpus, Utterance
 from fedunlearn.errors import BadInput
+from fedunlearn.inputs import looked_up, read_text
 
 REQUIRED = ("path", "speaker", "emotion")
 FILE_NAME = "manifest.csv"
@@ -31,7 +33,7 @@ def read(path: Path) -> Corpus:
         BadInput: every wrong row, one line each (the first 20): a missing column, an empty field, a file
             that is not there, a path listed twice, emotions that differ only in case.
     """
-    file = path / FILE_NAME if path.is_dir() else path
+    file = path / FILE_NAME if looked_up(path, path.is_dir) else path
     rows = _rows(file)
     problems: list[str] = []
     line_of: dict[Path, int] = {}
@@ -44,7 +46,7 @@ def read(path: Path) -> Corpus:
         recording = file.parent / row["path"]
         if recording in line_of:
             problems.append(f"{file}:{line}: {row['path']} is listed already in line {line_of[recording]}")
-        elif not recording.is_file():
+        elif not _is_there(recording):
             problems.append(f"{file}:{line}: no such file: {recording}")
         line_of.setdefault(recording, line)
         known = spelling.setdefault(row["emotion"].casefold(), row["emotion"])
@@ -74,6 +76,13 @@ def read(path: Path) -> Corpus:
     return assemble("manifest", utterances, sorted(spelling.values()))
 
 
+def _is_there(recording: Path) -> bool:
+    try:
+        return recording.is_file()
+    except OSError:  # the name is too long, or the folder is closed
+        return False
+
+
 def _gender(written: str) -> str:
     """The same words as the other readers use, so that groups can be compared."""
     return {"m": "male", "f": "female"}.get(written.lower(), written.lower())
@@ -82,23 +91,18 @@ def _gender(written: str) -> str:
 def _rows(file: Path) -> list[tuple[int, Mapping[str, str]]]:
     """(line number, column to stripped value) of every row that is not blank."""
     try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, restkey="", restval="", skipinitialspace=True, strict=True)
-            reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
-            missing = [name for name in REQUIRED if name not in reader.fieldnames]
-            if missing:
-                raise BadInput(
-                    f"{file}: has no column {', '.join(missing)} (a CSV file with commas and the columns "
-                    f"path, speaker, emotion is needed; found: {', '.join(reader.fieldnames) or 'nothing'})"
-                )
-            rows = [
-                (reader.line_num, {k: v.strip() for k, v in row.items() if isinstance(v, str)})
-                for row in reader
-            ]
-    except OSError as error:
-        raise BadInput(f"{file}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{file}: is not UTF-8 ({error.reason} at byte {error.start})") from error
+        stream = io.StringIO(read_text(file), newline="")
+        reader = csv.DictReader(stream, restkey="", restval="", skipinitialspace=True, strict=True)
+        reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
+        missing = [name for name in REQUIRED if name not in reader.fieldnames]
+        if missing:
+            raise BadInput(
+                f"{file}: has no column {', '.join(missing)} (a CSV file with commas and the columns "
+                f"path, speaker, emotion is needed; found: {', '.join(reader.fieldnames) or 'nothing'})"
+            )
+        rows = [
+            (reader.line_num, {k: v.strip() for k, v in row.items() if isinstance(v, str)}) for row in reader
+        ]
     except csv.Error as error:
         raise BadInput(f"{file}: is not valid CSV ({error})") from error
     return [(line, row) for line, row in rows if any(row.values())]

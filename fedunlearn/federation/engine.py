@@ -20,6 +20,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fedunlearn.config import FederationSettings
+from fedunlearn.cpus import usable_cpus
 from fedunlearn.errors import Interrupted, RunFailed
 from fedunlearn.federation.accelerator import Sharing, share_gpu, workers_limited
 from fedunlearn.federation.client import make_client_app
@@ -116,7 +117,7 @@ def run_ray(
 
     from fedunlearn.federation.ray_grid import RayGrid
 
-    workers = min(settings.workers or os.cpu_count() or 1, clients)
+    workers = min(settings.workers or usable_cpus(), clients)
     sharing = gpu(workers)
     with _ray_for(sharing, log):
         init = ray_options(workers, sharing)
@@ -166,7 +167,7 @@ def run_flower(
     """
     from flwr.simulation import run_simulation
 
-    workers = min(settings.workers or os.cpu_count() or 1, clients)
+    workers = min(settings.workers or usable_cpus(), clients)
     sharing = gpu(workers)
     failure: list[BaseException] = []
     inner = server_app

@@ -28,6 +28,8 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
 from torch import nn
+
+from fedunlearn.cpus import usable_cpus
 from torch.utils.data import DataLoader, TensorDataset
 
 from fedunlearn.config import LocalSettings
@@ -104,7 +106,7 @@ def measure(world: World, folder: Path) -> dict[str, float]:
         initial = ArrayRecord(network(world.hidden).state_dict())
         strategy.start(grid=grid, initial_arrays=initial, num_rounds=world.rounds, evaluate_fn=round_is_over)
 
-    cores = world.workers or os.cpu_count()
+    cores = world.workers or usable_cpus()
     backend: Any = {
         "init_args": {
             "address": "local",
