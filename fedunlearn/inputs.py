@@ -35,11 +35,11 @@ def looked_up(path: Path | str, look: Callable[[], T]) -> T:
         raise BadInput(f"{path}: is no path that can be read ({error})") from error
 
 
-def read_text(file: Path, what: str = "") -> str:
+def read_text(file: Path, what: str = "", kind: str = "text") -> str:
     """A text file in UTF-8, with or without the mark that some editors put at its beginning.
 
     Args:
-        file: to be read. what: the setting that names it, for the message.
+        file: to be read. what: the setting that names it, and kind: what it should be, for the message.
 
     Raises:
         BadInput: it cannot be read, or is in another encoding.
@@ -48,8 +48,9 @@ def read_text(file: Path, what: str = "") -> str:
     content = looked_up(place, file.read_bytes)
     for mark, encoding in _MARKS.items():
         if content.startswith(mark):
-            raise BadInput(f"{place}: is {encoding}, not UTF-8; save it as UTF-8")
+            raise BadInput(f"{place}: is not {kind} in UTF-8 but in {encoding}; save it as UTF-8")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BadInput(f"{place}: is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
+        why = f"{error.reason} at byte {error.start}"
+        raise BadInput(f"{place}: is not {kind}: is not UTF-8 ({why}); save it as UTF-8") from error

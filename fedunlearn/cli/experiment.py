@@ -185,7 +185,7 @@ def stopped_as_interrupt() -> Iterator[None]:
         return
     stops = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {stop: signal.getsignal(stop) for stop in stops}
-    heeded = {stop: handler for stop, handler in before.items() if handler is not signal.SIG_IGN}
+    heeded = {stop: handler for stop, handler in before.items() if handler not in (signal.SIG_IGN, None)}
     for stop in heeded:
         signal.signal(stop, signal.default_int_handler)
     try:
@@ -214,7 +214,8 @@ def _also_wrong(out: Path | None, data: str | None) -> list[str]:
 def _report(folders: Sequence[Path], out: Path | None, figures: bool) -> int:
     done = _page(folders[0], out) if len(folders) == 1 else compare(folders, out)
     for folder in folders if figures else ():
-        _figures(folder)
+        if len(folders) == 1 or RunFolder(folder).results.exists():
+            _figures(folder)
     return done
 
 

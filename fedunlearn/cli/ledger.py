@@ -43,7 +43,8 @@ def _show(run: RunFolder) -> int:
         names = _names(run, ledger)
         table = Table(title=f"Ledger of {run.path}")
         for heading in ("row", "round", "client", "request", "state", "hash"):
-            table.add_column(heading, justify="right" if heading in {"row", "round"} else "left")
+            right = heading in {"row", "round"}
+            table.add_column(heading, justify="right" if right else "left", no_wrap=True)
         for e in ledger.entries():
             client, request = names.get(e.request, (e.subject[:_SHOWN], e.request[:_SHOWN]))
             table.add_row(str(e.position), str(e.round), client, request, e.state, e.hash[:_SHOWN])

@@ -118,7 +118,7 @@ def read_trace(file: Path, clients: int) -> dict[int, tuple[Absence, ...]]:
         BadInput: it cannot be read; or one line for each row that is not three whole numbers, names an
             unknown client, is empty or begins before round 0, or overlaps another of its client.
     """
-    lines = read_text(file, "availability.trace").splitlines()
+    lines = read_text(file, "availability.trace", "CSV").splitlines()
     try:
         rows = list(csv.reader(lines, strict=True))
     except csv.Error as error:

@@ -5,7 +5,9 @@ The apps cannot tell which runs them, and their results agree bit for bit.
 
 import logging
 import os
+import shutil
 import sys
+import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +32,8 @@ from fedunlearn.vault_index import Index
 from fedunlearn.vault_papers import refill_from
 
 _REACH_SECONDS = 5.0
+_LONGEST_FOR_RAY = 30
+"""bytes of a temporary folder: a socket's whole name has 107, of which Ray adds some 75"""
 
 
 def play(experiment: Experiment, mods: Sequence[Any] = ()) -> dict[str, Any]:
@@ -211,13 +215,42 @@ def _ray_for(sharing: Sharing | None, log: Path) -> Iterator[None]:
     import ray
 
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    with _noise_to(log), workers_limited(sharing), _importing_as_here():
+    with _noise_to(log), _short_folder_for_ray(), workers_limited(sharing), _importing_as_here():
         try:
             yield
         finally:
             started = psutil.Process().children(recursive=True)
             ray.shutdown()
             _end(started)
+
+
+@contextmanager
+def _short_folder_for_ray() -> Iterator[None]:
+    """Inside, Ray's temporary folder is short enough for the names of its sockets.
+
+    Where TMPDIR is not (batch systems), Ray is given a folder of its own, which goes when this ends.
+    """
+    usual = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    if len(os.fsencode(usual)) <= _LONGEST_FOR_RAY or os.name != "posix":
+        yield
+        return
+    try:
+        folder = tempfile.mkdtemp(prefix="fedunlearn-", dir="/tmp")
+    except OSError as error:
+        raise RunFailed(
+            f"TMPDIR = {usual}: its name is too long for Ray's sockets, and /tmp cannot be written "
+            f"({error.strerror}); set RAY_TMPDIR to a folder whose name has at most {_LONGEST_FOR_RAY} bytes"
+        ) from error
+    before = os.environ.get("RAY_TMPDIR")
+    os.environ["RAY_TMPDIR"] = folder
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["RAY_TMPDIR"]
+        else:
+            os.environ["RAY_TMPDIR"] = before
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
