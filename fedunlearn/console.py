@@ -68,18 +68,16 @@ class Screen(Console):
     def file(self, new_file: IO[str]) -> None:
         self._file = new_file
 
-    def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
+    def render_str(self, text: str, **options: Any) -> Text:
         """A string as text without any markup."""
         return super().render_str(visible(text, "\n"), **(options | {"markup": False, "emoji": False}))
 
-    def render(
-        self, renderable: RenderableType, options: ConsoleOptions | None = None
-    ) -> Iterable[Segment]:
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """As rich does, less control characters in any text, however it was made."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=visible(segment.text, "\n"))
 
-    def line(self, text: str) -> None:
+    def tell(self, text: str) -> None:
         """One line, however long."""
         self.print(Text(visible(text)), soft_wrap=True)
 
@@ -129,7 +127,7 @@ errors = Screen(stderr=True, soft_wrap=True)
 
 def say(text: str) -> None:
     """One line on standard output."""
-    Screen().line(text)
+    Screen().tell(text)
 
 
 def warn(text: str) -> None:

@@ -13,7 +13,7 @@ def usable_cpus() -> int:
     Counts the CPUs that it is bound to (taskset, cpusets, SLURM), the time that its control groups are given
     (containers, systemd) and what SLURM says that a task has.
     """
-    return max(1, min(_bound_to(), _quota(), _of_slurm()))
+    return int(max(1, min(_bound_to(), _quota(), _of_slurm())))
 
 
 def _bound_to() -> int:

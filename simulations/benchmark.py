@@ -257,7 +257,12 @@ def _run(parts: list[str], data: Path | None, repeats: int, out: Path) -> int:
     }  # fmt: skip
     about = machine("cpu") | {"cores": usable_cpus()}
     out.parent.mkdir(parents=True, exist_ok=True)
-    columns = TextColumn("{task.description:<44}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    columns = (
+        TextColumn("{task.description:<44}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     rows: list[Row] = []
     with Progress(*columns, console=errors, disable=not errors.is_terminal) as bars:
         bar = bars.add_task("Measuring", total=None)

@@ -26,11 +26,21 @@ from fedunlearn import config as configuration
 from fedunlearn.__main__ import start
 from fedunlearn.cli import guarded, stopped_as_interrupt
 from fedunlearn.config import Config
+from fedunlearn.config.fields import LARGEST_SEED
 from fedunlearn.console import Screen, errors, plain, say
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, Interrupted, RunFailed
 from fedunlearn.run_folder import write_atomically
 from fedunlearn.study.damage import GUARDS
-from fedunlearn.study.grid import RECOVERIES, Axes, Cell, Load, Variant, cells_of, parse_variant
+from fedunlearn.study.grid import (
+    RECOVERIES,
+    Axes,
+    Cell,
+    Load,
+    Variant,
+    cells_of,
+    parse_numbers,
+    parse_variant,
+)
 
 if TYPE_CHECKING:
     from fedunlearn.study.bench import Bench
@@ -71,7 +81,9 @@ def compare(
             "as 0,2,5,10; empty: the config's. With --apart."
         ),
     ] = "",
-    apart: Annotated[int, typer.Option(help="Rounds between one requester and the next.", min=0)] = 0,
+    apart: Annotated[
+        int, typer.Option(help="Rounds between one requester and the next.", min=0, max=10_000)
+    ] = 0,
     out: Annotated[Path, typer.Option(help="Folder for cells, tables and figures.")] = Path("runs/compare"),
     config: Annotated[Path | None, typer.Option(help="A complete experiment to start from.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the corpus; only read.")] = None,
@@ -95,12 +107,12 @@ def compare(
         load = _loader(config, overrides)
         axes = Axes(
             variants=[_plain(name) for name in _words(methods)] + [parse_variant(v) for v in variant or []],
-            sizes=_numbers("--sizes", sizes, 1),
-            requesters=_numbers("--requesters", requesters, 1),
-            seeds=_numbers("--seeds", seeds, 0),
+            sizes=parse_numbers("--sizes", sizes, 1),
+            requesters=parse_numbers("--requesters", requesters, 1),
+            seeds=parseparse_numbers("--seeds", seeds, 0, LARGEST_SEED),
             aggregations=_words(aggregations),
             recoveries=_words(recoveries),
-            windows=_numbers("--windows", windows, 0) if windows else [],
+            windows=parse_numbers("--windows", windows, 0) if windows else [],
             apart=apart,
         )
         if not axes.variants:
@@ -190,16 +202,6 @@ def _plain(name: str) -> Variant:
 
 def _words(text: str) -> list[str]:
     return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
-
-
-def _numbers(option: str, text: str, least: int) -> list[int]:
-    try:
-        found = [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise BadInput(f"{option} {text}: write whole numbers, such as 10,20") from error
-    if min(found) < least:
-        raise BadInput(f"{option} {text}: must be at least {least}")
-    return list(dict.fromkeys(found))
 
 
 if __name__ == "__main__":

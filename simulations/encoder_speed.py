@@ -9,6 +9,7 @@ Exit codes: 0 all was measured, and both ways to attack agree; 2 bad input; 3 th
 """
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +21,9 @@ from rich.text import Text
 
 from fedunlearn.__main__ import start
 from fedunlearn.cli import guarded
+from fedunlearn.config.fields import LARGEST_SHAPE
 from fedunlearn.console import Screen, errors, say, visible
-from fedunlearn.errors import EXIT_FAILED, EXIT_OK, RunFailed
+from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, RunFailed
 
 _MODELS = {"cpu": "random:wav2vec2-small", "cuda": "random:wav2vec2-base"}
 _WIDTH = 100
@@ -35,14 +37,18 @@ def encoder_speed(
     trains: Annotated[str, typer.Option(help="Parts that train, by commas.")] = "head,lora,top:2,all",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
-    clients: Annotated[int, typer.Option(min=1, help="In a round.")] = 20,
-    utterances: Annotated[int, typer.Option(min=1, help="Of each client; one batch.")] = 8,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Of each utterance.")] = 3.0,
+    clients: Annotated[int, typer.Option(min=1, max=LARGEST_SHAPE, help="In a round.")] = 20,
+    utterances: Annotated[int, typer.Option(min=1, max=LARGEST_SHAPE, help="Of each client; one batch.")] = 8,
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600.0, help="Of each utterance.")] = 3.0,
     seconds_at_once: Annotated[float, typer.Option(help="Of audio in one piece.")] = 30.0,
-    attacked: Annotated[int, typer.Option(min=1, help="Utterances attacked.")] = 16,
-    steps: Annotated[int, typer.Option(min=1, help="Of the attack.")] = 5,
-    repeats: Annotated[int, typer.Option(min=1, help="Measurements; medians are shown.")] = 3,
-    threads: Annotated[int, typer.Option(min=1, help="Of torch on the CPU; a device has 1.")] = 1,
+    attacked: Annotated[int, typer.Option(min=1, max=LARGEST_SHAPE, help="Utterances attacked.")] = 16,
+    steps: Annotated[int, typer.Option(min=1, max=LARGEST_SHAPE, help="Of the attack.")] = 5,
+    repeats: Annotated[
+        int, typer.Option(min=1, max=LARGEST_SHAPE, help="Measurements; medians are shown.")
+    ] = 3,
+    threads: Annotated[
+        int, typer.Option(min=1, max=LARGEST_SHAPE, help="Of torch on the CPU; a device has 1.")
+    ] = 1,
     out: Annotated[Path, typer.Option(help="The JSON file.")] = Path("encoder-speed.json"),
     one: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
@@ -54,6 +60,8 @@ def encoder_speed(
         from fedunlearn.models import resolved
         from fedunlearn.study.encoder_speed import Load, measure
 
+        if not math.isfinite(seconds):
+            raise BadInput(f"--seconds {seconds}: give a number of seconds")
         if one:
             print(json.dumps(measure(Load(**json.loads(one)))))
             return EXIT_OK
@@ -96,8 +104,6 @@ def encoder_speed(
 
 def _settings(kind: Any, model: str, encoder: dict[str, Any]) -> Any:
     from pydantic import ValidationError
-
-    from fedunlearn.errors import BadInput
 
     try:
         return kind(name=model, encoder=encoder)

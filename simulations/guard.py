@@ -16,10 +16,12 @@ import typer
 from fedunlearn import config as configuration
 from fedunlearn.__main__ import start
 from fedunlearn.cli import guarded, stopped_as_interrupt
+from fedunlearn.config.fields import LARGEST, LARGEST_SEED, LARGEST_SHAPE
 from fedunlearn.console import Screen, errors, plain
-from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, RunFailed
+from fedunlearn.errors import EXIT_FAILED, EXIT_OK, RunFailed
 from fedunlearn.run_folder import write_atomically
 from fedunlearn.study.damage import COLUMNS, Trial, parse_case, row_of, table_of, trials_of
+from fedunlearn.study.grid import parse_numbers
 
 
 def guard(
@@ -31,8 +33,12 @@ def guard(
         str, typer.Option(help="Of off, config (the experiment's own), refuse, strict.")
     ] = "off,config,refuse,strict",
     methods: Annotated[str, typer.Option(help="What requesters do where they are honest.")] = "calm",
-    size: Annotated[int, typer.Option(min=1, help="Utterances that each requester takes back.")] = 20,
-    requesters: Annotated[int, typer.Option(min=1, help="Clients that ask; one of them lies.")] = 1,
+    size: Annotated[
+        int, typer.Option(min=1, max=LARGEST, help="Utterances that each requester takes back.")
+    ] = 20,
+    requesters: Annotated[
+        int, typer.Option(min=1, max=LARGEST_SHAPE, help="Clients that ask; one of them lies.")
+    ] = 1,
     seeds: Annotated[str, typer.Option(help="Whole experiments.")] = "1,2,3",
     out: Annotated[Path, typer.Option(help="Folder for runs and tables.")] = Path("runs/guard"),
     config: Annotated[Path | None, typer.Option(help="A complete experiment to start from.")] = None,
@@ -46,10 +52,6 @@ def guard(
         common = dict(configuration.parse_override(text) for text in set_ or [])
         named = {"corpus.path": str(data) if data else None, "federation.engine": engine}
         common |= {key: value for key, value in named.items() if value is not None}
-        try:
-            numbers = [int(seed) for seed in seeds.split(",")]
-        except ValueError as error:
-            raise BadInput(f"--seeds {seeds}: write whole numbers, such as 1,2,3") from error
         trials = trials_of(
             lambda more: configuration.load(config, {**common, **more}),
             methods.split(","),
@@ -57,7 +59,7 @@ def guard(
             guards.split(","),
             size,
             requesters,
-            numbers,
+            parse_numbers("--seeds", seeds, 0, LARGEST_SEED),
         )
         return _measure(trials, out)
 
@@ -76,7 +78,7 @@ def _measure(trials: list[Trial], out: Path) -> int:
                 continue
             try:
                 bench.play(trial.cell)
-                errors.line(trial.cell.name)
+                errors.tell(trial.cell.name)
             except RunFailed as error:
                 failed = True
                 errors.print(plain(f"failed: {trial.cell.name}: {error}"), style="red")

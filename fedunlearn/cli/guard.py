@@ -41,4 +41,4 @@ def guarded(command: Callable[[], int]) -> int:
 
 def _tell_notes(error: BaseException) -> None:
     for note in getattr(error, "__notes__", ()):
-        errors.line(plain(note))
+        errors.tell(plain(note))

@@ -68,7 +68,8 @@ def withdraw(
     run: Run,
     client: Client,
     request: Annotated[
-        str, typer.Option(help="Its id, as `fedunlearn delete` gave it, or how that begins (4 digits or more).")
+        str,
+        typer.Option(help="Its id, as `fedunlearn delete` gave it, or how that begins (4 digits or more)."),
     ],
 ) -> None:
     """Take a request back, on every device that it concerns. Too late once a device has unlearned."""

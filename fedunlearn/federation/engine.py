@@ -32,8 +32,8 @@ from fedunlearn.vault_index import Index
 from fedunlearn.vault_papers import refill_from
 
 _REACH_SECONDS = 5.0
-_LONGEST_FOR_RAY = 30
-"""bytes of a temporary folder: a socket's whole name has 107, of which Ray adds some 75"""
+_LONGEST_FOR_RAY = 35
+"""bytes of a temporary folder: a socket's whole name has 107, of which Ray adds about 70"""
 
 
 def play(experiment: Experiment, mods: Sequence[Any] = ()) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def run_ray(
 
     workers = min(settings.workers or usable_cpus(), clients)
     sharing = gpu(workers)
-    with _ray_for(sharing, log):
+    with _short_folder_for_ray(), _ray_for(sharing, log):
         init = ray_options(workers, sharing)
         ray.init(**init)
         share = sharing.share if sharing else 0.0
@@ -185,7 +185,7 @@ def run_flower(
 
     outer = ServerApp()
     outer.main()(main)
-    with _ray_for(sharing, log):
+    with _short_folder_for_ray(), _ray_for(sharing, log):
         # Deprecated upstream, and the one call that works in process and tells the truth on failure.
         run_simulation(outer, client_app, clients, backend_config=backend_config(workers, sharing))
     if failure:
@@ -215,7 +215,7 @@ def _ray_for(sharing: Sharing | None, log: Path) -> Iterator[None]:
     import ray
 
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    with _noise_to(log), _short_folder_for_ray(), workers_limited(sharing), _importing_as_here():
+    with _noise_to(log), workers_limited(sharing), _importing_as_here():
         try:
             yield
         finally:

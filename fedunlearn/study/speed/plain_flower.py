@@ -28,11 +28,10 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
 from torch import nn
-
-from fedunlearn.cpus import usable_cpus
 from torch.utils.data import DataLoader, TensorDataset
 
 from fedunlearn.config import LocalSettings
+from fedunlearn.cpus import usable_cpus
 from fedunlearn.models.functionals import FunctionalsModel
 from fedunlearn.seeding import rng_for
 from fedunlearn.study.speed.world import EMOTIONS, World
