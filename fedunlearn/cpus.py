@@ -44,7 +44,7 @@ def _groups(root: Path) -> Iterator[Path]:
     except (OSError, ValueError):
         return
     for line in lines:
-        _, controllers, inside = (line.split(":", 2) + ["", ""])[:3]
+        _, controllers, inside = [*line.split(":", 2), "", ""][:3]
         tops = [mounted / name for name in (controllers, "cpu")] if controllers else [mounted]
         if controllers and "cpu" not in controllers.split(","):
             continue

@@ -109,7 +109,7 @@ def compare(
             variants=[_plain(name) for name in _words(methods)] + [parse_variant(v) for v in variant or []],
             sizes=parse_numbers("--sizes", sizes, 1),
             requesters=parse_numbers("--requesters", requesters, 1),
-            seeds=parseparse_numbers("--seeds", seeds, 0, LARGEST_SEED),
+            seeds=parse_numbers("--seeds", seeds, 0, LARGEST_SEED),
             aggregations=_words(aggregations),
             recoveries=_words(recoveries),
             windows=parse_numbers("--windows", windows, 0) if windows else [],

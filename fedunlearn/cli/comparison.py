@@ -71,7 +71,7 @@ def compare(folders: Sequence[Path], out: Path | None) -> int:
 
 
 def _what_is_no_run(place: Path, page: Path) -> str:
-    """What else of ours lies among runs, as ``runs/*`` names it; empty for a run, and for what is not ours."""
+    """What else of ours lies among runs, as ``runs/*`` names it; empty for a run and for strangers."""
 
     def look() -> str:
         if (place / "results.json").exists():

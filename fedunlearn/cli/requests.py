@@ -249,7 +249,7 @@ def _reached(request: DeletionRequest, recorded: State | None, vault: Path) -> S
 
 
 def _recorded(run: RunFolder, client: int, ids: Sequence[str]) -> dict[str, State]:
-    """What the ledger has on a client's requests; nothing where it cannot be read: ``ledger verify`` says why."""
+    """What the ledger has on a client's requests; nothing where it cannot be read (``ledger verify``)."""
     try:
         with LedgerReader(run.ledger) as ledger:
             known = {request: ledger.states(request, client) for request in ids}
