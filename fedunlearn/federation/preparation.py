@@ -41,18 +41,21 @@ def resolve(config: Config) -> Config:
     """Fill in what follows from the rest: whole paths, a generated speaker for each client, which encoder."""
     corpus = config.corpus
     if corpus.path:
-        corpus = corpus.model_copy(update={"path": str(Path(corpus.path).expanduser().absolute())})
+        corpus = corpus.model_copy(update={"path": _absolute(corpus.path)})
     if corpus.name == "synthetic" and not corpus.speakers:
         speakers = config.partition.clients + config.partition.unseen_speakers
         corpus = corpus.model_copy(update={"speakers": max(speakers, 2)})
     availability = config.availability
     if availability.trace:
-        trace = str(Path(availability.trace).expanduser().absolute())
-        availability = availability.model_copy(update={"trace": trace})
+        availability = availability.model_copy(update={"trace": _absolute(availability.trace)})
     model = config.model
     with suppress(BadInput):  # ``check`` says what is wrong with it, and all else that is
         model = resolved(model)
     return config.model_copy(update={"corpus": corpus, "availability": availability, "model": model})
+
+
+def _absolute(path: str) -> str:
+    return looked_up(path, lambda: str(Path(path).expanduser().absolute()))
 
 
 def read_speech(config: Config, corpus: Corpus | None = None) -> tuple[Corpus, Partition]:
@@ -108,7 +111,8 @@ def _problems(attempt: Callable[[], object]) -> tuple[str, ...]:
 
 def _check_cache(cache: Path) -> None:
     places = (cache, *cache.absolute().parents)
-    nearest = looked_up(f"--cache {cache}", lambda: next(p for p in places if p.exists()))
+    # A link that leads nowhere is in the way, too.
+    nearest = looked_up(f"--cache {cache}", lambda: next(p for p in places if p.exists() or p.is_symlink()))
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise BadInput(f"--cache {cache}: cannot be written ({nearest} is no folder, or not yours to write)")
 

@@ -30,7 +30,7 @@ def make_all(
 
     Args:
         make: a function of a module, of what all tasks share and a task; plain data and arrays.
-        shared: sent once to each process. workers: processes, 0 = one a usable CPU; with one, or one task, all is
+        shared: sent once to each process. workers: processes, 0 = one a CPU; with one, or one task, all is
             done in this process, and ``make`` alone can look whether it is wanted still.
         alive: called several times a second; raises where the work is not wanted any more.
 
