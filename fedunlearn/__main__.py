@@ -5,7 +5,8 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
-from fedunlearn.errors import EXIT_BAD_INPUT, EXIT_FAILED
+from fedunlearn.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK
+from fedunlearn.streams import flush, open_closed
 
 
 def environment_problem() -> str | None:
@@ -29,7 +30,9 @@ def start(command: Callable[[], object]) -> None:
     """Run a command if the environment allows it; exit code 2 and one line if not.
 
     Does not return, but ends the process at once, where the command failed or was interrupted (exit code 3).
+    Standard streams that are closed, full or gone change no exit code.
     """
+    open_closed()
     problem = environment_problem()
     if problem:
         print(f"error: {problem}", file=sys.stderr)
@@ -39,12 +42,17 @@ def start(command: Callable[[], object]) -> None:
     except KeyboardInterrupt:  # while modules are read
         print("failed: interrupted", file=sys.stderr)
         raise SystemExit(EXIT_FAILED) from None
+    except OSError as error:  # typer's own help; commands say it themselves
+        flush()
+        print(f"failed: standard output cannot be written ({error.strerror})", file=sys.stderr)
+        raise SystemExit(EXIT_FAILED) from None
     except SystemExit as ended:
+        flush()
         if ended.code == EXIT_FAILED:
             # All is written and said; threads that wait for workers which died would wait for ever.
-            sys.stdout.flush()
-            sys.stderr.flush()
             os._exit(EXIT_FAILED)
+        if isinstance(ended.__context__, BrokenPipeError):  # typer's own help, of which enough was read
+            raise SystemExit(EXIT_OK) from None
         raise
 
 

@@ -1,5 +1,6 @@
 """The folder of one run, how anything is written into it (whole or not at all) and taken out for good."""
 
+import errno
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedunlearn.errors import BadInput
+from fedunlearn.folders import make_folders, remove_all, remove_folders
 from fedunlearn.links import create_new, open_to_append, remove
 from fedunlearn.links import wipe as wipe
 
@@ -73,6 +75,8 @@ def _flush_folder(folder: Path) -> None:
 
 _LOCK = ".lock"
 _LARGEST_JSON = 1 << 28
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+"""what file systems say that have no locks"""
 
 
 @contextmanager
@@ -116,6 +120,9 @@ class RunFolder:
         self.on_metrics: Callable[[Mapping[str, Any]], None] | None = None
         """told of every line of metrics.jsonl, after it is written"""
         self._locked: int | None = None
+        self._made: list[Path] = []
+        """folders that ``create`` made, the innermost first"""
+        self._made_lock = False
 
     def vault(self, client: int) -> Path:
         """The store of one device."""
@@ -149,16 +156,41 @@ class RunFolder:
         """Make the folder.
 
         Raises:
-            BadInput: as ``check``.
+            BadInput: as ``check``; or its file system has no locks. Nothing is left of it then.
         """
         self.check()
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self._made = make_folders(self.path)
             self.lock()
             self.checkpoints.mkdir()
             self.vaults.mkdir()
-        except OSError as error:
+        except (OSError, BadInput) as error:
+            self.undo(error)
+            if isinstance(error, BadInput):
+                raise
             raise BadInput(f"--out {self.path}: cannot be written ({error.strerror})") from error
+
+    def undo(self, error: BaseException) -> None:
+        """Take out what was made since ``create``, and the folder itself where that was made then.
+
+        A folder that was there before stays, be it a link or a file system of its own.
+
+        Args:
+            error: why; gets a note of what cannot be removed. Nothing is raised here that would hide it.
+        """
+        mine = self._made or self._locked is not None  # else the folder is somebody else's by now
+        try:
+            parts = [p for p in self.path.iterdir() if p.name != _LOCK] if mine else []
+        except OSError as unreadable:
+            parts = []
+            error.add_note(f"{self.path}: could not be emptied ({unreadable.strerror})")
+        for left in filter(None, map(remove_all, parts)):
+            error.add_note(left)
+        if self._made_lock and self._locked is not None:
+            remove_all(self.path / _LOCK)
+        self.unlock()
+        remove_folders(self._made)
+        self._made = []
 
     def check_resumable(self) -> None:
         """See that the folder holds a run.
@@ -177,13 +209,28 @@ class RunFolder:
         """
         if fcntl is None or self._locked is not None:
             return
-        file = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        lock = self.path / _LOCK
+        new = not lock.exists()
+        file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+        taken = f"{self.path}: another process plays this run; wait for it, or stop it"
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not lock.exists() or not os.path.samestat(os.fstat(file), lock.stat()):
+                raise BadInput(taken)  # it has just been given up, and perhaps made anew
         except OSError as error:
             os.close(file)
-            raise BadInput(f"{self.path}: another process plays this run; wait for it, or stop it") from error
-        self._locked = file
+            if error.errno in _NO_LOCKS:
+                if new:
+                    lock.unlink(missing_ok=True)
+                raise BadInput(
+                    f"{self.path}: its file system has no locks ({error.strerror}), so that two processes "
+                    "could spoil one run; take a folder on another one, such as a local disk"
+                ) from error
+            raise BadInput(taken) from error
+        except BadInput:
+            os.close(file)
+            raise
+        self._locked, self._made_lock = file, new
 
     def unlock(self) -> None:
         """Let others play it."""

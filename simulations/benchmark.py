@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fedunlearn.__main__ import start
 from fedunlearn.cli.guard import guarded
+from fedunlearn.console import Screen, errors, say
+from fedunlearn.cpus import usable_cpus
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, RunFailed
 from fedunlearn.run_folder import write_atomically
 from fedunlearn.study.encoder_speed import machine
@@ -254,10 +255,14 @@ def _run(parts: list[str], data: Path | None, repeats: int, out: Path) -> int:
         "overhead": overhead, "flower": flower, "floor": floor, "scale": scale,
         "unlearning": lambda bench: forgetting(bench, data), "attack": attack, "start": beginning,
     }  # fmt: skip
-    about = machine("cpu") | {"cores": os.cpu_count()}
+    about = machine("cpu") | {"cores": usable_cpus()}
     out.parent.mkdir(parents=True, exist_ok=True)
-    errors = Console(stderr=True)
-    columns = TextColumn("{task.description:<44}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    columns = (
+        TextColumn("{task.description:<44}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     rows: list[Row] = []
     with Progress(*columns, console=errors, disable=not errors.is_terminal) as bars:
         bar = bars.add_task("Measuring", total=None)
@@ -267,9 +272,8 @@ def _run(parts: list[str], data: Path | None, repeats: int, out: Path) -> int:
             # After each part: what was measured outlasts whatever comes then.
             report = {"machine": about, "rows": [row.as_dict() for row in rows], "raw": bench.raw}
             write_atomically(out, json.dumps(report, indent=1) + "\n")
-    console = Console(width=None if Console().is_terminal else 150)
-    console.print(table_of(rows, about))
-    console.print(f"Figures: {out}", soft_wrap=True, highlight=False)
+    Screen().table(table_of(rows, about))
+    say(f"Figures: {out}")
     return EXIT_FAILED if any(row.met is False for row in rows) else EXIT_OK
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -25,17 +24,26 @@ from rich.progress import (
 
 from fedunlearn import config as configuration
 from fedunlearn.__main__ import start
-from fedunlearn.cli import guarded, sigterm_as_interrupt
+from fedunlearn.cli import guarded, stopped_as_interrupt
 from fedunlearn.config import Config
+from fedunlearn.config.fields import LARGEST_SEED
+from fedunlearn.console import Screen, errors, plain, say, warn
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, Interrupted, RunFailed
 from fedunlearn.run_folder import write_atomically
 from fedunlearn.study.damage import GUARDS
-from fedunlearn.study.grid import RECOVERIES, Axes, Cell, Load, Variant, cells_of, parse_variant
+from fedunlearn.study.grid import (
+    RECOVERIES,
+    Axes,
+    Cell,
+    Load,
+    Variant,
+    cells_of,
+    parse_numbers,
+    parse_variant,
+)
 
 if TYPE_CHECKING:
     from fedunlearn.study.bench import Bench
-
-_console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def compare(
@@ -73,7 +81,9 @@ def compare(
             "as 0,2,5,10; empty: the config's. With --apart."
         ),
     ] = "",
-    apart: Annotated[int, typer.Option(help="Rounds between one requester and the next.", min=0)] = 0,
+    apart: Annotated[
+        int, typer.Option(help="Rounds between one requester and the next.", min=0, max=10_000)
+    ] = 0,
     out: Annotated[Path, typer.Option(help="Folder for cells, tables and figures.")] = Path("runs/compare"),
     config: Annotated[Path | None, typer.Option(help="A complete experiment to start from.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the corpus; only read.")] = None,
@@ -97,12 +107,12 @@ def compare(
         load = _loader(config, overrides)
         axes = Axes(
             variants=[_plain(name) for name in _words(methods)] + [parse_variant(v) for v in variant or []],
-            sizes=_numbers("--sizes", sizes, 1),
-            requesters=_numbers("--requesters", requesters, 1),
-            seeds=_numbers("--seeds", seeds, 0),
+            sizes=parse_numbers("--sizes", sizes, 1),
+            requesters=parse_numbers("--requesters", requesters, 1),
+            seeds=parse_numbers("--seeds", seeds, 0, LARGEST_SEED),
             aggregations=_words(aggregations),
             recoveries=_words(recoveries),
-            windows=_numbers("--windows", windows, 0) if windows else [],
+            windows=parse_numbers("--windows", windows, 0) if windows else [],
             apart=apart,
         )
         if not axes.variants:
@@ -125,7 +135,7 @@ def _compare(cells: list[Cell], out: Path) -> int:
     from fedunlearn.study.bench import Bench
 
     failed: list[str] = []
-    with sigterm_as_interrupt(), Bench(out, warn=_warn) as bench, _bars() as bars:
+    with stopped_as_interrupt(), Bench(out, warn=warn) as bench, _bars() as bars:
         bench.check(cells)
         waiting = [cell for cell in cells if not bench.file(cell).exists()]
         bar = bars.add_task("", total=len(cells), completed=len(cells) - len(waiting))
@@ -145,12 +155,8 @@ def _compare(cells: list[Cell], out: Path) -> int:
             bars.advance(bar)
     _write(cells, bench, out)
     for line in failed:
-        _console.print(line, style="red", markup=False)
+        errors.print(plain(line), style="red")
     return EXIT_FAILED if failed else EXIT_OK
-
-
-def _warn(line: str) -> None:
-    _console.print(f"warning: {line}", style="yellow", markup=False)
 
 
 def _bars() -> Progress:
@@ -160,8 +166,8 @@ def _bars() -> Progress:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=_console,
-        disable=not _console.is_terminal,
+        console=errors,
+        disable=not errors.is_terminal,
         speed_estimate_period=1800.0,  # s; a cell may take minutes
     )
 
@@ -185,8 +191,8 @@ def _write(cells: list[Cell], bench: "Bench", out: Path) -> None:
     write_atomically(out / "compare.md", comparison_tables.markdown([*summary, *details]))
     write_atomically(out / "compare.tex", comparison_tables.latex([*summary, *details]))
     comparison_figures.write_figures(rows, out)
-    print(comparison_tables.markdown(summary))
-    print(f"Tables and figures: {out}")
+    Screen().print(comparison_tables.markdown(summary), soft_wrap=True)
+    say(f"Tables and figures: {out}")
 
 
 def _plain(name: str) -> Variant:
@@ -196,16 +202,6 @@ def _plain(name: str) -> Variant:
 
 def _words(text: str) -> list[str]:
     return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
-
-
-def _numbers(option: str, text: str, least: int) -> list[int]:
-    try:
-        found = [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise BadInput(f"{option} {text}: write whole numbers, such as 10,20") from error
-    if min(found) < least:
-        raise BadInput(f"{option} {text}: must be at least {least}")
-    return list(dict.fromkeys(found))
 
 
 if __name__ == "__main__":

@@ -9,18 +9,21 @@ Exit codes: 0 all was measured, and both ways to attack agree; 2 bad input; 3 th
 """
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fedunlearn.__main__ import start
 from fedunlearn.cli import guarded
-from fedunlearn.errors import EXIT_FAILED, EXIT_OK, RunFailed
+from fedunlearn.config.fields import LARGEST_SHAPE
+from fedunlearn.console import Screen, errors, say, visible
+from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, RunFailed
 
 _MODELS = {"cpu": "random:wav2vec2-small", "cuda": "random:wav2vec2-base"}
 _WIDTH = 100
@@ -34,14 +37,18 @@ def encoder_speed(
     trains: Annotated[str, typer.Option(help="Parts that train, by commas.")] = "head,lora,top:2,all",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
-    clients: Annotated[int, typer.Option(min=1, help="In a round.")] = 20,
-    utterances: Annotated[int, typer.Option(min=1, help="Of each client; one batch.")] = 8,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Of each utterance.")] = 3.0,
+    clients: Annotated[int, typer.Option(min=1, max=LARGEST_SHAPE, help="In a round.")] = 20,
+    utterances: Annotated[int, typer.Option(min=1, max=LARGEST_SHAPE, help="Of each client; one batch.")] = 8,
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600.0, help="Of each utterance.")] = 3.0,
     seconds_at_once: Annotated[float, typer.Option(help="Of audio in one piece.")] = 30.0,
-    attacked: Annotated[int, typer.Option(min=1, help="Utterances attacked.")] = 16,
-    steps: Annotated[int, typer.Option(min=1, help="Of the attack.")] = 5,
-    repeats: Annotated[int, typer.Option(min=1, help="Measurements; medians are shown.")] = 3,
-    threads: Annotated[int, typer.Option(min=1, help="Of torch on the CPU; a device has 1.")] = 1,
+    attacked: Annotated[int, typer.Option(min=1, max=LARGEST_SHAPE, help="Utterances attacked.")] = 16,
+    steps: Annotated[int, typer.Option(min=1, max=LARGEST_SHAPE, help="Of the attack.")] = 5,
+    repeats: Annotated[
+        int, typer.Option(min=1, max=LARGEST_SHAPE, help="Measurements; medians are shown.")
+    ] = 3,
+    threads: Annotated[
+        int, typer.Option(min=1, max=LARGEST_SHAPE, help="Of torch on the CPU; a device has 1.")
+    ] = 1,
     out: Annotated[Path, typer.Option(help="The JSON file.")] = Path("encoder-speed.json"),
     one: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
@@ -53,6 +60,8 @@ def encoder_speed(
         from fedunlearn.models import resolved
         from fedunlearn.study.encoder_speed import Load, measure
 
+        if not math.isfinite(seconds):
+            raise BadInput(f"--seconds {seconds}: give a number of seconds")
         if one:
             print(json.dumps(measure(Load(**json.loads(one)))))
             return EXIT_OK
@@ -79,13 +88,15 @@ def encoder_speed(
             )
         rows = [_in_a_process(vars(load)) for load in loads]
         out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        console = Console()
-        console.width = max(console.width, _WIDTH)
-        console.print(_table(rows), *_notes(rows), sep="\n")
+        screen = Screen()
+        screen.width = max(screen.width, _WIDTH)
+        screen.table(_table(rows))
+        for note in _notes(rows):
+            say(note)
         apart = [r for r in rows if not r["attack"]["difference"] <= _AGREE[r["load"]["precision"]]]
         for row in apart:
             told = f"{row['load']['trains']}: {row['attack']['difference']:.2g} of what was moved"
-            Console(stderr=True).print(f"[red]the two attacks differ:[/] {told}", highlight=False)
+            errors.labelled("the two attacks differ:", "red", told)
         return EXIT_FAILED if apart else EXIT_OK
 
     raise SystemExit(guarded(command))
@@ -93,8 +104,6 @@ def encoder_speed(
 
 def _settings(kind: Any, model: str, encoder: dict[str, Any]) -> Any:
     from pydantic import ValidationError
-
-    from fedunlearn.errors import BadInput
 
     try:
         return kind(name=model, encoder=encoder)
@@ -106,7 +115,7 @@ def _settings(kind: Any, model: str, encoder: dict[str, Any]) -> Any:
 
 def _in_a_process(load: dict[str, Any]) -> dict[str, Any]:
     command = [sys.executable, __file__, "--one", json.dumps(load)]
-    with Console(stderr=True).status(f"Measuring {load['model']}, trains = {load['trains']}"):
+    with errors.status(Text(visible(f"Measuring {load['model']}, trains = {load['trains']}"))):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["killed, perhaps out of memory"])[-1]

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from fedunlearn import config as configuration
 from fedunlearn.__main__ import start
-from fedunlearn.cli import guarded, sigterm_as_interrupt
-from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, RunFailed
+from fedunlearn.cli import guarded, stopped_as_interrupt
+from fedunlearn.config.fields import LARGEST, LARGEST_SEED, LARGEST_SHAPE
+from fedunlearn.console import Screen, errors, plain, warn
+from fedunlearn.errors import EXIT_FAILED, EXIT_OK, RunFailed
 from fedunlearn.run_folder import write_atomically
 from fedunlearn.study.damage import COLUMNS, Trial, parse_case, row_of, table_of, trials_of
-
-_console = Console(stderr=True, highlight=False, soft_wrap=True)
+from fedunlearn.study.grid import parse_numbers
 
 
 def guard(
@@ -33,8 +33,12 @@ def guard(
         str, typer.Option(help="Of off, config (the experiment's own), refuse, strict.")
     ] = "off,config,refuse,strict",
     methods: Annotated[str, typer.Option(help="What requesters do where they are honest.")] = "calm",
-    size: Annotated[int, typer.Option(min=1, help="Utterances that each requester takes back.")] = 20,
-    requesters: Annotated[int, typer.Option(min=1, help="Clients that ask; one of them lies.")] = 1,
+    size: Annotated[
+        int, typer.Option(min=1, max=LARGEST, help="Utterances that each requester takes back.")
+    ] = 20,
+    requesters: Annotated[
+        int, typer.Option(min=1, max=LARGEST_SHAPE, help="Clients that ask; one of them lies.")
+    ] = 1,
     seeds: Annotated[str, typer.Option(help="Whole experiments.")] = "1,2,3",
     out: Annotated[Path, typer.Option(help="Folder for runs and tables.")] = Path("runs/guard"),
     config: Annotated[Path | None, typer.Option(help="A complete experiment to start from.")] = None,
@@ -48,10 +52,6 @@ def guard(
         common = dict(configuration.parse_override(text) for text in set_ or [])
         named = {"corpus.path": str(data) if data else None, "federation.engine": engine}
         common |= {key: value for key, value in named.items() if value is not None}
-        try:
-            numbers = [int(seed) for seed in seeds.split(",")]
-        except ValueError as error:
-            raise BadInput(f"--seeds {seeds}: write whole numbers, such as 1,2,3") from error
         trials = trials_of(
             lambda more: configuration.load(config, {**common, **more}),
             methods.split(","),
@@ -59,15 +59,11 @@ def guard(
             guards.split(","),
             size,
             requesters,
-            numbers,
+            parse_numbers("--seeds", seeds, 0, LARGEST_SEED),
         )
         return _measure(trials, out)
 
     raise SystemExit(guarded(command))
-
-
-def _warn(line: str) -> None:
-    _console.print(f"warning: {line}", style="yellow", markup=False)
 
 
 def _measure(trials: list[Trial], out: Path) -> int:
@@ -75,17 +71,17 @@ def _measure(trials: list[Trial], out: Path) -> int:
     from fedunlearn.study.bench import Bench
 
     failed = False
-    with sigterm_as_interrupt(), Bench(out, partial=True, warn=_warn) as bench:
+    with stopped_as_interrupt(), Bench(out, partial=True, warn=warn) as bench:
         bench.check([trial.cell for trial in trials])
         for trial in trials:
             if bench.file(trial.cell).exists():
                 continue
             try:
                 bench.play(trial.cell)
-                _console.print(trial.cell.name)
+                errors.tell(trial.cell.name)
             except RunFailed as error:
                 failed = True
-                _console.print(f"failed: {trial.cell.name}: {error}", style="red", markup=False)
+                errors.print(plain(f"failed: {trial.cell.name}: {error}"), style="red")
         rows = [row_of(trial, found) for trial in trials if (found := bench.results(trial.cell)) is not None]
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
@@ -93,7 +89,7 @@ def _measure(trials: list[Trial], out: Path) -> int:
     writer.writerows(rows)
     write_atomically(out / "guard.csv", text.getvalue())
     write_atomically(out / "guard.md", table_of(rows))
-    print(table_of(rows))
+    Screen().print(table_of(rows), soft_wrap=True)
     return EXIT_FAILED if failed else EXIT_OK
 
 

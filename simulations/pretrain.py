@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -21,11 +20,11 @@ from rich.progress import (
 )
 
 from fedunlearn.__main__ import start
-from fedunlearn.cli import guarded, sigterm_as_interrupt
+from fedunlearn.cli import guarded, stopped_as_interrupt
+from fedunlearn.config.fields import LARGEST, LARGEST_SEED, LARGEST_SHAPE
+from fedunlearn.console import errors, warn
 from fedunlearn.corpora import unlabelled
 from fedunlearn.errors import EXIT_OK, BadInput
-
-_console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def pretrain(
@@ -38,18 +37,20 @@ def pretrain(
     only: Annotated[str, typer.Option(help="Learn from these speakers, such as 03,11; empty = all.")] = "",
     leave_out: Annotated[str, typer.Option(help="Not from these speakers.")] = "",
     speakers: Annotated[
-        int, typer.Option(min=0, help="From the first so many in a seeded order; 0 = all.")
+        int, typer.Option(min=0, max=LARGEST, help="From the first so many in a seeded order; 0 = all.")
     ] = 0,
     generated: Annotated[
         int | None,
         typer.Option(min=0, max=10_000, help="Speakers to generate [default: 200 without --data, else 0]."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 1,
-    steps: Annotated[int | None, typer.Option(min=1, help="Batches to learn from.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Crops in a batch.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of all that is drawn.")] = 1,
+    steps: Annotated[int | None, typer.Option(min=1, max=LARGEST, help="Batches to learn from.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, max=LARGEST_SHAPE, help="Crops in a batch.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate at its highest.")] = None,
-    hidden: Annotated[int | None, typer.Option(min=4, help="Width of the transformer.")] = None,
-    layers: Annotated[int | None, typer.Option(min=1, help="Layers of the transformer.")] = None,
+    hidden: Annotated[
+        int | None, typer.Option(min=4, max=LARGEST_SHAPE, help="Width of the transformer.")
+    ] = None,
+    layers: Annotated[int | None, typer.Option(min=1, max=1000, help="Layers of the transformer.")] = None,
 ) -> None:
     """Pre-train an encoder; exit codes: 0 it is saved; 2 bad input; 3 failed or interrupted."""
 
@@ -91,8 +92,8 @@ def _pretrain(
     if problems:
         raise BadInput(problems)
     for line in (line for source in sources for line in source.warnings):
-        _console.print(f"warning: {line}", style="yellow", markup=False)
-    with sigterm_as_interrupt(), _bars() as bars:
+        warn(line)
+    with stopped_as_interrupt(), _bars() as bars:
         listening = bars.add_task("Listening", total=sum(len(s.readers) for s in sources), note="")
         recordings = unlabelled.decode(sources, lambda: bars.advance(listening))
         learning = bars.add_task("Learning", total=recipe.steps, note="")
@@ -104,20 +105,20 @@ def _pretrain(
         )
         pretrained_folder.write(out, pretrained, recipe, [source.text for source in sources], seed)
     first, last = pretrained.curve[0][1], pretrained.curve[-1][1]
-    _console.print(f"{out}: loss {first:.3f} -> {last:.3f}; use it with --model {out}", markup=False)
+    errors.tell(f"{out}: loss {first:.3f} -> {last:.3f}; use it with --model {out}")
     return EXIT_OK
 
 
 def _bars() -> Progress:
     return Progress(
-        TextColumn("{task.description:<10}"),
+        TextColumn("{task.description:<10}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=_console,
-        disable=not _console.is_terminal,
+        TextColumn("{task.fields[note]}", markup=False),
+        console=errors,
+        disable=not errors.is_terminal,
     )
 
 

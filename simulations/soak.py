@@ -10,6 +10,7 @@ Exit codes: 0 nothing was lost; 3 something was.
 """
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -25,8 +26,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fedunlearn import config as configuration
 from fedunlearn.__main__ import start
-from fedunlearn.errors import EXIT_FAILED, EXIT_OK, RunFailed
+from fedunlearn.cli import guarded
+from fedunlearn.config import Config
+from fedunlearn.console import Screen, errors, say
+from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, RunFailed
+from fedunlearn.folders import make_new_folder
 from fedunlearn.seeding import rng_for
 
 _LONGEST_LIFE = 40.0
@@ -44,11 +50,19 @@ def soak(
     play: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Torment a federation and see that nothing is lost."""
-    if play is not None:
-        raise SystemExit(_play(play))
-    folder = out or Path("runs") / f"soak-{datetime.now():%Y%m%d-%H%M%S}"
-    folder.mkdir(parents=True)
-    raise SystemExit(_Tormentor(folder, clients, engine, seed).torment(60 * minutes))
+
+    def command() -> int:
+        if play is not None:
+            return _play(play)
+        if not 0 <= minutes < math.inf:
+            raise BadInput(f"--minutes {minutes}: give a number of minutes, 0 or more")
+        _settings(clients, engine, seed)  # what is wrong with it, before anything is made
+        if out is not None and out.exists():
+            raise BadInput(f"--out {out}: exists; name another, or remove it first")
+        folder, _ = make_new_folder(out or Path("runs") / f"soak-{datetime.now():%Y%m%d-%H%M%S}")
+        return _Tormentor(folder, clients, engine, seed).torment(60 * minutes)
+
+    raise SystemExit(guarded(command))
 
 
 # ---- the one who torments --------------------------------------------------------------------------------
@@ -64,7 +78,6 @@ class _Tormentor:
         self._wishes: list[tuple[int, str]] = []
         self._broken: list[str] = []
         self._finished: list[Path] = []
-        self._errors = Console(stderr=True, highlight=False)
 
     def torment(self, seconds: float) -> int:
         end, number = time.monotonic() + seconds, 0
@@ -81,41 +94,8 @@ class _Tormentor:
         return self._say()
 
     def _configure(self, run: Path, seed: int) -> None:
-        from fedunlearn import config as configuration
-
         run.mkdir()
-        settings = {
-            "seed": seed,
-            "corpus.utterances": 12,
-            "partition.clients": self._clients,
-            "partition.unseen_speakers": 2,
-            "partition.shared_speakers": 3,
-            "partition.recordings": [{"client": c, "count": 2, "round": 6} for c in range(5, 9)],
-            "model.hidden": 16,
-            "training.rounds": 12,
-            "training.local.epochs": 1,
-            "deletions.schedule": [{"client": 1, "what": "all", "round": 4}],
-            "deletions.rate": 0.01,
-            "deletions.rate_count": 3,
-            "deletions.burst_rate": 0.1,
-            "deletions.burst_clients": 6,
-            "deletions.leave_rate": 0.002,
-            "deletions.arrive_for": 25,
-            "deletions.deadline": 4,
-            "deletions.window": 1,
-            "deletions.patience": 60,
-            "recovery.rounds": 2,
-            "availability.offline": 0.1,
-            "availability.offline_rounds": 2,
-            "availability.slow": 0.2,
-            "availability.drop": 0.1,
-            "evaluation.bootstrap": 100,
-            "federation.engine": self._engine,
-            "federation.checkpoint_every": 3,
-            "federation.retries": 2,
-            "federation.timeout": 60.0,
-        }
-        config = configuration.load(None, settings)
+        config = _settings(self._clients, self._engine, seed)
         (run / "soak.toml").write_text(config.to_toml(), encoding="utf-8")
 
     def _one_life(self, run: Path, end: float) -> bool:
@@ -220,12 +200,48 @@ class _Tormentor:
             "broken": self._broken,
         }
         (self._folder / "soak.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-        Console().print(_table(told))
+        Screen().table(_table(told))
         for line in self._broken:
-            self._errors.print(f"[red]broken:[/] {line}")
+            errors.labelled("broken:", "red", line)
         if not self._broken:
-            Console().print("Nothing was lost.")
+            say("Nothing was lost.")
         return EXIT_FAILED if self._broken else EXIT_OK
+
+
+def _settings(clients: int, engine: str, seed: int) -> Config:
+    """Of one run. Raises BadInput where it cannot be so."""
+    settings = {
+        "seed": seed,
+        "corpus.utterances": 12,
+        "partition.clients": clients,
+        "partition.unseen_speakers": 2,
+        "partition.shared_speakers": 3,
+        "partition.recordings": [{"client": c, "count": 2, "round": 6} for c in range(5, 9)],
+        "model.hidden": 16,
+        "training.rounds": 12,
+        "training.local.epochs": 1,
+        "deletions.schedule": [{"client": 1, "what": "all", "round": 4}],
+        "deletions.rate": 0.01,
+        "deletions.rate_count": 3,
+        "deletions.burst_rate": 0.1,
+        "deletions.burst_clients": 6,
+        "deletions.leave_rate": 0.002,
+        "deletions.arrive_for": 25,
+        "deletions.deadline": 4,
+        "deletions.window": 1,
+        "deletions.patience": 60,
+        "recovery.rounds": 2,
+        "availability.offline": 0.1,
+        "availability.offline_rounds": 2,
+        "availability.slow": 0.2,
+        "availability.drop": 0.1,
+        "evaluation.bootstrap": 100,
+        "federation.engine": engine,
+        "federation.checkpoint_every": 3,
+        "federation.retries": 2,
+        "federation.timeout": 60.0,
+    }
+    return configuration.load(None, settings)
 
 
 def _table(told: dict[str, Any]) -> Table:

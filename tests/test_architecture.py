@@ -16,7 +16,8 @@ LONGEST = 600
 """lines: beyond it a file hardly tells one part of the story; no file is split for a line count"""
 
 ROOMS = (
-    ("errors",),
+    ("errors", "streams", "cpus"),
+    ("inputs", "console", "folders"),
     ("config", "seeding", "blockwise", "links"),
     ("audio", "run_folder", "ledger", "examples"),
     ("corpora", "checkpoints", "history", "tracking"),
@@ -81,9 +82,14 @@ ROOMS = (
 """From the ground up. A module may import from its own floor and from those below."""
 
 ALONE = {
-    "config": {"errors", "config"},
+    "config": {"errors", "inputs", "config"},
     "seeding": set(),
     "errors": set(),
+    "streams": set(),
+    "cpus": set(),
+    "inputs": {"errors"},
+    "folders": {"errors"},
+    "console": {"streams"},
     "audio": set(),
     "ledger": set(),
     "blockwise": set(),

@@ -2,16 +2,19 @@
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from fedunlearn.console import say, warn
 from fedunlearn.errors import EXIT_OK, BadInput
+from fedunlearn.inputs import looked_up, read_text
 from fedunlearn.run_folder import RunFolder
 
 _DEFAULT = Path("comparison.html")
+_REFERENCE = re.compile(r"[0-9a-f]{32}\.safetensors")
+"""files of ``evaluation.reference.ReferenceCache``"""
 
 
 def read_results(folder: Path) -> dict[str, Any]:
@@ -22,10 +25,11 @@ def read_results(folder: Path) -> dict[str, Any]:
     """
     file = RunFolder(folder).results
     try:
-        results = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise BadInput(f"{file}: cannot be read ({why}); give a folder that a run made") from error
+        results = json.loads(read_text(file))
+    except BadInput as error:
+        raise BadInput(f"{error}; give a folder that a run made") from error
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{file}: cannot be read ({error}); give a folder that a run made") from error
     if not isinstance(results, dict) or not str(results.get("schema", "")).startswith("fedunlearn/results/"):
         raise BadInput(f"{file}: is not a results.json of fedunlearn")
     return results
@@ -41,8 +45,11 @@ def compare(folders: Sequence[Path], out: Path | None) -> int:
 
     problems: list[str] = []
     found: dict[Path, dict[str, Any]] = {}
+    beside = {folder: what for folder in folders if (what := _what_is_no_run(folder, out or _DEFAULT))}
     for folder in folders:
-        place = folder.resolve()
+        if folder in beside:
+            continue
+        place = looked_up(folder, folder.resolve)
         if place in found:
             problems.append(f"{folder}: is named twice; a run counts once")
             continue
@@ -52,11 +59,33 @@ def compare(folders: Sequence[Path], out: Path | None) -> int:
             problems += error.problems
     page = out or _DEFAULT
     problems += unfit(page, found.values())
+    if not found and not problems:
+        problems = [f"{folder}: {what}; give folders that runs made" for folder, what in beside.items()]
     if problems:
         raise BadInput(list(dict.fromkeys(problems)))
+    for folder, what in beside.items():
+        warn(f"{folder}: {what}; left out")
     write_comparison(dict(zip(names_of(list(found)), found.values(), strict=True)), page)
-    Console().print(f"Comparison of {len(found)} runs: {page.resolve()}", soft_wrap=True, highlight=False)
+    say(f"Comparison of {len(found)} runs: {page.resolve()}")
     return EXIT_OK
+
+
+def _what_is_no_run(place: Path, page: Path) -> str:
+    """What else of ours lies among runs, as ``runs/*`` names it; empty for a run and for strangers."""
+
+    def look() -> str:
+        if (place / "results.json").exists():
+            return ""
+        if place.is_file():
+            ours = place.resolve() == page.resolve() or place.name == "benchmark.json"
+            return "is a page or a table, not a run" if ours else ""
+        if any(_REFERENCE.fullmatch(file.name) for file in place.glob("*.safetensors")):
+            return "holds trained references, not a run"
+        if (place / "cells").is_dir() or any(place.glob("run-*/soak.toml")):
+            return "holds a study of many runs, not a run"
+        return ""
+
+    return looked_up(place, look)
 
 
 def unfit(page: Path, runs: Iterable[Mapping[str, Any]]) -> list[str]:

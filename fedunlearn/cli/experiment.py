@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from fedunlearn import config as configuration
 from fedunlearn.cli.comparison import compare, read_results, unfit
 from fedunlearn.cli.export import leave_model
-from fedunlearn.cli.guard import errors, guarded, plain, warn
+from fedunlearn.cli.guard import errors, guarded, warn
+from fedunlearn.console import Screen, say
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, Interrupted, RunFailed
+from fedunlearn.folders import make_new_folder, remove_folders
+from fedunlearn.inputs import looked_up
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.tracking import Follower, check_tracker
 
@@ -118,7 +120,6 @@ def _run(
         raise BadInput([*error.problems, *also]) from error
     if track is not None:
         check_tracker(track)
-    folder = out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{config.corpus.name}"
     # Heavy imports wait until the input is known to be good.
     from fedunlearn.federation.contents import close_books
     from fedunlearn.federation.engine import play
@@ -126,11 +127,17 @@ def _run(
     from fedunlearn.federation.progress import Progress
     from fedunlearn.report import write_report
 
-    with sigterm_as_interrupt(), Progress(errors) as progress:
+    with stopped_as_interrupt(), Progress(errors) as progress:
+        # Runs that begin in the same second must not get the same folder.
+        default = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{_file_name(config.corpus.name)}"
+        folder, made = (out, []) if out else make_new_folder(default)
         references = cache or folder.parent / "references"
         try:
             experiment = prepare(config, folder, references, progress, resume=resume)
-        except KeyboardInterrupt:
+        except BaseException as error:
+            remove_folders(made)
+            if not isinstance(error, KeyboardInterrupt):
+                raise
             left = "its folder is as it was" if folder.exists() else "nothing is left of it"
             raise Interrupted(f"the run was interrupted before the first round; {left}") from None
         for warning in experiment.corpus.warnings:
@@ -154,35 +161,50 @@ def _run(
     follower.finished(results)
     write_report(results, experiment.run.report)
     model = leave_model(experiment.run, results)
-    console = Console()
-    console.print(closing_table(results))
-    console.print(f"Report: {experiment.run.report}", soft_wrap=True, highlight=False)
+    Screen().table(closing_table(results))
+    say(f"Report: {experiment.run.report}")
     if model:
-        console.print(f"Model: {model}", soft_wrap=True, highlight=False)
+        say(f"Model: {model}")
     if results["status"] != "complete":
-        errors.print(f"[red]{results['status']}:[/] {plain(results['failure'])}")
+        errors.labelled(f"{results['status']}:", "red", results["failure"])
         return EXIT_FAILED
     return EXIT_OK
 
 
+def _file_name(corpus: str) -> str:
+    """A corpus's name as part of a file's; whatever else stands there is refused later."""
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in corpus)[:40]
+
+
 @contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
-    """Stopped from outside (by a scheduler, say), a run ends as on Ctrl-C: with a result that says so."""
+def stopped_as_interrupt() -> Iterator[None]:
+    """Stopped from outside, a run ends as on Ctrl-C: with a result that says so.
+
+    By a scheduler (SIGTERM), or because its terminal was closed (SIGHUP), unless nohup has it ignore that.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stops = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {stop: signal.getsignal(stop) for stop in stops}
+    heeded = {stop: handler for stop, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    for stop in heeded:
+        signal.signal(stop, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for stop, handler in heeded.items():
+            signal.signal(stop, handler)
 
 
 def _also_wrong(out: Path | None, data: str | None) -> list[str]:
     """What can be seen to be wrong even where the settings cannot be read."""
     problems: list[str] = []
-    if data and not Path(data).expanduser().exists():
-        problems.append(f"{data}: no such file or folder (corpus.path, --data)")
+    try:
+        if data and not looked_up(data, lambda: Path(data).expanduser().exists()):
+            problems.append(f"{data}: no such file or folder (corpus.path, --data)")
+    except BadInput as error:
+        problems += error.problems
     try:
         if out:
             RunFolder(out).check()
@@ -194,7 +216,8 @@ def _also_wrong(out: Path | None, data: str | None) -> list[str]:
 def _report(folders: Sequence[Path], out: Path | None, figures: bool) -> int:
     done = _page(folders[0], out) if len(folders) == 1 else compare(folders, out)
     for folder in folders if figures else ():
-        _figures(folder)
+        if len(folders) == 1 or RunFolder(folder).results.exists():
+            _figures(folder)
     return done
 
 
@@ -205,7 +228,7 @@ def _page(folder: Path, out: Path | None) -> int:
     if out is not None and (problems := unfit(out, [results])):
         raise BadInput(problems)
     write_report(results, page)
-    Console().print(f"Report: {page}", soft_wrap=True, highlight=False)
+    say(f"Report: {page}")
     return EXIT_OK
 
 
@@ -214,7 +237,7 @@ def _figures(folder: Path) -> None:
 
     into = RunFolder(folder).figures
     saved = write_figures(read_results(folder), into)
-    Console().print(f"Figures: {len(saved)} files in {into}", soft_wrap=True, highlight=False)
+    say(f"Figures: {len(saved)} files in {into}")
 
 
 def closing_table(results: Mapping[str, Any]) -> Table:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from fedunlearn import config as configuration
 from fedunlearn.cli.comparison import read_results
 from fedunlearn.cli.guard import guarded, warn
+from fedunlearn.console import say
 from fedunlearn.deletion import Inbox
 from fedunlearn.errors import EXIT_OK, BadInput
 from fedunlearn.links import remove
@@ -69,7 +69,7 @@ def _export(run: RunFolder, out: Path) -> int:
         warn(f"{waits} to be served; this model still knows that speech")
     if results.get("status") != "complete":
         warn(f"the run is {results.get('status')}, and the model card says so")
-    Console().print(f"Model: {out}", soft_wrap=True, highlight=False, markup=False)
+    say(f"Model: {out}")
     return EXIT_OK
 
 

@@ -3,11 +3,16 @@
 import errno
 from collections.abc import Callable
 
-from rich.console import Console
-
+from fedunlearn.console import errors, plain, warn
 from fedunlearn.errors import EXIT_BAD_INPUT, EXIT_FAILED, BadInput, RunFailed
 
-errors = Console(stderr=True, soft_wrap=True, highlight=False)
+__all__ = ["errors", "guarded", "plain", "warn"]
+
+_OF_A_PATH = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
+"""errors that say that a path is wrong, whoever gave it, and not what it leads to"""
+_HINTS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), " (is the disk full?)") | dict.fromkeys(
+    (errno.EACCES, errno.EPERM, errno.EROFS), " (is it yours to read and write?)"
+)
 
 
 def guarded(command: Callable[[], int]) -> int:
@@ -16,28 +21,24 @@ def guarded(command: Callable[[], int]) -> int:
         return command()
     except BadInput as error:
         for problem in error.problems:
-            errors.print(f"[red]error:[/] {plain(problem)}")
+            errors.labelled("error:", "red", problem)
+        _tell_notes(error)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        errors.print("[red]failed:[/] interrupted")
+        errors.labelled("failed:", "red", "interrupted")
         return EXIT_FAILED
     except RunFailed as error:
-        errors.print(f"[red]failed:[/] {plain(str(error))}")
-        for note in getattr(error, "__notes__", ()):
-            errors.print(plain(note))
+        errors.labelled("failed:", "red", str(error))
+        _tell_notes(error)
         return EXIT_FAILED
     except OSError as error:
-        denied = error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}
-        hint = "is it yours to read and write?" if denied else "is the disk full?"
-        errors.print(f"[red]failed:[/] {plain(str(error))} ({hint})")
-        return EXIT_FAILED
+        wrong = error.errno in _OF_A_PATH
+        label, code = ("error:", EXIT_BAD_INPUT) if wrong else ("failed:", EXIT_FAILED)
+        errors.labelled(label, "red", f"{error}{_HINTS.get(error.errno or 0, '')}")
+        _tell_notes(error)
+        return code
 
 
-def warn(text: str) -> None:
-    """One line for the user; the command goes on."""
-    errors.print(f"[yellow]warning:[/] {plain(text)}")
-
-
-def plain(text: str) -> str:
-    """As text that holds no markup and stands in one line."""
-    return " ".join(text.split()).replace("[", r"\[")
+def _tell_notes(error: BaseException) -> None:
+    for note in getattr(error, "__notes__", ()):
+        errors.tell(plain(note))

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from fedunlearn.cli.guard import guarded
+from fedunlearn.console import say
 from fedunlearn.errors import EXIT_OK
 from fedunlearn.run_folder import RunFolder
 
@@ -29,13 +29,12 @@ def _influence(folder: Path, cache: Path | None, delete: bool) -> int:
     from fedunlearn.influence import delete_influence, files_with_influence
 
     run, references = RunFolder(folder), cache or folder.parent / "references"
-    console = Console(soft_wrap=True, highlight=False, markup=False)
     found = delete_influence(run, references) if delete else files_with_influence(run, references)
     for one in found:
         done = "deleted: " if delete else ""
-        console.print(f"{done}{one.file}: {one.what}; needed for {one.needed_for}")
+        say(f"{done}{one.file}: {one.what}; needed for {one.needed_for}")
     if not found:
-        console.print(f"{folder}: no file is left that was trained on what was deleted (cache: {references})")
+        say(f"{folder}: no file is left that was trained on what was deleted (cache: {references})")
     elif not delete:
-        console.print("To delete them: the same command with --delete")
+        say("To delete them: the same command with --delete")
     return EXIT_OK

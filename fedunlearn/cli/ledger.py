@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedunlearn.cli.guard import errors, guarded, plain
+from fedunlearn.cli.guard import guarded
+from fedunlearn.console import Screen, errors, say
 from fedunlearn.errors import EXIT_FAILED, EXIT_NOT_COMPARED, EXIT_OK, BadInput
 from fedunlearn.ledger import printable
 from fedunlearn.ledger_check import check_ledger, opened_ledger
@@ -70,12 +70,13 @@ def _show(run: RunFolder) -> int:
         names = {ledger.hashed(*key): (str(key[1]), key[0]) for key in known}
     table = Table(title=Text(f"Ledger of {run.path}"))
     for heading in ("row", "round", "client", "request", "state", "hash"):
-        table.add_column(heading, justify="right" if heading in {"row", "round"} else "left")
+        right = heading in {"row", "round"}
+        table.add_column(heading, justify="right" if right else "left", no_wrap=True)
     for e in entries:
         client, request = names.get(e.request, (e.subject[:_SHOWN], e.request[:_SHOWN]))
         cells = (str(e.position), str(e.round), client, request, e.state, e.hash[:_SHOWN])
         table.add_row(*(Text(printable(cell)) for cell in cells))
-    Console().print(table)
+    Screen().table(table)
     return EXIT_OK
 
 
@@ -83,13 +84,13 @@ def _verify(run: RunFolder, head: str, receipts: Sequence[Path]) -> int:
     check = check_ledger(run, head, receipts)
     if check.contradictions:
         for line in check.contradictions[:_MOST]:
-            errors.print(f"[red]failed:[/] {plain(line)}")
+            errors.labelled("failed:", "red", line)
         if len(check.contradictions) > _MOST:
-            errors.print(f"[red]failed:[/] and {len(check.contradictions) - _MOST} more")
+            errors.labelled("failed:", "red", f"and {len(check.contradictions) - _MOST} more")
         return EXIT_FAILED
     agrees = f"agrees with {' and '.join(check.compared)}" if check.compared else "nothing to compare it with"
     unlinked = "" if check.names_rows else "; without the salt, no row can be linked to a request"
-    _say(f"{run.ledger}: {check.rows} rows, whole; {agrees}{unlinked}; head {check.head}")
+    say(f"{run.ledger}: {check.rows} rows, whole; {agrees}{unlinked}; head {check.head}")
     return EXIT_OK if check.compared else EXIT_NOT_COMPARED
 
 
@@ -114,10 +115,6 @@ def _copy_receipt(run: RunFolder, request: str, client: int | None, out: Path) -
     except OSError as error:
         raise BadInput(f"--out {out}: cannot be written ({error.strerror})") from error
     head = read.head or read.head_at_purge
-    _say(f"{out}: receipt of request {request}" + (f"; the ledger's head in it is {head}" if head else ""))
-    _say(f"Keep it outside of the run folder; compare: fedunlearn ledger verify {run.path} --receipt {out}")
+    say(f"{out}: receipt of request {request}" + (f"; the ledger's head in it is {head}" if head else ""))
+    say(f"Keep it outside of the run folder; compare: fedunlearn ledger verify {run.path} --receipt {out}")
     return EXIT_OK
-
-
-def _say(line: str) -> None:
-    Console().print(line, soft_wrap=True, highlight=False, markup=False)

@@ -13,18 +13,23 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from fedunlearn.cli.guard import guarded
+from fedunlearn.config.fields import LARGEST
+from fedunlearn.console import Screen, say
 from fedunlearn.deletion import DeletionRequest, Inbox, RequestBook, State, Wish, admit
+from fedunlearn.deletion.request import has_passed
 from fedunlearn.errors import EXIT_OK, BadInput
+from fedunlearn.ledger import LedgerReader
+from fedunlearn.receipts import receipt_of
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.vault_index import Entry, Index
 
 Run = Annotated[Path, typer.Option("--run", help="The run folder; a run may be going on in it.")]
 Client = Annotated[int, typer.Option(help="Whose device, 0 ...")]
 _ANY_DATE = sys.maxsize
+_ID_WIDTH = 16
 
 
 def delete(
@@ -62,7 +67,10 @@ def delete(
 def withdraw(
     run: Run,
     client: Client,
-    request: Annotated[str, typer.Option(help="Its id, as `fedunlearn delete` gave it.")],
+    request: Annotated[
+        str,
+        typer.Option(help="Its id, as `fedunlearn delete` gave it, or how that begins (4 digits or more)."),
+    ],
 ) -> None:
     """Take a request back, on every device that it concerns. Too late once a device has unlearned."""
     raise SystemExit(guarded(lambda: _withdraw(RunFolder(run), client, request)))
@@ -72,7 +80,7 @@ def requests(
     run: Run,
     client: Annotated[int | None, typer.Option(help="Of this client alone.")] = None,
 ) -> None:
-    """Show what has been asked, as the devices' own books have it, and what waits to be read."""
+    """Show what has been asked and what became of it, on the devices and at the server, and what waits."""
     raise SystemExit(guarded(lambda: _requests(RunFolder(run), client)))
 
 
@@ -94,8 +102,10 @@ class _Asked:
             problems.append("give exactly one of --utterances, --speaker, --emotion and --all")
         elif self.utterances and not self.named:
             problems.append(f"{self.utterances[0]}: ids of utterances follow --utterances")
-        if self.deadline is not None and self.deadline < 1:
-            problems.append(f"--deadline {self.deadline}: give at least 1 round, or leave it out")
+        if self.deadline is not None and not 1 <= self.deadline <= LARGEST:
+            problems.append(
+                f"--deadline {self.deadline}: give at least 1 round and at most {LARGEST}, or leave it out"
+            )
         if problems:
             raise BadInput(problems)
         name = secrets.token_hex(8)
@@ -170,6 +180,7 @@ def _expected(run: RunFolder, client: int, wish: Wish) -> DeletionRequest:
 
 def _withdraw(run: RunFolder, client: int, request: str) -> int:
     vaults = _vaults(run, client)
+    request = _whole_id(run, client, request)
     found = {c: states[request] for c in vaults if request in (states := _states(run.vault(c)))}
     if client not in found:
         raise BadInput(f"--request {request}: client {client} has none of that id; see `fedunlearn requests`")
@@ -184,26 +195,40 @@ def _withdraw(run: RunFolder, client: int, request: str) -> int:
     return EXIT_OK
 
 
+def _whole_id(run: RunFolder, client: int, start: str) -> str:
+    """The one id of a client's that begins so; what was given where there is none."""
+    states = _states(run.vault(client))
+    ids = [start] if start in states else [i for i in states if len(start) >= 4 and i.startswith(start)]
+    if len(ids) > 1:
+        raise BadInput(f"--request {start}: client {client} has {len(ids)} that begin so: {', '.join(ids)}")
+    return ids[0] if ids else start
+
+
 def _requests(run: RunFolder, client: int | None) -> int:
     vaults = _vaults(run, client)
     table = Table(title=f"Requests in {run.path}")
-    for heading in ("id", "client", "what", "utterances", "raised", "deadline", "state", "note"):
+    table.add_column("id", no_wrap=True, min_width=_ID_WIDTH)
+    for heading in ("client", "what", "utterances", "raised", "deadline", "state", "note"):
         table.add_column(
             heading, justify="right" if heading in {"utterances", "raised", "deadline"} else "left"
         )
     for number in vaults if client is None else [client]:
-        for row in _rows(run.vault(number)):
+        for row in _rows(run, number):
             table.add_row(row[0], str(number), *row[1:])
-    console = Console()
-    console.print(table if table.row_count else f"No requests in {run.path}.")
     if table.row_count:
+        Screen().table(table)
         _say("Rounds leave out recovery rounds in the middle of learning; the ledger counts those, too.")
         _say(f"Of what is purged there is a receipt: {run.vaults}/client-NNNN/receipts/ID.json")
+    else:
+        _say(f"No requests in {run.path}.")
     return EXIT_OK
 
 
-def _rows(vault: Path) -> list[tuple[str, ...]]:
+def _rows(run: RunFolder, client: int) -> list[tuple[str, ...]]:
+    vault = run.vault(client)
     waiting = Inbox(vault).waiting()
+    book = RequestBook(vault).all()
+    recorded = _recorded(run, client, [r.id for r in book])
     leaving = {w.withdraws for w in waiting if w.withdraws}
     rows: list[tuple[str, ...]] = [
         (
@@ -212,15 +237,36 @@ def _rows(vault: Path) -> list[tuple[str, ...]]:
             str(r.count + r.held_out_count),
             str(r.round),
             "" if r.deadline is None else str(r.round + r.deadline),
-            f"{r.state}, to be withdrawn" if r.id in leaving else str(r.state),
+            f"{state}, to be withdrawn" if r.id in leaving else str(state),
             r.note,
         )
-        for r in RequestBook(vault).all()
+        for r in book
+        for state in [_reached(r, recorded.get(r.id), vault)]
     ]
     known = {row[0] for row in rows}
     for wish in (w.wish for w in waiting if w.wish and w.id not in known):
         rows.append((wish.id, wish.what, "", "", "", "filed", "the device has not read it yet"))
     return rows
+
+
+def _reached(request: DeletionRequest, recorded: State | None, vault: Path) -> State:
+    """How far a request has come, by the device's book and by what the server has recorded of it."""
+    state = request.state
+    if recorded and state not in {State.WITHDRAWN, State.REFUSED} and not has_passed(state, recorded):
+        state = recorded
+    # The device is not told that it was verified; the receipt is written when nothing of it was found.
+    return State.VERIFIED if state is State.PURGED and receipt_of(vault, request.id).exists() else state
+
+
+def _recorded(run: RunFolder, client: int, ids: Sequence[str]) -> dict[str, State]:
+    """What the ledger has on a client's requests; nothing where it cannot be read (``ledger verify``)."""
+    try:
+        with LedgerReader(run.ledger) as ledger:
+            known = {request: ledger.states(request, client) for request in ids}
+    except Exception:
+        return {}
+    named = {request: [s for s in states if s in set(State)] for request, states in known.items()}
+    return {request: State(states[-1]) for request, states in named.items() if states}
 
 
 def _states(vault: Path) -> dict[str, str]:
@@ -246,4 +292,4 @@ def _entries(vault: Path) -> Mapping[str, Entry]:
 
 
 def _say(line: str) -> None:
-    Console().print(line, soft_wrap=True, highlight=False, markup=False)
+    say(line)

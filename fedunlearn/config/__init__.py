@@ -20,6 +20,8 @@ from fedunlearn.config.fields import (
     NonNegative,
     OpenFraction,
     Positive,
+    Seconds,
+    Seed,
     Settings,
 )
 from fedunlearn.config.guard import AttackerSettings, GuardSettings, PrivacySettings
@@ -45,6 +47,7 @@ from fedunlearn.config.unlearning import (
     UnlearningSettings,
 )
 from fedunlearn.errors import BadInput
+from fedunlearn.inputs import read_text
 
 __all__ = [
     "AmunForgetSettings",
@@ -135,7 +138,7 @@ class LocalSettings(Settings):
     momentum: OpenFraction = 0.9
     weight_decay: NonNegative = 0.0
     lr_schedule: Literal["constant", "cosine"] = "constant"
-    crop_seconds: NonNegative = 0.0
+    crop_seconds: Seconds = 0.0
     time_mask: OpenFraction = 0.0
     band_mask: OpenFraction = 0.0
     feature_noise: NonNegative = 0.0
@@ -205,7 +208,7 @@ class EvaluationSettings(Settings):
     """
 
     curve_every: Count = 1
-    retrained_seeds: AtLeastOne = 2
+    retrained_seeds: Annotated[int, Field(ge=1, le=10_000)] = 2
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
     relearn_steps: Annotated[int, Field(ge=0, le=100_000)] = 200
     shadows: Annotated[int, Field(ge=0, le=10_000)] = 0
@@ -225,7 +228,7 @@ class EvaluationSettings(Settings):
 class Config(Settings):
     """One complete experiment."""
 
-    seed: Count = 1
+    seed: Seed = 1
     corpus: CorpusSettings = CorpusSettings()
     partition: PartitionSettings = PartitionSettings()
     model: ModelSettings = ModelSettings()
@@ -296,10 +299,8 @@ def load(file: Path | None = None, overrides: Mapping[str, Any] | None = None) -
     tree: dict[str, Any] = {}
     if file is not None:
         try:
-            tree = tomllib.loads(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise BadInput(f"{file}: cannot be read ({error.strerror})") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            tree = tomllib.loads(read_text(file, kind="valid TOML"))
+        except (ValueError, RecursionError) as error:
             raise BadInput(f"{file}: is not valid TOML ({error})") from error
     problems = [p for key, value in (overrides or {}).items() if (p := _place(tree, key, value))]
     try:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fedunlearn.config.fields import AtLeastOne, Count, OpenFraction, Positive, Settings
+from fedunlearn.config.fields import LARGEST_SHAPE, AtLeastOne, Count, OpenFraction, Positive, Settings
 
 
 class FederationSettings(Settings):
@@ -13,7 +13,7 @@ class FederationSettings(Settings):
     Attributes:
         engine: "ray" (worker processes that stay), "inline" (this process) or "flower" (Flower's own
             simulation on Ray, as ``flwr run`` plays it; slower).
-        workers: Ray workers, one CPU and one torch thread each; 0 = one per CPU core.
+        workers: Ray workers, one CPU and one torch thread each; 0 = one per CPU that this process may use.
         ray_address: of a running Ray cluster, "host:port" or "auto"; devices and their vaults are then dealt
             to its nodes. Empty = Ray is started on this machine.
         node_folder: folder on each node's own disk for the vaults of its devices, wiped at the end; empty =
@@ -28,7 +28,7 @@ class FederationSettings(Settings):
     """
 
     engine: Literal["ray", "inline", "flower"] = "ray"
-    workers: Count = 0
+    workers: Annotated[int, Field(ge=0, le=LARGEST_SHAPE)] = 0
     ray_address: str = ""
     node_folder: str = ""
     quorum: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8

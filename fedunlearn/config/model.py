@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fedunlearn.config.fields import AtLeastOne, OpenFraction, Positive, Settings
+from fedunlearn.config.fields import AtLeastOne, OpenFraction, Settings, Shape
 
 SMALL_MODELS = ("functionals", "cnn")
 """The recognisers that are made from nothing; every other name is that of a speech encoder."""
@@ -32,11 +32,11 @@ class EncoderSettings(Settings):
             which they were, so that a later run cannot take others by accident.
     """
 
-    trains: Annotated[str, Field(pattern=r"^(head|lora|all|top:[1-9][0-9]*)$")] = "head"
-    projection: AtLeastOne = 256
-    lora_rank: AtLeastOne = 8
+    trains: Annotated[str, Field(pattern=r"^(head|lora|all|top:[1-9][0-9]{0,3})$")] = "head"
+    projection: Shape = 256
+    lora_rank: Shape = 8
     lora_alpha: AtLeastOne = 16
-    seconds_at_once: Positive = 30.0
+    seconds_at_once: Annotated[float, Field(gt=0.0, le=3600.0)] = 30.0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     gpu_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -57,7 +57,7 @@ class ModelSettings(Settings):
     """
 
     name: Annotated[str, Field(min_length=1)] = "functionals"
-    hidden: AtLeastOne = 128
+    hidden: Shape = 128
     dropout: OpenFraction = 0.0
     encoder: EncoderSettings = EncoderSettings()
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fedunlearn.config.fields import AtLeastOne, Count, Settings
+from fedunlearn.config.fields import LARGEST_SHAPE, AtLeastOne, Count, Settings, Shape
 
 
 class LateRecordings(Settings):
@@ -34,9 +34,9 @@ class PartitionSettings(Settings):
         recordings: training speech that comes to be recorded in the course of the run.
     """
 
-    clients: AtLeastOne = 20
-    unseen_speakers: Count = 6
+    clients: Shape = 20
+    unseen_speakers: Annotated[int, Field(ge=0, le=LARGEST_SHAPE)] = 6
     test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
     shared_speakers: Count = 0
-    devices: Annotated[int, Field(ge=2)] = 2
+    devices: Annotated[int, Field(ge=2, le=LARGEST_SHAPE)] = 2
     recordings: tuple[LateRecordings, ...] = ()

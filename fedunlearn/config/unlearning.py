@@ -68,7 +68,7 @@ class CalmSettings(DescentSettings):
     discount: NonNegative = 0.08
     speaker_discount: NonNegative = 0.3
     noise: NonNegative = 1.4
-    copies: Count = 10
+    copies: Annotated[int, Field(ge=0, le=10_000)] = 10
     keep: NonNegative = 1.0
     lr: Positive = 0.01
     batch_size: AtLeastOne = 64
@@ -99,7 +99,7 @@ class AttackSettings(Settings):
     eps: Positive = 0.25
     step: Positive = 1.0
     steps: Count = 3
-    per_utterance: Count = 10
+    per_utterance: Annotated[int, Field(ge=0, le=10_000)] = 10
 
 
 class L2ULSettings(DescentSettings):

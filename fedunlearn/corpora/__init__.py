@@ -13,6 +13,7 @@ from fedunlearn.corpora.inspection import recordings
 from fedunlearn.corpora.labels import check_emotions
 from fedunlearn.corpora.utterance import Corpus, Utterance
 from fedunlearn.errors import BadInput
+from fedunlearn.inputs import looked_up
 
 __all__ = ["READERS", "Corpus", "Reader", "Utterance", "load", "recordings"]
 
@@ -37,8 +38,8 @@ def _real(read: Callable[[Path], Corpus]) -> Reader:
         if not settings.path:
             raise BadInput(f"corpus.path: {settings.name} is real speech; say where it is with --data PATH")
         # Absolute: a recording may be decoded later by a process that works in another folder.
-        path = Path(settings.path).expanduser().absolute()
-        if not path.exists():
+        path = looked_up(settings.path, lambda: Path(settings.path).expanduser().absolute())
+        if not looked_up(path, path.exists):
             raise BadInput(f"{path}: no such file or folder (corpus.path, --data)")
         return read(path)
 

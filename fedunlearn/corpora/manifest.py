@@ -17,6 +17,7 @@ from fedunlearn import audio
 from fedunlearn.corpora.folder import assemble, name_few
 from fedunlearn.corpora.utterance import Corpus, Utterance
 from fedunlearn.errors import BadInput
+from fedunlearn.inputs import looked_up
 
 REQUIRED = ("path", "speaker", "emotion")
 OPTIONAL = ("gender", "text")
@@ -61,7 +62,7 @@ def read(path: Path) -> Corpus:
             that is not there, a file listed twice, emotions that differ only in spelling, scores in place of
             emotions.
     """
-    file = path / FILE_NAME if path.is_dir() else path
+    file = path / FILE_NAME if looked_up(path, path.is_dir) else path
     header, table = _table(file)
     columns = _columns(file, header)
     rows = [(row, {name: row.fields[at] if at < len(row.fields) else "" for name, at in columns.items()})
@@ -193,6 +194,13 @@ def _number(word: str) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) else None
+
+
+def _is_there(recording: Path) -> bool:
+    try:
+        return recording.is_file()
+    except OSError:  # the name is too long, or the folder is closed
+        return False
 
 
 def _gender(written: str) -> str:

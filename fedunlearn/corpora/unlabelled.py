@@ -11,6 +11,7 @@ from fedunlearn.config import CorpusSettings
 from fedunlearn.corpora import READERS
 from fedunlearn.corpora.folder import ENDINGS, NAMED_AT_MOST, NOT_READ, files, name_not_read
 from fedunlearn.errors import BadInput
+from fedunlearn.inputs import looked_up
 from fedunlearn.seeding import rng_for, stream_key
 
 FOLDER = "folder"
@@ -160,8 +161,8 @@ def _generated(speakers: int, seed: int) -> Source:
 
 
 def _there(data: str) -> Path:
-    path = Path(data).expanduser().absolute()
-    if not path.exists():
+    path = looked_up(f"--data {data}", lambda: Path(data).expanduser().absolute())
+    if not looked_up(f"--data {data}", path.exists):
         raise BadInput(f"--data {data}: no such file or folder")
     return path
 

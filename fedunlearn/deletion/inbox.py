@@ -9,10 +9,11 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from fedunlearn.config.fields import LARGEST
 from fedunlearn.errors import BadInput
 from fedunlearn.links import is_plain
 from fedunlearn.run_folder import write_atomically
@@ -124,12 +125,15 @@ def _understood(file: Path, content: Any) -> Waiting:
     if unknown := content.keys() - {f.name for f in fields(Wish)}:
         raise ValueError(f"it says {', '.join(sorted(unknown))}, which no wish says")
     wish = Wish(**{**content, "utterances": tuple(content.get("utterances", ()))})
+    if type(wish.deadline) is int:
+        # Somebody who gives too many rounds wants the deletion all the same.
+        wish = replace(wish, deadline=min(wish.deadline, LARGEST))
     texts = (wish.emotion, wish.speaker, wish.reason, wish.event, *wish.utterances)
     numbers = (wish.count, wish.devices, 1 if wish.deadline is None else wish.deadline)
     if wish.what not in _KINDS or not all(isinstance(text, str) for text in texts):
         raise ValueError("it does not say what is to go")
-    if not all(isinstance(n, int) and n >= 0 for n in numbers) or wish.devices < 1:
-        raise ValueError("its numbers are none")
+    if not all(type(n) is int and 0 <= n <= LARGEST for n in numbers) or wish.devices < 1:
+        raise ValueError("its numbers cannot be right")
     return Waiting(file, wish)
 
 

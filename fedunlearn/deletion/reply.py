@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from fedunlearn.config.fields import LARGEST
 from fedunlearn.deletion.book import RequestBook
 from fedunlearn.deletion.request import DeletionRequest
 from fedunlearn.vault_index import Entry
@@ -35,4 +36,6 @@ def answer(book: RequestBook, entries: Mapping[str, Entry], date: int, trained: 
 
 
 def _left(request: DeletionRequest, date: int) -> int:
-    return -1 if request.deadline is None else max(0, request.round + request.deadline - date)
+    if request.deadline is None:
+        return -1
+    return min(max(0, request.round + request.deadline - date), LARGEST)

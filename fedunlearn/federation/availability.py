@@ -13,6 +13,7 @@ from typing import Any
 
 from fedunlearn.config import AvailabilitySettings
 from fedunlearn.errors import BadInput
+from fedunlearn.inputs import read_text
 from fedunlearn.seeding import rng_for
 
 _COLUMNS = ("client", "from", "until")
@@ -117,13 +118,10 @@ def read_trace(file: Path, clients: int) -> dict[int, tuple[Absence, ...]]:
         BadInput: it cannot be read; or one line for each row that is not three whole numbers, names an
             unknown client, is empty or begins before round 0, or overlaps another of its client.
     """
+    lines = read_text(file, "availability.trace", "CSV").splitlines()
     try:
-        # Spreadsheets put a mark at the beginning.
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
         rows = list(csv.reader(lines, strict=True))
-    except OSError as error:
-        raise BadInput(f"availability.trace: {file}: cannot be read ({error.strerror})") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
         raise BadInput(f"availability.trace: {file}: is not CSV ({error})") from error
     head = [name.strip() for name in rows[0]] if rows else []
     if not set(_COLUMNS) <= set(head):

@@ -5,7 +5,9 @@ The apps cannot tell which runs them, and their results agree bit for bit.
 
 import logging
 import os
+import shutil
 import sys
+import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +22,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fedunlearn.config import FederationSettings
+from fedunlearn.cpus import usable_cpus
 from fedunlearn.errors import Interrupted, RunFailed
 from fedunlearn.federation.accelerator import Sharing, share_gpu, workers_limited
 from fedunlearn.federation.client import make_client_app
@@ -30,6 +33,8 @@ from fedunlearn.vault_index import Index
 from fedunlearn.vault_papers import refill_from
 
 _REACH_SECONDS = 5.0
+_LONGEST_FOR_RAY = 35
+"""bytes of a temporary folder: a socket's whole name has 107, of which Ray adds about 70"""
 
 
 def play(experiment: Experiment, mods: Sequence[Any] = ()) -> dict[str, Any]:
@@ -117,9 +122,9 @@ def run_ray(
 
     from fedunlearn.federation.ray_grid import RayGrid
 
-    workers = min(settings.workers or os.cpu_count() or 1, clients)
+    workers = min(settings.workers or usable_cpus(), clients)
     sharing = gpu(workers)
-    with _ray_for(sharing, log):
+    with _short_folder_for_ray(), _ray_for(sharing, log):
         init = ray_options(workers, sharing)
         ray.init(**init)
         share = sharing.share if sharing else 0.0
@@ -167,7 +172,7 @@ def run_flower(
     """
     from flwr.simulation import run_simulation
 
-    workers = min(settings.workers or os.cpu_count() or 1, clients)
+    workers = min(settings.workers or usable_cpus(), clients)
     sharing = gpu(workers)
     failure: list[BaseException] = []
     inner = server_app
@@ -181,7 +186,7 @@ def run_flower(
 
     outer = ServerApp()
     outer.main()(main)
-    with _ray_for(sharing, log):
+    with _short_folder_for_ray(), _ray_for(sharing, log):
         # Deprecated upstream, and the one call that works in process and tells the truth on failure.
         run_simulation(outer, client_app, clients, backend_config=backend_config(workers, sharing))
     if failure:
@@ -218,6 +223,35 @@ def _ray_for(sharing: Sharing | None, log: Path) -> Iterator[None]:
             started = psutil.Process().children(recursive=True)
             ray.shutdown()
             _end(started)
+
+
+@contextmanager
+def _short_folder_for_ray() -> Iterator[None]:
+    """Inside, Ray's temporary folder is short enough for the names of its sockets.
+
+    Where TMPDIR is not (batch systems), Ray is given a folder of its own, which goes when this ends.
+    """
+    usual = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    if len(os.fsencode(usual)) <= _LONGEST_FOR_RAY or os.name != "posix":
+        yield
+        return
+    try:
+        folder = tempfile.mkdtemp(prefix="fedunlearn-", dir="/tmp")
+    except OSError as error:
+        raise RunFailed(
+            f"TMPDIR = {usual}: its name is too long for Ray's sockets, and /tmp cannot be written "
+            f"({error.strerror}); set RAY_TMPDIR to a folder whose name has at most {_LONGEST_FOR_RAY} bytes"
+        ) from error
+    before = os.environ.get("RAY_TMPDIR")
+    os.environ["RAY_TMPDIR"] = folder
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["RAY_TMPDIR"]
+        else:
+            os.environ["RAY_TMPDIR"] = before
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

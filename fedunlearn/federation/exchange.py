@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedunlearn.config import FederationSettings
+from fedunlearn.console import warn
 from fedunlearn.errors import RunFailed
 from fedunlearn.evaluation.cost import REQUESTING, PhaseCost
 from fedunlearn.federation.replies import Introduction, read_effort, read_introduction
@@ -22,6 +23,12 @@ from fedunlearn.federation.transport import Refused, lend, size
 T = TypeVar("T")
 _MEETING = "query.population"
 _POLL_SECONDS = 0.005
+_FIRST_WORD_SECONDS, _NEXT_WORD_SECONDS = 3.0, 30.0
+"""after which one is told that clients are missing, the first time and then again"""
+_MORE_CLIENTS = (
+    "with flwr run, the federation needs as many SuperNodes as there are clients: set "
+    "options.num-supernodes, or clients in --run-config"
+)
 _FEWEST_AHEAD, _MOST_AHEAD, _BYTES_AHEAD = 4, 64, 1 << 28
 """how many clients' replies may come before it is their turn: so many, and no more bytes than these"""
 
@@ -233,10 +240,15 @@ class Federation:
 
     def _meet(self, clients: int) -> None:
         # Node ids are random in every run, and the list is empty when a ServerApp starts.
-        deadline = time.monotonic() + self._settings.timeout
+        begin = time.monotonic()
+        say_again = begin + _FIRST_WORD_SECONDS
         nodes: list[int] = []
         while len(nodes) < clients:
-            self._check_time(deadline, f"{len(nodes)} of {clients} clients are connected")
+            here = f"{len(nodes)} of {clients} clients are connected"
+            if (now := time.monotonic()) > say_again:
+                warn(f"{here}; waiting for the others, {self._settings.timeout - (now - begin):.0f} s more")
+                say_again = now + _NEXT_WORD_SECONDS
+            self._check_time(begin + self._settings.timeout, here, more=f"; {_MORE_CLIENTS}")
             nodes = sorted(self._grid.get_node_ids())
         reasons: dict[int, str] = {}
         for _ in range(1 + self._settings.retries):
@@ -282,11 +294,11 @@ class Federation:
             self.most[said.client] = said.train + self.later.get(said.client, 0)
         return refused
 
-    def _check_time(self, deadline: float | None, what: str, wait: bool = True) -> None:
+    def _check_time(self, deadline: float | None, what: str, wait: bool = True, more: str = "") -> None:
         if self._stop.wait(_POLL_SECONDS if wait else 0):
             raise RunFailed("the run was interrupted")
         if deadline is not None and time.monotonic() > deadline:
-            raise RunFailed(f"{what} after {self._settings.timeout:g} s")
+            raise RunFailed(f"{what} after {self._settings.timeout:g} s{more}")
 
     def _fault(self, client: int, reason: str, occasion: Occasion, kind: str) -> None:
         self.faults.append(Fault(occasion.round, occasion.phase, client, reason, kind))

@@ -10,9 +10,9 @@ from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
-from rich.console import Console
 
 from fedunlearn import config as configuration
+from fedunlearn.console import errors
 from fedunlearn.errors import BadInput, RunFailed
 from fedunlearn.federation.client import make_client_app
 from fedunlearn.federation.contents import close_books
@@ -41,7 +41,7 @@ def main(grid: Grid, context: Context) -> None:
     if asked["data"]:
         overrides["corpus.path"] = str(asked["data"])
     config = configuration.load(file, overrides)
-    with Progress(Console(stderr=True)) as progress:
+    with Progress(errors) as progress:
         experiment = prepare(config, out, out.parent / "references", progress)
         for warning in experiment.corpus.warnings:
             progress.warn(warning)

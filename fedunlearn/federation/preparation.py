@@ -1,7 +1,6 @@
 """Everything before the first message: read the corpus, deal it, fill the vaults, set up the judge."""
 
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -32,6 +31,7 @@ from fedunlearn.federation.folder_check import (
 from fedunlearn.federation.progress import Progress
 from fedunlearn.federation.resume import Shelf, differences
 from fedunlearn.federation.standing import trained_names
+from fedunlearn.inputs import looked_up
 from fedunlearn.ledger import DamagedLedger, LedgerReader
 from fedunlearn.models import build_model, resolved
 from fedunlearn.models.contract import EmotionModel
@@ -52,18 +52,21 @@ def resolve(config: Config) -> Config:
     """Fill in what follows from the rest: whole paths, a generated speaker for each client, which encoder."""
     corpus = config.corpus
     if corpus.path:
-        corpus = corpus.model_copy(update={"path": str(Path(corpus.path).expanduser().absolute())})
+        corpus = corpus.model_copy(update={"path": _absolute(corpus.path)})
     if corpus.name == "synthetic" and not corpus.speakers:
         speakers = config.partition.clients + config.partition.unseen_speakers
         corpus = corpus.model_copy(update={"speakers": max(speakers, 2)})
     availability = config.availability
     if availability.trace:
-        trace = str(Path(availability.trace).expanduser().absolute())
-        availability = availability.model_copy(update={"trace": trace})
+        availability = availability.model_copy(update={"trace": _absolute(availability.trace)})
     model = config.model
     with suppress(BadInput):  # ``check`` says what is wrong with it, and all else that is
         model = resolved(model)
     return config.model_copy(update={"corpus": corpus, "availability": availability, "model": model})
+
+
+def _absolute(path: str) -> str:
+    return looked_up(path, lambda: str(Path(path).expanduser().absolute()))
 
 
 def read_speech(config: Config, corpus: Corpus | None = None) -> tuple[Corpus, Partition]:
@@ -112,18 +115,22 @@ def _problems(attempt: Callable[[], object]) -> tuple[str, ...]:
         attempt()
     except BadInput as error:
         return error.problems
+    except OSError as error:
+        return (f"{error.filename}: cannot be read ({error.strerror})",)
     return ()
 
 
 def _check_cache(cache: Path) -> None:
-    nearest = next(p for p in (cache, *cache.absolute().parents) if p.exists())
+    places = (cache, *cache.absolute().parents)
+    # A link that leads nowhere is in the way, too.
+    nearest = looked_up(f"--cache {cache}", lambda: next(p for p in places if p.exists() or p.is_symlink()))
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise BadInput(f"--cache {cache}: cannot be written ({nearest} is no folder, or not yours to write)")
 
 
 def _check_outside(option: str, folder: Path, corpus: CorpusSettings) -> None:
     for speech in corpus.folders:
-        if folder.resolve().is_relative_to(speech):
+        if looked_up(f"{option} {folder}", folder.resolve).is_relative_to(speech):
             raise BadInput(
                 f"{option} {folder}: lies inside the corpus {speech}, which is never written; name another"
             )
@@ -166,6 +173,7 @@ def prepare(
     torch.set_num_threads(1)  # more would fight over the cores, and could change the last bit
     config = resolve(config)
     run, waiting = RunFolder(out), dict[Path, bytes]()
+    kept = dict[Path, bytes]()
     if resume:
         run.lock()
         try:
@@ -177,13 +185,15 @@ def prepare(
             if run.standings.exists():
                 return _take_up(config, run, cache, progress, heard)
             check_settings(run, configuration.load(run.config))
+            made_with = run.config.read_bytes()
             waiting = _begin_anew(run)
+            kept = {run.config: made_with, **waiting}
         except BaseException:
             run.unlock()
             raise
-    check(config, out, cache, heard[0] if heard else None)
-    run.create()
     try:
+        check(config, out, cache, heard[0] if heard else None)
+        run.create()
         write_atomically(run.config, config.to_toml())
         corpus, speech = heard or listen(config, progress)
         # Again: recordings that cannot be read may have been left out.
@@ -198,10 +208,18 @@ def prepare(
         references = ReferenceCache(cache)
         references.clean()
         return Experiment(config, run, corpus, partition, judge, template, references, progress)
-    except BaseException:
-        run.unlock()
-        shutil.rmtree(out)  # nothing has been learned yet
+    except BaseException as error:
+        run.undo(error)  # nothing has been learned yet
+        _put_back(kept)
         raise
+
+
+def _put_back(kept: Mapping[Path, bytes]) -> None:
+    """What a run that could not begin anew had in its folder: its settings and what people have filed."""
+    for file, content in kept.items():
+        with suppress(OSError):  # what went wrong before is what the user must hear
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, content)
 
 
 def _check_same(config: Config, run: RunFolder) -> None:

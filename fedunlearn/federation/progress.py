@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
+from rich.text import Text
 
+from fedunlearn.console import plain
 from fedunlearn.evaluation.judge import CurvePoint
 
 _SAID = {
@@ -27,11 +28,11 @@ class Progress:
 
     def __init__(self, console: Console) -> None:
         self._bars = Bars(
-            TextColumn("{task.description:<34}"),
+            TextColumn("{task.description:<34}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             disable=not console.is_terminal,
         )
@@ -65,7 +66,7 @@ class Progress:
 
     def warn(self, line: str) -> None:
         """Say something that the user should know, on standard error."""
-        self._bars.console.print(f"[yellow]warning:[/] {escape(line)}", soft_wrap=True, highlight=False)
+        self._bars.console.print(Text.assemble(("warning:", "yellow"), " ", plain(line)), soft_wrap=True)
 
     def advance(self, row: Mapping[str, Any], point: CurvePoint | None) -> None:
         """One round of the current phase is over."""

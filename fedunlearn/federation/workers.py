@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from fedunlearn.cpus import usable_cpus
 from fedunlearn.errors import RunFailed
 
 Task = TypeVar("Task")
@@ -29,14 +30,14 @@ def make_all(
 
     Args:
         make: a function of a module, of what all tasks share and a task; plain data and arrays.
-        shared: sent once to each process. workers: processes, 0 = one a core; with one, or one task, all is
+        shared: sent once to each process. workers: processes, 0 = one a CPU; with one, or one task, all is
             done in this process, and ``make`` alone can look whether it is wanted still.
         alive: called several times a second; raises where the work is not wanted any more.
 
     Raises:
         RunFailed: a process died. And whatever ``make`` or ``alive`` raises. No process is left then.
     """
-    workers = min(workers or os.cpu_count() or 1, len(tasks))
+    workers = min(workers or usable_cpus(), len(tasks))
     if workers <= 1:
         for task in tasks:
             alive()

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -114,9 +115,11 @@ class Bench:
         try:
             results = play(experiment)
         finally:
+            # What cannot be moved or removed is in the way of the next cell, which says so.
             shutil.rmtree(vaults, ignore_errors=True)
-            experiment.run.vaults.rename(vaults)
-            shutil.rmtree(run)
+            with suppress(OSError):
+                experiment.run.vaults.rename(vaults)
+            shutil.rmtree(run, ignore_errors=True)
         if results["status"] != "complete" and not self._partial:
             raise RunFailed(results["failure"])
         if len(results["requests"]) != cell.requesters:
@@ -141,8 +144,7 @@ class Bench:
         return self._named[1]
 
     def _clear(self) -> None:
-        if self._running.exists():
-            shutil.rmtree(self._running)
+        shutil.rmtree(self._running, ignore_errors=True)
 
 
 def _speech_of(config: Config) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from statistics import fmean
 from typing import Any
 
@@ -47,6 +48,7 @@ def parse_case(text: str) -> Case:
         values = [float(n) for n in numbers]
     except ValueError:
         values = []
+    values = values if all(map(isfinite, values)) else []
     if kind == "honest" and not numbers:
         return Case("honest", lambda _: {})
     if kind == "noise" and len(values) == 2:

@@ -7,6 +7,7 @@ from keyword import iskeyword
 from typing import Any
 
 from fedunlearn.config import Config, DeletionSettings, ScheduledDeletion, parse_override
+from fedunlearn.config.fields import LARGEST
 from fedunlearn.errors import BadInput
 from fedunlearn.seeding import rng_for
 
@@ -107,6 +108,21 @@ def parse_variant(text: str) -> Variant:
     except BadInput as error:
         raise BadInput(f"--variant {text}: settings are KEY=VALUE, with commas between them") from error
     return Variant(name, algorithm, tuple(pairs))
+
+
+def parse_numbers(option: str, text: str, least: int, most: int = LARGEST) -> list[int]:
+    """Whole numbers of an option, by commas; each once.
+
+    Raises:
+        BadInput: something else, or one that is too small or too large.
+    """
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise BadInput(f"{option} {text}: write whole numbers, such as 10,20") from error
+    if not all(least <= number <= most for number in found):
+        raise BadInput(f"{option} {text}: must be at least {least} and at most {most}")
+    return list(dict.fromkeys(found))
 
 
 def cells_of(load: Load, axes: Axes) -> list[Cell]:

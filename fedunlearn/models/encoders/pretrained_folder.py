@@ -1,13 +1,12 @@
 """A pre-trained encoder as an ordinary transformers folder; README.md says what it learned from, and how."""
 
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from fedunlearn.audio import SAMPLE_RATE
 from fedunlearn.errors import BadInput
+from fedunlearn.folders import whole_folder
 from fedunlearn.models.encoders.checkpoint import quietly
 from fedunlearn.models.encoders.pretraining import SPAN, Pretrained, Recipe
 from fedunlearn.run_folder import RunFolder, write_atomically
@@ -75,9 +74,7 @@ def write(folder: Path, pretrained: Pretrained, recipe: Recipe, sources: Sequenc
     import transformers
 
     check(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
+    with whole_folder(folder) as unfinished:
         with quietly():
             pretrained.encoder.save_pretrained(unfinished)
         transformers.Wav2Vec2FeatureExtractor(
@@ -100,6 +97,3 @@ def write(folder: Path, pretrained: Pretrained, recipe: Recipe, sources: Sequenc
             curve="\n".join(f"| {steps} | {loss:.4f} |" for steps, loss in pretrained.curve),
         )
         write_atomically(unfinished / "README.md", text)
-        unfinished.replace(folder)  # an empty folder may be there
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)

@@ -2,7 +2,6 @@
 
 import copy
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from fedunlearn.audio import SAMPLE_RATE
 from fedunlearn.errors import BadInput
+from fedunlearn.folders import whole_folder
 from fedunlearn.models.encoders.checkpoint import quietly
 from fedunlearn.models.encoders.model import EncoderModel
 from fedunlearn.run_folder import write_atomically
@@ -72,20 +72,11 @@ def save_model(model: EncoderModel, emotions: Sequence[str], folder: Path, card:
         )
     check_folder(folder)
     whole = _classifier(model, emotions)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.mkdir()
+    with whole_folder(folder) as unfinished:
         with quietly():
             whole.save_pretrained(unfinished)
         _extractor(model).save_pretrained(unfinished)
         write_atomically(unfinished / "README.md", card)
-        if folder.exists():
-            folder.rmdir()
-        unfinished.rename(folder)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
 
 
 def check_folder(folder: Path) -> None:

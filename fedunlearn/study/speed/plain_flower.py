@@ -31,6 +31,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from fedunlearn.config import LocalSettings
+from fedunlearn.cpus import usable_cpus
 from fedunlearn.models.functionals import FunctionalsModel
 from fedunlearn.seeding import rng_for
 from fedunlearn.study.speed.world import EMOTIONS, World
@@ -104,7 +105,7 @@ def measure(world: World, folder: Path) -> dict[str, float]:
         initial = ArrayRecord(network(world.hidden).state_dict())
         strategy.start(grid=grid, initial_arrays=initial, num_rounds=world.rounds, evaluate_fn=round_is_over)
 
-    cores = world.workers or os.cpu_count()
+    cores = world.workers or usable_cpus()
     backend: Any = {
         "init_args": {
             "address": "local",

@@ -1,0 +1,105 @@
+"""New folders: made whole or not at all, and taken away again without touching what was there before."""
+
+import itertools
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from fedunlearn.errors import BadInput
+
+
+def make_folders(path: Path) -> list[Path]:
+    """Make a folder and those above it that are missing; returns what was made, the innermost first.
+
+    Raises:
+        OSError: one cannot be made. What is already there, a link to a folder too, is left as it is.
+    """
+    made: list[Path] = []
+    missing = itertools.takewhile(lambda folder: not folder.exists(), (path, *path.absolute().parents))
+    try:
+        for folder in reversed(list(missing)):
+            with suppress(FileExistsError):  # somebody else has just made it
+                folder.mkdir()
+                made.insert(0, folder)
+        path.mkdir(exist_ok=True)
+    except BaseException:
+        remove_folders(made)
+        raise
+    return made
+
+
+def make_new_folder(wanted: Path) -> tuple[Path, list[Path]]:
+    """Make a folder that is nobody else's: as wanted, or with -2, -3, ... where that is taken.
+
+    Returns:
+        (the folder, all that was made, the innermost first)
+
+    Raises:
+        BadInput: it cannot be made.
+    """
+    try:
+        made = make_folders(wanted.parent)
+        for number in itertools.count(1):
+            folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+            with suppress(FileExistsError):
+                folder.mkdir()
+                return folder, [folder, *made]
+    except OSError as error:
+        raise BadInput(f"--out {wanted}: cannot be made ({error.strerror}); name another place") from error
+    raise AssertionError("numbers do not end")
+
+
+def remove_folders(made: Iterable[Path]) -> None:
+    """Remove folders that ``make_folders`` made, as far as they are empty."""
+    for folder in made:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Fill a folder, so that it appears whole or not at all.
+
+    Args:
+        folder: new; or empty, which may be a link to a folder or a file system of its own, and stays.
+
+    Yields:
+        a new folder to be filled. Where that fails, the first error is raised and nothing is left of it.
+    """
+    made = make_folders(folder.parent)
+    there = folder.is_dir()
+    # What is there may be another file system, into which nothing can be renamed from outside.
+    unfinished = (folder if there else folder.parent) / f".{folder.name}.{os.getpid()}.tmp"
+    moved: list[Path] = []
+    try:
+        unfinished.mkdir()
+        yield unfinished
+        if there:
+            for part in sorted(unfinished.iterdir()):
+                moved.append(part.rename(folder / part.name))
+            unfinished.rmdir()
+        else:
+            unfinished.rename(folder)
+    except BaseException:
+        for part in (unfinished, *moved):
+            remove_all(part)
+        remove_folders(made)
+        raise
+
+
+def remove_all(path: Path) -> str:
+    """Remove a file, a link or a folder with all in it.
+
+    Returns:
+        one line that says why it could not be removed; empty where it was
+    """
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        return f"{error.filename or path}: could not be removed ({error.strerror}); remove it by hand"
+    return ""
