@@ -72,7 +72,11 @@ def test_worst_recall_is_of_the_emotions_that_occur() -> None:
 def results(client: int, verified: bool) -> dict[str, Any]:
     model = {"test": {"accuracy": 0.5, "uar": 0.4}, "confusion": {"test": [[1, 1], [0, 4]]},
              "forget": {"accuracy": 0.25}}  # fmt: skip
-    told = {"label_mix": {"tv": 0.1, "uniform": 0.2}, "membership": {"auc": 0.7}}
+    told = {
+        "label_mix": {"tv": 0.1, "uniform": 0.2},
+        "membership": {"auc": 0.7},
+        "reconstruction": {"r": 0.9},
+    }
     step = {"client": client, "round": 3}
     return {
         "models": dict.fromkeys(("original", "unlearned", "recovered"), model),
@@ -82,6 +86,7 @@ def results(client: int, verified: bool) -> dict[str, Any]:
             {"client": 19 if client != 19 else 18, "state": "verified"},
         ],
         "gap": {"recovered": {"mean": 0.03}},
+        "kept": [{"client": client + 1, "r": 0.4}, {"client": client, "r": 0.1}],
         "guard": [
             {**step, "what": "clipped", "factor": 0.5},
             {**step, "what": "scaled back", "factor": 0.25},
@@ -99,6 +104,7 @@ def test_a_row_is_about_the_liar_and_the_table_means_over_seeds() -> None:
     assert set(rows[0]) == set(COLUMNS)
     assert (rows[0]["done"], rows[0]["factor"]) == ("clipped + scaled back", 0.125)
     assert (rows[0]["fulfilled"], rows[1]["fulfilled"]) == (1.0, 0.5)
+    assert (rows[0]["features_update"], rows[0]["features_kept"]) == (0.9, 0.1)
     assert rows[0]["worst_recall_recovered"] == 0.5 and rows[0]["label_tv"] == 0.1
     line = table_of(rows).splitlines()[2]
     assert line.startswith("| calm | scaled:3 | config | 0.500 | 0.500 | 0.500 | 0.500 | 0.030 |")

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from fedunlearn import corpora
 from fedunlearn.audio import PCM
 from fedunlearn.config import Config, CorpusSettings
 from fedunlearn.corpora import Corpus
+from fedunlearn.corpora.folder import name_few
 from fedunlearn.deletion import Inbox, check_schedule, note_devices
 from fedunlearn.errors import BadInput
 from fedunlearn.evaluation.judge import Judge
@@ -41,7 +43,7 @@ from fedunlearn.seeding import rng_for
 from fedunlearn.speech import Speech
 from fedunlearn.unlearning import method_named
 from fedunlearn.vault import DamagedVault, Entry, Vault
-from fedunlearn.vault_calibration import CALIBRATION
+from fedunlearn.vault_calibration import CALIBRATION, FEWEST
 from fedunlearn.vault_papers import refill_from
 
 Heard = tuple[Corpus, Speech]
@@ -198,6 +200,7 @@ def prepare(
         corpus, speech = heard or listen(config, progress)
         # Again: recordings that cannot be read may have been left out.
         corpus, partition = read_speech(config, corpus)
+        corpus = _warn_of_few(corpus, partition)
         template = build_model(config.model, len(corpus.emotions), rng_for(config.seed, "template"))
         later = recorded_later(partition, config.partition, config.seed)
         judge = _judge(config, corpus, partition, speech, template, progress)
@@ -212,6 +215,13 @@ def prepare(
         run.undo(error)  # nothing has been learned yet
         _put_back(kept)
         raise
+
+
+def _warn_of_few(corpus: Corpus, partition: Partition) -> Corpus:
+    """The corpus, with a warning about clients whose updates are made from too few utterances to hide any."""
+    few = [f"client {s.client} ({len(s.train)})" for s in partition.clients if 0 < len(s.train) < FEWEST]
+    what = f"clients with fewer than {FEWEST} training utterances, which their ordinary updates give away"
+    return replace(corpus, warnings=(*corpus.warnings, *name_few(what, few)))
 
 
 def _put_back(kept: Mapping[Path, bytes]) -> None:
@@ -267,6 +277,7 @@ def _take_up(
     """The experiment of a run that was left, as it stands."""
     corpus, speech = heard or listen(config, progress)
     corpus, partition = read_speech(config, corpus)
+    corpus = _warn_of_few(corpus, partition)
     template = build_model(config.model, len(corpus.emotions), rng_for(config.seed, "template"))
     judge = _judge(config, corpus, partition, speech, template, progress)
     shelf = Shelf(run.standings, config, judge.content_of([]), cache)

@@ -25,6 +25,7 @@ COLUMNS = (
     "test_unlearned", "test_recovered", "uar_unlearned", "uar_recovered",
     "worst_recall_unlearned", "worst_recall_recovered", "test_original", "worst_recall_original",
     "forget_recovered", "gap_recovered", "label_tv", "label_uniform", "told_auc",
+    "features_update", "features_kept",
     "done", "factor", "fulfilled",
 )  # fmt: skip
 
@@ -139,6 +140,8 @@ def row_of(trial: Trial, results: Mapping[str, Any]) -> dict[str, Any]:
         # Where nothing was forgotten there is nothing to compare with.
         "gap_recovered": results["gap"]["recovered"]["mean"] if verified else None,
         "label_tv": mix.get("tv"), "label_uniform": mix.get("uniform"), "told_auc": membership.get("auc"),
+        "features_update": (told.get("reconstruction") or {}).get("r"),
+        "features_kept": next((row["r"] for row in results.get("kept", []) if row["client"] == liar), None),
         "done": " + ".join(dict.fromkeys(i["what"] for i in done)) or "nothing", "factor": left,
         "fulfilled": verified / len(results["requests"]),
     }  # fmt: skip
@@ -158,6 +161,8 @@ _SHOWN = (
     ("gap, recovered", "gap_recovered"),
     ("label mix TV (uniform)", "label_tv"),
     ("told apart (AUC)", "told_auc"),
+    ("features read off the update (r)", "features_update"),
+    ("off the models kept (r)", "features_kept"),
 )
 
 
