@@ -139,7 +139,9 @@ class Broken(io.StringIO):
         raise self._error
 
 
-@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), OSError(5, "I/O"), OSError(28, "full")])
+@pytest.mark.parametrize(
+    "error", [BrokenPipeError(32, "Broken pipe"), OSError(5, "I/O"), OSError(28, "full")]
+)
 def test_a_stream_that_fails_raises_nothing(
     error: OSError, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,7 +183,9 @@ def test_streams_that_are_closed_or_full_change_no_exit_code(tmp_path: Path, nam
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["exp[lr=0.1]", "b[/x]", "試験", "a\x1b[31mb", "two\nlines", b"no-\xff-utf8"])
+@pytest.mark.parametrize(
+    "name", ["exp[lr=0.1]", "b[/x]", "試験", "a\x1b[31mb", "two\nlines", b"no-\xff-utf8"]
+)
 def test_a_whole_run_in_a_folder_of_any_name(tmp_path: Path, name: str | bytes) -> None:
     out = os.fsencode(tmp_path) + b"/" + os.fsencode(name)
     arguments = ["-m", "fedunlearn", "run", "--config", str(small_file(tmp_path)), "--out", out]

@@ -93,7 +93,9 @@ def test_whatever_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, er
     monkeypatch.setattr(preparation, "_fill_vaults", raises)
     config = small_config()
     with pytest.raises(error, match="the first"):
-        preparation.prepare(config, out, tmp_path / "cache", preparation.Progress(quiet()), heard_once(config))
+        preparation.prepare(
+            config, out, tmp_path / "cache", preparation.Progress(quiet()), heard_once(config)
+        )
     assert out.is_symlink() and tree(tmp_path) == ["out", "scratch"]
 
 
@@ -276,7 +278,7 @@ def test_text_files_of_other_editors(tmp_path: Path, encoding: str, mark: str, c
     table = corpus / "manifest.csv"
     table.write_text(table.read_text() + "\n,,é", encoding=encoding)
     settings = tmp_path / "c.toml"
-    settings.write_text('seed = 4 # é\n', encoding=encoding)
+    settings.write_text("seed = 4 # é\n", encoding=encoding)
     readers: list[tuple[Callable[[], Any], str]] = [
         (lambda: configuration.load(settings), "c.toml"),
         (lambda: read_trace(trace, 2), "trace.csv"),
