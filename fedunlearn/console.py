@@ -86,10 +86,13 @@ class Screen(Console):
         self.print(Text.assemble((label, style), " ", plain(text)), soft_wrap=True)
 
     def table(self, table: Table) -> None:
-        """A table; where nobody watches (a pipe, a file), as wide as it takes to cut nothing."""
-        wide = self.options.update(max_width=_WIDEST)
-        width = None if self.is_terminal else max(self.width, Measurement.get(self, wide, table).maximum)
-        self.print(table, width=width, crop=False)
+        """A table of which nothing is cut; where nobody watches (a pipe, a file), as wide as it takes."""
+        for column in table.columns:
+            column.overflow = "fold"
+        if not self.is_terminal:
+            wide = self.options.update(max_width=_WIDEST)
+            self.width = max(self.width, Measurement.get(self, wide, table).maximum)
+        self.print(table, crop=False)
 
 
 class _Sturdy:

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -242,7 +244,8 @@ def test_deletions_that_would_find_nothing_left(tmp_path: Path) -> None:
     assert len(said.strip().splitlines()) == 2
 
 
-def test_a_run_that_is_terminated_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", ["SIGTERM", pytest.param("SIGHUP", marks=pytest.mark.slow)])
+def test_a_run_that_is_terminated_says_so(tmp_path: Path, stop: str) -> None:
     arguments = ["--config", small_file(tmp_path, training__rounds=3000), "--out", tmp_path / "run"]
     command = [sys.executable, str(ROOT / "simulations" / "run.py"), *map(str, arguments)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -250,7 +253,7 @@ def test_a_run_that_is_terminated_says_so(tmp_path: Path) -> None:
     deadline = time.monotonic() + 120
     while not metrics.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.terminate()
+    process.send_signal(getattr(signal, stop))
     _, said = process.communicate(timeout=60)
     assert process.returncode == 3
     failed, hint = said.strip().splitlines()
@@ -297,6 +300,46 @@ def test_report_of_a_folder_without_results(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("[]")
     code, said = call("report", tmp_path)
     assert code == 2 and "is not a results.json of fedunlearn" in said
+
+
+def test_a_report_of_all_that_lies_in_a_folder(tmp_path: Path) -> None:
+    """As a shell expands runs/*: what else of ours lies there is left out with a word, strangers are not."""
+    runs = tmp_path / "runs"
+    assert call("run", "--config", small_file(tmp_path), "--out", runs / "run", "--method", "none")[0] == 0
+    shutil.copytree(runs / "run", runs / "other")
+    assert any((runs / "references").glob("*.safetensors"))
+    (runs / "compare" / "cells").mkdir(parents=True)
+    (runs / "benchmark.json").write_text("{}")
+    page = runs / "all.html"
+    for _ in range(2):  # the second time the page lies there, too
+        code, said = call("report", *sorted(runs.iterdir()), "--out", page)
+        assert code == 0 and page.exists(), said
+        assert "references: holds trained references, not a run; left out" in said
+        assert "compare: holds a study of many runs, not a run; left out" in said
+        assert "Comparison of 2 runs" in said
+    (runs / "holiday").mkdir()
+    code, said = call("report", *sorted(runs.iterdir()), "--out", page)
+    assert code == 2 and "holiday" in said and "give a folder that a run made" in said
+    assert len(said.strip().splitlines()) == 1
+    code, said = call("report", runs / "references", runs / "compare", "--out", page)
+    assert code == 2 and "references: holds trained references" in said
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_signals_that_stop_a_run_are_restored_and_an_ignored_one_stays_ignored(name: str) -> None:
+    from fedunlearn.cli import stopped_as_interrupt
+
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), stopped_as_interrupt():
+        signal.raise_signal(number)
+    assert signal.getsignal(number) is before
+    try:
+        signal.signal(number, signal.SIG_IGN)  # as nohup does
+        with stopped_as_interrupt():
+            signal.raise_signal(number)
+    finally:
+        signal.signal(number, before)
 
 
 def test_the_script_is_quiet_when_nobody_watches(tmp_path: Path) -> None:

@@ -252,6 +252,61 @@ def test_the_table_of_requests_shows_books_and_inboxes(run: RunFolder) -> None:
     assert first.id not in said and "filed" in said
 
 
+@pytest.mark.parametrize("columns", [None, "20", "80"])
+def test_ids_and_states_are_whole_at_any_width(
+    run: RunFolder, columns: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a pipe all is whole; on a terminal the ids are, however narrow it is."""
+    for _ in ("c0/0", "c0/1"):
+        call("delete", "--run", run.path, "--client", "0", "--utterances", _)
+        listen(run, 0)
+    ids = [r.id for r in RequestBook(run.vault(0)).all()]
+    monkeypatch.delenv("COLUMNS", raising=False)
+    said = CliRunner().invoke(app, ["requests", "--run", str(run.path)], env={"COLUMNS": columns}).output
+    assert all(i in said for i in ids) and said.count("raised") >= 3
+    terminal = {"COLUMNS": columns or "60", "FORCE_COLOR": "1", "TERM": "dumb"}
+    said = CliRunner().invoke(app, ["requests", "--run", str(run.path)], env=terminal).output
+    assert all(i in said for i in ids), said
+
+
+def test_a_request_may_be_named_by_how_it_begins(run: RunFolder) -> None:
+    for name in ("abcd" + "0" * 12, "abcd" + "1" * 12):
+        Inbox(run.vault(0)).file(Wish(name, "named", f"person-{name}", utterances=("c0/0",)))
+    code, said = call("withdraw", "--run", run.path, "--client", "0", "--request", "abcd")
+    assert code == 2 and "client 0 has 2 that begin so: abcd0" in said
+    code, said = call("withdraw", "--run", run.path, "--client", "0", "--request", "abc")
+    assert code == 2 and "has none of that id" in said
+    code, said = call("withdraw", "--run", run.path, "--client", "0", "--request", "abcd1")
+    assert code == 0 and f"Request abcd{'1' * 12}: to be withdrawn at client 0." in said
+
+
+def test_states_are_those_of_results_and_ledger(tmp_path: Path) -> None:
+    """The device's own book ends with "purged": the server verifies, the receipt and the ledger have it."""
+    results = run_small(tmp_path / "run", small_config())
+    expected = sorted((r["id"], str(r["client"]), r["state"]) for r in results["requests"])
+    assert {state for _, _, state in expected} == {"verified"}
+    code, said = call("requests", "--run", tmp_path / "run")
+    shown = [(row[0], row[1], row[6]) for row in rows_of(said)]
+    assert code == 0 and sorted(shown) == expected
+    RunFolder(tmp_path / "run").ledger.unlink()  # then the receipts say so
+    _, said = call("requests", "--run", tmp_path / "run")
+    assert sorted((row[0], row[1], row[6]) for row in rows_of(said)) == expected
+
+
+def test_what_the_server_has_accepted_is_shown_so(run: RunFolder) -> None:
+    call("delete", "--run", run.path, "--client", "0", "--all")
+    listen(run, 0)
+    (request,) = RequestBook(run.vault(0)).all()
+    with Ledger(run.ledger, b"salt" * 4) as ledger:
+        for state in ("raised", "accepted", "deadline passed"):
+            ledger.append(request.id, 0, 4, state)
+    _, said = call("requests", "--run", run.path)
+    assert rows_of(said)[0][6] == "accepted"
+    run.ledger.write_bytes(b"nothing of a ledger")
+    code, said = call("requests", "--run", run.path)
+    assert code == 0 and rows_of(said)[0][6] == "raised"
+
+
 def test_asking_is_quick(run: RunFolder) -> None:
     """Nothing that learns, and no machinery of a federation, is loaded to file a wish."""
     script = (

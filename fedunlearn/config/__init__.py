@@ -202,7 +202,7 @@ class EvaluationSettings(Settings):
             relearn time is not measured.
         shadows: federations of which each trains on a random half of the deleted utterances, and unlearns
             it, for U-LiRA and the informed attack; 0 = neither is measured.
-        shadow_workers: processes that train them; 0 = one a core.
+        shadow_workers: processes that train them; 0 = one a CPU that may be used.
         search: whether, at the end, the run folder is searched for traces of what was deleted, and what was
             measured is added to the receipts.
     """
