@@ -91,7 +91,7 @@ def _gender(written: str) -> str:
 def _rows(file: Path) -> list[tuple[int, Mapping[str, str]]]:
     """(line number, column to stripped value) of every row that is not blank."""
     try:
-        stream = io.StringIO(read_text(file, kind="CSV"), newline="")
+        stream = io.StringIO(read_text(file), newline="")
         reader = csv.DictReader(stream, restkey="", restval="", skipinitialspace=True, strict=True)
         reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
         missing = [name for name in REQUIRED if name not in reader.fieldnames]
