@@ -35,7 +35,7 @@ def looked_up(path: Path | str, look: Callable[[], T]) -> T:
         raise BadInput(f"{path}: is no path that can be read ({error})") from error
 
 
-def read_text(file: Path, what: str = "", kind: str = "text") -> str:
+def read_text(file: Path, what: str = "", kind: str = "") -> str:
     """A text file in UTF-8, with or without the mark that some editors put at its beginning.
 
     Args:
@@ -45,12 +45,14 @@ def read_text(file: Path, what: str = "", kind: str = "text") -> str:
         BadInput: it cannot be read, or is in another encoding.
     """
     place = f"{what}: {file}" if what else str(file)
+    is_not = f"is not {kind}: " if kind else ""
     content = looked_up(place, file.read_bytes)
     for mark, encoding in _MARKS.items():
         if content.startswith(mark):
-            raise BadInput(f"{place}: is not {kind} in UTF-8 but in {encoding}; save it as UTF-8")
+            raise BadInput(f"{place}: {is_not}is {encoding}; save it as UTF-8")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        why = f"{error.reason} at byte {error.start}"
-        raise BadInput(f"{place}: is not {kind}: is not UTF-8 ({why}); save it as UTF-8") from error
+        line = 1 + content.count(b"\n", 0, error.start)
+        why = f"{error.reason} at byte {error.start}, line {line}"
+        raise BadInput(f"{place}: {is_not}is not UTF-8 ({why}); save it as UTF-8") from error

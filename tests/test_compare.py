@@ -259,7 +259,7 @@ def test_on_a_terminal_there_are_bars(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     screen = io.StringIO()
-    monkeypatch.setattr(script, "_console", Console(file=screen, force_terminal=True, width=160))
+    monkeypatch.setattr(script, "errors", Console(file=screen, force_terminal=True, width=160))
     assert call(script, tmp_path, *SHORT[:1], "none", *SHORT[2:])[0] == 0
     assert "none-1x3-sum-gentle-seed0" in screen.getvalue() and "1/1" in screen.getvalue()
 

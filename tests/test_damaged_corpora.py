@@ -142,7 +142,7 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     "tabs": (text(*ROWS).replace(",", "\t"), "look separated by '\\t'"),
     "semicolons": (text(*ROWS).replace(",", ";"), "look separated by ';'"),
     "no header": ("\n".join(ROWS), "has no column path, speaker, emotion"),
-    "UTF-16": (text(*ROWS).encode("utf-16"), "is not UTF-8"),
+    "UTF-16": (text(*ROWS).encode("utf-16"), "is UTF-16; save it as UTF-8"),
     "UTF-16 without a mark": (text(*ROWS).encode("utf-16-le"), "csv:1: holds a NUL character"),
     "Latin 1": (changed(2, ",ann,", ",Zoé,").encode("latin-1"), "line 4); save it as UTF-8"),
     "a NUL": (changed(2, ",ann,", ",a\0nn,"), "csv:4: holds a NUL character"),

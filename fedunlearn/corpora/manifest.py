@@ -196,13 +196,6 @@ def _number(word: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _is_there(recording: Path) -> bool:
-    try:
-        return recording.is_file()
-    except OSError:  # the name is too long, or the folder is closed
-        return False
-
-
 def _gender(written: str) -> str:
     """The same words as the other readers use, so that groups can be compared."""
     word = written.lower()
@@ -251,17 +244,7 @@ def _table(file: Path) -> tuple[tuple[str, ...], list[_Row]]:
 
 
 def _text(file: Path) -> str:
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise BadInput(f"{file}: cannot be read ({error.strerror})") from error
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = 1 + content.count(b"\n", 0, error.start)
-        raise BadInput(
-            f"{file}: is not UTF-8 ({error.reason} at byte {error.start}, line {line}); save it as UTF-8"
-        ) from error
+    text = read_text(file)
     if "\0" in text:
         line = 1 + text.count("\n", 0, text.index("\0"))
         raise BadInput(f"{file}:{line}: holds a NUL character (UTF-16, or damaged?); save it as UTF-8")

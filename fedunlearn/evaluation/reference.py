@@ -27,7 +27,7 @@ from fedunlearn.links import wipe_abandoned
 
 _FORMAT = 7
 _HISTORY = "history."
-_HALF = re.compile(r"\.[0-9a-f]{32}\.safetensors(\.json)?\.\d+\.tmp")
+_HALF = re.compile(r"\.(sealed-)?[0-9a-f]{32}\.safetensors(\.json)?\.\d+\.tmp")
 """a temporary file of a kept model; the folder may hold other files, which are somebody's"""
 
 
