@@ -17,7 +17,7 @@ from fedunlearn import audio
 from fedunlearn.corpora.folder import assemble, name_few
 from fedunlearn.corpora.utterance import Corpus, Utterance
 from fedunlearn.errors import BadInput
-from fedunlearn.inputs import looked_up
+from fedunlearn.inputs import looked_up, read_text
 
 REQUIRED = ("path", "speaker", "emotion")
 OPTIONAL = ("gender", "text")
