@@ -69,7 +69,7 @@ class Talk:
 
     def purge(self, requests: list[str]) -> bool:
         """Remove them; whether the client verified it."""
-        asked = settings(requests=requests, date=9, round=9, round_applied=8, model="ab" * 32)
+        asked = settings(requests=requests, date=9, round=9, round_applied=8, model="ab" * 32, ledger_head="")
         return number(self.say("query.purge", CLIENT, RecordDict({"settings": asked})), "verified") == 1
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid
 from small_run import prepared, run_small, small_config, weights_of, without_times
@@ -17,11 +18,13 @@ from torch import Tensor
 
 from fedunlearn import corpora
 from fedunlearn.audio import PCM
+from fedunlearn.checkpoints import load_checkpoint
 from fedunlearn.corpora import Utterance
 from fedunlearn.deletion import RequestBook
 from fedunlearn.federation import client as device_side
 from fedunlearn.federation.client import HANDLERS, Device
 from fedunlearn.federation.engine import play
+from fedunlearn.federation.exchange import settings
 from fedunlearn.federation.preparation import read_speech, resolve
 from fedunlearn.federation.transport import unpack
 from fedunlearn.ledger import Ledger
@@ -213,9 +216,11 @@ def test_a_device_with_next_to_no_speech_keeps_its_moments_to_itself(tmp_path: P
     schedule = [{"client": 2, "what": "some", "count": nearly_all, "after_learning": 0}]
     results = run_small(tmp_path / "run", small_config(deletions__schedule=schedule), mods=[listen])
     assert results["status"] == "complete"
-    before, after = [row for row in told if row[0] == 2]
-    assert before[1] > 3 and before[2] > 0  # learning: it has enough to hide in
-    assert after[1:] == (0, 0.0)  # retraining: two utterances are left
+    ((_, frames, mean),) = [row for row in told if row[0] == 2]
+    assert frames > 3 and mean > 0  # learning: it has enough to hide in; retraining asks nobody
+    device = Device(RunFolder(tmp_path / "run"), 2)
+    reply = HANDLERS["train.calibrate"](device, RecordDict({"settings": settings(date=9)}))
+    assert reply.metric_records["metrics"]["examples"] == 0  # two utterances are left
 
 
 def test_a_failing_device_names_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -396,11 +401,16 @@ def test_without_recovery_the_control_none_leaves_the_original(tmp_path: Path) -
 
 def test_whoever_asks_during_learning_the_original_is_of_a_world_where_nobody_did(tmp_path: Path) -> None:
     early = [{"client": 2, "what": "some", "count": 4, "round": 1}]
-    asked = run_small(tmp_path / "asked", small_config(deletions__schedule=early))
+    experiment = prepared(tmp_path / "asked", small_config(deletions__schedule=early))
+    asked = play(experiment)
     run_small(tmp_path / "silent", small_config(deletions__schedule=[]))
+    files = [tmp_path / name / "checkpoints" / "original.safetensors" for name in ("silent", "asked")]
+    silent, kept = (load_checkpoint(file)[0] for file in files)
+    original = experiment.standing.original
+    assert original is not None and all(torch.equal(original[k], v) for k, v in silent.items())
     a, b = weights_of(tmp_path / "asked"), weights_of(tmp_path / "silent")
-    assert a["original.safetensors"] == b["original.safetensors"] == b["recovered.safetensors"]
-    assert a["recovered.safetensors"] != a["original.safetensors"]
+    assert b["original.safetensors"] == b["recovered.safetensors"] != a["recovered.safetensors"]
+    assert any(not torch.equal(kept[k], v) for k, v in silent.items()), "the run folder's copy is blurred"
     assert asked["cost"]["counterfactual"]["rounds"] == 2
     phases = [row["phase"] for row in asked["timeline"]]
     assert phases == ["learn", "unlearn", "recover", "learn", "learn"]

@@ -70,9 +70,10 @@ def test_a_receipt_says_what_when_from_which_model_on_and_how(tmp_path: Path) ->
         "method": {"name": "calm", "source": "this project", "sees": "forget", "aggregation": "sum"},
         "verification": {"files": 9, "bytes": 12345, "fingerprints": 678, "found": 0},
         "evidence": None,
+        "kept": None,
         "ledger": {"head_at_purge": None, "head": None, "rows": []},
     }
-    assert len(promised) == 4 and len(scanned) == 2
+    assert len(promised) == 5 and len(scanned) == 2
     for word in ("traces may remain", "Copies of the model", "copy-on-write", "corpus", "cache of models"):
         assert any(word in sentence for sentence in promised)
 

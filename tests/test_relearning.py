@@ -73,7 +73,8 @@ def test_not_within_the_limit_is_said() -> None:
 def test_a_loss_out_of_bounds_is_not_reached() -> None:
     model, examples = by_hand()
     two = Examples(examples.features.repeat(2, 1, 1), examples.frames.repeat(2), torch.tensor([0, 1]))
-    wild = measured(model, two, settings=LocalSettings(lr=1e38, momentum=0.0), limit=9)
+    settings = LocalSettings().model_copy(update={"lr": 1e38, "momentum": 0.0})  # beyond what may be set
+    wild = measured(model, two, settings=settings, limit=9)
     assert wild and (wild["steps"], wild["reached"]) == (9.0, False)
 
 
