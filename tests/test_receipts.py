@@ -74,7 +74,7 @@ def test_a_receipt_says_what_when_from_which_model_on_and_how(tmp_path: Path) ->
         "ledger": {"head_at_purge": None, "head": None, "rows": []},
     }
     assert len(promised) == 5 and len(scanned) == 2
-    for word in ("traces may remain", "Copies of the model", "copy-on-write", "corpus", "cache of models"):
+    for word in ("traces may remain", "Copies of the model", "copy-on-write", "corpus", "their difference"):
         assert any(word in sentence for sentence in promised)
 
 
