@@ -156,7 +156,7 @@ def killed_in_a_loop(folder: Path, heard: Heard, whole: Any, kills: int) -> None
     while killed < kills:
         out, number = folder / f"run-{number}", number + 1
         shutil.rmtree(folder / "cache", ignore_errors=True)
-        status = None
+        status, longest = None, 0.6
         while status is None:
             promised = _promised(out)
             child = os.fork()
@@ -169,7 +169,8 @@ def killed_in_a_loop(folder: Path, heard: Heard, whole: Any, kills: int) -> None
                 except BaseException as error:
                     print(repr(error), file=sys.stderr)
                     os._exit(1)
-            deadline = time.monotonic() + dice.uniform(0.02, 0.6)
+            deadline = time.monotonic() + dice.uniform(0.02, longest)
+            longest *= 1.05  # on a slow machine, too, some life is long enough for the longest step
             while status is None and time.monotonic() < deadline:
                 done, code = os.waitpid(child, os.WNOHANG)
                 status = code if done else None
