@@ -233,7 +233,7 @@ def live(folder: Path, seed: int) -> int:
     deaths, results = 0, None
     with pytest.MonkeyPatch.context() as watched:
         no_late_reply_of_the_purged(watched)
-        experiment = prepare(config, whole, folder / "whole-cache", quiet, heard)
+        experiment = prepare(config, whole, folder / "whole-run" / "cache", quiet, heard)
         plan, risk = drawn_wishes(dice, config, experiment.partition), dice.choice(RISKS)
         expected = play(experiment, [Persons(whole, plan)])
         assert_sound(experiment, expected)
@@ -251,7 +251,7 @@ def live(folder: Path, seed: int) -> int:
         assert check_ledger(RunFolder(out)).contradictions == ()
         if expected["status"] == "complete":  # what was left open would be tried anew
             close_books(experiment.run, experiment.partition, experiment.standing)
-            again = resumed(whole, config, folder / "whole-cache", heard=heard)
+            again = resumed(whole, config, folder / "whole-run" / "cache", heard=heard)
             assert without_times(again) == without_times(expected)
     return deaths
 
