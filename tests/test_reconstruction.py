@@ -24,6 +24,8 @@ from fedunlearn.federation.engine import play
 from fedunlearn.federation.exchange import settings
 from fedunlearn.federation.kept_original import RATIO, noise_along
 from fedunlearn.models.functionals import FunctionalsModel
+from fedunlearn.report import write_report
+from fedunlearn.report.guarding import given_away
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.vault_calibration import may_send_moments
 
@@ -153,6 +155,11 @@ def test_results_say_what_update_and_kept_models_give_away(folder: Path) -> None
     results = json.loads((folder / "run" / "results.json").read_text())
     update = results["requests"][0]["privacy"]["reconstruction"]
     assert update["r"] > 0.7 and update["named"] == 1.0, "the update of one utterance gives it away"
+    said = given_away(results)
+    assert "fewer than 4 utterances" in said and "correlation of up to 0.8" in said
+    write_report(results, folder / "page.html")
+    page = (folder / "page.html").read_text()
+    assert said in page and "features read off the update" in page
     (kept,) = results["kept"]
     assert kept["request"] == results["requests"][0]["id"] and kept["r"] < 0.5
 

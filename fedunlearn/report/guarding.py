@@ -15,6 +15,7 @@ from fedunlearn.report.values import (
     rows,
     significant,
 )
+from fedunlearn.vault_calibration import FEWEST
 
 PRIVACY_COLUMNS = (
     "label mix, off by", "guessing alike", "guessing the corpus", "told from kept", "told from held-out",
@@ -36,10 +37,15 @@ def privacy_table(results: Mapping[str, Any]) -> list[Row]:
 
 
 def given_away(results: Mapping[str, Any]) -> str:
-    """A sentence where an update, or the models that the run folder keeps, give deleted features away."""
+    """Sentences where updates, or the models that the run folder keeps, give deleted utterances away."""
+    sent = [r for r in rows(at(results, "requests")) if at(r, "privacy") is not None]
+    few = sum(0 < (number_at(r, "utterances") or 0) < FEWEST for r in sent)
     updates = [number_at(at(r, "privacy"), "reconstruction", "r") for r in rows(at(results, "requests"))]
     kept = [number_at(row, "r") for row in rows(at(results, "kept"))]
     parts = []
+    if few:
+        which = f"{few} of {len(sent)} requests are" if len(sent) > 1 else "The request is"
+        parts.append(f"{which} of fewer than {FEWEST} utterances: an update of so few gives them away.")
     for found, where in ((updates, "The update of {} gives"), (kept, "The models kept for {} give")):
         told = [r for r in found if r is not None and r >= GIVEN_AWAY]
         if told:
