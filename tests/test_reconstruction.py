@@ -159,7 +159,7 @@ def test_results_say_what_update_and_kept_models_give_away(folder: Path) -> None
     assert "fewer than 4 utterances" in said and "correlation of up to 0.8" in said
     write_report(results, folder / "page.html")
     page = (folder / "page.html").read_text()
-    assert said in page and "features read off the update" in page
+    assert said in page and "features read off it" in page
     (kept,) = results["kept"]
     assert kept["request"] == results["requests"][0]["id"] and kept["r"] < 0.5
 

@@ -135,7 +135,8 @@ def told_by_files(
     """
     rows = []
     for (request, client), entry in gone.items():
-        others = [u.id for u in partition.clients[client].train if u.id not in set(entry.utterances)]
+        share, gone_ids = partition.clients[client], set(entry.utterances)
+        others = [u.id for u in share.train if u.id not in gone_ids] or [u.id for u in share.test]
         found: list[dict[str, Any]] = []
         for before, after in _PAIRS:
             difference = {name: kept[after][name] - value for name, value in kept[before].items()}

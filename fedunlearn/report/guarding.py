@@ -18,8 +18,8 @@ from fedunlearn.report.values import (
 from fedunlearn.vault_calibration import FEWEST
 
 PRIVACY_COLUMNS = (
+    "features read off it", "off the models kept",
     "label mix, off by", "guessing alike", "guessing the corpus", "told from kept", "told from held-out",
-    "features read off the update", "and off kept models",
 )  # fmt: skip
 GIVEN_AWAY = 0.5
 """correlation with a deleted utterance's features from which on the page says that they are given away"""
@@ -60,13 +60,13 @@ def given_away(results: Mapping[str, Any]) -> str:
 def _privacy_row(request: Any, told: Any, kept: Any) -> Row:
     mix = at(told, "label_mix")
     cells = (
+        _rebuilt(at(told, "reconstruction")),
+        _rebuilt(kept),
         Cell(fraction(at(mix, "tv")), str(at(mix, "attack") or "")),
         Cell(fraction(at(mix, "uniform")), reference=True),
         Cell(fraction(at(mix, "corpus")), reference=True),
         _told(told, "membership", "kept"),
         _told(told, "membership_held_out", "held-out"),
-        _rebuilt(at(told, "reconstruction")),
-        _rebuilt(kept),
     )
     noise = at(request, "noise")
     epsilon = number_at(noise, "epsilon")
@@ -77,11 +77,10 @@ def _privacy_row(request: Any, told: Any, kept: Any) -> Row:
 def _rebuilt(found: Any) -> Cell:
     if number_at(found, "r") is None:
         return Cell(MISSING)
-    notes = [f"others {fraction(at(found, 'r_others'))}" if number_at(found, "r_others") is not None else ""]
-    notes.append(f"named {fraction(at(found, 'named'))}, by chance {fraction(at(found, 'chance'))}")
-    if between_models := [plain(name) for name in rows(at(found, "between"))]:
-        notes.append(" to ".join(between_models))
-    return Cell(fraction(at(found, "r")), "; ".join(note for note in notes if note))
+    others = number_at(found, "r_others")
+    notes = [" to ".join(plain(name) for name in rows(at(found, "between")))]
+    notes.append("" if others is None else f"others {fraction(others)}")
+    return Cell(fraction(at(found, "r")), ", ".join(note for note in notes if note))
 
 
 def _told(told: Any, name: str, against: str) -> Cell:

@@ -22,7 +22,7 @@ from fedunlearn.run_folder import write_atomically
 from fedunlearn.study.grid import Cell, requesters_of
 from fedunlearn.unlearning import method_named
 
-_KEPT = ("config", "corpus", "models", "gap", "cost", "requests", "references", "versions", "guard")
+_KEPT = ("config", "corpus", "models", "gap", "cost", "requests", "references", "versions", "guard", "kept")
 
 
 class Bench:
