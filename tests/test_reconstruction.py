@@ -25,9 +25,9 @@ from fedunlearn.federation.exchange import settings
 from fedunlearn.federation.kept_original import RATIO, noise_along
 from fedunlearn.models.functionals import FunctionalsModel
 from fedunlearn.report import write_report
-from fedunlearn.report.guarding import given_away
+from fedunlearn.report.guarding import TOO_FEW, given_away
 from fedunlearn.run_folder import RunFolder
-from fedunlearn.vault_calibration import may_send_moments
+from fedunlearn.vault_calibration import FEWEST, may_send_moments
 
 ONE = [{"client": 2, "what": "some", "count": 1, "after_learning": 0}]
 
@@ -155,6 +155,7 @@ def test_results_say_what_update_and_kept_models_give_away(folder: Path) -> None
     results = json.loads((folder / "run" / "results.json").read_text())
     update = results["requests"][0]["privacy"]["reconstruction"]
     assert update["r"] > 0.7 and update["named"] == 1.0, "the update of one utterance gives it away"
+    assert TOO_FEW == FEWEST
     said = given_away(results)
     assert "fewer than 4 utterances" in said and "correlation of up to 0.8" in said
     write_report(results, folder / "page.html")

@@ -15,12 +15,13 @@ from fedunlearn.report.values import (
     rows,
     significant,
 )
-from fedunlearn.vault_calibration import FEWEST
 
 PRIVACY_COLUMNS = (
     "features read off it", "off the models kept",
     "label mix, off by", "guessing alike", "guessing the corpus", "told from kept", "told from held-out",
 )  # fmt: skip
+TOO_FEW = 4
+"""utterances: an update of fewer gives them away; as ``vault_calibration.FEWEST``"""
 GIVEN_AWAY = 0.5
 """correlation with a deleted utterance's features from which on the page says that they are given away"""
 GUARD_COLUMNS = ("what", "client", "request", "length", "limit", "drop", "silenced", "left of it")
@@ -39,17 +40,17 @@ def privacy_table(results: Mapping[str, Any]) -> list[Row]:
 def given_away(results: Mapping[str, Any]) -> str:
     """Sentences where updates, or the models that the run folder keeps, give deleted utterances away."""
     sent = [r for r in rows(at(results, "requests")) if at(r, "privacy") is not None]
-    few = sum(0 < (number_at(r, "utterances") or 0) < FEWEST for r in sent)
+    few = sum(0 < (number_at(r, "utterances") or 0) < TOO_FEW for r in sent)
     updates = [number_at(at(r, "privacy"), "reconstruction", "r") for r in rows(at(results, "requests"))]
     kept = [number_at(row, "r") for row in rows(at(results, "kept"))]
     parts = []
     if few:
         which = f"{few} of {len(sent)} requests are" if len(sent) > 1 else "The request is"
-        parts.append(f"{which} of fewer than {FEWEST} utterances: an update of so few gives them away.")
-    for found, where in ((updates, "The update of {} gives"), (kept, "The models kept for {} give")):
+        parts.append(f"{which} of fewer than {TOO_FEW} utterances: an update of so few gives them away.")
+    for found, where in ((updates, "The updates of {} give"), (kept, "The models kept for {} give")):
         told = [r for r in found if r is not None and r >= GIVEN_AWAY]
         if told:
-            many = f"{len(told)} of {len(found)} requests" if len(found) > 1 else "the request"
+            many = f"{len(told)} of {len(found)} requests" if len(found) > 1 else "this request"
             parts.append(
                 f"{where.format(many)} deleted utterances away: their features are read off with a "
                 f"correlation of up to {fraction(max(told))}."
