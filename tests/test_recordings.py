@@ -185,3 +185,9 @@ def test_what_leaves_with_the_last_of_a_speaker_is_held_out_no_more(tmp_path: Pa
     assert results["status"] == "complete" and not results["faults"]
     left = len(Vault(tmp_path / "run" / "vaults" / "client-0001").ids("test"))
     assert experiment.standing.held_out[1] == left < held_out
+
+
+def test_a_client_that_records_twice_is_believed_each_time(tmp_path: Path) -> None:
+    late = [{"client": 2, "count": 4, "round": 1}, {"client": 2, "count": 3, "round": 2}]
+    results = run_small(tmp_path / "run", small_config(partition__recordings=late))
+    assert results["status"] == "complete" and results["faults"] == []

@@ -112,7 +112,9 @@ class Experiment:
         torch.set_num_threads(1)
         config, standing = self.config, self.standing
         with self._phase("meet", None):
-            later = Counter({r.client: r.count for r in config.partition.recordings})
+            later = Counter[int]()
+            for recording in config.partition.recordings:
+                later[recording.client] += recording.count
             clients = len(self.partition.clients)
             federation = Federation(grid, config.federation, clients, self.stop, standing.faults, later)
         self._federation = federation
