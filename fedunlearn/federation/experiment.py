@@ -153,9 +153,9 @@ class Experiment:
         with self._phase("judge", None):
             results = self._judged(states, retrained, forget, books)
             results["attacks"] = shadows and attacks(shadows, self._whose(), config)
-            asked = {r.key: books[r.key] for r in standing.requests.values() if r.gone and r.key in books}
-            results["kept"] = told_by_files(self._judge, self.partition, self._kept(states), asked)
-        for name, state in self._kept(states).items():
+            kept = self._kept(states)
+            results["kept"] = told_by_files(self._judge, self.partition, kept, self._gone(books))
+        for name, state in kept.items():
             file = self.run.checkpoints / f"{name}.safetensors"
             save_checkpoint(file, state, {"model": name, "seed": config.seed})
         self.keep(copies=2)
@@ -172,7 +172,7 @@ class Experiment:
         self, results: dict[str, Any], states: Mapping[str, State], books: Mapping[Key, DeletionRequest]
     ) -> None:
         """Search for what was deleted, and tell the people who asked what was measured."""
-        gone = {r.key: books[r.key] for r in self.standing.requests.values() if r.gone and r.key in books}
+        gone = self._gone(books)
         receipts = closing.receipts_of(self.run, gone)
         folders = [self.run.path, self._cache.folder, *self.engine_folders()]
         look = self.elsewhere.search if self.elsewhere else None
@@ -389,6 +389,10 @@ class Experiment:
     def _books(self, clients: Sequence[int] | None = None) -> dict[Key, DeletionRequest]:
         of = range(len(self.partition.clients)) if clients is None else clients
         return read_books(self.run, self.corpus, self.standing.contents, of)
+
+    def _gone(self, books: Mapping[Key, DeletionRequest]) -> dict[Key, DeletionRequest]:
+        """Requests whose utterances have left the vaults."""
+        return {r.key: books[r.key] for r in self.standing.requests.values() if r.gone and r.key in books}
 
     def _forgotten(self, books: Mapping[Key, DeletionRequest]) -> list[str]:
         return named_by((r for r in self.standing.requests.values() if r.gone), books)
