@@ -1,7 +1,11 @@
 """fedunlearn: federated, on-device unlearning for speech emotion recognition.
 
-Reading order is the order of the story: audio, corpora, partition, vault, models, training, deletion,
-unlearning, federation, evaluation, report.
+Flower's and Ray's usage reports are switched off here, before either is imported.
 """
 
+import os
+
 __version__ = "0.1.0"
+
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"

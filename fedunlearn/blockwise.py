@@ -3,7 +3,7 @@
 Element by element, and for a sum block by block, in an order that depends on nothing but the shapes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -57,3 +57,16 @@ def moved(values: Tensor, difference: Tensor, scale: float) -> Tensor:
         total = wide[:size].copy_(start_from[stretch])
         into[stretch] = total.add_(more[:size].copy_(add[stretch]), alpha=scale)
     return out
+
+
+State = dict[str, Tensor]
+"""A model's state dict, on the CPU."""
+
+
+def difference(
+    new: Mapping[str, Tensor], old: Mapping[str, Tensor], into: Mapping[str, Tensor] | None = None
+) -> State:
+    """``new - old`` in their own type: what a client sends. ``into``: to be overwritten; None = new ones."""
+    if into is None:
+        return {key: new[key] - old[key] for key in old}
+    return {key: torch.sub(new[key], old[key], out=into[key]) for key in old}

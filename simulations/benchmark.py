@@ -18,7 +18,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fedunlearn.__main__ import start
-from fedunlearn.cli.guard import guarded
+from fedunlearn.cli.exit_codes import guarded
 from fedunlearn.console import Screen, errors, say
 from fedunlearn.cpus import usable_cpus
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, RunFailed

@@ -30,7 +30,6 @@ from fedunlearn.config.fields import LARGEST_SEED
 from fedunlearn.console import Screen, errors, plain, say, warn
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, Interrupted, RunFailed
 from fedunlearn.run_folder import write_atomically
-from fedunlearn.study.damage import GUARDS
 from fedunlearn.study.grid import (
     RECOVERIES,
     Axes,
@@ -41,9 +40,10 @@ from fedunlearn.study.grid import (
     parse_numbers,
     parse_variant,
 )
+from fedunlearn.study.guard_study import GUARDS
 
 if TYPE_CHECKING:
-    from fedunlearn.study.bench import Bench
+    from fedunlearn.study.runner import Bench
 
 
 def compare(
@@ -132,7 +132,7 @@ def _loader(file: Path | None, common: dict[str, Any]) -> Load:
 
 def _compare(cells: list[Cell], out: Path) -> int:
     # Heavy imports wait until the input is known to be good.
-    from fedunlearn.study.bench import Bench
+    from fedunlearn.study.runner import Bench
 
     failed: list[str] = []
     with stopped_as_interrupt(), Bench(out, warn=warn) as bench, _bars() as bars:
@@ -174,7 +174,9 @@ def _bars() -> Progress:
 
 def _write(cells: list[Cell], bench: "Bench", out: Path) -> None:
     """Tables and figures of all cells that are there."""
-    from fedunlearn.report import comparison, comparison_figures, comparison_tables
+    from fedunlearn.report.study import figures as comparison_figures
+    from fedunlearn.report.study import statistics as comparison
+    from fedunlearn.report.study import tables as comparison_tables
     from fedunlearn.study.rows import rows_of
 
     rows = [

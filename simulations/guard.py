@@ -20,8 +20,8 @@ from fedunlearn.config.fields import LARGEST, LARGEST_SEED, LARGEST_SHAPE
 from fedunlearn.console import Screen, errors, plain, warn
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, RunFailed
 from fedunlearn.run_folder import write_atomically
-from fedunlearn.study.damage import COLUMNS, Trial, parse_case, row_of, table_of, trials_of
 from fedunlearn.study.grid import parse_numbers
+from fedunlearn.study.guard_study import COLUMNS, Trial, parse_case, row_of, table_of, trials_of
 
 
 def guard(
@@ -68,7 +68,7 @@ def guard(
 
 def _measure(trials: list[Trial], out: Path) -> int:
     # Heavy imports wait until the input is known to be good.
-    from fedunlearn.study.bench import Bench
+    from fedunlearn.study.runner import Bench
 
     failed = False
     with stopped_as_interrupt(), Bench(out, partial=True, warn=warn) as bench:

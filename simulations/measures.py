@@ -51,9 +51,9 @@ def measures(
 
 
 def _runs() -> dict[str, Any]:
-    from fedunlearn.federation.engine import play
-    from fedunlearn.federation.preparation import prepare
-    from fedunlearn.federation.progress import Progress
+    from fedunlearn.engines.engine import play
+    from fedunlearn.experiment.preparation import prepare
+    from fedunlearn.experiment.progress import Progress
 
     results = {}
     with TemporaryDirectory() as folder:

@@ -307,10 +307,10 @@ class _Fails:
 
 def _play(folder: Path) -> int:
     from fedunlearn import config as configuration
-    from fedunlearn.federation.contents import close_books
-    from fedunlearn.federation.engine import play
-    from fedunlearn.federation.preparation import prepare
-    from fedunlearn.federation.progress import Progress
+    from fedunlearn.engines.engine import play
+    from fedunlearn.experiment.preparation import prepare
+    from fedunlearn.experiment.progress import Progress
+    from fedunlearn.experiment.request_contents import close_books
     from fedunlearn.study.invariants import broken
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a soak in the background was told to ignore it

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedunlearn.report.comparison import COLUMNS
+from fedunlearn.report.study.statistics import COLUMNS
 
 
 def rows_of(

@@ -10,10 +10,10 @@ from rich.console import Console
 
 from fedunlearn import config as configuration
 from fedunlearn.config import Config
-from fedunlearn.federation.engine import play
-from fedunlearn.federation.experiment import Experiment
-from fedunlearn.federation.preparation import Heard, listen, prepare, resolve
-from fedunlearn.federation.progress import Progress
+from fedunlearn.engines.engine import play
+from fedunlearn.experiment.experiment import Experiment
+from fedunlearn.experiment.preparation import Heard, listen, prepare, resolve
+from fedunlearn.experiment.progress import Progress
 
 SCHEDULE = [
     {"client": 1, "what": "all", "after_learning": 0},

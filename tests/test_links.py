@@ -11,12 +11,12 @@ from small_run import prepared, resumed, run_small, small_config
 from tiny import tiny_vault
 
 from fedunlearn.deletion import Inbox, Wish
+from fedunlearn.engines.engine import play
 from fedunlearn.errors import BadInput
-from fedunlearn.federation.engine import play
 from fedunlearn.links import discard, open_to_append, remove, wipe, wipe_abandoned
 from fedunlearn.run_folder import RunFolder, write_atomically
-from fedunlearn.vault import DamagedVault, Vault
-from fedunlearn.vault_papers import papers_of, whole
+from fedunlearn.vault.relocation import papers_of, whole
+from fedunlearn.vault.vault import DamagedVault, Vault
 
 PRECIOUS = b"precious " * 100
 ONE: dict[str, Any] = {

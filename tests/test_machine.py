@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from fedunlearn import cpus
 from fedunlearn.config import FederationSettings
 from fedunlearn.cpus import usable_cpus
+from fedunlearn.engines import engine
 from fedunlearn.errors import RunFailed
-from fedunlearn.federation import engine, exchange, workers
-from fedunlearn.federation.exchange import Federation
+from fedunlearn.experiment import process_pool as workers
+from fedunlearn.server import clients as exchange
+from fedunlearn.server.clients import Federation
 
 FULL = {"cpu.max": "max 100000"}
 CGROUPS: list[tuple[str, dict[str, str], float]] = [

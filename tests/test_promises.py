@@ -19,23 +19,23 @@ from torch import Tensor
 from fedunlearn import corpora
 from fedunlearn.audio import PCM
 from fedunlearn.checkpoints import load_checkpoint
+from fedunlearn.client import app as device_side
+from fedunlearn.client.app import HANDLERS, Device
 from fedunlearn.corpora import Utterance
 from fedunlearn.deletion import RequestBook
-from fedunlearn.federation import client as device_side
-from fedunlearn.federation.client import HANDLERS, Device
-from fedunlearn.federation.engine import play
-from fedunlearn.federation.exchange import settings
-from fedunlearn.federation.preparation import read_speech, resolve
-from fedunlearn.federation.transport import unpack
+from fedunlearn.deletion.receipts import receipt_of
+from fedunlearn.engines.engine import play
+from fedunlearn.experiment.preparation import read_speech, resolve
 from fedunlearn.ledger import Ledger
+from fedunlearn.messages.records import unpack
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
-from fedunlearn.receipts import receipt_of
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import rng_for
-from fedunlearn.traces import scan_run
+from fedunlearn.server.clients import settings
 from fedunlearn.unlearning import REFERENCES
-from fedunlearn.vault import Vault
+from fedunlearn.vault.traces import scan_run
+from fedunlearn.vault.vault import Vault
 
 EMOTIONS = 6
 

@@ -10,7 +10,7 @@ from fedunlearn.config import PartitionSettings
 from fedunlearn.corpora.utterance import Corpus, Utterance
 from fedunlearn.partition import Partition, deal
 from fedunlearn.seeding import rng_for
-from fedunlearn.vault import Entry, Vault
+from fedunlearn.vault.vault import Entry, Vault
 
 EMOTIONS = ("angry", "calm", "sad")
 

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import typer
 
-from fedunlearn.cli.experiment import closing_table, report, run, stopped_as_interrupt
+from fedunlearn.cli.exit_codes import guarded
 from fedunlearn.cli.export import export
-from fedunlearn.cli.guard import guarded
 from fedunlearn.cli.influence import influence
 from fedunlearn.cli.ledger import receipt, show, verify
 from fedunlearn.cli.requests import delete, requests, withdraw
+from fedunlearn.cli.run import closing_table, report, run, stopped_as_interrupt
 
 __all__ = ["app", "closing_table", "guarded", "run", "stopped_as_interrupt"]
 

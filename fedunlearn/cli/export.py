@@ -10,7 +10,7 @@ import typer
 
 from fedunlearn import config as configuration
 from fedunlearn.cli.comparison import read_results
-from fedunlearn.cli.guard import guarded, warn
+from fedunlearn.cli.exit_codes import guarded, warn
 from fedunlearn.console import say
 from fedunlearn.deletion import Inbox
 from fedunlearn.errors import EXIT_OK, BadInput

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fedunlearn.cli.guard import guarded
+from fedunlearn.cli.exit_codes import guarded
 from fedunlearn.console import say
 from fedunlearn.errors import EXIT_OK
 from fedunlearn.run_folder import RunFolder
@@ -26,7 +26,7 @@ def influence(
 
 
 def _influence(folder: Path, cache: Path | None, delete: bool) -> int:
-    from fedunlearn.influence import delete_influence, files_with_influence
+    from fedunlearn.audit.influence import delete_influence, files_with_influence
 
     run, references = RunFolder(folder), cache or folder.parent / "references"
     found = delete_influence(run, references) if delete else files_with_influence(run, references)

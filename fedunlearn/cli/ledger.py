@@ -8,13 +8,13 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from fedunlearn.cli.guard import guarded
+from fedunlearn.audit.ledger_check import check_ledger, opened_ledger
+from fedunlearn.audit.ledger_notes import known_requests
+from fedunlearn.cli.exit_codes import guarded
 from fedunlearn.console import Screen, errors, say
+from fedunlearn.deletion.receipts import BadReceipt, every_receipt, read_receipt
 from fedunlearn.errors import EXIT_FAILED, EXIT_NOT_COMPARED, EXIT_OK, BadInput
 from fedunlearn.ledger import printable
-from fedunlearn.ledger_check import check_ledger, opened_ledger
-from fedunlearn.ledger_notes import known_requests
-from fedunlearn.receipts import BadReceipt, every_receipt, read_receipt
 from fedunlearn.run_folder import RunFolder, write_atomically
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder; a run may be going on in it.")]

@@ -15,16 +15,16 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from fedunlearn.cli.guard import guarded
+from fedunlearn.cli.exit_codes import guarded
 from fedunlearn.config.fields import LARGEST
 from fedunlearn.console import Screen, say
 from fedunlearn.deletion import DeletionRequest, Inbox, RequestBook, State, Wish, admit
+from fedunlearn.deletion.receipts import receipt_of
 from fedunlearn.deletion.request import has_passed
 from fedunlearn.errors import EXIT_OK, BadInput
 from fedunlearn.ledger import LedgerReader
-from fedunlearn.receipts import receipt_of
 from fedunlearn.run_folder import RunFolder
-from fedunlearn.vault_index import Entry, Index
+from fedunlearn.vault.index import Entry, Index
 
 Run = Annotated[Path, typer.Option("--run", help="The run folder; a run may be going on in it.")]
 Client = Annotated[int, typer.Option(help="Whose device, 0 ...")]

@@ -5,12 +5,12 @@ record. ``schedule`` and ``arrivals``: the people whom a simulation plays. ``doo
 a request, or is refused.
 """
 
+from fedunlearn.deletion.admission import admit, raise_due
 from fedunlearn.deletion.arrivals import any_while_learning, last_scheduled_round
-from fedunlearn.deletion.book import RequestBook
-from fedunlearn.deletion.door import admit, raise_due
 from fedunlearn.deletion.inbox import Inbox, Wish
 from fedunlearn.deletion.reply import answer
 from fedunlearn.deletion.request import CLOSED, FOLLOWS, OVERDUE, DeletionRequest, ImpossibleStep, State, step
+from fedunlearn.deletion.request_book import RequestBook
 from fedunlearn.deletion.schedule import check_schedule
 from fedunlearn.deletion.shared import note_devices
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeVar
 
 from fedunlearn.deletion.inbox import Wish
-from fedunlearn.vault_index import Entry
+from fedunlearn.vault.index import Entry
 
 if TYPE_CHECKING:
     from fedunlearn.corpora.utterance import Utterance

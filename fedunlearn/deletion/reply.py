@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 
 from fedunlearn.config.fields import LARGEST
-from fedunlearn.deletion.book import RequestBook
 from fedunlearn.deletion.request import DeletionRequest
-from fedunlearn.vault_index import Entry
+from fedunlearn.deletion.request_book import RequestBook
+from fedunlearn.vault.index import Entry
 
 Answer = dict[str, list[str] | list[int]]
 """Equally long lists, one place for each request: ids; counts (training utterances of it on this device);

@@ -22,13 +22,13 @@ from fedunlearn.evaluation.intervals import accuracy_interval, uar_interval
 from fedunlearn.evaluation.membership import Membership, membership, same_speaker
 from fedunlearn.evaluation.metrics import accuracy, confusion, recognition, uar
 from fedunlearn.evaluation.reconstruction import Reconstruction, reconstruct
+from fedunlearn.evaluation.recordings import Speech
 from fedunlearn.evaluation.request_privacy import RequestPrivacy, request_privacy
 from fedunlearn.evaluation.resampling import Answers, Draws
 from fedunlearn.examples import Examples, pad_features
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition
 from fedunlearn.seeding import rng_for
-from fedunlearn.speech import Speech
 from fedunlearn.training import predict
 
 Predictions = npt.NDArray[np.uint8]

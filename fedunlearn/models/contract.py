@@ -165,3 +165,8 @@ class MelModel(EmotionModel):
     def derive(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
         """Waveforms [B, S] with true lengths [B] -> (features [B, T, D], frames [B])."""
         return self.from_mel(*self.log_mel(waveform, samples))
+
+
+def trained_names(model: EmotionModel) -> list[str]:
+    """Names of a model's trained tensors, in its order."""
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]

@@ -8,9 +8,9 @@ Several runs on one page: ``runs`` (which of them may be compared) -> ``runs_fin
 ``runs_tables`` -> ``runs_page``.
 """
 
+from fedunlearn.report.figures.export import write_figures
 from fedunlearn.report.model_card import model_card
-from fedunlearn.report.page import write_report
-from fedunlearn.report.papers import write_figures
-from fedunlearn.report.runs_page import write_comparison
+from fedunlearn.report.run_page import write_report
+from fedunlearn.report.runs.page import write_comparison
 
 __all__ = ["model_card", "write_comparison", "write_figures", "write_report"]

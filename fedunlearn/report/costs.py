@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from fedunlearn.report.drawing import NARROW, PALETTE, Drawing, quiet, sheet
+from fedunlearn.report.figures.style import NARROW, PALETTE, Drawing, quiet, sheet
 from fedunlearn.report.gaps import beside
 from fedunlearn.report.tables import Cell, Column, Row, Table
 from fedunlearn.report.values import MISSING, at, count, duration, number_at, significant, size

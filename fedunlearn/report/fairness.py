@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedunlearn.report.drawing import NARROW, OF_MODEL, PALETTE, Drawing, Key, quiet, safe, sheet
+from fedunlearn.report.figures.style import NARROW, OF_MODEL, PALETTE, Drawing, Key, quiet, safe, sheet
 from fedunlearn.report.finding import final_model
 from fedunlearn.report.side_by_side import KINDS, MARKS
 from fedunlearn.report.tables import Cell, Column, Row, Table

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fedunlearn.report.drawing import OF_MODEL, PALETTE, Drawing, quiet, sheet
+from fedunlearn.report.figures.style import OF_MODEL, PALETTE, Drawing, quiet, sheet
 from fedunlearn.report.tables import Cell, Column, Row, Table
 from fedunlearn.report.values import (
     MISSING,

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from fedunlearn.report.drawing import OF_MODEL, PALETTE, ink, quiet, sheet
+from fedunlearn.report.figures.style import OF_MODEL, PALETTE, ink, quiet, sheet
 
 Numbers = Mapping[str, Any]
 _WIDTH, _HEIGHT = 640, 300

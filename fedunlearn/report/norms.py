@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fedunlearn.report.drawing import NARROW, PALETTE, Drawing, Key, quiet, safe, sheet
+from fedunlearn.report.figures.style import NARROW, PALETTE, Drawing, Key, quiet, safe, sheet
 from fedunlearn.report.values import at, number_at, plain, rows, significant
 from fedunlearn.report.wishes import wishes
 

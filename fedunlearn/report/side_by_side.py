@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedunlearn.report.drawing import NARROW, OF_MODEL, PALETTE, Drawing, Key, quiet, sheet
+from fedunlearn.report.figures.style import NARROW, OF_MODEL, PALETTE, Drawing, Key, quiet, sheet
 from fedunlearn.report.tables import MODELS, Cell, Column, Row, Table
 from fedunlearn.report.values import (
     MISSING,

@@ -21,17 +21,18 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from fedunlearn.audio import SAMPLE_RATE
+from fedunlearn.client.steps import trained
 from fedunlearn.config import AttackSettings, EncoderSettings, LocalSettings, ModelSettings
 from fedunlearn.examples import Examples, ForgetSet
-from fedunlearn.federation.aggregation import Update, weighted_mean
-from fedunlearn.federation.local_work import trained
-from fedunlearn.federation.transport import weights_size
+from fedunlearn.messages.sizes import weights_size
+from fedunlearn.messages.update import Update
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.models.encoders.devices import choose
 from fedunlearn.seeding import rng_for
+from fedunlearn.server.aggregation import weighted_mean
 from fedunlearn.training import train
-from fedunlearn.unlearning.attacks import targeted_pgd, wrong_labels
+from fedunlearn.unlearning.targeted_attack import targeted_pgd, wrong_labels
 
 CLASSES = 8
 _LR = 1e-4

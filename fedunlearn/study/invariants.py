@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from fedunlearn.deletion import FOLLOWS, OVERDUE, RequestBook, State
-from fedunlearn.federation.experiment import Experiment
+from fedunlearn.experiment.experiment import Experiment
 from fedunlearn.ledger import LedgerReader
-from fedunlearn.vault_index import Index
+from fedunlearn.vault.index import Index
 
 INVARIANTS = (
     "the ledger's chain is whole, no state is in it twice, and no state follows one that it cannot follow",

@@ -5,27 +5,23 @@ and each says what by the type of its card (``upper_reference``).
 """
 
 from fedunlearn.errors import BadInput
-from fedunlearn.unlearning import (
+from fedunlearn.unlearning.contract import MethodCard
+from fedunlearn.unlearning.methods import (
     amun_forget,
     boundary_shrink,
     calm,
     delete,
     destroy,
-    fed_eraser,
-    fine_tune,
     gradient_ascent,
     l2ul,
-    neggrad_plus,
     none,
     pga,
     random_label,
-    retrained,
     salun,
-    scrub,
-    weight_negation,
 )
-from fedunlearn.unlearning.contract import MethodCard
-from fedunlearn.unlearning.upper_reference import ReferenceCard
+from fedunlearn.unlearning.privileged import fed_eraser, fine_tune, neggrad_plus, retrained, scrub
+from fedunlearn.unlearning.privileged import not_ as weight_negation
+from fedunlearn.unlearning.privileged.contract import ReferenceCard
 
 METHODS: dict[str, MethodCard] = {
     card.name: card

@@ -23,7 +23,7 @@ from fedunlearn.models import build_model
 from fedunlearn.models.functionals import FunctionalsModel
 from fedunlearn.seeding import rng_for
 from fedunlearn.study.speed.world import EMOTIONS
-from fedunlearn.unlearning.attacks import targeted_pgd
+from fedunlearn.unlearning.targeted_attack import targeted_pgd
 
 _UTTERANCES, _SAMPLES, _STEPS, _EPS, _REPEATS = 32, 48_000, 10, 0.01, 3
 

@@ -21,10 +21,10 @@ _BEGAN = perf_counter()
 from flwr.app import Context, Message  # noqa: E402
 from rich.console import Console  # noqa: E402
 
-from fedunlearn.federation import local_work  # noqa: E402
-from fedunlearn.federation.engine import play  # noqa: E402
-from fedunlearn.federation.preparation import prepare  # noqa: E402
-from fedunlearn.federation.progress import Progress  # noqa: E402
+from fedunlearn.client import steps as local_work  # noqa: E402
+from fedunlearn.engines.engine import play  # noqa: E402
+from fedunlearn.experiment.preparation import prepare  # noqa: E402
+from fedunlearn.experiment.progress import Progress  # noqa: E402
 from fedunlearn.study.speed.world import World  # noqa: E402
 
 

@@ -13,11 +13,11 @@ from fedunlearn import config as configuration
 from fedunlearn.audio import PCM
 from fedunlearn.config import Config, PartitionSettings
 from fedunlearn.corpora import Corpus, Utterance
-from fedunlearn.federation.preparation import Heard
+from fedunlearn.evaluation.recordings import Speech
+from fedunlearn.experiment.preparation import Heard
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.seeding import rng_for
-from fedunlearn.speech import Speech
 
 EMOTIONS = ("angry", "calm", "disgust", "fearful", "happy", "neutral", "sad", "surprised")
 _SAMPLES = 1600

@@ -1,0 +1,138 @@
+"""Which files of an experiment still know what was deleted, after the purge and beside the vaults.
+
+What is deleted leaves the vaults; models that were trained on it before do not vanish with it.
+The run folder keeps none that gives them away once a run is over. The reference cache, which is the
+experimenter's, does: the exact original, and what resuming the run needs of it.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedunlearn.checkpoints import manifest_of
+from fedunlearn.deletion.receipts import add_kept, every_receipt
+from fedunlearn.errors import BadInput
+from fedunlearn.run_folder import RunFolder, read_json_object, wipe
+
+_GONE = {"purged", "verified"}
+
+
+@dataclass(frozen=True)
+class Influence:
+    """A file that knows what was deleted.
+
+    Attributes:
+        file: where it is.
+        what: what it holds, in a few words.
+        needed_for: what cannot be done any more without it, in a few words.
+    """
+
+    file: Path
+    what: str
+    needed_for: str
+
+
+def files_with_influence(
+    run: RunFolder, cache: Path, results: Mapping[str, Any] | None = None
+) -> list[Influence]:
+    """All files of a run and of its reference cache that know what was deleted.
+
+    Args:
+        run: the folder of the run.
+        cache: the reference cache that the run was made with.
+        results: of the run; None = as they stand in its folder.
+
+    Returns:
+        existing files, each once, in the order of their names; empty where nothing was deleted.
+
+    Raises:
+        BadInput: the folder holds no results.json that can be read.
+    """
+    results = _object(run.results) if results is None else results
+    if results is None:
+        raise BadInput(f"{run.path}: holds no results.json that can be read; resume the run, or name another")
+    gone = {str(r.get("id")) for r in results.get("requests", []) if r.get("state") in _GONE}
+    if not gone:
+        return []
+    found = {one.file: one for one in _candidates(run, cache, results, gone) if one.file.exists()}
+    return [found[file] for file in sorted(found)]
+
+
+def named(files: Iterable[Influence], run: RunFolder, cache: Path) -> list[dict[str, str]]:
+    """These files as a receipt names them: by the folder that they lie in, without the path of it."""
+    roots = {run.path: run.path.name, cache: cache.name}
+    return [
+        {"file": str(Path(name) / one.file.relative_to(root)), "what": one.what}
+        for one in files
+        for root, name in roots.items()
+        if one.file.is_relative_to(root)
+    ]
+
+
+def delete_influence(run: RunFolder, cache: Path) -> list[Influence]:
+    """Delete these files for good; the lock of the run is held meanwhile.
+
+    Args:
+        run: the folder of the run.
+        cache: the reference cache that the run was made with.
+
+    Returns:
+        what was deleted.
+
+    Raises:
+        BadInput: the run goes on, or has not come to its end: what it needs to go on is not deleted.
+    """
+    run.lock()
+    try:
+        if any(not _finished(manifest) for manifest in _manifests(run)):
+            raise BadInput(
+                f"{run.path}: this run has not come to its end and would be lost; resume it first, or remove "
+                "its folder as a whole"
+            )
+        deleted = files_with_influence(run, cache)
+        for one in deleted:
+            for part in (one.file, manifest_of(one.file)):
+                if part.exists():
+                    wipe(part)
+        for _, receipt in every_receipt(run):
+            add_kept(receipt, [])
+        return deleted
+    finally:
+        run.unlock()
+
+
+def _candidates(
+    run: RunFolder, cache: Path, results: Mapping[str, Any], gone: set[str]
+) -> Iterator[Influence]:
+    again = "starting another run from the same original without training it again"
+    key = results.get("references", {}).get("original")
+    if isinstance(key, str) and key.isalnum():
+        yield Influence(cache / f"{key}.safetensors", "the original, trained on what was deleted", again)
+    for file in sorted(cache.glob("sealed-*.safetensors")):
+        about = _object(manifest_of(file)) or {}
+        if gone & set(about.get("requests", [])):
+            yield Influence(file, "the original of a finished run, exact", "resuming that run")
+    if results.get("config", {}).get("evaluation", {}).get("shadows"):
+        for file in sorted((cache / "shadows").glob("*.safetensors")):
+            yield Influence(file, "answers of shadow models on what was deleted", "attacking again at once")
+    for path in sorted(run.standings.glob("*.safetensors")):
+        if not _finished(_object(manifest_of(path)) or {}):
+            yield Influence(path, "where the run stood, with its original", "resuming this run")
+
+
+def _manifests(run: RunFolder) -> Iterator[dict[str, Any]]:
+    for path in sorted(run.standings.glob("*.safetensors")):
+        yield _object(manifest_of(path)) or {}
+
+
+def _finished(manifest: dict[str, Any]) -> bool:
+    standing = manifest.get("standing")
+    return isinstance(standing, dict) and bool(standing.get("finished"))
+
+
+def _object(file: Path) -> dict[str, Any] | None:
+    try:
+        return read_json_object(file)
+    except (OSError, ValueError):
+        return None

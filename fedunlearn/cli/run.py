@@ -1,0 +1,294 @@
+"""``fedunlearn run`` and ``fedunlearn report``."""
+
+import shlex
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from fedunlearn import config as configuration
+from fedunlearn.cli.comparison import compare, read_results, unfit
+from fedunlearn.cli.exit_codes import errors, guarded, warn
+from fedunlearn.cli.export import leave_model
+from fedunlearn.console import Screen, say
+from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, Interrupted, RunFailed
+from fedunlearn.folders import make_new_folder, remove_folders
+from fedunlearn.inputs import looked_up
+from fedunlearn.run_folder import RunFolder
+from fedunlearn.tracking import Follower, check_tracker
+
+_METHOD_HELP = (
+    "Unlearning method (unlearning.method). Forget set alone: calm, l2ul, random-label, gradient-ascent, "
+    "boundary-shrink, delete, amun-forget, pga, salun. Controls: none, destroy. See more than the forget "
+    "set, upper references: fine-tune, neggrad-plus, scrub, not, fed-eraser, retrained."
+)
+_MODEL_HELP = (
+    "functionals, cnn, or a speech encoder: a folder as transformers saves it, a name such as "
+    "facebook/wav2vec2-base, or random:wav2vec2-base to measure times (model.name)."
+)
+_CONFIG_HELP = "A complete experiment, such as configs/ravdess.toml; without it, generated speech."
+
+
+def run(
+    config: Annotated[Path | None, typer.Option(help=_CONFIG_HELP)] = None,
+    corpus: Annotated[str | None, typer.Option(help="Which corpus (corpus.name).")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the corpus; only read (corpus.path).")] = None,
+    model: Annotated[str | None, typer.Option(help=_MODEL_HELP)] = None,
+    method: Annotated[str | None, typer.Option(help=_METHOD_HELP)] = None,
+    clients: Annotated[int | None, typer.Option(help="Devices (partition.clients).")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Ordinary rounds (training.rounds).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of all randomness.")] = None,
+    engine: Annotated[str | None, typer.Option(help="ray, inline or flower (federation.engine).")] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="A running Ray cluster, HOST:PORT or auto; default: Ray on this machine."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder to make; default: runs/DATE-CORPUS.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Trained references; default: references/ beside the run folder.")
+    ] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable files out.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out: stopped, killed, or asked anew.")
+    ] = False,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Any other setting.")
+    ] = None,
+    track: Annotated[
+        str | None, typer.Option(help="Follow the run in another tool: tensorboard (an extra: tracking).")
+    ] = None,
+) -> None:
+    """Run one experiment: learn, listen for deletions, unlearn, recover, judge.
+
+    Exit codes: 0 all done; 2 bad input; 3 the run failed or a request is unfulfilled.
+    """
+    named = {
+        "corpus.name": corpus,
+        "corpus.path": str(data) if data else None,
+        "model.name": model,
+        "unlearning.method": method,
+        "partition.clients": clients,
+        "training.rounds": rounds,
+        "seed": seed,
+        "federation.engine": engine,
+        "federation.ray_address": ray_address,
+        "corpus.skip_bad": skip_bad or None,
+    }
+    raise SystemExit(guarded(lambda: _run(config, named, set_ or [], out, cache, resume, track)))
+
+
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Run folders with results.json, one or more.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Page to write; default: report.html in the run, of several ./comparison.html."),
+    ] = None,
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Each run's figures, too, as SVG, PDF and PNG in DIR/figures.")
+    ] = False,
+) -> None:
+    """Draw a run's report.html again from results.json; of several runs, one page that compares them."""
+    raise SystemExit(guarded(lambda: _report(folders, out, figures)))
+
+
+def _run(
+    file: Path | None,
+    named: Mapping[str, Any],
+    sets: list[str],
+    out: Path | None,
+    cache: Path | None,
+    resume: bool = False,
+    track: str | None = None,
+) -> int:
+    overrides = dict(configuration.parse_override(text) for text in sets)
+    overrides |= {key: value for key, value in named.items() if value is not None}
+    if resume:
+        if out is None:
+            raise BadInput("--resume: say which run, as --out DIR")
+        RunFolder(out).check_resumable()
+        file = file or RunFolder(out).config
+    try:
+        config = configuration.load(file, overrides)
+    except BadInput as error:
+        also = [] if resume else _also_wrong(out, overrides.get("corpus.path"))
+        raise BadInput([*error.problems, *also]) from error
+    if track is not None:
+        check_tracker(track)
+    # Heavy imports wait until the input is known to be good.
+    from fedunlearn.engines.engine import play
+    from fedunlearn.experiment.preparation import prepare
+    from fedunlearn.experiment.progress import Progress
+    from fedunlearn.experiment.request_contents import close_books
+    from fedunlearn.report import write_report
+
+    with stopped_as_interrupt(), Progress(errors) as progress:
+        # Runs that begin in the same second must not get the same folder.
+        default = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{_file_name(config.corpus.name)}"
+        folder, made = (out, []) if out else make_new_folder(default)
+        references = cache or folder.parent / "references"
+        try:
+            experiment = prepare(config, folder, references, progress, resume=resume)
+        except BaseException as error:
+            remove_folders(made)
+            if not isinstance(error, KeyboardInterrupt):
+                raise
+            left = "its folder is as it was" if folder.exists() else "nothing is left of it"
+            raise Interrupted(f"the run was interrupted before the first round; {left}") from None
+        for warning in experiment.corpus.warnings:
+            warn(warning)
+        follower = Follower(track, experiment.run, warn)
+        try:
+            results = play(experiment)
+        except RunFailed as failure:
+            reason = str(failure)
+            if config.federation.checkpoint_every:
+                go_on = f"to go on: python simulations/run.py --resume --out {shlex.quote(str(folder))}"
+                reason += f"; {go_on}"
+                failure.add_note(go_on)
+            stopped = isinstance(failure, Interrupted)
+            ended = experiment.write_failure(reason, stopped)
+            follower.finished(ended)
+            write_report(ended, experiment.run.report)
+            raise
+    experiment.run.write_results(results)
+    close_books(experiment.run, experiment.partition, experiment.standing)
+    follower.finished(results)
+    write_report(results, experiment.run.report)
+    model = leave_model(experiment.run, results)
+    Screen().table(closing_table(results))
+    say(f"Report: {experiment.run.report}")
+    if model:
+        say(f"Model: {model}")
+    if results["status"] != "complete":
+        errors.labelled(f"{results['status']}:", "red", results["failure"])
+        return EXIT_FAILED
+    return EXIT_OK
+
+
+def _file_name(corpus: str) -> str:
+    """A corpus's name as part of a file's; whatever else stands there is refused later."""
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in corpus)[:40]
+
+
+@contextmanager
+def stopped_as_interrupt() -> Iterator[None]:
+    """Stopped from outside, a run ends as on Ctrl-C: with a result that says so.
+
+    By a scheduler (SIGTERM), or because its terminal was closed (SIGHUP), unless nohup has it ignore that.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    stops = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {stop: signal.getsignal(stop) for stop in stops}
+    heeded = {stop: handler for stop, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    for stop in heeded:
+        signal.signal(stop, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for stop, handler in heeded.items():
+            signal.signal(stop, handler)
+
+
+def _also_wrong(out: Path | None, data: str | None) -> list[str]:
+    """What can be seen to be wrong even where the settings cannot be read."""
+    problems: list[str] = []
+    try:
+        if data and not looked_up(data, lambda: Path(data).expanduser().exists()):
+            problems.append(f"{data}: no such file or folder (corpus.path, --data)")
+    except BadInput as error:
+        problems += error.problems
+    try:
+        if out:
+            RunFolder(out).check()
+    except BadInput as error:
+        problems += error.problems
+    return problems
+
+
+def _report(folders: Sequence[Path], out: Path | None, figures: bool) -> int:
+    done = _page(folders[0], out) if len(folders) == 1 else compare(folders, out)
+    for folder in folders if figures else ():
+        if len(folders) == 1 or RunFolder(folder).results.exists():
+            _figures(folder)
+    return done
+
+
+def _page(folder: Path, out: Path | None) -> int:
+    from fedunlearn.report import write_report
+
+    results, page = read_results(folder), out or RunFolder(folder).report
+    if out is not None and (problems := unfit(out, [results])):
+        raise BadInput(problems)
+    write_report(results, page)
+    say(f"Report: {page}")
+    return EXIT_OK
+
+
+def _figures(folder: Path) -> None:
+    from fedunlearn.report import write_figures
+
+    into = RunFolder(folder).figures
+    saved = write_figures(read_results(folder), into)
+    say(f"Figures: {len(saved)} files in {into}")
+
+
+def closing_table(results: Mapping[str, Any]) -> Table:
+    """The four models side by side, with the distance to the retrained one."""
+    from fedunlearn.report.finding import SEEN
+    from fedunlearn.report.guarding import liars
+    from fedunlearn.report.values import at
+
+    method = results["config"]["unlearning"]["method"]
+    table = Table(title=f"{results['corpus']['name']}: {len(results['requests'])} deletions, {method}")
+    table.add_column("")
+    names = ("original", "unlearned", "recovered", "retrained")
+    for name in names:
+        table.add_column(name, justify="right")
+    for label, part, key in (
+        ("test UAR", "test", "uar"),
+        ("test accuracy", "test", "accuracy"),
+        ("unseen speakers UAR", "unseen", "uar"),
+        ("retain accuracy", "retain", "accuracy"),
+        ("forget accuracy", "forget", "accuracy"),
+        ("membership AUC", "membership", "auc"),
+    ):
+        table.add_row(label, *(_figure(results["models"][name][part][key]) for name in names))
+    gap = results["gap"]
+    table.add_section()
+    floor = gap["noise_floor"] and gap["noise_floor"]["mean"]
+    means = [gap[name]["mean"] for name in ("none", "unlearned", "recovered")]
+    table.add_row("mean gap to retrained", *(_figure(mean) for mean in [*means, floor]), style="bold")
+    intervals = [_interval(gap[name]) for name in ("none", "unlearned", "recovered")]
+    table.add_row("  95 % interval", *intervals, "(floor)" if floor is not None else "-", style="dim")
+    said = []
+    if at(results, "model", "weights") == "random":
+        said.append("RANDOM WEIGHTS: of times and sizes only, no result about speech")
+    if floor is not None:
+        said.append("floor: what retrained models with other seeds differ by")
+    if gap["nothing_to_forget"]:
+        said.append(f"nothing to forget here: the original is as near as another seed (rho {gap['rho']:.1f})")
+    if seen := SEEN.get(results["unlearning"]["sees"]):
+        said.append(f"upper reference: {method} sees {seen}")
+    if done := results["guard"]:
+        who = ", ".join(f"client {c}" for c in sorted({i["client"] for i in done}))
+        said.append(f"the guard stepped in {len(done)} times ({who})")
+    if lying := liars(results):
+        said.append(lying)
+    table.caption = "\n".join(said) or None
+    return table
+
+
+def _interval(gap: Mapping[str, Any]) -> str:
+    return "-" if gap["low"] is None else f"{gap['low']:.3f}-{gap['high']:.3f}"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

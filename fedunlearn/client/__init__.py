@@ -1,0 +1,1 @@
+"""The ClientApp and what a device computes; clients that lie, for tests of the guard."""

@@ -1,0 +1,373 @@
+"""Everything before the first message: read the corpus, deal it, fill the vaults, set up the judge."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from fedunlearn import config as configuration
+from fedunlearn import corpora
+from fedunlearn.audio import PCM
+from fedunlearn.client.liveness import open_attendance
+from fedunlearn.config import Config, CorpusSettings
+from fedunlearn.corpora import Corpus
+from fedunlearn.corpora.folder import name_few
+from fedunlearn.deletion import Inbox, check_schedule, note_devices
+from fedunlearn.errors import BadInput
+from fedunlearn.evaluation.judge import Judge
+from fedunlearn.evaluation.recordings import Speech
+from fedunlearn.experiment.checkpoint import Shelf, differences
+from fedunlearn.experiment.experiment import Experiment
+from fedunlearn.experiment.folder_check import (
+    AS_LEFT,
+    check_files,
+    check_index,
+    check_settings,
+    check_unused,
+    check_vault,
+    clean,
+)
+from fedunlearn.experiment.progress import Progress
+from fedunlearn.experiment.reference_cache import ReferenceCache
+from fedunlearn.inputs import looked_up
+from fedunlearn.ledger import DamagedLedger, LedgerReader
+from fedunlearn.models import build_model, resolved
+from fedunlearn.models.contract import EmotionModel, trained_names
+from fedunlearn.partition import ClientShare, Partition, deal, recorded_later
+from fedunlearn.run_folder import RunFolder, write_atomically
+from fedunlearn.seeding import rng_for
+from fedunlearn.server.availability import Availability
+from fedunlearn.unlearning import method_named
+from fedunlearn.vault.calibration import CALIBRATION, FEWEST
+from fedunlearn.vault.relocation import refill_from
+from fedunlearn.vault.vault import DamagedVault, Entry, Vault
+
+Heard = tuple[Corpus, Speech]
+"""A corpus and its decoded recordings."""
+
+
+def resolve(config: Config) -> Config:
+    """Fill in what follows from the rest: whole paths, a generated speaker for each client, which encoder."""
+    corpus = config.corpus
+    if corpus.path:
+        corpus = corpus.model_copy(update={"path": _absolute(corpus.path)})
+    if corpus.name == "synthetic" and not corpus.speakers:
+        speakers = config.partition.clients + config.partition.unseen_speakers
+        corpus = corpus.model_copy(update={"speakers": max(speakers, 2)})
+    availability = config.availability
+    if availability.trace:
+        availability = availability.model_copy(update={"trace": _absolute(availability.trace)})
+    model = config.model
+    with suppress(BadInput):  # ``check`` says what is wrong with it, and all else that is
+        model = resolved(model)
+    return config.model_copy(update={"corpus": corpus, "availability": availability, "model": model})
+
+
+def _absolute(path: str) -> str:
+    return looked_up(path, lambda: str(Path(path).expanduser().absolute()))
+
+
+def read_speech(config: Config, corpus: Corpus | None = None) -> tuple[Corpus, Partition]:
+    """Read names, unless they are known, and deal them, without decoding anything.
+
+    Raises:
+        BadInput: the corpus, the partition or the schedule.
+    """
+    corpus = corpus or corpora.load(config.corpus, config.seed)
+    partition = deal(corpus, config.partition, config.seed)
+    recorded_later(partition, config.partition, config.seed)
+    check_schedule(config.deletions, partition, config.training.rounds)
+    return corpus, partition
+
+
+def check(config: Config, out: Path, cache: Path, corpus: Corpus | None = None) -> None:
+    """See that a run can start: method, corpus, partition, schedule and output, all at once.
+
+    Args:
+        corpus: where it has been read already.
+
+    Raises:
+        BadInput: with every problem found, one line each.
+    """
+    problems = [
+        *_problems(lambda: method_named(config.unlearning.method)),
+        *_problems(lambda: resolved(config.model)),
+        *_problems(lambda: read_speech(config, corpus)),
+        *_problems(lambda: Availability(config.availability, config.seed, config.partition.clients)),
+    ]
+    output = [
+        *_problems(RunFolder(out).check),
+        *_problems(lambda: _check_outside("--out", out, config.corpus)),
+    ]
+    # The cache lies beside the output unless it is named; what is wrong with both is said once.
+    output = output or [
+        *_problems(lambda: _check_cache(cache)),
+        *_problems(lambda: _check_outside("--cache", cache, config.corpus)),
+    ]
+    if problems or output:
+        raise BadInput([*problems, *output])
+
+
+def _problems(attempt: Callable[[], object]) -> tuple[str, ...]:
+    try:
+        attempt()
+    except BadInput as error:
+        return error.problems
+    except OSError as error:
+        return (f"{error.filename}: cannot be read ({error.strerror})",)
+    return ()
+
+
+def _check_cache(cache: Path) -> None:
+    places = (cache, *cache.absolute().parents)
+    # A link that leads nowhere is in the way, too.
+    nearest = looked_up(f"--cache {cache}", lambda: next(p for p in places if p.exists() or p.is_symlink()))
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise BadInput(f"--cache {cache}: cannot be written ({nearest} is no folder, or not yours to write)")
+
+
+def _check_outside(option: str, folder: Path, corpus: CorpusSettings) -> None:
+    for speech in corpus.folders:
+        if looked_up(f"{option} {folder}", folder.resolve).is_relative_to(speech):
+            raise BadInput(
+                f"{option} {folder}: lies inside the corpus {speech}, which is never written; name another"
+            )
+
+
+def listen(config: Config, progress: Progress) -> Heard:
+    """Read and decode a corpus: what several experiments on the same speech may share.
+
+    Raises:
+        BadInput: the corpus, or a recording that cannot be read.
+    """
+    corpus = corpora.load(config.corpus, config.seed)
+    with progress.task("Listening to the speech", len(corpus.utterances)) as advance:
+        corpus, pcm = corpora.recordings(corpus, config.corpus.skip_bad, lambda _: advance())
+    return corpus, Speech(pcm)
+
+
+def prepare(
+    config: Config,
+    out: Path,
+    cache: Path,
+    progress: Progress,
+    heard: Heard | None = None,
+    untouched: Path | None = None,
+    resume: bool = False,
+) -> Experiment:
+    """Everything up to the first message.
+
+    Args:
+        config: validated. out: the run folder, to be made. cache: of trained references.
+        progress: shown while decoding.
+        heard: from ``listen`` with the same corpus settings (and seed, if generated), to decode it once.
+        untouched: vaults of an earlier run on what was ``heard``. Those that are still as they would be made
+            are moved from there, which saves writing all speech anew.
+        resume: take up the run that ``out`` holds, from where it stands.
+
+    Raises:
+        BadInput: anything that the user can put right; before training.
+    """
+    torch.set_num_threads(1)  # more would fight over the cores, and could change the last bit
+    config = resolve(config)
+    run, waiting = RunFolder(out), dict[Path, bytes]()
+    kept = dict[Path, bytes]()
+    if resume:
+        run.lock()
+        try:
+            check_files(run)
+            _check_same(config, run)
+            _check_cache(cache)
+            _check_outside("--cache", cache, config.corpus)
+            resolved(config.model)  # what is wrong with it, before anything is heard
+            if run.standings.exists():
+                return _take_up(config, run, cache, progress, heard)
+            check_settings(run, configuration.load(run.config))
+            made_with = run.config.read_bytes()
+            waiting = _begin_anew(run)
+            kept = {run.config: made_with, **waiting}
+        except BaseException:
+            run.unlock()
+            raise
+    try:
+        check(config, out, cache, heard[0] if heard else None)
+        run.create()
+        write_atomically(run.config, config.to_toml())
+        corpus, speech = heard or listen(config, progress)
+        # Again: recordings that cannot be read may have been left out.
+        corpus, partition = read_speech(config, corpus)
+        corpus = _warn_of_few(corpus, partition)
+        template = build_model(config.model, len(corpus.emotions), rng_for(config.seed, "template"))
+        later = recorded_later(partition, config.partition, config.seed)
+        judge = _judge(config, corpus, partition, speech, template, progress)
+        _fill_vaults(run, corpus, partition, speech, template, untouched, later)
+        for file, wish in waiting.items():
+            file.parent.mkdir(exist_ok=True)
+            write_atomically(file, wish)
+        references = ReferenceCache(cache)
+        references.clean()
+        return Experiment(config, run, corpus, partition, judge, template, references, progress)
+    except BaseException as error:
+        run.undo(error)  # nothing has been learned yet
+        _put_back(kept)
+        raise
+
+
+def _warn_of_few(corpus: Corpus, partition: Partition) -> Corpus:
+    """The corpus, with a warning about clients whose updates are made from too few utterances to hide any."""
+    few = [f"client {s.client} ({len(s.train)})" for s in partition.clients if 0 < len(s.train) < FEWEST]
+    what = f"clients with fewer than {FEWEST} training utterances, which their ordinary updates give away"
+    return replace(corpus, warnings=(*corpus.warnings, *name_few(what, few)))
+
+
+def _put_back(kept: Mapping[Path, bytes]) -> None:
+    """What a run that could not begin anew had in its folder: its settings and what people have filed."""
+    for file, content in kept.items():
+        with suppress(OSError):  # what went wrong before is what the user must hear
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, content)
+
+
+def _check_same(config: Config, run: RunFolder) -> None:
+    """See that a run is taken up with the settings it was made with, before anything else is done to it."""
+    made = resolve(configuration.load(run.config))
+    told = differences(made.model_dump(mode="json"), config.model_dump(mode="json"))
+    if told:
+        raise BadInput(
+            [f"--resume: {run.path} was made with {k} = {a!r}, this run has {b!r}" for k, a, b in told]
+        )
+
+
+def _check_ledger(run: RunFolder, head: str | None) -> None:
+    """See that the ledger is whole before it grows: rows written after a loss would hide it."""
+    try:
+        with LedgerReader(run.ledger) as ledger:
+            broken = ledger.verify(head)
+    except DamagedLedger as error:
+        raise BadInput(f"--resume: {error}; put it back as the run left it, or make a new run") from error
+    except FileNotFoundError:
+        broken = "is missing"
+    if broken:
+        raise BadInput(f"--resume: {run.ledger}: {broken}; put it back as the run left it, or make a new run")
+
+
+def _begin_anew(run: RunFolder) -> dict[Path, bytes]:
+    """Clear away a run of which nothing was ever written down; returns the wishes filed in the meantime.
+
+    Raises:
+        BadInput: devices have answered to somebody already, so that clearing would lose requests.
+    """
+    check_unused(run)
+    vaults = [run.vault(client) for client in run.clients()]
+    links = [path for path in (run.checkpoints, run.vaults, *vaults) if path.is_symlink()]
+    if links:  # what they lead to would be left behind
+        raise BadInput(f"--resume: {links[0]}: is a link; remove it and what it leads to, and make a new run")
+    waiting = {file: file.read_bytes() for vault in vaults for file in Inbox(vault).files()}
+    run.clear()
+    return waiting
+
+
+def _take_up(
+    config: Config, run: RunFolder, cache: Path, progress: Progress, heard: Heard | None
+) -> Experiment:
+    """The experiment of a run that was left, as it stands."""
+    corpus, speech = heard or listen(config, progress)
+    corpus, partition = read_speech(config, corpus)
+    corpus = _warn_of_few(corpus, partition)
+    template = build_model(config.model, len(corpus.emotions), rng_for(config.seed, "template"))
+    judge = _judge(config, corpus, partition, speech, template, progress)
+    shelf = Shelf(run.standings, config, judge.content_of([]), cache)
+    standing, damaged = shelf.latest(trained_names(template))
+    for line in damaged:
+        progress.warn(line)
+    if standing is None:
+        check_unused(run)
+    else:
+        _check_ledger(run, shelf.ledger_head)
+    clean(run)
+    # The processes that were at work are dead, which tells nothing of the devices.
+    open_attendance(run, len(partition.clients))
+    later = recorded_later(partition, config.partition, config.seed)
+    for share in partition.clients:
+        vault = run.vault(share.client)
+        entries = [entry for entry, _ in _recordings(share, corpus, speech, later)]
+        asked = [] if standing is None else [r for r, client in standing.requests if client == share.client]
+        check_index(vault, entries)
+        refill_from(run, corpus, share.client)
+        check_vault(vault, entries, speech, template, asked)
+        note_devices(vault, partition.devices_of(share.client))
+    references = ReferenceCache(cache)
+    references.clean()
+    try:
+        return Experiment(config, run, corpus, partition, judge, template, references, progress, standing)
+    except (DamagedLedger, ValueError) as error:  # of another salt
+        raise BadInput(f"--resume: {error}; {AS_LEFT}") from error
+
+
+def _judge(
+    config: Config, corpus: Corpus, partition: Partition, speech: Speech, template: EmotionModel,
+    progress: Progress,
+) -> Judge:  # fmt: skip
+    with progress.task("Deriving features", len(speech.pcm)) as advance:
+        speech.features(template, advance)
+    return Judge(partition, speech, corpus.emotions, template, config.seed, config.evaluation.bootstrap)
+
+
+def _fill_vaults(
+    run: RunFolder,
+    corpus: Corpus,
+    partition: Partition,
+    speech: Speech,
+    model: EmotionModel,
+    untouched: Path | None,
+    later: Mapping[str, int],
+) -> None:
+    classes = len(corpus.emotions)
+    # The judge needs the features of all anyway: no device derives its own a second time.
+    derived = {model.feature_name: speech.features(model)} if model.stores_features else {}
+    for share in partition.clients:
+        recordings = _recordings(share, corpus, speech, later)
+        vault = run.vault(share.client)
+        earlier = untouched / vault.name if untouched else None
+        if earlier and _is_untouched(earlier, [e for e, _ in recordings], classes):
+            earlier.rename(vault)
+            (vault / CALIBRATION).unlink(missing_ok=True)  # another federation's
+        else:
+            Vault.write(vault, recordings, classes, derived)
+        note_devices(vault, partition.devices_of(share.client))
+    open_attendance(run, len(partition.clients))
+    if hasattr(os, "sync"):  # not on Windows
+        os.sync()
+
+
+def _recordings(
+    share: ClientShare, corpus: Corpus, speech: Speech, later: Mapping[str, int]
+) -> list[tuple[Entry, PCM]]:
+    """What goes into one client's vault when it is made."""
+    labels = {emotion: label for label, emotion in enumerate(corpus.emotions)}
+    return [
+        (
+            Entry(
+                u.id,
+                u.emotion,
+                labels[u.emotion],
+                split,
+                len(speech.pcm[u.id]),
+                u.speaker,
+                later.get(u.id, 0),
+            ),
+            speech.pcm[u.id],
+        )
+        for split, utterances in share.splits
+        for u in utterances
+    ]
+
+
+def _is_untouched(folder: Path, entries: Sequence[Entry], classes: int) -> bool:
+    try:
+        return folder.exists() and Vault(folder).is_untouched(entries, classes)
+    except DamagedVault:
+        return False

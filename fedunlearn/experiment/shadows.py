@@ -1,0 +1,266 @@
+"""Shadow federations: what the run did, done again without a random half of what was to be forgotten.
+
+Each is trained from scratch on everything but the candidates that are outside, then unlearns those inside as
+the run did: same method, aggregation, server scalars, joint steps and recovery. From the logits of all
+candidates in many of them, attacks learn how an utterance looks that was trained on and unlearned, and how
+one that was never there (U-LiRA: Hayes et al. 2024, arXiv 2403.01218).
+
+A fair coin for each candidate and shadow says who is inside. Halves of exactly one size would bias the
+attack: where each shadow is attacked with what the others say, who is inside it follows from their count
+(without any signal, 16 shadows in complementary pairs give an AUC of .48, coins .50).
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fedunlearn import __version__
+from fedunlearn.checkpoints import BadCheckpoint, load_checkpoint, save_checkpoint
+from fedunlearn.config import Config
+from fedunlearn.errors import Interrupted, RunFailed
+from fedunlearn.evaluation.judge import Judge
+from fedunlearn.experiment.process_pool import make_all
+from fedunlearn.experiment.replay import STAGES, Rehearsal, World
+from fedunlearn.experiment.timeline import Plan
+from fedunlearn.partition import Partition
+from fedunlearn.seeding import rng_for, stream_key
+from fedunlearn.training import TrainingDiverged, predict
+
+_FORMAT = 1
+_REPLAY = -1
+
+Arrays = dict[str, npt.NDArray[np.float32]]
+States = Mapping[str, Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Shadows:
+    """What the attacks are made of.
+
+    Attributes:
+        candidates: the K utterances of all unlearn steps, sorted. labels: [K]. request: [K] places in
+        requests: ids of the requests that took candidates back, in the order of asking.
+        inside: [S, K] which were trained on and unlearned in which shadow; about half.
+        logits: "original" (before any unlearn step), "unlearned" (after the last), "recovered" -> [S, K, C].
+        replay: exact: whether the same loop, with the run's seed and nothing outside, gave the run's weights
+            bit for bit; difference: largest |weight difference|; stages: the same for each; departures: what
+            the run met that the loop leaves out.
+        why: one line, why there are none; empty = there are.
+    """
+
+    candidates: tuple[str, ...]
+    labels: npt.NDArray[np.int64]
+    request: npt.NDArray[np.int64]
+    requests: tuple[str, ...]
+    inside: npt.NDArray[np.bool_]
+    logits: Mapping[str, npt.NDArray[np.float32]]
+    replay: Mapping[str, Any] | None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One federation to be gone through: of a shadow, or (``_REPLAY``) the run's own."""
+
+    number: int
+    stream: int
+    inside: npt.NDArray[np.bool_]
+
+
+def shadow_federations(
+    config: Config, judge: Judge, partition: Partition, plan: Plan, states: States, folder: Path,
+    shadows: int, workers: int = 0, advance: Callable[[], None] = lambda: None, stop: Event | None = None,
+) -> Shadows:  # fmt: skip
+    """Train shadow federations, or find them in the cache, and go through the run itself again.
+
+    Args:
+        config, partition: of the run. judge: who has all features. plan: ``plan_of`` the run.
+        states: the run's own "original", "unlearned" and "recovered", for the replay.
+        folder: of the reference cache; shadows are kept in its folder "shadows", each when it is finished.
+        shadows: how many, S >= 0. workers: processes, 0 = one a core; the result does not depend on them.
+        advance: called once for each shadow, found or finished. stop: set from outside to end all.
+
+    Raises:
+        RunFailed: a training diverged, a process died; Interrupted where ``stop`` was set.
+    """
+    candidates = plan.candidates
+    requests = tuple(dict.fromkeys(w.id for w in plan.wishes if w.applied is not None))
+    where = {request: number for number, request in enumerate(requests)}
+    request = np.array([where[plan.request_of[u]] for u in candidates], np.int64)
+    labels = judge.examples(candidates).labels.numpy()
+    inside = halves(config.seed, shadows, len(candidates))
+    why = plan.why or ("" if shadows else "none were asked for")
+    if why:
+        return Shadows(
+            candidates, labels, request, requests, inside, {}, None, plan.why or "none were asked for"
+        )
+    shelf = Shelf(folder / "shadows", config, plan, _contents(judge, partition, plan), judge.classes)
+    found: dict[int, Arrays] = {}
+    tasks = [Task(_REPLAY, config.seed, np.ones(len(candidates), bool))]
+    for number in range(shadows):
+        task = Task(number, stream_key(config.seed, "shadow", number) % 2**31, inside[number])
+        known = shelf.find(task)
+        if known is None:
+            tasks.append(task)
+        else:
+            found[number] = known
+            advance()
+    replay: Mapping[str, Any] | None = None
+    alive = partial(_check, stop)
+    world = _world(config, judge, partition, plan)
+    try:
+        with closing(make_all(play, world, tasks, workers, alive)) as finished:
+            for task, made in finished:
+                if task.number == _REPLAY:
+                    replay = _compared(made, states, plan)
+                    continue
+                shelf.keep(task, made)
+                found[task.number] = made
+                advance()
+    except TrainingDiverged as error:
+        raise RunFailed(f"a shadow federation: {error}") from error
+    logits = {stage: np.stack([found[n][stage] for n in range(shadows)]) for stage in STAGES}
+    return Shadows(candidates, labels, request, requests, inside, logits, replay)
+
+
+def halves(seed: int, shadows: int, candidates: int) -> npt.NDArray[np.bool_]:
+    """Who is inside: [S, K], a fair coin for each; shadow s has the same ones however many there are."""
+    drawn = [rng_for(seed, "shadow", s, "inside").random(candidates) < 0.5 for s in range(shadows)]
+    return np.array(drawn, bool).reshape(shadows, candidates)
+
+
+def play(world: World, task: Task) -> Arrays:
+    """One federation: the candidates' logits [K, C] at each stage; of the replay the weights.
+
+    Raises:
+        TrainingDiverged: a loss is not finite.
+    """
+    candidates = world.plan.candidates
+    outside = [u for u, there in zip(candidates, task.inside, strict=True) if not there]
+    federation = Rehearsal(world, task.stream, outside)
+    stages = federation.play()
+    if task.number == _REPLAY:
+        return {f"{stage}/{k}": v.numpy() for stage, state in stages.items() for k, v in state.items()}
+    logits = {}
+    for stage, state in stages.items():
+        federation.model.load_state_dict(state)
+        logits[stage] = predict(federation.model, federation.examples(candidates)).numpy()
+    return logits
+
+
+class Shelf:
+    """Finished shadows in a folder: logits and who was inside, no audio, no features, no weights.
+
+    Args:
+        folder: theirs; made when the first is kept. config, plan, classes: of the run.
+        contents: digests of what is trained on and held out, client by client, and each id's number.
+    """
+
+    def __init__(
+        self, folder: Path, config: Config, plan: Plan, contents: tuple[list[str], Mapping[str, int]],
+        classes: int,
+    ) -> None:  # fmt: skip
+        self._folder, self._shape = folder, (len(plan.candidates), classes)
+        digests, place = contents
+        method = config.unlearning.method.replace("-", "_")
+        settings = getattr(config.unlearning, method, None)
+        parts = ("model", "training", "privacy", "guard", "attackers", "recovery")
+        self._decides = {
+            "format": _FORMAT,
+            "version": __version__,
+            "torch": torch.__version__,
+            "seed": config.seed,
+            **{part: getattr(config, part).model_dump(mode="json") for part in parts},
+            "unlearning": [config.unlearning.method, config.unlearning.aggregation, config.unlearning.clip],
+            "method": settings.model_dump(mode="json") if settings is not None else None,
+            "contents": digests,
+            "plan": plan.as_dict(place),
+            "candidates": [place[u] for u in plan.candidates],
+        }
+
+    def find(self, task: Task) -> Arrays | None:
+        """What was kept of this shadow; None if nothing was, or its file was damaged."""
+        try:
+            tensors, _ = load_checkpoint(self._file(task))
+        except BadCheckpoint:
+            return None
+        if not {*STAGES, "inside"} <= tensors.keys():
+            return None
+        logits = {stage: tensors[stage].numpy() for stage in STAGES}
+        same = np.array_equal(tensors["inside"].numpy().astype(bool), task.inside)
+        return logits if same and {v.shape for v in logits.values()} == {self._shape} else None
+
+    def keep(self, task: Task, logits: Mapping[str, npt.NDArray[np.float32]]) -> None:
+        """Store a finished shadow."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        tensors = {stage: torch.from_numpy(logits[stage]) for stage in STAGES}
+        tensors["inside"] = torch.from_numpy(task.inside.astype(np.uint8))
+        save_checkpoint(self._file(task), tensors, {"shadow": task.number})
+
+    def _file(self, task: Task) -> Path:
+        decides = {**self._decides, "stream": task.stream, "inside": task.inside.tolist()}
+        key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
+        return self._folder / f"{key}.safetensors"
+
+
+def _check(stop: Event | None) -> None:
+    if stop is not None and stop.is_set():
+        raise Interrupted("the run was interrupted")
+
+
+def _ids(partition: Partition) -> list[tuple[str, ...]]:
+    """Of each client what it trains on, then of each what it holds out."""
+    splits = [[share.train for share in partition.clients], [share.test for share in partition.clients]]
+    return [tuple(u.id for u in utterances) for split in splits for utterances in split]
+
+
+def _contents(judge: Judge, partition: Partition, plan: Plan) -> tuple[list[str], Mapping[str, int]]:
+    ids = _ids(partition)
+    return [judge.content_of(of) for of in ids], {u: n for n, u in enumerate(u for of in ids for u in of)}
+
+
+def _world(config: Config, judge: Judge, partition: Partition, plan: Plan) -> World:
+    ids, clients = _ids(partition), len(partition.clients)
+    everything = [u for of in ids for u in of]
+    examples = judge.examples(everything)
+    audio = {}
+    if config.unlearning.method == "l2ul" and config.unlearning.l2ul.attack.domain != "feature":
+        wanted = set(plan.candidates)
+        audio = {u.id: u.pcm() for u in partition.train if u.id in wanted}
+    return World(
+        config,
+        plan,
+        judge.classes,
+        tuple(ids[:clients]),
+        tuple(ids[clients:]),
+        {u: n for n, u in enumerate(everything)},
+        examples.features.numpy(),
+        examples.frames.numpy(),
+        examples.labels.numpy(),
+        audio,
+    )
+
+
+def _compared(made: Arrays, states: States, plan: Plan) -> dict[str, Any]:
+    stages = {}
+    for stage in STAGES:
+        far = [np.abs(made[f"{stage}/{k}"].astype(float) - v.numpy()).max() for k, v in states[stage].items()]
+        stages[stage] = float(max(far))
+    largest = max(stages.values())
+    return {
+        "exact": largest == 0.0,
+        "difference": largest,
+        "stages": stages,
+        "departures": list(plan.departures),
+    }

@@ -1,0 +1,60 @@
+"""The two apps as ``flwr run .`` finds them; ``python simulations/run.py`` needs none of this.
+
+Run config (``--run-config 'out="/abs/path" clients=20'``): ``out``, an absolute path that does not exist
+yet and that every node sees; ``config``, a TOML file (empty = generated speech); ``data``, a corpus folder;
+``clients``, as many as the federation has nodes.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedunlearn import config as configuration
+from fedunlearn.client.app import make_client_app
+from fedunlearn.console import errors
+from fedunlearn.errors import BadInput, RunFailed
+from fedunlearn.experiment.preparation import prepare
+from fedunlearn.experiment.progress import Progress
+from fedunlearn.experiment.request_contents import close_books
+
+client_app = make_client_app()
+server_app = ServerApp()
+
+
+@server_app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Prepare in the folder that the run config names, conduct, write results.json.
+
+    The page is drawn afterwards by ``fedunlearn report OUT``: Flower ships no templates with an app.
+
+    Raises:
+        BadInput: the run config. RunFailed: the run could not be completed, or a request is unfulfilled.
+    """
+    asked = context.run_config
+    out = Path(str(asked["out"]))
+    if not out.is_absolute():
+        raise BadInput(f'out = "{out}": give an absolute path, such as --run-config \'out="/tmp/run"\'')
+    file = Path(str(asked["config"])) if asked["config"] else None
+    overrides: dict[str, Any] = {"partition.clients": int(asked["clients"])}
+    if asked["data"]:
+        overrides["corpus.path"] = str(asked["data"])
+    config = configuration.load(file, overrides)
+    with Progress(errors) as progress:
+        experiment = prepare(config, out, out.parent / "references", progress)
+        for warning in experiment.corpus.warnings:
+            progress.warn(warning)
+        try:
+            experiment.conduct(grid)
+        except RunFailed as failure:
+            experiment.write_failure(str(failure))
+            raise
+        finally:
+            experiment.close()
+    results = experiment.results
+    assert results is not None
+    experiment.run.write_results(results)
+    close_books(experiment.run, experiment.partition, experiment.standing)
+    if results["status"] != "complete":
+        raise RunFailed(results["failure"])

@@ -1,0 +1,1 @@
+"""What travels between server and clients: records, scalars, and their sizes in bytes."""

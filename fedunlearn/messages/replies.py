@@ -1,0 +1,317 @@
+"""What a client may answer: every field of every message, its type and its range, declared in this one place.
+
+A reply is read into a frozen value or refused with a line that names the field and what it says. Nothing of a
+refused reply enters a model, the books or the results. Ranges that hold for every client stand in ``RANGES``;
+tighter ones follow from what the server knows of the client and are arguments of the readers. Those of
+requests and of held-out speech are in ``requests`` and ``scalars``; they, too, read through ``Metrics``.
+"""
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+from flwr.app import MetricRecord, RecordDict
+from torch import Tensor
+
+from fedunlearn.blockwise import sum_of_squares
+from fedunlearn.messages.records import Refused, number, weights_like
+from fedunlearn.messages.update import Update
+
+MOST_UTTERANCES = 1_000_000
+"""on one device, and of one request"""
+MOST_CLIENTS = 1_000_000
+MOST_ROUNDS = 2**31 - 1
+"""of a deadline; how long a run waits does not depend on what a client says"""
+MOST_REQUESTS = 10_000
+"""that one device tells of, closed ones included"""
+LONGEST_UTTERANCE = 120.0
+"""s, on average over a client's utterances: bounds the calibration rows that it speaks for"""
+LARGEST_LOSS = 1e12
+"""nats"""
+LARGEST_FEATURE = 1e6
+"""absolute mean of a feature, and root of its mean square"""
+LARGEST_LOG_ODDS = 1000.0
+"""of float32 logits"""
+LONGEST_UPDATE = 100.0
+"""L2 norm of an ordinary update, as a multiple of 1 + that of the model's trained weights"""
+LONGEST_UNLEARN_UPDATE = 1e18
+"""the same of an unlearn update: unbounded ascent is honest and diverges, and what is shorter is for the
+guard; the squares of what is longer do not fit into float32"""
+
+
+@dataclass(frozen=True)
+class Range:
+    """What one number of a reply may be.
+
+    Attributes:
+        least: the smallest value.
+        most: the largest value.
+        whole: whether it is a count: 3.7 is refused, not cut.
+        optional: whether it may be absent.
+    """
+
+    least: float
+    most: float
+    whole: bool = True
+    optional: bool = False
+
+    def read(self, content: RecordDict, name: str) -> float | None:
+        """A metric of a reply; None where it is absent and may be.
+
+        Raises:
+            Refused: it is missing, no finite number, not whole, or out of range.
+        """
+        if self.optional and name not in content.metric_records.get("metrics", MetricRecord()):
+            return None
+        value = number(content, name)
+        if not self.holds(value):
+            expected = "a count was expected" if self.whole else "a number was expected"
+            limits = f"{self.least:.15g} to {self.most:.15g}"
+            raise Refused(f"the reply's metric {name} is {value:.15g}; {expected}, {limits}")
+        return value
+
+    def holds(self, value: float) -> bool:
+        """Whether a finite number is within it."""
+        return self.least <= value <= self.most and (not self.whole or value == int(value))
+
+
+_UTTERANCES = Range(0, MOST_UTTERANCES)
+_SHARE = Range(0.0, 1.0, whole=False, optional=True)
+_TRAINING = {"examples": _UTTERANCES, "loss": Range(0.0, LARGEST_LOSS, whole=False)}
+_FORGETTING = {
+    "examples": _UTTERANCES,
+    "steps": Range(0, 10**9),
+    "adversarial": Range(0, 10**9),
+    "forget_before": _SHARE,
+    "forget_after": _SHARE,
+    "attack_success": _SHARE,
+}
+_SUMS = {
+    "count": Range(0, MOST_UTTERANCES, optional=True),
+    "total": Range(
+        -MOST_UTTERANCES * LARGEST_LOG_ODDS, MOST_UTTERANCES * LARGEST_LOG_ODDS, whole=False, optional=True
+    ),
+    "squares": Range(0.0, MOST_UTTERANCES * LARGEST_LOG_ODDS**2, whole=False, optional=True),
+}
+EVERY_REPLY: Mapping[str, Range] = {
+    "seconds": Range(0.0, 86_400.0, whole=False, optional=True),
+    "died": Range(0, 1, optional=True),
+}
+"""Metrics of every reply: CPU seconds, and whether the process that tried it before died."""
+RANGES: Mapping[str, Mapping[str, Range]] = {
+    "query.population": {
+        "client": Range(0, MOST_CLIENTS - 1),
+        "train": _UTTERANCES,
+        "test": _UTTERANCES,
+    },
+    "train.calibrate": {"examples": Range(0, 10**12)},
+    "train": _TRAINING,
+    "train.retain_part": _TRAINING,
+    "evaluate": {
+        "examples": _UTTERANCES,
+        "right": _UTTERANCES,
+        **{f"{of}_{part}": range_ for of in ("trained", "held_out") for part, range_ in _SUMS.items()},
+    },
+    "query.deletions": {"train": _UTTERANCES},
+    "train.unlearn": _FORGETTING,
+    "train.forget_part": _FORGETTING,
+    "query.purge": {
+        "removed": Range(0, MOST_UTTERANCES, optional=True),
+        "verified": Range(0, 1),
+        "train": _UTTERANCES,
+        "held": _UTTERANCES,
+    },
+}
+"""Kind of message -> its reply's metrics."""
+REQUEST_RANGES: Mapping[str, Range] = {
+    "counts": _UTTERANCES,
+    "deadlines": Range(-1, MOST_ROUNDS),
+    "devices": Range(1, MOST_CLIENTS),
+    "learned": _UTTERANCES,
+}
+"""Lists of numbers in the reply to "query.deletions"; beside them "ids" and "states"."""
+
+
+class Metrics:
+    """The metrics of one reply, each within the range of its kind of message.
+
+    Raises:
+        Refused: one of them is not.
+    """
+
+    def __init__(self, kind: str, reply: RecordDict) -> None:
+        self._values = {name: range_.read(reply, name) for name, range_ in RANGES[kind].items()}
+
+    def whole(self, name: str) -> int:
+        """A count that must be there."""
+        return int(self.real(name))
+
+    def real(self, name: str) -> float:
+        """A number that must be there."""
+        value = self._values[name]
+        if value is None:
+            raise Refused(f"the reply's metric {name} is None, not a finite number")
+        return value
+
+    def known(self, name: str) -> float | None:
+        """A number that may be absent."""
+        return self._values[name]
+
+
+# ---- every reply, and the first ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a reply cost its client: CPU seconds, and whether a process died over it."""
+
+    seconds: float
+    died: bool
+
+
+def read_effort(reply: RecordDict) -> Effort:
+    """What a reply cost.
+
+    Raises:
+        Refused: a number is out of range.
+    """
+    values = {name: range_.read(reply, name) for name, range_ in EVERY_REPLY.items()}
+    return Effort(values["seconds"] or 0.0, values["died"] == 1)
+
+
+@dataclass(frozen=True)
+class Introduction:
+    """Who a node is: its client number, and how many utterances it trains on and holds out."""
+
+    client: int
+    train: int
+    held_out: int
+
+
+def read_introduction(reply: RecordDict, clients: int) -> Introduction:
+    """The answer to "query.population".
+
+    Args:
+        reply: of a node.
+        clients: how many there are, 0 ... clients - 1.
+
+    Raises:
+        Refused: a number is out of range.
+    """
+    said = Metrics("query.population", reply)
+    client = said.whole("client")
+    if client >= clients:
+        raise Refused(f"the reply's metric client is {client}, but the clients are 0 to {clients - 1}")
+    return Introduction(client, said.whole("train"), said.whole("test"))
+
+
+# ---- weights -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class UpdateForm:
+    """What an update of a model must be like.
+
+    Attributes:
+        weights: of the model: the names, shapes and types.
+        trained: names of the tensors that training moves; the others must not move.
+        longest: the largest L2 norm.
+    """
+
+    weights: Mapping[str, Tensor]
+    trained: frozenset[str]
+    longest: float
+
+    @classmethod
+    def of(cls, weights: Mapping[str, Tensor], trained: Collection[str], times: float) -> "UpdateForm":
+        """Of these weights, at most ``times`` (1 + the norm of those that are trained) long."""
+        norm = math.sqrt(sum(sum_of_squares(weights[name]) for name in trained))
+        return cls(weights, frozenset(trained), times * (1.0 + norm))
+
+
+def read_update(
+    reply: RecordDict, client: int, examples: int, form: UpdateForm, borrowed: bool = False
+) -> Update:
+    """The weight difference in a reply.
+
+    Args:
+        reply: of any kind that carries an update.
+        client: whose.
+        examples: how many utterances stand behind it.
+        form: what it must be like.
+        borrowed: for reading only, and no longer than the reply lives.
+
+    Raises:
+        Refused: of another form than the model, not finite, too long, or it moves what nobody trains.
+    """
+    difference = weights_like(reply, "update", form.weights, borrowed=borrowed, finite=False)
+    update = Update(client, examples, difference)
+    if (bad := update.not_finite) is not None:
+        raise Refused(f"update: {bad} has values that are not finite")
+    for name, size in update.sizes.items():
+        if size and name not in form.trained:
+            raise Refused(f"update: {name} is not trained, but moves by {size:.3g}")
+    if update.norm > form.longest:
+        raise Refused(f"update: it is {update.norm:.3g} long; at most {form.longest:.3g} was expected")
+    return update
+
+
+def read_moments(reply: RecordDict, client: int, dims: int, most: float) -> Update:
+    """The answer to "train.calibrate": mean and mean square of each feature, counted by frames.
+
+    Args:
+        reply: of a client.
+        client: which.
+        dims: of the moments.
+        most: frames that it can speak for.
+
+    Raises:
+        Refused: a number is out of range, or no features have such moments.
+    """
+    frames = Metrics("train.calibrate", reply).whole("examples")
+    if frames > most:
+        raise Refused(f"the reply's metric examples is {frames}, but it holds at most {most:.15g} frames")
+    like = {name: torch.zeros(dims, dtype=torch.float64) for name in ("mean", "mean_square")}
+    moments = weights_like(reply, "moments", like)
+    mean, mean_square = moments["mean"], moments["mean_square"]
+    if float(mean.abs().max()) > LARGEST_FEATURE or float(mean_square.max()) > LARGEST_FEATURE**2:
+        raise Refused(f"moments: a feature is larger than {LARGEST_FEATURE:g}")
+    # Both were summed in float64; a feature that is constant has none but rounding between them.
+    if bool((mean_square < mean.square() * (1 - 1e-6) - 1e-9).any()):
+        raise Refused("moments: a mean square is less than the square of its mean")
+    return Update(client, frames, moments)
+
+
+# ---- rounds --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A client's round: the loss and the update, whose ``examples`` are how many utterances it trained on."""
+
+    loss: float
+    update: Update
+
+
+def read_training(
+    reply: RecordDict, client: int, kind: str, held: int, form: UpdateForm, exactly: bool = True
+) -> Trained:
+    """The answer to "train" or "train.retain_part".
+
+    Args:
+        reply: of a client.
+        client: which.
+        kind: of message.
+        held: utterances that it trains on.
+        form: what the update must be like.
+        exactly: False where the server does not know how many of them it held at the date in question.
+
+    Raises:
+        Refused: a number or the update cannot be right.
+    """
+    said = Metrics(kind, reply)
+    examples = said.whole("examples")
+    if examples > held or (exactly and examples != held):
+        raise Refused(f"claims {examples} utterances, but it holds {held}")
+    return Trained(said.real("loss"), read_update(reply, client, examples, form, borrowed=True))

@@ -1,0 +1,40 @@
+"""What a client sends of its training or its unlearning: a difference of weights."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from fedunlearn.blockwise import sum_of_squares
+
+
+@dataclass(frozen=True)
+class Update:
+    """One client's contribution.
+
+    Attributes:
+        client: its number; sums run in this order.
+        examples: how many utterances stand behind it, > 0.
+        difference: trained (or unlearned) weights minus the weights it started from.
+    """
+
+    client: int
+    examples: int
+    difference: Mapping[str, Tensor]
+
+    @cached_property
+    def sizes(self) -> dict[str, float]:
+        """L2 norm of each tensor of the difference: finite where all of its values are."""
+        return {name: math.sqrt(sum_of_squares(d)) for name, d in self.difference.items()}
+
+    @property
+    def not_finite(self) -> str | None:
+        """The first tensor with a value that is not finite; None = there is none."""
+        return next((name for name, norm in self.sizes.items() if not math.isfinite(norm)), None)
+
+    @property
+    def norm(self) -> float:
+        """L2 norm of the difference over all tensors."""
+        return math.hypot(*self.sizes.values())

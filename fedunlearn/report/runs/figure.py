@@ -1,0 +1,155 @@
+"""The gap of every run, entry by entry: dots with their intervals, means over seeds, the noise floor."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from markupsafe import Markup
+from matplotlib.axes import Axes
+
+from fedunlearn.report.figures.style import PALETTE, ink, quiet, safe, sheet, to_svg
+from fedunlearn.report.finding import final_model
+from fedunlearn.report.runs.finding import floor_of
+from fedunlearn.report.runs.grouping import Entry, Run, Task
+from fedunlearn.report.values import fraction, number_at
+
+_MOST_LANES = 60
+"""of single runs; beyond, means alone are drawn"""
+_OF_GROUP = {"forget": "blue", "more": "green", "control": "muted"}
+
+
+def colour_of(entry: Entry) -> str:
+    """Of ``PALETTE``: sees the forget set alone, sees more, or is a control."""
+    return _OF_GROUP[entry.group]
+
+
+def interval_of(run: Run) -> tuple[float, float] | None:
+    """The 95 % interval of a run's gap over utterances, where its results tell it."""
+    ends = [number_at(run.results, "gap", final_model(run.results), end) for end in ("low", "high")]
+    low, high = ends
+    return None if low is None or high is None else (low, high)
+
+
+def gaps_figure(task: Task, ordered: Sequence[Entry], width: int, name: str) -> Markup | None:
+    """Entries from the top down, the runs of each below its mean. None where no run has a gap.
+
+    Args:
+        ordered: the task's entries, as the tables have them. width: CSS pixels. name: unique on the page.
+    """
+    shown = [e for e in ordered if any(run.gap is not None for run in e.runs)]
+    if not shown:
+        return None
+    single = sum(len(e.runs) for e in shown) <= _MOST_LANES
+    lanes: list[tuple[Entry, Run | None]] = []
+    for entry in shown:
+        lanes.append((entry, None))
+        if single and len(entry.runs) > 1:
+            lanes += [(entry, run) for run in entry.runs if run.gap is not None]
+    floor = task.once_a_seed(floor_of).mean
+    nothing = task.once_a_seed(lambda run: number_at(run.results, "gap", "none", "mean")).mean
+    limit = _limit(shown, floor, nothing)
+    with ink():
+        figure = sheet(width, 64 + 21 * len(lanes))
+        axes = figure.subplots()
+        quiet(axes, grid="x")
+        if not math.isnan(floor):
+            axes.axvspan(0, floor, color=PALETTE["shade"], zorder=0.5)
+        if not math.isnan(nothing):
+            axes.axvline(nothing, color=PALETTE["vermillion"], linewidth=1.4, linestyle="--", zorder=1)
+        for y, (entry, run) in enumerate(lanes):
+            if run is None:
+                _mean(axes, entry, y, limit)
+            else:
+                _one(axes, entry, run, y, limit)
+        longest = 18 if width < 500 else 40
+        names = [_short(e.label if r is None else r.name, longest, r is not None) for e, r in lanes]
+        axes.set_yticks(range(len(lanes)), names)
+        for text, (_, run) in zip(axes.get_yticklabels(), lanes, strict=True):
+            text.set_color(PALETTE["ink" if run is None else "muted"])
+            text.set_fontsize(11 if run is None else 9.5)
+        axes.set_xlim(0, limit)
+        axes.set_ylim(len(lanes) - 0.4, -0.6)
+        axes.set_xlabel("mean gap to the retrained model")
+        return to_svg(figure, name, "Mean gap of every run to its retrained model, and means over seeds")
+
+
+def _mean(axes: Axes, entry: Entry, y: float, limit: float) -> None:
+    """Mean and interval over seeds; of a single run, its own. Hollow where no run counts."""
+    colour = PALETTE[colour_of(entry)]
+    pooled = entry.pooled(lambda run: run.gap)
+    if len(entry.runs) == 1:
+        _one(axes, entry, entry.runs[0], y, limit)
+    elif not math.isnan(pooled.mean):
+        if not math.isnan(pooled.half):
+            axes.plot(
+                [max(0.0, pooled.mean - pooled.half), pooled.mean + pooled.half],
+                [y, y],
+                color=colour,
+                linewidth=5,
+                alpha=0.4,
+                solid_capstyle="butt",
+            )
+        _dot(axes, pooled.mean, y, limit, colour, marker="D", size=8)
+
+
+def _one(axes: Axes, entry: Entry, run: Run, y: float, limit: float) -> None:
+    if run.gap is None:
+        return
+    colour = PALETTE[colour_of(entry)]
+    if (ends := interval_of(run)) is not None:
+        axes.plot(ends, [y, y], color=colour, linewidth=1.6)
+    _dot(axes, run.gap, y, limit, colour, marker="o", size=6, hollow=not run.counts)
+
+
+def _dot(
+    axes: Axes, x: float, y: float, limit: float, colour: str, *, marker: str, size: float,
+    hollow: bool = False,
+) -> None:  # fmt: skip
+    if x > limit:
+        said = f"{fraction(x)} →"
+        axes.text(limit, y, said, ha="right", va="center", fontsize=9.5, color=PALETTE["muted"])
+        return
+    face = "none" if hollow else colour
+    axes.plot(x, y, marker, markersize=size, color=colour, markerfacecolor=face, markeredgewidth=1.5)
+
+
+def _limit(shown: Sequence[Entry], floor: float, nothing: float) -> float:
+    """As far as the methods reach, and doing nothing; random weights would push all others together."""
+    seen = [1.5 * x for x in (floor,) if not math.isnan(x)]
+    seen += [1.08 * x for x in (nothing,) if not math.isnan(x)]
+    for entry in shown:
+        if entry.method == "destroy":
+            continue
+        pooled = entry.pooled(lambda run: run.gap)
+        seen += [] if math.isnan(pooled.mean) else [pooled.mean]
+        seen += [] if math.isnan(pooled.half) else [min(pooled.mean + pooled.half, 2 * pooled.mean)]
+        for run in entry.runs:
+            ends = interval_of(run)
+            seen += [x for x in (run.gap, ends and ends[1]) if x]
+    return 1.04 * max(seen, default=0.0) or 1.0
+
+
+def _short(text: str, longest: int, single: bool) -> str:
+    text = safe(text)
+    text = text if len(text) <= longest else f"{text[: longest - 1]}…"
+    return f"{text}  " if single else text
+
+
+def key(tasks: Sequence[Task]) -> list[tuple[str, str, str]]:
+    """(kind, colour, text) of each sign that the figures of these tasks may hold."""
+    entries = [entry for task in tasks for entry in task.entries]
+    runs = [run for task in tasks for run in task.runs]
+    words: Mapping[str, str] = {
+        "blue": "sees the forget set alone", "green": "upper reference: sees more", "muted": "control"
+    }  # fmt: skip
+    signs = [("disc", c, t) for c, t in words.items() if any(colour_of(e) == c for e in entries)]
+    if any(len(e.runs) > 1 for e in entries):
+        signs.append(("diamond", "ink", "mean over seeds, bar: its 95 % interval"))
+    if any(interval_of(run) for run in runs):
+        signs.append(("line", "ink", "95 % interval of one run, over utterances"))
+    if any(run.gap is not None and not run.counts for run in runs):
+        signs.append(("ring", "ink", "not complete: counted in no mean"))
+    if any(floor_of(run) is not None for run in runs):
+        signs.append(("patch", "shade", "noise floor"))
+    if any(number_at(run.results, "gap", "none", "mean") is not None for run in runs):
+        signs.append(("line dashed", "vermillion", "doing nothing"))
+    return signs

@@ -1,0 +1,185 @@
+"""What several runs say together, in words: the best method and how sure that is, or why there is none."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedunlearn.report.finding import CONTROL_WORDS, judgement, still_told
+from fedunlearn.report.runs.grouping import Entry, Run, Task, differing
+from fedunlearn.report.study.statistics import compared_to_best
+from fedunlearn.report.values import fraction, many, noise_floor, number_at
+
+_SHOWN = 6  # runs or configurations named in one sentence
+_DIFFERENCES = 3  # named in the headline; the table of settings has all
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of one task.
+
+    Attributes:
+        tone: "good", "useless" (nothing beats doing nothing) or "unknown", also where an attack on single
+            utterances surely tells them in a run of the best.
+        sentence: what came out, and how sure.
+        best: labels of the entries with the lowest mean gap. level: of those that cannot be told from it.
+        remarks: what qualifies it.
+    """
+
+    tone: str
+    sentence: str
+    best: tuple[str, ...] = ()
+    level: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+def headline(tasks: Sequence[Task]) -> tuple[str, str]:
+    """(tone, one sentence) for the head of the page: the finding, or that there can be none over all."""
+    if len(tasks) == 1:
+        verdict = judge(tasks[0])
+        return verdict.tone, verdict.sentence
+    runs = sum(len(task.runs) for task in tasks)
+    return "unknown", (
+        f"These {runs} runs are about {len(tasks)} different things and are not ranked together: "
+        f"{apart(tasks)}."
+    )
+
+
+def apart(tasks: Sequence[Task]) -> str:
+    """In what the tasks differ, with the values."""
+    found = differing(task.runs[0].task for task in tasks)
+    named = [f"{key} ({'; '.join(_short(v) for v in values)})" for key, values in found.items()]
+    if not named:
+        return "with the same settings and seed, other utterances were forgotten"
+    more = len(named) - _DIFFERENCES
+    return f"they differ in {', '.join(named[:_DIFFERENCES])}" + (
+        f" and {many(more, 'more setting')}" if more > 0 else ""
+    )
+
+
+def judge(task: Task) -> Verdict:
+    """Which entry comes nearest to the retrained model, over its seeds, and who cannot be told from it.
+
+    Those that see the forget set alone compete; where there are none, the upper references do; controls never
+    do.
+    """
+    rivals = [e for e in task.entries if not e.control and e.counted]
+    alone = [e for e in rivals if e.group == "forget"]
+    remarks = tuple(_remarks(task))
+    field = alone or rivals
+    if not field:
+        ended = "No complete run of a method has a gap: there is nothing to rank."
+        return Verdict("unknown", ended, remarks=remarks)
+    # Seeds are text here; any numbering of them does.
+    numbers = {seed: n for n, seed in enumerate(dict.fromkeys(run.seed for run in task.runs))}
+    gaps = {e.label: {numbers[s]: g for s, g in e.by_seed(_gap).items()} for e in field}
+    verdicts = compared_to_best(gaps)
+    best = tuple(label for label, first in verdicts.items() if first)
+    level = tuple(label for label, first in verdicts.items() if not first)
+    winner = next(e for e in field if e.label == best[0])
+    useless = [why for run in winner.counted for ok, why in [judgement(run.results)] if ok is False]
+    beaten_by = _better_control(task, winner)
+    if useless and not beaten_by:
+        whys = "; ".join(dict.fromkeys(useless))
+        if len(useless) == len(winner.counted):
+            beaten_by = f"{winner.label}, the nearest, is useless by its own runs, as {whys}"
+        else:
+            some = f"In {len(useless)} of {many(len(winner.counted), 'run')}, {winner.label} is useless"
+            remarks = (f"{some} by the run's own ranking: {whys}.", *remarks)
+    sentence = _sentence(task, field, winner, len(best) - 1, level, gaps)
+    told = [found for run in winner.counted if (found := still_told(run.results))]
+    if told:
+        often = f", in {len(told)} of {many(len(winner.counted), 'run')}" if len(winner.counted) > 1 else ""
+        remarks = (f"{winner.label} is near in the mean only{often}: {told[0]}.", *remarks)
+    if beaten_by:
+        sentence = f"Nothing here is of use: {beaten_by}. {sentence}"
+    tone = "useless" if beaten_by else "unknown" if told else "good"
+    return Verdict(tone, sentence, best, level, remarks)
+
+
+def _sentence(
+    task: Task, field: Sequence[Entry], winner: Entry, ties: int, level: Sequence[str],
+    gaps: dict[str, dict[int, float]],
+) -> str:  # fmt: skip
+    mean = winner.pooled(_gap)
+    floor = task.once_a_seed(floor_of).mean
+    beside = "" if math.isnan(floor) else f" (noise floor {fraction(floor)})"
+    seeds = many(len(winner.by_seed(_gap)), "seed")
+    sure = "" if math.isnan(mean.half) else ", 95 % interval over runs"
+    stands = f"{_written(mean.mean, mean.half)} from the retrained model{sure}{beside}"
+    if len(field) == 1:
+        more = "" if sure else " One seed gives no interval over runs."
+        return f"Over {seeds}, {winner.label} stands {stands}.{more}"
+    said = f"Of {len(field)} methods, {winner.label} comes nearest over {seeds}: it stands {stands}"
+    shared = len(set.intersection(*(set(g) for g in gaps.values())))
+    if ties:
+        return f"{said}; {many(ties, 'other')} with exactly the same mean."
+    if shared < 2:
+        few = "one seed" if shared == 1 else "no seed"
+        return f"{said}; with {few} shared by all, that order may be chance."
+    if level:
+        return f"{said}, but cannot be told from {_listed(level)} on the {shared} seeds they share."
+    return f"{said}; over the {shared} shared seeds its difference to every other is beyond chance (95 %)."
+
+
+def _better_control(task: Task, winner: Entry) -> str:
+    """Which control the best method does not beat: by each run's own records of both."""
+    ours = winner.pooled(_gap).mean
+    for name, words in CONTROL_WORDS.items():
+        theirs = winner.pooled(lambda run, name=name: number_at(run.results, "gap", name, "mean")).mean  # type: ignore[misc]
+        if ours >= theirs:
+            return f"{words} ({fraction(theirs)}) stands no farther off than the best method"
+    return ""
+
+
+def _remarks(task: Task) -> list[str]:
+    said = []
+    floor = task.once_a_seed(floor_of)
+    nothing = task.once_a_seed(lambda run: number_at(run.results, "gap", "none", "mean"))
+    if not math.isnan(nothing.mean):
+        said.append(f"Doing nothing would stand at {_written(nothing.mean, nothing.half)}.")
+    if task.counted and math.isnan(floor.mean):
+        said.append("No run has more than one retrained model: there is no noise floor.")
+    small = [run.name for run in task.counted if run.results["gap"].get("nothing_to_forget") is True]
+    if small:
+        said.append(f"There was little or nothing to forget in {_listed(small)} (rho near 1).")
+    if upper := [e for e in task.entries if e.group == "more" and e.counted]:
+        gaps = [f"{e.label} at {fraction(e.pooled(_gap).mean)}" for e in upper]
+        said.append(f"Upper references see more than the forget set and do not compete: {_listed(gaps)}.")
+    for status, means in (("partial", "did not do all that was asked"), ("failed", "ended early")):
+        if names := [run.name for run in task.runs if run.status == status]:
+            verb = "is" if len(names) == 1 else "are"
+            said.append(f"{_listed(names)} {means} and {verb} counted in no mean.")
+    versions = differing(_versions(run) for run in task.runs)
+    if versions:
+        named = ", ".join(f"{name} ({'; '.join(found)})" for name, found in versions.items())
+        said.append(f"The runs were made with different versions: {named}.")
+    return said
+
+
+def floor_of(run: Run) -> float | None:
+    """Mean gap between the run's own retrained seeds."""
+    return noise_floor(run.results, "mean")
+
+
+def _gap(run: Run) -> float | None:
+    return run.gap
+
+
+def _versions(run: Run) -> dict[str, str]:
+    found = run.results.get("versions")
+    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+
+
+def _written(mean: float, half: float) -> str:
+    return fraction(mean) + ("" if math.isnan(half) else f" ± {fraction(half)}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = list(names[:_SHOWN])
+    if len(names) > _SHOWN:
+        shown.append(f"{len(names) - _SHOWN} more")
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}…"

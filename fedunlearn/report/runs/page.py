@@ -1,0 +1,138 @@
+"""The page of several runs: their results in, one HTML file out. Nothing but results.json is read."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from fedunlearn.report.runs.figure import gaps_figure, key
+from fedunlearn.report.runs.finding import Verdict, headline, judge
+from fedunlearn.report.runs.grouping import Run, Task, tasks_of
+from fedunlearn.report.runs.tables import (
+    WORDS,
+    RunLine,
+    Table,
+    cost_columns,
+    gap_table,
+    in_order,
+    models_table,
+    other_columns,
+    pooled_table,
+    privacy_columns,
+    run_lines,
+    settings_table,
+)
+from fedunlearn.report.values import at, count, many, plain, rows
+from fedunlearn.run_folder import write_atomically
+
+_WIDE, _NARROW = 880, 360
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the page shows of one task."""
+
+    title: str
+    about: str
+    verdict: Verdict
+    wide: Markup | None
+    narrow: Markup | None
+    lines: list[RunLine]
+    gaps: Table
+    models: Table
+    privacy: Table
+    others: Table
+    costs: Table
+
+
+def write_comparison(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Write one page on several runs, as a single HTML file that loads nothing else.
+
+    The same results under the same names give the same bytes. The file appears whole or not at all.
+
+    Args:
+        results: name of each run -> the content of its results.json; any value may be null or missing.
+        path: where to; its folder exists.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    write_atomically(path, render(results))
+
+
+def render(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The page as text."""
+    loader = PackageLoader("fedunlearn", "report")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    styles = [loader.get_source(environment, name)[0] for name in ("page.css", "comparison.css")]
+    runs = [Run(name, record) for name, record in results.items()]
+    tasks = tasks_of(runs)
+    tone, sentence = headline(tasks)
+    bad = [run for run in runs if run.status != "complete"]
+    page = environment.get_template("comparison.html.j2").render(
+        style=Markup("".join(styles)),
+        title=f"fedunlearn: {many(len(runs), 'run')} side by side",
+        alarm=_alarm(bad, len(runs)),
+        tone=tone,
+        headline=sentence,
+        several=len(tasks) > 1,
+        kicker=_kicker(runs, tasks),
+        key=key(tasks),
+        parts=[_part(task, number, len(tasks)) for number, task in enumerate(tasks, start=1)],
+        settings=settings_table(runs),
+        words=WORDS,
+        schemas=", ".join(dict.fromkeys(plain(at(run.results, "schema")) for run in runs)),
+    )
+    return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def _part(task: Task, number: int, of: int) -> Part:
+    verdict, ordered = judge(task), in_order(task)
+    return Part(
+        title=f"Group {number} of {of}" if of > 1 else "",
+        about=_about(task),
+        verdict=verdict,
+        wide=gaps_figure(task, ordered, _WIDE, f"gaps-{number}-wide"),
+        narrow=gaps_figure(task, ordered, _NARROW, f"gaps-{number}-narrow"),
+        lines=run_lines(task),
+        gaps=gap_table(task, verdict),
+        models=models_table(task),
+        privacy=pooled_table(task, privacy_columns()),
+        others=pooled_table(task, other_columns()),
+        costs=pooled_table(task, cost_columns()),
+    )
+
+
+def _about(task: Task) -> str:
+    results = task.runs[0].results
+    corpus = at(results, "corpus")
+    forgotten = {at(run.results, "models", "retrained", "forget", "n") for run in task.counted} - {None}
+    size = f", {' or '.join(sorted(count(n) for n in forgotten))} utterances to forget" if forgotten else ""
+    return (
+        f"{plain(at(corpus, 'name'))}, {count(at(corpus, 'utterances'))} utterances of "
+        f"{count(at(corpus, 'speakers'))} speakers, {count(at(corpus, 'clients'))} clients, "
+        f"model {plain(at(results, 'config', 'model', 'name'))}{size}"
+    )
+
+
+def _kicker(runs: Sequence[Run], tasks: Sequence[Task]) -> list[str]:
+    entries = [entry for task in tasks for entry in task.entries]
+    seeds = dict.fromkeys(run.seed for run in runs)
+    said = [many(len(runs), "run"), many(len(entries), "configuration"), many(len(seeds), "seed")]
+    controls = [entry.label for entry in entries if entry.control]
+    if controls:
+        said.append(f"controls: {', '.join(dict.fromkeys(controls))}")
+    return [*said, *([_about(tasks[0])] if len(tasks) == 1 else [])]
+
+
+def _alarm(bad: Sequence[Run], of: int) -> str:
+    if not bad:
+        return ""
+    named = ", ".join(f"{run.name} ({run.status})" for run in rows(bad)[:6])
+    more = f" and {len(bad) - 6} more" if len(bad) > 6 else ""
+    return f"{len(bad)} of {of} runs did not end as they should: {named}{more}. No mean counts them."

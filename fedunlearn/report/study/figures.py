@@ -1,0 +1,340 @@
+"""Figures of a comparison: forget against retain; the gap by method, size, aggregation, recovery, waiting."""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Ellipse
+from scipy.stats import chi2
+
+from fedunlearn.report.figures.style import PALETTE, ink, quiet, sheet
+from fedunlearn.report.study.statistics import (
+    GROUPS,
+    Row,
+    Spread,
+    by_seed,
+    groups_of,
+    over_seeds,
+    references,
+    settings_of,
+    windows_of,
+)
+
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#8c510a")
+_MARKS = "osD^vPX<>ph*"
+_OF_GROUP = {"forget": PALETTE["blue"], "more": PALETTE["green"], "control": PALETTE["muted"]}
+_INSIDE = 0.95
+"""share of retrained models, were they Gaussian, inside the ellipse"""
+
+
+def write_figures(rows: Sequence[Row], folder: Path) -> list[Path]:
+    """All figures, each as SVG, PDF and PNG.
+
+    The first three are of the aggregation, the recovery and the window that stand first in the rows; where
+    there is more than one of them, one more is across aggregations and recoveries, and one across windows.
+    """
+    joined = [
+        r for r in rows if (r["aggregation"], r["recovery"]) == (rows[0]["aggregation"], rows[0]["recovery"])
+    ]
+    served = [r for r in rows if r["window"] == rows[0]["window"]]
+    first = [r for r in joined if r["window"] == rows[0]["window"]]
+    files = []
+    with ink():
+        drawn = {
+            "forget-retain": forget_against_retain(first),
+            "gap-by-method": gap_by_method(first),
+            "gap-by-size": gap_by_size(first),
+        }
+        if len(first) < len(served):
+            drawn["aggregation-recovery"] = aggregation_against_recovery(served)
+        if len(windows_of(joined)) > 1:
+            drawn["waiting-gap"] = waiting_against_gap(joined)
+        for name, figure in drawn.items():
+            for ending, metadata in (("svg", {"Date": None}), ("pdf", {"CreationDate": None}), ("png", {})):
+                files.append(folder / f"{name}.{ending}")
+                figure.savefig(files[-1], dpi=160, metadata=metadata)
+    return files
+
+
+def forget_against_retain(rows: Sequence[Row]) -> Figure:
+    """Where each method leaves forget and retain accuracy, as distances from the retrained models.
+
+    The origin is the mean of each run's retrained seeds; the ellipse holds 95 % of them, were they Gaussian,
+    by their covariance around that mean, pooled over runs.
+    """
+    figure = sheet(700, 440)
+    axes = figure.add_subplot()
+    styles = _styles(rows)
+    centre = {_data(r): np.mean(r["seeds"], axis=0) for r in references(rows)}
+    shown = []
+    for method, style in styles.items():
+        mine = [
+            {**r, "x": r["forget"] - centre[_data(r)][0], "y": r["retain"] - centre[_data(r)][1]}
+            for r in rows
+            if r["method"] == method and r["stage"] == "recovered" and _data(r) in centre
+        ]
+        x, y = (over_seeds(by_seed(mine, axis)) for axis in "xy")
+        axes.errorbar(
+            x.mean,
+            y.mean,
+            xerr=_half(x),
+            yerr=_half(y),
+            label=method,
+            elinewidth=0.8,
+            **{**style, "linestyle": ""},
+        )
+        shown.append((method, x, y))
+    axes.plot(
+        0,
+        0,
+        marker="+",
+        markersize=12,
+        color=PALETTE["ink"],
+        linestyle="",
+        label="origin: mean of the\nretrained models",
+    )
+    ellipse = noise_ellipse(rows)
+    if ellipse is not None:
+        axes.add_patch(ellipse)
+    _look_at(axes, shown, ellipse)
+    axes.axvline(0, color=PALETTE["muted"], linewidth=0.8, zorder=0)
+    axes.axhline(0, color=PALETTE["muted"], linewidth=0.8, zorder=0)
+    axes.set_xlabel("forget accuracy less that of the retrained models")
+    axes.set_ylabel("retain accuracy less that of the retrained models")
+    said = "bars: 95 % interval over seeds"
+    if ellipse is not None:
+        said += f"; shaded: {100 * _INSIDE:.0f} % of retrained models"
+    axes.set_title(f"{_joining(rows)}; {said}", loc="left", fontsize=10, color=PALETTE["muted"])
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    return figure
+
+
+def noise_ellipse(rows: Sequence[Row]) -> Ellipse | None:
+    """Where 95 % of retrained models lie around the mean of their run's, were they Gaussian.
+
+    Covariance of (forget, retain) around each run's mean, pooled over runs; None with too few to estimate it.
+    """
+    apart, free = np.zeros((2, 2)), 0
+    for row in references(rows):
+        seeds = np.array(row["seeds"], float)
+        away = seeds - seeds.mean(axis=0)
+        apart, free = apart + away.T @ away, free + len(seeds) - 1
+    if free < 2:
+        return None
+    values, vectors = np.linalg.eigh(apart / free)
+    lengths = 2.0 * np.sqrt(np.maximum(values, 0.0) * chi2.ppf(_INSIDE, 2))
+    angle = math.degrees(math.atan2(vectors[1, 1], vectors[0, 1]))
+    # The larger eigenvalue comes last.
+    return Ellipse((0, 0), lengths[1], lengths[0], angle=angle, color=PALETTE["muted"], alpha=0.25, lw=0)
+
+
+def gap_by_method(rows: Sequence[Row]) -> Figure:
+    """Mean gap of each method over all settings, with its interval over seeds, and the noise floor."""
+    groups = groups_of(rows)
+    names = [(m, g) for g, methods in groups.items() for m in methods][::-1]
+    figure = sheet(640, 90 + 24 * max(len(names), 2))
+    axes = figure.add_subplot()
+    for y, (method, group) in enumerate(names):
+        gap = over_seeds(by_seed(rows, "gap", method=method))
+        axes.barh(y, gap.mean, xerr=_half(gap), color=_OF_GROUP[group], height=0.62, ecolor=PALETTE["ink"])
+    for group in groups:
+        axes.barh(0, math.nan, color=_OF_GROUP[group], label=GROUPS[group])
+    floor = over_seeds(by_seed(references(rows), "gap", "retrained")).mean
+    if not math.isnan(floor):
+        axes.axvline(floor, color=PALETTE["ink"], linewidth=1.2, linestyle="--", label="noise floor")
+    axes.set_yticks(range(len(names)), [m for m, _ in names])
+    farthest = max((over_seeds(by_seed(rows, "gap", method=m)).mean for m, _ in names), default=1.0)
+    axes.set_xlim(0, 1.12 * farthest)
+    axes.set_xlabel("mean gap to the retrained model, over all settings (bars: 95 % interval over seeds)")
+    axes.set_title(_joining(rows), loc="left", fontsize=10, color=PALETTE["muted"])
+    quiet(axes, grid="x")
+    figure.legend(loc="outside lower center", frameon=False, fontsize=9, ncols=4)
+    return figure
+
+
+def gap_by_size(rows: Sequence[Row]) -> Figure:
+    """Mean gap against the utterances that each requester takes back; one panel a number of requesters."""
+    asking = sorted({r["requesters"] for r in rows})
+    sizes = sorted({r["forget_size"] for r in rows})
+    styles = _styles(rows)
+    figure = sheet(330 + 280 * len(asking), 420)
+    panels = figure.subplots(1, len(asking), sharey=True, squeeze=False)[0]
+    tops = []
+    for axes, requesters in zip(panels, asking, strict=True):
+        here = [r for r in rows if r["requesters"] == requesters]
+        for number, (method, style) in enumerate(styles.items()):
+            gaps = [over_seeds(by_seed(here, "gap", method=method, forget_size=n)) for n in sizes]
+            aside = 0.012 * (sizes[-1] - sizes[0]) * (number / max(len(styles) - 1, 1) - 0.5)
+            axes.errorbar(
+                [n + aside for n in sizes], [g.mean for g in gaps], yerr=[_half(g) for g in gaps],
+                elinewidth=0.7, label=method if requesters == asking[0] else None, **style,
+            )  # fmt: skip
+            tops += [g.mean for g in gaps if method != "destroy" and not math.isnan(g.mean)]
+        floor = [over_seeds(by_seed(references(here), "gap", "retrained", forget_size=n)).mean for n in sizes]
+        label = "noise floor" if requesters == asking[0] else None
+        axes.fill_between(sizes, 0, floor, color=PALETTE["muted"], alpha=0.25, linewidth=0, label=label)
+        axes.set_title("one requester" if requesters == 1 else f"{requesters} requesters", fontsize=10)
+        axes.set_xticks(sizes)
+        axes.set_xlabel("utterances each takes back")
+        quiet(axes, grid="y")
+        lost = over_seeds(by_seed(here, "gap", method="destroy")).mean
+        if lost > 1.2 * max(tops, default=math.inf):
+            _remark(axes, f"destroy: above, {lost:.2f} on average", 0.95)
+    panels[0].set_ylim(0, 1.2 * max(tops, default=1.0))
+    panels[0].set_ylabel(f"mean gap ({_joining(rows)})")
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    return figure
+
+
+def waiting_against_gap(rows: Sequence[Row]) -> Figure:
+    """Mean gap over the rounds that requests waited on average, a line a method, from window to window.
+
+    One panel for each number of requesters; sizes are averaged over.
+    """
+    styles, windows = _styles(rows), windows_of(rows)
+    asking = sorted({r["requesters"] for r in rows})
+    figure = sheet(200 + 270 * len(asking), 380)
+    panels = figure.subplots(1, len(asking), sharey=True, squeeze=False)[0]
+    tops = []
+    for axes, requesters in zip(panels, asking, strict=True):
+        here = [r for r in rows if r["requesters"] == requesters]
+        for method, style in styles.items():
+            waits, gaps = (
+                [over_seeds(by_seed(here, column, method=method, window=window)) for window in windows]
+                for column in ("rounds_waited_mean", "gap")
+            )
+            axes.errorbar(
+                [w.mean for w in waits], [g.mean for g in gaps], yerr=[_half(g) for g in gaps],
+                elinewidth=0.7, label=method if requesters == asking[0] else None, **style,
+            )  # fmt: skip
+            tops += [g.mean for g in gaps if method != "destroy" and not math.isnan(g.mean)]
+        floor = over_seeds(by_seed(references(here), "gap", "retrained")).mean
+        label = "noise floor" if requesters == asking[0] else None
+        axes.axhspan(0, floor, color=PALETTE["muted"], alpha=0.25, linewidth=0, label=label)
+        axes.set_title("one requester" if requesters == 1 else f"{requesters} requesters", fontsize=10)
+        axes.set_xlabel("rounds waited, on average")
+        quiet(axes, grid="y")
+        lost = over_seeds(by_seed(here, "gap", method="destroy")).mean
+        if lost > 1.2 * max(tops, default=math.inf):
+            _remark(axes, f"destroy: above, {lost:.2f} on average", 0.95)
+    panels[0].set_ylim(0, 1.2 * max(tops, default=1.0))
+    panels[0].set_ylabel(f"mean gap ({_joining(rows)})")
+    said = f"windows {', '.join(map(str, windows))}; bars: 95 % interval over seeds"
+    figure.suptitle(said, fontsize=10, color=PALETTE["muted"])
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    return figure
+
+
+def aggregation_against_recovery(rows: Sequence[Row]) -> Figure:
+    """Mean gap of each method, controls left out, for every aggregation and recovery: one panel a method."""
+    methods = [m for group, own in groups_of(rows).items() if group != "control" for m in own]
+    methods = methods or [m for own in groups_of(rows).values() for m in own]
+    joins = list(dict.fromkeys(s.aggregation for s in settings_of(rows)))
+    recoveries = list(dict.fromkeys(s.recovery for s in settings_of(rows)))
+    across = min(len(methods), 3)
+    down = math.ceil(len(methods) / across)
+    figure = sheet(110 + across * (50 + 62 * len(recoveries)), 80 + down * (44 + 30 * len(joins)))
+    panels = figure.subplots(down, across, squeeze=False).ravel()
+    gaps = {
+        m: np.array(
+            [
+                [
+                    over_seeds(by_seed(rows, "gap", method=m, aggregation=a, recovery=r)).mean
+                    for r in recoveries
+                ]
+                for a in joins
+            ]
+        )
+        for m in methods
+    }
+    darkest = max((float(np.nanmax(g)) for g in gaps.values() if not np.isnan(g).all()), default=1.0)
+    shades = LinearSegmentedColormap.from_list("gap", ["#ffffff", PALETTE["heat"]])
+    for number, axes in enumerate(panels):
+        if number >= len(methods):
+            axes.set_visible(False)
+            continue
+        _heat(axes, gaps[methods[number]], darkest, shades)
+        axes.set_title(methods[number], fontsize=10)
+        lowest, leftmost = number + across >= len(methods), number % across == 0
+        axes.set_xticks(
+            range(len(recoveries)), recoveries if lowest else [], rotation=30, ha="right", fontsize=9
+        )
+        axes.set_yticks(range(len(joins)), joins if leftmost else [], fontsize=9)
+    figure.suptitle("mean gap to the retrained model; framed: each method's lowest", fontsize=10)
+    return figure
+
+
+def _heat(axes: Axes, gaps: "np.ndarray[Any, Any]", darkest: float, shades: LinearSegmentedColormap) -> None:
+    quiet(axes, grid="none")
+    axes.imshow(gaps, cmap=shades, vmin=0, vmax=darkest, aspect="auto")
+    for y, x in np.ndindex(*gaps.shape):
+        if not math.isnan(gaps[y, x]):
+            colour = PALETTE["on-heat" if gaps[y, x] > 0.6 * darkest else "ink"]
+            axes.text(x, y, f"{gaps[y, x]:.3f}", ha="center", va="center", fontsize=9, color=colour)
+    if not np.isnan(gaps).all():
+        y, x = np.unravel_index(int(np.nanargmin(gaps)), gaps.shape)
+        axes.bar(x, 0.96, 0.96, bottom=y - 0.48, fill=False, edgecolor=PALETTE["ink"], linewidth=1.4)
+
+
+def _look_at(axes: Axes, shown: Iterable[tuple[str, Spread, Spread]], ellipse: Ellipse | None) -> None:
+    """All of the ellipse and the mean of every method but random weights, whose place is said if not seen."""
+    near = {method: (x.mean, y.mean) for method, x, y in shown if not math.isnan(x.mean)}
+    seen = [(0.0, 0.0), *(point for method, point in near.items() if method != "destroy")]
+    if ellipse is not None:
+        seen += [(float(x), float(y)) for x, y in ellipse.get_corners()]
+    low, high = np.min(seen, axis=0), np.max(seen, axis=0)
+    margin = np.maximum(0.12 * (high - low), 0.004)
+    low, high = low - margin, high + margin
+    axes.set_xlim(low[0], high[0])
+    axes.set_ylim(low[1], high[1])
+    for method, point in near.items():
+        if not ((low <= point) & (point <= high)).all():
+            text = f"{method}: beyond, at ({point[0]:+.2f}, {point[1]:+.2f})"
+            _remark(axes, text)
+
+
+def _remark(axes: Axes, text: str, height: float = 0.01) -> None:
+    where: Any = "axes fraction"
+    axes.annotate(text, (0.01, height), xycoords=where, fontsize=9, color=PALETTE["muted"])
+
+
+def _styles(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """Method -> how it is drawn, in the order of the tables.
+
+    Colours are for those that see the forget set alone; after seven, hollow and dashed. Others are ink.
+    """
+    styles: dict[str, dict[str, Any]] = {}
+    for group, methods in groups_of(rows).items():
+        for number, method in enumerate(methods):
+            turn = number // len(_COLOURS)
+            colour = _COLOURS[number % len(_COLOURS)] if group == "forget" else PALETTE["ink"]
+            line = ("-", "--", "-.")[min(turn, 2)] if group == "forget" else ":"
+            if group == "control":
+                colour, line = PALETTE["muted"], "--"
+            styles[method] = {
+                "color": colour,
+                "marker": _MARKS[len(styles) % len(_MARKS)],
+                "markersize": 5.0 + 0.15 * len(styles),  # of two at the same place both are seen
+                "zorder": 4.0 - 0.01 * len(styles),
+                "markerfacecolor": "none" if turn % 2 or group == "control" else colour,
+                "linestyle": line,
+                "linewidth": 1.3,
+            }
+    return styles
+
+
+def _half(value: Spread) -> float:
+    return 0.0 if math.isnan(value.half) else value.half
+
+
+def _joining(rows: Sequence[Row]) -> str:
+    return f"{rows[0]['aggregation']}, recovery {rows[0]['recovery']}"
+
+
+def _data(row: Row) -> tuple[int, int, int]:
+    return row["seed"], row["forget_size"], row["requesters"]

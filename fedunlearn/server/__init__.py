@@ -1,0 +1,1 @@
+"""The ServerApp: state, rounds, requests, unlearn step, aggregation, guard; no corpus, partition or judge."""

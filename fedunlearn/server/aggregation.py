@@ -1,0 +1,193 @@
+"""How updates become the next global model. Sums run in client order and in float64.
+
+Order and precision matter for promise 4: replies arrive in any order, floating-point sums depend on it.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fedunlearn.blockwise import State, add_weighted, moved
+from fedunlearn.config import TrainingSettings
+from fedunlearn.messages.records import LARGE
+from fedunlearn.messages.update import Update
+
+
+class RunningMean:
+    """Mean difference weighted by examples, float64 (McMahan et al. 2017), one update after another.
+
+    Only the sum is kept. Updates are added in the order in which they come, which must be client order, and
+    several at a time: while a block of the sum is in the processor's cache, all that wait are added to it.
+    How many wait does not change a bit.
+    """
+
+    def __init__(self) -> None:
+        self._sum: dict[str, Tensor] = {}
+        self._waiting: list[tuple[float, Mapping[str, Tensor]]] = []
+        self._bytes = 0
+        self.examples = 0
+
+    def add(self, update: Update) -> None:
+        """One more update. Its difference is read now or, unless it is ``LARGE``, at a later ``add``."""
+        if not self._sum:
+            zeros = {k: torch.zeros(d.shape, dtype=torch.float64) for k, d in update.difference.items()}
+            self._sum = zeros
+        self.examples += update.examples
+        self._waiting.append((float(update.examples), update.difference))
+        self._bytes += sum(d.nbytes for d in update.difference.values())
+        if self._bytes >= LARGE:
+            self._flush()
+
+    def mean(self, total: int | None = None) -> State:
+        """The mean, float64. The sum becomes it: nothing can be added afterwards.
+
+        Args:
+            total: what the weights are shares of; None = the examples that were added. A larger total counts
+                the clients that sent nothing as clients that changed nothing.
+        """
+        self._flush()
+        whole = self.examples if total is None else total
+        mean, self._sum = {key: value.div_(whole) for key, value in self._sum.items()}, {}
+        return mean
+
+    def _flush(self) -> None:
+        for key, value in self._sum.items():
+            add_weighted(value, [(weight, d[key]) for weight, d in self._waiting])
+        self._waiting, self._bytes = [], 0
+
+
+def weighted_mean(updates: Sequence[Update], total: int | None = None) -> State:
+    """Mean difference weighted by examples, summed in client order.
+
+    Args:
+        updates: at least one. total: as of ``RunningMean.mean``.
+
+    Returns:
+        float64 differences.
+    """
+    running = RunningMean()
+    for update in sorted(updates, key=lambda u: u.client):
+        running.add(update)
+    return running.mean(total)
+
+
+def _sum(updates: Sequence[Update], weight: Callable[[Update], float]) -> State:
+    ordered = sorted(updates, key=lambda u: u.client)
+    return {
+        key: torch.stack([weight(u) * u.difference[key].double() for u in ordered]).sum(0)
+        for key in ordered[0].difference
+    }
+
+
+def step(state: Mapping[str, Tensor], difference: Mapping[str, Tensor], scale: float = 1.0) -> State:
+    """``state + scale * difference``, computed in float64, in the state's own types."""
+    return {k: moved(v, difference[k], scale) for k, v in state.items()}
+
+
+def join_unlearning(
+    updates: Sequence[Update],
+    how: str,
+    total: int,
+    others: Sequence[Mapping[str, Tensor]] = (),
+    longest: float = math.inf,
+) -> State:
+    """The requesters' joint step.
+
+    Args:
+        updates: of the requesters, all from the same global model; at least one.
+        how: "sum" | "mean" (each requester counts alike) | "fedavg" (weighted by utterances among all
+            ``total`` of them in the federation, so that those who did not ask dilute it) | "projected" (the
+            vector nearest to the sum that works against none of the ``others``) | "norm-clipped" (the sum,
+            each update scaled down to a norm of at most ``longest``).
+        others: last differences of clients that did not ask, in client order; read by "projected".
+        longest: > 0; read by "norm-clipped".
+
+    Returns:
+        float64 differences to add to the global model. With one requester "sum" and "mean" are its update;
+        so are "projected" where nothing is in conflict and "norm-clipped" where it is not too long.
+    """
+    if how == "fedavg":
+        return weighted_mean(updates, total)
+    if how == "mean":
+        return _sum(updates, lambda _: 1.0 / len(updates))
+    if how == "norm-clipped":
+        return _sum(updates, lambda u: longest / u.norm if u.norm > longest else 1.0)
+    whole = _sum(updates, lambda _: 1.0)
+    return without_conflict(whole, others) if how == "projected" else whole
+
+
+@dataclass
+class ServerOptimizer:
+    """The server's step along the mean difference; its state lives from round to round.
+
+    "average": theta + lr * d, plain FedAvg at lr 1. "momentum": FedAvgM (Hsu et al. 2019, arXiv
+    1909.06335): m = beta m + d, theta + lr * m. "adam": FedAdam (Reddi et al. 2021, arXiv 2003.00295)
+    with beta_2 = 0.99, tau = 1e-3.
+    """
+
+    settings: TrainingSettings
+    moments: dict[str, State] = field(default_factory=dict)
+
+    def apply(self, state: Mapping[str, Tensor], mean: State) -> State:
+        """The next global model from this round's mean difference."""
+        kind, beta = self.settings.server_optimizer, self.settings.server_momentum
+        if kind == "average":
+            return step(state, mean, self.settings.server_lr)
+        first = self._decay("first", beta, mean, 1.0 if kind == "momentum" else 1.0 - beta)
+        if kind == "momentum":
+            return step(state, first, self.settings.server_lr)
+        second = self._decay("second", 0.99, {k: d.square() for k, d in mean.items()}, 0.01)
+        ratio = {key: first[key] / (second[key].sqrt() + 1e-3) for key in first}
+        return step(state, ratio, self.settings.server_lr)
+
+    def _decay(self, name: str, beta: float, new: State, weight: float) -> State:
+        old = self.moments.get(name)
+        moment = {k: (beta * old[k] if old else 0.0) + weight * v for k, v in new.items()}
+        self.moments[name] = moment
+        return moment
+
+
+_ROUNDING = 1e-12
+"""An inner product of unit vectors that is less than this below 0 is no conflict but a rounding error."""
+
+
+def without_conflict(wished: Mapping[str, Tensor], others: Sequence[Mapping[str, Tensor]]) -> State:
+    """The vector d nearest to ``wished`` with <d, g> >= 0 for each g of ``others``.
+
+    All tensors count as one vector. d = wished + sum_i lambda_i g_i with lambda >= 0 that minimise |d|: non-
+    negative least squares, solved exactly (Lawson & Hanson 1974) on the small triangle of a QR decomposition.
+    Takes memory for twice len(others) vectors in float64.
+
+    The joint unlearn step must not undo what the other clients have learned, and a recovery round must not
+    undo the unlearn step. FedOSD (Pan et al. 2025, arXiv 2412.20200) asks for orthogonality instead, which
+    also takes away what would have helped the others, and then restores the old length.
+
+    Args:
+        wished: tensors of any shapes; one that the others lack stays as it is.
+        others: all of the same tensors; their lengths do not matter, and a zero asks for nothing.
+
+    Returns:
+        float64, of the form of ``wished``; equal to it where nothing is in conflict.
+    """
+    result = {key: value.double() for key, value in wished.items()}
+    names = sorted(others[0]) if others else []  # whatever order the states came in, the sums run in one
+    directions = [g / length for g in (_flat(o, names) for o in others) if (length := g.norm()) > 0]
+    if not directions:
+        return result
+    vector, columns = _flat(wished, names), torch.stack(directions, 1)
+    if bool((columns.T @ vector >= -_ROUNDING * vector.norm()).all()):
+        return result
+    orthonormal, triangle = torch.linalg.qr(columns)
+    from scipy.optimize import nnls  # every worker imports this module, and few runs project
+
+    shares, _ = nnls(triangle.numpy(), -(orthonormal.T @ vector).numpy(), maxiter=100 * len(directions))
+    nearest = vector + columns @ torch.from_numpy(shares)
+    parts = torch.split(nearest, [wished[name].numel() for name in names])
+    return result | {name: part.reshape(wished[name].shape) for name, part in zip(names, parts, strict=True)}
+
+
+def _flat(state: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
+    return torch.cat([state[name].double().flatten() for name in names])

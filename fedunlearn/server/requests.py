@@ -1,0 +1,268 @@
+"""Deletion requests as the server knows them: an id, who asked, how much, and what became of it."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from flwr.app import ConfigRecord, RecordDict
+
+from fedunlearn.deletion import State as RequestState
+from fedunlearn.messages.records import Refused
+from fedunlearn.messages.replies import MOST_REQUESTS, REQUEST_RANGES, Metrics, UpdateForm, read_update
+from fedunlearn.messages.update import Update
+
+Key = tuple[str, int]
+"""a request's id and the device: a person with several devices has one request, a part of it on each"""
+
+_HELD = {RequestState.RAISED, RequestState.ACCEPTED, RequestState.UNLEARNED, RequestState.APPLIED}
+
+
+@dataclass
+class ServedRequest:
+    """A request as the server knows it; of a person with several devices, the part on one of them.
+
+    Attributes:
+        id, client, utterances: what is asked, and where. Training utterances are counted alone: where there
+            are none, what is to go was held out, and there is nothing to unlearn.
+        date: rounds done when the server heard of it.
+        round_raised, round_applied: of the timeline.
+        state: see ``deletion.State``.
+        deadline: rounds after ``date`` within which it should be verified; None = as soon as may be.
+        devices: how many of the person's devices hold speech that must go.
+        learned: how many of its utterances a round has been trained with.
+        overdue: the deadline passed while it was open.
+        lease: the date until which the device has it in work; None = it is at the server.
+        attempts: how often it was given out.
+        history: each state with the round of the timeline in which it was reached.
+        model: digest of the weights right after it was applied; empty before, and where nothing was learned.
+        outcome: what the device told of its unlearning.
+    """
+
+    id: str
+    client: int
+    utterances: int
+    round_raised: int
+    state: RequestState = RequestState.RAISED
+    round_applied: int | None = None
+    date: int = 0
+    deadline: int | None = None
+    devices: int = 1
+    learned: int = 0
+    overdue: bool = False
+    lease: int | None = None
+    attempts: int = 0
+    purged_there: bool = False
+    model: str = ""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    outcome: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> Key:
+        """Its place in the server's list."""
+        return self.id, self.client
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the server still has something to do for it."""
+        return self.state in {*_HELD, RequestState.PURGED}
+
+    @property
+    def gone(self) -> bool:
+        """Whether its utterances have left the vault."""
+        return self.state in {RequestState.PURGED, RequestState.VERIFIED}
+
+    @property
+    def withheld(self) -> int:
+        """Utterances that are in the vault still and may not be trained on any more."""
+        return self.utterances if self.state in _HELD and not self.purged_there else 0
+
+    @property
+    def stays(self) -> bool:
+        """Whether its utterances must be in the vault still: nobody has asked the device to purge them."""
+        waits = {RequestState.RAISED, RequestState.ACCEPTED, RequestState.UNLEARNED}
+        return self.state in waits and self.learned > 0 and not self.purged_there
+
+    def late(self, date: int) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and date > self.date + self.deadline
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain data, for a checkpoint."""
+        return {**asdict(self), "state": str(self.state)}
+
+    @classmethod
+    def of(cls, saved: dict[str, Any]) -> "ServedRequest":
+        """What ``as_dict`` gave."""
+        known = {f.name: saved[f.name] for f in fields(cls)}
+        return cls(**{**known, "state": RequestState(saved["state"])})
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One request as a device reports it: how many utterances, its state there, and what the server needs."""
+
+    id: str
+    utterances: int
+    state: RequestState
+    deadline: int | None
+    devices: int
+    learned: int
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A device's answer to the listening: all it has been asked, and how many utterances it holds now."""
+
+    wishes: tuple[Wish, ...]
+    train: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a requester tells of its unlearning: the update, and numbers and a few words for the results."""
+
+    update: Update
+    about: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Purged:
+    """What a device tells after a purge: whether it found no trace, and how many utterances it holds now."""
+
+    verified: bool
+    train: int
+    held_out: int
+
+
+def grouped(requests: Iterable[ServedRequest]) -> dict[int, list[ServedRequest]]:
+    """By client, in client order."""
+    by_client: dict[int, list[ServedRequest]] = {}
+    for request in sorted(requests, key=lambda r: r.client):
+        by_client.setdefault(request.client, []).append(request)
+    return by_client
+
+
+_REPORTED = (RequestState.RAISED, RequestState.WITHDRAWN, RequestState.REFUSED, RequestState.PURGED)
+_ID = re.compile(r"[0-9a-f]{16}")
+_WORDS = 100
+"""characters, of how an unlearning ended"""
+
+
+def read_requests(reply: RecordDict, most: int, devices: int, known: Mapping[str, ServedRequest]) -> Heard:
+    """The answer to "query.deletions": a client's requests and how many utterances it holds.
+
+    Args:
+        reply: of a client.
+        most: utterances that it may train on by now.
+        devices: how many there are in the federation.
+        known: its requests that the server knows, by id.
+
+    Raises:
+        Refused: the lists do not fit together, a state is none that a device may report, an id is none or
+            stands there twice, or a number cannot be right.
+    """
+    train = Metrics("query.deletions", reply).whole("train")
+    if train > most:
+        raise Refused(f"claims {train} utterances, but it holds {most} at most")
+    record = reply.config_records.get("requests", ConfigRecord())
+    found = [record.get(name) for name in ("ids", "counts", "states", "deadlines", "devices", "learned")]
+    lists = [one for one in found if isinstance(one, list)]
+    if len(lists) < len(found) or len({len(one) for one in lists}) != 1:
+        raise Refused("the reply's list of requests is not one")
+    if len(lists[0]) > MOST_REQUESTS:
+        raise Refused(f"the reply lists {len(lists[0])} requests; at most {MOST_REQUESTS} were expected")
+    wishes = tuple(_wish(*row) for row in zip(*lists, strict=True))
+    by_id = {wish.id: wish for wish in wishes}
+    if len(by_id) < len(wishes):
+        raise Refused("the reply lists a request twice")
+    for wish in wishes:
+        before = known.get(wish.id)
+        if before and wish.utterances != before.utterances:
+            raise Refused(
+                f"request {wish.id} counts {wish.utterances} utterances, but it counted {before.utterances}"
+            )
+        if wish.devices > devices:
+            raise Refused(f"request {wish.id} names {wish.devices} devices of {devices}")
+    waiting = {wish.id: wish.utterances for wish in wishes if wish.state is RequestState.RAISED}
+    there = waiting | {name: r.utterances for name, r in known.items() if r.stays and name not in by_id}
+    asked = sum(n for name, n in there.items() if name not in known or known[name].stays)
+    if asked > train:
+        raise Refused(f"claims {train} utterances, but its requests name {asked}")
+    return Heard(wishes, train)
+
+
+def _wish(name: Any, count: Any, state: Any, deadline: Any, devices: Any, learned: Any) -> Wish:
+    if not isinstance(name, str) or not _ID.fullmatch(name):
+        raise Refused(f"a request's id is {name!r:.60}, not 16 hexadecimal digits")
+    if state not in _REPORTED:
+        raise Refused(f"a request's state is {state!r:.60}")
+    numbers = {"counts": count, "deadlines": deadline, "devices": devices, "learned": learned}
+    for which, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise Refused(f"request {name}: {which} has {value!r:.60}, not a whole number")
+        if not REQUEST_RANGES[which].holds(value):
+            raise Refused(f"request {name}: {which} has {value!r:.60}, which is out of range")
+    if learned > count:
+        raise Refused(f"request {name}: learned has {learned}, but it counts {count} utterances")
+    return Wish(name, count, RequestState(state), None if deadline < 0 else deadline, devices, learned)
+
+
+def read_outcome(reply: RecordDict, client: int, kind: str, wanted: int, form: UpdateForm) -> Outcome:
+    """The answer to "train.unlearn" or "train.forget_part".
+
+    Args:
+        reply: of a requester.
+        client: which.
+        kind: of message.
+        wanted: utterances that it was to forget.
+        form: what the update must be like.
+
+    Raises:
+        Refused: a number or the update cannot be right, or what should be a few words is not.
+    """
+    metrics = Metrics(kind, reply)
+    examples = metrics.whole("examples")
+    if examples != wanted:
+        raise Refused(f"forgot {examples} utterances, but {wanted} were asked for")
+    said = reply.config_records.get("outcome", ConfigRecord())
+    stopped, scalars_read = said.get("stopped"), said.get("scalars_read")
+    if not isinstance(stopped, str) or not isinstance(scalars_read, str):
+        raise Refused("the reply does not say, in a few words, how its unlearning ended")
+    if len(stopped + scalars_read) > _WORDS or not (stopped + scalars_read).isprintable():
+        raise Refused("the reply does not say, in a few words, how its unlearning ended")
+    about = {
+        "steps": metrics.whole("steps"),
+        "stopped": stopped,
+        "scalars_read": [name for name in scalars_read.split(",") if name],
+        "forget_accuracy": [metrics.known("forget_before"), metrics.known("forget_after")],
+        "adversarial": metrics.whole("adversarial"),
+        "attack_success": metrics.known("attack_success"),
+    }
+    return Outcome(read_update(reply, client, examples, form), about)
+
+
+def read_purged(reply: RecordDict, least: int, most: int, held_out: int) -> Purged:
+    """The answer to "query.purge".
+
+    Args:
+        reply: of a device.
+        least: utterances that it must still train on, as its other requests name them.
+        most: utterances that it may still train on.
+        held_out: utterances that it held out before.
+
+    Raises:
+        Refused: a number is out of range.
+    """
+    said = Metrics("query.purge", reply)
+    train, held = said.whole("train"), said.whole("held")
+    if not least <= train <= most:
+        raise Refused(f"claims {train} utterances after the purge; {least} to {most} were expected")
+    if held > held_out:
+        raise Refused(f"claims to hold out {held} utterances, but it held out {held_out}")
+    return Purged(said.whole("verified") == 1, train, held)
+
+
+def ids_of(requests: Sequence[ServedRequest]) -> list[str]:
+    """Their ids, as a message names them."""
+    return [r.id for r in requests]

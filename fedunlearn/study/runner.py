@@ -1,0 +1,181 @@
+"""Where the cells of a study are played, one at a time, and what each leaves: one JSON file."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+from rich.console import Console
+
+from fedunlearn import __version__, corpora
+from fedunlearn.config import Config
+from fedunlearn.corpora import Corpus
+from fedunlearn.engines.engine import play
+from fedunlearn.errors import BadInput, RunFailed
+from fedunlearn.experiment.preparation import Heard, check, listen, prepare, resolve
+from fedunlearn.experiment.progress import Progress
+from fedunlearn.partition import Partition, deal
+from fedunlearn.run_folder import write_atomically
+from fedunlearn.study.grid import Cell, requesters_of
+from fedunlearn.unlearning import method_named
+
+_KEPT = ("config", "corpus", "models", "gap", "cost", "requests", "references", "versions", "guard", "kept")
+
+
+class Bench:
+    """A folder of finished cells, trained references beside them.
+
+    Speech is decoded once, and the vaults that a cell has left untouched serve the next one. Both go when the
+    bench is left: use it in a ``with`` statement.
+
+    Args:
+        out: of the study; made by the first cell.
+        partial: whether a run may end with requests unfulfilled.
+        warn: called with each line that the corpus gives reason for, once it has been decoded.
+    """
+
+    def __init__(
+        self, out: Path, partial: bool = False, warn: Callable[[str], None] = lambda line: None
+    ) -> None:
+        self._partial, self._warn = partial, warn
+        self._out, self._cells = out, out / "cells"
+        self._running = out / "running"
+        self._heard: tuple[str, Heard] | None = None
+        self._named: tuple[str, Corpus] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._heard is not None:  # else nothing in there is ours
+            self._clear()
+
+    def check(self, cells: Sequence[Cell]) -> None:
+        """See that every cell can be played, before any is.
+
+        Raises:
+            BadInput: method, corpus, partition, output; more requesters than clients; a requester that holds
+                less than it shall take back. One line each.
+        """
+        problems: dict[str, str] = {}
+        most = max(cell.requesters for cell in cells)
+        for name in {cell.variant.algorithm: None for cell in cells}:
+            try:
+                method_named(name)
+            except BadInput as error:
+                problems[name] = str(error)
+        for seed, of_seed in _by_seed(cells).items():
+            config = resolve(of_seed[0].experiment)
+            try:
+                corpus = self._names(config)
+                partition = deal(corpus, config.partition, seed)
+            except BadInput as error:
+                # Said of one seed; what the others lack is nearly always the same.
+                raise BadInput([*problems.values(), *error.problems]) from error
+            for cell in of_seed:
+                option, why = _cannot_ask(cell, partition)
+                if why and option not in problems:
+                    problems[option] = f"{option}: {why}{_way_out(cell, corpus, most)}"
+        if problems:
+            raise BadInput(list(problems.values()))
+        check(resolve(cells[0].experiment), self._out / "next", self._out / "references")
+
+    def file(self, cell: Cell) -> Path:
+        """Named by the cell and by every setting that went into it: another experiment is computed anew."""
+        decides = cell.experiment.model_dump(mode="json", exclude={"federation"})
+        written = json.dumps({"version": __version__, **decides}, sort_keys=True)
+        return self._cells / f"{cell.name}-{hashlib.sha256(written.encode()).hexdigest()[:12]}.json"
+
+    def results(self, cell: Cell) -> dict[str, Any] | None:
+        """What a finished cell found; None where it is not finished."""
+        try:
+            found: dict[str, Any] = json.loads(self.file(cell).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return found
+
+    def play(self, cell: Cell) -> None:
+        """Run a cell and keep what it found; nothing else of the run stays.
+
+        Raises:
+            BadInput: a recording cannot be read.
+            RunFailed: the run; Interrupted where somebody stopped it.
+        """
+        quiet = Progress(Console(quiet=True))
+        config = resolve(cell.experiment)
+        heard = self._listen(config, quiet)
+        run, vaults = self._running / "run", self._running / "vaults"
+        try:
+            experiment = prepare(config, run, self._out / "references", quiet, heard, vaults)
+        except BadInput as error:
+            raise RunFailed("; ".join(error.problems)) from error
+        try:
+            results = play(experiment)
+        finally:
+            # What cannot be moved or removed is in the way of the next cell, which says so.
+            shutil.rmtree(vaults, ignore_errors=True)
+            with suppress(OSError):
+                experiment.run.vaults.rename(vaults)
+            shutil.rmtree(run, ignore_errors=True)
+        if results["status"] != "complete" and not self._partial:
+            raise RunFailed(results["failure"])
+        if len(results["requests"]) != cell.requesters:
+            raise RunFailed(f"{len(results['requests'])} of {cell.requesters} requests were raised")
+        self._cells.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.file(cell), json.dumps({key: results[key] for key in _KEPT}))
+
+    def _listen(self, config: Config, quiet: Progress) -> Heard:
+        key = _speech_of(config)
+        if self._heard is None or self._heard[0] != key:
+            self._heard = None  # two corpora at a time would be too many
+            self._clear()  # vaults of other speech, perhaps of a study that was killed
+            self._heard = key, listen(config, quiet)
+            for line in self._heard[1][0].warnings:
+                self._warn(line)
+        return self._heard[1]
+
+    def _names(self, config: Config) -> Corpus:
+        key = _speech_of(config)
+        if self._named is None or self._named[0] != key:
+            self._named = key, corpora.load(config.corpus, config.seed)
+        return self._named[1]
+
+    def _clear(self) -> None:
+        shutil.rmtree(self._running, ignore_errors=True)
+
+
+def _speech_of(config: Config) -> str:
+    """Generated speech depends on the seed, recordings do not."""
+    return f"{config.corpus.model_dump_json()}{config.seed if config.corpus.name == 'synthetic' else ''}"
+
+
+def _by_seed(cells: Sequence[Cell]) -> dict[int, list[Cell]]:
+    """Seed -> one cell for each size and number of requesters."""
+    found: dict[int, dict[tuple[int, int], Cell]] = {}
+    for cell in cells:
+        found.setdefault(cell.seed, {}).setdefault((cell.size, cell.requesters), cell)
+    return {seed: list(asked.values()) for seed, asked in found.items()}
+
+
+def _cannot_ask(cell: Cell, partition: Partition) -> tuple[str, str]:
+    """An option, and why this cell's requests cannot be raised; empty where they can."""
+    clients = len(partition.clients)
+    if cell.requesters > clients:
+        return f"--requesters {cell.requesters}", f"there are {clients} clients"
+    asking = requesters_of(clients, cell.requesters, cell.seed)
+    least, client = min((len(partition.clients[c].train), c) for c in asking)
+    short = f"client {client} (seed {cell.seed}) trains on {least} utterances only; take at most {least}"
+    return f"--sizes {cell.size}", short if least < cell.size else ""
+
+
+def _way_out(cell: Cell, corpus: Corpus, most: int) -> str:
+    """How many clients there may be, ``most`` of which ask, for each to hold as much as this cell takes."""
+    settings = cell.experiment.partition
+    for clients in range(settings.clients - 1, most - 1, -1):
+        dealt = deal(corpus, settings.model_copy(update={"clients": clients}), cell.seed)
+        if min(len(share.train) for share in dealt.clients) >= cell.size:
+            return f", or let fewer clients hold more each: --set partition.clients={clients}"
+    return ""

@@ -1,0 +1,1 @@
+"""Methods that see the forget set alone, one file each."""

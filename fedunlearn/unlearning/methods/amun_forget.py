@@ -1,0 +1,102 @@
+"""AMUN without retain data: the model learns its own mistakes next to the forget set.
+
+Ebrahimpour-Boroojeny et al. 2025, *Not All Wrong is Bad*, ICML (arXiv 2503.00917). The authors' code knows
+two ways without the retained data: the adversarial set D_A alone ("advonly", our default), and D_A with D_F,
+the forget utterances under their *true* labels (forget_set = "true-label"). The second trains on what must
+go, and so is not the default. D_F under wrong labels is an ablation of theirs.
+
+1. For each forget utterance search the closest adversarial example: PGD-50 in an L2 ball around it, the
+   ball doubled until the prediction changes (algorithm 1).
+2. D_A is these examples with the labels that the original gives them. An utterance whose prediction held in
+   the largest ball has none and is left out.
+3. Fine-tune the model on D_A.
+
+On a linear model, or with D_F under its true labels, the accuracy on the forget set may never fall, and a
+stop at an accuracy never come. The search is in the model's features, not in the waveform.
+"""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from fedunlearn.config import UnlearningSettings
+from fedunlearn.examples import Examples, ForgetSet
+from fedunlearn.models.contract import EmotionModel
+from fedunlearn.unlearning.contract import (
+    MethodCard,
+    ServerScalars,
+    UnlearnResult,
+    forget_accuracy,
+    unchanged,
+)
+from fedunlearn.unlearning.descent import cross_entropy_to, descend
+from fedunlearn.unlearning.untargeted_attack import closest_adversarial
+
+
+def unlearn(
+    model: EmotionModel,
+    forget_set: ForgetSet,
+    settings: UnlearningSettings,
+    rng: np.random.Generator,
+    scalars: ServerScalars,
+) -> UnlearnResult:
+    """Learn the closest adversarial example of each utterance with its wrong label.
+
+    Args:
+        model: not changed.
+        forget_set: n utterances; n = 0 returns the model as it came, ``stopped="empty forget set"``, and so
+            does a search that found nothing, ``stopped="no adversarial samples"``.
+        settings: ``settings.amun_forget`` is read.
+        rng: the order of the batches.
+        scalars: ``test_accuracy`` is read by stop = "level".
+
+    Returns:
+        ``attack_success`` is the share of utterances with an adversarial example; the note "distance" their
+        mean distance from it (L2, in standard deviations of the features).
+
+    Raises:
+        UnlearnFailed: the loss or the output is not finite; the message names the step.
+    """
+    chosen, examples = settings.amun_forget, forget_set.examples
+    if len(forget_set) == 0:
+        return unchanged(model, "empty forget set")
+    # 1. The closest points that the original takes for another class.
+    features, predicted, distance = closest_adversarial(
+        model, examples, chosen.eps, chosen.doublings, chosen.steps
+    )
+    # 2. D_A, and with it D_F as it is if so chosen.
+    found = predicted != examples.labels
+    if not bool(found.any()):
+        return unchanged(
+            model, "no adversarial samples", forget_accuracy(copy.deepcopy(model).eval(), examples)
+        )
+    trained = Examples(features[found], examples.frames[found], predicted[found])
+    if chosen.forget_set == "true-label":
+        trained = _both(trained, examples)
+    # 3. Fine-tune.
+    loss = cross_entropy_to(trained, trained.labels)
+    result = descend(model, examples, loss, chosen, rng, scalars, samples=len(trained))
+    return replace(
+        result,
+        adversarial=int(found.sum()),
+        attack_success=found.double().mean().item(),
+        notes={**result.notes, "distance": distance[found].mean().item()},
+    )
+
+
+def _both(one: Examples, other: Examples) -> Examples:
+    return Examples(
+        torch.cat([one.features, other.features]),
+        torch.cat([one.frames, other.frames]),
+        torch.cat([one.labels, other.labels]),
+    )
+
+
+CARD = MethodCard(
+    name="amun-forget",
+    sees="forget",
+    source="AMUN without retain data, Ebrahimpour-Boroojeny et al. 2025 (arXiv 2503.00917)",
+    unlearn=unlearn,
+)

@@ -1,0 +1,104 @@
+"""SalUn: random labels, but only the weights that the forget set pulls at may move.
+
+Fan et al. 2024, *SalUn*, ICLR (arXiv 2310.12508), without the retained data that the paper trains on beside
+it (its alpha = 0).
+
+1. The saliency of each weight is |d l_f / d theta| at the original, l_f the mean loss of the forget set on
+   its true labels (the sign that the paper gives it does not matter here).
+2. The mask m_S is 1 where the saliency is at least gamma, its median over all weights (eq. 3).
+3. Every forget utterance gets a random wrong label, here once (the authors' code draws every epoch anew).
+4. Fine-tune on these labels, moving the weights in m_S only.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedunlearn.config import UnlearningSettings
+from fedunlearn.examples import Examples, ForgetSet
+from fedunlearn.models.contract import EmotionModel
+from fedunlearn.unlearning.contract import MethodCard, ServerScalars, UnlearnResult, unchanged
+from fedunlearn.unlearning.descent import cross_entropy_to, descend
+from fedunlearn.unlearning.targeted_attack import wrong_labels
+
+_AT_ONCE = 256
+"""utterances in one backward pass: bounds memory"""
+
+
+def unlearn(
+    model: EmotionModel,
+    forget_set: ForgetSet,
+    settings: UnlearningSettings,
+    rng: np.random.Generator,
+    scalars: ServerScalars,
+) -> UnlearnResult:
+    """Learn random wrong labels with the salient weights alone.
+
+    Args:
+        model: not changed.
+        forget_set: n utterances; n = 0 returns the model as it came, ``stopped="empty forget set"``.
+        settings: ``settings.salun`` is read.
+        rng: wrong labels, then the order of the batches.
+        scalars: ``test_accuracy`` is read by stop = "level".
+
+    Returns:
+        the note "salient" is the share of trainable weights that may move.
+
+    Raises:
+        UnlearnFailed: the loss or the output is not finite; the message names the step.
+    """
+    chosen, examples = settings.salun, forget_set.examples
+    if len(forget_set) == 0:
+        return unchanged(model, "empty forget set")
+    # 1. and 2. The mask.
+    mask = saliency_mask(model, examples, chosen.threshold)
+    # 3. A wrong label for each.
+    new_labels = wrong_labels(examples.labels, model.classes, rng)
+
+    # 4. Fine-tune what is salient.
+    def masked(gradients: Sequence[Tensor]) -> Sequence[Tensor]:
+        return [gradient * moves for gradient, moves in zip(gradients, mask, strict=True)]
+
+    loss = cross_entropy_to(examples, new_labels)
+    result = descend(model, examples, loss, chosen, rng, scalars, shape=masked)
+    salient = sum(int(moves.sum()) for moves in mask) / sum(moves.numel() for moves in mask)
+    return replace(result, notes={**result.notes, "salient": salient})
+
+
+def saliency_mask(model: EmotionModel, examples: Examples, threshold: float) -> list[Tensor]:
+    """True where |d mean cross-entropy / d theta| is at least its own ``threshold`` quantile.
+
+    The quantile is over all trainable weights together, the next value above where it falls between two.
+    Weights that equal it move, so that 0 masks none.
+
+    Args:
+        model: not changed.
+        examples: n >= 1 utterances.
+        threshold: in [0, 1].
+
+    Returns:
+        one bool tensor for each trainable parameter, of its shape, in ``parameters()`` order.
+    """
+    frozen = copy.deepcopy(model).eval()
+    weights = [value for value in frozen.parameters() if value.requires_grad]
+    loss, total = cross_entropy_to(examples, examples.labels), [torch.zeros_like(w) for w in weights]
+    for index in torch.split(torch.arange(len(examples)), _AT_ONCE):
+        part = loss(frozen, index) * (len(index) / len(examples))
+        for sum_, gradient in zip(total, torch.autograd.grad(part, weights), strict=True):
+            sum_ += gradient
+    saliency = [value.abs() for value in total]
+    ordered = torch.cat([value.flatten().cpu() for value in saliency]).sort().values
+    gamma = ordered[min(int(threshold * len(ordered)), len(ordered) - 1)]
+    return [value >= gamma for value in saliency]
+
+
+CARD = MethodCard(
+    name="salun",
+    sees="forget",
+    source="SalUn, Fan et al. 2024 (arXiv 2310.12508), without retain data",
+    unlearn=unlearn,
+)

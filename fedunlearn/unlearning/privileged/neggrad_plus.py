@@ -1,0 +1,74 @@
+"""NegGrad+: down the loss of the retain sets and up that of the forget set.
+
+Kurmanji et al. 2023, *Towards Unbounded Machine Unlearning* (arXiv 2302.09880), descend
+
+    alpha * CE(retain) - (1 - alpha) * CE(forget).
+
+In a federation the two terms lie on different devices: a requester may keep nothing, and a mean over all
+clients would leave next to nothing of what one says. So the server weighs them. In each round
+
+1. the requesters ascend the loss of their forget sets; their updates join as those of every method
+   (``unlearning.aggregation``), and the server goes 1 - alpha of the way;
+2. all clients train on what they keep, and the server goes alpha of the way along their mean by utterances.
+
+To first order in the learning rate that is a step down the paper's loss. The ascent has the common stop
+rule: the cross-entropy has no upper end, and without one a few more steps leave nothing of the model.
+"""
+
+import numpy as np
+
+from fedunlearn.config import LocalSettings, UnlearningSettings
+from fedunlearn.examples import Examples, ForgetSet
+from fedunlearn.models.contract import EmotionModel
+from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult, unchanged
+from fedunlearn.unlearning.descent import descend
+from fedunlearn.unlearning.methods.gradient_ascent import ascent
+from fedunlearn.unlearning.privileged.contract import Plan, RoundsCard
+from fedunlearn.unlearning.privileged.fine_tune import train_on_kept
+
+
+def plan(settings: UnlearningSettings) -> Plan:
+    """Both halves in every round; alpha = 1 has no forget half, alpha = 0 no retain half."""
+    chosen = settings.neggrad_plus
+    ascents = chosen.rounds if chosen.alpha < 1 else 0
+    return Plan(chosen.rounds, ascents, forget_share=1 - chosen.alpha, retain_share=chosen.alpha)
+
+
+def forget(
+    model: EmotionModel,
+    forget_set: ForgetSet,
+    settings: UnlearningSettings,
+    rng: np.random.Generator,
+    scalars: ServerScalars,
+    original: EmotionModel | None,
+) -> UnlearnResult:
+    """Raise the loss on the true labels, as "gradient-ascent". ``settings.neggrad_plus.forget`` is read.
+
+    Raises:
+        UnlearnFailed: the loss or the output is not finite; the message names the step.
+    """
+    if len(forget_set) == 0:
+        return unchanged(model, "empty forget set")
+    examples = forget_set.examples
+    return descend(model, examples, ascent(examples), settings.neggrad_plus.forget, rng, scalars)
+
+
+def retain(
+    model: EmotionModel,
+    retain_set: Examples,
+    settings: UnlearningSettings,
+    local: LocalSettings,
+    rng: np.random.Generator,
+    original: EmotionModel | None,
+) -> float:
+    """Train on what is kept, as "fine-tune". ``settings.neggrad_plus`` is read."""
+    return train_on_kept(model, retain_set, settings.neggrad_plus, local, rng)
+
+
+CARD = RoundsCard(
+    name="neggrad-plus",
+    source="NegGrad+, Kurmanji et al. 2023 (arXiv 2302.09880), its two terms weighed by the server",
+    plan=plan,
+    retain=retain,
+    forget=forget,
+)

@@ -1,9 +1,0 @@
-"""Learning anew without the forget sets, as a method: what every other one is to be as good as, and its cost.
-
-The same rounds and schedule as the judge's retrained model, from other random weights and with other
-batches; so its gap is the noise between retrained models.
-"""
-
-from fedunlearn.unlearning.upper_reference import ScratchCard
-
-CARD = ScratchCard(name="retrained", source="learning anew without the forget set: what unlearning is to be")

@@ -1,0 +1,372 @@
+"""The command as a user runs it: exit codes that tell the truth, one clear line for each mistake."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+import typer
+from small_run import SMALL
+from tiny import tiny_corpus
+from typer.testing import CliRunner
+
+from fedunlearn import __main__ as entry
+from fedunlearn.audio import SAMPLE_RATE
+from fedunlearn.cli import app
+from fedunlearn.unlearning import METHODS, REFERENCES
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def small_file(tmp_path: Path, **changes: Any) -> Path:
+    import tomli_w
+
+    tree: dict[str, Any] = {}
+    for key, value in (SMALL | {k.replace("__", "."): v for k, v in changes.items()}).items():
+        node = tree
+        *parents, last = key.split(".")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    file = tmp_path / "small.toml"
+    file.write_text(tomli_w.dumps(tree))
+    return file
+
+
+def call(*arguments: str | Path) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    return result.exit_code, re.sub(r"\x1b\[[0-9;]*m", "", result.output)
+
+
+def test_a_run_ends_with_a_table_a_page_and_exit_code_0(tmp_path: Path) -> None:
+    code, said = call("run", "--config", small_file(tmp_path), "--out", tmp_path / "run")
+    assert code == 0, said
+    for word in ("original", "unlearned", "recovered", "retrained", "forget accuracy", "mean gap"):
+        assert word in said
+    assert f"Report: {tmp_path / 'run' / 'report.html'}" in said
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "<svg" in page and "3 deletion requests" in page
+    before = page
+    (tmp_path / "run" / "report.html").unlink()
+    code, said = call("report", tmp_path / "run")
+    assert code == 0 and (tmp_path / "run" / "report.html").read_text() == before
+
+
+def bad(tmp_path: Path, *arguments: str | Path) -> str:
+    """Exit code 2, and nothing was started."""
+    out = tmp_path / "never"
+    code, said = call("run", *arguments, "--out", out)
+    assert code == 2, said
+    assert not out.exists()
+    assert "Traceback" not in said
+    return said
+
+
+def test_an_upper_reference_is_named_as_one(tmp_path: Path) -> None:
+    """In the closing table, in the results and on the page; a method of the forget set alone is not."""
+    shown, config = {}, small_file(tmp_path)
+    for method in ("retrained", "none"):
+        out = tmp_path / method
+        code, shown[method] = call("run", "--config", config, "--method", method, "--out", out)
+        assert code == 0, shown[method]
+        results = json.loads((out / "results.json").read_text())
+        assert results["unlearning"]["sees"] == {"retrained": "retain", "none": "forget"}[method]
+        page = (out / "report.html").read_text()
+        assert ("an upper reference: it sees the retain sets" in page) == (method == "retrained")
+    assert "upper reference: retrained sees the retain sets" in " ".join(shown["retrained"].split())
+    assert "upper reference" not in shown["none"]
+
+
+def test_the_help_and_the_readme_name_every_method_by_what_it_sees() -> None:
+    command: Any = typer.main.get_command(app)
+    (option,) = [p for p in command.commands["run"].params if p.name == "method"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").partition("## What a run does")[0]
+    for text in (option.help, " ".join(readme.split())):
+        forget_alone, _, more = text.partition("See more than the forget set, upper references: ")
+        for known, place in ((METHODS, forget_alone), (REFERENCES, more)):
+            named = set(re.findall(r"[a-z0-9-]+", place))
+            assert known.keys() <= named, known.keys() - named
+
+
+def test_every_mistake_in_a_config_is_said_at_once(tmp_path: Path) -> None:
+    file = small_file(tmp_path, training__rounds=0, training__roundz=3, seed=True, model__dropout=1.5)
+    said = bad(tmp_path, "--config", file)
+    for key in ("training.rounds", "training.roundz", "seed", "model.dropout"):
+        assert re.search(rf"error: {file}: {re.escape(key)} ", said), (key, said)
+    assert len(said.strip().splitlines()) == 4
+
+
+def test_mistakes_of_every_kind_are_said_together(tmp_path: Path) -> None:
+    """Of settings, data and output in one go; and of method, corpus and output once settings are sound."""
+    (tmp_path / "file").write_text("in the way")
+    out = tmp_path / "file" / "run"
+    code, said = call("run", "--set", "training.roundz=3", "--data", "/nowhere", "--out", out)
+    assert code == 2 and len(said.strip().splitlines()) == 3
+    assert "training.roundz" in said and "/nowhere: no such" in said and "cannot be written" in said
+    code, said = call("run", "--method", "magic", "--corpus", "emodb", "--data", "/nowhere", "--out", out)
+    assert code == 2 and len(said.strip().splitlines()) == 3
+    assert "magic" in said and "/nowhere: no such" in said and "cannot be written" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--config", "nowhere.toml"], "nowhere.toml: cannot be read"),
+        (["--set", "training.rounds"], "write it as key.sub=value"),
+        (["--set", "trainin.rounds=3"], "trainin is not a setting"),
+        (["--method", "magic"], 'there is no "magic"; known: amun-forget, boundary-shrink, calm, delete,'),
+        (["--model", "transformer"], "model.name"),
+        (["--engine", "spark"], "federation.engine"),
+        (["--corpus", "ravdess"], "--data"),
+        (["--corpus", "ravdess", "--data", "/nowhere/at/all"], "/nowhere/at/all: no such"),
+        (["--corpus", "timit"], "timit"),
+        (["--data", "."], "generated speech reads no data"),
+        (["--clients", "0"], "partition.clients"),
+        (["--clients", "3"], "schedule.3.client is 3, but the clients are 0 to 2: name another"),
+        (["--set", "corpus.speakers=10"], "partition.clients is 20, but synthetic leaves 4 client speakers"),
+        (["--rounds", "5", "--set", "deletions.schedule=[{client=0,round=9}]"], "use after_learning"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(tmp_path: Path, arguments: list[str], expected: str) -> None:
+    said = bad(tmp_path, *arguments)
+    assert expected in said
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_more_clients_than_speakers_in_a_folder(tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "corpus")
+    said = bad(tmp_path, "--corpus", "manifest", "--data", folder, "--clients", "9")
+    assert "partition.clients is 9, but manifest leaves" in said
+
+
+def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    code, said = call("run", "--config", small_file(tmp_path), "--out", tmp_path / "file" / "run")
+    assert code == 2 and "cannot be written" in said
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "mine.txt").write_text("precious")
+    code, said = call("run", "--config", small_file(tmp_path), "--out", tmp_path / "used")
+    assert code == 2 and "is not an empty folder" in said
+    assert (tmp_path / "used" / "mine.txt").read_text() == "precious"
+
+
+def write_corpus(folder: Path) -> Path:
+    folder.mkdir()
+    lines = ["path,speaker,emotion"]
+    for utterance in tiny_corpus(speakers=8, takes=4).utterances:
+        soundfile.write(folder / f"{utterance.id}.wav", utterance.pcm(), SAMPLE_RATE)
+        lines.append(f"{utterance.id}.wav,{utterance.speaker},{utterance.emotion}")
+    (folder / "manifest.csv").write_text("\n".join(lines))
+    return folder
+
+
+def test_an_unreadable_file_stops_the_run_unless_it_may_be_skipped(tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "corpus")
+    broken = folder / "s03-angry-1.wav"
+    broken.write_bytes(broken.read_bytes()[:500])
+    arguments = ["--config", small_file(tmp_path), "--corpus", "manifest", "--data", folder]
+    said = bad(tmp_path, *arguments)
+    assert "s03-angry-1.wav" in said and "truncated" in said
+    code, said = call("run", *arguments, "--skip-bad", "--out", tmp_path / "run")
+    assert code == 0, said
+    assert "warning:" in said and "s03-angry-1.wav" in said
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["corpus"]["utterances"] == 8 * 3 * 4 - 1
+
+
+def test_a_failed_run_exits_with_3_and_leaves_a_page_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fedunlearn.client.app import HANDLERS
+
+    def full(device: Any, content: Any) -> Any:
+        raise OSError(28, "No space left on device", "/home/somebody/speech.wav")
+
+    monkeypatch.setitem(HANDLERS, "train.default", full)
+    code, said = call("run", "--config", small_file(tmp_path), "--out", tmp_path / "run")
+    assert code == 3
+    assert "failed: round 1 (learn): 0 of 6 clients answered properly" in said
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["status"] == "failed" and "No space left on device" in results["failure"]
+    assert "No space left on device" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_an_unfulfilled_request_exits_with_3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fedunlearn.client.app import HANDLERS, unlearn_locally
+
+    def sometimes(device: Any, content: Any) -> Any:
+        if device.client == 2:
+            raise OSError("the battery is empty")
+        return unlearn_locally(device, content)
+
+    monkeypatch.setitem(HANDLERS, "train.unlearn", sometimes)
+    code, said = call("run", "--config", small_file(tmp_path), "--out", tmp_path / "run")
+    assert code == 3
+    assert "partial:" in said and "of client 2 is accepted, not verified" in said
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_the_corpus_folder_takes_no_output(tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "corpus")
+    before = sorted(folder.rglob("*"))
+    arguments = ["--config", small_file(tmp_path), "--corpus", "manifest", "--data", folder]
+    code, said = call("run", *arguments, "--out", folder / "run")
+    assert code == 2 and said.count("lies inside the corpus") == 1
+    code, said = call("run", *arguments, "--out", tmp_path / "run", "--cache", folder / "references")
+    assert code == 2 and said.count("lies inside the corpus") == 1
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_cache_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    said = bad(tmp_path, "--config", small_file(tmp_path), "--cache", tmp_path / "file")
+    assert "--cache" in said and "cannot be written" in said
+
+
+def test_deletions_that_would_find_nothing_left(tmp_path: Path) -> None:
+    schedule = [
+        {"client": 1, "what": "all", "after_learning": 0},
+        {"client": 1, "what": "emotion", "emotion": "angry", "after_learning": 2},
+        {"client": 2, "what": "some", "count": 10, "after_learning": 1},
+        {"client": 2, "what": "some", "count": 10, "after_learning": 0},
+    ]
+    said = bad(tmp_path, "--config", small_file(tmp_path, deletions__schedule=schedule))
+    assert "deletions.schedule.1: client 1 has taken everything back before" in said
+    assert re.search(r"schedule\.2\.count is 10, but client 2 has \d left by then", said)
+    assert len(said.strip().splitlines()) == 2
+
+
+@pytest.mark.parametrize("stop", ["SIGTERM", pytest.param("SIGHUP", marks=pytest.mark.slow)])
+def test_a_run_that_is_terminated_says_so(tmp_path: Path, stop: str) -> None:
+    arguments = ["--config", small_file(tmp_path, training__rounds=3000), "--out", tmp_path / "run"]
+    command = [sys.executable, str(ROOT / "simulations" / "run.py"), *map(str, arguments)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not metrics.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(getattr(signal, stop))
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 3
+    failed, hint = said.strip().splitlines()
+    assert failed == "failed: the run was interrupted"
+    assert hint == f"to go on: python simulations/run.py --resume --out {tmp_path / 'run'}"
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["status"] == "partial"
+
+
+@pytest.mark.parametrize("folder", ["none", "made"])
+def test_ctrl_c_before_the_first_round_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    from fedunlearn.experiment import preparation
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    name = "resolve" if folder == "none" else "_fill_vaults"
+    monkeypatch.setattr(preparation, name, interrupted)
+    code, said = call("run", "--config", small_file(tmp_path), "--out", tmp_path / "run")
+    assert code == 3 and not (tmp_path / "run").exists()
+    assert said.strip() == "failed: the run was interrupted before the first round; nothing is left of it"
+
+
+def test_ctrl_c_while_modules_are_read_is_one_line(capsys: Any) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        entry.start(interrupted)
+    assert ended.value.code == 3 and capsys.readouterr().err == "failed: interrupted\n"
+
+
+def test_a_misspelt_setting_of_a_resumed_run_is_all_that_is_said(tmp_path: Path) -> None:
+    config = small_file(tmp_path)
+    assert call("run", "--config", config, "--out", tmp_path / "run", "--method", "none")[0] == 0
+    code, said = call("run", "--resume", "--out", tmp_path / "run", "--set", "nonsense=1")
+    assert code == 2 and len(said.strip().splitlines()) == 1 and "nonsense" in said
+
+
+def test_report_of_a_folder_without_results(tmp_path: Path) -> None:
+    code, said = call("report", tmp_path)
+    assert code == 2 and "give a folder that a run made" in said
+    (tmp_path / "results.json").write_text("[]")
+    code, said = call("report", tmp_path)
+    assert code == 2 and "is not a results.json of fedunlearn" in said
+
+
+def test_a_report_of_all_that_lies_in_a_folder(tmp_path: Path) -> None:
+    """As a shell expands runs/*: what else of ours lies there is left out with a word, strangers are not."""
+    runs = tmp_path / "runs"
+    assert call("run", "--config", small_file(tmp_path), "--out", runs / "run", "--method", "none")[0] == 0
+    shutil.copytree(runs / "run", runs / "other")
+    assert any((runs / "references").glob("*.safetensors"))
+    (runs / "compare" / "cells").mkdir(parents=True)
+    (runs / "benchmark.json").write_text("{}")
+    page = runs / "all.html"
+    for _ in range(2):  # the second time the page lies there, too
+        code, said = call("report", *sorted(runs.iterdir()), "--out", page)
+        assert code == 0 and page.exists(), said
+        assert "references: holds trained references, not a run; left out" in said
+        assert "compare: holds a study of many runs, not a run; left out" in said
+        assert "Comparison of 2 runs" in said
+    (runs / "holiday").mkdir()
+    code, said = call("report", *sorted(runs.iterdir()), "--out", page)
+    assert code == 2 and "holiday" in said and "give a folder that a run made" in said
+    assert len(said.strip().splitlines()) == 1
+    code, said = call("report", runs / "references", runs / "compare", "--out", page)
+    assert code == 2 and "references: holds trained references" in said
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_signals_that_stop_a_run_are_restored_and_an_ignored_one_stays_ignored(name: str) -> None:
+    from fedunlearn.cli import stopped_as_interrupt
+
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), stopped_as_interrupt():
+        signal.raise_signal(number)
+    assert signal.getsignal(number) is before
+    try:
+        signal.signal(number, signal.SIG_IGN)  # as nohup does
+        with stopped_as_interrupt():
+            signal.raise_signal(number)
+    finally:
+        signal.signal(number, before)
+
+
+def test_the_script_is_quiet_when_nobody_watches(tmp_path: Path) -> None:
+    """Not on a terminal: no bars, no control characters; the table and the report's place remain."""
+    arguments = ["--config", small_file(tmp_path), "--out", tmp_path / "run"]
+    command = [sys.executable, str(ROOT / "simulations" / "run.py"), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "\x1b" not in done.stdout and "Report:" in done.stdout
+
+
+def test_a_broken_torch_pair_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    versions = {"torch": "2.13.0+cpu", "torchaudio": "2.11.0"}
+    monkeypatch.setattr(entry, "version", versions.__getitem__)
+    with pytest.raises(SystemExit) as stopped:
+        entry.start(lambda: pytest.fail("the command was started"))
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: torch 2.13.0+cpu and torchaudio 2.11.0 do not fit together")
+    assert said.count("\n") == 1
+
+
+def test_a_python_that_is_too_old_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entry.sys, "version_info", (3, 10, 4, "final", 0))
+    assert entry.environment_problem() == "fedunlearn needs Python 3.11 or newer; this is Python 3.10"
+
+
+def test_this_environment_is_sound() -> None:
+    assert entry.environment_problem() is None

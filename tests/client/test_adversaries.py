@@ -1,0 +1,154 @@
+"""Clients that lie: they do the damage they promise, and the guard stops it, in whole small runs."""
+
+import copy
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_run import prepared, run_small, small_config, weights_of
+from tiny_model import separable
+
+from fedunlearn.client.adversaries import LIES, Liar, lie
+from fedunlearn.config import AttackerSettings, LocalSettings
+from fedunlearn.errors import BadInput
+from fedunlearn.report.run_page import render
+from fedunlearn.server.state import Standing
+from fedunlearn.training import predict
+
+OFF: dict[str, Any] = {"guard__norm": 0, "guard__together": 0, "guard__drop": 0, "guard__silenced": 0}
+WRECK: dict[str, Any] = {
+    "attackers__clients": (1,),
+    "attackers__kind": "scaled",
+    "attackers__factor": 200.0,
+    "recovery__rounds": 0,
+}
+
+
+def liar(target: int = 2, seed: int = 1) -> Liar:
+    model, whole = separable(40)
+    honest = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
+    honest["weight"] = torch.full((4, 4), 0.5)
+    honest["bias"] = torch.arange(4.0)
+    local = LocalSettings(epochs=20, batch_size=8, lr=0.5)
+    rng = np.random.Generator(np.random.PCG64(seed))
+    return Liar(model, honest, whole.examples, local, target, rng)
+
+
+@pytest.mark.parametrize(("kind", "sign"), [("scaled", 1), ("flipped", -1)])
+def test_scaled_and_flipped_are_multiples_of_the_honest_update(kind: str, sign: int) -> None:
+    one = liar()
+    sent = lie(AttackerSettings(clients=(0,), kind=kind, factor=3.0), one)
+    assert all(torch.equal(sent[name], sign * 3.0 * one.honest[name]) for name in one.honest)
+
+
+def test_a_random_direction_is_as_long_as_it_is_said_to_be() -> None:
+    """16 x .25 + 0 + 1 + 4 + 9 = 18: the honest update is sqrt(18) long; constants stand still."""
+    settings = AttackerSettings(clients=(0,), kind="random", factor=2.0)
+    sent, again, other = (lie(settings, liar(seed=s)) for s in (1, 1, 2))
+    length = math.sqrt(sum(float(v.double().square().sum()) for v in sent.values()))
+    assert length == pytest.approx(2 * math.sqrt(18), rel=1e-5)
+    assert not sent["norm.mean"].any() and not sent["norm.std"].any()
+    assert torch.equal(sent["weight"], again["weight"])
+    assert not torch.equal(sent["weight"], other["weight"])
+
+
+@pytest.mark.parametrize("target", [2, 3, 7])
+def test_a_targeted_lie_takes_one_class_for_the_next_and_leaves_the_others(target: int) -> None:
+    """Class 7 of four is class 3, whose next is class 0."""
+    one = liar(target)
+    update = lie(AttackerSettings(clients=(0,), kind="targeted", factor=1.0, target=target), one)
+    model = copy.deepcopy(one.model)
+    model.load_state_dict({name: v + update[name] for name, v in one.model.state_dict().items()})
+    called, labels = predict(model, one.own).argmax(1), one.own.labels
+    target %= 4
+    assert bool((called[labels == target] == (target + 1) % 4).all())
+    assert bool((called[labels != target] == labels[labels != target]).all())
+
+
+@pytest.mark.parametrize("kind", LIES)
+def test_a_lie_has_the_form_of_an_update_and_changes_no_model(kind: str) -> None:
+    one = liar()
+    before = copy.deepcopy(one.model.state_dict())
+    sent = lie(AttackerSettings(clients=(0,), kind=kind, factor=1.0), one)
+    assert list(sent) == list(before)
+    for name, value in sent.items():
+        assert (value.shape, value.dtype) == (before[name].shape, before[name].dtype)
+        assert torch.equal(one.model.state_dict()[name], before[name])
+
+
+def test_a_client_that_does_not_exist_cannot_lie(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"attackers.clients: there is no client 6 \(0 to 5 are there\)"):
+        run_small(tmp_path / "run", small_config(attackers__clients=(1, 6)))
+
+
+# ---- whole runs ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def test_the_default_guard_changes_no_bit_of_an_honest_run(tmp_path: Path, cache: Path) -> None:
+    guarded = run_small(tmp_path / "guarded", cache=cache)
+    run_small(tmp_path / "open", small_config(**OFF), cache=cache)
+    assert guarded["guard"] == [] and guarded["attackers"] is None
+    assert weights_of(tmp_path / "guarded") == weights_of(tmp_path / "open")
+
+
+def test_a_lie_that_is_the_truth_changes_no_bit(tmp_path: Path, cache: Path) -> None:
+    run_small(tmp_path / "honest", cache=cache)
+    honest = small_config(attackers__clients=(1, 2, 3), attackers__kind="scaled", attackers__factor=1.0)
+    told = run_small(tmp_path / "liars", honest, cache=cache)
+    assert weights_of(tmp_path / "honest") == weights_of(tmp_path / "liars")
+    assert told["attackers"]["clients"] == [1, 2, 3]
+
+
+def test_a_liar_wrecks_the_model_and_the_guard_does_not_let_it(tmp_path: Path, cache: Path) -> None:
+    alone = [{"client": 1, "what": "all", "after_learning": 0}]
+    wreck = WRECK | {"deletions__schedule": alone}
+    open_ = run_small(tmp_path / "open", small_config(**wreck, **OFF), cache=cache)
+    guarded = run_small(tmp_path / "guarded", small_config(**wreck, guard__norm=2.0), cache=cache)
+    kept = {n: r["models"]["unlearned"]["retain"]["accuracy"] for n, r in (("o", open_), ("g", guarded))}
+    known = open_["models"]["original"]["retain"]["accuracy"]
+    assert kept["o"] < 0.5 * known and kept["g"] > 0.75 * known
+    (first, *_) = guarded["guard"]
+    assert (first["client"], first["what"], first["round"]) == (1, "clipped", 3)
+    assert first["factor"] == pytest.approx(first["limit"] / first["norm"])
+    assert first["requests"] == [guarded["requests"][0]["id"]]
+    assert open_["guard"] == []
+    # What the device sent is reported as it came.
+    assert guarded["requests"][0]["update_norm"] == first["norm"]
+    page = render(json.loads(json.dumps(guarded)))
+    assert "What the guard did" in page and "clipped" in page
+    assert "test client 1 lies (scaled, factor 200)" in page
+
+
+def test_whoever_is_refused_waits_and_the_run_says_so(tmp_path: Path, cache: Path) -> None:
+    refusing = small_config(**WRECK, guard__too_long="refuse", guard__norm=2.0)
+    results = run_small(tmp_path / "run", refusing, cache=cache)
+    assert results["status"] == "partial"
+    states = {r["client"]: r["state"] for r in results["requests"]}
+    assert states == {1: "accepted", 2: "verified", 3: "verified"}
+    assert "client 1 is accepted, not verified (guard: refused," in results["failure"]
+    refusals = [i for i in results["guard"] if i["what"] == "refused"]
+    # As often as there were listenings: nobody is worn down into letting it pass.
+    assert len(refusals) == results["requests"][0]["attempts"] > 3
+    assert {i["client"] for i in refusals} == {1}
+    assert len(results["faults"]) == len(refusals)
+    assert all(f["reason"].startswith("guard: refused, ") for f in results["faults"])
+
+
+def test_the_guard_goes_on_where_a_run_is_taken_up(tmp_path: Path, cache: Path) -> None:
+    """What it did is part of where a run stands."""
+    experiment = prepared(tmp_path / "run", small_config(), cache)
+    experiment.standing.guarded.append({"client": 1, "what": "clipped"})
+    tensors, about = experiment.standing.as_checkpoint()
+    about = json.loads(json.dumps(about))
+    taken = Standing.from_checkpoint(experiment.config, [], tensors, about)
+    assert taken.guarded == [{"client": 1, "what": "clipped"}]
+    experiment.close()

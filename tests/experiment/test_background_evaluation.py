@@ -1,0 +1,85 @@
+"""The judge looks beside the rounds, and everything is told in the order in which the rounds ended."""
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fedunlearn.evaluation.judge import Predictions
+from fedunlearn.experiment.background_evaluation import Lookout
+from fedunlearn.server.state import Log
+
+Told = list[tuple[int, int | None]]
+
+
+def weights(number: int) -> dict[str, Tensor]:
+    return {"w": torch.tensor(number)}
+
+
+def seen(state: Mapping[str, Tensor]) -> Predictions:
+    return np.array([int(state["w"])], np.uint8)
+
+
+def lookout(look: Any, aside: bool) -> tuple[Lookout, Told]:
+    told: Told = []
+
+    def tell(log: Log, row: dict[str, Any], predictions: Predictions | None) -> None:
+        told.append((row["round"], None if predictions is None else int(predictions[0])))
+
+    return Lookout(look, tell, aside), told
+
+
+def test_inline_each_round_is_told_at_once() -> None:
+    out, told = lookout(seen, aside=False)
+    out.saw(Log(), {"round": 1}, weights(7))
+    out.saw(Log(), {"round": 2}, None)
+    assert told == [(1, 7), (2, None)] and out.settled
+    out.close()
+
+
+def test_aside_rounds_wait_for_a_look_and_keep_their_order() -> None:
+    go, threads = threading.Event(), set[tuple[str, int]]()
+
+    def slow(state: Mapping[str, Tensor]) -> Predictions:
+        threads.add((threading.current_thread().name, torch.get_num_threads()))
+        assert go.wait(10)
+        return seen(state)
+
+    out, told = lookout(slow, aside=True)
+    out.saw(Log(), {"round": 1}, weights(7))
+    out.saw(Log(), {"round": 2}, None)
+    assert told == [] and not out.settled, "round 2 was not looked at, and waits for round 1 all the same"
+    go.set()
+    out.settle()
+    assert told == [(1, 7), (2, None)] and out.settled
+    ((name, count),) = threads
+    assert name != threading.current_thread().name
+    assert count == 1, "more threads could change the last bit"
+    out.close()
+
+
+def test_a_judge_who_is_too_slow_is_waited_for() -> None:
+    """Two looks may be under way; with the third the first one is waited for."""
+    out, told = lookout(seen, aside=True)
+    for number in range(1, 6):
+        out.saw(Log(), {"round": number}, weights(number))
+    assert [number for number, _ in told] >= [1, 2, 3][: len(told)] and len(told) >= 3
+    out.settle()
+    assert told == [(n, n) for n in range(1, 6)]
+    out.close()
+
+
+def test_a_look_that_fails_fails_the_run() -> None:
+    def broken(_: Mapping[str, Tensor]) -> Predictions:
+        raise ValueError("no features")
+
+    out, told = lookout(broken, aside=True)
+    with pytest.raises(ValueError, match="no features"):
+        out.saw(Log(), {"round": 1}, weights(1))
+        out.settle()
+    assert told == []
+    out.close()

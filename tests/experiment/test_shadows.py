@@ -1,0 +1,336 @@
+"""Shadow federations: the loop without messages is the run, bit for bit; and what is left out is left out."""
+
+import json
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_run import prepared, small_config
+
+from fedunlearn.config import Config
+from fedunlearn.engines.engine import play
+from fedunlearn.errors import Interrupted, RunFailed
+from fedunlearn.experiment import shadows as module
+from fedunlearn.experiment.experiment import Experiment
+from fedunlearn.experiment.references import retrained_stream
+from fedunlearn.experiment.replay import STAGES, Rehearsal, World
+from fedunlearn.experiment.shadows import Shadows, Task, halves, shadow_federations
+from fedunlearn.experiment.timeline import Plan, plan_of
+from fedunlearn.models.contract import constants_of
+from fedunlearn.training import TrainingDiverged
+
+Found = dict[str, Any]
+
+AMONG = [
+    {"client": 1, "what": "some", "count": 5, "round": 1},
+    {"client": 1, "what": "all", "round": 2},
+    {"client": 2, "what": "some", "count": 4, "after_learning": 1},
+    {"client": 3, "what": "some", "count": 4, "after_learning": 1},
+]
+"""in the middle of learning, one client twice; later two at once"""
+
+
+class Played:
+    """A small run that is over, and how shadows are made of it."""
+
+    def __init__(self, folder: Path, **overrides: Any) -> None:
+        self.folder = folder
+        self.run: Experiment = prepared(folder / "run", small_config(**overrides))
+        play(self.run)
+        standing = self.run.standing
+        assert standing.original is not None and standing.model is not None
+        unlearned = standing.model.weights if standing.unlearned is None else standing.unlearned
+        self.states = {"original": standing.original, "unlearned": unlearned}
+        self.states["recovered"] = standing.model.weights
+        self.plan = self.plan_for(self.run.config)
+
+    def plan_for(self, config: Config) -> Plan:
+        return plan_of(self.run.standing, self.run._books(), self.run.partition, config)
+
+    def shadows(self, count: int = 1, workers: int = 1, **more: Any) -> Shadows:
+        given: dict[str, Any] = {"config": self.run.config, "plan": self.plan, "states": self.states} | more
+        return shadow_federations(
+            judge=self.run._judge,
+            partition=self.run.partition,
+            folder=self.folder / "cache",
+            shadows=count,
+            workers=workers,
+            **given,
+        )
+
+    def world(self) -> World:
+        return module._world(self.run.config, self.run._judge, self.run.partition, self.plan)
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Played:
+    return Played(tmp_path_factory.mktemp("calm"))
+
+
+# ---- the oracle: the run again -----------------------------------------------------------------------------
+
+L2UL = {"unlearning__method": "l2ul", "unlearning__aggregation": "projected"}
+FAST: dict[str, Found] = {
+    "l2ul, projected, reversion removed": {
+        **L2UL, "recovery__reversion": "removed", "recovery__rounds": 2
+    },
+    "in the middle of learning, one after another": {
+        "deletions__schedule": AMONG, "unlearning__aggregation": "sequential"
+    },
+}  # fmt: skip
+SLOW: dict[str, Found] = {
+    "recorded later": {
+        "deletions__schedule": AMONG,
+        "partition__recordings": [
+            {"client": 2, "count": 4, "round": 2}, {"client": 4, "count": 3, "round": 4}
+        ],
+    },
+    "absences": {"availability__offline": 0.3, "deletions__schedule": AMONG},
+    "dropouts": {"availability__drop": 0.5, "deletions__schedule": AMONG},
+    "attackers": {"attackers__clients": [2], "attackers__kind": "targeted"},
+    "noise": {"privacy__clip": 1.0, "privacy__noise": 0.5},
+    "adam, fedavg": {"training__server_optimizer": "adam", "training__server_lr": 0.05},
+    "norm-clipped": {"unlearning__aggregation": "norm-clipped", "unlearning__clip": 0.5},
+    "several devices": {
+        "partition__shared_speakers": 2,
+        "deletions__schedule": [
+            {"client": 1, "what": "all", "after_learning": 0},
+            {"client": 0, "what": "some", "count": 5, "after_learning": 1},
+        ],
+    },
+    "waiting": {"deletions__window": 2, "deletions__schedule": AMONG},
+    "guarded": {"guard__norm": 0.5, "guard__together": 0.5},
+    "log-mel": {"unlearning__method": "l2ul", "unlearning__l2ul__attack__domain": "log-mel"},
+    "drawn": {
+        "training__local__lr_schedule": "cosine", "training__local__mixup": 0.3, "model__dropout": 0.3,
+        "recovery__rounds": 0,
+    },
+    "everybody leaves": {
+        "deletions__schedule": [{"client": c, "what": "all", "after_learning": c // 2} for c in range(6)]
+    },
+    "before the first round": {
+        "deletions__schedule": [
+            {"client": 1, "what": "some", "count": 5, "round": 0},
+            {"client": 2, "what": "some", "count": 5, "round": 2},
+        ]
+    },
+    "cnn": {"model__name": "cnn", "unlearning__calm__rank": 48},
+}  # fmt: skip
+
+
+def assert_exact(found: Shadows) -> None:
+    assert found.replay is not None and found.replay["exact"], found.replay
+    assert found.replay["difference"] == 0.0 and set(found.replay["stages"].values()) == {0.0}
+
+
+def test_the_replay_is_the_run_bit_for_bit(calm: Played) -> None:
+    joint = [r for r in calm.plan.rounds if r.kind == "unlearn"]
+    assert [len(r.wishes) for r in joint] == [1, 2], "one requester, then two at once"
+    assert_exact(calm.shadows(1))
+
+
+@pytest.mark.parametrize("case", FAST)
+def test_so_it_is_for_other_ways_to_unlearn(tmp_path: Path, case: str) -> None:
+    assert_exact(Played(tmp_path, **FAST[case]).shadows(1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", SLOW)
+def test_so_it_is_whatever_the_run_met(tmp_path: Path, case: str) -> None:
+    assert_exact(Played(tmp_path, **SLOW[case]).shadows(1))
+
+
+def test_a_replay_that_is_not_the_run_says_so(calm: Played) -> None:
+    """One weight of the run is moved by .25."""
+    moved = {k: v.clone() for k, v in calm.states["unlearned"].items()}
+    name = next(k for k, v in moved.items() if v.dim() == 2)
+    moved[name][0, 0] += 0.25
+    replay = calm.shadows(1, states={**calm.states, "unlearned": moved}).replay
+    assert replay is not None and not replay["exact"]
+    assert replay["difference"] == replay["stages"]["unlearned"] == pytest.approx(0.25, abs=1e-6)
+    assert replay["stages"]["original"] == replay["stages"]["recovered"] == 0.0
+
+
+@pytest.mark.slow
+def test_late_replies_are_followed_as_if_they_had_come_at_once_and_that_is_told(tmp_path: Path) -> None:
+    replay = Played(tmp_path, availability__slow=0.9, deletions__schedule=AMONG).shadows(1).replay
+    assert replay is not None and not replay["exact"] and replay["difference"] > 1e-3
+    assert len(replay["departures"]) == 1 and "late" in replay["departures"][0]
+
+
+def test_with_everything_outside_the_original_is_the_retrained_model(
+    calm: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other oracle: the run trained its reference without D_f, in its own way, from the same stream and
+    with the normalisation constants of the run.
+    """
+    model = calm.run.standing.model
+    assert model is not None
+    constants = constants_of(model.weights)
+    module = import_module("fedunlearn.experiment.replay")
+    monkeypatch.setattr(module, "calibrated", lambda _, initial, __: {**initial, **constants})
+    federation = Rehearsal(calm.world(), retrained_stream(calm.run.config.seed, 0), calm.plan.candidates)
+    stages = federation.play()
+    retrained = calm.run.standing.retrained[0].state
+    assert all(torch.equal(stages["original"][k], v) for k, v in retrained.items())
+    assert any(not torch.equal(stages["recovered"][k], v) for k, v in retrained.items()), "it goes on"
+
+
+# ---- shadows -----------------------------------------------------------------------------------------------
+
+
+def test_shadows_know_what_is_inside_and_not_what_is_outside(tmp_path: Path) -> None:
+    """Candidates inside are learned by heart, those outside never heard. All have their logits."""
+    played = Played(tmp_path, training__rounds=6, unlearning__method="none", recovery__rounds=0)
+    found = played.shadows(4)
+    right = found.logits["original"].argmax(2) == found.labels
+    assert right[found.inside].mean() > 0.9 > 0.8 > right[~found.inside].mean()
+    assert found.candidates == tuple(sorted(played.run._forgotten(played.run._books())))
+    for stage in STAGES:
+        assert found.logits[stage].shape == (4, len(found.candidates), played.run._judge.classes)
+        assert found.logits[stage].dtype == np.float32
+    assert np.array_equal(found.logits["original"], found.logits["recovered"]), "none changes nothing"
+    assert len({found.logits["original"][s].tobytes() for s in range(4)}) == 4
+
+
+def test_candidates_know_their_request_and_their_label(calm: Played) -> None:
+    found, books = calm.shadows(1), calm.run._books()
+    assert len(found.requests) == 3
+    for number, candidate in enumerate(found.candidates):
+        request = found.requests[found.request[number]]
+        assert any(candidate in b.utterances for (name, _), b in books.items() if name == request)
+    speech = {u.id: u.emotion for u in calm.run.partition.train}
+    emotions = calm.run.corpus.emotions
+    assert [emotions[label] for label in found.labels] == [speech[u] for u in found.candidates]
+
+
+def test_coins_are_fair_named_and_each_its_own() -> None:
+    """2,000 coins: the share lies within four standard deviations of a half, and no two columns are tied."""
+    inside = halves(1, 40, 50)
+    assert abs(inside.mean() - 0.5) < 4 * 0.5 / 2000**0.5
+    assert np.array_equal(inside[:7], halves(1, 7, 50)) and not np.array_equal(inside, halves(2, 40, 50))
+    ties = np.corrcoef(inside) - np.eye(40)
+    assert np.abs(ties).max() < 0.7
+    assert halves(1, 0, 5).shape == (0, 5) and halves(1, 3, 0).shape == (3, 0)
+
+
+def test_each_finished_shadow_is_kept_and_not_trained_again(
+    calm: Played, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calm, "folder", tmp_path)
+    steps: list[str] = []
+    tasks = counted(monkeypatch)
+    first = calm.shadows(3, advance=lambda: steps.append("one"))
+    assert tasks == [-1, 0, 1, 2] and len(steps) == 3
+    again = calm.shadows(4, advance=lambda: steps.append("one"))
+    assert tasks[4:] == [-1, 3] and len(steps) == 7, "the replay is gone through each time"
+    files = sorted((tmp_path / "cache" / "shadows").glob("*.safetensors"))
+    assert len(files) == 4
+    for stage in STAGES:
+        assert np.array_equal(first.logits[stage], again.logits[stage][:3])
+    files[0].write_bytes(files[0].read_bytes()[:-1])
+    healed = calm.shadows(4)
+    assert len(tasks) == 8 and np.array_equal(healed.logits["recovered"], again.logits["recovered"])
+
+
+def test_what_is_kept_tells_nothing_of_whose_speech_it_is(calm: Played) -> None:
+    calm.shadows(1)
+    written = b"".join(f.read_bytes() for f in (calm.folder / "cache" / "shadows").iterdir())
+    assert not any(u.id.encode() in written for u in calm.run.partition.train)
+    assert not any(s.encode() in written for s in calm.run.corpus.speakers)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "counts"),
+    [
+        ("unlearning__calm__lr", 0.02, True),
+        ("unlearning__l2ul__lr", 0.02, False),
+        ("unlearning__aggregation", "mean", True),
+        ("recovery__lr", 0.01, True),
+        ("guard__drop", 0.2, True),
+        ("evaluation__bootstrap", 200, False),
+    ],
+)
+def test_a_shadow_is_found_by_all_that_decides_it(calm: Played, key: str, value: Any, counts: bool) -> None:
+    config = small_config(**{key: value})
+    shelves = [shelf_of(calm, calm.run.config), shelf_of(calm, config)]
+    task = Task(0, 5, np.ones(len(calm.plan.candidates), bool))
+    assert (shelves[0]._file(task) != shelves[1]._file(task)) == counts
+    other = Task(0, 5, np.zeros(len(calm.plan.candidates), bool))
+    assert shelves[0]._file(task) != shelves[0]._file(other) != shelves[0]._file(Task(0, 6, other.inside))
+
+
+def shelf_of(played: Played, config: Config) -> module.Shelf:
+    run = played.run
+    contents = module._contents(run._judge, run.partition, played.plan)
+    return module.Shelf(Path("nowhere"), config, played.plan, contents, run._judge.classes)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    numbers: list[int] = []
+    real: Callable[[World, Task], Any] = module.play
+
+    def counting(world: World, task: Task) -> Any:
+        numbers.append(task.number)
+        return real(world, task)
+
+    monkeypatch.setattr(module, "play", counting)
+    return numbers
+
+
+# ---- where there are none ----------------------------------------------------------------------------------
+
+
+def test_an_upper_reference_has_none_and_says_why(calm: Played) -> None:
+    config = small_config(unlearning__method="scrub")
+    found = calm.shadows(4, config=config, plan=calm.plan_for(config))
+    assert "scrub is an upper reference" in found.why and "\n" not in found.why
+    assert found.replay is None and not found.logits
+
+
+def test_nothing_deleted_has_none(tmp_path: Path) -> None:
+    found = Played(tmp_path, deletions__schedule=[]).shadows(4)
+    assert found.why.startswith("nothing was unlearned") and found.candidates == ()
+
+
+def test_none_asked_for(calm: Played) -> None:
+    found = calm.shadows(0)
+    assert found.why and found.inside.shape == (0, len(found.candidates)) and found.replay is None
+
+
+def test_a_training_that_diverges_is_one_line(calm: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverging(*_: Any) -> Any:
+        raise TrainingDiverged("training: the loss is nan at step 3")
+
+    monkeypatch.setattr(module, "play", diverging)
+    with pytest.raises(RunFailed, match="a shadow federation: training: the loss is nan at step 3"):
+        calm.shadows(5)
+
+
+def test_it_stops_where_the_run_is_stopped(calm: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+
+    stop, tasks = threading.Event(), counted(monkeypatch)
+    stop.set()
+    with pytest.raises(Interrupted):
+        calm.shadows(6, stop=stop)
+    assert tasks == []
+
+
+# ---- processes ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_any_number_of_processes_gives_the_same(calm: Played, tmp_path: Path) -> None:
+    found = []
+    for workers in (1, 2):
+        calm.folder = tmp_path / str(workers)
+        found.append(calm.shadows(3, workers=workers))
+    for stage in STAGES:
+        assert np.array_equal(found[0].logits[stage], found[1].logits[stage])
+    assert_exact(found[1])
+    assert found[0].replay == found[1].replay and json.dumps(found[0].replay)

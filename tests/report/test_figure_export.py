@@ -1,0 +1,91 @@
+"""Figures as files for papers: all of them, in three formats, the same bytes for the same results."""
+
+import html
+import json
+import re
+from pathlib import Path
+
+import pytest
+from results_example import eventful_results, example_results
+from results_measures import add_measures
+from test_report import bare
+from typer.testing import CliRunner
+
+from fedunlearn.cli import app
+from fedunlearn.report import write_figures
+from fedunlearn.report.figures import export as papers
+from fedunlearn.report.figures.style import Drawing
+from fedunlearn.report.run_page import render
+
+
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all the figures two: the others take longer and are written alike."""
+    every = papers.drawings
+    monkeypatch.setattr(
+        papers, "drawings", lambda results: [d for d in every(results) if d.name in ("norms", "cost")]
+    )
+
+
+def test_the_files_are_of_the_figures_of_the_page() -> None:
+    results = bare(add_measures(eventful_results())) | {"timeline": []}
+    drawn = papers.drawings(results)
+    assert len({drawing.name for drawing in drawn}) == len(drawn) == 9
+    on_page = {
+        html.unescape(says) for says in re.findall(r'role="img" aria-label="([^"]+)"', render(results))
+    }
+    assert {drawing.says for drawing in drawn} == on_page
+
+
+def test_every_figure_has_a_name_of_its_own() -> None:
+    names = [drawing.name for drawing in papers.drawings(add_measures(eventful_results()))]
+    assert len(names) == len(set(names)) == 20
+
+
+@pytest.mark.usefixtures("two")
+def test_each_figure_in_three_formats_and_the_same_twice(tmp_path: Path) -> None:
+    results = add_measures(example_results())
+    first = write_figures(results, tmp_path / "new" / "figures")
+    second = write_figures(results, tmp_path / "again")
+    assert [file.name for file in first] == [
+        "norms.svg", "norms.pdf", "norms.png", "cost.svg", "cost.pdf", "cost.png"
+    ]  # fmt: skip
+    files = {file.name: file.read_bytes() for file in first}
+    assert [file.read_bytes() for file in second] == list(files.values())
+    assert b"Date" not in files["norms.pdf"], "nor in the SVG:"
+    assert b"<dc:date>" not in files["norms.svg"]
+    assert b"/FontFile2" in files["norms.pdf"], "TrueType, embedded as type 42"
+    assert b"/Type3" not in files["norms.pdf"]
+    place = files["norms.png"].index(b"pHYs") + 4
+    assert int.from_bytes(files["norms.png"][place : place + 4], "big") == 11811, "pixels a metre: 300 dpi"
+
+
+def test_what_the_key_says_on_the_page_stands_inside_the_file(tmp_path: Path) -> None:
+    results = add_measures(eventful_results())
+    chosen = ("models", "timeline", "requests", "norms", "gaps", "roc-log", "speakers", "losses-original")
+    for drawing in papers.drawings(results):
+        if drawing.name in chosen:
+            assert drawing.key
+            text = saved(drawing, tmp_path)
+            for _, _, said in drawing.key:
+                assert said in text, f"{drawing.name}: {said}"
+            assert drawing.title in text
+
+
+def saved(drawing: Drawing, folder: Path) -> str:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(papers, "drawings", lambda results: [drawing])
+        patch.setattr(papers, "_NOBODY", {"svg": {"Date": None}})
+        (file,) = write_figures({}, folder)
+    return file.read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("two")
+def test_the_command_writes_them_beside_the_page(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text(json.dumps(bare(example_results())))
+    quiet = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert quiet.exit_code == 0 and not (tmp_path / "figures").exists()
+    asked = CliRunner().invoke(app, ["report", str(tmp_path), "--figures"])
+    assert asked.exit_code == 0, asked.output
+    assert "Figures: " in asked.output
+    assert (tmp_path / "report.html").exists() and (tmp_path / "figures" / "cost.pdf").exists()

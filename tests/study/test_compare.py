@@ -1,0 +1,390 @@
+"""The comparison of methods as a command: its cells, what they share, its resumption, its failures."""
+
+import csv
+import importlib.util
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from rich.console import Console
+from small_run import SMALL, run_small, small_config, without_times
+from typer import Typer
+from typer.testing import CliRunner
+
+from fedunlearn import config as configuration
+from fedunlearn.errors import Interrupted, RunFailed
+from fedunlearn.experiment.experiment import Experiment
+from fedunlearn.experiment.reference_cache import Learned, ReferenceCache
+from fedunlearn.report.study.statistics import COLUMNS
+from fedunlearn.study import runner as bench
+from fedunlearn.study.grid import Axes, Cell, Variant, cells_of, requesters_of
+from fedunlearn.study.runner import Bench
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    found = importlib.util.spec_from_file_location("compare_script", ROOT / "simulations" / "compare.py")
+    assert found and found.loader
+    module = importlib.util.module_from_spec(found)
+    sys.modules["compare_script"] = module
+    found.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without figures, which test_comparison.py draws."""
+    monkeypatch.setattr("fedunlearn.report.study.figures.write_figures", lambda rows, folder: [])
+
+
+def call(script: ModuleType, out: Path, *arguments: str) -> tuple[int, str]:
+    app = Typer()
+    app.command()(script.compare)
+    settings = [
+        part
+        for key, value in SMALL.items()
+        # A comparison sees to its noise floor itself.
+        if key not in {"seed", "deletions.schedule", "federation.engine", "evaluation.retrained_seeds"}
+        for part in ("--set", f"{key}={value}")
+    ]
+    given = [*settings, "--engine", "inline", "--out", str(out), *arguments]
+    result = CliRunner().invoke(app, given, catch_exceptions=False)
+    return result.exit_code, result.output
+
+
+def read(out: Path) -> list[dict[str, str]]:
+    with (out / "compare.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+CHOSEN = (
+    "--methods", "default,none", "--variant", "relabel only=l2ul:attack.per_utterance=0,elasticity=0",
+    "--sizes", "4", "--requesters", "1,2", "--seeds", "0", "--aggregations", "sum,mean",
+    "--recoveries", "gentle,none",
+)  # fmt: skip
+CELLS = 3 * 2 * 2 * 2
+
+
+@pytest.fixture(scope="module")
+def finished(script: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], str]:
+    """A comparison, the reference keys that were trained for it, and what it said."""
+    out, kept = tmp_path_factory.mktemp("compare"), []
+    keep = ReferenceCache.keep
+    with pytest.MonkeyPatch.context() as patch:
+
+        def noted(self: ReferenceCache, key: str, learned: Learned) -> None:
+            kept.append(key)
+            keep(self, key, learned)
+
+        patch.setattr(ReferenceCache, "keep", noted)
+        code, said = call(script, out, *CHOSEN)
+    assert code == 0, said
+    return out, kept, said
+
+
+def test_a_comparison_from_cells_to_tables(finished: tuple[Path, list[str], str]) -> None:
+    out, _, said = finished
+    rows = read(out)
+    assert tuple(rows[0]) == COLUMNS
+    assert COLUMNS[:17] == (
+        "method", "sees", "model", "corpus", "forget_size", "requesters", "aggregation", "recovery", "seed",
+        "stage", "forget", "retain", "test", "unseen", "membership", "gap", "client_seconds",
+    )  # fmt: skip
+    assert len(rows) == CELLS * 4
+    assert {r["method"] for r in rows} == {"calm", "none", "relabel only"}
+    assert {r["sees"] for r in rows} == {"forget"}
+    assert {(r["aggregation"], r["recovery"]) for r in rows} == {
+        (a, r) for a in ("sum", "mean") for r in ("gentle", "none")
+    }
+    mine = next(r for r in rows if r["method"] == "relabel only")
+    assert (mine["algorithm"], mine["settings"]) == ("l2ul", "attack.per_utterance=0, elasticity=0")
+    names = ("compare.md", "compare.tex", "forget-retain.pdf", "gap-by-method.png", "gap-by-size.svg")
+    for name in (*names, "aggregation-recovery.png"):
+        assert (out / name).stat().st_size > 0
+    assert not (out / "running").exists()
+    assert "Comparing" not in said and "%" not in said.split("### ")[0], "no bars where nobody watches"
+    for name in ("recovery gentle", "recovery none", "relabel only"):
+        assert name in said
+
+
+def test_recovery_reversion_and_gaps_are_those_of_the_cells(finished: tuple[Path, list[str], str]) -> None:
+    rows = read(finished[0])
+    for row in rows:
+        assert (row["recovery_rounds"] == "0") == (row["recovery"] == "none")
+        if row["stage"] != "recovered":
+            assert row["reversion"] == ""
+            continue
+        before = next(
+            r for r in rows if r["stage"] == "unlearned" and all(r[k] == row[k] for k in COLUMNS[:9])
+        )
+        assert float(row["reversion"]) == pytest.approx(float(row["forget"]) - float(before["forget"]))
+        assert row["recovery"] != "none" or row["reversion"] == "0.0"
+        parts = [float(row[f"gap_{m}"]) for m in ("forget", "retain", "test", "membership")]
+        assert float(row["gap"]) == pytest.approx(sum(parts) / 4)
+        retrained = next(
+            r for r in rows if r["stage"] == "retrained" and all(r[k] == row[k] for k in COLUMNS[:9])
+        )
+        # The mean distance to two seeds is within half their own distance of that to the first.
+        first = abs(float(row["forget"]) - float(retrained["forget"]))
+        assert parts[0] == pytest.approx(first, abs=float(retrained["gap_forget"]) / 2 + 1e-12)
+        assert retrained["gap"] == row["noise_floor"] != ""
+
+
+def test_one_original_a_seed_and_references_once_a_forget_set(finished: tuple[Path, list[str], str]) -> None:
+    """Over methods, aggregations and recoveries: 1 original, 2 retrained seeds of each of 2 forget sets."""
+    out, kept, _ = finished
+    assert len(kept) == len(set(kept)) == 1 + 2 * 2
+    found = [json.loads(file.read_text())["references"] for file in (out / "cells").glob("*.json")]
+    assert len(found) == CELLS
+    originals = {r["original"] for r in found}
+    assert len(originals) == 1 and {r["original"] for r in read(out)} == originals
+    assert len({r["retrained-0"] for r in found}) == len({r["retrained-1"] for r in found}) == 2
+    assert {key for r in found for key in r.values()} == set(kept)
+
+
+def test_doing_nothing_is_the_original_whatever_the_aggregation(
+    finished: tuple[Path, list[str], str],
+) -> None:
+    rows = [r for r in read(finished[0]) if r["requesters"] == "2"]
+    before = {(r["forget"], r["retain"], r["gap"]) for r in rows if r["stage"] == "original"}
+    still = {
+        (r["forget"], r["retain"], r["gap"])
+        for r in rows
+        if r["method"] == "none" and r["stage"] == "unlearned"
+    }
+    assert len(before) == 1 and still == before
+    after = {r["forget"] for r in rows if r["method"] == "l2ul" and r["stage"] == "unlearned"}
+    assert after != {next(iter(before))[0]}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_finished_cell_is_never_computed_again_and_another_experiment_is(
+    script: ModuleType, finished: tuple[Path, list[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = finished[0]
+
+    def never(experiment: Experiment) -> None:
+        experiment.close()
+        raise RunFailed("computed again")
+
+    monkeypatch.setattr(bench, "play", never)
+    before = (out / "compare.csv").read_text()
+    code, said = call(script, out, *CHOSEN)
+    assert code == 0, said
+    assert (out / "compare.csv").read_text() == before
+    one = ("--methods", "none", *CHOSEN[4:6], "--requesters", "1", *CHOSEN[8:10])
+    assert call(script, out, *one)[0] == 0
+    for other in ("recovery.rounds=3", "unlearning.l2ul.lr=0.5"):
+        code, said = call(script, out, *one, "--set", other)
+        assert code == 3 and "computed again" in said
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, fail: Callable[[Cell], None]) -> list[str]:
+    """Make ``fail`` run before each cell; gives the names of the cells that were begun."""
+    begun: list[str] = []
+    real = Bench.play
+
+    def play(self: Bench, cell: Cell) -> None:
+        begun.append(cell.name)
+        fail(cell)
+        real(self, cell)
+
+    monkeypatch.setattr(Bench, "play", play)
+    return begun
+
+
+SHORT = ("--methods", "none,destroy", "--sizes", "3", "--requesters", "1", "--seeds", "0")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_cell_that_fails_is_named_and_the_rest_goes_on(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(cell: Cell) -> None:
+        if cell.variant.name == "none":
+            raise RunFailed("the [third] round lost its quorum")
+
+    begun = failing(monkeypatch, fail)
+    code, said = call(script, tmp_path, *SHORT)
+    assert code == 3 and len(begun) == 2
+    assert f"failed: {begun[0]}: the [third] round lost its quorum" in said.replace("\n", " ")
+    assert {r["method"] for r in read(tmp_path)} == {"destroy"}
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt(), Interrupted("the run was interrupted")])
+def test_an_interruption_leaves_finished_cells_and_says_how_to_go_on(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interruption: BaseException
+) -> None:
+    def fail(cell: Cell) -> None:
+        if cell.variant.name == "destroy":
+            raise interruption
+
+    with monkeypatch.context() as patch:
+        failing(patch, fail)
+        code, said = call(script, tmp_path, *SHORT)
+    assert code == 3
+    assert "interrupted; 1 of 2 cells are in" in said and "give the same command again" in said
+    assert len(list((tmp_path / "cells").iterdir())) == 1
+    assert not (tmp_path / "running").exists()
+    begun = failing(monkeypatch, lambda cell: None)
+    assert call(script, tmp_path, *SHORT)[0] == 0
+    assert len(begun) == 1 and "destroy" in begun[0]
+
+
+def test_an_interrupted_run_leaves_no_speech_behind(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the middle of a cell, after its vaults were filled."""
+
+    def stop(*_: Any) -> None:
+        assert list((tmp_path / "running" / "run").rglob("*.i16"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fedunlearn.experiment.experiment.Experiment.conduct", stop)
+    code, said = call(script, tmp_path, *SHORT)
+    assert code == 3 and "interrupted; 0 of 2 cells" in said
+    assert list(tmp_path.rglob("*.i16")) == []
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_on_a_terminal_there_are_bars(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(script, "errors", Console(file=screen, force_terminal=True, width=160))
+    assert call(script, tmp_path, *SHORT[:1], "none", *SHORT[2:])[0] == 0
+    assert "none-1x3-sum-gentle-seed0" in screen.getvalue() and "1/1" in screen.getvalue()
+
+
+def test_windows_are_waited_and_drawn_against_the_gap(script: ModuleType, tmp_path: Path) -> None:
+    """Two ask, one a round after the other. Window 0: both are served at once. Window 2: the first waits 2
+    rounds and the second, served with it, 1.
+    """
+    chosen = ("--methods", "none", "--sizes", "4", "--requesters", "2", "--seeds", "0")
+    code, said = call(script, tmp_path, *chosen, "--windows", "0,2", "--apart", "1")
+    assert code == 0, said
+    rows = [r for r in read(tmp_path) if r["stage"] == "recovered"]
+    assert [(r["window"], r["rounds_waited_mean"]) for r in rows] == [("0", "0.0"), ("2", "1.5")]
+    assert len({r["noise_floor"] for r in rows}) == 1, "the same references"
+    assert (tmp_path / "waiting-gap.png").stat().st_size > 0
+    assert "2 x 4, window 2" in said
+
+
+def test_what_a_method_sees_stands_in_the_table(script: ModuleType, tmp_path: Path) -> None:
+    chosen = ("--methods", "fed-eraser,fine-tune", "--sizes", "4", "--requesters", "1", "--seeds", "0")
+    code, said = call(script, tmp_path, *chosen)
+    assert code == 0, said
+    with (tmp_path / "compare.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    sees = {(r["method"], r["sees"]) for r in rows}
+    assert sees == {("fed-eraser", "history"), ("fine-tune", "retain")}
+    assert all(float(r["client_seconds"]) > 0 for r in rows if r["stage"] == "unlearned")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--sizes", "ten"], "--sizes ten: write whole numbers"),
+        (["--requesters", "0"], "--requesters 0: must be at least 1"),
+        (["--requesters", "7"], "--requesters 7: there are 6 clients"),
+        (["--methods", "magic"], 'there is no "magic"'),
+        (["--methods", ""], "name at least one method"),
+        (["--variant", "calm=l2ul"], "calm comes twice"),
+        (["--variant", "x=l2ul:elasticiti=0"], "--variant x: unlearning.l2ul.elasticiti is not a setting"),
+        (["--variant", "x=l2ul:elasticity=-1"], "--variant x: unlearning.l2ul.elasticity"),
+        (["--variant", "x=none:elasticity=0"], "--variant x: unlearning.none is not a setting"),
+        (["--variant", "x"], "--variant x: write it as NAME=METHOD:KEY=VALUE"),
+        (["--variant", "a/b=l2ul"], "--variant a/b=l2ul: write it as NAME"),
+        (["--variant", "x=l2ul:lr"], "settings are KEY=VALUE"),
+        (["--aggregations", "sum,pile"], "--aggregations pile: unlearning.aggregation"),
+        (["--recoveries", "soft"], "--recoveries soft: is not one of none, gentle"),
+        (["--recoveries", "gentle", "--set", "recovery.rounds=0"], "the experiment has no recovery rounds"),
+        (["--sizes", "4,9999"], "--sizes 9999: client"),
+        (["--windows", "0,x"], "--windows 0,x: write whole numbers"),
+        (["--windows", "-1"], "--windows -1: must be at least 0"),
+        (["--requesters", "2", "--windows", "0,2"], "all ask at once"),
+    ],
+)
+def test_a_mistake_is_said_before_anything_runs(
+    script: ModuleType, tmp_path: Path, arguments: list[str], expected: str
+) -> None:
+    code, said = call(script, tmp_path / "out", *arguments)
+    assert code == 2 and expected in said.replace("\n", " ")
+    assert list(tmp_path.rglob("*.json")) == []
+
+
+def test_a_size_that_no_client_holds_is_one_line_with_a_way_out(script: ModuleType, tmp_path: Path) -> None:
+    """18 utterances a speaker, 14 of them for training, 6 speakers: with 3 clients each has two."""
+    sizes = ("--sizes", "20,43", "--seeds", "0,1", "--requesters")
+    code, said = call(script, tmp_path / "out", *sizes, "1,2")
+    lines = [line for line in said.splitlines() if line]
+    assert code == 2 and len(lines) == 2
+    assert lines[0].endswith(
+        "trains on 14 utterances only; take at most 14, or let fewer clients hold more each: "
+        "--set partition.clients=3"
+    )
+    assert lines[1].startswith("error: --sizes 43") and lines[1].endswith("take at most 14")
+    _, said = call(script, tmp_path / "out", *sizes, "1,4")
+    assert "partition.clients" not in said, "3 clients cannot be 4 requesters"
+
+
+def found_by(bench: Bench, cell: Cell) -> str:
+    bench.play(cell)
+    results = bench.results(cell)
+    assert results is not None
+    return without_times(results)
+
+
+def test_a_cell_finds_the_same_whatever_was_played_before_it(tmp_path: Path) -> None:
+    """Vaults that were left untouched serve the next cell, the purged ones do not; no device remembers."""
+    variants = [Variant("l2ul", "l2ul"), Variant("gentle", "l2ul", (("lr", 1e-3),)), Variant("none", "none")]
+    asked = Axes(variants, sizes=[3], requesters=[2], seeds=[0], recoveries=["ordinary"])
+    cells = cells_of(lambda overrides: configuration.load(None, SMALL | dict(overrides)), asked)
+    with Bench(tmp_path / "many") as bench:
+        together = [found_by(bench, cell) for cell in cells]
+        moved = {p.parent.name: p.stat().st_ino for p in (tmp_path / "many").rglob("index.json")}
+        bench.play(cells[0])
+        again = {p.parent.name: p.stat().st_ino for p in (tmp_path / "many").rglob("index.json")}
+        same = {client for client in moved if moved[client] == again[client]}
+        requesters = {f"client-{c:04d}" for c in requesters_of(6, 2, 0)}
+        assert len(moved) == 6 and same == set(moved) - requesters
+    assert not (tmp_path / "many" / "running").exists()
+    for cell, found in zip(cells, together, strict=True):
+        with Bench(tmp_path / cell.variant.name) as fresh:
+            assert found_by(fresh, cell) == found
+    assert len(set(together)) == 3
+
+
+def test_leaving_an_unused_bench_removes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "running").mkdir()
+    with Bench(tmp_path):
+        pass
+    assert (tmp_path / "running").exists()
+
+
+def test_taking_back_as_many_as_a_client_has_is_taking_back_all(tmp_path: Path) -> None:
+    results = []
+    (client,) = requesters_of(6, 1, 3)
+    for name, event in (("some", {"what": "some", "count": 14}), ("all", {"what": "all"})):
+        config = small_config(deletions__schedule=[{"client": client, "after_learning": 0, **event}])
+        found = run_small(tmp_path / name, config, cache=tmp_path / "references")
+        for request in found["requests"]:
+            assert request.pop("what") == name
+        del found["config"]["deletions"]
+        results.append(without_times(found))
+    assert results[0] == results[1]
+
+
+def test_fewer_requesters_are_among_the_more() -> None:
+    for seed in range(5):
+        few, many = requesters_of(20, 4, seed), requesters_of(20, 10, seed)
+        assert set(few) < set(many) and many == sorted(set(many))
+    assert requesters_of(20, 4, 0) != requesters_of(20, 4, 1)

@@ -1,0 +1,232 @@
+"""CALM and the smoothed model that it foretells with: by hand, where it reduces to others, at its edges."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_model import TinyModel, forget_set, speechless, tiny
+from torch import Tensor
+
+from fedunlearn.config import CalmSettings, DeleteSettings, ModelSettings, UnlearningSettings
+from fedunlearn.examples import ForgetSet
+from fedunlearn.models import build_model
+from fedunlearn.unlearning import METHODS
+from fedunlearn.unlearning.contract import LogOdds, ServerScalars, UnlearnResult
+from fedunlearn.unlearning.low_rank import log_odds, log_odds_of, smoothed
+from fedunlearn.unlearning.methods.calm import foretell, noisy_copies, with_log_odds
+
+SILENT = ServerScalars()
+TOLD = ServerScalars(0.5, 0.5, LogOdds(2.0, 2.0), LogOdds(-1.0, 4.0))
+
+
+def run(model: TinyModel, data: ForgetSet, scalars: ServerScalars = TOLD, **chosen: Any) -> UnlearnResult:
+    settings = UnlearningSettings(calm=CalmSettings(**chosen))
+    return METHODS["calm"].unlearn(model, data, settings, np.random.default_rng(0), scalars)
+
+
+# ---- the smoothed model ------------------------------------------------------------------------------------
+
+
+def test_smoothing_keeps_the_leading_directions_by_hand() -> None:
+    """W = diag(3, 2, 1), turned by a permutation of its rows: of rank 2 what is left lacks the 1."""
+    weight = torch.tensor([[0.0, 2.0, 0.0], [3.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    model = smoothed(TinyModel(weight, torch.tensor([5.0, 6.0, 7.0])), 2)
+    kept = torch.tensor([[0.0, 2.0, 0.0], [3.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    torch.testing.assert_close(model.weight.detach(), kept)
+    assert model.bias.tolist() == [5.0, 6.0, 7.0]
+
+
+@given(rank=st.integers(1, 5), seed=st.integers(0, 50))
+def test_smoothing_is_the_nearest_matrix_of_that_rank_and_idempotent(rank: int, seed: int) -> None:
+    """Eckart & Young: what is cut off has the norm of the small singular values."""
+    model = tiny(classes=4, dims=5, seed=seed)
+    once = smoothed(model, rank)
+    assert int(torch.linalg.matrix_rank(once.weight)) == min(rank, 4)
+    tail = torch.linalg.svdvals(model.weight.detach())[rank:].square().sum()
+    cut = (model.weight - once.weight).detach().square().sum()
+    torch.testing.assert_close(cut, tail, rtol=1e-4, atol=1e-9)
+    again = smoothed(once.requires_grad_(True), rank)
+    torch.testing.assert_close(again.weight.detach(), once.weight.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_smoothing_leaves_the_model_alone_and_what_is_small_or_frozen_as_it_is() -> None:
+    model = tiny().train()
+    before = model.weight.detach().clone()
+    assert torch.equal(smoothed(model, 4).weight, before)
+    assert not smoothed(model, 1).training and model.training
+    assert torch.equal(model.weight, before) and model.weight.requires_grad
+    model.weight.requires_grad_(False)
+    assert torch.equal(smoothed(model, 1).weight, before)
+
+
+def test_log_odds_by_hand() -> None:
+    """p = (1/2, 1/4, 1/4): for the first class ln 1 = 0, for the second ln (1/4 / 3/4) = -ln 3."""
+    logits = torch.tensor([[2.0, 1.0, 1.0], [2.0, 1.0, 1.0]]).log()
+    torch.testing.assert_close(log_odds(logits, torch.tensor([0, 1])), torch.tensor([0.0, -math.log(3.0)]))
+
+
+def test_log_odds_do_not_overflow() -> None:
+    """Where p_y rounds to 1 the quotient would be 1 / 0."""
+    values = log_odds(torch.tensor([[200.0, 0.0, 0.0], [-200.0, 0.0, 0.0]]), torch.tensor([0, 0]))
+    torch.testing.assert_close(values, torch.tensor([200.0 - math.log(2), -200.0 - math.log(2)]))
+
+
+def test_log_odds_need_another_class() -> None:
+    with pytest.raises(ValueError, match="at least 2 classes"):
+        log_odds(torch.zeros(1, 1), torch.tensor([0]))
+
+
+# ---- its targets -------------------------------------------------------------------------------------------
+
+
+def test_targets_by_hand() -> None:
+    """Log-odds of ln 3 are p_y = 3/4; the other quarter is shared as 2 : 1, as before."""
+    logits = torch.tensor([[5.0, 2.0, 1.0]]).log()
+    target = with_log_odds(logits, torch.tensor([0]), torch.tensor([math.log(3.0)]))
+    torch.testing.assert_close(target, torch.tensor([[0.75, 1 / 6, 1 / 12]]))
+
+
+@given(seed=st.integers(0, 100), wanted=st.floats(-30, 30))
+def test_targets_are_distributions_with_the_wanted_log_odds(seed: int, wanted: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(5, 4, generator=generator, dtype=torch.float64)
+    labels = torch.randint(4, (5,), generator=generator)
+    target = with_log_odds(logits, labels, torch.full((5,), wanted, dtype=torch.float64))
+    torch.testing.assert_close(target.sum(1), torch.ones(5, dtype=torch.float64))
+    tight = {"rtol": 1e-3, "atol": 1e-3} if abs(wanted) > 15 else {"rtol": 1e-6, "atol": 1e-6}
+    got = log_odds(target.log(), labels)
+    torch.testing.assert_close(got, torch.full((5,), wanted, dtype=torch.float64), **tight)
+
+
+def test_the_wanted_log_odds_that_are_the_models_own_are_its_output() -> None:
+    logits, labels = torch.tensor([[1.0, 2.0, -1.0]]), torch.tensor([1])
+    torch.testing.assert_close(with_log_odds(logits, labels, log_odds(logits, labels)), logits.softmax(1))
+
+
+def test_log_odds_are_foretold_by_hand() -> None:
+    """Trained on: 2 +- 2, held out: -1 +- 4. A log-odds of 4 lies one deviation up: -1 + 4 * (1 - 0.25 - 0.5
+    * 0.5) = 1; one of 0 lies one down: -1 + 4 * (-1 - 0.5) = -7. Two classes, so log-odds are differences.
+    """
+    model = TinyModel(torch.tensor([[1.0], [-1.0]]))
+    data = forget_set([torch.tensor([[2.0]]), torch.tensor([[0.0]])], [0, 1])
+    chosen = CalmSettings(discount=0.25, speaker_discount=0.5)
+    foretold, read = foretell(model, data.examples, chosen, TOLD)
+    torch.testing.assert_close(foretold, torch.tensor([1.0, -7.0], dtype=torch.float64))
+    assert read == ("trained", "held_out", "share")
+    alone, read = foretell(
+        model, data.examples, chosen, ServerScalars(0.5, None, TOLD.trained, TOLD.held_out)
+    )
+    torch.testing.assert_close(alone, torch.tensor([2.0, -6.0], dtype=torch.float64))
+    assert read == ("trained", "held_out")
+
+
+def test_without_log_odds_the_share_that_the_server_knows_of_is_right() -> None:
+    model, data = tiny(), speechless(41)
+    known = log_odds_of(smoothed(model, 2), data.examples)
+    chosen = CalmSettings(rank=2)
+    foretold, read = foretell(model, data.examples, chosen, ServerScalars(test_accuracy=0.6))
+    assert int((foretold > 1e-9).sum()) == 24 and read == ("test_accuracy",)
+    torch.testing.assert_close(foretold - foretold[0], known - known[0])
+    foretold, read = foretell(model, data.examples, chosen, SILENT)
+    assert int((foretold > 1e-9).sum()) == 10 and read == ()  # chance: a quarter
+    assert run(model, data).scalars_read == ("trained", "held_out", "share")
+
+
+# ---- what it holds -----------------------------------------------------------------------------------------
+
+
+def test_noisy_copies_have_the_asked_for_size_and_leave_padding_alone() -> None:
+    model, data = tiny(dims=5), speechless(60)
+    copies = noisy_copies(model, data.examples, 1.5, 40, np.random.default_rng(0))
+    source = torch.arange(60).repeat_interleave(40)
+    moved = (copies.features - data.examples.features[source]) / model.norm.std
+    padding = torch.arange(3)[None, :] >= copies.frames[:, None]
+    assert bool((copies.features[padding] == 0).all())
+    assert float(moved[~padding].std()) == pytest.approx(1.5, rel=0.02)
+    assert abs(float(moved[~padding].mean())) < 0.05
+    assert torch.equal(copies.frames, data.examples.frames[source])
+    assert torch.equal(
+        noisy_copies(model, data.examples, 0.0, 1, np.random.default_rng(0)).features, data.examples.features
+    )
+
+
+def test_copies_pull_back_from_the_second_step_on() -> None:
+    """At the original their loss has its minimum, so the first step is the same without them."""
+    model, data = tiny(), speechless(12)
+    chosen: dict[str, Any] = dict(lr=0.1, momentum=0.0, rank=4)
+    free, held = (run(model, data, copies=k, max_steps=1, **chosen).state["weight"] for k in (0, 5))
+    torch.testing.assert_close(held, free, rtol=0, atol=1e-6)
+    free, held = (run(model, data, copies=k, max_steps=2, **chosen).state["weight"] for k in (0, 5))
+    assert float((held - free).detach().abs().max()) > 1e-4
+
+
+def test_the_more_the_copies_weigh_the_less_the_model_moves() -> None:
+    """Without noise they are the forget set itself, and ask for the opposite."""
+    model, data = tiny(), speechless(12)
+    chosen: dict[str, Any] = dict(lr=0.02, momentum=0.0, rank=4, max_steps=200, copies=1, noise=0.0)
+    moved = [run(model, data, keep=keep, **chosen).notes["moved"] for keep in (0.0, 1.0, 10.0)]
+    assert moved[0] > 1.2 * moved[1] > 1.44 * moved[2], moved
+
+
+def test_without_copies_and_with_nothing_of_the_truth_left_it_is_delete() -> None:
+    model, data = tiny(), speechless(12)
+    chosen: dict[str, Any] = dict(lr=0.1, stop="steps", max_steps=8, batch_size=64)
+    one = run(model, data, copies=0, discount=1e6, **chosen).state
+    other = METHODS["delete"].unlearn(
+        model,
+        data,
+        UnlearningSettings(delete=DeleteSettings(**chosen)),
+        np.random.default_rng(0),
+        SILENT,
+    )
+    for name, value in one.items():
+        torch.testing.assert_close(value, other.state[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_matched_forget_set_is_where_it_stays() -> None:
+    """Trained and held-out alike, no discount, no smoothing: the target is what the model says already."""
+    model, data = tiny(), speechless(12)
+    same = ServerScalars(0.5, 1.0, LogOdds(1.0, 2.0), LogOdds(1.0, 2.0))
+    result = run(model, data, same, rank=4, discount=0.0, speaker_discount=0.0, lr=0.1)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(result.state[name], value, rtol=0, atol=1e-4)
+
+
+def test_the_forget_set_ends_up_with_the_foretold_log_odds() -> None:
+    """One utterance a direction: nothing stands in the way."""
+    weight = 4.0 * torch.eye(4)
+    data = forget_set([torch.eye(4)[i : i + 1] for i in range(4)], [0, 1, 2, 3])
+    model = TinyModel(weight)
+    scalars = ServerScalars(0.5, 1.0, LogOdds(4.0, 2.0), LogOdds(0.5, 1.0))
+    chosen: dict[str, Any] = dict(rank=4, discount=0.0, speaker_discount=0.0, copies=0)
+    foretold, _ = foretell(model, data.examples, CalmSettings(**chosen), scalars)
+    result = run(model, data, scalars, **chosen, lr=0.5, max_steps=400)
+    after = TinyModel(weight)
+    after.load_state_dict(result.state)
+    torch.testing.assert_close(log_odds_of(after, data.examples), foretold, rtol=0, atol=1e-2)
+    assert result.notes["foretold_accuracy"] == float((foretold > 0).double().mean())
+
+
+@pytest.mark.parametrize("labels", [[0], [2] * 5, [0, 1, 1, 1]], ids=["one", "one class", "a single example"])
+def test_small_forget_sets(labels: list[int]) -> None:
+    full: Tensor = speechless(len(labels)).examples.features
+    model, data = tiny(), forget_set(list(full), labels)
+    chosen: dict[str, Any] = dict(lr=0.2, max_steps=300, copies=0, rank=4)
+    foretold, _ = foretell(model, data.examples, CalmSettings(rank=4), TOLD)
+    after = tiny()
+    after.load_state_dict(run(model, data, **chosen).state)
+    before = log_odds_of(model, data.examples)
+    got = log_odds_of(after, data.examples)
+    assert bool(((got - foretold).abs() < (before - foretold).abs()).all())
+
+
+def test_convolutions_stay_as_they_are() -> None:
+    model = build_model(ModelSettings(name="cnn"), 8, np.random.default_rng(0))
+    before, after = dict(model.named_parameters()), dict(smoothed(model, 12).named_parameters())
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed == {name for name, value in before.items() if value.dim() == 2 and min(value.shape) > 12}
+    assert changed and any(value.dim() == 3 for value in before.values())
