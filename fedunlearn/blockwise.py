@@ -29,7 +29,8 @@ def add_weighted(total: Tensor, parts: Sequence[tuple[float, Tensor]]) -> None:
     Several parts at once, or one call after another, give the same bits.
 
     Args:
-        total: float64, contiguous. parts: weights, and values of as many elements, of any real type.
+        total: float64, contiguous.
+        parts: weights, and values of as many elements, of any real type.
     """
     flat = total.view(-1)
     flats = [(weight, values.reshape(-1)) for weight, values in parts]
@@ -59,13 +60,13 @@ def moved(values: Tensor, difference: Tensor, scale: float) -> Tensor:
     return out
 
 
-State = dict[str, Tensor]
+StateDict = dict[str, Tensor]
 """A model's state dict, on the CPU."""
 
 
 def difference(
     new: Mapping[str, Tensor], old: Mapping[str, Tensor], into: Mapping[str, Tensor] | None = None
-) -> State:
+) -> StateDict:
     """``new - old`` in their own type: what a client sends. ``into``: to be overwritten; None = new ones."""
     if into is None:
         return {key: new[key] - old[key] for key in old}

@@ -22,7 +22,8 @@ def looked_up(path: Path | str, look: Callable[[], T]) -> T:
     """What can be found out about a path, such as whether it is there.
 
     Args:
-        path: as the user gave it. look: asks the file system.
+        path: as the user gave it.
+        look: asks the file system.
 
     Raises:
         BadInput: it cannot be asked about: the name is too long, or a folder on the way is closed.
@@ -39,7 +40,8 @@ def read_text(file: Path, what: str = "", kind: str = "") -> str:
     """A text file in UTF-8, with or without the mark that some editors put at its beginning.
 
     Args:
-        file: to be read. what: the setting that names it, and kind: what it should be, for the message.
+        file: to be read.
+        what: the setting that names it, and kind: what it should be, for the message.
 
     Raises:
         BadInput: it cannot be read, or is in another encoding.

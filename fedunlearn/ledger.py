@@ -57,7 +57,8 @@ class LedgerEntry:
         position: 1, 2, ...
         subject: salted hash of the client (hexadecimal).
         request: salted hash of the request's id and its client: each device's part is followed by itself.
-        round, state: the step. previous, hash: the chain (SHA-256).
+        round, state: the step.
+        previous, hash: the chain (SHA-256).
     """
 
     position: int

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from fedunlearn.config import PartitionSettings
+from fedunlearn.config.partition import PartitionSettings
 from fedunlearn.corpora.utterance import Corpus, Utterance
 from fedunlearn.errors import BadInput
 from fedunlearn.seeding import rng_for

@@ -18,7 +18,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fedunlearn.__main__ import start
-from fedunlearn.cli.exit_codes import guarded
+from fedunlearn.cli.exit_codes import run_command
 from fedunlearn.console import Screen, errors, say
 from fedunlearn.cpus import usable_cpus
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, RunFailed
@@ -27,18 +27,18 @@ from fedunlearn.study.encoder_speed import machine
 from fedunlearn.study.speed import unlearning
 from fedunlearn.study.speed.memory import Watched, watch
 from fedunlearn.study.speed.report import Row, table_of
-from fedunlearn.study.speed.world import World
+from fedunlearn.study.speed.world import BenchmarkWorkload
 
 PARTS = ("overhead", "flower", "floor", "scale", "unlearning", "attack", "start")
 WORKERS = 2
 MB = 2**20
 
-SMALL = World(clients=20, utterances=60, rounds=22)
+SMALL = BenchmarkWorkload(clients=20, utterances=60, rounds=22)
 CNN = replace(SMALL, model="cnn", epochs=1, rounds=12, look_every=10)
 """the epochs and looks of configs/ravdess-cnn.toml"""
-IDLE = World(clients=20, utterances=6, hidden=34_000, rounds=8, look_every=0, idle=True)
+IDLE = BenchmarkWorkload(clients=20, utterances=6, hidden=34_000, rounds=8, look_every=0, idle=True)
 """34,000 hidden units are 24.8 million values: 99 MB"""
-LARGER = World(clients=20, utterances=60, hidden=7_000, rounds=5, epochs=1, look_every=0)
+LARGER = BenchmarkWorkload(clients=20, utterances=60, hidden=7_000, rounds=5, epochs=1, look_every=0)
 """20 MB"""
 SPARING = ("recovery.rounds=1", "recovery.clients=2", "unlearning.asked=2")
 """few are asked, and few recover"""
@@ -47,7 +47,7 @@ EACH, TOGETHER = 12, 12_000
 """utterances: of each client; of all clients together"""
 
 
-class Bench:
+class StudyRunner:
     """Measures, and remembers what it has measured.
 
     Args:
@@ -70,7 +70,9 @@ class Bench:
         self.raw.setdefault(module, []).append({"asked": told, "found": found, "peak": seen.peak})
         return found, seen
 
-    def federations(self, world: World, *engines: tuple[str, int]) -> dict[tuple[str, int], dict[str, Any]]:
+    def federations(
+        self, world: BenchmarkWorkload, *engines: tuple[str, int]
+    ) -> dict[tuple[str, int], dict[str, Any]]:
         """The same federation on several engines, in turn, as often as repeats say: medians of each.
 
         Raises:
@@ -98,7 +100,7 @@ def _medians(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
 INLINE, RAY = ("inline", 0), ("ray", WORKERS)
 
 
-def overhead(bench: Bench) -> list[Row]:
+def overhead(bench: StudyRunner) -> list[Row]:
     """1: what the engine adds, and takes away."""
     part, rows = "1 engine: Ray with 2 workers / one process", []
     for name, world, limit in (("functionals, .4 MB", SMALL, 1.5), ("cnn", CNN, 0.6)):
@@ -113,7 +115,7 @@ def overhead(bench: Bench) -> list[Row]:
     return [*rows, Row(part, "same weights on all engines and worker counts", 1.0, (">=", 1))]
 
 
-def flower(bench: Bench) -> list[Row]:
+def flower(bench: StudyRunner) -> list[Row]:
     """2: beside Flower's quickstart."""
     part, rows = "2 plain Flower (quickstart, stock FedAvg) / Ray engine", []
     one_step = replace(LARGER, utterances=6, rounds=8)
@@ -130,7 +132,7 @@ def flower(bench: Bench) -> list[Row]:
     return rows
 
 
-def floor(bench: Bench) -> list[Row]:
+def floor(bench: StudyRunner) -> list[Row]:
     """3: how much of the machine is put to use."""
     part, rows = "3 arithmetic alone / (wall x cores)", []
     for name, world, target in (
@@ -144,12 +146,14 @@ def floor(bench: Bench) -> list[Row]:
     return rows
 
 
-def scale(bench: Bench) -> list[Row]:
+def scale(bench: StudyRunner) -> list[Row]:
     """4: from 20 clients to 2,000."""
     part, rows, each = "4 scale, Ray", [], dict[int, float]()
     for kind, of in (("equal data each", lambda _: EACH), ("equal data together", lambda n: TOGETHER // n)):
         for clients in COUNTS:
-            world = World(clients=clients, utterances=of(clients), rounds=max(6, min(30, 2000 // clients)))
+            world = BenchmarkWorkload(
+                clients=clients, utterances=of(clients), rounds=max(6, min(30, 2000 // clients))
+            )
             found, seen = bench.ask("federation", asdict(replace(world, workers=WORKERS)), memory=True)
             begin = sum(found["start"].values())
             if kind == "equal data each":
@@ -169,14 +173,14 @@ def scale(bench: Bench) -> list[Row]:
             if clients == max(COUNTS) and kind == "equal data each":
                 rows.append(Row(part, "most memory of all processes (PSS), GB", seen.peak / 1e9, ("<=", 2.5)))
     rows.append(Row(part, "time a client, 2,000 / 100 clients", each[2000] / each[100], ("<=", 1.3)))
-    long = World(clients=100, utterances=EACH, rounds=220, workers=WORKERS)
+    long = BenchmarkWorkload(clients=100, utterances=EACH, rounds=220, workers=WORKERS)
     found, seen = bench.ask("federation", asdict(long), memory=True)
     grown = seen.growth(*found["learning"])
     rows.append(Row(part, "growth of memory over 200 rounds", grown, ("<=", 0.05), "100 clients"))
     return rows
 
 
-def forgetting(bench: Bench, data: Path | None) -> list[Row]:
+def forgetting(bench: StudyRunner, data: Path | None) -> list[Row]:
     """5: beside training again."""
     speech = "RAVDESS" if data else "generated speech"
     part, rows = f"5 retraining / (unlearn + recover), {speech}", []
@@ -203,7 +207,7 @@ def forgetting(bench: Bench, data: Path | None) -> list[Row]:
     return rows
 
 
-def attack(bench: Bench) -> list[Row]:
+def attack(bench: StudyRunner) -> list[Row]:
     """6: adversarial samples."""
     part, rows = "6 attack, samples a second", []
     for domain in ("log-mel", "waveform"):
@@ -224,7 +228,7 @@ def attack(bench: Bench) -> list[Row]:
     return rows
 
 
-def beginning(bench: Bench) -> list[Row]:
+def beginning(bench: StudyRunner) -> list[Row]:
     """7: from the first import to the end of the first round."""
     rows, part = [], "7 start: import to first round, s"
     for name, engine, limit in (("Ray", RAY, 10.0), ("one process", INLINE, 4.0)):
@@ -241,7 +245,7 @@ def run(
     out: Annotated[Path, typer.Option(help="JSON to write.")] = Path("runs/benchmark.json"),
 ) -> None:
     """Measure, print a table, write JSON. Exit code 3 where a target is missed."""
-    raise SystemExit(guarded(lambda: _run(parts.split(","), data, repeats, out)))
+    raise SystemExit(run_command(lambda: _run(parts.split(","), data, repeats, out)))
 
 
 def _run(parts: list[str], data: Path | None, repeats: int, out: Path) -> int:
@@ -251,10 +255,15 @@ def _run(parts: list[str], data: Path | None, repeats: int, out: Path) -> int:
         raise BadInput(f"--data {data}: no such folder")
     if not os.access(next(p for p in out.absolute().parents if p.exists()), os.W_OK):
         raise BadInput(f"--out {out}: cannot be written")
-    measures: dict[str, Callable[[Bench], list[Row]]] = {
-        "overhead": overhead, "flower": flower, "floor": floor, "scale": scale,
-        "unlearning": lambda bench: forgetting(bench, data), "attack": attack, "start": beginning,
-    }  # fmt: skip
+    measures: dict[str, Callable[[StudyRunner], list[Row]]] = {
+        "overhead": overhead,
+        "flower": flower,
+        "floor": floor,
+        "scale": scale,
+        "unlearning": lambda bench: forgetting(bench, data),
+        "attack": attack,
+        "start": beginning,
+    }
     about = machine("cpu") | {"cores": usable_cpus()}
     out.parent.mkdir(parents=True, exist_ok=True)
     columns = (
@@ -266,7 +275,7 @@ def _run(parts: list[str], data: Path | None, repeats: int, out: Path) -> int:
     rows: list[Row] = []
     with Progress(*columns, console=errors, disable=not errors.is_terminal) as bars:
         bar = bars.add_task("Measuring", total=None)
-        bench = Bench(repeats, lambda what: bars.update(bar, description=what, advance=1))
+        bench = StudyRunner(repeats, lambda what: bars.update(bar, description=what, advance=1))
         for part in parts:
             rows += measures[part](bench)
             # After each part: what was measured outlasts whatever comes then.

@@ -24,7 +24,8 @@ from rich.progress import (
 
 from fedunlearn import config as configuration
 from fedunlearn.__main__ import start
-from fedunlearn.cli import guarded, stopped_as_interrupt
+from fedunlearn.cli.exit_codes import run_command
+from fedunlearn.cli.run import stopped_as_interrupt
 from fedunlearn.config import Config
 from fedunlearn.config.fields import LARGEST_SEED
 from fedunlearn.console import Screen, errors, plain, say, warn
@@ -34,7 +35,7 @@ from fedunlearn.study.grid import (
     RECOVERIES,
     Axes,
     Cell,
-    Load,
+    ConfigLoader,
     Variant,
     cells_of,
     parse_numbers,
@@ -43,7 +44,7 @@ from fedunlearn.study.grid import (
 from fedunlearn.study.guard_study import GUARDS
 
 if TYPE_CHECKING:
-    from fedunlearn.study.runner import Bench
+    from fedunlearn.study.runner import StudyRunner
 
 
 def compare(
@@ -119,10 +120,10 @@ def compare(
             raise BadInput("--methods, --variant: name at least one method")
         return _compare(cells_of(load, axes), out)
 
-    raise SystemExit(guarded(command))
+    raise SystemExit(run_command(command))
 
 
-def _loader(file: Path | None, common: dict[str, Any]) -> Load:
+def _loader(file: Path | None, common: dict[str, Any]) -> ConfigLoader:
     # A gap says little without a noise floor, which takes two retrained models.
     seeds = "evaluation.retrained_seeds"
     if seeds not in common and configuration.load(file, common).evaluation.retrained_seeds < 2:
@@ -132,10 +133,10 @@ def _loader(file: Path | None, common: dict[str, Any]) -> Load:
 
 def _compare(cells: list[Cell], out: Path) -> int:
     # Heavy imports wait until the input is known to be good.
-    from fedunlearn.study.runner import Bench
+    from fedunlearn.study.runner import StudyRunner
 
     failed: list[str] = []
-    with stopped_as_interrupt(), Bench(out, warn=warn) as bench, _bars() as bars:
+    with stopped_as_interrupt(), StudyRunner(out, warn=warn) as bench, _bars() as bars:
         bench.check(cells)
         waiting = [cell for cell in cells if not bench.file(cell).exists()]
         bar = bars.add_task("", total=len(cells), completed=len(cells) - len(waiting))
@@ -172,7 +173,7 @@ def _bars() -> Progress:
     )
 
 
-def _write(cells: list[Cell], bench: "Bench", out: Path) -> None:
+def _write(cells: list[Cell], bench: "StudyRunner", out: Path) -> None:
     """Tables and figures of all cells that are there."""
     from fedunlearn.report.study import figures as comparison_figures
     from fedunlearn.report.study import statistics as comparison

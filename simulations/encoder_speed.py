@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedunlearn.__main__ import start
-from fedunlearn.cli import guarded
+from fedunlearn.cli.exit_codes import run_command
 from fedunlearn.config.fields import LARGEST_SHAPE
 from fedunlearn.console import Screen, errors, say, visible
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, RunFailed
@@ -56,14 +56,14 @@ def encoder_speed(
 
     def command() -> int:
         # Heavy imports wait.
-        from fedunlearn.config import ModelSettings
+        from fedunlearn.config.model import ModelSettings
         from fedunlearn.models import resolved
-        from fedunlearn.study.encoder_speed import Load, measure
+        from fedunlearn.study.encoder_speed import EncoderLoad, measure
 
         if not math.isfinite(seconds):
             raise BadInput(f"--seconds {seconds}: give a number of seconds")
         if one:
-            print(json.dumps(measure(Load(**json.loads(one)))))
+            print(json.dumps(measure(EncoderLoad(**json.loads(one)))))
             return EXIT_OK
         chosen = {"device": device, "precision": precision, "seconds_at_once": seconds_at_once}
         loads = []
@@ -71,7 +71,7 @@ def encoder_speed(
             settings = _settings(ModelSettings, model or _MODELS["cpu"], {**chosen, "trains": part})
             found = resolved(settings).encoder
             loads.append(
-                Load(
+                EncoderLoad(
                     model or _MODELS[found.device],
                     part,
                     found.device,
@@ -99,7 +99,7 @@ def encoder_speed(
             errors.labelled("the two attacks differ:", "red", told)
         return EXIT_FAILED if apart else EXIT_OK
 
-    raise SystemExit(guarded(command))
+    raise SystemExit(run_command(command))
 
 
 def _settings(kind: Any, model: str, encoder: dict[str, Any]) -> Any:

@@ -15,7 +15,8 @@ import typer
 
 from fedunlearn import config as configuration
 from fedunlearn.__main__ import start
-from fedunlearn.cli import guarded, stopped_as_interrupt
+from fedunlearn.cli.exit_codes import run_command
+from fedunlearn.cli.run import stopped_as_interrupt
 from fedunlearn.config.fields import LARGEST, LARGEST_SEED, LARGEST_SHAPE
 from fedunlearn.console import Screen, errors, plain, warn
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, RunFailed
@@ -63,15 +64,15 @@ def guard(
         )
         return _measure(trials, out)
 
-    raise SystemExit(guarded(command))
+    raise SystemExit(run_command(command))
 
 
 def _measure(trials: list[Trial], out: Path) -> int:
     # Heavy imports wait until the input is known to be good.
-    from fedunlearn.study.runner import Bench
+    from fedunlearn.study.runner import StudyRunner
 
     failed = False
-    with stopped_as_interrupt(), Bench(out, partial=True, warn=warn) as bench:
+    with stopped_as_interrupt(), StudyRunner(out, partial=True, warn=warn) as bench:
         bench.check([trial.cell for trial in trials])
         for trial in trials:
             if bench.file(trial.cell).exists():

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from fedunlearn import config as configuration
 from fedunlearn.__main__ import start
-from fedunlearn.cli import guarded
+from fedunlearn.cli.exit_codes import run_command
 from fedunlearn.errors import EXIT_OK
 
 _SMALL: dict[str, Any] = {
@@ -47,7 +47,7 @@ def measures(
             print(file)
         return EXIT_OK
 
-    raise SystemExit(guarded(command))
+    raise SystemExit(run_command(command))
 
 
 def _runs() -> dict[str, Any]:

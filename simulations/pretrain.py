@@ -20,7 +20,8 @@ from rich.progress import (
 )
 
 from fedunlearn.__main__ import start
-from fedunlearn.cli import guarded, stopped_as_interrupt
+from fedunlearn.cli.exit_codes import run_command
+from fedunlearn.cli.run import stopped_as_interrupt
 from fedunlearn.config.fields import LARGEST, LARGEST_SEED, LARGEST_SHAPE
 from fedunlearn.console import errors, warn
 from fedunlearn.corpora import unlabelled
@@ -66,7 +67,7 @@ def pretrain(
         shape = {"steps": steps, "batch": batch, "lr": lr, "hidden": hidden, "layers": layers}
         return _pretrain(out, kind, choice, seed, {k: v for k, v in shape.items() if v is not None})
 
-    raise SystemExit(guarded(command))
+    raise SystemExit(run_command(command))
 
 
 def _pretrain(

@@ -28,7 +28,7 @@ from rich.table import Table
 
 from fedunlearn import config as configuration
 from fedunlearn.__main__ import start
-from fedunlearn.cli import guarded
+from fedunlearn.cli.exit_codes import run_command
 from fedunlearn.config import Config
 from fedunlearn.console import Screen, errors, say
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, RunFailed
@@ -62,7 +62,7 @@ def soak(
         folder, _ = make_new_folder(out or Path("runs") / f"soak-{datetime.now():%Y%m%d-%H%M%S}")
         return _Tormentor(folder, clients, engine, seed).torment(60 * minutes)
 
-    raise SystemExit(guarded(command))
+    raise SystemExit(run_command(command))
 
 
 # ---- the one who torments --------------------------------------------------------------------------------
@@ -152,20 +152,22 @@ class _Tormentor:
             self._withdraw(run)
 
     def _wish(self, run: Path) -> None:
-        from fedunlearn.deletion import Inbox, Wish
+        from fedunlearn.deletion.inbox import FiledRequest, Inbox
 
         client = int(self._dice.integers(self._clients))
         vault = run / "vaults" / f"client-{client:04d}"
         if (vault / "index.json").exists():
             name = f"{int(self._dice.integers(2**63)):016x}"
-            Inbox(vault).file(Wish(name, "some", f"person-{name}", count=int(self._dice.integers(1, 5))))
+            Inbox(vault).file(
+                FiledRequest(name, "some", f"person-{name}", count=int(self._dice.integers(1, 5)))
+            )
             if self._dice.random() < 0.3:  # once more, as impatient people do
-                Inbox(vault).file(Wish(name, "some", f"person-{name}", count=2))
+                Inbox(vault).file(FiledRequest(name, "some", f"person-{name}", count=2))
             self._wishes.append((client, name))
             self._injected["wishes filed by people"] += 1
 
     def _withdraw(self, run: Path) -> None:
-        from fedunlearn.deletion import Inbox
+        from fedunlearn.deletion.inbox import Inbox
 
         client, name = self._wishes[int(self._dice.integers(len(self._wishes)))]
         Inbox(run / "vaults" / f"client-{client:04d}").file_withdrawal(name)

@@ -26,13 +26,27 @@ def rows_of(
                 own = {"original": 0.5, "unlearned": value - 0.05, "recovered": value, "retrained": 0.0}
                 row = dict.fromkeys(COLUMNS)
                 row |= {
-                    "method": method, "algorithm": method, "sees": (sees or {}).get(method, "forget"),
-                    "forget_size": 10, "requesters": 1, "aggregation": "sum", "recovery": "gentle",
-                    "window": 0, "rounds_waited_mean": 0.0, "seed": seed, "stage": stage, "gap": gap,
-                    "forget": 0.5 + own[stage], "retain": 1.0,
-                    "test": 0.6, "membership": None, "client_seconds": 1.0, "gap_forget": gap,
-                    "reversion": 0.05 if stage == "recovered" else None, "noise_floor": floor,
+                    "method": method,
+                    "algorithm": method,
+                    "sees": (sees or {}).get(method, "forget"),
+                    "forget_size": 10,
+                    "requesters": 1,
+                    "aggregation": "sum",
+                    "recovery": "gentle",
+                    "window": 0,
+                    "rounds_waited_mean": 0.0,
+                    "seed": seed,
+                    "stage": stage,
+                    "gap": gap,
+                    "forget": 0.5 + own[stage],
+                    "retain": 1.0,
+                    "test": 0.6,
+                    "membership": None,
+                    "client_seconds": 1.0,
+                    "gap_forget": gap,
+                    "reversion": 0.05 if stage == "recovered" else None,
+                    "noise_floor": floor,
                     "seeds": [(0.5, 1.0), (0.52, 0.99), (0.48, 1.01)] if stage == "retrained" else [],
-                }  # fmt: skip
+                }
                 rows.append(row | changed)
     return rows

@@ -79,7 +79,7 @@ def example_results() -> dict[str, Any]:
             "phases": {"learn": 71.2, "unlearn": 1.1, "recover": 6.0, "judge": 12.4},
             "references": {"original": "trained", "retrained": "cached"},
         },
-    }  # fmt: skip
+    }
 
 
 def eventful_results() -> dict[str, Any]:
@@ -90,29 +90,92 @@ def eventful_results() -> dict[str, Any]:
     """
     results = example_results()
     first, second, third, fourth = results["requests"]
-    unserved = ("round_applied", "rounds_waited", "forget_accuracy", "steps", "stopped", "adversarial",
-                "attack_success", "update_norm")  # fmt: skip
+    unserved = (
+        "round_applied",
+        "rounds_waited",
+        "forget_accuracy",
+        "steps",
+        "stopped",
+        "adversarial",
+        "attack_success",
+        "update_norm",
+    )
     never = fourth | dict.fromkeys(unserved)
     results["requests"] = [
-        first | {"round_applied": 32, "rounds_waited": 2, "devices": 2, "learned": 30, "joint_with": ["x"],
-                 "history": _history(30, 30, 32, 32, 32, 34)},
-        first | {"client": 9, "utterances": 12, "learned": 12, "round_applied": 34, "rounds_waited": 4,
-                 "devices": 2, "attempts": 3, "history": _history(30, 31, 34, 34, 34, 34)},
-        second | {"round_raised": 31, "round_applied": 32, "rounds_waited": 1, "deadline": 5,
-                  "history": _history(31, 31, 32, 32, 32, 32)},
-        third | {"round_raised": 33, "round_applied": 41, "rounds_waited": 8, "deadline": 5, "overdue": True,
-                 "attempts": 2, "history": _history(33, 36, 40, 41, 41, 42)},
-        never | {"id": "r-005-1", "client": 5, "state": "withdrawn", "round_raised": 35,
-                  "reason_open": "its person withdrew it",
-                  "history": [*_history(35, 36), {"state": "withdrawn", "round": 38}]},
-        never | {"id": "r-006-1", "client": 6, "state": "refused", "round_raised": 37,
-                  "reason_open": "names 2 utterances that are not its own",
-                  "history": [*_history(37), {"state": "refused", "round": 37}]},
-        never | {"state": "accepted", "round_raised": 39, "deadline": 11, "attempts": 2,
-                  "reason_open": "client 4 dropped twice", "history": _history(39, 39)},
-        never | {"id": "r-007-1", "client": 7, "learned": 0, "round_raised": 40,
-                  "history": [{"state": s, "round": 40} for s in ("raised", "purged", "verified")]},
-    ]  # fmt: skip
+        first
+        | {
+            "round_applied": 32,
+            "rounds_waited": 2,
+            "devices": 2,
+            "learned": 30,
+            "joint_with": ["x"],
+            "history": _history(30, 30, 32, 32, 32, 34),
+        },
+        first
+        | {
+            "client": 9,
+            "utterances": 12,
+            "learned": 12,
+            "round_applied": 34,
+            "rounds_waited": 4,
+            "devices": 2,
+            "attempts": 3,
+            "history": _history(30, 31, 34, 34, 34, 34),
+        },
+        second
+        | {
+            "round_raised": 31,
+            "round_applied": 32,
+            "rounds_waited": 1,
+            "deadline": 5,
+            "history": _history(31, 31, 32, 32, 32, 32),
+        },
+        third
+        | {
+            "round_raised": 33,
+            "round_applied": 41,
+            "rounds_waited": 8,
+            "deadline": 5,
+            "overdue": True,
+            "attempts": 2,
+            "history": _history(33, 36, 40, 41, 41, 42),
+        },
+        never
+        | {
+            "id": "r-005-1",
+            "client": 5,
+            "state": "withdrawn",
+            "round_raised": 35,
+            "reason_open": "its person withdrew it",
+            "history": [*_history(35, 36), {"state": "withdrawn", "round": 38}],
+        },
+        never
+        | {
+            "id": "r-006-1",
+            "client": 6,
+            "state": "refused",
+            "round_raised": 37,
+            "reason_open": "names 2 utterances that are not its own",
+            "history": [*_history(37), {"state": "refused", "round": 37}],
+        },
+        never
+        | {
+            "state": "accepted",
+            "round_raised": 39,
+            "deadline": 11,
+            "attempts": 2,
+            "reason_open": "client 4 dropped twice",
+            "history": _history(39, 39),
+        },
+        never
+        | {
+            "id": "r-007-1",
+            "client": 7,
+            "learned": 0,
+            "round_raised": 40,
+            "history": [{"state": s, "round": 40} for s in ("raised", "purged", "verified")],
+        },
+    ]
     results["timeline"] = [
         row | ({"round": moved, "requests": names} if row["phase"] == "unlearn" else {})
         for row, (moved, names) in _unlearn_steps(results["timeline"])
@@ -120,14 +183,16 @@ def eventful_results() -> dict[str, Any]:
     results |= {
         "status": "partial",
         "failure": "request r-004-1 of client 4 is accepted, not verified",
-        "availability": {"unreachable": [[31, 4], [33, 2], [34, 5], [40, 1]],
-                         "requesters": [[3, 34, 36], [3, 37, 39], [9, 31, 32]]},
+        "availability": {
+            "unreachable": [[31, 4], [33, 2], [34, 5], [40, 1]],
+            "requesters": [[3, 34, 36], [3, 37, 39], [9, 31, 32]],
+        },
         "faults": [
             {"round": 32, "phase": "unlearn", "client": 9, "kind": "late", "reason": "3 rounds late"},
             {"round": 40, "phase": "unlearn", "client": 4, "kind": "dropped", "reason": "no reply"},
             {"round": 42, "phase": "unlearn", "client": 4, "kind": "dropped", "reason": "no reply"},
         ],
-    }  # fmt: skip
+    }
     results["config"]["deletions"]["window"] = 2
     return results
 
@@ -184,8 +249,12 @@ def _rank(name: str, mean_gap: float, useful: bool, why: str) -> dict[str, Any]:
 
 def _cost(rounds: int, client: float, wall: float, up: int, down: int) -> dict[str, float]:
     return {
-        "rounds": rounds, "client_seconds": client, "wall_seconds": wall, "bytes_up": up, "bytes_down": down
-    }  # fmt: skip
+        "rounds": rounds,
+        "client_seconds": client,
+        "wall_seconds": wall,
+        "bytes_up": up,
+        "bytes_down": down,
+    }
 
 
 def _requests() -> list[dict[str, Any]]:
@@ -273,4 +342,4 @@ def _config() -> dict[str, Any]:
         "unlearning": {"method": "l2ul", "aggregation": "sum", "l2ul": {"attack": {"eps": 0.4, "steps": 5}}},
         "recovery": {"rounds": 4, "epochs": 1, "lr": 0.02},
         "evaluation": {"curve_every": 1, "retrained_seeds": 2, "bootstrap": 1000},
-    }  # fmt: skip
+    }

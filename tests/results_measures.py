@@ -23,8 +23,12 @@ def add_measures(results: dict[str, Any]) -> dict[str, Any]:
         gap = results["gap"][name]
         gap |= {"low": round(max(0.0, gap["mean"] - half), 4), "high": round(gap["mean"] + half, 4)}
         gap["against"] = [round(gap["mean"] - 0.002, 4), round(gap["mean"] + 0.002, 4)]
-    ways = {"recovered": (0.926, 0.991), "unlearned": (1.29, 0.84), "control: none": (0.0, 1.0),
-            "control: destroy": (2.06, 0.0)}  # fmt: skip
+    ways = {
+        "recovered": (0.926, 0.991),
+        "unlearned": (1.29, 0.84),
+        "control: none": (0.0, 1.0),
+        "control: destroy": (2.06, 0.0),
+    }
     for row in results["ranking"]:
         name = next(name for name in ways if row["name"].startswith(name))
         row |= dict(zip(("forgetting", "retention"), ways[name], strict=True))
@@ -44,7 +48,9 @@ def add_measures(results: dict[str, Any]) -> dict[str, Any]:
             "retrained": {**_relearn(200.0, 200, 200), "reached": False},
         },
         "reversion": {
-            "forget": 0.162, "membership": 0.044, "gap": -0.0562,
+            "forget": 0.162,
+            "membership": 0.044,
+            "gap": -0.0562,
             "steps": [
                 {"round": 30, "clients": [1], "before": 1.0, "unlearned": 0.431, "recovered": 0.584},
                 {"round": 35, "clients": [2], "before": 0.584, "unlearned": 0.43, "recovered": 0.58},
@@ -57,7 +63,7 @@ def add_measures(results: dict[str, Any]) -> dict[str, Any]:
             "recovered": {"gum": 0.688, "cgum": 0.671, "efficacy": 0.981, "utility": 0.991, "time": 0.461},
         },
         "attacks": _attacks(rng),
-    }  # fmt: skip
+    }
     for request in results["requests"]:
         request["usual_norm"] = round(1.9 - 0.01 * request["round_raised"], 3)
     for phase, cost in results["cost"].items():
@@ -80,8 +86,11 @@ def _intervals(model: dict[str, Any], rng: np.random.Generator) -> None:
     attack |= {"n": model["forget"]["n"], "tpr_at": low, "roc": curve}
     same = round(0.5 + 0.9 * (attack["auc"] - 0.5), 3)
     model["membership_same_speaker"] = {
-        "auc": same, "low": round(max(0.0, same - 0.11), 3), "high": round(min(1.0, same + 0.11), 3), "n": 88
-    }  # fmt: skip
+        "auc": same,
+        "low": round(max(0.0, same - 0.11), 3),
+        "high": round(min(1.0, same + 0.11), 3),
+        "n": 88,
+    }
     counts = np.full((6, 6), round(60 * (1 - model["unseen"]["accuracy"]) / 5)) + rng.integers(0, 4, (6, 6))
     np.fill_diagonal(counts, round(60 * model["unseen"]["accuracy"]))
     model["confusion"]["unseen"] = counts.tolist()
@@ -108,14 +117,18 @@ def _attack(auc: float, members: int, others: int, wide: float) -> dict[str, Any
     tpr = np.concatenate([[0.0], norm.cdf(lift + norm.ppf(fpr[1:-1])), [1.0]])
     rates = {name: float(norm.cdf(lift + norm.ppf(float(name)))) for name in ("0.01", "0.001")}
     return {
-        "auc": auc, "low": round(auc - wide, 3), "high": round(min(1.0, auc + wide), 3),
-        "n_in": members, "n_out": others, "left_out": 3,
+        "auc": auc,
+        "low": round(auc - wide, 3),
+        "high": round(min(1.0, auc + wide), 3),
+        "n_in": members,
+        "n_out": others,
+        "left_out": 3,
         "tpr_at": {
             name: {"value": round(v, 4), "low": round(0.7 * v, 4), "high": round(min(1.0, 1.4 * v), 4)}
             for name, v in rates.items()
         },
         "roc": {"fpr": fpr.round(6).tolist(), "tpr": tpr.round(6).tolist()},
-    }  # fmt: skip
+    }
 
 
 def _attacks(rng: np.random.Generator) -> dict[str, Any]:
@@ -148,8 +161,13 @@ def _fairness(rng: np.random.Generator) -> dict[str, Any]:
             continue  # it deleted everything
         for speaker in range(2 if client == 5 else 1):
             before = float(np.clip(rng.normal(0.61, 0.11), 0.2, 0.95))
-            values = [before, *(float(np.clip(before + rng.normal(m, s), 0, 1)) for m, s in
-                                ((-0.09, 0.05), (-0.026, 0.04), (-0.033, 0.04)))]  # fmt: skip
+            values = [
+                before,
+                *(
+                    float(np.clip(before + rng.normal(m, s), 0, 1))
+                    for m, s in ((-0.09, 0.05), (-0.026, 0.04), (-0.033, 0.04))
+                ),
+            ]
             named = zip((*STAGES, "retrained"), values, strict=True)
             speakers.append(
                 {"client": client, "speaker": speaker, "gender": ("female", "male")[client % 2], "n": 12}
@@ -180,10 +198,12 @@ def _fairness(rng: np.random.Generator) -> dict[str, Any]:
 def _change(speakers: list[dict[str, Any]], name: str) -> dict[str, Any]:
     change = np.array([s[name] - s["original"] for s in speakers])
     return {
-        "mean": round(float(change.mean()), 4), "std": round(float(change.std(ddof=1)), 4),
-        "worst": round(float(change.min()), 4), "worst_client": speakers[int(change.argmin())]["client"],
+        "mean": round(float(change.mean()), 4),
+        "std": round(float(change.std(ddof=1)), 4),
+        "worst": round(float(change.min()), 4),
+        "worst_client": speakers[int(change.argmin())]["client"],
         "n": len(speakers),
-    }  # fmt: skip
+    }
 
 
 def _relearn(steps: float, low: float, high: float) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from fedunlearn import config as configuration
 from fedunlearn.config import Config
 from fedunlearn.engines.engine import play
 from fedunlearn.experiment.experiment import Experiment
-from fedunlearn.experiment.preparation import Heard, listen, prepare, resolve
+from fedunlearn.experiment.preparation import DecodedCorpus, listen, prepare, resolve
 from fedunlearn.experiment.progress import Progress
 
 SCHEDULE = [
@@ -54,10 +54,10 @@ def prepared(
     return prepare(config, out, cache, Progress(Console(quiet=True)), heard)
 
 
-_HEARD: dict[str, Heard] = {}
+_HEARD: dict[str, DecodedCorpus] = {}
 
 
-def heard_once(config: Config) -> Heard | None:
+def heard_once(config: Config) -> DecodedCorpus | None:
     """Generated speech is the same for all tests that have its settings; None for any other."""
     if config.corpus.name != "synthetic":
         return None
@@ -79,7 +79,7 @@ def run_small(
 
 
 def resumed(
-    out: Path, config: Config, cache: Path, mods: Sequence[Any] = (), heard: Heard | None = None
+    out: Path, config: Config, cache: Path, mods: Sequence[Any] = (), heard: DecodedCorpus | None = None
 ) -> dict[str, Any]:
     """Take up a run that was left, or begin it where there is none, and play it to its end."""
     begun = out.exists()

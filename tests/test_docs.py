@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedunlearn.config import Config, ScheduledDeletion
+from fedunlearn.config import Config
+from fedunlearn.config.deletion import ScheduledDeletion
 
 ROOT = Path(__file__).parent.parent
 

@@ -10,13 +10,14 @@ import pytest
 from small_run import prepared, resumed, run_small, small_config
 from tiny import tiny_vault
 
-from fedunlearn.deletion import Inbox, Wish
+from fedunlearn.deletion.inbox import FiledRequest, Inbox
 from fedunlearn.engines.engine import play
 from fedunlearn.errors import BadInput
 from fedunlearn.links import discard, open_to_append, remove, wipe, wipe_abandoned
 from fedunlearn.run_folder import RunFolder, write_atomically
+from fedunlearn.vault.files import DamagedVault
 from fedunlearn.vault.relocation import papers_of, whole
-from fedunlearn.vault.vault import DamagedVault, Vault
+from fedunlearn.vault.vault import Vault
 
 PRECIOUS = b"precious " * 100
 ONE: dict[str, Any] = {
@@ -26,7 +27,7 @@ ONE: dict[str, Any] = {
     "recovery__rounds": 0,
 }
 """one round, one deletion"""
-WISH = Wish("ab" * 8, "all", "person-1")
+WISH = FiledRequest("ab" * 8, "all", "person-1")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_corpus
 
-from fedunlearn.config import PartitionSettings
+from fedunlearn.config.partition import PartitionSettings
 from fedunlearn.corpora.utterance import Corpus, Utterance
 from fedunlearn.errors import BadInput
 from fedunlearn.partition import Partition, deal

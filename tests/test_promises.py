@@ -21,9 +21,9 @@ from fedunlearn.audio import PCM
 from fedunlearn.checkpoints import load_checkpoint
 from fedunlearn.client import app as device_side
 from fedunlearn.client.app import HANDLERS, Device
-from fedunlearn.corpora import Utterance
-from fedunlearn.deletion import RequestBook
+from fedunlearn.corpora.utterance import Utterance
 from fedunlearn.deletion.receipts import receipt_of
+from fedunlearn.deletion.request_store import RequestStore
 from fedunlearn.engines.engine import play
 from fedunlearn.experiment.preparation import read_speech, resolve
 from fedunlearn.ledger import Ledger
@@ -33,7 +33,7 @@ from fedunlearn.models.contract import EmotionModel
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import rng_for
 from fedunlearn.server.clients import settings
-from fedunlearn.unlearning import REFERENCES
+from fedunlearn.unlearning import PRIVILEGED
 from fedunlearn.vault.traces import scan_run
 from fedunlearn.vault.vault import Vault
 
@@ -53,7 +53,7 @@ def speech_of(seed_config: Any = None) -> dict[str, Utterance]:
 
 def forgotten(out: Path) -> list[str]:
     run = RunFolder(out)
-    books = [RequestBook(folder).all() for folder in sorted(run.vaults.iterdir())]
+    books = [RequestStore(folder).all() for folder in sorted(run.vaults.iterdir())]
     return [u for book in books for request in book for u in request.utterances]
 
 
@@ -70,8 +70,13 @@ def test_the_run_is_complete(base: tuple[Path, dict[str, Any]]) -> None:
     assert {"config.toml", "metrics.jsonl", "results.json", "ledger.sqlite", "checkpoints", "vaults"} <= kept
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [r["phase"] for r in rows] == [
-        *["learn"] * 3, "unlearn", "recover", "unlearn", "recover", *["retrain"] * 3
-    ]  # fmt: skip
+        *["learn"] * 3,
+        "unlearn",
+        "recover",
+        "unlearn",
+        "recover",
+        *["retrain"] * 3,
+    ]
 
 
 def test_every_request_is_in_the_ledger_step_by_step(base: tuple[Path, dict[str, Any]]) -> None:
@@ -127,11 +132,11 @@ def test_unlearning_reads_the_forget_set_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, domain: str
 ) -> None:
     """Also the forget half of an upper reference: what it sees more comes in the other half."""
-    kind = "train.forget_part" if method in REFERENCES else "train.unlearn"
+    kind = "train.forget_part" if method in PRIVILEGED else "train.unlearn"
     answer = HANDLERS[kind]
 
     def spied(device: Device, content: RecordDict) -> RecordDict:
-        open_requests = RequestBook(device.vault.folder).open()
+        open_requests = RequestStore(device.vault.folder).open()
         spy = Spy(device.vault.folder)
         spy.allowed = frozenset(u for r in open_requests for u in r.utterances)
         kept = set(spy.ids("train")) - spy.allowed
@@ -219,7 +224,7 @@ def test_a_device_with_next_to_no_speech_keeps_its_moments_to_itself(tmp_path: P
     ((_, frames, mean),) = [row for row in told if row[0] == 2]
     assert frames > 3 and mean > 0  # learning: it has enough to hide in; retraining asks nobody
     device = Device(RunFolder(tmp_path / "run"), 2)
-    reply = HANDLERS["train.calibrate"](device, RecordDict({"settings": settings(date=9)}))
+    reply = HANDLERS["train.calibrate"](device, RecordDict({"settings": settings(rounds_done=9)}))
     assert reply.metric_records["metrics"]["examples"] == 0  # two utterances are left
 
 
@@ -291,8 +296,13 @@ def test_a_leftover_of_4_ms_is_found_wherever_it_lies(
     pcm = speech_of()[gone[0]].pcm()
     loud = int(np.abs(pcm[:-100].astype(int)).argmax())
     assert scanned(out, gone, tmp_path / "session")["found"] == []
-    places = ("run/metrics.jsonl", "run/checkpoints/x.tmp", "run/vaults/client-0004/audio-1.i16",
-              "run-references/y", "session/spilled/z")  # fmt: skip
+    places = (
+        "run/metrics.jsonl",
+        "run/checkpoints/x.tmp",
+        "run/vaults/client-0004/audio-1.i16",
+        "run-references/y",
+        "session/spilled/z",
+    )
     for place in places:
         path = tmp_path / place
         before = path.read_bytes() if path.exists() else b""
@@ -307,7 +317,7 @@ def test_every_device_leaves_its_people_a_receipt(base: tuple[Path, dict[str, An
     for request in results["requests"]:
         vault = RunFolder(out).vault(request["client"])
         receipt = json.loads(receipt_of(vault, request["id"]).read_text())
-        (own,) = RequestBook(vault).all()
+        (own,) = RequestStore(vault).all()
         assert receipt["removed"]["utterances"] == list(own.utterances)
         assert (receipt["from_model"]["round"], receipt["verification"]["found"]) == (
             request["round_applied"],

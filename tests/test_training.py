@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedunlearn.config import LocalSettings, ModelSettings, TrainingSettings
+from fedunlearn.config import LocalSettings, TrainingSettings
+from fedunlearn.config.model import ModelSettings
 from fedunlearn.examples import Examples
-from fedunlearn.models import EmotionModel, build_model
+from fedunlearn.models import build_model
+from fedunlearn.models.contract import EmotionModel
 from fedunlearn.models.functionals import FunctionalsModel
 from fedunlearn.seeding import rng_for
 from fedunlearn.training import (

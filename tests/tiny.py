@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from fedunlearn.audio import PCM, SAMPLE_RATE, quantise
-from fedunlearn.config import PartitionSettings
+from fedunlearn.config.partition import PartitionSettings
 from fedunlearn.corpora.utterance import Corpus, Utterance
 from fedunlearn.partition import Partition, deal
 from fedunlearn.seeding import rng_for
-from fedunlearn.vault.vault import Entry, Vault
+from fedunlearn.vault.index import VaultEntry
+from fedunlearn.vault.vault import Vault
 
 EMOTIONS = ("angry", "calm", "sad")
 
@@ -65,10 +66,10 @@ def tiny_partition(
 
 def recordings_of(
     partition: Partition, client: int, emotions: tuple[str, ...] = EMOTIONS
-) -> list[tuple[Entry, PCM]]:
+) -> list[tuple[VaultEntry, PCM]]:
     """What goes into one device's vault."""
     return [
-        (Entry(u.id, u.emotion, emotions.index(u.emotion), split, len(pcm), u.speaker), pcm)
+        (VaultEntry(u.id, u.emotion, emotions.index(u.emotion), split, len(pcm), u.speaker), pcm)
         for split, utterances in partition.clients[client].splits
         for u in utterances
         for pcm in [u.pcm()]

@@ -13,7 +13,8 @@ from typing import Any
 from fedunlearn.checkpoints import manifest_of
 from fedunlearn.deletion.receipts import add_kept, every_receipt
 from fedunlearn.errors import BadInput
-from fedunlearn.run_folder import RunFolder, read_json_object, wipe
+from fedunlearn.links import wipe
+from fedunlearn.run_folder import RunFolder, read_json_object
 
 _GONE = {"purged", "verified"}
 

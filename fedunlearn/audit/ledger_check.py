@@ -13,9 +13,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from fedunlearn.audit.ledger_notes import Key, LedgerNotes, ReportedLedger, read_books, read_copy, read_notes
-from fedunlearn.deletion import FOLLOWS, OVERDUE, State
+from fedunlearn.audit.ledger_notes import (
+    LedgerNotes,
+    NotedLedger,
+    RequestKey,
+    read_books,
+    read_copy,
+    read_notes,
+)
 from fedunlearn.deletion.receipts import Receipt, every_receipt
+from fedunlearn.deletion.request import FOLLOWS, OVERDUE, RequestState
 from fedunlearn.errors import BadInput, RunFailed
 from fedunlearn.ledger import (
     GENESIS,
@@ -108,10 +115,10 @@ def opened_ledger(run: RunFolder) -> Iterator[LedgerReader]:
 # ---- comparing -------------------------------------------------------------------------------------------
 
 _ENDS = {
-    State.PURGED: {State.PURGED, State.VERIFIED},
-    State.VERIFIED: {State.PURGED, State.VERIFIED},
-    State.WITHDRAWN: {State.WITHDRAWN},
-    State.REFUSED: {State.REFUSED},
+    RequestState.PURGED: {RequestState.PURGED, RequestState.VERIFIED},
+    RequestState.VERIFIED: {RequestState.PURGED, RequestState.VERIFIED},
+    RequestState.WITHDRAWN: {RequestState.WITHDRAWN},
+    RequestState.REFUSED: {RequestState.REFUSED},
 }
 """state in the ledger -> what the device's book says then"""
 
@@ -160,7 +167,7 @@ class _Comparison:
             yield from self._of_books()
             yield from self._of_rows()
 
-    def _own(self, key: Key) -> list[LedgerEntry]:
+    def _own(self, key: RequestKey) -> list[LedgerEntry]:
         return self._rows.get(self._ledger.hashed(*key), [])
 
     def _of_heads(self) -> Iterator[str]:
@@ -185,15 +192,15 @@ class _Comparison:
                 yield self._at(row, f"{printable(row.state)} is no state of a request")
             if strange:
                 continue
-            if rows[0].state != State.RAISED:
+            if rows[0].state != RequestState.RAISED:
                 yield self._at(rows[0], f"a request begins as {rows[0].state}, not as raised")
             for one, following in pairwise(steps):
-                if following.state not in FOLLOWS[State(one.state)]:
+                if following.state not in FOLLOWS[RequestState(one.state)]:
                     yield self._at(
                         following, f"a request that was {one.state} cannot become {following.state}"
                     )
 
-    def _of_results(self, results: ReportedLedger) -> Iterator[str]:
+    def _of_results(self, results: NotedLedger) -> Iterator[str]:
         place, known = self._run.results, self._positions.get(results.head)
         if None not in (known, results.entries) and known != results.entries:
             yield f"{place}: says that the ledger had {results.entries} rows, and its head is row {known}"
@@ -232,7 +239,11 @@ class _Comparison:
             yield f"{place}: no row of the ledger is of {_named(key)}"
             return
         end = self._positions.get(receipt.head_at_purge, len(self._entries))
-        for state in (State.RAISED, State.ACCEPTED, *([State.APPLIED] if receipt.learned else [])):
+        for state in (
+            RequestState.RAISED,
+            RequestState.ACCEPTED,
+            *([RequestState.APPLIED] if receipt.learned else []),
+        ):
             if rows.get(state, end + 1) > end:
                 yield f"{place}: {_named(key)} was {state} before its purge, and no row of the ledger says so"
         if receipt.rows and {row.position for row in receipt.rows} - set(rows.values()):
@@ -252,7 +263,11 @@ class _Comparison:
 
     def _of_books(self) -> Iterator[str]:
         for key, request in self._notes.books.items():
-            if request.state in {State.UNLEARNED, State.PURGED, State.VERIFIED} and not self._own(key):
+            if request.state in {
+                RequestState.UNLEARNED,
+                RequestState.PURGED,
+                RequestState.VERIFIED,
+            } and not self._own(key):
                 place = self._run.vault(key[1]) / "requests.json"
                 yield f"{place}: {_named(key)} is {request.state}, and no row of the ledger is of it"
 
@@ -271,20 +286,20 @@ class _Comparison:
             if rows[0].subject != self._ledger.subject(key[1]):
                 yield self._at(rows[0], f"{_named(key)} is not of the client that it names")
             for row in rows:
-                ends = _ENDS.get(State(row.state)) if row.state in _STATES else None
+                ends = _ENDS.get(RequestState(row.state)) if row.state in _STATES else None
                 if ends and books[key].state not in ends:
                     yield self._at(
                         row, f"says {row.state}, in the device's book {_named(key)} is {books[key].state}"
                     )
-                if row.state == State.VERIFIED and key not in receipts:
+                if row.state == RequestState.VERIFIED and key not in receipts:
                     yield self._at(row, f"says verified, and there is no receipt of {_named(key)}")
 
     def _at(self, row: LedgerEntry, what: str) -> str:
         return f"{self._run.ledger}: row {row.position}: {what}"
 
 
-_STATES = {str(state) for state in State}
+_STATES = {str(state) for state in RequestState}
 
 
-def _named(key: Key) -> str:
+def _named(key: RequestKey) -> str:
     return f"request {printable(key[0])} of client {key[1]}"

@@ -5,17 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedunlearn.deletion import DeletionRequest, RequestBook
 from fedunlearn.deletion.receipts import BadReceipt, Receipt, every_receipt, read_receipt
+from fedunlearn.deletion.request import DeletionRequest
+from fedunlearn.deletion.request_store import RequestStore
 from fedunlearn.errors import BadInput
 from fedunlearn.run_folder import RunFolder, read_json_object
 
-Key = tuple[str, int]
+RequestKey = tuple[str, int]
 """a request's id and its client"""
 
 
 @dataclass(frozen=True)
-class ReportedRequest:
+class NotedRequest:
     """A request as results.json has it.
 
     Attributes:
@@ -24,13 +25,13 @@ class ReportedRequest:
         history: state and round of each step.
     """
 
-    key: Key
+    key: RequestKey
     state: str
     history: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True)
-class ReportedLedger:
+class NotedLedger:
     """What results.json says of the ledger.
 
     Attributes:
@@ -43,7 +44,7 @@ class ReportedLedger:
     head: str
     entries: int | None
     complete: bool
-    requests: tuple[ReportedRequest, ...]
+    requests: tuple[NotedRequest, ...]
 
 
 @dataclass(frozen=True)
@@ -58,20 +59,20 @@ class LedgerNotes:
     """
 
     heads: tuple[tuple[str, str], ...]
-    results: ReportedLedger | None
-    books: Mapping[Key, DeletionRequest]
+    results: NotedLedger | None
+    books: Mapping[RequestKey, DeletionRequest]
     receipts: tuple[tuple[str, int, Receipt], ...]
     copies: tuple[tuple[str, Receipt], ...]
     unusable: tuple[str, ...]
 
     @property
-    def keys(self) -> set[Key]:
+    def keys(self) -> set[RequestKey]:
         """Every request that is named somewhere."""
         reported = {r.key for r in self.results.requests} if self.results else set()
         return {*self.books, *reported, *((r.request, client) for _, client, r in self.receipts)}
 
 
-def known_requests(run: RunFolder) -> set[Key]:
+def known_requests(run: RunFolder) -> set[RequestKey]:
     """Every request that the devices' books or results.json name.
 
     Raises:
@@ -161,7 +162,7 @@ def _read_receipts(run: RunFolder, unusable: list[str]) -> Iterator[tuple[str, i
             unusable.append(f"{file}: is the receipt of another request ({receipt.request})")
 
 
-def read_books(run: RunFolder, unusable: list[str]) -> dict[Key, DeletionRequest]:
+def read_books(run: RunFolder, unusable: list[str]) -> dict[RequestKey, DeletionRequest]:
     """The requests in all devices' books.
 
     Args:
@@ -171,10 +172,10 @@ def read_books(run: RunFolder, unusable: list[str]) -> dict[Key, DeletionRequest
     Raises:
         BadInput: a book cannot be read.
     """
-    found: dict[Key, DeletionRequest] = {}
+    found: dict[RequestKey, DeletionRequest] = {}
     for client in run.clients():
         try:
-            found |= {(r.id, client): r for r in RequestBook(run.vault(client)).all()}
+            found |= {(r.id, client): r for r in RequestStore(run.vault(client)).all()}
         except BadInput as error:
             unusable += error.problems
         except OSError as error:
@@ -182,7 +183,7 @@ def read_books(run: RunFolder, unusable: list[str]) -> dict[Key, DeletionRequest
     return found
 
 
-def _read_results(run: RunFolder, unusable: list[str]) -> ReportedLedger | None:
+def _read_results(run: RunFolder, unusable: list[str]) -> NotedLedger | None:
     content = _read_object(run.results, unusable)
     if content is None:
         return None
@@ -193,7 +194,7 @@ def _read_results(run: RunFolder, unusable: list[str]) -> ReportedLedger | None:
         return None
 
 
-def _results(content: Mapping[str, Any]) -> ReportedLedger:
+def _results(content: Mapping[str, Any]) -> NotedLedger:
     ledger, requests = content.get("ledger"), content.get("requests", [])
     if not isinstance(ledger, dict) or not isinstance(ledger.get("head"), str):
         raise TypeError("does not say what the ledger's head was")
@@ -202,12 +203,12 @@ def _results(content: Mapping[str, Any]) -> ReportedLedger:
         raise TypeError("does not say how many rows the ledger had")
     if not isinstance(requests, list):
         raise TypeError("its requests are no list")
-    return ReportedLedger(
+    return NotedLedger(
         ledger["head"], entries, content.get("status") == "complete", tuple(map(_reported, requests))
     )
 
 
-def _reported(row: Any) -> ReportedRequest:
+def _reported(row: Any) -> NotedRequest:
     if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not _is_count(row.get("client")):
         raise TypeError("one of its requests has no id or no client")
     history = row.get("history", [])
@@ -219,7 +220,7 @@ def _reported(row: Any) -> ReportedRequest:
     if not isinstance(row.get("state"), str):
         raise TypeError("one of its requests has no state")
     steps = tuple((step["state"], step["round"]) for step in history)
-    return ReportedRequest((row["id"], row["client"]), row["state"], steps)
+    return NotedRequest((row["id"], row["client"]), row["state"], steps)
 
 
 def _is_count(value: object) -> bool:

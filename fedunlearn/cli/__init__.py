@@ -4,14 +4,14 @@ from collections.abc import Callable
 
 import typer
 
-from fedunlearn.cli.exit_codes import guarded
+from fedunlearn.cli.exit_codes import run_command
 from fedunlearn.cli.export import export
 from fedunlearn.cli.influence import influence
 from fedunlearn.cli.ledger import receipt, show, verify
 from fedunlearn.cli.requests import delete, requests, withdraw
 from fedunlearn.cli.run import closing_table, report, run, stopped_as_interrupt
 
-__all__ = ["app", "closing_table", "guarded", "run", "stopped_as_interrupt"]
+__all__ = ["app", "closing_table", "run", "run_command", "stopped_as_interrupt"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 _ledger = typer.Typer(no_args_is_help=True, help="What became of every request, and whether it was touched.")

@@ -41,7 +41,7 @@ def compare(folders: Sequence[Path], out: Path | None) -> int:
     Raises:
         BadInput: a folder is named twice or holds no run, or the page cannot go where it is asked to.
     """
-    from fedunlearn.report import write_comparison
+    from fedunlearn.report.runs.page import write_comparison
 
     problems: list[str] = []
     found: dict[Path, dict[str, Any]] = {}

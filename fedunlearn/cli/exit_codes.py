@@ -6,7 +6,7 @@ from collections.abc import Callable
 from fedunlearn.console import errors, plain, warn
 from fedunlearn.errors import EXIT_BAD_INPUT, EXIT_FAILED, BadInput, RunFailed
 
-__all__ = ["errors", "guarded", "plain", "warn"]
+__all__ = ["errors", "plain", "run_command", "warn"]
 
 _OF_A_PATH = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 """errors that say that a path is wrong, whoever gave it, and not what it leads to"""
@@ -15,7 +15,7 @@ _HINTS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), " (is the disk full?)") | d
 )
 
 
-def guarded(command: Callable[[], int]) -> int:
+def run_command(command: Callable[[], int]) -> int:
     """Run a command; bad input and a failed run become their exit codes, each problem one line."""
     try:
         return command()

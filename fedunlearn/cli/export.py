@@ -10,9 +10,9 @@ import typer
 
 from fedunlearn import config as configuration
 from fedunlearn.cli.comparison import read_results
-from fedunlearn.cli.exit_codes import guarded, warn
-from fedunlearn.console import say
-from fedunlearn.deletion import Inbox
+from fedunlearn.cli.exit_codes import run_command
+from fedunlearn.console import say, warn
+from fedunlearn.deletion.inbox import Inbox
 from fedunlearn.errors import EXIT_OK, BadInput
 from fedunlearn.links import remove
 from fedunlearn.run_folder import RunFolder
@@ -29,14 +29,15 @@ def export(
 
     Exit codes: 0 done; 2 bad input, nothing was written; 3 it could not be written.
     """
-    raise SystemExit(guarded(lambda: _export(RunFolder(run), out)))
+    raise SystemExit(run_command(lambda: _export(RunFolder(run), out)))
 
 
 def leave_model(run: RunFolder, results: Mapping[str, Any]) -> Path | None:
     """See that the folder of a run that has ended holds its final model; one of an earlier end goes.
 
     Args:
-        run: whose checkpoints are written. results: as in its results.json.
+        run: whose checkpoints are written.
+        results: as in its results.json.
 
     Returns:
         where; None for a small model, and where the run ended before it had a final model

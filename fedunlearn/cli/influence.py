@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fedunlearn.cli.exit_codes import guarded
+from fedunlearn.cli.exit_codes import run_command
 from fedunlearn.console import say
 from fedunlearn.errors import EXIT_OK
 from fedunlearn.run_folder import RunFolder
@@ -22,7 +22,7 @@ def influence(
 
     Exit codes: 0 listed or deleted; 2 bad input, such as a run that has not come to its end.
     """
-    raise SystemExit(guarded(lambda: _influence(folder, cache, delete)))
+    raise SystemExit(run_command(lambda: _influence(folder, cache, delete)))
 
 
 def _influence(folder: Path, cache: Path | None, delete: bool) -> int:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from fedunlearn.audit.ledger_check import check_ledger, opened_ledger
 from fedunlearn.audit.ledger_notes import known_requests
-from fedunlearn.cli.exit_codes import guarded
+from fedunlearn.cli.exit_codes import run_command
 from fedunlearn.console import Screen, errors, say
 from fedunlearn.deletion.receipts import BadReceipt, every_receipt, read_receipt
 from fedunlearn.errors import EXIT_FAILED, EXIT_NOT_COMPARED, EXIT_OK, BadInput
@@ -26,7 +26,7 @@ _MOST = 50
 
 def show(folder: Folder) -> None:
     """Show every row, with client and request named where the salt and the run folder tell them."""
-    raise SystemExit(guarded(lambda: _show(RunFolder(folder))))
+    raise SystemExit(run_command(lambda: _show(RunFolder(folder))))
 
 
 def verify(
@@ -47,7 +47,7 @@ def verify(
     Exit codes: 0 the ledger is whole and agrees with what was noted; 2 a file cannot be read; 3 something
     contradicts something else, one line each; 4 it is whole in itself, and nothing is there to compare with.
     """
-    raise SystemExit(guarded(lambda: _verify(RunFolder(folder), head, receipt or [])))
+    raise SystemExit(run_command(lambda: _verify(RunFolder(folder), head, receipt or [])))
 
 
 def receipt(
@@ -60,7 +60,7 @@ def receipt(
 
     Exit codes: 0 it is there; 2 there is no such receipt, or the file cannot be written.
     """
-    raise SystemExit(guarded(lambda: _copy_receipt(RunFolder(folder), request, client, out)))
+    raise SystemExit(run_command(lambda: _copy_receipt(RunFolder(folder), request, client, out)))
 
 
 def _show(run: RunFolder) -> int:

@@ -15,16 +15,18 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from fedunlearn.cli.exit_codes import guarded
+from fedunlearn.cli.exit_codes import run_command
 from fedunlearn.config.fields import LARGEST
 from fedunlearn.console import Screen, say
-from fedunlearn.deletion import DeletionRequest, Inbox, RequestBook, State, Wish, admit
+from fedunlearn.deletion.admission import admit
+from fedunlearn.deletion.inbox import FiledRequest, Inbox
 from fedunlearn.deletion.receipts import receipt_of
-from fedunlearn.deletion.request import has_passed
+from fedunlearn.deletion.request import DeletionRequest, RequestState, has_passed
+from fedunlearn.deletion.request_store import RequestStore
 from fedunlearn.errors import EXIT_OK, BadInput
 from fedunlearn.ledger import LedgerReader
 from fedunlearn.run_folder import RunFolder
-from fedunlearn.vault.index import Entry, Index
+from fedunlearn.vault.index import Index, VaultEntry
 
 Run = Annotated[Path, typer.Option("--run", help="The run folder; a run may be going on in it.")]
 Client = Annotated[int, typer.Option(help="Whose device, 0 ...")]
@@ -61,7 +63,7 @@ def delete(
         deadline,
         reason,
     )
-    raise SystemExit(guarded(lambda: _delete(RunFolder(run), client, asked)))
+    raise SystemExit(run_command(lambda: _delete(RunFolder(run), client, asked)))
 
 
 def withdraw(
@@ -73,7 +75,7 @@ def withdraw(
     ],
 ) -> None:
     """Take a request back, on every device that it concerns. Too late once a device has unlearned."""
-    raise SystemExit(guarded(lambda: _withdraw(RunFolder(run), client, request)))
+    raise SystemExit(run_command(lambda: _withdraw(RunFolder(run), client, request)))
 
 
 def requests(
@@ -81,7 +83,7 @@ def requests(
     client: Annotated[int | None, typer.Option(help="Of this client alone.")] = None,
 ) -> None:
     """Show what has been asked and what became of it, on the devices and at the server, and what waits."""
-    raise SystemExit(guarded(lambda: _requests(RunFolder(run), client)))
+    raise SystemExit(run_command(lambda: _requests(RunFolder(run), client)))
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class _Asked:
     deadline: int | None
     reason: str
 
-    def wish(self) -> Wish:
+    def wish(self) -> FiledRequest:
         choices = {"named": self.named, "speaker": self.speaker, "emotion": self.emotion, "all": self.all}
         chosen = [what for what, given in choices.items() if given]
         problems = []
@@ -109,10 +111,17 @@ class _Asked:
         if problems:
             raise BadInput(problems)
         name = secrets.token_hex(8)
-        return Wish(
-            name, chosen[0], f"person-{name}", 0, self.emotion, self.speaker,
-            tuple(dict.fromkeys(self.utterances)), self.deadline, reason=self.reason,
-        )  # fmt: skip
+        return FiledRequest(
+            name,
+            chosen[0],
+            f"person-{name}",
+            0,
+            self.emotion,
+            self.speaker,
+            tuple(dict.fromkeys(self.utterances)),
+            self.deadline,
+            reason=self.reason,
+        )
 
 
 def _delete(run: RunFolder, client: int, asked: _Asked) -> int:
@@ -128,12 +137,12 @@ def _delete(run: RunFolder, client: int, asked: _Asked) -> int:
     if problems:
         raise BadInput(problems)
     expected = _expected(run, client, wish)
-    if expected.state is State.REFUSED:
+    if expected.state is RequestState.REFUSED:
         raise BadInput(f"client {client}: {expected.note}; nothing was filed")
     served = [expected]
     if wish.what == "speaker":
         parts = (_expected(run, other, wish) for other in vaults if other != client)
-        served += [part for part in parts if part.state is State.RAISED]
+        served += [part for part in parts if part.state is RequestState.RAISED]
     wish = replace(wish, devices=len(served))
     for part in sorted(served, key=lambda r: r.client):
         Inbox(run.vault(part.client)).file(wish)
@@ -168,11 +177,11 @@ def _counted(count: int, what: str = "utterance") -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-def _expected(run: RunFolder, client: int, wish: Wish) -> DeletionRequest:
+def _expected(run: RunFolder, client: int, wish: FiledRequest) -> DeletionRequest:
     """What the device would make of a wish if it read it now, after all that was filed before."""
     folder = run.vault(client)
     entries, inbox = _entries(folder), Inbox(folder).waiting()
-    book = list(RequestBook(folder).all())
+    book = list(RequestStore(folder).all())
     for earlier in (w.wish for w in inbox if w.wish and all(w.id != r.id for r in book)):
         book.append(admit(earlier, client, entries, book, _ANY_DATE))
     return admit(wish, client, entries, book, _ANY_DATE)
@@ -184,7 +193,11 @@ def _withdraw(run: RunFolder, client: int, request: str) -> int:
     found = {c: states[request] for c in vaults if request in (states := _states(run.vault(c)))}
     if client not in found:
         raise BadInput(f"--request {request}: client {client} has none of that id; see `fedunlearn requests`")
-    waiting = {c: state for c, state in found.items() if state in {"filed", State.RAISED, State.ACCEPTED}}
+    waiting = {
+        c: state
+        for c, state in found.items()
+        if state in {"filed", RequestState.RAISED, RequestState.ACCEPTED}
+    }
     if client not in waiting:
         raise BadInput(f"--request {request}: cannot be withdrawn, it is {found[client]}")
     for other in waiting:
@@ -227,7 +240,7 @@ def _requests(run: RunFolder, client: int | None) -> int:
 def _rows(run: RunFolder, client: int) -> list[tuple[str, ...]]:
     vault = run.vault(client)
     waiting = Inbox(vault).waiting()
-    book = RequestBook(vault).all()
+    book = RequestStore(vault).all()
     recorded = _recorded(run, client, [r.id for r in book])
     leaving = {w.withdraws for w in waiting if w.withdraws}
     rows: list[tuple[str, ...]] = [
@@ -249,29 +262,37 @@ def _rows(run: RunFolder, client: int) -> list[tuple[str, ...]]:
     return rows
 
 
-def _reached(request: DeletionRequest, recorded: State | None, vault: Path) -> State:
+def _reached(request: DeletionRequest, recorded: RequestState | None, vault: Path) -> RequestState:
     """How far a request has come, by the device's book and by what the server has recorded of it."""
     state = request.state
-    if recorded and state not in {State.WITHDRAWN, State.REFUSED} and not has_passed(state, recorded):
+    if (
+        recorded
+        and state not in {RequestState.WITHDRAWN, RequestState.REFUSED}
+        and not has_passed(state, recorded)
+    ):
         state = recorded
     # The device is not told that it was verified; the receipt is written when nothing of it was found.
-    return State.VERIFIED if state is State.PURGED and receipt_of(vault, request.id).exists() else state
+    return (
+        RequestState.VERIFIED
+        if state is RequestState.PURGED and receipt_of(vault, request.id).exists()
+        else state
+    )
 
 
-def _recorded(run: RunFolder, client: int, ids: Sequence[str]) -> dict[str, State]:
+def _recorded(run: RunFolder, client: int, ids: Sequence[str]) -> dict[str, RequestState]:
     """What the ledger has on a client's requests; nothing where it cannot be read (``ledger verify``)."""
     try:
         with LedgerReader(run.ledger) as ledger:
             known = {request: ledger.states(request, client) for request in ids}
     except Exception:
         return {}
-    named = {request: [s for s in states if s in set(State)] for request, states in known.items()}
-    return {request: State(states[-1]) for request, states in named.items() if states}
+    named = {request: [s for s in states if s in set(RequestState)] for request, states in known.items()}
+    return {request: RequestState(states[-1]) for request, states in named.items() if states}
 
 
 def _states(vault: Path) -> dict[str, str]:
     filed = {w.id: "filed" for w in Inbox(vault).waiting() if w.wish}
-    return filed | {r.id: r.state for r in RequestBook(vault).all()}
+    return filed | {r.id: r.state for r in RequestStore(vault).all()}
 
 
 def _vaults(run: RunFolder, client: int | None = None) -> list[int]:
@@ -284,7 +305,7 @@ def _vaults(run: RunFolder, client: int | None = None) -> list[int]:
     return found
 
 
-def _entries(vault: Path) -> Mapping[str, Entry]:
+def _entries(vault: Path) -> Mapping[str, VaultEntry]:
     try:
         return {e.id: e for e in Index.read(vault).entries}
     except (OSError, ValueError, KeyError) as error:

@@ -14,9 +14,9 @@ from rich.table import Table
 
 from fedunlearn import config as configuration
 from fedunlearn.cli.comparison import compare, read_results, unfit
-from fedunlearn.cli.exit_codes import errors, guarded, warn
+from fedunlearn.cli.exit_codes import run_command
 from fedunlearn.cli.export import leave_model
-from fedunlearn.console import Screen, say
+from fedunlearn.console import Screen, errors, say, warn
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, Interrupted, RunFailed
 from fedunlearn.folders import make_new_folder, remove_folders
 from fedunlearn.inputs import looked_up
@@ -80,7 +80,7 @@ def run(
         "federation.ray_address": ray_address,
         "corpus.skip_bad": skip_bad or None,
     }
-    raise SystemExit(guarded(lambda: _run(config, named, set_ or [], out, cache, resume, track)))
+    raise SystemExit(run_command(lambda: _run(config, named, set_ or [], out, cache, resume, track)))
 
 
 def report(
@@ -94,7 +94,7 @@ def report(
     ] = False,
 ) -> None:
     """Draw a run's report.html again from results.json; of several runs, one page that compares them."""
-    raise SystemExit(guarded(lambda: _report(folders, out, figures)))
+    raise SystemExit(run_command(lambda: _report(folders, out, figures)))
 
 
 def _run(
@@ -125,7 +125,7 @@ def _run(
     from fedunlearn.experiment.preparation import prepare
     from fedunlearn.experiment.progress import Progress
     from fedunlearn.experiment.request_contents import close_books
-    from fedunlearn.report import write_report
+    from fedunlearn.report.run_page import write_report
 
     with stopped_as_interrupt(), Progress(errors) as progress:
         # Runs that begin in the same second must not get the same folder.
@@ -222,7 +222,7 @@ def _report(folders: Sequence[Path], out: Path | None, figures: bool) -> int:
 
 
 def _page(folder: Path, out: Path | None) -> int:
-    from fedunlearn.report import write_report
+    from fedunlearn.report.run_page import write_report
 
     results, page = read_results(folder), out or RunFolder(folder).report
     if out is not None and (problems := unfit(out, [results])):

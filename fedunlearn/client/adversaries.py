@@ -14,16 +14,17 @@ import torch
 from torch import Tensor
 
 from fedunlearn.blockwise import difference
-from fedunlearn.config import AttackerSettings, LocalSettings
+from fedunlearn.config import LocalSettings
+from fedunlearn.config.guard import AttackerSettings
 from fedunlearn.examples import Examples
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.training import train
 
-State = dict[str, Tensor]
-Lie = Callable[["Liar"], State]
+StateDict = dict[str, Tensor]
+Lie = Callable[["Adversary"], StateDict]
 
 
-class Liar:
+class Adversary:
     """What an attacker has to work with.
 
     Attributes:
@@ -53,17 +54,17 @@ class Liar:
         return {name for name, p in self.model.named_parameters() if p.requires_grad}
 
 
-def scaled(liar: Liar) -> State:
+def scaled(liar: Adversary) -> StateDict:
     """The honest update."""
     return liar.honest
 
 
-def flipped(liar: Liar) -> State:
+def flipped(liar: Adversary) -> StateDict:
     """The honest update backwards: remember it better, and undo what others unlearn."""
     return {name: -value for name, value in liar.honest.items()}
 
 
-def targeted(liar: Liar) -> State:
+def targeted(liar: Adversary) -> StateDict:
     """An ordinary round in which every utterance of the target class is said to be of the next one.
 
     Label flipping, after Tolpegin et al. 2020 (arXiv 2007.08432).
@@ -74,7 +75,7 @@ def targeted(liar: Liar) -> State:
     return difference(model.state_dict(), liar.model.state_dict())
 
 
-def random_direction(liar: Liar) -> State:
+def random_direction(liar: Adversary) -> StateDict:
     """Gaussian noise on the trained tensors, as long as the honest update."""
     noise = {
         name: torch.from_numpy(liar.rng.standard_normal(tuple(value.shape)))
@@ -86,7 +87,7 @@ def random_direction(liar: Liar) -> State:
     return {name: (shorter * value).to(liar.honest[name].dtype) for name, value in noise.items()}
 
 
-LIES: dict[str, Lie] = {
+BEHAVIOURS: dict[str, Lie] = {
     "scaled": scaled,
     "flipped": flipped,
     "targeted": targeted,
@@ -94,9 +95,9 @@ LIES: dict[str, Lie] = {
 }
 
 
-def lie(settings: AttackerSettings, liar: Liar) -> State:
+def craft_update(settings: AttackerSettings, liar: Adversary) -> StateDict:
     """What this attacker sends instead of its honest update: the same keys, shapes and types, and finite."""
-    return {name: settings.factor * value for name, value in LIES[settings.kind](liar).items()}
+    return {name: settings.factor * value for name, value in BEHAVIOURS[settings.kind](liar).items()}
 
 
 def _length(update: Mapping[str, Tensor]) -> float:

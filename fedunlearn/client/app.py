@@ -20,7 +20,7 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedunlearn import config as configuration
-from fedunlearn.blockwise import State
+from fedunlearn.blockwise import StateDict
 from fedunlearn.client.liveness import attending
 from fedunlearn.client.privacy import told
 from fedunlearn.client.steps import (
@@ -31,14 +31,16 @@ from fedunlearn.client.steps import (
     trained,
     unlearned,
 )
-from fedunlearn.config import Config, ModelSettings
-from fedunlearn.deletion import RequestBook, answer, raise_due
-from fedunlearn.deletion import State as RequestState
-from fedunlearn.deletion.purge import Applied, purge_requests
-from fedunlearn.deletion.receipts import Method as Deleted
+from fedunlearn.config import Config
+from fedunlearn.config.model import ModelSettings
+from fedunlearn.deletion.admission import raise_due
+from fedunlearn.deletion.purge import AppliedRequests, purge_requests
+from fedunlearn.deletion.receipts import MethodRecord
+from fedunlearn.deletion.request import RequestState
+from fedunlearn.deletion.request_store import RequestStore, answer
 from fedunlearn.examples import Examples
 from fedunlearn.links import open_to_append
-from fedunlearn.messages.records import LARGE, Asked, borrow, lend
+from fedunlearn.messages.records import LARGE, MessageConfig, borrow, lend
 from fedunlearn.messages.scalars import read_scalars
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
@@ -46,7 +48,7 @@ from fedunlearn.partition import Split
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import rng_for
 from fedunlearn.training import TrainingDiverged
-from fedunlearn.unlearning import METHODS, REFERENCES, method_named
+from fedunlearn.unlearning import METHODS, PRIVILEGED, method_named
 from fedunlearn.unlearning.contract import Method, UnlearnFailed
 from fedunlearn.unlearning.privileged.contract import RoundsCard
 from fedunlearn.vault.calibration import may_send_moments
@@ -88,9 +90,9 @@ class Device:
 
     def kept_ids(self, content: RecordDict) -> tuple[str, ...]:
         """The ids of ``kept``, in vault order."""
-        by_date, gone = self.vault.ids("train", by=Asked(content).integer("date")), set[str]()
+        by_date, gone = self.vault.ids("train", by=MessageConfig(content).integer("rounds_done")), set[str]()
         if "withheld" in content.config_records:
-            gone = set(_utterances_of(self, Asked(content, "withheld").texts("requests")))
+            gone = set(_utterances_of(self, MessageConfig(content, "withheld").texts("requests")))
         return tuple(utterance for utterance in by_date if utterance not in gone)
 
     def load(self, content: RecordDict) -> None:
@@ -124,7 +126,7 @@ def _recogniser(settings: ModelSettings, classes: int) -> EmotionModel:
 
 
 @lru_cache(maxsize=1)
-def _room(model: EmotionModel) -> State | None:
+def _room(model: EmotionModel) -> StateDict | None:
     """Where the difference of a large model is written, again and again: new memory would take longer.
 
     What is sent from here holds until the process answers its next message. Whoever reads it has done so.
@@ -206,7 +208,7 @@ def calibrate_locally(device: Device, content: RecordDict) -> RecordDict:
 
 def train_locally(device: Device, content: RecordDict) -> RecordDict:
     """One ordinary or recovery round on everything this client keeps."""
-    asked, config = Asked(content), device.config
+    asked, config = MessageConfig(content), device.config
     epochs, lr = asked.integer("epochs"), asked.real("lr")
     when = (asked.text("phase"), asked.integer("round"), asked.integer("stream"))
 
@@ -231,7 +233,7 @@ def evaluate_locally(device: Device, content: RecordDict) -> RecordDict:
     """What of this client's held-out speech the global model gets right, and log-odds if asked for."""
     device.load(content)
     held_out = device.examples("test")
-    log_odds = bool(Asked(content).integer("log_odds"))
+    log_odds = bool(MessageConfig(content).integer("log_odds"))
     own, rank = device.kept(content) if log_odds else None, device.config.unlearning.calm.rank
     right, of_trained, of_held_out = heard_by(device.model, held_out, own, rank)
     sums = of_trained.as_metrics("trained") | of_held_out.as_metrics("held_out") if log_odds else {}
@@ -240,11 +242,11 @@ def evaluate_locally(device: Device, content: RecordDict) -> RecordDict:
 
 def deletions(device: Device, content: RecordDict) -> RecordDict:
     """The requests of this device, as ids, counts, states and dates, and how much it trains on now."""
-    asked, vault = Asked(content), device.vault
-    date, trained = asked.integer("date"), asked.integer("trained")
-    book = raise_due(device.config, vault, device.client, date)
-    reply = _reply(train=len(vault.ids("train", date)))
-    reply["requests"] = ConfigRecord({**answer(book, vault.entries, date, trained)})
+    asked, vault = MessageConfig(content), device.vault
+    rounds_done, trained = asked.integer("rounds_done"), asked.integer("trained")
+    book = raise_due(device.config, vault, device.client, rounds_done)
+    reply = _reply(train=len(vault.ids("train", rounds_done)))
+    reply["requests"] = ConfigRecord({**answer(book, vault.entries, rounds_done, trained)})
     return reply
 
 
@@ -254,18 +256,18 @@ def unlearn_locally(device: Device, content: RecordDict) -> RecordDict:
 
 
 def _unlearned(device: Device, content: RecordDict, unlearn: Method) -> RecordDict:
-    asked = Asked(content)
+    asked = MessageConfig(content)
     device.load(content)
     config = device.config
     names = asked.texts("requests")
     ids = _utterances_of(device, names)
     forget_set = device.vault.forget_set(ids, device.model)
-    scalars, clock = read_scalars(asked), asked.integer("round")
+    scalars, timeline_round = read_scalars(asked), asked.integer("round")
     result, update = unlearned(
-        device.model, forget_set, unlearn, config, scalars, device.client, clock, config.seed
+        device.model, forget_set, unlearn, config, scalars, device.client, timeline_round, config.seed
     )
     result = told(result, config.privacy)
-    RequestBook(device.vault.folder).set_state(
+    RequestStore(device.vault.folder).set_state(
         names, RequestState.UNLEARNED
     )  # too late to withdraw from here on
     before, after = result.forget_accuracy
@@ -278,7 +280,9 @@ def _unlearned(device: Device, content: RecordDict, unlearn: Method) -> RecordDi
         attack_success=result.attack_success,
     )
     own = partial(device.kept, content)
-    reply["update"] = lend(sent(device.model, update, own, config, device.client, clock, config.seed))
+    reply["update"] = lend(
+        sent(device.model, update, own, config, device.client, timeline_round, config.seed)
+    )
     reply["outcome"] = ConfigRecord(
         {"stopped": result.stopped, "scalars_read": ",".join(result.scalars_read)}
     )
@@ -295,7 +299,7 @@ def forget_part(device: Device, content: RecordDict) -> RecordDict:
 def retain_part(device: Device, content: RecordDict) -> RecordDict:
     """A client's half of an upper reference's round: training on what it keeps."""
     config, card = device.config, _rounds_card(device)
-    rng = rng_for(config.seed, "retain part", device.client, Asked(content).integer("round"))
+    rng = rng_for(config.seed, "retain part", device.client, MessageConfig(content).integer("round"))
 
     def part(kept: Examples) -> float:
         local, teacher = config.training.local, device.teacher(content)
@@ -305,18 +309,20 @@ def retain_part(device: Device, content: RecordDict) -> RecordDict:
 
 
 def _rounds_card(device: Device) -> RoundsCard:
-    card = REFERENCES[device.config.unlearning.method]
+    card = PRIVILEGED[device.config.unlearning.method]
     assert isinstance(card, RoundsCard)
     return card
 
 
 def purge(device: Device, content: RecordDict) -> RecordDict:
     """Remove the named requests' utterances for good, look for them everywhere, leave a receipt."""
-    asked = Asked(content)
+    asked = MessageConfig(content)
     card, run = method_named(device.config.unlearning.method), device.run
-    method = Deleted(card.name, card.source, card.sees, device.config.unlearning.aggregation)
-    date, rounds, since = (asked.integer(name) for name in ("date", "round", "round_applied"))
-    applied = Applied(date, rounds, since, asked.text("model"), method, asked.text("ledger_head"))
+    method = MethodRecord(card.name, card.source, card.sees, device.config.unlearning.aggregation)
+    rounds_done, rounds, since = (asked.integer(name) for name in ("rounds_done", "round", "round_applied"))
+    applied = AppliedRequests(
+        rounds_done, rounds, since, asked.text("model"), method, asked.text("ledger_head")
+    )
     beside = [path for path in run.path.iterdir() if path != run.vaults]  # others' vaults are others' speech
     try:
         done = purge_requests(
@@ -327,7 +333,7 @@ def purge(device: Device, content: RecordDict) -> RecordDict:
         _devices.pop((str(run.path), device.client), None)
         with open_to_append(run.purges) as file:
             file.write(".")
-    train, held = (len(device.vault.ids(split, applied.date)) for split in ("train", "test"))
+    train, held = (len(device.vault.ids(split, applied.rounds_done)) for split in ("train", "test"))
     return _reply(removed=done.removed, verified=int(done.verified), train=train, held=held)
 
 
@@ -403,5 +409,5 @@ def _reply(**metrics: float) -> RecordDict:
 
 def _utterances_of(device: Device, request_ids: Iterable[str]) -> tuple[str, ...]:
     wanted = set(request_ids)
-    book = RequestBook(device.vault.folder).all()
+    book = RequestStore(device.vault.folder).all()
     return tuple(u for r in book if r.id in wanted for u in r.utterances)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedunlearn.config import PrivacySettings
+from fedunlearn.config.guard import PrivacySettings
 from fedunlearn.unlearning.contract import UnlearnResult
 
 
@@ -82,7 +82,8 @@ def delta_of(epsilon: float, ratio: float) -> float:
     delta = Phi(r / 2 - epsilon / r) - e^epsilon Phi(-r / 2 - epsilon / r)
 
     Args:
-        epsilon: >= 0. ratio: r > 0, sensitivity over the noise's standard deviation.
+        epsilon: >= 0.
+        ratio: r > 0, sensitivity over the noise's standard deviation.
     """
     from scipy.special import log_ndtr  # every worker imports this module, and few runs add noise
 
@@ -96,7 +97,8 @@ def epsilon_of(ratio: float, delta: float) -> float:
     """The smallest epsilon >= 0 with ``delta_of(epsilon, ratio) <= delta``, to a relative 1e-12, rounded up.
 
     Args:
-        ratio: > 0, sensitivity over the noise's standard deviation. delta: in (0, 1).
+        ratio: > 0, sensitivity over the noise's standard deviation.
+        delta: in (0, 1).
     """
     if delta_of(0.0, ratio) <= delta:
         return 0.0

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from fedunlearn.blockwise import State, difference
-from fedunlearn.client.adversaries import Liar, lie
+from fedunlearn.blockwise import StateDict, difference
+from fedunlearn.client.adversaries import Adversary, craft_update
 from fedunlearn.client.privacy import released
 from fedunlearn.config import Config
 from fedunlearn.examples import Examples, ForgetSet
@@ -33,7 +33,7 @@ def trained(
     start: Mapping[str, Tensor],
     training: Callable[[], float],
     into: Mapping[str, Tensor] | None = None,
-) -> tuple[State, float]:
+) -> tuple[StateDict, float]:
     """Train a model in place from these weights: what that moved it by, and the loss.
 
     Args:
@@ -45,14 +45,22 @@ def trained(
 
 
 def train_in_round(
-    model: EmotionModel, kept: Examples, config: Config, epochs: int, lr: float, client: int, phase: str,
-    number: int, stream: int,
-) -> float:  # fmt: skip
+    model: EmotionModel,
+    kept: Examples,
+    config: Config,
+    epochs: int,
+    lr: float,
+    client: int,
+    phase: str,
+    number: int,
+    stream: int,
+) -> float:
     """An ordinary or a recovery round of one client, in place; the mean loss of its last epoch.
 
     Args:
-        kept: what it trains on, at least one example. phase, number: "learn" and the ordinary round, or
-            "recover" and the round of the clock. stream: seed of the training's random streams.
+        kept: what it trains on, at least one example.
+        phase, number: "learn" and the ordinary round, or "recover" and the round of the clock.
+        stream: seed of the training's random streams.
 
     Raises:
         TrainingDiverged: the loss is not finite.
@@ -67,7 +75,8 @@ def heard_by(
     """How a client's speech fares with a model: held-out answers that are right, and sums of log-odds.
 
     Args:
-        trained_on: its training speech; None = no log-odds are asked for. rank: of the smoothed model.
+        trained_on: its training speech; None = no log-odds are asked for.
+        rank: of the smoothed model.
 
     Returns:
         (right answers, sums of the training speech, sums of the held-out speech)
@@ -84,30 +93,44 @@ def _sums(model: EmotionModel, examples: Examples) -> Sums:
 
 
 def unlearned(
-    model: EmotionModel, forget_set: ForgetSet, method: Method, config: Config, scalars: ServerScalars,
-    client: int, clock: int, stream: int,
-) -> tuple[UnlearnResult, State]:  # fmt: skip
+    model: EmotionModel,
+    forget_set: ForgetSet,
+    method: Method,
+    config: Config,
+    scalars: ServerScalars,
+    client: int,
+    timeline_round: int,
+    stream: int,
+) -> tuple[UnlearnResult, StateDict]:
     """A requester's unlearning: the result, and by how much it would move the model, which is not changed.
 
     Raises:
         UnlearnFailed: the loss or the output is not finite.
     """
-    rng = rng_for(stream, "unlearn", client, clock)
+    rng = rng_for(stream, "unlearn", client, timeline_round)
     result = method(model, forget_set, config.unlearning, rng, scalars)
     return result, difference(result.state, model.state_dict())
 
 
 def sent(
-    model: EmotionModel, update: State, own: Callable[[], Examples], config: Config, client: int, clock: int,
+    model: EmotionModel,
+    update: StateDict,
+    own: Callable[[], Examples],
+    config: Config,
+    client: int,
+    timeline_round: int,
     stream: int,
-) -> dict[str, Tensor]:  # fmt: skip
+) -> dict[str, Tensor]:
     """An unlearn update as it leaves the device: with noise where the settings say so, a lie of who lies.
 
     Args:
-        model: that the update is for; not changed. own: the training speech that an attacker works with.
+        model: that the update is for; not changed.
+        own: the training speech that an attacker works with.
     """
     if client in config.attackers.clients:
-        rng, target = rng_for(stream, "attacker", client, clock), config.attackers.target
-        return lie(config.attackers, Liar(model, update, own(), config.training.local, target, rng))
+        rng, target = rng_for(stream, "attacker", client, timeline_round), config.attackers.target
+        return craft_update(
+            config.attackers, Adversary(model, update, own(), config.training.local, target, rng)
+        )
     moved = {name for name, p in model.named_parameters() if p.requires_grad}
-    return released(update, moved, config.privacy, rng_for(stream, "privacy", client, clock))
+    return released(update, moved, config.privacy, rng_for(stream, "privacy", client, timeline_round))

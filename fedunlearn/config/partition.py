@@ -12,8 +12,8 @@ class LateRecordings(Settings):
 
     Attributes:
         client: which client, 0 ...
-        count: how many of its training utterances, drawn at random. round: there once this many rounds are
-            done, ordinary and after learning; 0 = from the start.
+        count: how many of its training utterances, drawn at random.
+        round: there once this many rounds are done, ordinary and after learning; 0 = from the start.
     """
 
     client: Count

@@ -65,8 +65,10 @@ def read(path: Path) -> Corpus:
     file = path / FILE_NAME if looked_up(path, path.is_dir) else path
     header, table = _table(file)
     columns = _columns(file, header)
-    rows = [(row, {name: row.fields[at] if at < len(row.fields) else "" for name, at in columns.items()})
-            for row in table]  # fmt: skip
+    rows = [
+        (row, {name: row.fields[at] if at < len(row.fields) else "" for name, at in columns.items()})
+        for row in table
+    ]
     problems = [*_problems(file, len(header), rows)]
     if not rows:
         problems.append(f"{file}: lists no recording")

@@ -8,7 +8,7 @@ NEUTRAL_TRACT = 17.2
 """cm: the vocal tract whose formants the inventory lists."""
 
 
-class State(NamedTuple):
+class PhoneState(NamedTuple):
     """A stretch of speech in which the articulators rest.
 
     Attributes:
@@ -36,36 +36,36 @@ PLACES = np.array(
 """Centre and half width in Hz: labial, alveolar and velar bursts; s, sh, f."""
 
 
-def _stop(place: int, f2: float, f3: float, voiced: bool) -> tuple[State, ...]:
+def _stop(place: int, f2: float, f3: float, voiced: bool) -> tuple[PhoneState, ...]:
     if voiced:
         return (
-            State(0.050, 0.12, 0.0, 0.0, place, 200, f2, f3, 0.3),
-            State(0.010, 0.2, 0.1, 0.5, place, 250, f2, f3, 0.3),
+            PhoneState(0.050, 0.12, 0.0, 0.0, place, 200, f2, f3, 0.3),
+            PhoneState(0.010, 0.2, 0.1, 0.5, place, 250, f2, f3, 0.3),
         )
     return (
-        State(0.060, 0.0, 0.0, 0.0, place, 250, f2, f3, 0.3),
-        State(0.012, 0.0, 0.2, 0.8, place, 300, f2, f3, 0.3),
-        State(0.035, 0.0, 0.8, 0.0, place, 400, f2, f3, 0.8),
+        PhoneState(0.060, 0.0, 0.0, 0.0, place, 250, f2, f3, 0.3),
+        PhoneState(0.012, 0.0, 0.2, 0.8, place, 300, f2, f3, 0.3),
+        PhoneState(0.035, 0.0, 0.8, 0.0, place, 400, f2, f3, 0.8),
     )
 
 
-CONSONANTS: dict[str, tuple[State, ...]] = {
+CONSONANTS: dict[str, tuple[PhoneState, ...]] = {
     "p": _stop(0, 950, 2300, False),
     "t": _stop(1, 1750, 2650, False),
     "k": _stop(2, 1950, 2300, False),
     "b": _stop(0, 950, 2300, True),
     "d": _stop(1, 1750, 2650, True),
     "g": _stop(2, 1950, 2300, True),
-    "s": (State(0.095, 0.0, 0.0, 0.5, 3, 320, 1700, 2600, 0.3),),
-    "z": (State(0.070, 0.35, 0.0, 0.3, 3, 280, 1700, 2600, 0.3),),
-    "sh": (State(0.095, 0.0, 0.0, 0.5, 4, 320, 1850, 2500, 0.3),),
-    "f": (State(0.085, 0.0, 0.0, 0.22, 5, 320, 1100, 2300, 0.3),),
-    "m": (State(0.065, 0.45, 0.0, 0.0, 0, 260, 1050, 2250, 0.3),),
-    "n": (State(0.060, 0.45, 0.0, 0.0, 0, 260, 1500, 2500, 0.3),),
-    "l": (State(0.055, 0.55, 0.0, 0.0, 0, 360, 1200, 2700, 0.6),),
-    "r": (State(0.055, 0.55, 0.0, 0.0, 0, 380, 1250, 1650, 0.7),),
-    "w": (State(0.055, 0.60, 0.0, 0.0, 0, 310, 700, 2200, 0.8),),
-    "j": (State(0.050, 0.60, 0.0, 0.0, 0, 290, 2150, 2900, 0.8),),
+    "s": (PhoneState(0.095, 0.0, 0.0, 0.5, 3, 320, 1700, 2600, 0.3),),
+    "z": (PhoneState(0.070, 0.35, 0.0, 0.3, 3, 280, 1700, 2600, 0.3),),
+    "sh": (PhoneState(0.095, 0.0, 0.0, 0.5, 4, 320, 1850, 2500, 0.3),),
+    "f": (PhoneState(0.085, 0.0, 0.0, 0.22, 5, 320, 1100, 2300, 0.3),),
+    "m": (PhoneState(0.065, 0.45, 0.0, 0.0, 0, 260, 1050, 2250, 0.3),),
+    "n": (PhoneState(0.060, 0.45, 0.0, 0.0, 0, 260, 1500, 2500, 0.3),),
+    "l": (PhoneState(0.055, 0.55, 0.0, 0.0, 0, 360, 1200, 2700, 0.6),),
+    "r": (PhoneState(0.055, 0.55, 0.0, 0.0, 0, 380, 1250, 1650, 0.7),),
+    "w": (PhoneState(0.055, 0.60, 0.0, 0.0, 0, 310, 700, 2200, 0.8),),
+    "j": (PhoneState(0.050, 0.60, 0.0, 0.0, 0, 290, 2150, 2900, 0.8),),
 }
 """Each consonant's states; formant loci near those that Klatt (1980, doi 10.1121/1.383940) uses."""
 

@@ -18,7 +18,7 @@ from fedunlearn.corpora.phones import (
     NEUTRAL_VOWEL,
     VOWEL_SECONDS,
     VOWELS,
-    State,
+    PhoneState,
 )
 from fedunlearn.corpora.prosody import EMOTIONS, Voice, express, voice
 from fedunlearn.corpora.utterance import Corpus, Utterance
@@ -114,7 +114,7 @@ def _score(
     stress = rng.permutation(np.arange(count) % 2) * rng.uniform(0.6, 1.4, count)
     lengths = rng.normal(1.0, 0.08, count)
     breath_group = int(rng.integers(count // 2 - 1, count // 2 + 2))
-    silence = State(0.0, 0.0, 0.0, 0.0, 0, *NEUTRAL_VOWEL, 0.5)
+    silence = PhoneState(0.0, 0.0, 0.0, 0.0, 0, *NEUTRAL_VOWEL, 0.5)
     states, centres = [silence], []
     seconds = [0.08]
     tempo = who.rate * 2 ** how["rate"]
@@ -127,7 +127,7 @@ def _score(
         seconds += [state.seconds * lengths[k] / tempo for state in onset]
         loudness = (0.75 + 0.25 * stress[k]) * (1 - 0.35 * k / count)
         centres.append(len(states))
-        states.append(State(VOWEL_SECONDS, loudness, 0.0, 0.0, 0, *VOWELS[vowel], 0.6))
+        states.append(PhoneState(VOWEL_SECONDS, loudness, 0.0, 0.0, 0, *VOWELS[vowel], 0.6))
         final = 1.3 if k == count - 1 else 1.0
         seconds.append(VOWEL_SECONDS * final * (0.8 + 0.35 * stress[k]) * lengths[k] / tempo)
     states.append(silence)

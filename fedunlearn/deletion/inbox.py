@@ -8,10 +8,10 @@ is neither lost nor heard twice, whatever is killed in between.
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from fedunlearn.config.fields import LARGEST
 from fedunlearn.errors import BadInput
@@ -24,7 +24,7 @@ _KINDS = ("all", "some", "emotion", "speaker", "named")
 
 
 @dataclass(frozen=True)
-class Wish:
+class FiledRequest:
     """What somebody asks of one device.
 
     Attributes:
@@ -50,17 +50,18 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Waiting:
+class InboxFile:
     """One file of the inbox: a wish, or the id of a request to be withdrawn, or something else altogether.
 
     Attributes:
         file: to be unlinked once the book is written.
-        wish: what is asked. withdraws: the id of what is taken back. Neither: it cannot be read.
+        wish: what is asked.
+        withdraws: the id of what is taken back. Neither: it cannot be read.
         problem: why not.
     """
 
     file: Path
-    wish: Wish | None = None
+    wish: FiledRequest | None = None
     withdraws: str = ""
     problem: str = field(default="", compare=False)
 
@@ -82,7 +83,7 @@ class Inbox:
     def __init__(self, vault_folder: Path) -> None:
         self.folder = vault_folder / "inbox"
 
-    def file(self, wish: Wish) -> None:
+    def file(self, wish: FiledRequest) -> None:
         """Leave a wish for the device; on disk when this returns. Filing the same id again has one effect."""
         self._leave(f"{wish.id}{_WISH}", asdict(wish))
 
@@ -90,7 +91,7 @@ class Inbox:
         """Ask the device to take a request back, if it is not too late."""
         self._leave(f"{request}{_WITHDRAWAL}", {"id": request})
 
-    def waiting(self) -> tuple[Waiting, ...]:
+    def waiting(self) -> tuple[InboxFile, ...]:
         """Everything that waits: wishes first, then withdrawals, each in the order in which it was filed."""
         return tuple(sorted(self._read(), key=lambda w: (bool(w.withdraws), *_filed(w.file))))
 
@@ -101,14 +102,14 @@ class Inbox:
         named = (f for f in sorted(self.folder.iterdir()) if f.suffix == _WISH and not f.name.startswith("."))
         return [file for file in named if is_plain(file)]
 
-    def _read(self) -> Iterator[Waiting]:
+    def _read(self) -> Iterator[InboxFile]:
         for file in self.files():
             try:
                 yield _understood(file, json.loads(file.read_text(encoding="utf-8")))
             except FileNotFoundError:
                 continue  # the device has heard it in the meantime
             except (ValueError, TypeError) as error:
-                yield Waiting(file, problem=str(error))
+                yield InboxFile(file, problem=str(error))
 
     def _leave(self, name: str, content: dict[str, Any]) -> None:
         if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
@@ -117,14 +118,14 @@ class Inbox:
         write_atomically(self.folder / name, json.dumps(content))
 
 
-def _understood(file: Path, content: Any) -> Waiting:
+def _understood(file: Path, content: Any) -> InboxFile:
     if not isinstance(content, dict) or not re.fullmatch("[0-9a-f]{16}", str(content.get("id"))):
         raise ValueError("it names no request")
     if file.name.endswith(_WITHDRAWAL):
-        return Waiting(file, withdraws=content["id"])
-    if unknown := content.keys() - {f.name for f in fields(Wish)}:
+        return InboxFile(file, withdraws=content["id"])
+    if unknown := content.keys() - {f.name for f in fields(FiledRequest)}:
         raise ValueError(f"it says {', '.join(sorted(unknown))}, which no wish says")
-    wish = Wish(**{**content, "utterances": tuple(content.get("utterances", ()))})
+    wish = FiledRequest(**{**content, "utterances": tuple(content.get("utterances", ()))})
     if type(wish.deadline) is int:
         # Somebody who gives too many rounds wants the deletion all the same.
         wish = replace(wish, deadline=min(wish.deadline, LARGEST))
@@ -134,7 +135,7 @@ def _understood(file: Path, content: Any) -> Waiting:
         raise ValueError("it does not say what is to go")
     if not all(type(n) is int and 0 <= n <= LARGEST for n in numbers) or wish.devices < 1:
         raise ValueError("its numbers cannot be right")
-    return Waiting(file, wish)
+    return InboxFile(file, wish)
 
 
 def _filed(file: Path) -> tuple[int, str]:
@@ -142,3 +143,32 @@ def _filed(file: Path) -> tuple[int, str]:
         return file.stat().st_mtime_ns, file.name
     except FileNotFoundError:
         return 0, file.name
+
+
+class Spoken(Protocol):
+    """An utterance, as a vault's index or as the corpus knows it."""
+
+    @property
+    def id(self) -> str: ...  # noqa: D102
+    @property
+    def emotion(self) -> str: ...  # noqa: D102
+    @property
+    def speaker(self) -> str: ...  # noqa: D102
+
+
+AnySpoken = TypeVar("AnySpoken", bound=Spoken)
+
+
+def matching(wish: FiledRequest, spoken: Iterable[AnySpoken]) -> list[AnySpoken]:
+    """Those that a wish may mean, in their own order; for "some", all that it is drawn from.
+
+    Args:
+        spoken: training and held-out utterances; for "some" the training ones alone.
+    """
+    if wish.what == "emotion":
+        return [u for u in spoken if u.emotion == wish.emotion]
+    if wish.what == "speaker":
+        return [u for u in spoken if u.speaker == wish.speaker]
+    if wish.what == "named":
+        return [u for u in spoken if u.id in wish.utterances]
+    return list(spoken)

@@ -19,37 +19,39 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from fedunlearn.audio import SAMPLE_RATE
-from fedunlearn.deletion import RequestBook, State
-from fedunlearn.deletion.receipts import Deletion, Method, receipt_of, write_receipt
-from fedunlearn.links import make_own_folder
+from fedunlearn.deletion.receipts import DeletionRecord, MethodRecord, receipt_of, write_receipt
+from fedunlearn.deletion.request import RequestState
+from fedunlearn.deletion.request_store import RequestStore
+from fedunlearn.links import make_own_folder, wipe
 from fedunlearn.models.contract import EmotionModel
-from fedunlearn.run_folder import wipe, write_atomically
+from fedunlearn.run_folder import write_atomically
 from fedunlearn.vault.calibration import drop_calibrated_set
 from fedunlearn.vault.traces import Fingerprints, find_traces
 from fedunlearn.vault.vault import Vault
 
 
 @dataclass(frozen=True)
-class Applied:
+class AppliedRequests:
     """What the server says of a deletion that it has applied; as in ``receipts.Deletion``.
 
-    ``date`` is in the rounds that recordings are dated by; what is recorded after it stays.
+    ``rounds_done`` is in the rounds that recordings are dated by; what is recorded after it stays.
     """
 
-    date: int
+    rounds_done: int
     round: int
     round_applied: int
     model: str
-    method: Method
+    method: MethodRecord
     ledger_head: str = ""
 
 
 @dataclass(frozen=True)
-class Purged:
+class PurgeResult:
     """What became of it.
 
     Attributes:
-        removed: utterances, now. verified: no trace of any of the requests' speech was found.
+        removed: utterances, now.
+        verified: no trace of any of the requests' speech was found.
     """
 
     removed: int
@@ -95,9 +97,9 @@ def purge_requests(
     model: EmotionModel,
     requests: Sequence[str],
     beside: Iterable[Path],
-    applied: Applied,
+    applied: AppliedRequests,
     spared: Iterable[Path] = (),
-) -> Purged:
+) -> PurgeResult:
     """Remove what these requests of the device's own book ask for, and verify it.
 
     Idempotent; whatever interrupted an earlier attempt, this one completes it. A request of which a trace
@@ -113,7 +115,7 @@ def purge_requests(
         OSError: the disk is full or broken; nothing was lost that stays.
     """
     vault.purge(())  # sees what an interrupted attempt, or another process, has done
-    evidence = _plan(vault, model, requests, applied.date)
+    evidence = _plan(vault, model, requests, applied.rounds_done)
     for request, of_it in evidence.items():
         of_it.write(_evidence_of(vault.folder, request))
     removed = vault.purge(i for of_it in evidence.values() for i in of_it.ids)
@@ -127,7 +129,7 @@ def purge_requests(
         r: e for r, e in evidence.items() if not findings.unsearched and not findings.any_of(e.fingerprints)
     }
     for request, of_it in clean.items():
-        deletion = Deletion(
+        deletion = DeletionRecord(
             request,
             of_it.utterances,
             of_it.held_out,
@@ -143,17 +145,17 @@ def purge_requests(
             applied.ledger_head,
         )
         write_receipt(vault.folder, deletion)
-    RequestBook(vault.folder).set_state(requests, State.PURGED)
+    RequestStore(vault.folder).set_state(requests, RequestState.PURGED)
     for request in clean:
         _take_away(_evidence_of(vault.folder, request))
     with suppress(OSError):  # another request's is still in it
         (vault.folder / "evidence").rmdir()
-    return Purged(removed, clean.keys() == set(requests))
+    return PurgeResult(removed, clean.keys() == set(requests))
 
 
 def _plan(vault: Vault, model: EmotionModel, requests: Sequence[str], by: int) -> dict[str, _Evidence]:
     """For each request what was found by an earlier attempt, or else what goes now."""
-    asked = {r.id: r for r in RequestBook(vault.folder).all() if r.id in requests}
+    asked = {r.id: r for r in RequestStore(vault.folder).all() if r.id in requests}
     named = {u for r in asked.values() for u in r.held_out}
     evidence: dict[str, _Evidence] = {}
     going: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
@@ -187,7 +189,8 @@ def leaving_too(vault: Vault, gone: Iterable[str], wanted: Iterable[str], by: in
     """Held-out utterances that go along: whoever takes back all training speech leaves nothing behind.
 
     Args:
-        gone: what is purged by now. wanted: those of them that this request asks for.
+        gone: what is purged by now.
+        wanted: those of them that this request asks for.
         by: rounds done; what is recorded later is no part of it.
     """
     gone = set(gone)
@@ -203,7 +206,8 @@ def going_along(
     """Held-out utterances of one device that go when training speech of some speakers goes.
 
     Args:
-        leaving: speakers of the training speech that goes. staying: of that which is left.
+        leaving: speakers of the training speech that goes.
+        staying: of that which is left.
         held_out: utterance -> speaker.
     """
     if not leaving or not staying:

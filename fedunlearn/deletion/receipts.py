@@ -45,7 +45,7 @@ NOT_PROMISED = (
 
 
 @dataclass(frozen=True)
-class Method:
+class MethodRecord:
     """How the model was made to forget.
 
     Attributes:
@@ -61,13 +61,14 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Deletion:
+class DeletionRecord:
     """What one request came to on one device.
 
     Attributes:
         utterances: the training utterances that it asked for and had, by id.
         held_out: the held-out ones that it asked for, and those that went along, by id.
-        seconds: of audio, of both. derived: names of the features that were made of it and stored.
+        seconds: of audio, of both.
+        derived: names of the features that were made of it and stored.
         round: rounds done when it was removed.
         round_applied, model: from which shared model on: the round in which forgetting was applied, and the
             SHA-256 of the weights right after; -1 or empty = no model had been trained on it.
@@ -83,7 +84,7 @@ class Deletion:
     round: int
     round_applied: int
     model: str
-    method: Method
+    method: MethodRecord
     files: int
     bytes: int
     fingerprints: int
@@ -165,7 +166,7 @@ def removed_by(vault_folder: Path, request: str) -> tuple[str, ...]:
     return read_receipt(path).removed if path.exists() else ()
 
 
-def write_receipt(vault_folder: Path, deletion: Deletion, now: datetime | None = None) -> Path:
+def write_receipt(vault_folder: Path, deletion: DeletionRecord, now: datetime | None = None) -> Path:
     """Leave a receipt, unless there is one: the first tells when it was. Returns where it is."""
     path = receipt_of(vault_folder, deletion.request)
     if path.exists():

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
-class State(StrEnum):
+class RequestState(StrEnum):
     """What has become of a request; each is recorded in the ledger before the next step begins."""
 
     RAISED = "raised"
@@ -18,24 +18,34 @@ class State(StrEnum):
     REFUSED = "refused"
 
 
-FOLLOWS: Mapping[State, frozenset[State]] = {
+FOLLOWS: Mapping[RequestState, frozenset[RequestState]] = {
     # What no model has been trained on is purged without being unlearned; and a device does not see all that
     # the server does with its request (it is never told that it was accepted, or its update applied).
-    State.RAISED: frozenset({State.ACCEPTED, State.UNLEARNED, State.PURGED, State.WITHDRAWN, State.REFUSED}),
-    State.ACCEPTED: frozenset({State.UNLEARNED, State.PURGED, State.WITHDRAWN, State.REFUSED}),
-    State.UNLEARNED: frozenset({State.APPLIED, State.PURGED}),
-    State.APPLIED: frozenset({State.PURGED}),
-    State.PURGED: frozenset({State.VERIFIED}),
-    State.VERIFIED: frozenset(),
-    State.WITHDRAWN: frozenset(),
-    State.REFUSED: frozenset(),
+    RequestState.RAISED: frozenset(
+        {
+            RequestState.ACCEPTED,
+            RequestState.UNLEARNED,
+            RequestState.PURGED,
+            RequestState.WITHDRAWN,
+            RequestState.REFUSED,
+        }
+    ),
+    RequestState.ACCEPTED: frozenset(
+        {RequestState.UNLEARNED, RequestState.PURGED, RequestState.WITHDRAWN, RequestState.REFUSED}
+    ),
+    RequestState.UNLEARNED: frozenset({RequestState.APPLIED, RequestState.PURGED}),
+    RequestState.APPLIED: frozenset({RequestState.PURGED}),
+    RequestState.PURGED: frozenset({RequestState.VERIFIED}),
+    RequestState.VERIFIED: frozenset(),
+    RequestState.WITHDRAWN: frozenset(),
+    RequestState.REFUSED: frozenset(),
 }
 """state -> the states that may come next. There is no way back."""
 
 OVERDUE = "overdue"
 """recorded beside the states: the deadline passed while the request was open; it is served all the same"""
 
-CLOSED = frozenset({State.PURGED, State.VERIFIED, State.WITHDRAWN, State.REFUSED})
+CLOSED = frozenset({RequestState.PURGED, RequestState.VERIFIED, RequestState.WITHDRAWN, RequestState.REFUSED})
 """A device has nothing more to do for a request in one of these."""
 
 
@@ -54,7 +64,7 @@ class ImpossibleStep(Exception):
     """A request was to go to a state that cannot follow the one it is in; ``str(error)`` names both."""
 
 
-def has_passed(now: State, state: State) -> bool:
+def has_passed(now: RequestState, state: RequestState) -> bool:
     """Whether a request that is ``now`` has been in ``state``, or went past it on a shorter way.
 
     So a step that is taken again (a retry, a reply after its timeout) has no second effect.
@@ -62,7 +72,7 @@ def has_passed(now: State, state: State) -> bool:
     return state == now or now in _beyond(state)
 
 
-def step(now: State, to: State) -> State:
+def step(now: RequestState, to: RequestState) -> RequestState:
     """The state after a step: ``to``, or ``now`` where that was reached before.
 
     Raises:
@@ -75,14 +85,14 @@ def step(now: State, to: State) -> State:
     return to
 
 
-def _beyond(state: State) -> set[State]:
-    later: set[State] = set()
-    waiting = list(FOLLOWS[state] - {State.WITHDRAWN, State.REFUSED})
+def _beyond(state: RequestState) -> set[RequestState]:
+    later: set[RequestState] = set()
+    waiting = list(FOLLOWS[state] - {RequestState.WITHDRAWN, RequestState.REFUSED})
     while waiting:
         following = waiting.pop()
         if following not in later:
             later.add(following)
-            waiting += FOLLOWS[following] - {State.WITHDRAWN, State.REFUSED}
+            waiting += FOLLOWS[following] - {RequestState.WITHDRAWN, RequestState.REFUSED}
     return later
 
 
@@ -116,7 +126,7 @@ class DeletionRequest:
     round: int
     event: str
     utterances: tuple[str, ...]
-    state: State = State.RAISED
+    state: RequestState = RequestState.RAISED
     deadline: int | None = None
     devices: int = 1
     reason: str = ""
@@ -141,7 +151,7 @@ class DeletionRequest:
         """Whether the device has something to do for it still."""
         return self.state not in CLOSED
 
-    def moved(self, state: State) -> "DeletionRequest":
+    def moved(self, state: RequestState) -> "DeletionRequest":
         """In a state; the same where that was reached before.
 
         Raises:
@@ -157,7 +167,7 @@ class DeletionRequest:
         """
         if self.is_open:
             raise ValueError(f"request {self.id} is {self.state}: it cannot be closed yet")
-        refused = self.note if self.state is State.REFUSED else ""
+        refused = self.note if self.state is RequestState.REFUSED else ""
         return replace(
             self,
             utterances=(),
@@ -168,13 +178,17 @@ class DeletionRequest:
             dropped_held_out=self.held_out_count,
         )
 
-    def at(self, date: int) -> State:
-        """Its state as the server may hear it when ``date`` rounds are done.
+    def at(self, rounds_done: int) -> RequestState:
+        """Its state as the server may hear it when ``rounds_done`` rounds are done.
 
         A run that was killed and goes on from an earlier date hears of a withdrawal when it was made.
         """
-        if self.state is State.WITHDRAWN and self.withdrawn is not None and date < self.withdrawn:
-            return State.RAISED
-        if self.state in {State.ACCEPTED, State.UNLEARNED, State.APPLIED}:
-            return State.RAISED
-        return State.PURGED if self.state is State.VERIFIED else self.state
+        if (
+            self.state is RequestState.WITHDRAWN
+            and self.withdrawn is not None
+            and rounds_done < self.withdrawn
+        ):
+            return RequestState.RAISED
+        if self.state in {RequestState.ACCEPTED, RequestState.UNLEARNED, RequestState.APPLIED}:
+            return RequestState.RAISED
+        return RequestState.PURGED if self.state is RequestState.VERIFIED else self.state

@@ -1,18 +1,14 @@
 """Deletions with a date: when a client raises them, and whether they can happen at all."""
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterator, Sequence
 
-from fedunlearn.config import DeletionSettings, ScheduledDeletion
-from fedunlearn.deletion.choice import matching
-from fedunlearn.deletion.inbox import Wish
+from fedunlearn.config.deletion import DeletionSettings, ScheduledDeletion
+from fedunlearn.corpora.utterance import Utterance
+from fedunlearn.deletion.inbox import FiledRequest, matching
 from fedunlearn.errors import BadInput
-from fedunlearn.seeding import stream_key
-
-if TYPE_CHECKING:
-    from fedunlearn.corpora.utterance import Utterance
-    from fedunlearn.partition import ClientShare, Partition
+from fedunlearn.partition import ClientShare, Partition
+from fedunlearn.seeding import rng_for, stream_key
 
 
 def date_of(event: ScheduledDeletion, learning_rounds: int) -> int:
@@ -25,15 +21,15 @@ def request_id(seed: int, client: int, event: str) -> str:
     return f"{stream_key(seed, 'request', client, event) % 2**64:016x}"
 
 
-def scheduled_wishes(
+def scheduled_requests(
     settings: DeletionSettings,
     client: int,
     speakers: Collection[str],
-    date: int,
+    rounds_done: int,
     learning_rounds: int,
     seed: int,
-) -> list[Wish]:
-    """Everything on the schedule that this client has raised by ``date``.
+) -> list[FiledRequest]:
+    """Everything on the schedule that this client has raised by ``rounds_done``.
 
     Args:
         speakers: whose speech this device holds: what one of them raises at one device is raised at all.
@@ -42,13 +38,13 @@ def scheduled_wishes(
         _wish(event, number, settings, seed)
         for number, event in enumerate(settings.schedule)
         if (event.client == client or (event.what == "speaker" and event.speaker in speakers))
-        and date_of(event, learning_rounds) <= date
+        and date_of(event, learning_rounds) <= rounds_done
     ]
 
 
-def _wish(event: ScheduledDeletion, number: int, settings: DeletionSettings, seed: int) -> Wish:
+def _wish(event: ScheduledDeletion, number: int, settings: DeletionSettings, seed: int) -> FiledRequest:
     name = f"schedule-{number}"
-    return Wish(
+    return FiledRequest(
         id=request_id(seed, event.client, name),
         what=event.what,
         event=name,
@@ -60,7 +56,7 @@ def _wish(event: ScheduledDeletion, number: int, settings: DeletionSettings, see
     )
 
 
-def check_schedule(settings: DeletionSettings, partition: "Partition", learning_rounds: int) -> None:
+def check_schedule(settings: DeletionSettings, partition: Partition, learning_rounds: int) -> None:
     """See that every scheduled deletion, and every burst, can happen in this partition.
 
     Raises:
@@ -106,7 +102,7 @@ def check_schedule(settings: DeletionSettings, partition: "Partition", learning_
         raise BadInput(problems)
 
 
-def _spoken_for_twice(settings: DeletionSettings, partition: "Partition", learning_rounds: int) -> list[str]:
+def _spoken_for_twice(settings: DeletionSettings, partition: Partition, learning_rounds: int) -> list[str]:
     """Events that would find less than they ask for, because an earlier one has taken it back already."""
     problems = []
     taken: dict[int, set[str]] = defaultdict(set)
@@ -137,15 +133,79 @@ def _spoken_for_twice(settings: DeletionSettings, partition: "Partition", learni
     return problems
 
 
-def _meant(event: ScheduledDeletion, share: "ClientShare") -> tuple["Utterance", ...]:
+def _meant(event: ScheduledDeletion, share: ClientShare) -> tuple[Utterance, ...]:
     """What of a client's speech a deletion chooses from."""
     return share.train if event.what == "some" else (*share.train, *share.test)
 
 
-def _named(wish: Wish) -> str:
+def _named(wish: FiledRequest) -> str:
     return repr(wish.emotion or wish.speaker) if wish.what != "named" else ", ".join(wish.utterances)
 
 
 def last_of(schedule: Sequence[ScheduledDeletion], learning_rounds: int) -> int:
     """The date by which everything on a schedule has been raised; at least the end of learning."""
     return max([learning_rounds, *(date_of(e, learning_rounds) for e in schedule)])
+
+
+def random_requests(
+    settings: DeletionSettings, client: int, clients: int, rounds_done: int, learning_rounds: int, seed: int
+) -> list[FiledRequest]:
+    """Everything that chance has this client raise by ``rounds_done``.
+
+    Args:
+        clients: how many there are; a burst is drawn from all of them.
+        rounds_done: rounds done, those after learning included.
+    """
+    if not (settings.rate or settings.burst_rate or settings.leave_rate):
+        return []
+    last = min(rounds_done, learning_rounds - 1 + settings.arrive_for)
+    return [
+        FiledRequest(
+            id=request_id(seed, client, event),
+            what=what,
+            event=event,
+            count=settings.rate_count if what == "some" else 0,
+            deadline=settings.deadline or None,
+        )
+        for past in range(last + 1)
+        for event, what in _in_round(settings, client, clients, past, seed)
+    ]
+
+
+def _in_round(
+    settings: DeletionSettings, client: int, clients: int, round: int, seed: int
+) -> Iterator[tuple[str, str]]:
+    if settings.rate and rng_for(seed, "arrival", client, round).random() < settings.rate:
+        yield f"arrival-{round}", "some"
+    if settings.burst_rate:
+        rng = rng_for(seed, "burst", round)
+        if (
+            rng.random() < settings.burst_rate
+            and client in rng.permutation(clients)[: settings.burst_clients]
+        ):
+            yield f"burst-{round}", "some"
+    if settings.leave_rate and rng_for(seed, "leave", client, round).random() < settings.leave_rate:
+        yield f"leave-{round}", "all"
+
+
+def any_while_learning(settings: DeletionSettings, clients: int, learning_rounds: int, seed: int) -> bool:
+    """Whether anybody will raise a request before the last ordinary round: the experimenter's knowledge.
+
+    A person may still file one at any moment.
+    """
+    rounds_done = learning_rounds - 1
+    return any(
+        scheduled_requests(settings, client, (), rounds_done, learning_rounds, seed)
+        or random_requests(settings, client, clients, rounds_done, learning_rounds, seed)
+        for client in range(clients)
+    )
+
+
+def last_scheduled_round(settings: DeletionSettings, learning_rounds: int) -> int:
+    """The date by which every planned deletion has been raised and random ones have ceased to arrive.
+
+    At least the end of learning. Random requests arrive up to ``arrive_for`` rounds from there.
+    """
+    by_chance = settings.rate or settings.burst_rate or settings.leave_rate
+    ceased = learning_rounds + settings.arrive_for - 1 if by_chance else 0
+    return max(last_of(settings.schedule, learning_rounds), ceased)

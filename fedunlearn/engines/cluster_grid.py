@@ -25,8 +25,8 @@ from flwr.clientapp import ClientApp
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fedunlearn.client.liveness import open_attendance
-from fedunlearn.deletion import Inbox
-from fedunlearn.engines.ray_grid import LIVES, Answer, Call, Parcel, RayGrid, Site, Worker
+from fedunlearn.deletion.inbox import Inbox
+from fedunlearn.engines.ray_grid import LIVES, Call, RayGrid, Task, Worker, WorkerPool, WorkerReply
 from fedunlearn.errors import RunFailed
 from fedunlearn.links import discard, plain_files
 from fedunlearn.run_folder import RunFolder, write_atomically
@@ -40,7 +40,7 @@ from fedunlearn.vault.relocation import (
     papers_stamp,
     whole,
 )
-from fedunlearn.vault.traces import Findings, Fingerprints, find_traces
+from fedunlearn.vault.traces import Fingerprints, TraceFindings, find_traces
 
 MakeApp = Callable[[str], ClientApp]
 _LOOK_SECONDS = 1.0
@@ -49,7 +49,7 @@ _PATIENCE = 5
 
 
 @dataclass(frozen=True)
-class _Luggage:
+class _VaultTransfer:
     """What goes with a message: a whole vault that moves in, and what people have filed."""
 
     vault: Files | None
@@ -57,7 +57,7 @@ class _Luggage:
 
 
 @dataclass
-class _Home(Site):
+class _ClusterNode(WorkerPool):
     """A node, its workers, and the devices that live on it."""
 
     node: str = ""
@@ -72,7 +72,8 @@ class Lost:
     """A node that was lost.
 
     Attributes:
-        address: of it. folder: on its disk, with the vaults of these clients as they were.
+        address: of it.
+        folder: on its disk, with the vaults of these clients as they were.
         utterances: that these held, as far as the run knows.
     """
 
@@ -82,11 +83,13 @@ class Lost:
     utterances: frozenset[str]
 
 
-class Resident(Worker):
+class NodeWorker(Worker):
     """A worker of one node, for the devices that live there.
 
     Args:
-        make_app: the ClientApp over a run folder. folder: of the node, to be made. config: the run's.
+        make_app: the ClientApp over a run folder.
+        folder: of the node, to be made.
+        config: the run's.
         clients: how many there are on all nodes.
     """
 
@@ -102,7 +105,7 @@ class Resident(Worker):
         super().__init__(make_app(folder))
         self._run, self._stamps = run, dict[int, Any]()
 
-    def reply(self, parcel: Parcel) -> Answer:
+    def reply(self, parcel: Task) -> WorkerReply:
         """Answer one message: the vault moves in before, changed papers go along after."""
         client = parcel.node - 1
         folder = self._run.vault(client)
@@ -118,7 +121,7 @@ class Resident(Worker):
         self._stamps[client] = stamp
         return replace(answer, beside=papers_of(folder))
 
-    def search(self, fingerprints: Fingerprints) -> Findings:
+    def search(self, fingerprints: Fingerprints) -> TraceFindings:
         """Look for traces in all that lies on this node."""
         return find_traces([self._run.path], fingerprints)
 
@@ -141,23 +144,31 @@ class ClusterGrid(RayGrid):
     """Every message is answered on the node that its device lives on. Ray must be connected.
 
     Args:
-        make_app: the ClientApp over a run folder, on a node. run: the run's own folder. clients: how many.
+        make_app: the ClientApp over a run folder, on a node.
+        run: the run's own folder.
+        clients: how many.
         most: workers altogether; 0 = one a CPU of the cluster.
-        base: folder on each node's disk. refill: makes the arrays of a vault in the run folder anew.
+        base: folder on each node's disk.
+        refill: makes the arrays of a vault in the run folder anew.
     """
 
     def __init__(
-        self, make_app: MakeApp, run: RunFolder, clients: int, most: int, base: str,
+        self,
+        make_app: MakeApp,
+        run: RunFolder,
+        clients: int,
+        most: int,
+        base: str,
         refill: Callable[[int], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._make, self._run, self._refill, self._most = make_app, run, refill, most
         self.clients, self._base = clients, base
         homes = [self._home(node, workers) for node, workers in _shares(most)]
         if not homes:
             raise RunFailed("the cluster has no CPU for a worker: start nodes with ray start --num-cpus N")
         super().__init__(clients, homes)
-        self._homes: list[_Home] = homes
-        self._lives_on: dict[int, _Home] = {}
+        self._homes: list[_ClusterNode] = homes
+        self._lives_on: dict[int, _ClusterNode] = {}
         self._settle(range(clients))
         self._tries: dict[str, int] = {}
         self._filed: dict[str, list[Path]] = {}
@@ -166,15 +177,15 @@ class ClusterGrid(RayGrid):
 
     # ---- who lives where -----------------------------------------------------------------------------
 
-    def _home(self, node: Mapping[str, Any], workers: int) -> _Home:
+    def _home(self, node: Mapping[str, Any], workers: int) -> _ClusterNode:
         name = node["NodeID"]
         folder = str(Path(self._base or gettempdir()) / f"fedunlearn-{os.getpid()}-{name[:12]}")
         pinned = NodeAffinitySchedulingStrategy(name, soft=False)
         options: dict[str, Any] = {"num_cpus": 1, "scheduling_strategy": pinned, **LIVES}
-        actor = ray.remote(**options)(Resident)
+        actor = ray.remote(**options)(NodeWorker)
         config = self._run.config.read_bytes()
         handles = [actor.remote(self._make, folder, config, self.clients) for _ in range(workers)]
-        return _Home(handles, node=name, address=node["NodeManagerAddress"], folder=folder)
+        return _ClusterNode(handles, node=name, address=node["NodeManagerAddress"], folder=folder)
 
     def _settle(self, clients: Iterable[int]) -> None:
         """Deal clients to nodes, as many to each as it has workers for."""
@@ -182,22 +193,22 @@ class ClusterGrid(RayGrid):
         for number, client in enumerate(clients):
             self._lives_on[client] = places[number % len(places)]
 
-    def _site_of(self, node: int) -> Site:
+    def _site_of(self, node: int) -> WorkerPool:
         return self._lives_on[node - 1]
 
     # ---- messages ------------------------------------------------------------------------------------
 
-    def _parcel(self, message: Message) -> Parcel:
+    def _parcel(self, message: Message) -> Task:
         client = message.metadata.dst_node_id - 1
         home, folder = self._lives_on[client], self._run.vault(client)
         vault = None if client in home.moved_in else whole(folder)
         asks = message.metadata.message_type == "query.deletions"
         waiting = Inbox(folder).files() if asks else []
         self._filed[message.metadata.message_id] = waiting
-        luggage = _Luggage(vault, {path.name: path.read_bytes() for path in waiting})
+        luggage = _VaultTransfer(vault, {path.name: path.read_bytes() for path in waiting})
         return replace(super()._parcel(message), beside=luggage)
 
-    def _answers(self, done: Any, call: Call) -> list[Answer]:
+    def _answers(self, done: Any, call: Call) -> list[WorkerReply]:
         answers = super()._answers(done, call)
         for message, answer in zip(call.messages, answers, strict=False):
             client = message.metadata.dst_node_id - 1
@@ -221,12 +232,12 @@ class ClusterGrid(RayGrid):
 
     # ---- when a node is lost -------------------------------------------------------------------------
 
-    def _failed(self, call: Call, error: Exception) -> list[Answer]:
+    def _failed(self, call: Call, error: Exception) -> list[WorkerReply]:
         """A worker that fails may be the first sign of a lost node: wait a little, and give it out again."""
         names = [message.metadata.message_id for message in call.messages]
         for name in names:
             self._tries[name] = self._tries.get(name, 0) + 1
-        if max(self._tries[name] for name in names) > _PATIENCE or not isinstance(call.site, _Home):
+        if max(self._tries[name] for name in names) > _PATIENCE or not isinstance(call.site, _ClusterNode):
             return super()._failed(call, error)
         if call.site.lost:  # its devices have moved already
             self._take({m.metadata.message_id: m for m in call.messages})
@@ -242,7 +253,7 @@ class ClusterGrid(RayGrid):
                 self._lose(home)
         self._feed()
 
-    def _lose(self, home: _Home) -> None:
+    def _lose(self, home: _ClusterNode) -> None:
         home.lost = True
         clients = tuple(c for c, lives_on in self._lives_on.items() if lives_on is home)
         held = [Index.read(self._run.vault(client)).entries for client in home.moved_in]
@@ -262,14 +273,14 @@ class ClusterGrid(RayGrid):
 
     # ---- the end -------------------------------------------------------------------------------------
 
-    def search(self, fingerprints: Fingerprints) -> Findings:
+    def search(self, fingerprints: Fingerprints) -> TraceFindings:
         """Look for traces on the disks of all nodes that are left."""
         told = ray.put(fingerprints)
         found = ray.get([home.workers[0].search.remote(told) for home in self._homes if not home.lost])
         files, scanned = (sum(getattr(f, name) for f in found) for name in ("files", "bytes"))
         unsearched = {path: why for each in found for path, why in each.unsearched.items()}
         traces = {path: f for each in found for path, f in each.found.items()}
-        return Findings(files, scanned, traces, unsearched)
+        return TraceFindings(files, scanned, traces, unsearched)
 
     def leave(self) -> None:
         """Wipe the vaults on all nodes that are left; the run folder goes on saying that they were there."""

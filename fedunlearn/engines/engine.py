@@ -22,7 +22,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fedunlearn.client.app import make_client_app
-from fedunlearn.config import FederationSettings
+from fedunlearn.config.federation import FederationSettings
 from fedunlearn.cpus import usable_cpus
 from fedunlearn.engines.gpu_sharing import Sharing, share_gpu, workers_limited
 from fedunlearn.engines.inline_grid import InlineGrid
@@ -149,9 +149,13 @@ def run_cluster(experiment: Experiment, server_app: ServerApp, mods: Sequence[An
             ) from error
         clients = len(experiment.partition.clients)
         grid = ClusterGrid(
-            app_maker(make_client_app, mods), run, clients, settings.workers, settings.node_folder,
+            app_maker(make_client_app, mods),
+            run,
+            clients,
+            settings.workers,
+            settings.node_folder,
             partial(refill_from, run, experiment.corpus),
-        )  # fmt: skip
+        )
         experiment.elsewhere = grid
         try:
             server_app(grid, _server_context())

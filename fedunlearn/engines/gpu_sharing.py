@@ -75,7 +75,8 @@ def divide(need: int, free: int, total: int, workers: int, share: float = 0.0) -
 
     Args:
         need: bytes of one worker's tensors at the busiest moment, as measured.
-        free: bytes that are left for workers. total: of the GPU.
+        free: bytes that are left for workers.
+        total: of the GPU.
         workers: that are wanted, >= 1; fewer come where they do not fit.
         share: part of the GPU for each, as the user wants it; 0 = what is left, in equal parts, each at least
             ``MARGIN`` times ``need`` and a context.
@@ -127,7 +128,9 @@ def measure_peak(model: EmotionModel, config: Config, samples: int, cuda: Cuda) 
     a centre and a second model. With a frozen encoder it is one utterance being listened to.
 
     Args:
-        model: on the GPU; left as it was. config: batch size, attack. samples: of the longest utterance.
+        model: on the GPU; left as it was.
+        config: batch size, attack.
+        samples: of the longest utterance.
         cuda: of the process.
     """
     rng = rng_for(0, "measure memory")
@@ -161,7 +164,9 @@ def share_gpu(
     """How Ray's workers share the GPU; None where the model does not live on one.
 
     Args:
-        model: this process's own. longest: samples of the longest utterance. workers: wanted.
+        model: this process's own.
+        longest: samples of the longest utterance.
+        workers: wanted.
 
     Raises:
         RunFailed: not even one worker fits beside this process.

@@ -74,7 +74,8 @@ class InlineGrid(LocalGrid):
     """Every message is answered in this process when its reply is pulled.
 
     Args:
-        client_app: answers. clients: how many.
+        client_app: answers.
+        clients: how many.
     """
 
     def __init__(self, client_app: ClientApp, clients: int) -> None:

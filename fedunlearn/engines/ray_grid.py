@@ -35,7 +35,7 @@ _ON_THE_SHELF = 4
 
 
 @dataclass(frozen=True)
-class Parcel:
+class Task:
     """A message on its way to a worker: weights as references to the object store."""
 
     node: int
@@ -47,7 +47,7 @@ class Parcel:
 
 
 @dataclass(frozen=True)
-class Answer:
+class WorkerReply:
     """What comes back of it; ``state`` None = the node keeps none."""
 
     content: RecordDict | None
@@ -64,18 +64,18 @@ class Worker:
         sign_as_simulation()
         self._app, self._records = app, dict[str, tuple[Any, ArrayRecord]]()
 
-    def answer(self, parcels: list[Parcel]) -> tuple[list[Answer], float]:
+    def answer(self, parcels: list[Task]) -> tuple[list[WorkerReply], float]:
         """Answer these messages, one after another; and how many seconds it took."""
         start = perf_counter()
         return [self.reply(parcel) for parcel in parcels], perf_counter() - start
 
-    def reply(self, parcel: Parcel) -> Answer:
+    def reply(self, parcel: Task) -> WorkerReply:
         """Answer one message."""
         content = RecordDict({**parcel.small, **{n: self._weights(r) for n, r in parcel.weights.items()}})
         message = Message(content, dst_node_id=parcel.node, message_type=parcel.kind)
         state = RecordDict() if parcel.state is None else parcel.state
         reply, failure = answered(self._app, message, state)
-        return Answer(reply, failure, state if len(state) else None)
+        return WorkerReply(reply, failure, state if len(state) else None)
 
     def _weights(self, reference: Any) -> ArrayRecord:
         """A record of the object store, mapped and not copied."""
@@ -88,11 +88,13 @@ class Worker:
 
 
 @dataclass
-class Site:
+class WorkerPool:
     """Workers that answer for the same clients, and what waits for them.
 
     Attributes:
-        workers: Ray's handles. queue: messages. taken: how many there were when the last ones came.
+        workers: Ray's handles.
+        queue: messages.
+        taken: how many there were when the last ones came.
         rests_until: when it may be given something to do again, on the monotonic clock.
     """
 
@@ -111,7 +113,7 @@ class Site:
 class Call:
     """A call under way: to which worker of which site, and the messages that it answers."""
 
-    site: Site
+    site: WorkerPool
     worker: int
     messages: list[Message]
 
@@ -120,10 +122,11 @@ class RayGrid(LocalGrid):
     """Every message is answered by one of Ray's workers. Ray must be running.
 
     Args:
-        clients: how many. sites: workers, by whom they answer for; here all of them for everybody.
+        clients: how many.
+        sites: workers, by whom they answer for; here all of them for everybody.
     """
 
-    def __init__(self, clients: int, sites: Sequence[Site]) -> None:
+    def __init__(self, clients: int, sites: Sequence[WorkerPool]) -> None:
         super().__init__(clients)
         self._sites = list(sites)
         self._calls: dict[Any, Call] = {}
@@ -137,12 +140,14 @@ class RayGrid(LocalGrid):
         """Workers on this machine.
 
         Args:
-            client_app: answers. workers: processes. gpu: part of the GPU that each takes.
+            client_app: answers.
+            workers: processes.
+            gpu: part of the GPU that each takes.
         """
         actor = ray.remote(num_cpus=1, num_gpus=gpu, **LIVES)(Worker)
-        return cls(clients, [Site([actor.remote(client_app) for _ in range(workers)])])
+        return cls(clients, [WorkerPool([actor.remote(client_app) for _ in range(workers)])])
 
-    def _site_of(self, node: int) -> Site:
+    def _site_of(self, node: int) -> WorkerPool:
         """Who answers for a node."""
         return self._sites[0]
 
@@ -171,9 +176,9 @@ class RayGrid(LocalGrid):
             if message.metadata.message_id in wanted
         ]
 
-    def _answers(self, done: Any, call: Call) -> list[Answer]:
+    def _answers(self, done: Any, call: Call) -> list[WorkerReply]:
         """What a call gave. None at all: its messages are still to be answered."""
-        answers: list[Answer]
+        answers: list[WorkerReply]
         try:
             answers, seconds = ray.get(done)
         except ray.exceptions.RayError as error:
@@ -185,10 +190,10 @@ class RayGrid(LocalGrid):
                 self._states[message.metadata.dst_node_id] = answer.state
         return answers
 
-    def _failed(self, call: Call, error: Exception) -> list[Answer]:
+    def _failed(self, call: Call, error: Exception) -> list[WorkerReply]:
         lines = [line for line in str(error).splitlines() if line.strip()]
         reason = f"its worker failed ({type(error).__name__}): {lines[-1] if lines else 'no reason'}"
-        return [Answer(None, reason, None) for _ in call.messages]
+        return [WorkerReply(None, reason, None) for _ in call.messages]
 
     def _feed(self) -> None:
         """See that every worker has something to do, and something to do next."""
@@ -204,7 +209,7 @@ class RayGrid(LocalGrid):
                 done = site.workers[worker].answer.remote([self._parcel(message) for message in messages])
                 self._calls[done] = Call(site, worker, messages)
 
-    def _at_once(self, site: Site) -> int:
+    def _at_once(self, site: WorkerPool) -> int:
         """Messages of the next call: as many as are worth one, and fewer towards the end of a round, so that
         all workers end together. How long they take is learned; what comes back does not depend on it.
         """
@@ -218,10 +223,10 @@ class RayGrid(LocalGrid):
         even = ceil(site.taken / len(site.workers))
         return min(max(worth, half), even, left, max(1, _BYTES_A_CALL // max(carried, 1)))
 
-    def _parcel(self, message: Message) -> Parcel:
+    def _parcel(self, message: Message) -> Task:
         node = message.metadata.dst_node_id
         small, weights = self._parts(message.content)
-        return Parcel(node, message.metadata.message_type, small, weights, self._states.get(node))
+        return Task(node, message.metadata.message_type, small, weights, self._states.get(node))
 
     def _parts(self, content: RecordDict) -> tuple[RecordDict, dict[str, Any]]:
         """What travels in a call and what through the object store; once for all who are sent the same."""

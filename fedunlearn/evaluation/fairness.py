@@ -18,7 +18,8 @@ class Staying:
     """Whose test utterance it is, of those who did not ask for anything.
 
     Attributes:
-        client: the device. speaker: which of the client's, from 0; no name.
+        client: the device.
+        speaker: which of the client's, from 0; no name.
         gender: "female", "male" or "" (unknown).
     """
 
@@ -44,7 +45,8 @@ def fairness(
         about: whose each test utterance is: [n], of those who stay.
         predictions: model -> the class it gives each, [n], once a seed; a model of several seeds counts with
             the mean of its seeds. A model that is missing has null everywhere.
-        labels: [n]. emotions: the class order.
+        labels: [n].
+        emotions: the class order.
 
     Returns:
         results.json ``fairness``: ``speakers``, ``emotions`` (those that occur) and ``genders`` (those known)

@@ -67,9 +67,7 @@ def gap(model: Record, references: Sequence[Record]) -> Gap:
     """
     parts = [_mean([_distance(_value(model, m), _value(r, m)) for r in references]) for m in MEASURES]
     forget, retain, test, membership = parts
-    return {
-        "forget": forget, "retain": retain, "test": test, "membership": membership, "mean": _mean(parts)
-    }  # fmt: skip
+    return {"forget": forget, "retain": retain, "test": test, "membership": membership, "mean": _mean(parts)}
 
 
 def noise_floor(retrained: Sequence[Record]) -> Gap | None:

@@ -59,9 +59,14 @@ def speed(seconds: float, seconds_gold: float) -> float:
 
 
 def gum(
-    f1: float, f1_gold: float, mia: float, mia_original: float, mia_gold: float, seconds: float,
+    f1: float,
+    f1_gold: float,
+    mia: float,
+    mia_original: float,
+    mia_gold: float,
+    seconds: float,
     seconds_gold: float,
-) -> float:  # fmt: skip
+) -> float:
     """GUM: the harmonic mean of efficacy E, utility U = 1 - |F1 difference| and speed T, in [0, 1].
 
     3 U E T / (E T + U T + U E + 1e-6).
@@ -76,9 +81,15 @@ def gum(
 
 
 def cgum(
-    f1: float, f1_gold: float, mia: float, mia_original: float, mia_gold: float, seconds: float,
-    seconds_gold: float, classes: int,
-) -> float:  # fmt: skip
+    f1: float,
+    f1_gold: float,
+    mia: float,
+    mia_original: float,
+    mia_gold: float,
+    seconds: float,
+    seconds_gold: float,
+    classes: int,
+) -> float:
     """CGUM with its weights alpha = beta = 1: as GUM, of parts that are measured from chance, in [0, 1].
 
     U = (F1 - 1/C) / (F1_gold - 1/C): a model at chance has utility 0, one better than the retrained 1.

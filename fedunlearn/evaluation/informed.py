@@ -29,7 +29,7 @@ FOLDS = 4
 """parts that the shadows fall into: a model is attacked with what the models of the other parts teach"""
 
 
-class Request(TypedDict):
+class AttackedRequest(TypedDict):
     """One request's share: auc as a whole, None where all or none of its pairs are IN; n utterances."""
 
     request: int
@@ -40,7 +40,7 @@ class Request(TypedDict):
 class InformedAttack(ShadowAttack):
     """Also by request, in the order of their numbers."""
 
-    requests: list[Request]
+    requests: list[AttackedRequest]
 
 
 def outputs(logits: npt.NDArray[np.floating], labels: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
@@ -73,7 +73,8 @@ def informed(
     these requests' speakers: utterances and shadows are drawn again, requests are not.
 
     Args:
-        logits: [S, K, C] of S shadows on K candidate utterances. labels: [K].
+        logits: [S, K, C] of S shadows on K candidate utterances.
+        labels: [K].
         inside: [S, K], True where the shadow was trained on the utterance (and unlearned it, if it did).
         request: [K], whom each candidate belongs to.
         resamples, rng: of the bootstrap, see ``attack_result``; rng also seeds the classifier.
@@ -101,7 +102,7 @@ def informed(
                 classifier = _classifier(int(lesson.sum()), seed).fit(shown[lesson], inside[lesson])
                 scores[attacked] = classifier.decision_function(shown[attacked])
     result = attack_result(scores, inside, resamples, rng)
-    requests: list[Request] = [
+    requests: list[AttackedRequest] = [
         {
             "request": int(number),
             "auc": auc_of(scores[:, request == number], inside[:, request == number]),

@@ -68,7 +68,8 @@ def mean_share_interval(right: Counts, n: Counts) -> Bounds:
       one utterance; alone it overlooks a rare emotion that came out like the others (as low as 50 %).
 
     Args:
-        right: [..., K] of whole numbers. n: [K], each > 0.
+        right: [..., K] of whole numbers.
+        n: [K], each > 0.
 
     Returns:
         (low, high), each [...], in [0, 1].

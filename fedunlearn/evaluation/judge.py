@@ -22,7 +22,7 @@ from fedunlearn.evaluation.intervals import accuracy_interval, uar_interval
 from fedunlearn.evaluation.membership import Membership, membership, same_speaker
 from fedunlearn.evaluation.metrics import accuracy, confusion, recognition, uar
 from fedunlearn.evaluation.reconstruction import Reconstruction, reconstruct
-from fedunlearn.evaluation.recordings import Speech
+from fedunlearn.evaluation.recordings import RecordingCache
 from fedunlearn.evaluation.request_privacy import RequestPrivacy, request_privacy
 from fedunlearn.evaluation.resampling import Answers, Draws
 from fedunlearn.examples import Examples, pad_features
@@ -52,7 +52,9 @@ class View:
     """What one model makes of every utterance that the judge knows, in the judge's order.
 
     Attributes:
-        probabilities: [N, C] float64. losses: [N] nats, float64. predicted: [N] classes.
+        probabilities: [N, C] float64.
+        losses: [N] nats, float64.
+        predicted: [N] classes.
     """
 
     probabilities: npt.NDArray[np.float64]
@@ -85,7 +87,7 @@ class Judge:
     def __init__(
         self,
         partition: Partition,
-        speech: Speech,
+        speech: RecordingCache,
         emotions: Sequence[str],
         model: EmotionModel,
         seed: int,
@@ -239,7 +241,8 @@ class Judge:
         """All measures of one model alone, as results.json has them.
 
         Args:
-            view: of the model. forget: D_f, the union of all requests' utterances.
+            view: of the model.
+            forget: D_f, the union of all requests' utterances.
         """
         sets = self.sets(forget)
         losses, labels = view.losses, self.labels
@@ -252,9 +255,14 @@ class Judge:
             **shares,
             "membership": self.membership(view, sets.forget),
             "membership_same_speaker": same_speaker(
-                losses[sets.forget], labels[sets.forget], self._speakers[sets.forget],
-                losses[sets.test], labels[sets.test], self._speakers[sets.test],
-                self._resamples, rng_for(self._seed, "bootstrap", "same speaker"),
+                losses[sets.forget],
+                labels[sets.forget],
+                self._speakers[sets.forget],
+                losses[sets.test],
+                labels[sets.test],
+                self._speakers[sets.test],
+                self._resamples,
+                rng_for(self._seed, "bootstrap", "same speaker"),
             ),
             "losses": {
                 "edges": _HISTOGRAM.tolist(),
@@ -265,7 +273,7 @@ class Judge:
                 name: confusion(*self._pick(getattr(sets, name), view.predicted), self.classes)
                 for name in ("test", "unseen")
             },
-        }  # fmt: skip
+        }
 
     def membership(self, view: View, forget: Mask) -> Membership:
         """The population attack on these utterances, with the same resamples for every model."""

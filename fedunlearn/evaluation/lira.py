@@ -37,7 +37,8 @@ def confidence(logits: npt.NDArray[np.floating], labels: npt.NDArray[np.integer]
     logit, where 1 - p_y has long been rounded to 0. It falls as the loss rises: loss = ln(1 + exp(-phi)).
 
     Args:
-        logits: [..., K, C]. labels: [K], in 0 ... C - 1.
+        logits: [..., K, C].
+        labels: [K], in 0 ... C - 1.
 
     Raises:
         ValueError: fewer than 2 classes.
@@ -82,7 +83,8 @@ def u_lira(
     """Attack each shadow in turn with Gaussians from the others; all attacked pairs make one ROC.
 
     Args:
-        logits: [S, K, C] of S shadows on K candidate utterances. labels: [K].
+        logits: [S, K, C] of S shadows on K candidate utterances.
+        labels: [K].
         inside: [S, K], True where the shadow was trained on the utterance (and unlearned it, if it did).
         resamples, rng: of the bootstrap, see ``attack_result``.
 

@@ -72,7 +72,8 @@ def membership(
     set lacks are left out, so that a rare emotion is not taken for membership.
 
     Args:
-        forget_losses, forget_labels: [f]; test_losses, test_labels: [t], of the client speakers.
+        forget_losses, forget_labels: [f];
+        test_losses, test_labels: [t], of the client speakers.
         resamples: of the bootstrap, which draws utterances of both sets.
         rng: of the bootstrap.
 
@@ -110,7 +111,8 @@ def same_speaker(
     drawn again, people are not.
 
     Args:
-        forget_losses, forget_labels, forget_speakers: [f]; test_losses, test_labels, test_speakers: [t].
+        forget_losses, forget_labels, forget_speakers: [f];
+        test_losses, test_labels, test_speakers: [t].
         resamples: of the bootstrap, which draws utterances of both sets.
         rng: of the bootstrap.
 

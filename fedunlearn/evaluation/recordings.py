@@ -9,7 +9,7 @@ from fedunlearn.audio import PCM
 from fedunlearn.models.contract import EmotionModel
 
 
-class Speech:
+class RecordingCache:
     """Recordings by id, as the experimenter has them. Features and digests are made once, in memory.
 
     Args:

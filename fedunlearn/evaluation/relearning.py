@@ -38,9 +38,12 @@ def relearn(
     momentum they take 38 and 22, the recovered model 16.
 
     Args:
-        model: any of the kind; not changed. state: the weights to begin with.
-        examples: D_f. target: accuracy to be reached, in [0, 1]: the original model's.
-        settings: lr, weight decay and batch size of local training. limit: steps at most.
+        model: any of the kind; not changed.
+        state: the weights to begin with.
+        examples: D_f.
+        target: accuracy to be reached, in [0, 1]: the original model's.
+        settings: lr, weight decay and batch size of local training.
+        limit: steps at most.
         rngs: one for each order of the batches; it seeds dropout, too.
 
     Returns:
@@ -63,9 +66,14 @@ def relearn(
 
 
 def _steps(
-    model: EmotionModel, state: Mapping[str, Tensor], examples: Examples, target: float,
-    settings: LocalSettings, limit: int, rng: np.random.Generator,
-) -> int | None:  # fmt: skip
+    model: EmotionModel,
+    state: Mapping[str, Tensor],
+    examples: Examples,
+    target: float,
+    settings: LocalSettings,
+    limit: int,
+    rng: np.random.Generator,
+) -> int | None:
     """Steps of one order until the target; None = not within the limit, or the loss left all bounds."""
     working = copy.deepcopy(model)
     working.load_state_dict(dict(state))

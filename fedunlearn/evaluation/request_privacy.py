@@ -127,7 +127,8 @@ def label_mixes(model: EmotionModel, update: Mapping[str, Tensor]) -> dict[str, 
     way from there to all alike; "lengths": how long the rows' changes are, whichever way they go.
 
     Args:
-        model: with the weights before. update: differences, by name.
+        model: with the weights before.
+        update: differences, by name.
     """
     matrix, bias = _output_layer(model)
     found = {}

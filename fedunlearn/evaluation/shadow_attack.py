@@ -29,7 +29,7 @@ class CannotAttack(ValueError):
     """Too little to attack with; the message is one line that says what is missing."""
 
 
-class Share(TypedDict):
+class AttackShare(TypedDict):
     """A rate in [0, 1] with its 95 % interval."""
 
     value: float
@@ -46,7 +46,7 @@ class ShadowAttack(TypedDict):
     n_in: int
     n_out: int
     left_out: int
-    tpr_at: dict[str, Share]
+    tpr_at: dict[str, AttackShare]
     roc: Roc
 
 
@@ -69,7 +69,7 @@ def attack_result(scores: Matrix, inside: Mask, resamples: int, rng: np.random.G
     fpr, tpr = curve
     auc = float(np.trapezoid(tpr, fpr))
     drawn = {name: np.concatenate(values) for name, values in _drawn(scores, inside, resamples, rng).items()}
-    shares: dict[str, Share] = {name: _share(v, drawn[name]) for name, v in low_rates(fpr, tpr).items()}
+    shares: dict[str, AttackShare] = {name: _share(v, drawn[name]) for name, v in low_rates(fpr, tpr).items()}
     whole = _share(auc, drawn["auc"])
     return {
         "auc": whole["value"],
@@ -122,7 +122,7 @@ def _drawn(
     return found
 
 
-def _share(value: float, drawn: npt.NDArray[np.float64]) -> Share:
+def _share(value: float, drawn: npt.NDArray[np.float64]) -> AttackShare:
     """The percentile interval, widened where it leaves out the value itself."""
     low, high = np.quantile(drawn, [0.025, 0.975]).tolist() if len(drawn) else (value, value)
     return {"value": value, "low": min(low, value), "high": max(high, value)}

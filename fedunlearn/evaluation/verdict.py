@@ -27,7 +27,8 @@ class Verdict:
         states: weights of ``STAGES`` and of "destroy" (random weights).
         retrained: weights of retrained models, one a seed, at least one.
         forget: D_f, the union of all requests' utterances.
-        emotions: the class order. method: what made the models.
+        emotions: the class order.
+        method: what made the models.
     """
 
     def __init__(

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from fedunlearn.config import Config
-from fedunlearn.deletion import DeletionRequest, State
+from fedunlearn.deletion.request import DeletionRequest, RequestState
 from fedunlearn.evaluation.informed import informed
 from fedunlearn.evaluation.judge import Judge
 from fedunlearn.evaluation.lira import u_lira
@@ -17,7 +17,7 @@ from fedunlearn.messages.update import Update
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition, recorded_later
 from fedunlearn.seeding import rng_for
-from fedunlearn.server.requests import Key
+from fedunlearn.server.requests import RequestKey
 
 ORDERS = 5
 """in which D_f is learned again"""
@@ -34,7 +34,10 @@ def relearning(
     """``results.relearn``: gradient steps until each model has D_f's accuracy back.
 
     Args:
-        judge: knows D_f. model: of the run's kind. states: by name. forget: D_f.
+        judge: knows D_f.
+        model: of the run's kind.
+        states: by name.
+        forget: D_f.
         target: the original's forget accuracy; None where D_f is empty.
 
     Returns:
@@ -62,7 +65,8 @@ def attacks(shadows: Shadows, clients: Mapping[str, int], config: Config) -> dic
     """``results.attacks``: what U-LiRA and the informed attack make of the shadow federations.
 
     Args:
-        shadows: of the run. clients: request -> whose.
+        shadows: of the run.
+        clients: request -> whose.
     """
     resamples = config.evaluation.bootstrap
 
@@ -91,21 +95,29 @@ def attacks(shadows: Shadows, clients: Mapping[str, int], config: Config) -> dic
     }
 
 
-def told_by_update(
-    judge: Judge, books: Sequence[DeletionRequest], partition: Partition, config: Config, date: int,
-    before: Mapping[str, Tensor], update: Update, asked: Sequence[str],
-) -> Mapping[str, Any]:  # fmt: skip
+def measure_request_privacy(
+    judge: Judge,
+    books: Sequence[DeletionRequest],
+    partition: Partition,
+    config: Config,
+    rounds_done: int,
+    before: Mapping[str, Tensor],
+    update: Update,
+    asked: Sequence[str],
+) -> Mapping[str, Any]:
     """What a requester's update tells of its forget set: the privacy of the request itself.
 
     Args:
-        books: all requests of the device. date: rounds done.
-        before: the weights that the update starts from. asked: ids of the requests.
+        books: all requests of the device.
+        rounds_done: rounds done.
+        before: the weights that the update starts from.
+        asked: ids of the requests.
     """
     share = partition.clients[update.client]
     forget = {u for r in books if r.id in asked for u in r.utterances}
-    gone = {u for r in books if r.state is State.PURGED for u in r.utterances}
+    gone = {u for r in books if r.state is RequestState.PURGED for u in r.utterances}
     later = recorded_later(partition, config.partition, config.seed)
-    gone |= {u for u, recorded in later.items() if recorded > date}
+    gone |= {u for u, recorded in later.items() if recorded > rounds_done}
     kept = [u.id for u in share.train if u.id not in forget | gone]
     held_out = [u.id for u in share.test if u.id not in forget | gone]
     return judge.request_privacy(before, update.difference, forget, kept, held_out)
@@ -115,11 +127,11 @@ _PAIRS = (("original", "unlearned"), ("original", "recovered"), ("retrained", "r
 """models in the run folder whose difference might give the deleted utterances away: (before, after)"""
 
 
-def told_by_files(
+def measure_kept_models(
     judge: Judge,
     partition: Partition,
     kept: Mapping[str, Mapping[str, Tensor]],
-    gone: Mapping[Key, DeletionRequest],
+    gone: Mapping[RequestKey, DeletionRequest],
 ) -> list[dict[str, Any]]:
     """What the models that the run folder keeps tell of each deletion: ``results.kept``.
 

@@ -27,7 +27,7 @@ class _Round:
     seen: "Future[Predictions] | None"
 
 
-class Lookout:
+class BackgroundEvaluation:
     """Rounds that are over, until the judge has seen their models.
 
     Args:
@@ -48,7 +48,7 @@ class Lookout:
         self._aside = aside
         self._rounds: deque[_Round] = deque()
 
-    def saw(self, log: Log, row: dict[str, Any], weights: Mapping[str, Tensor] | None) -> None:
+    def add_round(self, log: Log, row: dict[str, Any], weights: Mapping[str, Tensor] | None) -> None:
         """A round is over.
 
         Args:

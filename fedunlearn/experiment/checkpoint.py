@@ -29,12 +29,13 @@ _OF_NO_CONSEQUENCE = ("federation.", "corpus.path")
 """settings that may change when a run is taken up: none of them changes a number"""
 
 
-class Shelf:
+class RunCheckpoints:
     """The standings of one run.
 
     Args:
         folder: theirs alone; made when the first is put there.
-        config: of the experiment. corpus: digest of all speech that the judge knows.
+        config: of the experiment.
+        corpus: digest of all speech that the judge knows.
         sealed: folder of the reference cache. When a run is over that deleted something, the weights that
             know it leave the run folder for this one.
     """

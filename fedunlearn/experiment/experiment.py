@@ -20,21 +20,22 @@ import fedunlearn.experiment.final_search as closing
 import fedunlearn.experiment.results as assemble
 from fedunlearn.checkpoints import save_checkpoint
 from fedunlearn.config import Config
-from fedunlearn.corpora import Corpus
-from fedunlearn.deletion import DeletionRequest, any_while_learning
+from fedunlearn.corpora.utterance import Corpus
+from fedunlearn.deletion.request import DeletionRequest
+from fedunlearn.deletion.schedule import any_while_learning
 from fedunlearn.evaluation.gum import gum_of
 from fedunlearn.evaluation.judge import Judge, Predictions
 from fedunlearn.evaluation.verdict import STAGES, Verdict
-from fedunlearn.experiment.analyses import attacks, relearning, told_by_files, told_by_update
-from fedunlearn.experiment.background_evaluation import Lookout
-from fedunlearn.experiment.checkpoint import Shelf
+from fedunlearn.experiment.analyses import attacks, measure_kept_models, measure_request_privacy, relearning
+from fedunlearn.experiment.background_evaluation import BackgroundEvaluation
+from fedunlearn.experiment.checkpoint import RunCheckpoints
 from fedunlearn.experiment.kept_original import add, noise_along
 from fedunlearn.experiment.progress import Progress
 from fedunlearn.experiment.reference_cache import ReferenceCache
 from fedunlearn.experiment.references import References, first_weights
 from fedunlearn.experiment.request_contents import contents_of, named_by, read_books
 from fedunlearn.experiment.shadows import Shadows, shadow_federations
-from fedunlearn.experiment.timeline import plan_of
+from fedunlearn.experiment.timeline import build_timeline
 from fedunlearn.ledger import Ledger
 from fedunlearn.messages.update import Update
 from fedunlearn.models.contract import EmotionModel, constants_of, trained_names
@@ -43,23 +44,28 @@ from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import stream_key
 from fedunlearn.server.app import Server
 from fedunlearn.server.availability import Availability
-from fedunlearn.server.clients import Federation
+from fedunlearn.server.clients import Clients
 from fedunlearn.server.cost import PhaseCost
 from fedunlearn.server.history import History
-from fedunlearn.server.privileged import ReferenceServer
-from fedunlearn.server.requests import Key, ServedRequest
-from fedunlearn.server.state import Log, Standing, Step
-from fedunlearn.unlearning import REFERENCES
+from fedunlearn.server.privileged import PrivilegedServer
+from fedunlearn.server.requests import RequestKey, TrackedRequest
+from fedunlearn.server.state import Log, ServerStep, Standing
+from fedunlearn.unlearning import PRIVILEGED
 
-State = Mapping[str, Tensor]
+StateDict = Mapping[str, Tensor]
 
 
 class Experiment:
     """A prepared run. ``conduct`` plays it, from where it stands, and leaves ``results``.
 
     Args:
-        config: validated. run: its folder. corpus, partition: of it. judge: who knows all speech.
-        template: a model of its kind. cache: of references. progress: shown meanwhile.
+        config: validated.
+        run: its folder.
+        corpus, partition: of it.
+        judge: who knows all speech.
+        template: a model of its kind.
+        cache: of references.
+        progress: shown meanwhile.
         standing: where the run stands; None = at the beginning.
     """
 
@@ -84,13 +90,13 @@ class Experiment:
         keeps_last = config.unlearning.reads_last_steps
         self.standing = standing or Standing(History(trained_names(template), keeps_last=keeps_last))
         self.template, self.corpus_digest = template, judge.content_of([])
-        self._shelf = Shelf(run.standings, config, self.corpus_digest, cache.folder)
+        self._shelf = RunCheckpoints(run.standings, config, self.corpus_digest, cache.folder)
         self._new = standing is None
         self._unkept = 0
         self._log = self.standing.log
         aside = config.federation.engine != "inline"
-        self._lookout = Lookout(judge.looking(aside), self._seen, aside)
-        self._federation: Federation | None = None
+        self._lookout = BackgroundEvaluation(judge.looking(aside), self._seen, aside)
+        self._federation: Clients | None = None
         self._references: References | None = None
         self.engine_folders: Callable[[], Sequence[Path]] = tuple
         """where the engine, too, writes; set by whoever knows"""
@@ -116,7 +122,7 @@ class Experiment:
             for recording in config.partition.recordings:
                 later[recording.client] += recording.count
             clients = len(self.partition.clients)
-            federation = Federation(grid, config.federation, clients, self.stop, standing.faults, later)
+            federation = Clients(grid, config.federation, clients, self.stop, standing.faults, later)
         self._federation = federation
         # Of a run that is taken up, the server's own numbers: a purge may have been cut off in the middle.
         standing.examples = federation.examples = standing.examples or federation.examples
@@ -141,7 +147,7 @@ class Experiment:
         books = self._books()
         standing.contents = contents_of(books, self.corpus)
         forget = self._forgotten(books)
-        states: dict[str, State] = {"original": original, "recovered": self._final}
+        states: dict[str, StateDict] = {"original": original, "recovered": self._final}
         states["unlearned"] = self._final if standing.unlearned is None else standing.unlearned
         seeds = config.evaluation.retrained_seeds if forget else 0
         with self._phase("retrain", rounds * seeds):
@@ -154,7 +160,7 @@ class Experiment:
             results = self._judged(states, retrained, forget, books)
             results["attacks"] = shadows and attacks(shadows, self._whose(), config)
             kept = self._kept(states)
-            results["kept"] = told_by_files(self._judge, self.partition, kept, self._gone(books))
+            results["kept"] = measure_kept_models(self._judge, self.partition, kept, self._gone(books))
         for name, state in kept.items():
             file = self.run.checkpoints / f"{name}.safetensors"
             save_checkpoint(file, state, {"model": name, "seed": config.seed})
@@ -169,7 +175,10 @@ class Experiment:
         self.results = results
 
     def _close(
-        self, results: dict[str, Any], states: Mapping[str, State], books: Mapping[Key, DeletionRequest]
+        self,
+        results: dict[str, Any],
+        states: Mapping[str, StateDict],
+        books: Mapping[RequestKey, DeletionRequest],
     ) -> None:
         """Search for what was deleted, and tell the people who asked what was measured."""
         gone = self._gone(books)
@@ -213,7 +222,7 @@ class Experiment:
     def _learn(self, server: Server, references: References) -> None:
         config, standing, stream = self.config, self.standing, self.config.seed
         key = standing.keys["original"] = references.key(stream, [])
-        if standing.date == 0 and standing.step is Step.LISTEN:
+        if standing.rounds_done == 0 and standing.step is ServerStep.LISTEN:
             clients = len(self.partition.clients)
             quiet = not any_while_learning(config.deletions, clients, config.training.rounds, config.seed)
             known = self._cache.find(key) if quiet else None
@@ -231,29 +240,32 @@ class Experiment:
             learned = standing.log.learned(standing.model.weights, standing.costs["learn"], standing.history)
             references.cache(key, learned, [])
 
-    def _kept(self, states: Mapping[str, State]) -> dict[str, State]:
+    def _kept(self, states: Mapping[str, StateDict]) -> dict[str, StateDict]:
         """The models as the run folder keeps them: of what was unlearned, the original tells no more."""
         blur = self.standing.blur
         return {**states, "original": states["original"] if blur is None else add(states["original"], blur)}
 
     @property
-    def _final(self) -> State:
+    def _final(self) -> StateDict:
         model = self.standing.model
         return self._first_weights() if model is None else model.weights
 
-    def _first_weights(self) -> State:
+    def _first_weights(self) -> StateDict:
         return first_weights(self.config, self._judge.classes, self.config.seed)
 
     def _judged(
-        self, states: Mapping[str, State], retrained: Sequence[State], forget: Sequence[str],
-        books: Mapping[Key, DeletionRequest],
-    ) -> dict[str, Any]:  # fmt: skip
+        self,
+        states: Mapping[str, StateDict],
+        retrained: Sequence[StateDict],
+        forget: Sequence[str],
+        books: Mapping[RequestKey, DeletionRequest],
+    ) -> dict[str, Any]:
         judge, config, standing = self._judge, self.config, self.standing
         served = standing.requests.values()
         first = standing.retrained[0] if standing.retrained else None
         retrained_log = Log.of(first) if first else Log()
         judged = {name: states[name] for name in STAGES} | {"destroy": self._destroyed()}
-        open_ends = assemble.unfulfilled(served, standing.unheard, standing.faults)
+        open_ends = assemble.unfulfilled(served, standing.silent_clients, standing.faults)
         timeline = assemble.timeline(standing.log.rows, standing.log.curve, judge, forget)
         emotions, method = self.corpus.emotions, config.unlearning.method
         verdict = Verdict(judge, judged, retrained, forget, emotions, method).as_results()
@@ -280,13 +292,15 @@ class Experiment:
             },
         }
 
-    def _shadows(self, states: Mapping[str, State], books: Mapping[Key, DeletionRequest]) -> Shadows | None:
+    def _shadows(
+        self, states: Mapping[str, StateDict], books: Mapping[RequestKey, DeletionRequest]
+    ) -> Shadows | None:
         """The run done again without random halves of what was forgotten; None where that is switched off."""
         config, count = self.config, self.config.evaluation.shadows
         if not count:
             return None
         with self._phase("shadows", count):
-            plan = plan_of(self.standing, books, self.partition, config)
+            plan = build_timeline(self.standing, books, self.partition, config)
             return shadow_federations(
                 config,
                 self._judge,
@@ -305,16 +319,16 @@ class Experiment:
         """Request -> the first client it is of."""
         return {r.id: r.client for r in reversed(list(self.standing.requests.values()))}
 
-    def _frame(self, books: Mapping[Key, DeletionRequest]) -> dict[str, Any]:
+    def _frame(self, books: Mapping[RequestKey, DeletionRequest]) -> dict[str, Any]:
         return assemble.frame(
             self.config, self.corpus, self.partition, self.standing, books, self.run.ledger, self.template
         )
 
     # ---- watching (server.Observer) ------------------------------------------------------------------
 
-    def saw(self, row: Mapping[str, Any], weights: State | None) -> None:
+    def on_round_end(self, row: Mapping[str, Any], weights: StateDict | None) -> None:
         """A round is over."""
-        self._lookout.saw(self._log, dict(row), weights)
+        self._lookout.add_round(self._log, dict(row), weights)
 
     def _seen(self, log: Log, row: dict[str, Any], predictions: Predictions | None) -> None:
         """Keep a round's row, write a line to metrics.jsonl, move the progress display."""
@@ -326,25 +340,25 @@ class Experiment:
         self.standing.metrics += 1
         self._progress.advance(row, point)
 
-    def request_reached(self, request: ServedRequest, state: str, round: int) -> None:
+    def on_request_state(self, request: TrackedRequest, state: str, round: int) -> None:
         """Into the ledger."""
         self._ledger.append(request.id, request.client, round, str(state))
 
-    def first_request(self) -> None:
+    def on_first_request(self) -> None:
         """Somebody has asked, for the first time: the original is the model had nobody done so."""
         assert self._references is not None
-        self.standing.original = self._references.had_nobody_asked()
+        self.standing.original = self._references.counterfactual_original()
 
-    def updated(
-        self, before: State, updates: Sequence[Update], asked: Mapping[int, Sequence[str]], round: int
+    def on_unlearn_updates(
+        self, before: StateDict, updates: Sequence[Update], asked: Mapping[int, Sequence[str]], round: int
     ) -> dict[int, Any]:
         """What each update tells of its client's forget set: the privacy of the request itself."""
-        about, standing = (self.partition, self.config, self.standing.date, before), self.standing
+        about, standing = (self.partition, self.config, self.standing.rounds_done, before), self.standing
         found = {}
         for update in updates:
             books = list(self._books([update.client]).values())
             names = asked[update.client]
-            found[update.client] = told_by_update(self._judge, books, *about, update, names)
+            found[update.client] = measure_request_privacy(self._judge, books, *about, update, names)
             secret = self._judge.content_of(sorted(u for r in books if r.id in names for u in r.utterances))
             noise = noise_along(update.difference, self.config.seed, f"{round} {secret}")
             standing.blur = noise if standing.blur is None else add(standing.blur, noise)
@@ -372,7 +386,7 @@ class Experiment:
 
     # ---- parts ---------------------------------------------------------------------------------------
 
-    def _destroyed(self) -> State:
+    def _destroyed(self) -> StateDict:
         original = self.standing.original
         assert original is not None
         fresh = first_weights(
@@ -380,28 +394,28 @@ class Experiment:
         )
         return {**fresh, **constants_of(original)}
 
-    def _make_server(self, federation: Federation) -> Server:
-        card = REFERENCES.get(self.config.unlearning.method)
+    def _make_server(self, federation: Clients) -> Server:
+        card = PRIVILEGED.get(self.config.unlearning.method)
         if card is None:
             return Server(federation, self.config, self.template, self.standing, self)
-        return ReferenceServer(federation, self.config, self.template, self.standing, self, card)
+        return PrivilegedServer(federation, self.config, self.template, self.standing, self, card)
 
-    def _books(self, clients: Sequence[int] | None = None) -> dict[Key, DeletionRequest]:
+    def _books(self, clients: Sequence[int] | None = None) -> dict[RequestKey, DeletionRequest]:
         of = range(len(self.partition.clients)) if clients is None else clients
         return read_books(self.run, self.corpus, self.standing.contents, of)
 
-    def _gone(self, books: Mapping[Key, DeletionRequest]) -> dict[Key, DeletionRequest]:
+    def _gone(self, books: Mapping[RequestKey, DeletionRequest]) -> dict[RequestKey, DeletionRequest]:
         """Requests whose utterances have left the vaults."""
         return {r.key: books[r.key] for r in self.standing.requests.values() if r.gone and r.key in books}
 
-    def _forgotten(self, books: Mapping[Key, DeletionRequest]) -> list[str]:
+    def _forgotten(self, books: Mapping[RequestKey, DeletionRequest]) -> list[str]:
         return named_by((r for r in self.standing.requests.values() if r.gone), books)
 
     def _about_availability(self) -> dict[str, Any] | None:
         config = self.config
         availability = Availability(config.availability, config.seed, config.partition.clients)
         asking = {client for _, client in self.standing.requests}
-        return None if availability.certain else availability.in_results(self.standing.dates, asking)
+        return None if availability.certain else availability.in_results(self.standing.rounds_done_at, asking)
 
     @contextmanager
     def _phase(self, name: str, rounds: int | None) -> Iterator[None]:

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from fedunlearn.audit.influence import files_with_influence, named
-from fedunlearn.deletion import DeletionRequest
 from fedunlearn.deletion.receipts import (
     add_evidence,
     add_kept,
@@ -16,17 +15,18 @@ from fedunlearn.deletion.receipts import (
     receipt_of,
     removed_by,
 )
+from fedunlearn.deletion.request import DeletionRequest
 from fedunlearn.evaluation.judge import Judge
 from fedunlearn.evaluation.metrics import accuracy
 from fedunlearn.ledger import LedgerEntry, LedgerReader
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition
 from fedunlearn.run_folder import RunFolder
-from fedunlearn.server.requests import Key
-from fedunlearn.vault.traces import Findings, Fingerprints, scan_run
+from fedunlearn.server.requests import RequestKey
+from fedunlearn.vault.traces import Fingerprints, TraceFindings, scan_run
 
 
-def receipts_of(run: RunFolder, keys: Iterable[Key]) -> dict[Key, Path]:
+def receipts_of(run: RunFolder, keys: Iterable[RequestKey]) -> dict[RequestKey, Path]:
     """The receipts that there are for these requests."""
     places = {key: receipt_of(run.vault(key[1]), key[0]) for key in keys}
     return {key: path for key, path in places.items() if path.exists()}
@@ -35,17 +35,20 @@ def receipts_of(run: RunFolder, keys: Iterable[Key]) -> dict[Key, Path]:
 def search(
     folders: Sequence[Path],
     partition: Partition,
-    books: Mapping[Key, DeletionRequest],
-    receipts: Mapping[Key, Path],
+    books: Mapping[RequestKey, DeletionRequest],
+    receipts: Mapping[RequestKey, Path],
     model: EmotionModel,
-    elsewhere: Callable[[Fingerprints], Findings] | None = None,
+    elsewhere: Callable[[Fingerprints], TraceFindings] | None = None,
     spared: Iterable[Path] = (),
 ) -> dict[str, Any]:
     """Look for all that was removed, held-out speech included, in every file of the run.
 
     Args:
-        folders: run folder, reference cache, the engine's own. books: of the requests that are gone.
-        receipts: theirs. model: of the run's kind. elsewhere: looks where devices live that are not here.
+        folders: run folder, reference cache, the engine's own.
+        books: of the requests that are gone.
+        receipts: theirs.
+        model: of the run's kind.
+        elsewhere: looks where devices live that are not here.
         spared: the user's own folders, which are not searched where a link leads into them.
 
     Returns:
@@ -63,13 +66,13 @@ class Elsewhere(Protocol):
     lost: list[Any]
     """those that cannot be reached any more: address, folder, utterances"""
 
-    def search(self, fingerprints: Fingerprints) -> Findings:
+    def search(self, fingerprints: Fingerprints) -> TraceFindings:
         """Look for traces on all that are left."""
         ...
 
 
 def left_behind(
-    traces: Mapping[str, Any], lost: Iterable[Any], gone: Mapping[Key, DeletionRequest]
+    traces: Mapping[str, Any], lost: Iterable[Any], gone: Mapping[RequestKey, DeletionRequest]
 ) -> list[str]:
     """One line for each way in which deleted speech is left, or may be.
 
@@ -91,8 +94,8 @@ def left_behind(
 
 
 def complete_receipts(
-    receipts: Mapping[Key, Path],
-    books: Mapping[Key, DeletionRequest],
+    receipts: Mapping[RequestKey, Path],
+    books: Mapping[RequestKey, DeletionRequest],
     judge: Judge,
     states: Mapping[str, Mapping[str, Tensor]],
     gap: Mapping[str, Any],
@@ -100,8 +103,11 @@ def complete_receipts(
     """Add to each receipt what was measured on its own utterances.
 
     Args:
-        receipts: by request. books: what each took back. judge: measures.
-        states: original, unlearned, recovered and retrained. gap: of the run, as in results.json.
+        receipts: by request.
+        books: what each took back.
+        judge: measures.
+        states: original, unlearned, recovered and retrained.
+        gap: of the run, as in results.json.
     """
     views = {name: judge.view(state) for name, state in states.items()}
     for key, path in receipts.items():

@@ -14,18 +14,19 @@ import torch
 from torch import Tensor
 
 from fedunlearn.config import Config
-from fedunlearn.deletion import RequestBook
+from fedunlearn.deletion.request_store import RequestStore
 from fedunlearn.errors import BadInput
 from fedunlearn.evaluation.judge import Judge
-from fedunlearn.evaluation.recordings import Speech
+from fedunlearn.evaluation.recordings import RecordingCache
 from fedunlearn.ledger import DamagedLedger, LedgerReader
 from fedunlearn.links import is_plain, plain_files, wipe_abandoned
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition
 from fedunlearn.run_folder import RunFolder
-from fedunlearn.vault.index import INDEX, Index
+from fedunlearn.vault.files import DamagedVault
+from fedunlearn.vault.index import INDEX, Index, VaultEntry
 from fedunlearn.vault.relocation import lives_elsewhere
-from fedunlearn.vault.vault import DamagedVault, Entry, Vault
+from fedunlearn.vault.vault import Vault
 
 AS_LEFT = "put it back as the run left it, or make a new run"
 _OF_A_VAULT = (INDEX, "requests.json", "devices.json", "log.txt")
@@ -102,7 +103,7 @@ def check_unused(run: RunFolder) -> None:
 def _signs_of_use(run: RunFolder) -> Iterator[str]:
     """What shows that people have asked, or devices purged."""
     for vault in (run.vault(client) for client in run.clients()):
-        if RequestBook(vault).all():
+        if RequestStore(vault).all():
             yield f"people have asked ({vault / 'requests.json'})"
         if any(_generation(path) > 1 for path in vault.glob("*-*.i16")):
             yield f"{vault} was purged"
@@ -128,20 +129,26 @@ def _generation(array: Path) -> int:
 
 
 def check_vault(
-    folder: Path, entries: Sequence[Entry], speech: Speech, model: EmotionModel, asked: Iterable[str]
+    folder: Path,
+    entries: Sequence[VaultEntry],
+    speech: RecordingCache,
+    model: EmotionModel,
+    asked: Iterable[str],
 ) -> None:
     """See that a vault holds what the corpus says, less what was purged; features that differ are wiped.
 
     Args:
-        entries: what the vault held when it was made. speech: the corpus's recordings.
-        model: of the run's kind; derives features. asked: ids of requests that the server has from here.
+        entries: what the vault held when it was made.
+        speech: the corpus's recordings.
+        model: of the run's kind; derives features.
+        asked: ids of requests that the server has from here.
 
     Raises:
         BadInput: its index, audio, book or a receipt was damaged.
     """
     try:
         vault = Vault(folder)
-        missing = sorted(set(asked) - {r.id for r in RequestBook(folder).all()})
+        missing = sorted(set(asked) - {r.id for r in RequestStore(folder).all()})
         for receipt in sorted(folder.glob("receipts/*.json")):
             _read_object(receipt)
     except (OSError, ValueError, DamagedVault) as error:
@@ -156,7 +163,7 @@ def check_vault(
         vault.drop_features(model)
 
 
-def check_index(folder: Path, entries: Sequence[Entry]) -> None:
+def check_index(folder: Path, entries: Sequence[VaultEntry]) -> None:
     """See that a vault's index names utterances of its own as the corpus does, in order.
 
     Args:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fedunlearn.blockwise import State
+from fedunlearn.blockwise import StateDict
 from fedunlearn.seeding import torch_rng_for
 
 RATIO = 10.0
@@ -25,7 +25,7 @@ _COLUMNS = 256
 """drawn at a time: the noise of a wide layer would take more memory than the model"""
 
 
-def noise_along(update: Mapping[str, Tensor], seed: int, secret: str) -> State:
+def noise_along(update: Mapping[str, Tensor], seed: int, secret: str) -> StateDict:
     """Noise along one requester's update.
 
     Args:
@@ -54,6 +54,6 @@ def _noise(value: Tensor, generator: torch.Generator) -> Tensor:
     return torch.cat(parts, 1).reshape(value.shape).to(value.dtype)
 
 
-def add(state: Mapping[str, Tensor], noise: Mapping[str, Tensor]) -> State:
+def add(state: Mapping[str, Tensor], noise: Mapping[str, Tensor]) -> StateDict:
     """A state with noise, or noise with more of it; tensors without any stay as they are."""
     return {name: value + noise[name] if name in noise else value for name, value in state.items()}

@@ -13,13 +13,15 @@ from fedunlearn import corpora
 from fedunlearn.audio import PCM
 from fedunlearn.client.liveness import open_attendance
 from fedunlearn.config import Config, CorpusSettings
-from fedunlearn.corpora import Corpus
 from fedunlearn.corpora.folder import name_few
-from fedunlearn.deletion import Inbox, check_schedule, note_devices
+from fedunlearn.corpora.utterance import Corpus
+from fedunlearn.deletion.admission import note_devices
+from fedunlearn.deletion.inbox import Inbox
+from fedunlearn.deletion.schedule import check_schedule
 from fedunlearn.errors import BadInput
 from fedunlearn.evaluation.judge import Judge
-from fedunlearn.evaluation.recordings import Speech
-from fedunlearn.experiment.checkpoint import Shelf, differences
+from fedunlearn.evaluation.recordings import RecordingCache
+from fedunlearn.experiment.checkpoint import RunCheckpoints, differences
 from fedunlearn.experiment.experiment import Experiment
 from fedunlearn.experiment.folder_check import (
     AS_LEFT,
@@ -42,10 +44,12 @@ from fedunlearn.seeding import rng_for
 from fedunlearn.server.availability import Availability
 from fedunlearn.unlearning import method_named
 from fedunlearn.vault.calibration import CALIBRATION, FEWEST
+from fedunlearn.vault.files import DamagedVault
+from fedunlearn.vault.index import VaultEntry
 from fedunlearn.vault.relocation import refill_from
-from fedunlearn.vault.vault import DamagedVault, Entry, Vault
+from fedunlearn.vault.vault import Vault
 
-Heard = tuple[Corpus, Speech]
+DecodedCorpus = tuple[Corpus, RecordingCache]
 """A corpus and its decoded recordings."""
 
 
@@ -137,7 +141,7 @@ def _check_outside(option: str, folder: Path, corpus: CorpusSettings) -> None:
             )
 
 
-def listen(config: Config, progress: Progress) -> Heard:
+def listen(config: Config, progress: Progress) -> DecodedCorpus:
     """Read and decode a corpus: what several experiments on the same speech may share.
 
     Raises:
@@ -146,7 +150,7 @@ def listen(config: Config, progress: Progress) -> Heard:
     corpus = corpora.load(config.corpus, config.seed)
     with progress.task("Listening to the speech", len(corpus.utterances)) as advance:
         corpus, pcm = corpora.recordings(corpus, config.corpus.skip_bad, lambda _: advance())
-    return corpus, Speech(pcm)
+    return corpus, RecordingCache(pcm)
 
 
 def prepare(
@@ -154,14 +158,16 @@ def prepare(
     out: Path,
     cache: Path,
     progress: Progress,
-    heard: Heard | None = None,
+    heard: DecodedCorpus | None = None,
     untouched: Path | None = None,
     resume: bool = False,
 ) -> Experiment:
     """Everything up to the first message.
 
     Args:
-        config: validated. out: the run folder, to be made. cache: of trained references.
+        config: validated.
+        out: the run folder, to be made.
+        cache: of trained references.
         progress: shown while decoding.
         heard: from ``listen`` with the same corpus settings (and seed, if generated), to decode it once.
         untouched: vaults of an earlier run on what was ``heard``. Those that are still as they would be made
@@ -271,7 +277,7 @@ def _begin_anew(run: RunFolder) -> dict[Path, bytes]:
 
 
 def _take_up(
-    config: Config, run: RunFolder, cache: Path, progress: Progress, heard: Heard | None
+    config: Config, run: RunFolder, cache: Path, progress: Progress, heard: DecodedCorpus | None
 ) -> Experiment:
     """The experiment of a run that was left, as it stands."""
     corpus, speech = heard or listen(config, progress)
@@ -279,7 +285,7 @@ def _take_up(
     corpus = _warn_of_few(corpus, partition)
     template = build_model(config.model, len(corpus.emotions), rng_for(config.seed, "template"))
     judge = _judge(config, corpus, partition, speech, template, progress)
-    shelf = Shelf(run.standings, config, judge.content_of([]), cache)
+    shelf = RunCheckpoints(run.standings, config, judge.content_of([]), cache)
     standing, damaged = shelf.latest(trained_names(template))
     for line in damaged:
         progress.warn(line)
@@ -308,9 +314,13 @@ def _take_up(
 
 
 def _judge(
-    config: Config, corpus: Corpus, partition: Partition, speech: Speech, template: EmotionModel,
+    config: Config,
+    corpus: Corpus,
+    partition: Partition,
+    speech: RecordingCache,
+    template: EmotionModel,
     progress: Progress,
-) -> Judge:  # fmt: skip
+) -> Judge:
     with progress.task("Deriving features", len(speech.pcm)) as advance:
         speech.features(template, advance)
     return Judge(partition, speech, corpus.emotions, template, config.seed, config.evaluation.bootstrap)
@@ -320,7 +330,7 @@ def _fill_vaults(
     run: RunFolder,
     corpus: Corpus,
     partition: Partition,
-    speech: Speech,
+    speech: RecordingCache,
     model: EmotionModel,
     untouched: Path | None,
     later: Mapping[str, int],
@@ -344,13 +354,13 @@ def _fill_vaults(
 
 
 def _recordings(
-    share: ClientShare, corpus: Corpus, speech: Speech, later: Mapping[str, int]
-) -> list[tuple[Entry, PCM]]:
+    share: ClientShare, corpus: Corpus, speech: RecordingCache, later: Mapping[str, int]
+) -> list[tuple[VaultEntry, PCM]]:
     """What goes into one client's vault when it is made."""
     labels = {emotion: label for label, emotion in enumerate(corpus.emotions)}
     return [
         (
-            Entry(
+            VaultEntry(
                 u.id,
                 u.emotion,
                 labels[u.emotion],
@@ -366,7 +376,7 @@ def _recordings(
     ]
 
 
-def _is_untouched(folder: Path, entries: Sequence[Entry], classes: int) -> bool:
+def _is_untouched(folder: Path, entries: Sequence[VaultEntry], classes: int) -> bool:
     try:
         return folder.exists() and Vault(folder).is_untouched(entries, classes)
     except DamagedVault:

@@ -23,15 +23,19 @@ _LOOK_SECONDS = 0.2
 
 
 def make_all(
-    make: Callable[[Shared, Task], Made], shared: Shared, tasks: Sequence[Task], workers: int,
+    make: Callable[[Shared, Task], Made],
+    shared: Shared,
+    tasks: Sequence[Task],
+    workers: int,
     alive: Callable[[], None],
-) -> Generator[tuple[Task, Made], None, None]:  # fmt: skip
+) -> Generator[tuple[Task, Made], None, None]:
     """Each task with what is made of it, in the order in which they are finished.
 
     Args:
         make: a function of a module, of what all tasks share and a task; plain data and arrays.
-        shared: sent once to each process. workers: processes, 0 = one a CPU; with one, or one task, all is
-            done in this process, and ``make`` alone can look whether it is wanted still.
+        shared: sent once to each process.
+        workers: processes, 0 = one a CPU; with one, or one task, all is done in this process, and ``make``
+            alone can look whether it is wanted still.
         alive: called several times a second; raises where the work is not wanted any more.
 
     Raises:

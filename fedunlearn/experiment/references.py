@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
-from fedunlearn.blockwise import State
+from fedunlearn.blockwise import StateDict
 from fedunlearn.config import Config
 from fedunlearn.evaluation.judge import Judge
 from fedunlearn.experiment.folder_check import hold_what_was_trained_on
@@ -23,11 +23,11 @@ from fedunlearn.server.app import Server
 from fedunlearn.server.cost import PhaseCost
 from fedunlearn.server.history import History
 from fedunlearn.server.request_tracker import weights_digest
-from fedunlearn.server.requests import ServedRequest
+from fedunlearn.server.requests import TrackedRequest
 from fedunlearn.server.state import GlobalModel, Log, Training
 
 
-def first_weights(config: Config, classes: int, stream: int) -> State:
+def first_weights(config: Config, classes: int, stream: int) -> StateDict:
     """Random weights that a training begins with. ``stream``: the training's seed."""
     model = build_model(config.model, classes, rng_for(stream, "initial weights"))
     return {k: v.clone() for k, v in model.state_dict().items()}
@@ -45,7 +45,9 @@ class References:
     """Trains, or finds, what the run is compared with.
 
     Args:
-        server: trains. cache: of references. judge, partition: who knows what is trained on.
+        server: trains.
+        cache: of references.
+        judge, partition: who knows what is trained on.
         run: the folder with the clients' vaults.
         logging_to: inside, rounds are written to that log.
         keep: makes the standing durable; surely, if in 2 copies.
@@ -76,20 +78,20 @@ class References:
         standing.history = history
         log = Log.of(known)
         standing.log.rows, standing.log.curve = log.rows, log.curve
-        standing.clock = standing.date = rounds
-        standing.dates = {date + 1: date for date in range(rounds)}
+        standing.timeline_round = standing.rounds_done = rounds
+        standing.rounds_done_at = {rounds_done + 1: rounds_done for rounds_done in range(rounds)}
         standing.costs["learn"] = PhaseCost.of(known.cost)
         standing.costs["learn"].bytes_stored = history.bytes_stored
         standing.trained = {client: number - 1 for client, number in history.last_rounds().items()}
         later = recorded_later(self._partition, config.partition, config.seed)
         for share in self._partition.clients:
             client = share.client
-            dates = [d for d in range(rounds) if self._server.availability.reachable(client, d)]
-            if dates:
-                standing.heard[client] = dates[-1]
-                standing.examples[client] = sum(later.get(u.id, 0) <= dates[-1] for u in share.train)
+            rounds_done_at = [d for d in range(rounds) if self._server.availability.reachable(client, d)]
+            if rounds_done_at:
+                standing.last_report[client] = rounds_done_at[-1]
+                standing.examples[client] = sum(later.get(u.id, 0) <= rounds_done_at[-1] for u in share.train)
 
-    def had_nobody_asked(self) -> State:
+    def counterfactual_original(self) -> StateDict:
         """The original, while a deletion waits: learn on from here as if there were none."""
         standing, stream = self._standing, self._config.seed
         model = standing.model
@@ -106,7 +108,7 @@ class References:
         return self._train_beside(standing.beside, stream, "counterfactual").weights
 
     def _train_beside(
-        self, training: Training, stream: int, phase: str, withheld: Sequence[ServedRequest] = ()
+        self, training: Training, stream: int, phase: str, withheld: Sequence[TrackedRequest] = ()
     ) -> GlobalModel:
 
         def kept(model: GlobalModel) -> None:
@@ -114,7 +116,7 @@ class References:
             self._keep(1)
 
         with self._logging_to(training.log):
-            model = self._server.learn_deaf(training.model, stream, phase, kept, withheld)
+            model = self._server.train_without_deletions(training.model, stream, phase, kept, withheld)
         self._standing.beside = None
         return model
 
@@ -174,21 +176,21 @@ class References:
         gone = set(forget)
         kept = [[u.id for u in share.train if u.id not in gone] for share in self._partition.clients]
         later = recorded_later(self._partition, self._config.partition, self._config.seed)
-        dates = [[[i, later[u]] for i, u in enumerate(ids) if u in later] for ids in kept]
+        rounds_done_at = [[[i, later[u]] for i, u in enumerate(ids) if u in later] for ids in kept]
         contents = [self._judge.content_of(ids) if ids else "" for ids in kept]
-        return [f"{c} later {d}" if d else c for c, d in zip(contents, dates, strict=True)]
+        return [f"{c} later {d}" if d else c for c, d in zip(contents, rounds_done_at, strict=True)]
 
     def _absences(self) -> list[list[int]]:
         """Who cannot be reached in each round of learning; empty where everybody always can."""
         rounds = self._config.training.rounds
-        away = [list(self._server.availability.unreachable(date)) for date in range(rounds)]
+        away = [list(self._server.availability.unreachable(rounds_done)) for rounds_done in range(rounds)]
         return away if any(away) else []
 
-    def _first(self, stream: int) -> State:
+    def _first(self, stream: int) -> StateDict:
         """Random weights, with the run's normalisation constants: no device sends its moments twice."""
         return {**first_weights(self._config, self._judge.classes, stream), **self._constants()}
 
-    def _constants(self) -> State:
+    def _constants(self) -> StateDict:
         model = self._standing.model
         assert model is not None
         return constants_of(model.weights)

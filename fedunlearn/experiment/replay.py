@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from fedunlearn.audio import PCM, pad, to_float
-from fedunlearn.blockwise import State, difference
+from fedunlearn.blockwise import StateDict, difference
 from fedunlearn.client.steps import (
     heard_by,
     moments_of,
@@ -25,7 +25,7 @@ from fedunlearn.client.steps import (
 )
 from fedunlearn.config import Config
 from fedunlearn.examples import Examples, ForgetSet
-from fedunlearn.experiment.timeline import Plan, Round, Wish
+from fedunlearn.experiment.timeline import Timeline, TimelineRequest, TimelineRound
 from fedunlearn.messages.scalars import Evaluation, pooled
 from fedunlearn.messages.update import Update
 from fedunlearn.models import build_model
@@ -34,7 +34,7 @@ from fedunlearn.seeding import rng_for
 from fedunlearn.server.aggregation import ServerOptimizer, weighted_mean
 from fedunlearn.server.history import History
 from fedunlearn.server.state import GlobalModel
-from fedunlearn.server.steps import calibrated, join_step, recovered, some_of
+from fedunlearn.server.steps import apply_unlearn_updates, calibrated, recovered, sample_clients
 from fedunlearn.training import round_lr
 from fedunlearn.unlearning import METHODS
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnFailed
@@ -43,18 +43,20 @@ STAGES = ("original", "unlearned", "recovered")
 
 
 @dataclass(frozen=True)
-class World:
+class ReplayData:
     """All that a federation is made of, as arrays, so that it can be sent to another process.
 
     Attributes:
-        config: the experiment. plan: what its run did. classes: emotions.
+        config: the experiment.
+        plan: what its run did.
+        classes: emotions.
         train, test: of each client, in client order, the ids of what it trains on and of what it holds out.
         place: utterance -> its row in features [N, T, D], frames [N] and labels [N].
         audio: of the candidates, where the method reads waveforms; else empty.
     """
 
     config: Config
-    plan: Plan
+    plan: Timeline
     classes: int
     train: tuple[tuple[str, ...], ...]
     test: tuple[tuple[str, ...], ...]
@@ -65,14 +67,16 @@ class World:
     audio: Mapping[str, PCM]
 
 
-class Rehearsal:
+class Replay:
     """One federation of a world.
 
     Args:
-        world: of the run. stream: seed of all its randomness. outside: utterances that it never sees.
+        world: of the run.
+        stream: seed of all its randomness.
+        outside: utterances that it never sees.
     """
 
-    def __init__(self, world: World, stream: int, outside: Collection[str] = ()) -> None:
+    def __init__(self, world: ReplayData, stream: int, outside: Collection[str] = ()) -> None:
         self._world, self._config, self._plan = world, world.config, world.plan
         self._stream, self._outside = stream, frozenset(outside)
         self.model = build_model(self._config.model, world.classes, rng_for(0, "template"))
@@ -89,22 +93,22 @@ class Rehearsal:
             self._kept[key] = self._all.take(rows)
         return self._kept[key]
 
-    def play(self) -> dict[str, State]:
+    def play(self) -> dict[str, StateDict]:
         """Go through the plan: the weights of the original, the unlearned and the recovered model.
 
         Raises:
             TrainingDiverged: a loss is not finite.
         """
-        plan, original, self._steps = self._plan, None, list[State]()
-        first = min((w.heard for w in plan.wishes if w.utterances), default=None)
+        plan, original, self._steps = self._plan, None, list[StateDict]()
+        first = min((w.reported for w in plan.wishes if w.utterances), default=None)
         model = self._start()
         unlearned_ = None
         keeps_last = self._config.unlearning.reads_last_steps
         self._history = History(trained_names(self.model), model.weights, keeps_last=keeps_last)
         for round_ in plan.rounds:
             if original is None and first is not None and self._comes_after(round_, first):
-                original = self._had_nobody_asked(model)
-            self._purge(round_.clock, round_.date)
+                original = self._counterfactual_original(model)
+            self._purge(round_.timeline_round, round_.rounds_done)
             match round_.kind:
                 case "learn":
                     self._learn(model, round_)
@@ -131,12 +135,12 @@ class Rehearsal:
         weights = calibrated(self.model, initial.state_dict(), told)
         return GlobalModel(weights, ServerOptimizer(self._config.training))
 
-    def _learn(self, model: GlobalModel, round_: Round) -> None:
-        number = round_.date + 1
-        for update in self._ordinary(model, number, self._plan.withheld(round_.clock)):
+    def _learn(self, model: GlobalModel, round_: TimelineRound) -> None:
+        number = round_.rounds_done + 1
+        for update in self._ordinary(model, number, self._plan.withheld(round_.timeline_round)):
             self._history.remember(update.client, update.difference, number, update.sizes)
 
-    def _had_nobody_asked(self, model: GlobalModel) -> State:
+    def _counterfactual_original(self, model: GlobalModel) -> StateDict:
         branch = GlobalModel(model.weights, copy.deepcopy(model.optimizer), model.ordinary_rounds)
         for number in range(model.ordinary_rounds + 1, self._config.training.rounds + 1):
             self._ordinary(branch, number, ())
@@ -151,14 +155,14 @@ class Rehearsal:
         model.ordinary_rounds = number
         return updates
 
-    def _recover(self, weights: State, round_: Round) -> State:
-        recovery, gone = self._config.recovery, self._plan.withheld(round_.clock)
+    def _recover(self, weights: StateDict, round_: TimelineRound) -> StateDict:
+        recovery, gone = self._config.recovery, self._plan.withheld(round_.timeline_round)
         updates = self._train(
             weights,
-            round_.date,
+            round_.rounds_done,
             gone,
             "recover",
-            round_.clock,
+            round_.timeline_round,
             recovery.epochs,
             recovery.lr,
             recovery.clients,
@@ -169,21 +173,28 @@ class Rehearsal:
         return recovered(weights, mean, recovery.reversion, self._steps)
 
     def _train(
-        self, weights: State, date: int, withheld: Collection[str], phase: str, number: int, epochs: int,
-        lr: float, most: int = 0,
-    ) -> list[Update]:  # fmt: skip
-        updates, there = [], self._there(date, withheld)
-        for client in some_of(there, most, self._config.seed, phase, number):
+        self,
+        weights: StateDict,
+        rounds_done: int,
+        withheld: Collection[str],
+        phase: str,
+        number: int,
+        epochs: int,
+        lr: float,
+        most: int = 0,
+    ) -> list[Update]:
+        updates, there = [], self._there(rounds_done, withheld)
+        for client in sample_clients(there, most, self._config.seed, phase, number):
             ids = there[client]
             kept, when = self.examples(ids), (phase, number, self._stream)
             work = partial(train_in_round, self.model, kept, self._config, epochs, lr, client, *when)
             updates.append(Update(client, len(kept), trained(self.model, weights, work)[0]))
         return updates
 
-    def _unlearn(self, weights: State, round_: Round) -> State:
+    def _unlearn(self, weights: StateDict, round_: TimelineRound) -> StateDict:
         """The joint step, of those requesters that have any of its utterances."""
         before, config, plan = weights, self._config, self._plan
-        own: dict[int, list[Wish]] = {}
+        own: dict[int, list[TimelineRequest]] = {}
         for number in sorted(round_.wishes, key=lambda n: plan.wishes[n].client):
             own.setdefault(plan.wishes[number].client, []).append(plan.wishes[number])
         asked = {}
@@ -201,34 +212,54 @@ class Rehearsal:
             if not updates:
                 continue
             names = {u.client: [w.id for w in own[u.client]] for u in updates}
-            weights, passed, _ = join_step(
-                weights, updates, names, config, self.model, self._history, self._holding(round_),
-                plan.asking(round_.clock), lambda state, staying: self._accuracy(state, staying, round_),
-                round_.clock,
-            )  # fmt: skip
+            weights, passed, _ = apply_unlearn_updates(
+                weights,
+                updates,
+                names,
+                config,
+                self.model,
+                self._history,
+                self._holding(round_),
+                plan.asking(round_.timeline_round),
+                lambda state, staying: self._accuracy(state, staying, round_),
+                round_.timeline_round,
+            )
             moved = moved or bool(passed)
         if config.recovery.reversion == "removed":
             self._steps.append(difference(weights, before))
         return weights
 
     def _forgotten(
-        self, weights: State, round_: Round, client: int, ids: tuple[str, ...], scalars: ServerScalars
+        self,
+        weights: StateDict,
+        round_: TimelineRound,
+        client: int,
+        ids: tuple[str, ...],
+        scalars: ServerScalars,
     ) -> Update | None:
         """One requester's update; None where it fails, as in a run it would be left out of the step."""
         share = min(1.0, len(ids) / self._holding(round_)[client])
         self.model.load_state_dict(weights)
         try:
             _, moved = unlearned(
-                self.model, self._forget_set(ids), METHODS[self._config.unlearning.method].unlearn,
-                self._config, replace(scalars, share=share), client, round_.clock, self._stream,
-            )  # fmt: skip
+                self.model,
+                self._forget_set(ids),
+                METHODS[self._config.unlearning.method].unlearn,
+                self._config,
+                replace(scalars, share=share),
+                client,
+                round_.timeline_round,
+                self._stream,
+            )
         except UnlearnFailed:
             return None
 
         def own() -> Examples:
-            return self.examples(self._held(client, round_.date, self._plan.purged(round_.clock)))
+            return self.examples(
+                self._held(client, round_.rounds_done, self._plan.purged(round_.timeline_round))
+            )
 
-        leaves = sent(self.model, moved, own, self._config, client, round_.clock, self._stream)
+        leaves = sent(self.model, moved, own, self._config, client, round_.timeline_round, self._stream)
         return Update(client, len(ids), leaves)
 
     def _forget_set(self, ids: tuple[str, ...]) -> ForgetSet:
@@ -237,58 +268,58 @@ class Rehearsal:
             return ForgetSet(self.examples(ids), torch.zeros(len(ids), 0), torch.zeros(len(ids)).long())
         return ForgetSet(self.examples(ids), *pad([to_float(audio[u]) for u in ids]))
 
-    def _purge(self, clock: int, date: int) -> None:
+    def _purge(self, timeline_round: int, rounds_done: int) -> None:
         """What left the vaults since the last round leaves the server's memory."""
         for wish in self._plan.wishes:
-            if wish.utterances and self._purged <= wish.gone < clock:
-                left = not self._held(wish.client, date, self._plan.purged(clock))
+            if wish.utterances and self._purged <= wish.gone < timeline_round:
+                left = not self._held(wish.client, rounds_done, self._plan.purged(timeline_round))
                 self._history.forget(wish.client, left)
-        self._purged = clock
+        self._purged = timeline_round
 
     # ---- who holds what ------------------------------------------------------------------------------
 
-    def _held(self, client: int, date: int, gone: Collection[str]) -> tuple[str, ...]:
+    def _held(self, client: int, rounds_done: int, gone: Collection[str]) -> tuple[str, ...]:
         away, later = self._outside, self._plan.later
         return tuple(
             u
             for u in self._world.train[client]
-            if u not in away and u not in gone and later.get(u, 0) <= date
+            if u not in away and u not in gone and later.get(u, 0) <= rounds_done
         )
 
-    def _there(self, date: int, gone: Collection[str]) -> dict[int, tuple[str, ...]]:
+    def _there(self, rounds_done: int, gone: Collection[str]) -> dict[int, tuple[str, ...]]:
         """What each client trains on that can be reached; nobody where that is one of several."""
-        held = {c: self._held(c, date, gone) for c in range(len(self._world.train))}
+        held = {c: self._held(c, rounds_done, gone) for c in range(len(self._world.train))}
         holding = {c: ids for c, ids in held.items() if ids}
-        there = {c: ids for c, ids in holding.items() if c not in self._plan.away[date]}
+        there = {c: ids for c, ids in holding.items() if c not in self._plan.away[rounds_done]}
         return there if len(there) >= min(2, len(holding)) else {}
 
-    def _holding(self, round_: Round) -> dict[int, int]:
+    def _holding(self, round_: TimelineRound) -> dict[int, int]:
         """How much training speech is in each vault at an unlearn step."""
-        gone = self._plan.purged(round_.clock)
-        return {c: len(self._held(c, round_.date, gone)) for c in range(len(self._world.train))}
+        gone = self._plan.purged(round_.timeline_round)
+        return {c: len(self._held(c, round_.rounds_done, gone)) for c in range(len(self._world.train))}
 
     def _scalars(
-        self, weights: State, round_: Round, log_odds: bool, among: Collection[int] | None = None
+        self, weights: StateDict, round_: TimelineRound, log_odds: bool, among: Collection[int] | None = None
     ) -> ServerScalars:
         """What the clients that can be reached tell of a model."""
-        gone, replies = self._plan.purged(round_.clock), []
+        gone, replies = self._plan.purged(round_.timeline_round), []
         rank = self._config.unlearning.calm.rank
         self.model.load_state_dict(weights)
-        away = self._plan.away[round_.date]
+        away = self._plan.away[round_.rounds_done]
         there = [c for c, held in self._holding(round_).items() if held and c not in away]
         asked = self._config.unlearning.asked
-        for client in some_of(there, asked, self._config.seed, "evaluate", round_.clock):
+        for client in sample_clients(there, asked, self._config.seed, "evaluate", round_.timeline_round):
             if among and client not in among:
                 continue
             held_out = self.examples(u for u in self._world.test[client] if u not in gone)
-            own = self.examples(self._held(client, round_.date, gone)) if log_odds else None
+            own = self.examples(self._held(client, round_.rounds_done, gone)) if log_odds else None
             right, of_trained, of_held_out = heard_by(self.model, held_out, own, rank)
             replies.append(Evaluation(right, len(held_out), of_trained, of_held_out))
         return pooled(replies)
 
-    def _accuracy(self, state: State, staying: Sequence[int], round_: Round) -> float | None:
+    def _accuracy(self, state: StateDict, staying: Sequence[int], round_: TimelineRound) -> float | None:
         return self._scalars(state, round_, False, staying).test_accuracy if staying else None
 
-    def _comes_after(self, round_: Round, heard: int) -> bool:
+    def _comes_after(self, round_: TimelineRound, heard: int) -> bool:
         """Whether, when this round begins, a request has been served that was heard then."""
-        return round_.clock > heard or (round_.clock == heard and round_.kind == "unlearn")
+        return round_.timeline_round > heard or (round_.timeline_round == heard and round_.kind == "unlearn")

@@ -10,22 +10,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from fedunlearn.corpora import Corpus
-from fedunlearn.deletion import DeletionRequest, RequestBook, State
+from fedunlearn.corpora.utterance import Corpus
 from fedunlearn.deletion.receipts import removed_by
+from fedunlearn.deletion.request import DeletionRequest, RequestState
+from fedunlearn.deletion.request_store import RequestStore
 from fedunlearn.partition import Partition
 from fedunlearn.run_folder import RunFolder, write_atomically
-from fedunlearn.server.requests import Key, ServedRequest
+from fedunlearn.server.requests import RequestKey, TrackedRequest
 from fedunlearn.server.state import Contents, Standing
 from fedunlearn.vault.index import Index
 
-_DONE = frozenset({State.VERIFIED, State.WITHDRAWN, State.REFUSED})
+_DONE = frozenset({RequestState.VERIFIED, RequestState.WITHDRAWN, RequestState.REFUSED})
 _DELETED = "(deleted)"
 
 
 def read_books(
-    run: RunFolder, corpus: Corpus, known: Mapping[Key, Contents], clients: Iterable[int]
-) -> dict[Key, DeletionRequest]:
+    run: RunFolder, corpus: Corpus, known: Mapping[RequestKey, Contents], clients: Iterable[int]
+) -> dict[RequestKey, DeletionRequest]:
     """All requests of these clients, with the utterances that they name or named.
 
     Args:
@@ -34,9 +35,9 @@ def read_books(
         known: contents of requests that may be closed.
         clients: whose books are read, in this order.
     """
-    books: dict[Key, DeletionRequest] = {}
+    books: dict[RequestKey, DeletionRequest] = {}
     for client in clients:
-        for request in RequestBook(run.vault(client)).all():
+        for request in RequestStore(run.vault(client)).all():
             key = request.id, client
             if key in known and not (request.utterances or request.held_out):
                 utterances, held_out = (
@@ -47,7 +48,7 @@ def read_books(
     return books
 
 
-def named_by(requests: Iterable[ServedRequest], books: Mapping[Key, DeletionRequest]) -> list[str]:
+def named_by(requests: Iterable[TrackedRequest], books: Mapping[RequestKey, DeletionRequest]) -> list[str]:
     """The training utterances that these requests name, sorted.
 
     Args:
@@ -57,7 +58,7 @@ def named_by(requests: Iterable[ServedRequest], books: Mapping[Key, DeletionRequ
     return sorted({u for r in requests if r.key in books for u in books[r.key].utterances})
 
 
-def contents_of(books: Mapping[Key, DeletionRequest], corpus: Corpus) -> dict[Key, Contents]:
+def contents_of(books: Mapping[RequestKey, DeletionRequest], corpus: Corpus) -> dict[RequestKey, Contents]:
     """What the requests of these books name, as indexes into the corpus; requests that name nothing left out.
 
     Args:
@@ -88,7 +89,7 @@ def close_books(run: RunFolder, partition: Partition, standing: Standing) -> Non
     everywhere: set[str] = set()
     for share in partition.clients:
         vault = run.vault(share.client)
-        book = RequestBook(vault)
+        book = RequestStore(vault)
         done = [r for r in book.all() if not r.is_open and _is_done(standing, (r.id, share.client))]
         if not done:
             continue
@@ -101,7 +102,7 @@ def close_books(run: RunFolder, partition: Partition, standing: Standing) -> Non
     _redact(run.log, everywhere)
 
 
-def _is_done(standing: Standing, key: Key) -> bool:
+def _is_done(standing: Standing, key: RequestKey) -> bool:
     served = standing.requests.get(key)
     return served is not None and served.state in _DONE
 

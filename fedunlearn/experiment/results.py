@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from fedunlearn.config import Config
-from fedunlearn.corpora import Corpus
-from fedunlearn.deletion import DeletionRequest, State
+from fedunlearn.corpora.utterance import Corpus
+from fedunlearn.deletion.request import DeletionRequest, RequestState
 from fedunlearn.evaluation.judge import Judge, Predictions
 from fedunlearn.ledger import LedgerReader
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition
 from fedunlearn.server.clients import Fault
-from fedunlearn.server.requests import Key, ServedRequest
+from fedunlearn.server.requests import RequestKey, TrackedRequest
 from fedunlearn.server.state import Standing
 from fedunlearn.unlearning import method_named
 from fedunlearn.unlearning.contract import MethodCard
-from fedunlearn.unlearning.privileged.contract import ReferenceCard
+from fedunlearn.unlearning.privileged.contract import PrivilegedCard
 
 SCHEMA = "fedunlearn/results/1"
 _VERSIONED = ("fedunlearn", "torch", "torchaudio", "transformers", "flwr", "ray", "numpy")
@@ -30,14 +30,20 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in _VERSIONED}}
 
 
-def about_method(card: MethodCard | ReferenceCard) -> dict[str, str]:
+def about_method(card: MethodCard | PrivilegedCard) -> dict[str, str]:
     """The method, what it sees ("forget": the forget set alone), and whom it is from."""
     return {"method": card.name, "sees": card.sees, "source": card.source}
 
 
-def frame(config: Config, corpus: Corpus, partition: Partition, standing: Standing,
-          books: Mapping[Key, DeletionRequest], ledger: Path,
-          model: EmotionModel) -> dict[str, Any]:  # fmt: skip
+def frame(
+    config: Config,
+    corpus: Corpus,
+    partition: Partition,
+    standing: Standing,
+    books: Mapping[RequestKey, DeletionRequest],
+    ledger: Path,
+    model: EmotionModel,
+) -> dict[str, Any]:
     """What there is to say of every run, however it ended."""
     attackers = config.attackers
     with LedgerReader(ledger) as reader:
@@ -68,14 +74,15 @@ def frame(config: Config, corpus: Corpus, partition: Partition, standing: Standi
 
 
 def reversion_steps(
-    entries: Sequence[Row], original: float | None, requests: Iterable[ServedRequest]
+    entries: Sequence[Row], original: float | None, requests: Iterable[TrackedRequest]
 ) -> list[dict[str, Any]]:
     """What each joint unlearn step did to the forget accuracy, and what its recovery did to that.
 
     The rounds of an upper reference are one step, of which the last names the requests.
 
     Args:
-        entries: the timeline. original: the original's forget accuracy, where a step is the first entry.
+        entries: the timeline.
+        original: the original's forget accuracy, where a step is the first entry.
         requests: of the run, for whose each was.
 
     Returns:
@@ -96,9 +103,14 @@ def reversion_steps(
         if unlearning and asked:
             clients = sorted(set().union(*(whose.get(name, set()) for name in asked)))
             steps.append(
-                {"round": entry["round"], "clients": clients, "before": before, "unlearned": here,
-                 "recovered": None}
-            )  # fmt: skip
+                {
+                    "round": entry["round"],
+                    "clients": clients,
+                    "before": before,
+                    "unlearned": here,
+                    "recovered": None,
+                }
+            )
         recovering = (unlearning and bool(asked)) or (recovering and entry["phase"] == "recover")
         if recovering and entry["phase"] == "recover":
             steps[-1]["recovered"] = here
@@ -127,7 +139,7 @@ def timeline(
 
 
 def request_rows(
-    served: Iterable[ServedRequest], books: Mapping[Key, DeletionRequest], faults: Sequence[Fault]
+    served: Iterable[TrackedRequest], books: Mapping[RequestKey, DeletionRequest], faults: Sequence[Fault]
 ) -> list[dict[str, Any]]:
     """What was asked and what became of it, in the order of asking."""
     rows, reasons = [], {f.client: f.reason for f in faults if f.kind != "repeated"}
@@ -157,7 +169,7 @@ def request_rows(
 
 
 def unfulfilled(
-    served: Iterable[ServedRequest], unheard: Iterable[int], faults: Sequence[Fault]
+    served: Iterable[TrackedRequest], silent_clients: Iterable[int], faults: Sequence[Fault]
 ) -> list[str]:
     """What was not followed to the end, one line each, with the last that went wrong at that client."""
     reasons = {f.client: f" ({f.reason})" for f in faults if f.kind != "repeated"}
@@ -165,7 +177,7 @@ def unfulfilled(
         *(
             f"request {r.id} of client {r.client} is {r.state}, not verified{reasons.get(r.client, '')}"
             for r in served
-            if r.state not in {State.VERIFIED, State.WITHDRAWN, State.REFUSED}
+            if r.state not in {RequestState.VERIFIED, RequestState.WITHDRAWN, RequestState.REFUSED}
         ),
-        *(f"client {c} did not say whether it has deletions" for c in sorted(unheard)),
+        *(f"client {c} did not say whether it has deletions" for c in sorted(silent_clients)),
     ]

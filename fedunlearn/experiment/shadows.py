@@ -31,8 +31,8 @@ from fedunlearn.config import Config
 from fedunlearn.errors import Interrupted, RunFailed
 from fedunlearn.evaluation.judge import Judge
 from fedunlearn.experiment.process_pool import make_all
-from fedunlearn.experiment.replay import STAGES, Rehearsal, World
-from fedunlearn.experiment.timeline import Plan
+from fedunlearn.experiment.replay import STAGES, Replay, ReplayData
+from fedunlearn.experiment.timeline import Timeline
 from fedunlearn.partition import Partition
 from fedunlearn.seeding import rng_for, stream_key
 from fedunlearn.training import TrainingDiverged, predict
@@ -49,7 +49,9 @@ class Shadows:
     """What the attacks are made of.
 
     Attributes:
-        candidates: the K utterances of all unlearn steps, sorted. labels: [K]. request: [K] places in
+        candidates: the K utterances of all unlearn steps, sorted.
+        labels: [K].
+        request: [K] places in
         requests: ids of the requests that took candidates back, in the order of asking.
         inside: [S, K] which were trained on and unlearned in which shadow; about half.
         logits: "original" (before any unlearn step), "unlearned" (after the last), "recovered" -> [S, K, C].
@@ -70,7 +72,7 @@ class Shadows:
 
 
 @dataclass(frozen=True)
-class Task:
+class ShadowTask:
     """One federation to be gone through: of a shadow, or (``_REPLAY``) the run's own."""
 
     number: int
@@ -79,17 +81,29 @@ class Task:
 
 
 def shadow_federations(
-    config: Config, judge: Judge, partition: Partition, plan: Plan, states: States, folder: Path,
-    shadows: int, workers: int = 0, advance: Callable[[], None] = lambda: None, stop: Event | None = None,
-) -> Shadows:  # fmt: skip
+    config: Config,
+    judge: Judge,
+    partition: Partition,
+    plan: Timeline,
+    states: States,
+    folder: Path,
+    shadows: int,
+    workers: int = 0,
+    advance: Callable[[], None] = lambda: None,
+    stop: Event | None = None,
+) -> Shadows:
     """Train shadow federations, or find them in the cache, and go through the run itself again.
 
     Args:
-        config, partition: of the run. judge: who has all features. plan: ``plan_of`` the run.
+        config, partition: of the run.
+        judge: who has all features.
+        plan: ``build_timeline`` the run.
         states: the run's own "original", "unlearned" and "recovered", for the replay.
         folder: of the reference cache; shadows are kept in its folder "shadows", each when it is finished.
-        shadows: how many, S >= 0. workers: processes, 0 = one a core; the result does not depend on them.
-        advance: called once for each shadow, found or finished. stop: set from outside to end all.
+        shadows: how many, S >= 0.
+        workers: processes, 0 = one a core; the result does not depend on them.
+        advance: called once for each shadow, found or finished.
+        stop: set from outside to end all.
 
     Raises:
         RunFailed: a training diverged, a process died; Interrupted where ``stop`` was set.
@@ -105,11 +119,11 @@ def shadow_federations(
         return Shadows(
             candidates, labels, request, requests, inside, {}, None, plan.why or "none were asked for"
         )
-    shelf = Shelf(folder / "shadows", config, plan, _contents(judge, partition, plan), judge.classes)
+    shelf = ShadowCache(folder / "shadows", config, plan, _contents(judge, partition, plan), judge.classes)
     found: dict[int, Arrays] = {}
-    tasks = [Task(_REPLAY, config.seed, np.ones(len(candidates), bool))]
+    tasks = [ShadowTask(_REPLAY, config.seed, np.ones(len(candidates), bool))]
     for number in range(shadows):
-        task = Task(number, stream_key(config.seed, "shadow", number) % 2**31, inside[number])
+        task = ShadowTask(number, stream_key(config.seed, "shadow", number) % 2**31, inside[number])
         known = shelf.find(task)
         if known is None:
             tasks.append(task)
@@ -140,7 +154,7 @@ def halves(seed: int, shadows: int, candidates: int) -> npt.NDArray[np.bool_]:
     return np.array(drawn, bool).reshape(shadows, candidates)
 
 
-def play(world: World, task: Task) -> Arrays:
+def play(world: ReplayData, task: ShadowTask) -> Arrays:
     """One federation: the candidates' logits [K, C] at each stage; of the replay the weights.
 
     Raises:
@@ -148,7 +162,7 @@ def play(world: World, task: Task) -> Arrays:
     """
     candidates = world.plan.candidates
     outside = [u for u, there in zip(candidates, task.inside, strict=True) if not there]
-    federation = Rehearsal(world, task.stream, outside)
+    federation = Replay(world, task.stream, outside)
     stages = federation.play()
     if task.number == _REPLAY:
         return {f"{stage}/{k}": v.numpy() for stage, state in stages.items() for k, v in state.items()}
@@ -159,18 +173,23 @@ def play(world: World, task: Task) -> Arrays:
     return logits
 
 
-class Shelf:
+class ShadowCache:
     """Finished shadows in a folder: logits and who was inside, no audio, no features, no weights.
 
     Args:
-        folder: theirs; made when the first is kept. config, plan, classes: of the run.
+        folder: theirs; made when the first is kept.
+        config, plan, classes: of the run.
         contents: digests of what is trained on and held out, client by client, and each id's number.
     """
 
     def __init__(
-        self, folder: Path, config: Config, plan: Plan, contents: tuple[list[str], Mapping[str, int]],
+        self,
+        folder: Path,
+        config: Config,
+        plan: Timeline,
+        contents: tuple[list[str], Mapping[str, int]],
         classes: int,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._folder, self._shape = folder, (len(plan.candidates), classes)
         digests, place = contents
         method = config.unlearning.method.replace("-", "_")
@@ -189,7 +208,7 @@ class Shelf:
             "candidates": [place[u] for u in plan.candidates],
         }
 
-    def find(self, task: Task) -> Arrays | None:
+    def find(self, task: ShadowTask) -> Arrays | None:
         """What was kept of this shadow; None if nothing was, or its file was damaged."""
         try:
             tensors, _ = load_checkpoint(self._file(task))
@@ -201,14 +220,14 @@ class Shelf:
         same = np.array_equal(tensors["inside"].numpy().astype(bool), task.inside)
         return logits if same and {v.shape for v in logits.values()} == {self._shape} else None
 
-    def keep(self, task: Task, logits: Mapping[str, npt.NDArray[np.float32]]) -> None:
+    def keep(self, task: ShadowTask, logits: Mapping[str, npt.NDArray[np.float32]]) -> None:
         """Store a finished shadow."""
         self._folder.mkdir(parents=True, exist_ok=True)
         tensors = {stage: torch.from_numpy(logits[stage]) for stage in STAGES}
         tensors["inside"] = torch.from_numpy(task.inside.astype(np.uint8))
         save_checkpoint(self._file(task), tensors, {"shadow": task.number})
 
-    def _file(self, task: Task) -> Path:
+    def _file(self, task: ShadowTask) -> Path:
         decides = {**self._decides, "stream": task.stream, "inside": task.inside.tolist()}
         key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
         return self._folder / f"{key}.safetensors"
@@ -225,12 +244,12 @@ def _ids(partition: Partition) -> list[tuple[str, ...]]:
     return [tuple(u.id for u in utterances) for split in splits for utterances in split]
 
 
-def _contents(judge: Judge, partition: Partition, plan: Plan) -> tuple[list[str], Mapping[str, int]]:
+def _contents(judge: Judge, partition: Partition, plan: Timeline) -> tuple[list[str], Mapping[str, int]]:
     ids = _ids(partition)
     return [judge.content_of(of) for of in ids], {u: n for n, u in enumerate(u for of in ids for u in of)}
 
 
-def _world(config: Config, judge: Judge, partition: Partition, plan: Plan) -> World:
+def _world(config: Config, judge: Judge, partition: Partition, plan: Timeline) -> ReplayData:
     ids, clients = _ids(partition), len(partition.clients)
     everything = [u for of in ids for u in of]
     examples = judge.examples(everything)
@@ -238,7 +257,7 @@ def _world(config: Config, judge: Judge, partition: Partition, plan: Plan) -> Wo
     if config.unlearning.method == "l2ul" and config.unlearning.l2ul.attack.domain != "feature":
         wanted = set(plan.candidates)
         audio = {u.id: u.pcm() for u in partition.train if u.id in wanted}
-    return World(
+    return ReplayData(
         config,
         plan,
         judge.classes,
@@ -252,7 +271,7 @@ def _world(config: Config, judge: Judge, partition: Partition, plan: Plan) -> Wo
     )
 
 
-def _compared(made: Arrays, states: States, plan: Plan) -> dict[str, Any]:
+def _compared(made: Arrays, states: States, plan: Timeline) -> dict[str, Any]:
     stages = {}
     for stage in STAGES:
         far = [np.abs(made[f"{stage}/{k}"].astype(float) - v.numpy()).max() for k, v in states[stage].items()]

@@ -9,12 +9,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from fedunlearn.config import Config
-from fedunlearn.deletion import DeletionRequest
-from fedunlearn.deletion import State as RequestState
 from fedunlearn.deletion.purge import going_along
+from fedunlearn.deletion.request import DeletionRequest, RequestState
 from fedunlearn.partition import Partition, recorded_later
 from fedunlearn.server.availability import Availability
-from fedunlearn.server.requests import Key, ServedRequest
+from fedunlearn.server.requests import RequestKey, TrackedRequest
 from fedunlearn.server.state import Standing
 from fedunlearn.unlearning import METHODS
 
@@ -22,21 +21,23 @@ _NEVER = 2**62
 
 
 @dataclass(frozen=True)
-class Wish:
+class TimelineRequest:
     """One request of the run, or the part of it on one device.
 
     Attributes:
-        id, client: whose. utterances: training utterances that must go, as the device lists them.
+        id, client: whose.
+        utterances: training utterances that must go, as the device lists them.
         heard: round of the clock; trained on in no later one.
         applied: round of the clock at which it joined an unlearn step; None = in no step.
-        gone: when its speech left the vault. withdrawn, closed: when it was.
+        gone: when its speech left the vault.
+        withdrawn, closed: when it was.
         held_out: utterances of this kind that it names, and those that went along.
     """
 
     id: str
     client: int
     utterances: tuple[str, ...]
-    heard: int
+    reported: int
     applied: int | None = None
     gone: int = _NEVER
     withdrawn: int = _NEVER
@@ -45,34 +46,37 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Round:
+class TimelineRound:
     """One row of the run's timeline.
 
     Attributes:
-        kind: of it. clock: its number. date: rounds done when it begins, recovery during learning left out.
+        kind: of it.
+        timeline_round: its number.
+        rounds_done: rounds done when it begins, recovery during learning left out.
         wishes: of an unlearn step, as places in the plan's list.
     """
 
     kind: Literal["learn", "unlearn", "recover"]
-    clock: int
-    date: int
+    timeline_round: int
+    rounds_done: int
     wishes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
-class Plan:
+class Timeline:
     """A run to be gone through again.
 
     Attributes:
-        wishes: in the order of the devices and their books. rounds: in order.
+        wishes: in the order of the devices and their books.
+        rounds: in order.
         away: at each date who could not be reached.
         later: utterance -> rounds done when it is recorded, of those that are not there from the start.
         departures: what the run met that a plan cannot tell, one line each.
         why: one line, why there can be no shadow federations of this run; empty = there can.
     """
 
-    wishes: tuple[Wish, ...]
-    rounds: tuple[Round, ...]
+    wishes: tuple[TimelineRequest, ...]
+    rounds: tuple[TimelineRound, ...]
     away: tuple[tuple[int, ...], ...]
     later: Mapping[str, int]
     departures: tuple[str, ...] = ()
@@ -87,26 +91,30 @@ class Plan:
     def request_of(self) -> dict[str, str]:
         """Candidate -> the id of the request that took it back."""
         taken: dict[str, str] = {}
-        for wish in sorted((w for w in self.wishes if w.applied is not None), key=lambda w: w.heard):
+        for wish in sorted((w for w in self.wishes if w.applied is not None), key=lambda w: w.reported):
             taken = {u: wish.id for u in wish.utterances} | taken
         return taken
 
-    def withheld(self, clock: int) -> set[str]:
+    def withheld(self, timeline_round: int) -> set[str]:
         """Utterances that a round of this number may not train on."""
-        return {u for w in self.wishes if w.heard < clock <= w.withdrawn for u in w.utterances}
+        return {u for w in self.wishes if w.reported < timeline_round <= w.withdrawn for u in w.utterances}
 
-    def purged(self, clock: int) -> set[str]:
+    def purged(self, timeline_round: int) -> set[str]:
         """Utterances, held-out ones too, that are in no vault any more when this round begins."""
-        return {u for w in self.wishes if w.gone < clock for u in (*w.utterances, *w.held_out)}
+        return {u for w in self.wishes if w.gone < timeline_round for u in (*w.utterances, *w.held_out)}
 
-    def asking(self, clock: int) -> set[int]:
+    def asking(self, timeline_round: int) -> set[int]:
         """Clients with a request open at an unlearn step of this number."""
-        return {w.client for w in self.wishes if w.heard <= clock <= w.closed and clock < w.withdrawn}
+        return {
+            w.client
+            for w in self.wishes
+            if w.reported <= timeline_round <= w.closed and timeline_round < w.withdrawn
+        }
 
     def as_dict(self, place: Mapping[str, int]) -> dict[str, Any]:
         """All that decides what comes of it, as plain data. ``place``: utterance -> a number for it."""
 
-        def placed(wish: Wish) -> dict[str, Any]:
+        def placed(wish: TimelineRequest) -> dict[str, Any]:
             numbers = {name: [place[u] for u in getattr(wish, name)] for name in ("utterances", "held_out")}
             return {**asdict(wish), **numbers}
 
@@ -114,19 +122,20 @@ class Plan:
             "wishes": [placed(w) for w in self.wishes],
             "rounds": [asdict(r) for r in self.rounds],
             "away": self.away,
-            "later": sorted([place[u], date] for u, date in self.later.items()),
+            "later": sorted([place[u], rounds_done] for u, rounds_done in self.later.items()),
         }
 
 
-def plan_of(
-    standing: Standing, books: Mapping[Key, DeletionRequest], partition: Partition, config: Config
-) -> Plan:
+def build_timeline(
+    standing: Standing, books: Mapping[RequestKey, DeletionRequest], partition: Partition, config: Config
+) -> Timeline:
     """What this run did, to be gone through again.
 
     Args:
-        standing: of a run that is over. books: every device's, with the utterances that requests name.
+        standing: of a run that is over.
+        books: every device's, with the utterances that requests name.
     """
-    later, dates = recorded_later(partition, config.partition, config.seed), standing.dates
+    later, rounds_done_at = recorded_later(partition, config.partition, config.seed), standing.rounds_done_at
     wishes = _with_held_out(
         [
             _wish(standing.requests[key], book)
@@ -135,24 +144,29 @@ def plan_of(
         ],
         partition,
         later,
-        dates,
+        rounds_done_at,
     )
     rounds = tuple(
-        Round(row["phase"], row["round"], _date(row["phase"], row["round"], dates), _joined(row, wishes))
+        TimelineRound(
+            row["phase"],
+            row["round"],
+            _date(row["phase"], row["round"], rounds_done_at),
+            _joined(row, wishes),
+        )
         for row in standing.log.rows
         if row["phase"] in {"learn", "unlearn", "recover"}
     )
     availability = Availability(config.availability, config.seed, config.partition.clients)
-    last = max([config.training.rounds, *(r.date for r in rounds)])
-    away = tuple(availability.unreachable(date) for date in range(last + 1))
-    return Plan(wishes, rounds, away, later, _departures(standing, config), _why_not(wishes, config))
+    last = max([config.training.rounds, *(r.rounds_done for r in rounds)])
+    away = tuple(availability.unreachable(rounds_done) for rounds_done in range(last + 1))
+    return Timeline(wishes, rounds, away, later, _departures(standing, config), _why_not(wishes, config))
 
 
-def _wish(served: ServedRequest, book: DeletionRequest) -> Wish:
+def _wish(served: TrackedRequest, book: DeletionRequest) -> TimelineRequest:
     first: dict[str, int] = {}
     for reached in served.history:
         first.setdefault(reached["state"], reached["round"])
-    return Wish(
+    return TimelineRequest(
         served.id,
         served.client,
         book.utterances,
@@ -166,8 +180,11 @@ def _wish(served: ServedRequest, book: DeletionRequest) -> Wish:
 
 
 def _with_held_out(
-    wishes: list[Wish], partition: Partition, later: Mapping[str, int], dates: Mapping[int, int]
-) -> tuple[Wish, ...]:
+    wishes: list[TimelineRequest],
+    partition: Partition,
+    later: Mapping[str, int],
+    rounds_done_at: Mapping[int, int],
+) -> tuple[TimelineRequest, ...]:
     """Adds what left with each: of whom no training speech was left there. What never left is left out."""
     found: dict[int, tuple[str, ...]] = {}
     for number in sorted(range(len(wishes)), key=lambda n: (wishes[n].gone, n)):
@@ -177,23 +194,24 @@ def _with_held_out(
         share = partition.clients[wish.client]
         gone = {u for n in found for u in (*wishes[n].utterances, *found[n])}
         there = {u.id: u.speaker for u in share.train if u.id not in gone}
-        asked, date = set(wish.utterances), _date("unlearn", wish.gone, dates)
+        asked, rounds_done = set(wish.utterances), _date("unlearn", wish.gone, rounds_done_at)
         leaving = {there[u] for u in wish.utterances if u in there}
-        staying = {s for u, s in there.items() if u not in asked and later.get(u, 0) <= date}
+        staying = {s for u, s in there.items() if u not in asked and later.get(u, 0) <= rounds_done}
         named = tuple(u for u in wish.held_out if u not in gone)
         held_out = {u.id: u.speaker for u in share.test if u.id not in {*gone, *named}}
         found[number] = (*named, *going_along(leaving, staying, held_out))
     return tuple(
-        Wish(**{**vars(wish), "held_out": found.get(number, ())}) for number, wish in enumerate(wishes)
+        TimelineRequest(**{**vars(wish), "held_out": found.get(number, ())})
+        for number, wish in enumerate(wishes)
     )
 
 
-def _date(kind: str, clock: int, dates: Mapping[int, int]) -> int:
+def _date(kind: str, timeline_round: int, rounds_done_at: Mapping[int, int]) -> int:
     """Requests are served once the round of this number is done."""
-    return dates[clock] + (kind == "unlearn") if clock in dates else 0
+    return rounds_done_at[timeline_round] + (kind == "unlearn") if timeline_round in rounds_done_at else 0
 
 
-def _joined(row: Mapping[str, Any], wishes: tuple[Wish, ...]) -> tuple[int, ...]:
+def _joined(row: Mapping[str, Any], wishes: tuple[TimelineRequest, ...]) -> tuple[int, ...]:
     if row["phase"] != "unlearn":
         return ()
     asked = set(row["requests"])
@@ -215,7 +233,7 @@ def _departures(standing: Standing, config: Config) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _why_not(wishes: tuple[Wish, ...], config: Config) -> str:
+def _why_not(wishes: tuple[TimelineRequest, ...], config: Config) -> str:
     if config.unlearning.method not in METHODS:
         return (
             f"{config.unlearning.method} is an upper reference: it unlearns in rounds of all clients on what "

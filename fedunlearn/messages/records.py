@@ -17,7 +17,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
-from fedunlearn.blockwise import State, sum_of_squares
+from fedunlearn.blockwise import StateDict, sum_of_squares
 
 LARGEST_SIGNED = 2**63 - 1
 """the largest whole number that a protobuf metric carries with a sign"""
@@ -91,7 +91,7 @@ def pack(state: Mapping[str, Tensor]) -> ArrayRecord:
     return lend({key: value.detach().clone() for key, value in state.items()})
 
 
-def borrow(record: ArrayRecord) -> State:
+def borrow(record: ArrayRecord) -> StateDict:
     """Array record to a state dict, for reading only: it may share the record's memory. No pickle is read."""
     return {
         key: array.values if isinstance(array, Held) else torch.from_numpy(np.array(array.numpy()))
@@ -99,14 +99,14 @@ def borrow(record: ArrayRecord) -> State:
     }
 
 
-def unpack(record: ArrayRecord) -> State:
+def unpack(record: ArrayRecord) -> StateDict:
     """Array record to a state dict of one's own. Never reads pickled data."""
     return {key: torch.from_numpy(np.array(array.numpy())) for key, array in record.items()}
 
 
 def weights_like(
     content: RecordDict, name: str, like: Mapping[str, Tensor], borrowed: bool = False, finite: bool = True
-) -> State:
+) -> StateDict:
     """The weights in a reply, if they are of the global model's form and finite.
 
     Args:
@@ -157,7 +157,7 @@ def number(content: RecordDict, name: str) -> float:
     return float(value)
 
 
-class Asked:
+class MessageConfig:
     """The small settings that go with a message (round, stream, learning rate), read with their types.
 
     Raises (every method):

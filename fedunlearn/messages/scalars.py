@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from flwr.app import RecordDict
 from torch import Tensor
 
-from fedunlearn.messages.records import Asked, Refused, number
+from fedunlearn.messages.records import MessageConfig, Refused, number
 from fedunlearn.messages.replies import LARGEST_LOG_ODDS, Metrics
 from fedunlearn.unlearning.contract import LogOdds, ServerScalars
 
@@ -126,7 +126,7 @@ def as_settings(scalars: ServerScalars) -> dict[str, float]:
     return {name: _NOT_KNOWN if value is None else value for name, value in told.items()}
 
 
-def read_scalars(asked: Asked) -> ServerScalars:
+def read_scalars(asked: MessageConfig) -> ServerScalars:
     """Back from the message."""
 
     def known(name: str) -> float | None:

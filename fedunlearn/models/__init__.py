@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fedunlearn.config import ModelSettings
+from fedunlearn.config.model import ModelSettings
 from fedunlearn.models.contract import EmotionModel, Standardise
 
 __all__ = ["EmotionModel", "Standardise", "build_model", "resolved"]

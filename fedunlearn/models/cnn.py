@@ -59,7 +59,8 @@ def even_out_spectrum(x: Tensor, frames: Tensor) -> Tensor:
     away did worse than half (docs/cnn-recipe.md); the level, loudness, is left because anger is loud.
 
     Args:
-        x: [B, T, M] standardised log-mel; frames: [B] true lengths, >= 1.
+        x: [B, T, M] standardised log-mel;
+        frames: [B] true lengths, >= 1.
 
     Returns:
         [B, T, M], zero on padding frames.
@@ -74,7 +75,8 @@ def statistics(x: Tensor, frames: Tensor) -> Tensor:
     """Mean and standard deviation over true frames (statistics pooling, Snyder et al. 2018).
 
     Args:
-        x: [B, C, T]; frames: [B] true lengths, >= 1.
+        x: [B, C, T];
+        frames: [B] true lengths, >= 1.
 
     Returns:
         [B, 2 * C]

@@ -25,7 +25,8 @@ def masked_quantiles(values: Tensor, frames: Tensor, quantiles: tuple[float, ...
     """Quantiles over true frames, linear between order statistics (as numpy.quantile).
 
     Args:
-        values: [B, T, D]; frames: [B] true lengths, >= 1.
+        values: [B, T, D];
+        frames: [B] true lengths, >= 1.
 
     Returns:
         [B, len(quantiles), D]
@@ -49,7 +50,8 @@ def speech_span(mel: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
     the cut raises test UAR by .03 and unseen-speaker UAR by .04 (means of five partitions).
 
     Args:
-        mel: [B, T, M] log-mel; frames: [B] true lengths, >= 1.
+        mel: [B, T, M] log-mel;
+        frames: [B] true lengths, >= 1.
 
     Returns:
         (mel [B, T', M], zero beyond the span; frames [B] of the span, >= 1)
@@ -68,7 +70,8 @@ def functionals(mel: Tensor, frames: Tensor) -> Tensor:
     """18 statistics of each band: mean, std, delta std, 5 quantiles less the mean, 10 modulation magnitudes.
 
     Args:
-        mel: [B, T, M] log-mel; frames: [B] true lengths, >= 1.
+        mel: [B, T, M] log-mel;
+        frames: [B] true lengths, >= 1.
 
     Returns:
         [B, 18 * M], statistic-major.

@@ -74,8 +74,13 @@ def attack_table(results: Mapping[str, Any]) -> Table | None:
     found = [attack for attack in attacks(results) if attack.stages]
     if not found:
         return None
-    heads = (("AUC", "membership"), ("TPR at 1% FPR", "roc"), ("TPR at 0.1% FPR", "roc"), ("deleted", ""),
-             ("others", ""))  # fmt: skip
+    heads = (
+        ("AUC", "membership"),
+        ("TPR at 1% FPR", "roc"),
+        ("TPR at 0.1% FPR", "roc"),
+        ("deleted", ""),
+        ("others", ""),
+    )
     lines = []
     for attack in found:
         lines.append(Row(attack.title, "", (), attack.word))

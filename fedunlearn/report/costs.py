@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from fedunlearn.report.figures.style import NARROW, PALETTE, Drawing, quiet, sheet
+from fedunlearn.report.figures.style import NARROW, PALETTE, FigureSpec, despine, new_figure
 from fedunlearn.report.gaps import beside
 from fedunlearn.report.tables import Cell, Column, Row, Table
 from fedunlearn.report.values import MISSING, at, count, duration, number_at, significant, size
@@ -71,11 +71,11 @@ def _written(cost: Any, column: str, missing: str = MISSING) -> str:
     return (duration if column.endswith("seconds") else size if column.startswith("bytes") else count)(value)
 
 
-def cost_bars(results: Mapping[str, Any]) -> Drawing | None:
+def cost_bars(results: Mapping[str, Any]) -> FigureSpec | None:
     """Client-seconds and traffic of unlearning, with recovery, and of retraining; log scales."""
     if not any(total(results, names, ("client_seconds",)) for _, names, _ in LINES):
         return None
-    return Drawing(
+    return FigureSpec(
         "cost",
         "Cost of unlearning and recovery against retraining",
         lambda width: _bars(results, width),
@@ -88,10 +88,10 @@ def _bars(results: Mapping[str, Any], width: int) -> Figure:
         ("sent up and down", ("bytes_up", "bytes_down"), size, size),
     )
     stacked = width == NARROW
-    figure = sheet(width, 240 if stacked else 140)
+    figure = new_figure(width, 240 if stacked else 140)
     panels = figure.subplots(2, 1) if stacked else figure.subplots(1, 2)
     for axes, (title, columns, write, tick) in zip(panels, measures, strict=True):
-        quiet(axes, grid="x")
+        despine(axes, grid="x")
         totals = [total(results, names, columns) for _, names, _ in LINES]
         known = [value for value in totals if value]
         low = 10 ** math.floor(math.log10(min(known)) - 0.3) if known else 0.1

@@ -7,7 +7,16 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedunlearn.report.figures.style import NARROW, OF_MODEL, PALETTE, Drawing, Key, quiet, safe, sheet
+from fedunlearn.report.figures.style import (
+    NARROW,
+    OF_MODEL,
+    PALETTE,
+    FigureSpec,
+    LegendEntry,
+    despine,
+    new_figure,
+    safe,
+)
 from fedunlearn.report.finding import final_model
 from fedunlearn.report.side_by_side import KINDS, MARKS
 from fedunlearn.report.tables import Cell, Column, Row, Table
@@ -28,7 +37,7 @@ class _Line:
 class Speakers:
     """The figure, and how many speakers it leaves out."""
 
-    drawing: Drawing
+    drawing: FigureSpec
     left_out: int
 
 
@@ -73,7 +82,7 @@ def by_speaker(results: Mapping[str, Any]) -> Speakers | None:
         several = f", speaker {plain(at(person, 'speaker'))}" if clients.count(name) > 1 else ""
         gender = {"female": " (f)", "male": " (m)"}.get(_gender(person), "")
         lines.append(_Line(safe(f"client {name}{several}{gender}"), _values(person, final)))
-    drawing = Drawing(
+    drawing = FigureSpec(
         "speakers",
         f"Test accuracy of each remaining speaker, original, {final} and retrained model",
         lambda width: _dots([("test accuracy", lines)], final, width),
@@ -83,7 +92,7 @@ def by_speaker(results: Mapping[str, Any]) -> Speakers | None:
     return Speakers(drawing, len(people) - len(shown))
 
 
-def by_group(results: Mapping[str, Any]) -> Drawing | None:
+def by_group(results: Mapping[str, Any]) -> FigureSpec | None:
     """The same by gender (accuracy) and by emotion (recall); None where neither is known."""
     final = final_model(results)
     groups = []
@@ -100,7 +109,7 @@ def by_group(results: Mapping[str, Any]) -> Drawing | None:
             groups.append((measure, lines))
     if not groups:
         return None
-    return Drawing(
+    return FigureSpec(
         "groups",
         f"By gender and emotion: original, {final} and retrained model",
         lambda width: _dots(groups, final, width),
@@ -129,13 +138,13 @@ def _values(record: Any, final: str) -> dict[str, float | None]:
     return {name: number_at(record, name) for name in ("original", final, "retrained")}
 
 
-def _key(final: str) -> tuple[Key, ...]:
+def _key(final: str) -> tuple[LegendEntry, ...]:
     return tuple((KINDS[MARKS[m]], OF_MODEL[m], m) for m in ("original", final, "retrained"))
 
 
 def _dots(groups: Sequence[tuple[str, Sequence[_Line]]], final: str, width: int) -> Figure:
     sizes = [len(lines) for _, lines in groups]
-    figure = sheet(width, 48 * len(groups) + ROW * sum(sizes), between=10)
+    figure = new_figure(width, 48 * len(groups) + ROW * sum(sizes), between=10)
     panels = figure.subplots(len(groups), 1, squeeze=False, height_ratios=[n + 0.4 for n in sizes])
     for axes, (measure, lines) in zip(panels.flat, groups, strict=True):
         _panel(axes, lines, final)
@@ -144,7 +153,7 @@ def _dots(groups: Sequence[tuple[str, Sequence[_Line]]], final: str, width: int)
 
 
 def _panel(axes: Axes, lines: Sequence[_Line], final: str) -> None:
-    quiet(axes, grid="x")
+    despine(axes, grid="x")
     for y, line in enumerate(lines):
         before, after = line.values["original"], line.values[final]
         if before is not None and after is not None:
@@ -153,9 +162,15 @@ def _panel(axes: Axes, lines: Sequence[_Line], final: str) -> None:
             if value is not None:
                 size, above = {"original": (4, 4), "retrained": (6, 3)}.get(name, (8, 2))
                 axes.plot(
-                    value, y, MARKS[name], color=PALETTE[OF_MODEL[name]], markersize=size, markeredgewidth=0,
-                    zorder=above, clip_on=False,
-                )  # fmt: skip
+                    value,
+                    y,
+                    MARKS[name],
+                    color=PALETTE[OF_MODEL[name]],
+                    markersize=size,
+                    markeredgewidth=0,
+                    zorder=above,
+                    clip_on=False,
+                )
     axes.set_yticks(range(len(lines)), [line.label for line in lines])
     axes.tick_params(axis="y", labelcolor=PALETTE["ink"], labelsize=10)
     axes.set_xlim(-0.03, 1.03)  # a mark at either end clear of the names

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fedunlearn.report.figures.style import OF_MODEL, PALETTE, Drawing, quiet, sheet
+from fedunlearn.report.figures.style import OF_MODEL, PALETTE, FigureSpec, despine, new_figure
 from fedunlearn.report.tables import Cell, Column, Row, Table
 from fedunlearn.report.values import (
     MISSING,
@@ -93,8 +93,13 @@ def gap_table(results: Mapping[str, Any]) -> Table | None:
     if noise_floor(results, "mean") is not None:
         floor = tuple(Cell(fraction(noise_floor(results, m))) for m in GAP_MEASURES)
         lines.append(Row("another retraining", "the noise floor", floor, "floor", total=True, reference=True))
-    heads = (("mean gap", "gap"), ("forget", "accuracy"), ("retain", "accuracy"), ("test", "test"),
-             ("membership", "membership"))  # fmt: skip
+    heads = (
+        ("mean gap", "gap"),
+        ("forget", "accuracy"),
+        ("retain", "accuracy"),
+        ("test", "test"),
+        ("membership", "membership"),
+    )
     return Table((Column("model"), *(Column(*head) for head in heads)), tuple(lines))
 
 
@@ -111,11 +116,11 @@ def rho_words(results: Mapping[str, Any]) -> str:
     return f"rho = {significant(rho)}: {said}."
 
 
-def gap_bars(results: Mapping[str, Any]) -> Drawing | None:
+def gap_bars(results: Mapping[str, Any]) -> FigureSpec | None:
     """Distance to the retrained model by measure and model; a tick across marks the noise floor."""
     if not isinstance(at(results, "gap"), Mapping):
         return None
-    return Drawing(
+    return FigureSpec(
         "gaps",
         "Distance to the retrained model by measure",
         lambda width: _bars(results, width),
@@ -125,9 +130,9 @@ def gap_bars(results: Mapping[str, Any]) -> Drawing | None:
 
 
 def _bars(results: Mapping[str, Any], width: int) -> Figure:
-    figure = sheet(width, 400)
+    figure = new_figure(width, 400)
     axes: Axes = figure.subplots()
-    quiet(axes, grid="x")
+    despine(axes, grid="x")
     height = 0.8 / len(GAPS)
     longest = 0.05
     for group, measure in enumerate(GAP_MEASURES):

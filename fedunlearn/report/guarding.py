@@ -17,9 +17,14 @@ from fedunlearn.report.values import (
 )
 
 PRIVACY_COLUMNS = (
-    "features read off it", "off the models kept",
-    "label mix, off by", "guessing alike", "guessing the corpus", "told from kept", "told from held-out",
-)  # fmt: skip
+    "features read off it",
+    "off the models kept",
+    "label mix, off by",
+    "guessing alike",
+    "guessing the corpus",
+    "told from kept",
+    "told from held-out",
+)
 TOO_FEW = 4
 """utterances: an update of fewer gives them away; as ``vault_calibration.FEWEST``"""
 GIVEN_AWAY = 0.5

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from fedunlearn.report.figures.style import OF_MODEL, PALETTE, ink, quiet, sheet
+from fedunlearn.report.figures.style import OF_MODEL, PALETTE, despine, figure_style, new_figure
 
 Numbers = Mapping[str, Any]
 _WIDTH, _HEIGHT = 640, 300
@@ -24,7 +24,7 @@ def write_measure_figures(examples: Numbers, folder: Path, endings: tuple[str, .
         examples: figure's name -> its numbers (``study.measure_examples``).
     """
     files = []
-    with ink():
+    with figure_style():
         for name, draw in _DRAWN.items():
             if name not in examples:
                 continue
@@ -37,10 +37,10 @@ def write_measure_figures(examples: Numbers, folder: Path, endings: tuple[str, .
 
 
 def _panels(count: int = 1) -> tuple[Figure, list[Axes]]:
-    figure = sheet(_WIDTH, _HEIGHT)
+    figure = new_figure(_WIDTH, _HEIGHT)
     panels = [figure.add_subplot(1, count, i + 1) for i in range(count)]
     for axes in panels:
-        quiet(axes, grid="y")
+        despine(axes, grid="y")
     return figure, panels
 
 
@@ -142,8 +142,9 @@ def ulira(numbers: Numbers) -> Figure:
     """ROC curves with the low end visible."""
     figure, panels = _panels(2)
     for axes, attack, title in (
-        (panels[0], "population", "Population attack"), (panels[1], "ulira", "U-LiRA"),
-    ):  # fmt: skip
+        (panels[0], "population", "Population attack"),
+        (panels[1], "ulira", "U-LiRA"),
+    ):
         low = 1e-3
         axes.plot([low, 1], [low, 1], color=_GREY, linestyle=":")
         for name, (label, colour, style) in _ATTACKED.items():
@@ -202,8 +203,13 @@ def ks(numbers: Numbers) -> Figure:
         ("retrained", "retrained", _GREEN),
     ):
         losses = np.sort(numbers[name])
-        left.step([0, *losses, 4.5], [0, *(np.arange(1, len(losses) + 1) / len(losses)), 1], where="post",
-                  color=colour, label=label)  # fmt: skip
+        left.step(
+            [0, *losses, 4.5],
+            [0, *(np.arange(1, len(losses) + 1) / len(losses)), 1],
+            where="post",
+            color=colour,
+            label=label,
+        )
     points = np.sort(np.concatenate([numbers["own"], numbers["retrained"]]))
     levels = [
         np.searchsorted(np.sort(numbers[n]), points, "right") / len(numbers[n]) for n in ("own", "retrained")
@@ -340,7 +346,7 @@ def cost(numbers: Numbers) -> Figure:
         (panels[0], "Client time", "seconds", ("client_seconds",), 1.0),
         (panels[1], "Sent up and down", "MB", ("bytes_up", "bytes_down"), 1e-6),
     ):
-        quiet(axes, grid="x")
+        despine(axes, grid="x")
         asking, others = (
             [scale * sum(numbers[p]["roles"][role][k] for k in keys) for p in phases]
             for role in ("requesters", "others")
@@ -376,10 +382,23 @@ def request(numbers: list[Numbers]) -> Figure:
 
 
 _DRAWN: dict[str, Callable[[Any], Figure]] = {
-    "gap": gap, "recognition": recognition, "membership": membership, "bootstrap": bootstrap, "ulira": ulira,
-    "informed": informed, "tow": tow, "ks": ks, "w1": w1, "js": js, "relearn": relearn,
-    "reversion": reversion, "fairness": fairness, "gum": gum, "cost": cost, "request": request,
-}  # fmt: skip
+    "gap": gap,
+    "recognition": recognition,
+    "membership": membership,
+    "bootstrap": bootstrap,
+    "ulira": ulira,
+    "informed": informed,
+    "tow": tow,
+    "ks": ks,
+    "w1": w1,
+    "js": js,
+    "relearn": relearn,
+    "reversion": reversion,
+    "fairness": fairness,
+    "gum": gum,
+    "cost": cost,
+    "request": request,
+}
 
 NAMES = tuple(_DRAWN)
 """of all figures"""

@@ -21,8 +21,15 @@ from fedunlearn.report.tables import Row
 from fedunlearn.report.values import at, count, fraction, many, number_at, plain, rows
 from fedunlearn.report.wishes import CLOSED, FULFILLED, wishes
 
-REQUEST_COLUMNS = ("request", "client", "utterances", "raised in round", "applied in round", "state",
-                   "waited")  # fmt: skip
+REQUEST_COLUMNS = (
+    "request",
+    "client",
+    "utterances",
+    "raised in round",
+    "applied in round",
+    "state",
+    "waited",
+)
 PARTS = {
     "head": "the emotion head alone; the encoder is the checkpoint's, unchanged",
     "lora": "the emotion head and low-rank adapters (LoRA) in every layer, merged into the weights here",
@@ -40,9 +47,12 @@ def model_card(results: Mapping[str, Any]) -> str:
             ended early the card says so at its top, and what is not known it does not say.
     """
     environment = Environment(
-        loader=PackageLoader("fedunlearn", "report"), undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
+        loader=PackageLoader("fedunlearn", "report"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
     environment.filters |= {"md": markdown, "yaml": _quoted}
     environment.globals["row_of"] = _row
     shown = {**_origin(results), **_speech(results), **_deleted(results), **_evidence(results)}

@@ -7,7 +7,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fedunlearn.report.figures.style import NARROW, PALETTE, Drawing, Key, quiet, safe, sheet
+from fedunlearn.report.figures.style import (
+    NARROW,
+    PALETTE,
+    FigureSpec,
+    LegendEntry,
+    despine,
+    new_figure,
+    safe,
+)
 from fedunlearn.report.values import at, number_at, plain, rows, significant
 from fedunlearn.report.wishes import wishes
 
@@ -16,7 +24,7 @@ ROW = 24.0  # pixels
 _Update = tuple[str, float, float | None]
 
 
-def update_norms(results: Mapping[str, Any]) -> Drawing | None:
+def update_norms(results: Mapping[str, Any]) -> FigureSpec | None:
     """A row an update: its L2 norm, and the usual norm of an ordinary update then; None without any.
 
     With more than ``SHOWN``: the longest beside what was usual.
@@ -34,10 +42,10 @@ def update_norms(results: Mapping[str, Any]) -> Drawing | None:
         return None
     longest = sorted(range(len(found)), key=lambda i: -found[i][1] / (found[i][2] or 1.0))[:SHOWN]
     shown = [found[i] for i in sorted(longest)]
-    key: list[Key] = [("mark round", "blue", "update of a requester")]
+    key: list[LegendEntry] = [("mark round", "blue", "update of a requester")]
     if any(usual is not None for _, _, usual in shown):
         key.append(("bar thick", "ink", "usual norm of an ordinary update"))
-    return Drawing(
+    return FigureSpec(
         "norms",
         "L2 norm of each requester's update beside the usual norm of an ordinary one",
         lambda width: _lollipops(shown, width),
@@ -46,9 +54,9 @@ def update_norms(results: Mapping[str, Any]) -> Drawing | None:
 
 
 def _lollipops(shown: Sequence[_Update], width: int) -> Figure:
-    figure = sheet(width, 50 + ROW * len(shown))
+    figure = new_figure(width, 50 + ROW * len(shown))
     axes: Axes = figure.subplots()
-    quiet(axes, grid="x")
+    despine(axes, grid="x")
     furthest = max(max(norm, usual or 0.0) for _, norm, usual in shown) or 1.0
     limit = furthest * (1.45 if width == NARROW else 1.3)
     for y, (_, norm, usual) in enumerate(shown):

@@ -17,11 +17,11 @@ from fedunlearn.report.values import (
     rows,
     significant,
 )
-from fedunlearn.report.wishes import FULFILLED, Wish, wishes
+from fedunlearn.report.wishes import FULFILLED, RequestView, wishes
 
 
 @dataclass(frozen=True)
-class Request:
+class RequestRow:
     """A line of the request table; ``tone`` is "good", "bad" or "open", ``note`` says why it stands there."""
 
     tone: str
@@ -35,7 +35,7 @@ class RequestTable:
     """The table: names of the columns after number and state, and its lines."""
 
     columns: tuple[str, ...]
-    lines: tuple[Request, ...]
+    lines: tuple[RequestRow, ...]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class Batch:
     """Requests that joined the model in one unlearn step.
 
     Attributes:
-        waited: rounds, on average; longest: rounds.
+        waited: rounds, on average;
+        longest: rounds.
         forget, test: the global model's forget accuracy and test UAR, before and after the step.
     """
 
@@ -59,7 +60,7 @@ class Batch:
 def request_table(results: Mapping[str, Any]) -> RequestTable:
     """One line a request, in the order of the results; deadlines where somebody set one."""
     asked = wishes(results)
-    columns: dict[str, Callable[[Wish], Cell]] = {
+    columns: dict[str, Callable[[RequestView], Cell]] = {
         "request": lambda wish: Cell(wish.id),
         "client": _client,
         "what": lambda wish: Cell(_each(wish, "what", plain)),
@@ -79,7 +80,7 @@ def request_table(results: Mapping[str, Any]) -> RequestTable:
     if not any(wish.total("adversarial") for wish in asked):
         del columns["adversarial"]
     lines = [
-        Request(_tone(wish), wish.state, _note(wish), tuple(write(wish) for write in columns.values()))
+        RequestRow(_tone(wish), wish.state, _note(wish), tuple(write(wish) for write in columns.values()))
         for wish in asked
     ]
     return RequestTable(tuple(columns), tuple(lines))
@@ -138,11 +139,11 @@ def _moved(results: Mapping[str, Any], round_: float, measure: str) -> str:
     return MISSING
 
 
-def _tone(wish: Wish) -> str:
+def _tone(wish: RequestView) -> str:
     return "good" if wish.state in FULFILLED else "bad" if wish.state == "refused" else "open"
 
 
-def _note(wish: Wish) -> str:
+def _note(wish: RequestView) -> str:
     notes = [wish.why] if wish.why else []
     if len(set(wish.states)) > 1:
         told = zip(wish.clients, wish.states, strict=False)
@@ -150,12 +151,12 @@ def _note(wish: Wish) -> str:
     return "\n".join(notes)
 
 
-def _client(wish: Wish) -> Cell:
+def _client(wish: RequestView) -> Cell:
     devices = len(wish.clients)
     return Cell(", ".join(wish.clients), f"{devices} devices, one person" if devices > 1 else "")
 
 
-def _utterances(wish: Wish) -> Cell:
+def _utterances(wish: RequestView) -> Cell:
     learned = wish.total("learned")
     told = learned is not None and wish.utterances is not None and learned < wish.utterances
     if not told or (not learned and wish.applied is not None):
@@ -163,7 +164,7 @@ def _utterances(wish: Wish) -> Cell:
     return Cell(count(wish.utterances), f"{count(learned)} trained on" if learned else "never trained on")
 
 
-def _applied(wish: Wish) -> Cell:
+def _applied(wish: RequestView) -> Cell:
     notes = [f"waited {many(wish.waited, 'round')}"] if wish.waited else []
     leases = max((number_at(entry, "attempts") or 0.0 for entry in wish.entries), default=0.0)
     if leases > 1:
@@ -171,13 +172,13 @@ def _applied(wish: Wish) -> Cell:
     return Cell(count(wish.applied), "\n".join(notes))
 
 
-def _deadline(wish: Wish) -> Cell:
+def _deadline(wish: RequestView) -> Cell:
     if wish.deadline is None:
         return Cell(MISSING)
     return Cell(f"within {count(wish.deadline)}", deadline_words(wish))
 
 
-def deadline_words(wish: Wish) -> str:
+def deadline_words(wish: RequestView) -> str:
     """What became of a deadline, in two or three words; empty where there is nothing to say."""
     late = wish.late_by
     if wish.overdue:
@@ -187,7 +188,7 @@ def deadline_words(wish: Wish) -> str:
     return ""
 
 
-def _forget(wish: Wish) -> Cell:
+def _forget(wish: RequestView) -> Cell:
     def pair(value: Any) -> str:
         return " → ".join(fraction(accuracy) for accuracy in rows(value)) or MISSING
 
@@ -204,7 +205,7 @@ def _stop(value: Any) -> str:
     return "" if value == "steps" else str(value or "")
 
 
-def _each(wish: Wish, name: str, write: Callable[[Any], str]) -> str:
+def _each(wish: RequestView, name: str, write: Callable[[Any], str]) -> str:
     """A value of each device; once where all have the same."""
     told = dict.fromkeys(write(at(entry, name)) for entry in wish.entries)
     return ", ".join(text for text in told if text)

@@ -7,7 +7,15 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedunlearn.report.figures.style import NARROW, OF_MODEL, PALETTE, Drawing, Key, quiet, sheet
+from fedunlearn.report.figures.style import (
+    NARROW,
+    OF_MODEL,
+    PALETTE,
+    FigureSpec,
+    LegendEntry,
+    despine,
+    new_figure,
+)
 from fedunlearn.report.tables import MODELS, Cell, Column, Row, Table
 from fedunlearn.report.values import (
     MISSING,
@@ -101,16 +109,16 @@ def seed_range(results: Mapping[str, Any], path: tuple[str, str]) -> tuple[float
     return (min(known), max(known)) if len(known) > 1 else None
 
 
-def model_dots(results: Mapping[str, Any]) -> Drawing | None:
+def model_dots(results: Mapping[str, Any]) -> FigureSpec | None:
     """The same as dots with their intervals, the range of the retrained seeds as a band behind them."""
     shown = [m for m in MEASURES if any(number_at(results, "models", n, *m.path) is not None for n in MODELS)]
     if not shown:
         return None
-    key: list[Key] = [(KINDS[MARKS[name]], OF_MODEL[name], name) for name in MODELS]
+    key: list[LegendEntry] = [(KINDS[MARKS[name]], OF_MODEL[name], name) for name in MODELS]
     key.append(("bar lying", "ink", "95% interval"))
     if any(seed_range(results, measure.path) for measure in shown):
         key.append(("patch pale", "green", "range of the retrained seeds"))
-    return Drawing(
+    return FigureSpec(
         "models",
         "Each measure of the four models with its 95% interval",
         lambda width: _dots(results, shown, width),
@@ -119,9 +127,9 @@ def model_dots(results: Mapping[str, Any]) -> Drawing | None:
 
 
 def _dots(results: Mapping[str, Any], shown: list[Measure], width: int) -> Figure:
-    figure = sheet(width, 46 + 58 * len(shown))
+    figure = new_figure(width, 46 + 58 * len(shown))
     axes: Axes = figure.subplots()
-    quiet(axes, grid="x")
+    despine(axes, grid="x")
     for y, measure in enumerate(shown):
         seeds = seed_range(results, measure.path)
         if seeds:

@@ -99,10 +99,14 @@ def tiles(results: Mapping[str, Any]) -> list[Tile]:
         ),
         _tile(results, "Test UAR", "uar", ("test", "uar"), ("test", "uar_interval")),
         _tile(results, "Membership AUC", "membership", ("membership", "auc"), ("membership",)),
-        Tile("Client time", "cost", duration(together), ("unlearn + recover",
-             f"retraining {duration(at(results, 'cost', 'retrain', 'client_seconds'))}")),
+        Tile(
+            "Client time",
+            "cost",
+            duration(together),
+            ("unlearn + recover", f"retraining {duration(at(results, 'cost', 'retrain', 'client_seconds'))}"),
+        ),
         _fulfilled(results),
-    ]  # fmt: skip
+    ]
 
 
 def _fulfilled(results: Mapping[str, Any]) -> Tile:

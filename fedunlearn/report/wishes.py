@@ -15,7 +15,7 @@ CLOSED = ("withdrawn", "refused")
 
 
 @dataclass(frozen=True)
-class Wish:
+class RequestView:
     """One request of one person.
 
     Attributes:
@@ -130,7 +130,7 @@ class Wish:
         return [value for value in found if value is not None]
 
 
-def wishes(results: Mapping[str, Any]) -> list[Wish]:
+def wishes(results: Mapping[str, Any]) -> list[RequestView]:
     """Every request, in the order of the results; rows of one id are one person's devices."""
     grouped: dict[Any, list[Any]] = {}
     for place, entry in enumerate(rows(at(results, "requests"))):
@@ -138,4 +138,4 @@ def wishes(results: Mapping[str, Any]) -> list[Wish]:
         grouped.setdefault(name if isinstance(name, str) and name else place, []).append(entry)
     clock = [number_at(row, "round") for row in rows(at(results, "timeline"))]
     end = max((round_ for round_ in clock if round_ is not None), default=None)
-    return [Wish(tuple(entries), end) for entries in grouped.values()]
+    return [RequestView(tuple(entries), end) for entries in grouped.values()]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fedunlearn.blockwise import State, add_weighted, moved
+from fedunlearn.blockwise import StateDict, add_weighted, moved
 from fedunlearn.config import TrainingSettings
 from fedunlearn.messages.records import LARGE
 from fedunlearn.messages.update import Update
@@ -41,7 +41,7 @@ class RunningMean:
         if self._bytes >= LARGE:
             self._flush()
 
-    def mean(self, total: int | None = None) -> State:
+    def mean(self, total: int | None = None) -> StateDict:
         """The mean, float64. The sum becomes it: nothing can be added afterwards.
 
         Args:
@@ -59,11 +59,12 @@ class RunningMean:
         self._waiting, self._bytes = [], 0
 
 
-def weighted_mean(updates: Sequence[Update], total: int | None = None) -> State:
+def weighted_mean(updates: Sequence[Update], total: int | None = None) -> StateDict:
     """Mean difference weighted by examples, summed in client order.
 
     Args:
-        updates: at least one. total: as of ``RunningMean.mean``.
+        updates: at least one.
+        total: as of ``RunningMean.mean``.
 
     Returns:
         float64 differences.
@@ -74,7 +75,7 @@ def weighted_mean(updates: Sequence[Update], total: int | None = None) -> State:
     return running.mean(total)
 
 
-def _sum(updates: Sequence[Update], weight: Callable[[Update], float]) -> State:
+def _sum(updates: Sequence[Update], weight: Callable[[Update], float]) -> StateDict:
     ordered = sorted(updates, key=lambda u: u.client)
     return {
         key: torch.stack([weight(u) * u.difference[key].double() for u in ordered]).sum(0)
@@ -82,18 +83,18 @@ def _sum(updates: Sequence[Update], weight: Callable[[Update], float]) -> State:
     }
 
 
-def step(state: Mapping[str, Tensor], difference: Mapping[str, Tensor], scale: float = 1.0) -> State:
+def step(state: Mapping[str, Tensor], difference: Mapping[str, Tensor], scale: float = 1.0) -> StateDict:
     """``state + scale * difference``, computed in float64, in the state's own types."""
     return {k: moved(v, difference[k], scale) for k, v in state.items()}
 
 
-def join_unlearning(
+def aggregate_unlearning(
     updates: Sequence[Update],
     how: str,
     total: int,
     others: Sequence[Mapping[str, Tensor]] = (),
     longest: float = math.inf,
-) -> State:
+) -> StateDict:
     """The requesters' joint step.
 
     Args:
@@ -129,9 +130,9 @@ class ServerOptimizer:
     """
 
     settings: TrainingSettings
-    moments: dict[str, State] = field(default_factory=dict)
+    moments: dict[str, StateDict] = field(default_factory=dict)
 
-    def apply(self, state: Mapping[str, Tensor], mean: State) -> State:
+    def apply(self, state: Mapping[str, Tensor], mean: StateDict) -> StateDict:
         """The next global model from this round's mean difference."""
         kind, beta = self.settings.server_optimizer, self.settings.server_momentum
         if kind == "average":
@@ -143,7 +144,7 @@ class ServerOptimizer:
         ratio = {key: first[key] / (second[key].sqrt() + 1e-3) for key in first}
         return step(state, ratio, self.settings.server_lr)
 
-    def _decay(self, name: str, beta: float, new: State, weight: float) -> State:
+    def _decay(self, name: str, beta: float, new: StateDict, weight: float) -> StateDict:
         old = self.moments.get(name)
         moment = {k: (beta * old[k] if old else 0.0) + weight * v for k, v in new.items()}
         self.moments[name] = moment
@@ -154,7 +155,7 @@ _ROUNDING = 1e-12
 """An inner product of unit vectors that is less than this below 0 is no conflict but a rounding error."""
 
 
-def without_conflict(wished: Mapping[str, Tensor], others: Sequence[Mapping[str, Tensor]]) -> State:
+def without_conflict(wished: Mapping[str, Tensor], others: Sequence[Mapping[str, Tensor]]) -> StateDict:
     """The vector d nearest to ``wished`` with <d, g> >= 0 for each g of ``others``.
 
     All tensors count as one vector. d = wished + sum_i lambda_i g_i with lambda >= 0 that minimise |d|: non-

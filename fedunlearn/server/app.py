@@ -1,10 +1,10 @@
 """The ServerApp: learn, listen, unlearn, recover. It knows numbers and weights, and nobody's speech.
 
-A run's clock counts rounds: ordinary ones, then those after learning. Before each round the server asks
-every client for deletions (``desk``). Where there are any, the requesters unlearn, each on its own forget
-set alone; their updates join the global model (``unlearn_step``); recovery rounds on what is left follow.
-It goes from one ``Step`` to the next, and what lasts is in its ``Standing`` alone, so that a run may be left
-after any step and taken up again.
+The timeline counts rounds: those of learning, then those after it. Before each round the server asks every
+client for deletions (``request_tracker``). Where there are any, the requesters unlearn, each on its own
+forget set alone; their updates join the global model (``unlearn_step``); recovery rounds follow.
+The server goes from one ``ServerStep`` to the next, and all that lasts is in its ``Standing``, so that a run
+may stop after any step and be resumed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,18 +13,18 @@ from torch import Tensor
 
 from fedunlearn.blockwise import difference
 from fedunlearn.config import Config
-from fedunlearn.deletion import State as RequestState
-from fedunlearn.deletion import last_scheduled_round
+from fedunlearn.deletion.request import RequestState
+from fedunlearn.deletion.schedule import last_scheduled_round
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.server.availability import Availability
-from fedunlearn.server.callbacks import Observer
-from fedunlearn.server.clients import Federation, settings
-from fedunlearn.server.request_tracker import Desk, weights_digest
-from fedunlearn.server.requests import ServedRequest, ids_of
-from fedunlearn.server.state import GlobalModel, Standing, Step
+from fedunlearn.server.callbacks import Callbacks
+from fedunlearn.server.clients import Clients, settings
+from fedunlearn.server.request_tracker import RequestTracker, weights_digest
+from fedunlearn.server.requests import TrackedRequest, ids_of
+from fedunlearn.server.state import GlobalModel, ServerStep, Standing
 from fedunlearn.server.steps import recovered
-from fedunlearn.server.training_rounds import Gathered, Rounds
-from fedunlearn.server.unlearn_step import Told, UnlearnStep
+from fedunlearn.server.training_rounds import RoundResult, TrainingRounds
+from fedunlearn.server.unlearn_step import Outcomes, UnlearnStep
 from fedunlearn.unlearning import METHODS
 
 
@@ -32,24 +32,27 @@ class Server:
     """The phases, over a federation that either engine provides.
 
     Args:
-        federation: the clients. config: the experiment. template: a model of its kind.
-        standing: where the run stands; goes on from there. observer: told of every round and request.
+        federation: the clients.
+        config: the experiment.
+        template: a model of its kind.
+        standing: where the run stands; goes on from there.
+        observer: told of every round and request.
     """
 
     def __init__(
         self,
-        federation: Federation,
+        federation: Clients,
         config: Config,
         template: EmotionModel,
         standing: Standing,
-        observer: Observer,
+        observer: Callbacks,
     ) -> None:
         self._clients, self._config, self._template = federation, config, template
         self._observer, self.standing = observer, standing
         self.availability = Availability(config.availability, config.seed, config.partition.clients)
         parts = (standing, observer, self.availability)
-        self.rounds = Rounds(federation, config, template, *parts)
-        self.desk = Desk(federation, config, *parts)
+        self.rounds = TrainingRounds(federation, config, template, *parts)
+        self.desk = RequestTracker(federation, config, *parts)
         self.unlearn_step = UnlearnStep(federation, config, template, *parts)
 
     # ---- the main line -------------------------------------------------------------------------------
@@ -60,7 +63,7 @@ class Server:
         model = self.standing.model
         rounds = 0 if model is None else model.ordinary_rounds
         # Where everybody has taken everything back, nobody is left to learn from.
-        nobody = self.standing.step is Step.ROUND and not any(self.standing.examples.values())
+        nobody = self.standing.step is ServerStep.ROUND and not any(self.standing.examples.values())
         return rounds < self._config.training.rounds and not nobody
 
     def begin(self, initial: Mapping[str, Tensor]) -> None:
@@ -78,16 +81,16 @@ class Server:
     def play(self, until: Callable[[], bool]) -> None:
         """Take steps until it is over, or ``until`` says so between two of them."""
         standing = self.standing
-        while standing.step is not Step.OVER and not until():
+        while standing.step is not ServerStep.OVER and not until():
             match standing.step:
-                case Step.LISTEN:
+                case ServerStep.LISTEN:
                     self.desk.listen()
-                    standing.step = Step.SERVE
-                case Step.SERVE:
+                    standing.step = ServerStep.SERVE
+                case ServerStep.SERVE:
                     self._serve()
-                case Step.PURGE:
+                case ServerStep.PURGE:
                     self._purge()
-                case Step.ROUND:
+                case ServerStep.ROUND:
                     self._go_on()
 
     def ask_again(self) -> None:
@@ -97,44 +100,48 @@ class Server:
         left open is tried anew, unless the run was cut off before it told so.
         """
         standing = self.standing
-        if standing.step is not Step.OVER:
+        if standing.step is not ServerStep.OVER:
             return
-        before, silent = standing.moment(), set(standing.held_out)
+        before, silent = standing.snapshot(), set(standing.held_out)
         for waited in range(self._config.deletions.patience + 1):
             if waited:
                 standing.next_round()
-                standing.date += 1
+                standing.rounds_done += 1
             self.desk.listen()
-            silent -= {c for c, date in standing.heard.items() if date == standing.date}
+            silent -= {
+                c for c, rounds_done in standing.last_report.items() if rounds_done == standing.rounds_done
+            }
             asked = len(standing.requests) > before.requests
-            if asked or not silent or standing.open or standing.unheard:
+            if asked or not silent or standing.open or standing.silent_clients:
                 break
-        left = standing.finished and (standing.open or standing.unheard)
+        left = standing.finished and (standing.open or standing.silent_clients)
         if left or asked:
-            standing.step, standing.finished = Step.SERVE, False
-            standing.idle = standing.waited = 0
+            standing.step, standing.finished = ServerStep.SERVE, False
+            standing.idle_rounds = standing.waited = 0
         else:
-            standing.back_to(before)
+            standing.restore(before)
 
     def _serve(self) -> None:
         """Requesters forget, and their updates join. Whoever fails stays accepted, and is asked again."""
         standing = self.standing
         # Held-out speech changes no model, whoever asks for it.
         if any(r.utterances for r in standing.open) and standing.original is None:
-            self._observer.first_request()
+            self._observer.on_first_request()
         applied = self._unlearn_what_is_ripe()
-        standing.step = Step.PURGE if self.desk.to_purge() else Step.ROUND
+        standing.step = ServerStep.PURGE if self.desk.to_purge() else ServerStep.ROUND
         if applied and standing.model is not None:
             ids = ids_of(applied)
-            self.rounds.report(standing.clock, "unlearn", standing.model.weights, Gathered(), True, ids)
-        if applied or standing.step is Step.PURGE:
+            self.rounds.report(
+                standing.timeline_round, "unlearn", standing.model.weights, RoundResult(), True, ids
+            )
+        if applied or standing.step is ServerStep.PURGE:
             # What is about to be purged can never be unlearned, nor trained on beside, again: the model, and
             # that somebody asked, must outlast any crash.
             self._observer.keep(copies=2)
         for request in applied:
-            self._observer.request_reached(request, RequestState.APPLIED, standing.clock)
+            self._observer.on_request_state(request, RequestState.APPLIED, standing.timeline_round)
 
-    def _unlearn_what_is_ripe(self) -> list[ServedRequest]:
+    def _unlearn_what_is_ripe(self) -> list[TrackedRequest]:
         standing, model = self.standing, self.standing.model
         if model is None:
             return []
@@ -159,16 +166,16 @@ class Server:
             )
         digest = weights_digest(served.weights)
         for request in applied:
-            request.round_applied, request.model = standing.clock, digest
+            request.round_applied, request.model = standing.timeline_round, digest
             self.desk.note(request, RequestState.APPLIED)
         standing.model, standing.unlearned = served, served.weights
-        standing.owed, standing.waited = self._config.recovery.rounds, 0
+        standing.recovery_rounds_left, standing.waited = self._config.recovery.rounds, 0
         return applied
 
     def _purge(self) -> None:
         standing = self.standing
         self.desk.purge(self.desk.to_purge())
-        standing.step = Step.ROUND
+        standing.step = ServerStep.ROUND
         self._observer.keep(copies=2)
 
     def _go_on(self) -> None:
@@ -176,16 +183,16 @@ class Server:
         standing = self.standing
         if self.learning:
             assert standing.model is not None
-            if standing.owed:
+            if standing.recovery_rounds_left:
                 self._recover(standing.model)
                 self._observer.keep()
                 return
             self._learn(standing.model)
-            standing.date += 1
+            standing.rounds_done += 1
         else:
             self._after_learning()
-        if standing.step is not Step.OVER:
-            standing.step = Step.LISTEN
+        if standing.step is not ServerStep.OVER:
+            standing.step = ServerStep.LISTEN
             self._observer.keep()
 
     def _learn(self, model: GlobalModel) -> None:
@@ -195,10 +202,10 @@ class Server:
             if not self._clients.clients:
                 model.ordinary_rounds += 1  # all that is left waits to be forgotten
                 return
-            model, gathered = self.rounds.ordinary(model, config.seed, standing.clock, "learn")
+            model, gathered = self.rounds.ordinary(model, config.seed, standing.timeline_round, "learn")
         standing.model = model
         self.rounds.report(
-            standing.clock, "learn", model.weights, gathered, self._looks(model.ordinary_rounds)
+            standing.timeline_round, "learn", model.weights, gathered, self._looks(model.ordinary_rounds)
         )
 
     def _looks(self, number: int) -> bool:
@@ -208,14 +215,14 @@ class Server:
     def _recover(self, model: GlobalModel) -> None:
         """One recovery round on what the clients still hold."""
         standing, recovery = self.standing, self._config.recovery
-        standing.owed -= 1
+        standing.recovery_rounds_left -= 1
         with self._clients.withholding(standing.open):
             if not self._clients.clients:
                 return
             standing.next_round()
             asked = settings(
-                round=standing.clock,
-                date=standing.date,
+                round=standing.timeline_round,
+                rounds_done=standing.rounds_done,
                 phase="recover",
                 stream=self._config.seed,
                 epochs=recovery.epochs,
@@ -224,27 +231,27 @@ class Server:
             gathered = self.rounds.recovering(model.weights, asked)
         weights = recovered(model.weights, gathered.mean, recovery.reversion, standing.unlearn_steps)
         standing.model = GlobalModel(weights, model.optimizer, model.ordinary_rounds)
-        self.rounds.report(standing.clock, "recover", weights, gathered, True)
+        self.rounds.report(standing.timeline_round, "recover", weights, gathered, True)
 
     def _after_learning(self) -> None:
         """Recover, or wait, until nothing is planned and nothing is open, or patience is over."""
         standing, config = self.standing, self._config
         last = last_scheduled_round(config.deletions, config.training.rounds)
-        planned = max([last, *self.desk.leases(), *(reply.due for reply in standing.under_way)])
-        if standing.owed and standing.model is not None and self._clients.clients:
+        planned = max([last, *self.desk.leases(), *(reply.due for reply in standing.late_replies)])
+        if standing.recovery_rounds_left and standing.model is not None and self._clients.clients:
             self._recover(standing.model)
-        elif standing.date < planned:
+        elif standing.rounds_done < planned:
             standing.next_round()
-        elif standing.date < max(self.desk.due(), default=0) and standing.waited < self._longest_wait:
+        elif standing.rounds_done < max(self.desk.due(), default=0) and standing.waited < self._longest_wait:
             standing.next_round()
             standing.waited += 1
-        elif (standing.unheard or standing.open) and standing.idle < config.deletions.patience:
+        elif (standing.silent_clients or standing.open) and standing.idle_rounds < config.deletions.patience:
             standing.next_round()
-            standing.idle += 1
+            standing.idle_rounds += 1
         else:
-            standing.step = Step.OVER
+            standing.step = ServerStep.OVER
             return
-        standing.date += 1
+        standing.rounds_done += 1
 
     @property
     def _longest_wait(self) -> int:
@@ -256,7 +263,7 @@ class Server:
         deadlines = (deletions.deadline, *(planned.deadline for planned in deletions.schedule))
         return max(deletions.window, max(deadlines) + 1 if any(deadlines) else 0)
 
-    def _unlearn(self, model: GlobalModel, requests: list[ServedRequest]) -> tuple[GlobalModel, Told]:
+    def _unlearn(self, model: GlobalModel, requests: list[TrackedRequest]) -> tuple[GlobalModel, Outcomes]:
         """The model after the requesters' step, and what became of it at each that answered at once."""
         asks = METHODS[self._config.unlearning.method].reads_log_odds
         scalars = self.unlearn_step.scalars(model.weights, asks)
@@ -265,18 +272,18 @@ class Server:
 
     # ---- references ----------------------------------------------------------------------------------
 
-    def anybody_without(self, withheld: Sequence[ServedRequest]) -> bool:
+    def anybody_without(self, withheld: Sequence[TrackedRequest]) -> bool:
         """Whether any client has something to train on besides what these requests name."""
         with self._clients.withholding(withheld):
             return bool(self._clients.clients)
 
-    def learn_deaf(
+    def train_without_deletions(
         self,
         model: GlobalModel,
         stream: int,
         phase: str,
         after_round: Callable[[GlobalModel], None],
-        withheld: Sequence[ServedRequest] = (),
+        withheld: Sequence[TrackedRequest] = (),
     ) -> GlobalModel:
         """Ordinary rounds until there have been ``training.rounds`` of them, in which no deletion happens.
 

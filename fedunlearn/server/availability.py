@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedunlearn.config import AvailabilitySettings
+from fedunlearn.config.federation import AvailabilitySettings
 from fedunlearn.errors import BadInput
 from fedunlearn.inputs import read_text
 from fedunlearn.seeding import rng_for
@@ -64,7 +64,8 @@ class Availability:
         """By how many rounds the reply of an unlearn step is late; 0 = it comes at once.
 
         Args:
-            round: in which the step was asked for. attempt: which lease of the client's this is, 0 ...
+            round: in which the step was asked for.
+            attempt: which lease of the client's this is, 0 ...
         """
         late = self._happens(self._settings.slow, "slow", client, round, attempt)
         return self._settings.slow_rounds if late else 0
@@ -84,14 +85,14 @@ class Availability:
             "unreachable": [round of the clock, how many clients] wherever it is not none;
             "requesters": [client, from, until] of the clock, in order.
         """
-        away = {clock: self.unreachable(round) for clock, round in sorted(rounds.items())}
+        away = {timeline_round: self.unreachable(round) for timeline_round, round in sorted(rounds.items())}
         absences = []
         for client in sorted(set(requesters)):
-            missed = [clock for clock, clients in away.items() if client in clients]
-            starts = [clock for clock in missed if clock - 1 not in missed]
-            ends = [clock + 1 for clock in missed if clock + 1 not in missed]
+            missed = [timeline_round for timeline_round, clients in away.items() if client in clients]
+            starts = [timeline_round for timeline_round in missed if timeline_round - 1 not in missed]
+            ends = [timeline_round + 1 for timeline_round in missed if timeline_round + 1 not in missed]
             absences += [[client, start, end] for start, end in zip(starts, ends, strict=True)]
-        counts = [[clock, len(clients)] for clock, clients in away.items() if clients]
+        counts = [[timeline_round, len(clients)] for timeline_round, clients in away.items() if clients]
         return {"unreachable": counts, "requesters": absences}
 
     def _begins(self, client: int, round: int) -> bool:

@@ -6,17 +6,17 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from fedunlearn.messages.update import Update
-from fedunlearn.server.requests import ServedRequest
+from fedunlearn.server.requests import TrackedRequest
 
 
-class Observer(Protocol):
+class Callbacks(Protocol):
     """The judge's learning curve, the progress display, the ledger, the checkpoints."""
 
-    def saw(self, row: Mapping[str, Any], weights: Mapping[str, Tensor] | None) -> None:
+    def on_round_end(self, row: Mapping[str, Any], weights: Mapping[str, Tensor] | None) -> None:
         """A round is over; ``weights`` where the judge shall look, not to be changed any more."""
         ...
 
-    def request_reached(self, request: ServedRequest, state: str, round: int) -> None:
+    def on_request_state(self, request: TrackedRequest, state: str, round: int) -> None:
         """A request moved on; must be durable when this returns."""
         ...
 
@@ -24,11 +24,11 @@ class Observer(Protocol):
         """Hash of the ledger's last row: a device that purges puts it into its receipts."""
         ...
 
-    def first_request(self) -> None:
+    def on_first_request(self) -> None:
         """Somebody has asked, for the first time, and nothing is forgotten yet."""
         ...
 
-    def updated(
+    def on_unlearn_updates(
         self,
         before: Mapping[str, Tensor],
         updates: Sequence[Update],

@@ -12,7 +12,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from fedunlearn.config import FederationSettings
+from fedunlearn.config.federation import FederationSettings
 from fedunlearn.console import warn
 from fedunlearn.errors import RunFailed
 from fedunlearn.messages.records import Refused, lend
@@ -20,7 +20,7 @@ from fedunlearn.messages.replies import Introduction, read_effort, read_introduc
 from fedunlearn.messages.scalars import Evaluation, pooled, read_evaluation
 from fedunlearn.messages.sizes import size
 from fedunlearn.server.cost import REQUESTING, PhaseCost
-from fedunlearn.server.requests import ServedRequest
+from fedunlearn.server.requests import TrackedRequest
 from fedunlearn.unlearning.contract import ServerScalars
 
 T = TypeVar("T")
@@ -45,7 +45,9 @@ class Fault:
     """One reply that did not count.
 
     Attributes:
-        round: of the timeline; phase: what was being done; reason: one line.
+        round: of the timeline;
+        phase: what was being done;
+        reason: one line.
         client: who; ``NOBODY`` = a node that has not said which client it is.
         kind: "refused" = what it says cannot be; "failed" = it says that it failed; "late" = it came too
             late, or never; "repeated" = its message had been answered; "dropped" = its device was gone in
@@ -60,7 +62,7 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Occasion:
+class ExchangeInfo:
     """When and why clients are asked; names the fault, carries the meter."""
 
     round: int
@@ -68,7 +70,7 @@ class Occasion:
     cost: PhaseCost
 
 
-class Federation:
+class Clients:
     """The server's view of its clients.
 
     Args:
@@ -111,7 +113,7 @@ class Federation:
         return tuple(c for c, n in sorted(self.examples.items()) if n > 0)
 
     @contextmanager
-    def withholding(self, requests: Sequence[ServedRequest]) -> Iterator[None]:
+    def withholding(self, requests: Sequence[TrackedRequest]) -> Iterator[None]:
         """Inside, what these requests take back counts as gone, though the vaults still hold it.
 
         Every message names to its client the requests whose utterances it must leave out; a client that
@@ -132,7 +134,7 @@ class Federation:
         kind: str,
         content: Mapping[int, RecordDict],
         read: Callable[[int, RecordDict], T],
-        occasion: Occasion,
+        occasion: ExchangeInfo,
         quorum: float | None = None,
     ) -> dict[int, T]:
         """Send one message to each of several clients and read the replies.
@@ -154,8 +156,8 @@ class Federation:
         """
         answers: dict[int, T] = {}
         content = {client: self._told(client, record) for client, record in sorted(content.items())}
-        with occasion.cost.clock():
-            letters = _Letters(kind, content, {c: self._node[c] for c in content}, occasion)
+        with occasion.cost.timeline_round():
+            letters = _Exchange(kind, content, {c: self._node[c] for c in content}, occasion)
             self._push(letters, self._longest_first(letters))
             for client in content:
                 for tries_left in reversed(range(1 + self._settings.retries)):
@@ -188,7 +190,7 @@ class Federation:
             return record
         return RecordDict({**record, "withheld": ConfigRecord({"requests": withheld})})
 
-    def _longest_first(self, letters: "_Letters") -> list[int]:
+    def _longest_first(self, letters: "_Exchange") -> list[int]:
         """In which order to ask: who holds most first, so that nobody begins a long task when others end.
 
         In stretches of client order, so that few replies wait for their turn to be read.
@@ -200,7 +202,7 @@ class Federation:
         stretches = (clients[start : start + stretch] for start in range(0, len(clients), stretch))
         return [c for part in stretches for c in sorted(part, key=lambda c: -self.examples.get(c, 0))]
 
-    def _push(self, letters: "_Letters", clients: Sequence[int]) -> None:
+    def _push(self, letters: "_Exchange", clients: Sequence[int]) -> None:
         """Ask these clients."""
         messages = [letters.to(client) for client in clients]
         asked = dict(zip(self._grid.push_messages(messages), clients, strict=True))
@@ -208,7 +210,7 @@ class Federation:
         letters.asked |= asked
         letters.deadline = time.monotonic() + self._settings.timeout
 
-    def _reply(self, letters: "_Letters", client: int) -> Message | None:
+    def _reply(self, letters: "_Exchange", client: int) -> Message | None:
         """What a client answers; None where nothing comes in time. Others' replies wait for their turn."""
         while client not in letters.arrived:
             if time.monotonic() > letters.deadline:
@@ -217,7 +219,7 @@ class Federation:
                 letters.arrived |= self._pull(letters)
         return letters.arrived.pop(client)
 
-    def _pull(self, letters: "_Letters") -> dict[int, Message]:
+    def _pull(self, letters: "_Exchange") -> dict[int, Message]:
         """Replies that have come; they wait no more. Waits a little where there are none.
 
         A reply counts if its message waits for it and it is from the node that was asked. Any other has no
@@ -269,8 +271,8 @@ class Federation:
 
     def _introduce(self, nodes: Sequence[int], clients: int) -> dict[int, str]:
         """Ask nodes which clients they are; of each that has not said so properly, why."""
-        occasion, empty = Occasion(0, "meet", PhaseCost()), {node: RecordDict() for node in nodes}
-        letters = _Letters(_MEETING, empty, dict(zip(nodes, nodes, strict=True)), occasion)
+        occasion, empty = ExchangeInfo(0, "meet", PhaseCost()), {node: RecordDict() for node in nodes}
+        letters = _Exchange(_MEETING, empty, dict(zip(nodes, nodes, strict=True)), occasion)
         self._push(letters, nodes)
         found: dict[int, Introduction] = {}
         refused: dict[int, str] = {}
@@ -303,13 +305,17 @@ class Federation:
         if deadline is not None and time.monotonic() > deadline:
             raise RunFailed(f"{what} after {self._settings.timeout:g} s{more}")
 
-    def _fault(self, client: int, reason: str, occasion: Occasion, kind: str) -> None:
+    def _fault(self, client: int, reason: str, occasion: ExchangeInfo, kind: str) -> None:
         self.faults.append(Fault(occasion.round, occasion.phase, client, reason, kind))
 
     def _read(
-        self, client: int, reply: Message | None, read: Callable[[int, RecordDict], T], occasion: Occasion,
+        self,
+        client: int,
+        reply: Message | None,
+        read: Callable[[int, RecordDict], T],
+        occasion: ExchangeInfo,
         kind: str,
-    ) -> T:  # fmt: skip
+    ) -> T:
         content = self._check_reply(reply)
         spent = occasion.cost.share(kind)
         spent.bytes_up += size(content)
@@ -328,7 +334,7 @@ class Federation:
         return reply.content
 
 
-class _Letters:
+class _Exchange:
     """One message for each of several clients, and where each of them is.
 
     Args:
@@ -339,7 +345,7 @@ class _Letters:
     """
 
     def __init__(
-        self, kind: str, content: Mapping[int, RecordDict], nodes: Mapping[int, int], occasion: Occasion
+        self, kind: str, content: Mapping[int, RecordDict], nodes: Mapping[int, int], occasion: ExchangeInfo
     ) -> None:
         self.kind, self.content, self.nodes, self.occasion = kind, content, nodes, occasion
         self.asked: dict[str, int] = {}
@@ -369,7 +375,7 @@ def settings(**values: int | float | str | list[str]) -> ConfigRecord:
     return ConfigRecord(dict(values))
 
 
-class Letter:
+class Payload:
     """What several clients are sent: the model, and beside it the one to learn from where there is one.
 
     Neither is copied, so neither may be changed any more.
@@ -396,20 +402,24 @@ def _one_line(text: str) -> str:
 
 
 def ask_scalars(
-    clients: Federation,
+    clients: Clients,
     there: Mapping[int, int],
     weights: Mapping[str, Tensor],
     log_odds: bool,
-    occasion: Occasion,
+    occasion: ExchangeInfo,
 ) -> ServerScalars:
     """Accuracy on all clients' held-out speech, and the log-odds where asked for; None: nobody said.
 
     Args:
-        clients: the federation. there: those to be asked -> the date up to which their recordings count.
+        clients: the federation.
+        there: those to be asked -> the date up to which their recordings count.
     """
-    letter = Letter(weights)
-    by_date = {date: letter(settings(log_odds=int(log_odds), date=date)) for date in {*there.values()}}
-    content = {client: by_date[date] for client, date in there.items()}
+    letter = Payload(weights)
+    by_date = {
+        rounds_done: letter(settings(log_odds=int(log_odds), rounds_done=rounds_done))
+        for rounds_done in {*there.values()}
+    }
+    content = {client: by_date[rounds_done] for client, rounds_done in there.items()}
 
     def read(client: int, reply: RecordDict) -> Evaluation:
         return read_evaluation(reply, clients.examples[client], clients.held_out[client], log_odds)

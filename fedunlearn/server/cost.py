@@ -11,7 +11,7 @@ REQUESTING = frozenset({"train.unlearn", "train.forget_part", "query.purge"})
 
 
 @dataclass
-class Share:
+class RoleCost:
     """What a phase cost the clients in one role, and the wire to them.
 
     Attributes:
@@ -25,7 +25,7 @@ class Share:
     bytes_down: int = 0
 
     @classmethod
-    def of(cls, counted: Mapping[str, Any]) -> "Share":
+    def of(cls, counted: Mapping[str, Any]) -> "RoleCost":
         """What ``asdict`` gave."""
         return cls(counted["client_seconds"], int(counted["bytes_up"]), int(counted["bytes_down"]))
 
@@ -39,15 +39,16 @@ class PhaseCost:
         wall_seconds: on the server's clock.
         bytes_stored: of what the server remembers for later when the phase was over: under "learn" its
             history (last differences only where the settings read them), under "recover" the unlearn steps.
-        requesters: of messages of the kinds ``REQUESTING``. others: of all other messages, whoever they go
-            to: a client that has asked before and trains in recovery does so as one of all.
+        requesters: of messages of the kinds ``REQUESTING``.
+        others: of all other messages, whoever they go to: a client that has asked before and trains in
+            recovery does so as one of all.
     """
 
     rounds: int = 0
     wall_seconds: float = 0.0
     bytes_stored: int = 0
-    requesters: Share = field(default_factory=Share)
-    others: Share = field(default_factory=Share)
+    requesters: RoleCost = field(default_factory=RoleCost)
+    others: RoleCost = field(default_factory=RoleCost)
 
     @property
     def client_seconds(self) -> float:
@@ -64,12 +65,12 @@ class PhaseCost:
         """To all clients."""
         return self.requesters.bytes_down + self.others.bytes_down
 
-    def share(self, kind: str) -> Share:
+    def share(self, kind: str) -> RoleCost:
         """Where a message of this kind is booked."""
         return self.requesters if kind in REQUESTING else self.others
 
     @contextmanager
-    def clock(self) -> Iterator[None]:
+    def timeline_round(self) -> Iterator[None]:
         """Add the time spent inside to ``wall_seconds``."""
         start = perf_counter()
         try:
@@ -85,8 +86,8 @@ class PhaseCost:
             rounds=int(counted["rounds"]),
             wall_seconds=counted["wall_seconds"],
             bytes_stored=int(counted["bytes_stored"]),
-            requesters=Share.of(roles["requesters"]),
-            others=Share.of(roles["others"]),
+            requesters=RoleCost.of(roles["requesters"]),
+            others=RoleCost.of(roles["others"]),
         )
 
     def as_dict(self) -> dict[str, Any]:

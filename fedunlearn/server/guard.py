@@ -17,8 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fedunlearn.blockwise import State
-from fedunlearn.config import GuardSettings
+from fedunlearn.blockwise import StateDict
+from fedunlearn.config.guard import GuardSettings
 from fedunlearn.messages.update import Update
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.seeding import torch_rng_for
@@ -44,11 +44,15 @@ class Intervention:
     """One thing that the guard did, as results.json shows it.
 
     Attributes:
-        round: of the clock. client: whose update. requests: its ids.
+        round: of the clock.
+        client: whose update.
+        requests: its ids.
         what: "clipped" (too long), "scaled back" (harmful), "refused" (either).
-        norm: the update's length as it came to this check. limit: the longest allowed then; None = any.
+        norm: the update's length as it came to this check.
+        limit: the longest allowed then; None = any.
         drop: accuracy lost on the held-out speech of those who did not ask, by the update as it came to this
-            check; None where they were not asked. silenced: largest share of its probes that a class lost.
+            check; None where they were not asked.
+        silenced: largest share of its probes that a class lost.
         factor: what is left of the update, in [0, 1); 0 = refused.
     """
 
@@ -107,11 +111,11 @@ class Guard:
     def __init__(
         self,
         settings: GuardSettings,
-        before: State,
+        before: StateDict,
         join: Callable[[Sequence[Update]], Mapping[str, Tensor]],
         usual: float,
-        accuracy: Callable[[State], float | None],
-        silenced: Callable[[State], float],
+        accuracy: Callable[[StateDict], float | None],
+        silenced: Callable[[StateDict], float],
     ) -> None:
         self._settings, self._before, self._join = settings, before, join
         usual = usual or math.inf  # nobody moved: nothing to go by
@@ -126,7 +130,9 @@ class Guard:
         """The updates that may join, in client order, and what was done to them and the others.
 
         Args:
-            updates: finite and of the model's form. requests: client -> ids. round_: of the clock.
+            updates: finite and of the model's form.
+            requests: client -> ids.
+            round_: of the clock.
         """
         done: list[Intervention] = []
 
@@ -192,11 +198,12 @@ class Probes:
     """Random features, distributed as a model's normalisation constants say that speech is.
 
     Args:
-        model: any of the run's kind. before: the weights to compare with.
+        model: any of the run's kind.
+        before: the weights to compare with.
         seed: of the run.
     """
 
-    def __init__(self, model: EmotionModel, before: State, seed: int) -> None:
+    def __init__(self, model: EmotionModel, before: StateDict, seed: int) -> None:
         self._model = model = copy.deepcopy(model).eval()
         model.load_state_dict(before)
         frames = 1 if model.frame_seconds is None else round(_PROBE_SECONDS / model.frame_seconds)
@@ -204,7 +211,7 @@ class Probes:
         self._probes = model.noise(count, frames, torch_rng_for(seed, "guard", "probes"))
         self._called = self._calls()
 
-    def silenced(self, candidate: State) -> float:
+    def silenced(self, candidate: StateDict) -> float:
         """Largest share of its probes that a class loses, in [0, 1], of the classes that had enough."""
         self._model.load_state_dict(candidate)
         judged = self._called >= _FEWEST * len(self._probes)

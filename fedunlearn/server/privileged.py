@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from fedunlearn.blockwise import State
+from fedunlearn.blockwise import StateDict
 from fedunlearn.config import Config
 from fedunlearn.messages.update import Update
 from fedunlearn.models import build_model
@@ -16,39 +16,40 @@ from fedunlearn.models.contract import EmotionModel, constants_of
 from fedunlearn.seeding import rng_for, stream_key
 from fedunlearn.server.aggregation import ServerOptimizer, step
 from fedunlearn.server.app import Server
-from fedunlearn.server.callbacks import Observer
-from fedunlearn.server.clients import Federation, settings
-from fedunlearn.server.requests import ServedRequest, grouped
+from fedunlearn.server.callbacks import Callbacks
+from fedunlearn.server.clients import Clients, settings
+from fedunlearn.server.requests import TrackedRequest, grouped
 from fedunlearn.server.state import GlobalModel, Standing
-from fedunlearn.server.training_rounds import Gathered
-from fedunlearn.server.unlearn_step import Told
+from fedunlearn.server.training_rounds import RoundResult
+from fedunlearn.server.unlearn_step import Outcomes
 from fedunlearn.unlearning.contract import ServerScalars
-from fedunlearn.unlearning.privileged.contract import HistoryCard, ReferenceCard, RoundsCard, ScratchCard
+from fedunlearn.unlearning.privileged.contract import HistoryCard, PrivilegedCard, RoundsCard, ScratchCard
 
 Sizes = Mapping[int, Mapping[str, float]]
 """client -> trained tensor -> L2 norm of its difference in one round"""
 
 
-class ReferenceServer(Server):
+class PrivilegedServer(Server):
     """A server that unlearns with more than the forget set.
 
     Args:
-        federation, config, template, observer: as of ``Server``. card: of the reference.
+        federation, config, template, observer: as of ``Server``.
+        card: of the reference.
     """
 
     def __init__(
         self,
-        federation: Federation,
+        federation: Clients,
         config: Config,
         template: EmotionModel,
         standing: Standing,
-        observer: Observer,
-        card: ReferenceCard,
+        observer: Callbacks,
+        card: PrivilegedCard,
     ) -> None:
         super().__init__(federation, config, template, standing, observer)
         self._card = card
 
-    def _unlearn(self, model: GlobalModel, requests: list[ServedRequest]) -> tuple[GlobalModel, Told]:
+    def _unlearn(self, model: GlobalModel, requests: list[TrackedRequest]) -> tuple[GlobalModel, Outcomes]:
         again: Callable[[GlobalModel, int], GlobalModel]
         match self._card:
             case RoundsCard() as card:
@@ -58,13 +59,13 @@ class ReferenceServer(Server):
                 again = partial(self.through_history, card)
             case ScratchCard():
                 again = self.from_scratch
-        name = stream_key(self._config.seed, "method", self._card.name, self.standing.clock)
+        name = stream_key(self._config.seed, "method", self._card.name, self.standing.timeline_round)
         with self._clients.withholding(self.standing.open):
             return again(model, name % 2**31), _left_out(grouped(requests))
 
     def in_rounds(
-        self, card: RoundsCard, original: State, requests: list[ServedRequest]
-    ) -> tuple[State, Told]:
+        self, card: RoundsCard, original: StateDict, requests: list[TrackedRequest]
+    ) -> tuple[StateDict, Outcomes]:
         """Rounds of two halves: requesters leave their forget sets behind, then all train on what they keep.
 
         Where the forget sets are used, a requester that fails in one of these rounds is not asked again: its
@@ -89,15 +90,21 @@ class ReferenceServer(Server):
                 if not told:
                     return original, told
             with self._clients.withholding(standing.open):
-                came = Gathered()
+                came = RoundResult()
                 if self._clients.clients and plan.retain_share:
-                    asked = settings(round=standing.clock, date=standing.date)
+                    asked = settings(round=standing.timeline_round, rounds_done=standing.rounds_done)
                     came = self.rounds.ask(
-                        weights, standing.clock, standing.date, "unlearn", asked, "train.retain_part", teacher
+                        weights,
+                        standing.timeline_round,
+                        standing.rounds_done,
+                        "unlearn",
+                        asked,
+                        "train.retain_part",
+                        teacher,
                     )
                     if came.mean is not None:
                         weights = step(weights, came.mean, plan.retain_share)
-            self.rounds.report(standing.clock, "unlearn", weights, came, True)
+            self.rounds.report(standing.timeline_round, "unlearn", weights, came, True)
         return weights, told
 
     def through_history(self, card: HistoryCard, model: GlobalModel, stream: int) -> GlobalModel:
@@ -154,12 +161,14 @@ class ReferenceServer(Server):
             return model
         standing = self.standing
         standing.next_round()
-        again, came = self.rounds.ordinary(model, stream, standing.clock, "unlearn", number, epochs, counted)
-        self.rounds.report(standing.clock, "unlearn", again.weights, came, True)
+        again, came = self.rounds.ordinary(
+            model, stream, standing.timeline_round, "unlearn", number, epochs, counted
+        )
+        self.rounds.report(standing.timeline_round, "unlearn", again.weights, came, True)
         return again
 
 
-def _left_out(clients: Iterable[int]) -> Told:
+def _left_out(clients: Iterable[int]) -> Outcomes:
     """The outcome where nothing was done with the forget sets but to leave them out."""
     nothing = {
         "steps": 0,

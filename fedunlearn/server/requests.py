@@ -7,28 +7,28 @@ from typing import Any
 
 from flwr.app import ConfigRecord, RecordDict
 
-from fedunlearn.deletion import State as RequestState
+from fedunlearn.deletion.request import RequestState
 from fedunlearn.messages.records import Refused
 from fedunlearn.messages.replies import MOST_REQUESTS, REQUEST_RANGES, Metrics, UpdateForm, read_update
 from fedunlearn.messages.update import Update
 
-Key = tuple[str, int]
+RequestKey = tuple[str, int]
 """a request's id and the device: a person with several devices has one request, a part of it on each"""
 
 _HELD = {RequestState.RAISED, RequestState.ACCEPTED, RequestState.UNLEARNED, RequestState.APPLIED}
 
 
 @dataclass
-class ServedRequest:
+class TrackedRequest:
     """A request as the server knows it; of a person with several devices, the part on one of them.
 
     Attributes:
         id, client, utterances: what is asked, and where. Training utterances are counted alone: where there
             are none, what is to go was held out, and there is nothing to unlearn.
-        date: rounds done when the server heard of it.
+        rounds_done: rounds done when the server heard of it.
         round_raised, round_applied: of the timeline.
         state: see ``deletion.State``.
-        deadline: rounds after ``date`` within which it should be verified; None = as soon as may be.
+        deadline: rounds after ``rounds_done`` within which it should be verified; None = as soon as may be.
         devices: how many of the person's devices hold speech that must go.
         learned: how many of its utterances a round has been trained with.
         overdue: the deadline passed while it was open.
@@ -45,7 +45,7 @@ class ServedRequest:
     round_raised: int
     state: RequestState = RequestState.RAISED
     round_applied: int | None = None
-    date: int = 0
+    rounds_done: int = 0
     deadline: int | None = None
     devices: int = 1
     learned: int = 0
@@ -58,7 +58,7 @@ class ServedRequest:
     outcome: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def key(self) -> Key:
+    def key(self) -> RequestKey:
         """Its place in the server's list."""
         return self.id, self.client
 
@@ -83,23 +83,23 @@ class ServedRequest:
         waits = {RequestState.RAISED, RequestState.ACCEPTED, RequestState.UNLEARNED}
         return self.state in waits and self.learned > 0 and not self.purged_there
 
-    def late(self, date: int) -> bool:
+    def late(self, rounds_done: int) -> bool:
         """Whether the deadline has passed."""
-        return self.deadline is not None and date > self.date + self.deadline
+        return self.deadline is not None and rounds_done > self.rounds_done + self.deadline
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data, for a checkpoint."""
         return {**asdict(self), "state": str(self.state)}
 
     @classmethod
-    def of(cls, saved: dict[str, Any]) -> "ServedRequest":
+    def of(cls, saved: dict[str, Any]) -> "TrackedRequest":
         """What ``as_dict`` gave."""
         known = {f.name: saved[f.name] for f in fields(cls)}
         return cls(**{**known, "state": RequestState(saved["state"])})
 
 
 @dataclass(frozen=True)
-class Wish:
+class ReportedRequest:
     """One request as a device reports it: how many utterances, its state there, and what the server needs."""
 
     id: str
@@ -111,10 +111,10 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Heard:
+class ClientReport:
     """A device's answer to the listening: all it has been asked, and how many utterances it holds now."""
 
-    wishes: tuple[Wish, ...]
+    wishes: tuple[ReportedRequest, ...]
     train: int
 
 
@@ -127,7 +127,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Purged:
+class PurgeReport:
     """What a device tells after a purge: whether it found no trace, and how many utterances it holds now."""
 
     verified: bool
@@ -135,9 +135,9 @@ class Purged:
     held_out: int
 
 
-def grouped(requests: Iterable[ServedRequest]) -> dict[int, list[ServedRequest]]:
+def grouped(requests: Iterable[TrackedRequest]) -> dict[int, list[TrackedRequest]]:
     """By client, in client order."""
-    by_client: dict[int, list[ServedRequest]] = {}
+    by_client: dict[int, list[TrackedRequest]] = {}
     for request in sorted(requests, key=lambda r: r.client):
         by_client.setdefault(request.client, []).append(request)
     return by_client
@@ -149,7 +149,9 @@ _WORDS = 100
 """characters, of how an unlearning ended"""
 
 
-def read_requests(reply: RecordDict, most: int, devices: int, known: Mapping[str, ServedRequest]) -> Heard:
+def read_requests(
+    reply: RecordDict, most: int, devices: int, known: Mapping[str, TrackedRequest]
+) -> ClientReport:
     """The answer to "query.deletions": a client's requests and how many utterances it holds.
 
     Args:
@@ -189,10 +191,10 @@ def read_requests(reply: RecordDict, most: int, devices: int, known: Mapping[str
     asked = sum(n for name, n in there.items() if name not in known or known[name].stays)
     if asked > train:
         raise Refused(f"claims {train} utterances, but its requests name {asked}")
-    return Heard(wishes, train)
+    return ClientReport(wishes, train)
 
 
-def _wish(name: Any, count: Any, state: Any, deadline: Any, devices: Any, learned: Any) -> Wish:
+def _wish(name: Any, count: Any, state: Any, deadline: Any, devices: Any, learned: Any) -> ReportedRequest:
     if not isinstance(name, str) or not _ID.fullmatch(name):
         raise Refused(f"a request's id is {name!r:.60}, not 16 hexadecimal digits")
     if state not in _REPORTED:
@@ -205,7 +207,9 @@ def _wish(name: Any, count: Any, state: Any, deadline: Any, devices: Any, learne
             raise Refused(f"request {name}: {which} has {value!r:.60}, which is out of range")
     if learned > count:
         raise Refused(f"request {name}: learned has {learned}, but it counts {count} utterances")
-    return Wish(name, count, RequestState(state), None if deadline < 0 else deadline, devices, learned)
+    return ReportedRequest(
+        name, count, RequestState(state), None if deadline < 0 else deadline, devices, learned
+    )
 
 
 def read_outcome(reply: RecordDict, client: int, kind: str, wanted: int, form: UpdateForm) -> Outcome:
@@ -242,7 +246,7 @@ def read_outcome(reply: RecordDict, client: int, kind: str, wanted: int, form: U
     return Outcome(read_update(reply, client, examples, form), about)
 
 
-def read_purged(reply: RecordDict, least: int, most: int, held_out: int) -> Purged:
+def read_purged(reply: RecordDict, least: int, most: int, held_out: int) -> PurgeReport:
     """The answer to "query.purge".
 
     Args:
@@ -260,9 +264,9 @@ def read_purged(reply: RecordDict, least: int, most: int, held_out: int) -> Purg
         raise Refused(f"claims {train} utterances after the purge; {least} to {most} were expected")
     if held > held_out:
         raise Refused(f"claims to hold out {held} utterances, but it held out {held_out}")
-    return Purged(said.whole("verified") == 1, train, held)
+    return PurgeReport(said.whole("verified") == 1, train, held)
 
 
-def ids_of(requests: Sequence[ServedRequest]) -> list[str]:
+def ids_of(requests: Sequence[TrackedRequest]) -> list[str]:
     """Their ids, as a message names them."""
     return [r.id for r in requests]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedunlearn.blockwise import State
+from fedunlearn.blockwise import StateDict
 from fedunlearn.config import Config
 from fedunlearn.evaluation.judge import Predictions
 from fedunlearn.experiment.reference_cache import Learned
@@ -23,7 +23,7 @@ from fedunlearn.server.aggregation import ServerOptimizer
 from fedunlearn.server.clients import Fault
 from fedunlearn.server.cost import PhaseCost
 from fedunlearn.server.history import History
-from fedunlearn.server.requests import Key, ServedRequest
+from fedunlearn.server.requests import RequestKey, TrackedRequest
 
 Contents = tuple[tuple[int, ...], tuple[int, ...]]
 """the training and the held-out utterances that a request names, as indexes into the corpus"""
@@ -32,7 +32,7 @@ COSTED = ("learn", "listen", "unlearn", "recover", "retrain", "counterfactual")
 """what costs are booked under; "counterfactual" trains the original on when somebody asks during learning"""
 
 
-class Step(StrEnum):
+class ServerStep(StrEnum):
     """What comes next at a date: hear who wants what, serve it, remove it for good, then a round."""
 
     LISTEN = "listen"
@@ -46,7 +46,7 @@ class Step(StrEnum):
 class GlobalModel:
     """The shared model in the middle of learning, with the server optimiser's memory."""
 
-    weights: State
+    weights: StateDict
     optimizer: ServerOptimizer
     ordinary_rounds: int = 0
 
@@ -58,7 +58,7 @@ class Log:
     rows: list[dict[str, Any]] = field(default_factory=list)
     curve: list[Predictions | None] = field(default_factory=list)
 
-    def learned(self, state: State, cost: PhaseCost, history: History | None = None) -> Learned:
+    def learned(self, state: StateDict, cost: PhaseCost, history: History | None = None) -> Learned:
         """As a reference is kept."""
         curve = {r["round"]: p for r, p in zip(self.rows, self.curve, strict=True) if p is not None}
         return Learned(state, self.rows, curve, cost.as_dict(), history)
@@ -69,8 +69,19 @@ class Log:
         return cls([dict(r) for r in learned.rows], [learned.curve.get(r["round"]) for r in learned.rows])
 
 
-_PLAIN = ("date", "clock", "finished", "owed", "idle", "waited", "metrics", "origins", "keys", "guarded")
-_NUMBERED = ("heard", "trained", "examples", "held_out", "dates")
+_PLAIN = (
+    "rounds_done",
+    "timeline_round",
+    "finished",
+    "recovery_rounds_left",
+    "idle_rounds",
+    "waited",
+    "metrics",
+    "origins",
+    "keys",
+    "guarded",
+)
+_NUMBERED = ("last_report", "trained", "examples", "held_out", "rounds_done_at")
 
 
 @dataclass
@@ -79,7 +90,8 @@ class Training:
 
     Attributes:
         name: "counterfactual" or "retrained-<number>".
-        model: as far as it has come. log: its rounds.
+        model: as far as it has come.
+        log: its rounds.
         faults: how many there were when it began.
     """
 
@@ -100,20 +112,20 @@ class Reply:
 
     due: int
     update: Update
-    requests: tuple[tuple[Key, int], ...]
+    requests: tuple[tuple[RequestKey, int], ...]
     outcome: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Moment:
+class StateSnapshot:
     """What listening and waiting change of a standing, as it was; ``faults``, ``requests``: how many."""
 
-    date: int
-    clock: int
-    dates: Mapping[int, int]
-    heard: Mapping[int, int]
+    rounds_done: int
+    timeline_round: int
+    rounds_done_at: Mapping[int, int]
+    last_report: Mapping[int, int]
     examples: Mapping[int, int]
-    unheard: frozenset[int]
+    silent_clients: frozenset[int]
     listening: PhaseCost
     faults: int
     requests: int
@@ -124,9 +136,10 @@ class Standing:
     """Where a run stands.
 
     Attributes:
-        model: None before the first round. history: of the main line.
-        date: rounds done, ordinary and after learning; what schedules count in.
-        clock: of the timeline; recovery in the middle of learning moves it and not the date.
+        model: None before the first round.
+        history: of the main line.
+        rounds_done: rounds done, ordinary and after learning; what schedules count in.
+        timeline_round: of the timeline; recovery in the middle of learning moves it and not the date.
         step: what comes next at this date. dates: round of the timeline -> the date it was played at.
         finished: whether it is over and results have been made of it.
         owed: recovery rounds due. idle: listenings so far after the last planned one.
@@ -143,7 +156,8 @@ class Standing:
         original, unlearned: weights, once there are any.
         blur: noise along the requesters' updates, which the run folder's copy of the original gets.
         retrained: what was trained from scratch without the forgotten, seed by seed.
-        log: of the main line. beside: the training under way beside it.
+        log: of the main line.
+        beside: the training under way beside it.
         origins, keys: of each reference, "cached" or "trained", and its key in the cache.
         metrics: lines of metrics.jsonl.
         contents: what each request names: the experimenter's, for when the devices' books are closed.
@@ -151,68 +165,74 @@ class Standing:
 
     history: History
     model: GlobalModel | None = None
-    date: int = 0
-    clock: int = 0
-    step: Step = Step.LISTEN
+    rounds_done: int = 0
+    timeline_round: int = 0
+    step: ServerStep = ServerStep.LISTEN
     finished: bool = False
-    dates: dict[int, int] = field(default_factory=dict)
-    owed: int = 0
-    idle: int = 0
+    rounds_done_at: dict[int, int] = field(default_factory=dict)
+    recovery_rounds_left: int = 0
+    idle_rounds: int = 0
     waited: int = 0
-    requests: dict[Key, ServedRequest] = field(default_factory=dict)
-    unheard: set[int] = field(default_factory=set)
-    heard: dict[int, int] = field(default_factory=dict)
+    requests: dict[RequestKey, TrackedRequest] = field(default_factory=dict)
+    silent_clients: set[int] = field(default_factory=set)
+    last_report: dict[int, int] = field(default_factory=dict)
     trained: dict[int, int] = field(default_factory=dict)
     examples: dict[int, int] = field(default_factory=dict)
     held_out: dict[int, int] = field(default_factory=dict)
-    under_way: list[Reply] = field(default_factory=list)
-    unlearn_steps: list[State] = field(default_factory=list)
+    late_replies: list[Reply] = field(default_factory=list)
+    unlearn_steps: list[StateDict] = field(default_factory=list)
     guarded: list[dict[str, Any]] = field(default_factory=list)
     costs: dict[str, PhaseCost] = field(default_factory=lambda: {name: PhaseCost() for name in COSTED})
     faults: list[Fault] = field(default_factory=list)
-    original: State | None = None
-    unlearned: State | None = None
-    blur: State | None = None
+    original: StateDict | None = None
+    unlearned: StateDict | None = None
+    blur: StateDict | None = None
     retrained: list[Learned] = field(default_factory=list)
     log: Log = field(default_factory=Log)
     beside: Training | None = None
     origins: dict[str, str] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
     metrics: int = 0
-    contents: dict[Key, Contents] = field(default_factory=dict)
+    contents: dict[RequestKey, Contents] = field(default_factory=dict)
 
     def next_round(self) -> None:
         """The timeline goes on by one round, at this date."""
-        self.clock += 1
-        self.dates[self.clock] = self.date
+        self.timeline_round += 1
+        self.rounds_done_at[self.timeline_round] = self.rounds_done
 
-    def moment(self) -> Moment:
+    def snapshot(self) -> StateSnapshot:
         """To come back to, if nobody asks for anything."""
-        return Moment(
-            self.date,
-            self.clock,
-            dict(self.dates),
-            dict(self.heard),
+        return StateSnapshot(
+            self.rounds_done,
+            self.timeline_round,
+            dict(self.rounds_done_at),
+            dict(self.last_report),
             dict(self.examples),
-            frozenset(self.unheard),
+            frozenset(self.silent_clients),
             copy.deepcopy(self.costs["listen"]),
             len(self.faults),
             len(self.requests),
         )
 
-    def back_to(self, moment: Moment) -> None:
+    def restore(self, snapshot: StateSnapshot) -> None:
         """As if nobody had been listened to since."""
-        self.date, self.clock, self.unheard = moment.date, moment.clock, set(moment.unheard)
-        self.costs["listen"] = moment.listening
+        self.rounds_done, self.timeline_round, self.silent_clients = (
+            snapshot.rounds_done,
+            snapshot.timeline_round,
+            set(snapshot.silent_clients),
+        )
+        self.costs["listen"] = snapshot.listening
         for numbers, then in (
-            (self.dates, moment.dates), (self.heard, moment.heard), (self.examples, moment.examples)
-        ):  # fmt: skip
+            (self.rounds_done_at, snapshot.rounds_done_at),
+            (self.last_report, snapshot.last_report),
+            (self.examples, snapshot.examples),
+        ):
             numbers.clear()
             numbers.update(then)
-        del self.faults[moment.faults :]
+        del self.faults[snapshot.faults :]
 
     @property
-    def open(self) -> list[ServedRequest]:
+    def open(self) -> list[TrackedRequest]:
         """Requests that the server still has something to do for."""
         return [r for r in self.requests.values() if r.unfinished]
 
@@ -224,14 +244,14 @@ class Standing:
         about |= {
             "step": str(self.step),
             "requests": [r.as_dict() for r in self.requests.values()],
-            "unheard": sorted(self.unheard),
+            "silent_clients": sorted(self.silent_clients),
             "costs": {name: cost.as_dict() for name, cost in self.costs.items()},
             "faults": [vars(f) for f in self.faults],
             "log": _put_log(tensors, "log", self.log),
             "model": _put_model(tensors, "model", self.model),
             "history": list(self.history.trained) if self.history.initial else None,
             "states": {},
-            "under_way": [],
+            "late_replies": [],
             "beside": None,
             "retrained": [],
             "contents": [[*key, *map(list, named)] for key, named in self.contents.items()],
@@ -243,9 +263,9 @@ class Standing:
             if (state := getattr(self, name)) is not None:
                 about["states"][name] = _put(tensors, name, state)
         about["steps"] = [_put(tensors, f"step.{n}", s) for n, s in enumerate(self.unlearn_steps)]
-        for n, reply in enumerate(self.under_way):
+        for n, reply in enumerate(self.late_replies):
             names = _put(tensors, f"reply.{n}", reply.update.difference)
-            about["under_way"].append(
+            about["late_replies"].append(
                 {
                     "due": reply.due,
                     "outcome": reply.outcome,
@@ -278,7 +298,8 @@ class Standing:
         """What ``as_checkpoint`` gave.
 
         Args:
-            config: the experiment. trained: names of the model's trained tensors.
+            config: the experiment.
+            trained: names of the model's trained tensors.
 
         Raises:
             KeyError, ValueError: something is missing or does not fit.
@@ -288,13 +309,13 @@ class Standing:
         if about["history"]:
             history = History.from_tensors(about["history"], _strip(tensors, "history"), about["order"])
         history.keeps_last = config.unlearning.reads_last_steps
-        requests = [ServedRequest.of(r) for r in about["requests"]]
+        requests = [TrackedRequest.of(r) for r in about["requests"]]
         standing = cls(
             history,
             model=_take_model(config, tensors, "model", about["model"]),
-            step=Step(about["step"]),
+            step=ServerStep(about["step"]),
             requests={r.key: r for r in requests},
-            unheard=set(about["unheard"]),
+            silent_clients=set(about["silent_clients"]),
             unlearn_steps=[_take(tensors, f"step.{n}", names) for n, names in enumerate(about["steps"])],
             costs={name: PhaseCost.of(cost) for name, cost in about["costs"].items()},
             faults=[Fault(**f) for f in about["faults"]],
@@ -307,10 +328,10 @@ class Standing:
             setattr(standing, name, dict(about[name]))
         for name, order in about["states"].items():
             setattr(standing, name, _take(tensors, name, order))
-        for n, told in enumerate(about["under_way"]):
+        for n, told in enumerate(about["late_replies"]):
             update = Update(told["client"], told["examples"], _take(tensors, f"reply.{n}", told["order"]))
             given = tuple(((name, client), attempt) for name, client, attempt in told["requests"])
-            standing.under_way.append(Reply(told["due"], update, given, told["outcome"]))
+            standing.late_replies.append(Reply(told["due"], update, given, told["outcome"]))
         if (told := about["beside"]) is not None:
             model = _take_model(config, tensors, "beside", told["model"])
             assert model is not None
@@ -332,11 +353,11 @@ def _put(tensors: dict[str, Tensor], prefix: str, state: Mapping[str, Tensor]) -
     return list(state)
 
 
-def _take(tensors: Mapping[str, Tensor], prefix: str, order: Iterable[str]) -> State:
+def _take(tensors: Mapping[str, Tensor], prefix: str, order: Iterable[str]) -> StateDict:
     return {name: tensors[f"{prefix}/{name}"] for name in order}
 
 
-def _strip(tensors: Mapping[str, Tensor], prefix: str) -> State:
+def _strip(tensors: Mapping[str, Tensor], prefix: str) -> StateDict:
     return {k.removeprefix(f"{prefix}/"): v for k, v in tensors.items() if k.startswith(f"{prefix}/")}
 
 
@@ -347,7 +368,7 @@ def _put_model(tensors: dict[str, Tensor], prefix: str, model: GlobalModel | Non
     return {
         "order": _put(tensors, prefix, model.weights),
         "ordinary_rounds": model.ordinary_rounds,
-        "moments": {name: _put(tensors, f"{prefix}.{name}", moment) for name, moment in moments},
+        "moments": {name: _put(tensors, f"{prefix}.{name}", snapshot) for name, snapshot in moments},
     }
 
 

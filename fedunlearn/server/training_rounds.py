@@ -7,7 +7,7 @@ from typing import Any
 from flwr.app import ConfigRecord, RecordDict
 from torch import Tensor
 
-from fedunlearn.blockwise import State
+from fedunlearn.blockwise import StateDict
 from fedunlearn.config import Config
 from fedunlearn.errors import RunFailed
 from fedunlearn.messages.replies import (
@@ -21,16 +21,16 @@ from fedunlearn.messages.update import Update
 from fedunlearn.models.contract import EmotionModel, trained_names
 from fedunlearn.server.aggregation import RunningMean, ServerOptimizer
 from fedunlearn.server.availability import Availability
-from fedunlearn.server.callbacks import Observer
-from fedunlearn.server.clients import Federation, Letter, Occasion, settings
+from fedunlearn.server.callbacks import Callbacks
+from fedunlearn.server.clients import Clients, ExchangeInfo, Payload, settings
 from fedunlearn.server.history import History
 from fedunlearn.server.state import GlobalModel, Standing
-from fedunlearn.server.steps import calibrated, some_of
+from fedunlearn.server.steps import calibrated, sample_clients
 from fedunlearn.training import round_lr
 
 
 @dataclass(frozen=True)
-class Gathered:
+class RoundResult:
     """What came of asking all clients to train.
 
     Attributes:
@@ -39,46 +39,49 @@ class Gathered:
         refused: replies that did not count.
     """
 
-    mean: State | None = None
+    mean: StateDict | None = None
     loss: float | None = None
     refused: int = 0
 
 
-class Rounds:
+class TrainingRounds:
     """Exchanges in which every client that can be reached takes part.
 
     Args:
-        federation: the clients. config: the experiment. template: a model of its kind.
-        standing: of the run. observer: told of every round.
+        federation: the clients.
+        config: the experiment.
+        template: a model of its kind.
+        standing: of the run.
+        observer: told of every round.
         availability: of the clients.
     """
 
     def __init__(
         self,
-        federation: Federation,
+        federation: Clients,
         config: Config,
         template: EmotionModel,
         standing: Standing,
-        observer: Observer,
+        observer: Callbacks,
         availability: Availability,
     ) -> None:
         self._clients, self._config, self._template = federation, config, template
         self._standing, self._observer = standing, observer
         self._availability = availability
 
-    def reachable(self, date: int) -> tuple[int, ...]:
-        """Clients that hold training data and can be reached once ``date`` rounds are done."""
-        return tuple(c for c in self._clients.clients if self._availability.reachable(c, date))
+    def reachable(self, rounds_done: int) -> tuple[int, ...]:
+        """Clients that hold training data and can be reached once ``rounds_done`` rounds are done."""
+        return tuple(c for c in self._clients.clients if self._availability.reachable(c, rounds_done))
 
     def start(self, initial: Mapping[str, Tensor]) -> GlobalModel:
         """Round 0: normalisation constants from all clients' moments, averaged by frames."""
-        occasion = Occasion(0, "calibrate", self._standing.costs["learn"])
+        occasion = ExchangeInfo(0, "calibrate", self._standing.costs["learn"])
         dims = len(self._template.norm.mean)
         seconds = self._template.calibration_seconds
         rows = 1.0 if seconds is None else LONGEST_UTTERANCE / seconds  # of an utterance, at most
         replies = self._clients.ask(
             "train.calibrate",
-            {c: RecordDict({"settings": settings(date=0)}) for c in self.reachable(0)},
+            {c: RecordDict({"settings": settings(rounds_done=0)}) for c in self.reachable(0)},
             lambda client, reply: read_moments(reply, client, dims, rows * self._clients.examples[client]),
             occasion,
         )
@@ -86,15 +89,23 @@ class Rounds:
         return GlobalModel(weights, ServerOptimizer(self._config.training))
 
     def ordinary(
-        self, model: GlobalModel, stream: int, row_round: int, phase: str, number: int | None = None,
-        epochs: int | None = None, counted: Callable[[Update], Update | None] = lambda update: update,
-    ) -> tuple[GlobalModel, Gathered]:  # fmt: skip
+        self,
+        model: GlobalModel,
+        stream: int,
+        row_round: int,
+        phase: str,
+        number: int | None = None,
+        epochs: int | None = None,
+        counted: Callable[[Update], Update | None] = lambda update: update,
+    ) -> tuple[GlobalModel, RoundResult]:
         """One ordinary round.
 
         Args:
-            stream: seed of the clients' training streams. row_round: of the timeline.
+            stream: seed of the clients' training streams.
+            row_round: of the timeline.
             phase: whose cost this is; the main line's, "learn", is remembered.
-            number: of the ordinary round, from 1; None = the model's next. epochs: None = training.local's.
+            number: of the ordinary round, from 1; None = the model's next.
+            epochs: None = training.local's.
             counted: an update as it counts; None = it does not.
 
         Returns:
@@ -104,7 +115,7 @@ class Rounds:
         lr = round_lr(self._config.training, number)
         asked = settings(
             round=number,
-            date=number - 1,
+            rounds_done=number - 1,
             phase="learn",
             stream=stream,
             epochs=epochs or self._config.training.local.epochs,
@@ -121,47 +132,61 @@ class Rounds:
             self._standing.costs["learn"].bytes_stored = self._standing.history.bytes_stored
         return GlobalModel(weights, model.optimizer, number), gathered
 
-    def recovering(self, weights: State, asked: ConfigRecord) -> Gathered:
+    def recovering(self, weights: StateDict, asked: ConfigRecord) -> RoundResult:
         """One recovery round of the main line, which is remembered, though as no ordinary step."""
         standing = self._standing
         return self.ask(
-            weights, standing.clock, standing.date, "recover", asked,
-            remembers=lambda update: self._remember(update, None), most=self._config.recovery.clients,
-        )  # fmt: skip
+            weights,
+            standing.timeline_round,
+            standing.rounds_done,
+            "recover",
+            asked,
+            remembers=lambda update: self._remember(update, None),
+            most=self._config.recovery.clients,
+        )
 
     def ask(
-        self, weights: State, row_round: int, date: int, phase: str, asked: ConfigRecord, kind: str = "train",
-        teacher: State | None = None, counted: Callable[[Update], Update | None] = lambda update: update,
-        remembers: Callable[[Update], None] | None = None, most: int = 0,
-    ) -> Gathered:  # fmt: skip
+        self,
+        weights: StateDict,
+        row_round: int,
+        rounds_done: int,
+        phase: str,
+        asked: ConfigRecord,
+        kind: str = "train",
+        teacher: StateDict | None = None,
+        counted: Callable[[Update], Update | None] = lambda update: update,
+        remembers: Callable[[Update], None] | None = None,
+        most: int = 0,
+    ) -> RoundResult:
         """All reachable clients' updates, each read once, in client order, and then let go.
 
         Nobody is asked, and nothing comes back, where fewer than two of several can be reached: one
         survivor's model is not everybody's.
 
         Args:
-            counted: an update as it counts; None = it does not. remembers: told of every update as it came.
+            counted: an update as it counts; None = it does not.
+            remembers: told of every update as it came.
             most: clients that are asked; 0 = all.
         """
-        occasion = Occasion(row_round, phase, self._standing.costs[phase])
+        occasion = ExchangeInfo(row_round, phase, self._standing.costs[phase])
         occasion.cost.rounds += 1
         before = len(self._clients.faults)
         if not self._clients.clients:
             raise RunFailed(f"round {row_round} ({phase}): no client holds any training data")
-        there = self.reachable(date)
+        there = self.reachable(rounds_done)
         if len(there) < min(2, len(self._clients.clients)):
-            return Gathered()
-        there = some_of(there, most, self._config.seed, phase, row_round)
-        beside, heard = phase in {"retrain", "counterfactual"}, self._standing.heard
-        known = {c: date if beside else min(date, heard.get(c, 0)) for c in there}
-        letter = Letter(weights, teacher)
-        by_date = {by: letter(ConfigRecord({**asked, "date": by})) for by in {*known.values()}}
+            return RoundResult()
+        there = sample_clients(there, most, self._config.seed, phase, row_round)
+        beside, last_report = phase in {"retrain", "counterfactual"}, self._standing.last_report
+        known = {c: rounds_done if beside else min(rounds_done, last_report.get(c, 0)) for c in there}
+        letter = Payload(weights, teacher)
+        by_date = {by: letter(ConfigRecord({**asked, "rounds_done": by})) for by in {*known.values()}}
         running = RunningMean()
         form = UpdateForm.of(weights, trained_names(self._template), LONGEST_UPDATE)
 
         def read(client: int, reply: RecordDict) -> tuple[int, float]:
             # What it held at another date than it last spoke at, a client with recordings knows alone.
-            another = bool(self._config.partition.recordings) and known[client] != heard.get(client, 0)
+            another = bool(self._config.partition.recordings) and known[client] != last_report.get(client, 0)
             held = self._clients.most[client] if another else self._clients.examples[client]
             said = read_training(reply, client, kind, held, form, exactly=not another)
             update, examples = said.update, said.update.examples
@@ -176,14 +201,14 @@ class Rounds:
         replies = self._clients.ask(kind, content, read, occasion)
         trained = {c: loss for c, loss in replies.items() if loss[0]}
         if not beside:
-            dates = self._standing.trained
-            dates |= {c: max(known[c], dates.get(c, -1)) for c in trained}
+            rounds_done_at = self._standing.trained
+            rounds_done_at |= {c: max(known[c], rounds_done_at.get(c, -1)) for c in trained}
         refused = len(self._clients.faults) - before
         if not trained:
-            return Gathered(refused=refused)
+            return RoundResult(refused=refused)
         total = sum(n for n, _ in trained.values())
         loss = sum(n * loss for n, loss in trained.values()) / total
-        return Gathered(running.mean() if running.examples else None, loss, refused)
+        return RoundResult(running.mean() if running.examples else None, loss, refused)
 
     def _remember(self, update: Update, ordinary_round: int | None) -> None:
         """What the main line's client sent; an ``ordinary_round`` counts, recovery (None) is remembered."""
@@ -195,9 +220,14 @@ class Rounds:
         self._standing.history = History(known.trained, model.weights, keeps_last=known.keeps_last)
 
     def report(
-        self, round_: int, phase: str, weights: State, came: Gathered, look: bool,
+        self,
+        round_: int,
+        phase: str,
+        weights: StateDict,
+        came: RoundResult,
+        look: bool,
         requests: Sequence[str] = (),
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Tell the observer that a round is over."""
         row: dict[str, Any] = {"round": round_, "phase": phase, "loss": came.loss, "refused": came.refused}
-        self._observer.saw({**row, "requests": list(requests)}, weights if look else None)
+        self._observer.on_round_end({**row, "requests": list(requests)}, weights if look else None)

@@ -11,7 +11,7 @@ from typing import Any
 
 from flwr.app import RecordDict
 
-from fedunlearn.blockwise import State
+from fedunlearn.blockwise import StateDict
 from fedunlearn.client.privacy import guarantee
 from fedunlearn.config import Config
 from fedunlearn.messages.replies import LONGEST_UNLEARN_UPDATE, UpdateForm
@@ -19,15 +19,15 @@ from fedunlearn.messages.scalars import as_settings
 from fedunlearn.messages.update import Update
 from fedunlearn.models.contract import EmotionModel, trained_names
 from fedunlearn.server.availability import Availability
-from fedunlearn.server.callbacks import Observer
-from fedunlearn.server.clients import Fault, Federation, Letter, Occasion, ask_scalars, settings
+from fedunlearn.server.callbacks import Callbacks
+from fedunlearn.server.clients import Clients, ExchangeInfo, Fault, Payload, ask_scalars, settings
 from fedunlearn.server.guard import Intervention
-from fedunlearn.server.requests import Key, ServedRequest, grouped, ids_of, read_outcome
+from fedunlearn.server.requests import RequestKey, TrackedRequest, grouped, ids_of, read_outcome
 from fedunlearn.server.state import Reply, Standing
-from fedunlearn.server.steps import join_step, some_of
+from fedunlearn.server.steps import apply_unlearn_updates, sample_clients
 from fedunlearn.unlearning.contract import ServerScalars
 
-Told = dict[int, dict[str, Any]]
+Outcomes = dict[int, dict[str, Any]]
 """client -> what became of its requests"""
 Answers = dict[int, tuple[Update, dict[str, Any]]]
 
@@ -36,48 +36,60 @@ class UnlearnStep:
     """Asks requesters to forget and joins what they send.
 
     Args:
-        federation: the clients. config: the experiment. template: a model of its kind.
-        standing: of the run. observer: of the run. availability: of the clients.
+        federation: the clients.
+        config: the experiment.
+        template: a model of its kind.
+        standing: of the run.
+        observer: of the run.
+        availability: of the clients.
     """
 
     def __init__(
         self,
-        federation: Federation,
+        federation: Clients,
         config: Config,
         template: EmotionModel,
         standing: Standing,
-        observer: Observer,
+        observer: Callbacks,
         availability: Availability,
     ) -> None:
         self._clients, self._config, self._standing = federation, config, standing
         self._template, self._observer = template, observer
         self._availability = availability
 
-    def scalars(self, weights: State, log_odds: bool) -> ServerScalars:
+    def scalars(self, weights: StateDict, log_odds: bool) -> ServerScalars:
         """The few numbers that requesters are told, asked of all clients that can be reached."""
         standing = self._standing
-        occasion = Occasion(standing.clock, "evaluate", standing.costs["unlearn"])
+        occasion = ExchangeInfo(standing.timeline_round, "evaluate", standing.costs["unlearn"])
         return ask_scalars(self._clients, self._there(), weights, log_odds, occasion)
 
     def _there(self) -> dict[int, int]:
         """Clients that are asked for numbers -> the date up to which the server knows of their recordings."""
         standing = self._standing
-        there = [c for c in self._clients.clients if self._availability.reachable(c, standing.date)]
+        there = [c for c in self._clients.clients if self._availability.reachable(c, standing.rounds_done)]
         asked, seed = self._config.unlearning.asked, self._config.seed
-        there = list(some_of(there, asked, seed, "evaluate", standing.clock))
-        return {c: standing.heard.get(c, 0) for c in there}
+        there = list(sample_clients(there, asked, seed, "evaluate", standing.timeline_round))
+        return {c: standing.last_report.get(c, 0) for c in there}
 
     def take(
-        self, weights: State, requests: Sequence[ServedRequest], scalars: ServerScalars,
-        kind: str = "train.unlearn", teacher: State | None = None, share: float = 1.0,
-    ) -> tuple[State, Told]:  # fmt: skip
+        self,
+        weights: StateDict,
+        requests: Sequence[TrackedRequest],
+        scalars: ServerScalars,
+        kind: str = "train.unlearn",
+        teacher: StateDict | None = None,
+        share: float = 1.0,
+    ) -> tuple[StateDict, Outcomes]:
         """The requesters' joint step, and what became of it at each whose answer has come.
 
         Args:
-            requests: of clients that can be reached. scalars: for them.
-            kind: of the message. teacher: weights that go with it. share: of the joint step.
+            requests: of clients that can be reached.
+            scalars: for them.
+            kind: of the message.
+            teacher: weights that go with it.
+            share: of the joint step.
         """
-        told: Told = {}
+        told: Outcomes = {}
         by_client = grouped(requests)
         turns = [[c] for c in by_client] if self._sequential else [list(by_client)]
         for turn in turns:
@@ -90,8 +102,8 @@ class UnlearnStep:
         return weights, told
 
     def join(
-        self, weights: State, answers: Answers, asked: Mapping[int, Sequence[str]], share: float = 1.0
-    ) -> tuple[State, Told]:
+        self, weights: StateDict, answers: Answers, asked: Mapping[int, Sequence[str]], share: float = 1.0
+    ) -> tuple[StateDict, Outcomes]:
         """The model after these answers, and what became of the requests of each.
 
         Args:
@@ -102,19 +114,28 @@ class UnlearnStep:
             return weights, {}
         standing = self._standing
         updates = [update for update, _ in answers.values()]
-        measured = self._observer.updated(weights, updates, asked, standing.clock)
-        occasion = Occasion(standing.clock, "guard", standing.costs["unlearn"])
+        measured = self._observer.on_unlearn_updates(weights, updates, asked, standing.timeline_round)
+        occasion = ExchangeInfo(standing.timeline_round, "guard", standing.costs["unlearn"])
 
-        def accuracy(state: State, staying: Sequence[int]) -> float | None:
-            there = {c: date for c, date in self._there().items() if c in staying}
+        def accuracy(state: StateDict, staying: Sequence[int]) -> float | None:
+            there = {c: rounds_done for c, rounds_done in self._there().items() if c in staying}
             return ask_scalars(self._clients, there, state, False, occasion).test_accuracy
 
         asking = {r.client for r in standing.open}
         usual = standing.history.usual_norm([c for c in self._clients.examples if c not in asking])
-        weights, passed, done = join_step(
-            weights, updates, asked, self._config, self._template, standing.history, self._clients.examples,
-            asking, accuracy, standing.clock, share,
-        )  # fmt: skip
+        weights, passed, done = apply_unlearn_updates(
+            weights,
+            updates,
+            asked,
+            self._config,
+            self._template,
+            standing.history,
+            self._clients.examples,
+            asking,
+            accuracy,
+            standing.timeline_round,
+            share,
+        )
         self._write_down(done)
         more = {"noise": self._noise()} if self._config.privacy.clip else {}
         told = {}
@@ -134,19 +155,17 @@ class UnlearnStep:
     def _noise(self) -> dict[str, float | None]:
         privacy, worth = self._config.privacy, guarantee(self._config.privacy)
         epsilon = worth.epsilon if isfinite(worth.epsilon) else None
-        return {
-            "clip": privacy.clip, "multiplier": privacy.noise, "epsilon": epsilon, "delta": privacy.delta
-        }  # fmt: skip
+        return {"clip": privacy.clip, "multiplier": privacy.noise, "epsilon": epsilon, "delta": privacy.delta}
 
-    def arrived(self, weights: State) -> tuple[State, dict[Key, dict[str, Any]]]:
+    def arrived(self, weights: StateDict) -> tuple[StateDict, dict[RequestKey, dict[str, Any]]]:
         """Join the replies that were on their way and have come, each to the model of now.
 
         Returns:
             (the model, what became of each of their requests)
         """
-        standing, done = self._standing, dict[Key, dict[str, Any]]()
-        now = [r for r in standing.under_way if r.due <= standing.date]
-        standing.under_way = [r for r in standing.under_way if r.due > standing.date]
+        standing, done = self._standing, dict[RequestKey, dict[str, Any]]()
+        now = [r for r in standing.late_replies if r.due <= standing.rounds_done]
+        standing.late_replies = [r for r in standing.late_replies if r.due > standing.rounds_done]
         in_time: dict[int, Reply] = {}
         for reply in now:
             if all(self._counts(key, attempt, reply.due) for key, attempt in reply.requests):
@@ -169,35 +188,41 @@ class UnlearnStep:
     def _sequential(self) -> bool:
         return self._config.unlearning.aggregation == "sequential"
 
-    def _waits(self, key: Key, attempt: int) -> bool:
+    def _waits(self, key: RequestKey, attempt: int) -> bool:
         request = self._standing.requests[key]
         return request.lease is not None and request.attempts == attempt
 
-    def _counts(self, key: Key, attempt: int, due: int) -> bool:
+    def _counts(self, key: RequestKey, attempt: int, due: int) -> bool:
         lease = self._standing.requests[key].lease
         return self._waits(key, attempt) and lease is not None and due < lease
 
-    def _give_back(self, keys: Iterable[Key]) -> None:
+    def _give_back(self, keys: Iterable[RequestKey]) -> None:
         for key in keys:
             self._standing.requests[key].lease = None
 
     def _fault(self, client: int, reason: str, kind: str) -> None:
-        self._clients.faults.append(Fault(self._standing.clock, "unlearn", client, reason, kind))
+        self._clients.faults.append(Fault(self._standing.timeline_round, "unlearn", client, reason, kind))
 
     def _ask(
-        self, weights: State, requests: Mapping[int, Sequence[ServedRequest]], scalars: ServerScalars,
-        kind: str, teacher: State | None,
-    ) -> Answers:  # fmt: skip
+        self,
+        weights: StateDict,
+        requests: Mapping[int, Sequence[TrackedRequest]],
+        scalars: ServerScalars,
+        kind: str,
+        teacher: StateDict | None,
+    ) -> Answers:
         """The answers that come at once; the others are lost, or on their way."""
-        standing, content, letter = self._standing, {}, Letter(weights, teacher)
+        standing, content, letter = self._standing, {}, Payload(weights, teacher)
         for client, own in requests.items():
             share = min(1.0, sum(r.utterances for r in own) / self._clients.examples[client])
             told = as_settings(replace(scalars, share=share))
-            asked = settings(requests=ids_of(own), round=standing.clock, date=standing.date, **told)
+            asked = settings(
+                requests=ids_of(own), round=standing.timeline_round, rounds_done=standing.rounds_done, **told
+            )
             content[client] = letter(asked)
             for request in own:
                 request.attempts += 1
-                request.lease = standing.date + self._config.availability.lease
+                request.lease = standing.rounds_done + self._config.availability.lease
 
         form = UpdateForm.of(weights, trained_names(self._template), LONGEST_UNLEARN_UPDATE)
 
@@ -206,7 +231,7 @@ class UnlearnStep:
             said = read_outcome(reply, client, kind, wanted, form)
             return said.update, said.about
 
-        occasion = Occasion(standing.clock, "unlearn", standing.costs["unlearn"])
+        occasion = ExchangeInfo(standing.timeline_round, "unlearn", standing.costs["unlearn"])
         answers = self._clients.ask(kind, content, read, occasion, quorum=0.0)
         # Who has failed has said so: no lease is waited for.
         self._give_back(r.key for c, own in requests.items() if c not in answers for r in own)
@@ -215,14 +240,14 @@ class UnlearnStep:
         return {c: answer for c, answer in answers.items() if self._at_once(c, answer, requests[c])}
 
     def _at_once(
-        self, client: int, answer: tuple[Update, dict[str, Any]], requests: Sequence[ServedRequest]
+        self, client: int, answer: tuple[Update, dict[str, Any]], requests: Sequence[TrackedRequest]
     ) -> bool:
         standing, attempt = self._standing, max(r.attempts for r in requests)
-        if self._availability.drops(client, standing.date, attempt):
+        if self._availability.drops(client, standing.rounds_done, attempt):
             self._fault(client, "dropped out in the middle of its unlearn step", "dropped")
             return False
-        delay = self._availability.delay(client, standing.date, attempt)
+        delay = self._availability.delay(client, standing.rounds_done, attempt)
         if delay:
             given = tuple((r.key, r.attempts) for r in requests)
-            standing.under_way.append(Reply(standing.date + delay, answer[0], given, answer[1]))
+            standing.late_replies.append(Reply(standing.rounds_done + delay, answer[0], given, answer[1]))
         return not delay

@@ -22,7 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from fedunlearn.audio import SAMPLE_RATE
 from fedunlearn.client.steps import trained
-from fedunlearn.config import AttackSettings, EncoderSettings, LocalSettings, ModelSettings
+from fedunlearn.config import LocalSettings
+from fedunlearn.config.model import EncoderSettings, ModelSettings
+from fedunlearn.config.unlearning import AttackSettings
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.messages.sizes import weights_size
 from fedunlearn.messages.update import Update
@@ -41,14 +43,19 @@ _SIDE = {"cpu": 1536, "cuda": 8192}
 
 
 @dataclass(frozen=True)
-class Load:
+class EncoderLoad:
     """What is measured.
 
     Attributes:
-        model: as in ``model.name``. trains, device, precision, seconds_at_once: as in ``model.encoder``.
-        clients: in a round. utterances: of each, all in one batch of local training, one epoch.
-        seconds: s, of each utterance. attacked: utterances. steps: of the attack.
-        repeats: measurements, after one that does not count; medians are reported. threads: of torch.
+        model: as in ``model.name``.
+        trains, device, precision, seconds_at_once: as in ``model.encoder``.
+        clients: in a round.
+        utterances: of each, all in one batch of local training, one epoch.
+        seconds: s, of each utterance.
+        attacked: utterances.
+        steps: of the attack.
+        repeats: measurements, after one that does not count; medians are reported.
+        threads: of torch.
     """
 
     model: str
@@ -65,7 +72,7 @@ class Load:
     threads: int = 1
 
 
-def measure(load: Load) -> dict[str, Any]:
+def measure(load: EncoderLoad) -> dict[str, Any]:
     """All figures of one load, measured in this process, which should be a fresh one.
 
     Returns:
@@ -209,7 +216,7 @@ def _inside(clean: Tensor, delta: Tensor) -> Tensor:
 # ---- the work --------------------------------------------------------------------------------------------
 
 
-def _speech(load: Load, client: int) -> tuple[Tensor, Tensor, Tensor]:
+def _speech(load: EncoderLoad, client: int) -> tuple[Tensor, Tensor, Tensor]:
     """Noise [n, S], lengths and labels of a client; every length is the same."""
     rng, samples = rng_for(0, "speech", client), round(load.seconds * SAMPLE_RATE)
     waveform = 0.1 * torch.from_numpy(rng.standard_normal((load.utterances, samples), dtype="float32"))
@@ -228,13 +235,13 @@ def _state(model: EmotionModel) -> dict[str, Tensor]:
 
 
 def _local(
-    model: EmotionModel, start: dict[str, Tensor], examples: Examples, load: Load
+    model: EmotionModel, start: dict[str, Tensor], examples: Examples, load: EncoderLoad
 ) -> tuple[dict[str, Tensor], float]:
     local = LocalSettings(epochs=1, batch_size=load.utterances)
     return trained(model, start, lambda: train(model, examples, local, _LR, rng_for(0, "training")))
 
 
-def _round(model: EmotionModel, clients: list[Examples], load: Load) -> None:
+def _round(model: EmotionModel, clients: list[Examples], load: EncoderLoad) -> None:
     """Every client trains from the same weights; the server averages."""
     start = _state(model)
     updates = []
@@ -245,13 +252,13 @@ def _round(model: EmotionModel, clients: list[Examples], load: Load) -> None:
     model.load_state_dict({name: value + mean[name].to(value.dtype) for name, value in start.items()})
 
 
-def _forget_set(model: EmotionModel, load: Load) -> ForgetSet:
+def _forget_set(model: EmotionModel, load: EncoderLoad) -> ForgetSet:
     waves = [_speech(load, client) for client in range(-(-load.attacked // load.utterances))]
     waveform, samples, labels = (torch.cat(parts)[: load.attacked] for parts in zip(*waves, strict=True))
     return ForgetSet(_derived(model, waveform, samples, labels), waveform, samples)
 
 
-def _attack(load: Load) -> AttackSettings:
+def _attack(load: EncoderLoad) -> AttackSettings:
     return AttackSettings(domain="waveform", norm="l2", eps=0.01, steps=load.steps, per_utterance=1)
 
 
@@ -270,7 +277,7 @@ def _seconds(work: Callable[[], object], device: str) -> float:
     return perf_counter() - start
 
 
-def _median(load: Load, device: str, work: Callable[[], object]) -> float:
+def _median(load: EncoderLoad, device: str, work: Callable[[], object]) -> float:
     return statistics.median([_seconds(work, device) for _ in range(load.repeats + 1)][1:])
 
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from keyword import iskeyword
 from typing import Any
 
-from fedunlearn.config import Config, DeletionSettings, ScheduledDeletion, parse_override
+from fedunlearn.config import Config, parse_override
+from fedunlearn.config.deletion import DeletionSettings, ScheduledDeletion
 from fedunlearn.config.fields import LARGEST
 from fedunlearn.errors import BadInput
 from fedunlearn.seeding import rng_for
 
-Load = Callable[[Mapping[str, Any]], Config]
+ConfigLoader = Callable[[Mapping[str, Any]], Config]
 """Overrides, dotted keys to values -> the experiment with them on top."""
 
 RECOVERIES = ("none", "gentle", "ordinary", "gentle-removed", "ordinary-removed")
@@ -125,7 +126,7 @@ def parse_numbers(option: str, text: str, least: int, most: int = LARGEST) -> li
     return list(dict.fromkeys(found))
 
 
-def cells_of(load: Load, axes: Axes) -> list[Cell]:
+def cells_of(load: ConfigLoader, axes: Axes) -> list[Cell]:
     """All cells, seed by seed, so that an original serves all its cells one after another.
 
     Raises:
@@ -178,7 +179,7 @@ def cells_of(load: Load, axes: Axes) -> list[Cell]:
     ]
 
 
-def _refused(option: str, load: Load, overrides: Mapping[str, Any]) -> list[str]:
+def _refused(option: str, load: ConfigLoader, overrides: Mapping[str, Any]) -> list[str]:
     try:
         load(overrides)
     except BadInput as error:

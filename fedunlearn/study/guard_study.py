@@ -8,7 +8,7 @@ from typing import Any
 
 from fedunlearn.config import Config
 from fedunlearn.errors import BadInput
-from fedunlearn.study.grid import Axes, Cell, Load, Variant, cells_of, requesters_of
+from fedunlearn.study.grid import Axes, Cell, ConfigLoader, Variant, cells_of, requesters_of
 
 GUARDS: dict[str, dict[str, Any]] = {
     "off": {"guard.norm": 0.0, "guard.together": 0.0, "guard.drop": 0.0, "guard.silenced": 0.0},
@@ -21,13 +21,31 @@ GUARDS: dict[str, dict[str, Any]] = {
 _KINDS = ("scaled", "flipped", "targeted", "random")
 
 COLUMNS = (
-    "method", "case", "guard", "seed", "requesters", "size",
-    "test_unlearned", "test_recovered", "uar_unlearned", "uar_recovered",
-    "worst_recall_unlearned", "worst_recall_recovered", "test_original", "worst_recall_original",
-    "forget_recovered", "gap_recovered", "label_tv", "label_uniform", "told_auc",
-    "features_update", "features_kept",
-    "done", "factor", "fulfilled",
-)  # fmt: skip
+    "method",
+    "case",
+    "guard",
+    "seed",
+    "requesters",
+    "size",
+    "test_unlearned",
+    "test_recovered",
+    "uar_unlearned",
+    "uar_recovered",
+    "worst_recall_unlearned",
+    "worst_recall_recovered",
+    "test_original",
+    "worst_recall_original",
+    "forget_recovered",
+    "gap_recovered",
+    "label_tv",
+    "label_uniform",
+    "told_auc",
+    "features_update",
+    "features_kept",
+    "done",
+    "factor",
+    "fulfilled",
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +94,7 @@ class Trial:
 
 
 def trials_of(
-    load: Load,
+    load: ConfigLoader,
     methods: Sequence[str],
     cases: Sequence[Case],
     guards: Sequence[str],
@@ -107,7 +125,7 @@ def trials_of(
     return found
 
 
-def _with(load: Load, overrides: Mapping[str, Any]) -> Load:
+def _with(load: ConfigLoader, overrides: Mapping[str, Any]) -> ConfigLoader:
     def loaded(more: Mapping[str, Any]) -> Config:
         return load({**overrides, **more})
 
@@ -126,8 +144,12 @@ def row_of(trial: Trial, results: Mapping[str, Any]) -> dict[str, Any]:
     for intervention in done:
         left *= intervention["factor"]
     return {
-        "method": cell.variant.algorithm, "case": trial.case, "guard": trial.guard, "seed": cell.seed,
-        "requesters": cell.requesters, "size": cell.size,
+        "method": cell.variant.algorithm,
+        "case": trial.case,
+        "guard": trial.guard,
+        "seed": cell.seed,
+        "requesters": cell.requesters,
+        "size": cell.size,
         "test_unlearned": models["unlearned"]["test"]["accuracy"],
         "test_recovered": models["recovered"]["test"]["accuracy"],
         "test_original": models["original"]["test"]["accuracy"],
@@ -139,12 +161,15 @@ def row_of(trial: Trial, results: Mapping[str, Any]) -> dict[str, Any]:
         "forget_recovered": models["recovered"]["forget"]["accuracy"],
         # Where nothing was forgotten there is nothing to compare with.
         "gap_recovered": results["gap"]["recovered"]["mean"] if verified else None,
-        "label_tv": mix.get("tv"), "label_uniform": mix.get("uniform"), "told_auc": membership.get("auc"),
+        "label_tv": mix.get("tv"),
+        "label_uniform": mix.get("uniform"),
+        "told_auc": membership.get("auc"),
         "features_update": (told.get("reconstruction") or {}).get("r"),
         "features_kept": next((row["r"] for row in results.get("kept", []) if row["client"] == liar), None),
-        "done": " + ".join(dict.fromkeys(i["what"] for i in done)) or "nothing", "factor": left,
+        "done": " + ".join(dict.fromkeys(i["what"] for i in done)) or "nothing",
+        "factor": left,
         "fulfilled": verified / len(results["requests"]),
-    }  # fmt: skip
+    }
 
 
 def worst_recall(confusion: Sequence[Sequence[int]]) -> float | None:

@@ -75,7 +75,8 @@ def hidden_loss(
     """Attack models before the hiding and after it, and models that never saw any candidate.
 
     Args:
-        seed: of everything. shadows: models, each trained on a random half of 64 candidates.
+        seed: of everything.
+        shadows: models, each trained on a random half of 64 candidates.
         hiding: "level" moves every forget example's loss to the median test loss; "spread" gives them the
             quantiles of the test losses, in the order that their own losses had.
         resamples: of the bootstraps.

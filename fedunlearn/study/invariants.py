@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterator
 from itertools import pairwise
 
-from fedunlearn.deletion import FOLLOWS, OVERDUE, RequestBook, State
+from fedunlearn.deletion.request import FOLLOWS, OVERDUE, RequestState
+from fedunlearn.deletion.request_store import RequestStore
 from fedunlearn.experiment.experiment import Experiment
 from fedunlearn.ledger import LedgerReader
 from fedunlearn.vault.index import Index
@@ -46,7 +47,7 @@ def _of_ledger(experiment: Experiment) -> Iterator[str]:
             if len(set(states)) < len(states):
                 yield f"ledger: request {request.id} of client {request.client} is twice in one of {states}"
             for one, next_ in pairwise(states):
-                if State(next_) not in FOLLOWS[State(one)]:
+                if RequestState(next_) not in FOLLOWS[RequestState(one)]:
                     yield f"ledger: request {request.id} went from {one} to {next_}"
             if states and request.state not in states:
                 yield f"ledger: request {request.id} is {request.state}, the ledger has {states}"
@@ -59,10 +60,10 @@ def _of_ledger(experiment: Experiment) -> Iterator[str]:
 def _of_requests(experiment: Experiment, accepted: set[tuple[str, int]]) -> Iterator[str]:
     known = experiment.standing.requests
     for request in known.values():
-        applied = sum(step["state"] == State.APPLIED for step in request.history)
+        applied = sum(step["state"] == RequestState.APPLIED for step in request.history)
         if applied > 1:
             yield f"request {request.id} of client {request.client} was applied {applied} times"
-        if any(step["state"] == State.ACCEPTED for step in request.history):
+        if any(step["state"] == RequestState.ACCEPTED for step in request.history):
             accepted.add(request.key)
     for key in sorted(accepted - known.keys()):
         yield f"request {key[0]} of client {key[1]} was accepted, and is lost"
@@ -74,22 +75,22 @@ def _of_vaults(experiment: Experiment) -> Iterator[str]:
         client, folder = share.client, experiment.run.vault(share.client)
         entries = {e.id: e for e in Index.read(folder).entries}
         purged, verified = set[str](), set[str]()
-        for request in RequestBook(folder).all():
+        for request in RequestStore(folder).all():
             server = standing.requests.get((request.id, client))
             if server is not None and server.gone:
                 purged |= {*request.utterances, *request.held_out}
-                if server.state is State.VERIFIED:
+                if server.state is RequestState.VERIFIED:
                     verified.add(request.id)
         if left := purged & entries.keys():
             yield f"client {client} holds {len(left)} utterances that are purged"
         for request_id in verified:
             if (folder / "evidence" / request_id).exists():
                 yield f"client {client} keeps evidence of request {request_id}, which is verified"
-        under_way = any(r.client == client and r.unfinished for r in standing.requests.values())
+        late_replies = any(r.client == client and r.unfinished for r in standing.requests.values())
         trains = sum(
-            e.split == "train" and e.recorded <= standing.heard.get(client, 0) for e in entries.values()
+            e.split == "train" and e.recorded <= standing.last_report.get(client, 0) for e in entries.values()
         )
-        if not under_way and standing.examples[client] != trains:
+        if not late_replies and standing.examples[client] != trains:
             yield f"client {client} trains on {trains}, the server believes {standing.examples[client]}"
 
 

@@ -101,9 +101,13 @@ def of_membership(rng: Rng, n: int = 1200) -> dict[str, Any]:
         everybody.append(membership(losses, mine, test, same, 1, rng)["auc"])
         own.append(same_speaker(losses, mine, mine, test, same, speakers, 1, rng)["auc"])
     return {
-        "hard": hard, "weighted": weighted, "unweighted": unweighted,
-        "ease": ease, "everybody": everybody, "own": own,
-    }  # fmt: skip
+        "hard": hard,
+        "weighted": weighted,
+        "unweighted": unweighted,
+        "ease": ease,
+        "everybody": everybody,
+        "own": own,
+    }
 
 
 def of_bootstrap(rng: Rng, trials: int = 60) -> dict[str, Any]:
@@ -125,13 +129,10 @@ def of_tug_of_war() -> dict[str, Any]:
     return {
         "off": off,
         "tow": [
-            [
-                tug_of_war(record(*(0.5 + (d if i < sets else 0.0) for i in range(3))), reference)
-                for d in off
-            ]
+            [tug_of_war(record(*(0.5 + (d if i < sets else 0.0) for i in range(3))), reference) for d in off]
             for sets in (1, 2, 3)
         ],
-    }  # fmt: skip
+    }
 
 
 def of_losses(rng: Rng) -> dict[str, Any]:
@@ -146,9 +147,13 @@ def of_losses(rng: Rng) -> dict[str, Any]:
         np.float64,
     )
     return {
-        "own": own, "retrained": retrained, "ks": kolmogorov_smirnov(own, retrained),
-        "sizes": sizes, "alike": np.mean(alike, 1), "largest": np.quantile(alike, 0.95, axis=1),
-    }  # fmt: skip
+        "own": own,
+        "retrained": retrained,
+        "ks": kolmogorov_smirnov(own, retrained),
+        "sizes": sizes,
+        "alike": np.mean(alike, 1),
+        "largest": np.quantile(alike, 0.95, axis=1),
+    }
 
 
 def of_outlier(n: int = 48) -> dict[str, Any]:

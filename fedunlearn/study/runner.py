@@ -12,10 +12,10 @@ from rich.console import Console
 
 from fedunlearn import __version__, corpora
 from fedunlearn.config import Config
-from fedunlearn.corpora import Corpus
+from fedunlearn.corpora.utterance import Corpus
 from fedunlearn.engines.engine import play
 from fedunlearn.errors import BadInput, RunFailed
-from fedunlearn.experiment.preparation import Heard, check, listen, prepare, resolve
+from fedunlearn.experiment.preparation import DecodedCorpus, check, listen, prepare, resolve
 from fedunlearn.experiment.progress import Progress
 from fedunlearn.partition import Partition, deal
 from fedunlearn.run_folder import write_atomically
@@ -25,7 +25,7 @@ from fedunlearn.unlearning import method_named
 _KEPT = ("config", "corpus", "models", "gap", "cost", "requests", "references", "versions", "guard", "kept")
 
 
-class Bench:
+class StudyRunner:
     """A folder of finished cells, trained references beside them.
 
     Speech is decoded once, and the vaults that a cell has left untouched serve the next one. Both go when the
@@ -43,7 +43,7 @@ class Bench:
         self._partial, self._warn = partial, warn
         self._out, self._cells = out, out / "cells"
         self._running = out / "running"
-        self._heard: tuple[str, Heard] | None = None
+        self._heard: tuple[str, DecodedCorpus] | None = None
         self._named: tuple[str, Corpus] | None = None
 
     def __enter__(self) -> Self:
@@ -127,7 +127,7 @@ class Bench:
         self._cells.mkdir(parents=True, exist_ok=True)
         write_atomically(self.file(cell), json.dumps({key: results[key] for key in _KEPT}))
 
-    def _listen(self, config: Config, quiet: Progress) -> Heard:
+    def _listen(self, config: Config, quiet: Progress) -> DecodedCorpus:
         key = _speech_of(config)
         if self._heard is None or self._heard[0] != key:
             self._heard = None  # two corpora at a time would be too many

@@ -52,7 +52,8 @@ class Follower:
     """Tells a tracker of a run until it fails, which is said once and hurts nobody.
 
     Args:
-        name: one of ``TRACKERS``; None = nobody follows. warn: says one line to the user.
+        name: one of ``TRACKERS``; None = nobody follows.
+        warn: says one line to the user.
     """
 
     def __init__(self, name: str | None, run: RunFolder, warn: Callable[[str], None]) -> None:

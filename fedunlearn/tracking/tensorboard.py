@@ -35,7 +35,8 @@ class TensorBoard:
     """As ``fedunlearn.tracking.Tracker``.
 
     Args:
-        folder: for event files; older ones in it are removed. config: the settings, as TOML.
+        folder: for event files; older ones in it are removed.
+        config: the settings, as TOML.
     """
 
     def __init__(self, folder: Path, config: str) -> None:

@@ -21,7 +21,7 @@ from fedunlearn.unlearning.methods import (
 )
 from fedunlearn.unlearning.privileged import fed_eraser, fine_tune, neggrad_plus, retrained, scrub
 from fedunlearn.unlearning.privileged import not_ as weight_negation
-from fedunlearn.unlearning.privileged.contract import ReferenceCard
+from fedunlearn.unlearning.privileged.contract import PrivilegedCard
 
 METHODS: dict[str, MethodCard] = {
     card.name: card
@@ -41,7 +41,7 @@ METHODS: dict[str, MethodCard] = {
 }
 """Every method that sees the forget set alone, by the name that ``unlearning.method`` takes."""
 
-REFERENCES: dict[str, ReferenceCard] = {
+PRIVILEGED: dict[str, PrivilegedCard] = {
     card.name: card
     for card in (
         fine_tune.CARD,
@@ -55,13 +55,13 @@ REFERENCES: dict[str, ReferenceCard] = {
 """Every upper reference, by the name that ``unlearning.method`` takes."""
 
 
-def method_named(name: str) -> MethodCard | ReferenceCard:
+def method_named(name: str) -> MethodCard | PrivilegedCard:
     """The method or upper reference of this name.
 
     Raises:
         BadInput: there is none; the message lists those there are.
     """
-    known: dict[str, MethodCard | ReferenceCard] = {**METHODS, **REFERENCES}
+    known: dict[str, MethodCard | PrivilegedCard] = {**METHODS, **PRIVILEGED}
     if name not in known:
         raise BadInput(f'unlearning.method: there is no "{name}"; known: {", ".join(sorted(known))}')
     return known[name]

@@ -27,7 +27,8 @@ def smoothed(model: EmotionModel, rank: int) -> EmotionModel:
     the difference from the checkpoint that is smoothed (``EmotionModel.smoothable``).
 
     Args:
-        model: not changed. rank: >= 1; large enough, it is the model itself.
+        model: not changed.
+        rank: >= 1; large enough, it is the model itself.
     """
     frozen = copy.deepcopy(model).eval()
     with torch.no_grad():

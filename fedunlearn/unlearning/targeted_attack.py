@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedunlearn.config import AttackSettings
+from fedunlearn.config.unlearning import AttackSettings
 from fedunlearn.examples import Examples, ForgetSet, pad_features
 from fedunlearn.models.contract import EmotionModel, MelModel
 from fedunlearn.models.frontend import frame_mask
@@ -58,7 +58,8 @@ class _Domain:
     """What an attack on n utterances perturbs, and the way from there to the model's features.
 
     Attributes:
-        clean: [n, ...] unperturbed values. lengths: [n], how many of their second axis are real.
+        clean: [n, ...] unperturbed values.
+        lengths: [n], how many of their second axis are real.
         real: bool [n, ...], False on padding, broadcast against the values.
         unit: what a perturbation of 1 is: for each utterance [n, ...], or the same for all, broadcast against
             an utterance's values.

@@ -22,7 +22,7 @@ from torch import Tensor
 from fedunlearn.audio import PCM
 from fedunlearn.links import discard, has_other_names, is_abandoned, is_plain, wipe
 from fedunlearn.run_folder import write_atomically
-from fedunlearn.vault.index import INDEX, Entry, Index
+from fedunlearn.vault.index import INDEX, Index, VaultEntry
 
 Derived = Mapping[str, Mapping[str, Tensor]]
 """feature name -> utterance -> features [T, D]"""
@@ -52,7 +52,7 @@ class Stored:
     count: Mapping[str, int]
 
     @classmethod
-    def audio(cls, path: Path, entries: Iterable[Entry]) -> "Stored":
+    def audio(cls, path: Path, entries: Iterable[VaultEntry]) -> "Stored":
         """PCM [S]. Raises DamagedVault."""
         counts = {e.id: e.samples for e in entries}
         return cls(_map(path, np.int16, sum(counts.values())), _starts(counts), counts)
@@ -80,7 +80,7 @@ class Stored:
 def write_generation(
     folder: Path,
     generation: int,
-    recordings: Sequence[tuple[Entry, PCM]],
+    recordings: Sequence[tuple[VaultEntry, PCM]],
     classes: int,
     derived: Derived,
     new: bool = False,

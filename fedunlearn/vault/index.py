@@ -15,11 +15,12 @@ INDEX = "index.json"
 
 
 @dataclass(frozen=True)
-class Entry:
+class VaultEntry:
     """One utterance as its device knows it.
 
     Attributes:
-        label: the emotion's class. samples: its length.
+        label: the emotion's class.
+        samples: its length.
         speaker: who speaks; empty = one person per device, as far as this vault knows.
         recorded: rounds done when it was recorded; 0 = there from the start.
     """
@@ -38,14 +39,16 @@ class Index:
     """What a vault holds.
 
     Attributes:
-        generation: which is current. classes: emotions in the corpus. entries: the utterances in order.
+        generation: which is current.
+        classes: emotions in the corpus.
+        entries: the utterances in order.
         sha256: name of an array file -> digest of its bytes; None in a vault of an earlier version, whose
             arrays cannot be checked.
     """
 
     generation: int
     classes: int
-    entries: tuple[Entry, ...]
+    entries: tuple[VaultEntry, ...]
     sha256: Mapping[str, str] | None = field(default_factory=dict)
 
     @classmethod
@@ -54,7 +57,7 @@ class Index:
         content = (folder / INDEX).read_bytes()
         try:
             index: dict[str, Any] = json.loads(content.decode("utf-8"))
-            entries = tuple(Entry(**e) for e in index["utterances"])
+            entries = tuple(VaultEntry(**e) for e in index["utterances"])
             return cls(index["generation"], index["classes"], entries, index.get("sha256"))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{folder / INDEX}: is no index of a vault; it was cut or changed") from error

@@ -38,8 +38,11 @@ _FEWEST_VALUES = 5
 _BLOCK = 1 << 15  # bytes hashed at a time: what is being worked on stays in the processor's cache
 _READ = 1 << 22  # bytes
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
-_FOLDS = ((8, np.uint64(0xBF58476D1CE4E5B9)), (16, np.uint64(0x94D049BB133111EB)),
-          (32, np.uint64(0xD6E8FEB86659FD93)))  # fmt: skip
+_FOLDS = (
+    (8, np.uint64(0xBF58476D1CE4E5B9)),
+    (16, np.uint64(0x94D049BB133111EB)),
+    (32, np.uint64(0xD6E8FEB86659FD93)),
+)
 """Odd numbers, so that two pieces that differ in one word of 8 bytes never agree."""
 
 
@@ -89,7 +92,7 @@ class Fingerprints:
 
 
 @dataclass(frozen=True)
-class Findings:
+class TraceFindings:
     """What a search went through, and what it found.
 
     Attributes:
@@ -110,7 +113,9 @@ class Findings:
         return any(len(np.intersect1d(f.hashes, fingerprints.hashes)) for f in self.found.values())
 
 
-def find_traces(places: Iterable[Path], fingerprints: Fingerprints, spared: Iterable[Path] = ()) -> Findings:
+def find_traces(
+    places: Iterable[Path], fingerprints: Fingerprints, spared: Iterable[Path] = ()
+) -> TraceFindings:
     """Look into every file of these files and folders; ``links`` has the rule for links.
 
     Files that vanish meanwhile are no trace, and what is no plain file (a socket, a pipe) is not opened.
@@ -135,7 +140,7 @@ def find_traces(places: Iterable[Path], fingerprints: Fingerprints, spared: Iter
         files += 1
         if traces := Fingerprints(_joined(hits)):
             found[path] = traces
-    return Findings(files, scanned, found, searched.unsearched, searched.met)
+    return TraceFindings(files, scanned, found, searched.unsearched, searched.met)
 
 
 def scan_run(
@@ -143,7 +148,7 @@ def scan_run(
     partition: Partition,
     gone: Iterable[str],
     model: EmotionModel,
-    elsewhere: Callable[[Fingerprints], Findings] | None = None,
+    elsewhere: Callable[[Fingerprints], TraceFindings] | None = None,
     spared: Iterable[Path] = (),
 ) -> dict[str, Any]:
     """The experimenter's search at the end of a run, who knows the corpus: is anything of D_f left?
@@ -171,7 +176,9 @@ def scan_run(
         more = elsewhere(wanted)
         files, scanned = findings.files + more.files, findings.bytes + more.bytes
         unsearched = {**findings.unsearched, **more.unsearched}
-        findings = Findings(files, scanned, {**findings.found, **more.found}, unsearched, findings.spared)
+        findings = TraceFindings(
+            files, scanned, {**findings.found, **more.found}, unsearched, findings.spared
+        )
     found = dict(findings.found)
     if found:  # all of the corpus is decoded again only where there is something to explain
         hits = Fingerprints(_joined(traces.hashes for traces in found.values()))

@@ -21,13 +21,12 @@ from torch import Tensor
 
 from fedunlearn.audio import PCM, pad, to_float
 from fedunlearn.examples import Examples, ForgetSet, pad_features
-from fedunlearn.links import is_plain, remove
+from fedunlearn.links import is_plain, remove, wipe
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Split
-from fedunlearn.run_folder import alone_in, wipe
+from fedunlearn.run_folder import alone_in
 from fedunlearn.vault.calibration import CALIBRATION
 from fedunlearn.vault.files import (
-    DamagedVault,
     Derived,
     Stored,
     check_audio,
@@ -38,10 +37,8 @@ from fedunlearn.vault.files import (
     write_features,
     write_generation,
 )
-from fedunlearn.vault.index import Entry, Index
+from fedunlearn.vault.index import Index, VaultEntry
 from fedunlearn.vault.traces import Fingerprints
-
-__all__ = ["DamagedVault", "Derived", "Entry", "Vault", "wipe"]
 
 
 class Vault:
@@ -64,7 +61,7 @@ class Vault:
         self._stamp = stamp(self.folder)
         self._index = index = Index.read(self.folder)
         self.generation, self.classes = index.generation, index.classes
-        self.entries: dict[str, Entry] = {e.id: e for e in index.entries}
+        self.entries: dict[str, VaultEntry] = {e.id: e for e in index.entries}
         self._features: dict[str, Stored] = {}
         self._audio_path = self._path("audio", "i16")
         self._audio = Stored.audio(self._audio_path, self.entries.values())
@@ -74,7 +71,7 @@ class Vault:
     def build(
         cls,
         folder: Path,
-        recordings: Sequence[tuple[Entry, PCM]],
+        recordings: Sequence[tuple[VaultEntry, PCM]],
         classes: int,
         derived: Derived | None = None,
     ) -> "Vault":
@@ -85,7 +82,7 @@ class Vault:
     @staticmethod
     def write(
         folder: Path,
-        recordings: Sequence[tuple[Entry, PCM]],
+        recordings: Sequence[tuple[VaultEntry, PCM]],
         classes: int,
         derived: Derived | None = None,
     ) -> None:
@@ -109,7 +106,7 @@ class Vault:
         """Whether this is still the vault on disk: no purge since, no other vault in its place."""
         return self._stamp == stamp(self.folder)
 
-    def is_untouched(self, entries: Sequence[Entry], classes: int) -> bool:
+    def is_untouched(self, entries: Sequence[VaultEntry], classes: int) -> bool:
         """Whether it holds what ``build`` made of these entries, and nothing was added or purged since."""
         if not self.features_are_whole:
             return False
@@ -244,7 +241,7 @@ class Vault:
         """Whether stored features are what was derived; others are derived again."""
         return all(is_as_written(path, self._index) for path in (features, features.with_suffix(".frames")))
 
-    def _derived(self, kept: Iterable[Entry]) -> Derived:
+    def _derived(self, kept: Iterable[VaultEntry]) -> Derived:
         """All stored features of these utterances."""
         kept, everyone = tuple(kept), tuple(self.entries)
         stored = {name: Stored.features(self._path(name, "f32"), everyone) for name in self.stored_names()}
@@ -254,7 +251,7 @@ class Vault:
         }
 
 
-def _check_recordings(recordings: Sequence[tuple[Entry, PCM]]) -> None:
+def _check_recordings(recordings: Sequence[tuple[VaultEntry, PCM]]) -> None:
     seen: set[str] = set()
     for entry, pcm in recordings:
         if entry.id in seen:

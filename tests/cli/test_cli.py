@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from fedunlearn import __main__ as entry
 from fedunlearn.audio import SAMPLE_RATE
 from fedunlearn.cli import app
-from fedunlearn.unlearning import METHODS, REFERENCES
+from fedunlearn.unlearning import METHODS, PRIVILEGED
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -91,7 +91,7 @@ def test_the_help_and_the_readme_name_every_method_by_what_it_sees() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8").partition("## What a run does")[0]
     for text in (option.help, " ".join(readme.split())):
         forget_alone, _, more = text.partition("See more than the forget set, upper references: ")
-        for known, place in ((METHODS, forget_alone), (REFERENCES, more)):
+        for known, place in ((METHODS, forget_alone), (PRIVILEGED, more)):
             named = set(re.findall(r"[a-z0-9-]+", place))
             assert known.keys() <= named, known.keys() - named
 
@@ -327,7 +327,7 @@ def test_a_report_of_all_that_lies_in_a_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_signals_that_stop_a_run_are_restored_and_an_ignored_one_stays_ignored(name: str) -> None:
-    from fedunlearn.cli import stopped_as_interrupt
+    from fedunlearn.cli.run import stopped_as_interrupt
 
     number = getattr(signal, name)
     before = signal.getsignal(number)

@@ -17,7 +17,7 @@ from rich.text import Text
 from test_cli import small_file
 
 from fedunlearn import console
-from fedunlearn.cli import guarded
+from fedunlearn.cli.exit_codes import run_command
 from fedunlearn.console import Screen, plain, visible
 from fedunlearn.errors import BadInput, RunFailed
 from fedunlearn.experiment.progress import Progress
@@ -99,7 +99,7 @@ def test_every_way_out_of_a_command_is_one_line_whatever_the_error_says(
         error.add_note("and [bold]this\x07")
         raise error
 
-    assert guarded(fails) in (2, 3)
+    assert run_command(fails) in (2, 3)
     said = capsys.readouterr().err
     assert "\x1b" not in said and "\x07" not in said
     if kind is not KeyboardInterrupt:
@@ -125,7 +125,7 @@ def test_a_hint_is_given_only_where_it_can_help(
     def fails() -> int:
         raise OSError(code, os.strerror(code), "somewhere")
 
-    assert guarded(fails) == exit_code
+    assert run_command(fails) == exit_code
     said = capsys.readouterr().err
     assert ("?)" in said) == bool(hint) and hint in said
 

@@ -17,10 +17,11 @@ from tiny_encoders import tiny_encoder
 from fedunlearn.checkpoints import save_checkpoint
 from fedunlearn.cli.export import leave_model
 from fedunlearn.config import load
-from fedunlearn.deletion import Inbox, Wish
+from fedunlearn.deletion.inbox import FiledRequest, Inbox
 from fedunlearn.models.encoders.model import EncoderModel
 from fedunlearn.run_folder import RunFolder
-from fedunlearn.vault.vault import Entry, Vault
+from fedunlearn.vault.index import VaultEntry
+from fedunlearn.vault.vault import Vault
 
 Made = tuple[RunFolder, EncoderModel]
 
@@ -142,8 +143,8 @@ def test_a_run_that_somebody_plays_is_left_alone(tmp_path: Path) -> None:
 
 def test_who_waits_to_be_forgotten_is_not_passed_over_in_silence(tmp_path: Path) -> None:
     run, _ = made(tmp_path, status="partial")
-    Vault.build(run.vault(3), [(Entry("u", "anger", 0, "train", 1, "s"), np.zeros(1, np.int16))], 6)
-    Inbox(run.vault(3)).file(Wish("ab" * 8, "all", "person"))
+    Vault.build(run.vault(3), [(VaultEntry("u", "anger", 0, "train", 1, "s"), np.zeros(1, np.int16))], 6)
+    Inbox(run.vault(3)).file(FiledRequest("ab" * 8, "all", "person"))
     code, said = call("export", run.path, "--out", tmp_path / "saved")
     assert code == 0 and "1 deletion request waits" in said and "still knows that speech" in said
     assert "the run is partial" in said

@@ -19,8 +19,8 @@ import fedunlearn.deletion.receipts
 import fedunlearn.ledger
 from fedunlearn.audit.ledger_check import check_ledger
 from fedunlearn.checkpoints import manifest_of
-from fedunlearn.deletion import RequestBook
 from fedunlearn.deletion.receipts import read_receipt, receipt_of
+from fedunlearn.deletion.request_store import RequestStore
 from fedunlearn.errors import BadInput
 from fedunlearn.ledger import GENESIS, Ledger, LedgerReader
 from fedunlearn.run_folder import RunFolder
@@ -29,7 +29,7 @@ Row = tuple[str, str, int, str]
 """subject, request, round, state"""
 
 
-class Asked(NamedTuple):
+class MessageConfig(NamedTuple):
     """A request of the run."""
 
     id: str
@@ -59,9 +59,9 @@ def results_of(run: RunFolder) -> dict[str, Any]:
     return found
 
 
-def first(run: RunFolder) -> Asked:
+def first(run: RunFolder) -> MessageConfig:
     request = results_of(run)["requests"][0]
-    return Asked(request["id"], request["client"])
+    return MessageConfig(request["id"], request["client"])
 
 
 def receipt(run: RunFolder) -> Path:
@@ -110,7 +110,7 @@ def rewrite(file: Path, **parts: Any) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **parts}))
 
 
-def hashed(run: RunFolder, asked: Asked) -> str:
+def hashed(run: RunFolder, asked: MessageConfig) -> str:
     with LedgerReader(run.ledger) as ledger:
         return ledger.hashed(asked.id, asked.client)
 
@@ -476,7 +476,7 @@ CASES: list[tuple[str, Callable[[RunFolder], None], int, str]] = [
     ("a manifest of a number", in_manifest('{"ledger_head": 5}'), 3, "ledger_head is no hash"),
     ("a manifest of another head", in_manifest(f'{{"ledger_head": "{SEVENS}"}}'), 3, "noted in checkpoints"),
     ("nothing beside the ledger", lose_all, 4, "whole; nothing to compare it with"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("damage", "code", "words"), [case[1:] for case in CASES], ids=[c[0] for c in CASES])
@@ -716,4 +716,4 @@ def test_a_run_that_has_just_begun_has_nothing_to_compare_with(tmp_path: Path) -
     assert check_ledger(run).compared == ()
     with pytest.raises(BadInput, match="64 hexadecimal digits"):
         check_ledger(run, "\x1b[31m")
-    assert RequestBook(run.vault(0)).all() == ()
+    assert RequestStore(run.vault(0)).all() == ()

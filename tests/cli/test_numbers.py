@@ -16,13 +16,18 @@ from small_run import run_small, small_config
 from typer.testing import CliRunner
 
 from fedunlearn.cli import app
-from fedunlearn.config import Config, ScheduledDeletion, load
+from fedunlearn.config import Config, load
+from fedunlearn.config.deletion import ScheduledDeletion
 from fedunlearn.config.fields import LARGEST, LARGEST_SEED
 from fedunlearn.config.partition import LateRecordings
-from fedunlearn.deletion import Inbox, RequestBook, State, answer, raise_due
+from fedunlearn.deletion.admission import raise_due
+from fedunlearn.deletion.inbox import Inbox
+from fedunlearn.deletion.request import RequestState
+from fedunlearn.deletion.request_store import RequestStore, answer
 from fedunlearn.errors import BadInput
 from fedunlearn.run_folder import RunFolder
-from fedunlearn.vault.vault import Entry, Vault
+from fedunlearn.vault.index import VaultEntry
+from fedunlearn.vault.vault import Vault
 
 WRONG = (10**20, 2**63, -(10**20), math.nan, math.inf, -math.inf, 1e300)
 """no setting takes one of these"""
@@ -101,7 +106,7 @@ def run(tmp_path: Path) -> RunFolder:
     folder = RunFolder(tmp_path / "run")
     folder.create()
     folder.unlock()
-    entries = [Entry(f"u{i}", "angry", 0, "train", 1, "ann") for i in range(3)]
+    entries = [VaultEntry(f"u{i}", "angry", 0, "train", 1, "ann") for i in range(3)]
     Vault.build(folder.vault(0), [(e, np.zeros(1, np.int16)) for e in entries], 2)
     return folder
 
@@ -135,11 +140,11 @@ def test_a_deadline_of_too_many_rounds_in_an_inbox_harms_nobody(run: RunFolder) 
     config = load(None, {"deletions.schedule": []})
     book = raise_due(config, Vault(run.vault(0)), 0, 3)
     (request,) = book.all()
-    assert request.state is State.RAISED and request.deadline == LARGEST
+    assert request.state is RequestState.RAISED and request.deadline == LARGEST
     # One that is in the device's book already.
     file = run.vault(0) / "requests.json"
     file.write_text(file.read_text().replace(str(LARGEST), str(10**20)))
-    told = answer(RequestBook(run.vault(0)), Vault(run.vault(0)).entries, 3, -1)
+    told = answer(RequestStore(run.vault(0)), Vault(run.vault(0)).entries, 3, -1)
     assert told["deadlines"] == [LARGEST]
 
 

@@ -20,10 +20,14 @@ from typer.testing import CliRunner
 
 from fedunlearn.cli import app
 from fedunlearn.config import load
-from fedunlearn.deletion import Inbox, RequestBook, State, Wish, raise_due
+from fedunlearn.deletion.admission import raise_due
+from fedunlearn.deletion.inbox import FiledRequest, Inbox
+from fedunlearn.deletion.request import RequestState
+from fedunlearn.deletion.request_store import RequestStore
 from fedunlearn.ledger import Ledger, LedgerReader
 from fedunlearn.run_folder import RunFolder
-from fedunlearn.vault.vault import Entry, Vault
+from fedunlearn.vault.index import VaultEntry
+from fedunlearn.vault.vault import Vault
 
 ROOT = Path(__file__).resolve().parents[2]
 QUIET = load(None, {"deletions.schedule": []})
@@ -43,19 +47,19 @@ def run(tmp_path: Path) -> RunFolder:
     held = {0: ["ann"] * 3, 1: ["ann"] * 2 + ["bob"] * 2, 2: ["bob"] * 2}
     for client, speakers in held.items():
         entries = [
-            Entry(f"c{client}/{i}", ("angry", "calm")[i % 2], i % 2, "train", 1, speaker)
+            VaultEntry(f"c{client}/{i}", ("angry", "calm")[i % 2], i % 2, "train", 1, speaker)
             for i, speaker in enumerate(speakers)
         ]
-        entries.append(Entry(f"c{client}/t", "sad", 0, "test", 1, speakers[0]))
+        entries.append(VaultEntry(f"c{client}/t", "sad", 0, "test", 1, speakers[0]))
         Vault.build(folder.vault(client), [(e, np.zeros(1, np.int16)) for e in entries], 3)
     return folder
 
 
-def listen(run: RunFolder, client: int, date: int = 3) -> None:
-    raise_due(QUIET, Vault(run.vault(client)), client, date)
+def listen(run: RunFolder, client: int, rounds_done: int = 3) -> None:
+    raise_due(QUIET, Vault(run.vault(client)), client, rounds_done)
 
 
-def filed(run: RunFolder) -> dict[int, list[Wish]]:
+def filed(run: RunFolder) -> dict[int, list[FiledRequest]]:
     waiting = {c: Inbox(run.vault(c)).waiting() for c in range(3)}
     return {c: [w.wish for w in found if w.wish] for c, found in waiting.items() if found}
 
@@ -77,7 +81,7 @@ def test_a_wish_is_filed_and_one_is_told_what_happens_next(run: RunFolder) -> No
     assert (wish.what, wish.emotion, wish.deadline, wish.reason) == ("emotion", "calm", 4, "it is [mine]")
     assert not (run.vault(1) / "requests.json").exists()
     listen(run, 1)
-    assert RequestBook(run.vault(1)).all()[0].utterances == ("c1/1", "c1/3")
+    assert RequestStore(run.vault(1)).all()[0].utterances == ("c1/1", "c1/3")
 
 
 @pytest.mark.parametrize(
@@ -92,7 +96,7 @@ def test_every_way_of_choosing(run: RunFolder, choice: list[str], count: int) ->
     code, said = call("delete", "--run", run.path, "--client", "0", *choice)
     assert code == 0 and f"client 0 takes back {count} utterances." in said
     listen(run, 0)
-    (request,) = RequestBook(run.vault(0)).all()
+    (request,) = RequestStore(run.vault(0)).all()
     assert request.utterances == ("c0/0", "c0/1", "c0/2")[:count]
 
 
@@ -114,7 +118,7 @@ def test_one_is_told_that_held_out_speech_goes(run: RunFolder, choice: list[str]
     code, said = call("delete", "--run", run.path, "--client", "0", *choice)
     assert code == 0 and [line.split(": ")[-1] for line in said.splitlines()[: len(lines)]] == lines
     listen(run, 0)
-    assert RequestBook(run.vault(0)).all()[0].held_out == ("c0/t",)
+    assert RequestStore(run.vault(0)).all()[0].held_out == ("c0/t",)
 
 
 def test_one_speaker_on_several_devices_is_one_request(run: RunFolder) -> None:
@@ -130,7 +134,7 @@ def test_one_speaker_on_several_devices_is_one_request(run: RunFolder) -> None:
     assert code == 0 and "at clients 0, 1" in said
     for client in (0, 1):
         listen(run, client)
-        assert [r.state for r in RequestBook(run.vault(client)).all()] == [State.WITHDRAWN]
+        assert [r.state for r in RequestStore(run.vault(client)).all()] == [RequestState.WITHDRAWN]
 
 
 @pytest.mark.parametrize(
@@ -191,7 +195,7 @@ def test_what_was_filed_but_not_read_yet_counts_too(run: RunFolder) -> None:
     code, said = call("delete", "--run", run.path, "--client", "0", "--all")
     assert code == 0 and "client 0 takes back 2 utterances." in said
     listen(run, 0)
-    assert [r.count for r in RequestBook(run.vault(0)).all()] == [1, 2]
+    assert [r.count for r in RequestStore(run.vault(0)).all()] == [1, 2]
 
 
 def test_ids_that_cannot_be_seen_are_said_in_one_line(run: RunFolder) -> None:
@@ -225,11 +229,11 @@ def test_strangers_in_the_folder_of_vaults_are_no_clients(run: RunFolder) -> Non
 def test_what_is_too_late_or_unknown_cannot_be_withdrawn(run: RunFolder) -> None:
     call("delete", "--run", run.path, "--client", "0", "--all")
     listen(run, 0)
-    (request,) = RequestBook(run.vault(0)).all()
+    (request,) = RequestStore(run.vault(0)).all()
     for client, name in ((0, "0" * 16), (1, request.id)):
         code, said = call("withdraw", "--run", run.path, "--client", str(client), "--request", name)
         assert code == 2 and f"client {client} has none of that id" in said
-    RequestBook(run.vault(0)).set_state([request.id], State.UNLEARNED)
+    RequestStore(run.vault(0)).set_state([request.id], RequestState.UNLEARNED)
     code, said = call("withdraw", "--run", run.path, "--client", "0", "--request", request.id)
     assert code == 2 and said.strip().endswith("cannot be withdrawn, it is unlearned")
     assert not list(run.vaults.rglob("*.withdraw.json"))
@@ -240,7 +244,7 @@ def test_the_table_of_requests_shows_books_and_inboxes(run: RunFolder) -> None:
     assert code == 0 and said.strip() == f"No requests in {run.path}."
     call("delete", "--run", run.path, "--client", "0", "--utterances", "c0/1", "--deadline", "2")
     listen(run, 0, 5)
-    (first,) = RequestBook(run.vault(0)).all()
+    (first,) = RequestStore(run.vault(0)).all()
     call("withdraw", "--run", run.path, "--client", "0", "--request", first.id)
     call("delete", "--run", run.path, "--client", "2", "--all")
     code, said = call("requests", "--run", run.path)
@@ -260,7 +264,7 @@ def test_ids_and_states_are_whole_at_any_width(
     for _ in ("c0/0", "c0/1"):
         call("delete", "--run", run.path, "--client", "0", "--utterances", _)
         listen(run, 0)
-    ids = [r.id for r in RequestBook(run.vault(0)).all()]
+    ids = [r.id for r in RequestStore(run.vault(0)).all()]
     monkeypatch.delenv("COLUMNS", raising=False)
     said = CliRunner().invoke(app, ["requests", "--run", str(run.path)], env={"COLUMNS": columns}).output
     assert all(i in said for i in ids) and said.count("raised") >= 3
@@ -271,7 +275,7 @@ def test_ids_and_states_are_whole_at_any_width(
 
 def test_a_request_may_be_named_by_how_it_begins(run: RunFolder) -> None:
     for name in ("abcd" + "0" * 12, "abcd" + "1" * 12):
-        Inbox(run.vault(0)).file(Wish(name, "named", f"person-{name}", utterances=("c0/0",)))
+        Inbox(run.vault(0)).file(FiledRequest(name, "named", f"person-{name}", utterances=("c0/0",)))
     code, said = call("withdraw", "--run", run.path, "--client", "0", "--request", "abcd")
     assert code == 2 and "client 0 has 2 that begin so: abcd0" in said
     code, said = call("withdraw", "--run", run.path, "--client", "0", "--request", "abc")
@@ -296,7 +300,7 @@ def test_states_are_those_of_results_and_ledger(tmp_path: Path) -> None:
 def test_what_the_server_has_accepted_is_shown_so(run: RunFolder) -> None:
     call("delete", "--run", run.path, "--client", "0", "--all")
     listen(run, 0)
-    (request,) = RequestBook(run.vault(0)).all()
+    (request,) = RequestStore(run.vault(0)).all()
     with Ledger(run.ledger, b"salt" * 4) as ledger:
         for state in ("raised", "accepted", "deadline passed"):
             ledger.append(request.id, 0, 4, state)
@@ -330,7 +334,7 @@ STATES = ("raised", "accepted", "unlearned", "applied")
 @pytest.fixture
 def kept(run: RunFolder) -> RunFolder:
     """A run with a request of client 2 in book and ledger, and the head in results and a manifest."""
-    Inbox(run.vault(2)).file(Wish("00ff" * 4, "all", "person"))
+    Inbox(run.vault(2)).file(FiledRequest("00ff" * 4, "all", "person"))
     listen(run, 2)
     with Ledger(run.ledger, b"salt" * 4) as ledger:
         for step, state in enumerate(STATES):
@@ -484,7 +488,7 @@ def test_people_ask_while_a_run_is_going_on_and_are_served(tmp_path: Path) -> No
     assert states == {4: "verified", 5: "withdrawn"}
     code, line = call("ledger", "verify", out)
     assert code == 0 and "whole; agrees with" in line
-    (withdrawn,) = RequestBook(RunFolder(out).vault(5)).all()
+    (withdrawn,) = RequestStore(RunFolder(out).vault(5)).all()
     with LedgerReader(RunFolder(out).ledger) as ledger:
         assert ledger.states(withdrawn.id, 5) == ("raised", "withdrawn")
     assert "private words" not in json.dumps(results)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedunlearn.config import Config, Settings, load, parse_override
+from fedunlearn.config import Config, load, parse_override
+from fedunlearn.config.fields import Settings
 from fedunlearn.errors import BadInput
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

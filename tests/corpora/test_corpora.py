@@ -11,7 +11,9 @@ import soundfile
 
 from fedunlearn.audio import SAMPLE_RATE
 from fedunlearn.config import CorpusSettings
-from fedunlearn.corpora import READERS, Corpus, Utterance, load, recordings
+from fedunlearn.corpora import READERS, load
+from fedunlearn.corpora.inspection import recordings
+from fedunlearn.corpora.utterance import Corpus, Utterance
 from fedunlearn.errors import BadInput
 
 Sound = npt.NDArray[Any]

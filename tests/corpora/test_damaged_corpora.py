@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from fedunlearn.audio import SAMPLE_RATE, BadAudio, decode
 from fedunlearn.config import CorpusSettings
-from fedunlearn.corpora import Corpus, Utterance, load, recordings
+from fedunlearn.corpora import load
+from fedunlearn.corpora.inspection import recordings
 from fedunlearn.corpora.unlabelled import Choice, choose
+from fedunlearn.corpora.utterance import Corpus, Utterance
 from fedunlearn.errors import BadInput
 
 Sound = npt.NDArray[Any]
@@ -425,9 +427,18 @@ def streamed(
 ) -> bytes:
     shape = struct.pack("<HHIIHH", 1, 1, SAMPLE_RATE, SAMPLE_RATE * width, width, 8 * width)
     return (
-        form + struct.pack("<I", riff) + b"WAVE" + before + b"fmt " + struct.pack("<I", 16) + shape
-        + b"data" + struct.pack("<I", data) + sound + after
-    )  # fmt: skip
+        form
+        + struct.pack("<I", riff)
+        + b"WAVE"
+        + before
+        + b"fmt "
+        + struct.pack("<I", 16)
+        + shape
+        + b"data"
+        + struct.pack("<I", data)
+        + sound
+        + after
+    )
 
 
 PCM = (speech(3, 1) * 32_767).astype("<i2")

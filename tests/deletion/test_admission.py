@@ -16,37 +16,29 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from fedunlearn.config import Config, load
-from fedunlearn.deletion import (
-    FOLLOWS,
-    DeletionRequest,
-    ImpossibleStep,
-    Inbox,
-    RequestBook,
-    State,
-    Wish,
-    answer,
-    note_devices,
-    raise_due,
-    step,
-)
-from fedunlearn.vault.vault import Entry, Vault
+from fedunlearn.deletion.admission import note_devices, raise_due
+from fedunlearn.deletion.inbox import FiledRequest, Inbox
+from fedunlearn.deletion.request import FOLLOWS, DeletionRequest, ImpossibleStep, RequestState, step
+from fedunlearn.deletion.request_store import RequestStore, answer
+from fedunlearn.vault.index import VaultEntry
+from fedunlearn.vault.vault import Vault
 
 ROOT = Path(__file__).resolve().parents[2]
 QUIET = load(None, {"deletions.schedule": []})
 """nobody asks but by hand"""
 
 
-def vault_with(folder: Path, entries: Sequence[Entry]) -> Vault:
+def vault_with(folder: Path, entries: Sequence[VaultEntry]) -> Vault:
     return Vault.build(folder, [(e, np.zeros(e.samples, np.int16)) for e in entries], 3)
 
 
 def six(folder: Path) -> Vault:
     """u0 ... u5, angry and calm in turn, u0-u3 by ann and u4-u5 by bob; t0 is held out (angry, ann)."""
     trained = [
-        Entry(f"u{i}", ("angry", "calm")[i % 2], i % 2, "train", 1, "ann" if i < 4 else "bob")
+        VaultEntry(f"u{i}", ("angry", "calm")[i % 2], i % 2, "train", 1, "ann" if i < 4 else "bob")
         for i in range(6)
     ]
-    return vault_with(folder, [*trained, Entry("t0", "angry", 0, "test", 1, "ann")])
+    return vault_with(folder, [*trained, VaultEntry("t0", "angry", 0, "test", 1, "ann")])
 
 
 @pytest.fixture
@@ -54,12 +46,12 @@ def vault(tmp_path: Path) -> Vault:
     return six(tmp_path / "vault")
 
 
-def wish(number: int, what: str = "all", **more: object) -> Wish:
-    return Wish(f"{number:016x}", what, f"person-{number}", **more)  # type: ignore[arg-type]
+def wish(number: int, what: str = "all", **more: object) -> FiledRequest:
+    return FiledRequest(f"{number:016x}", what, f"person-{number}", **more)  # type: ignore[arg-type]
 
 
-def hear(vault: Vault, date: int = 0, config: Config = QUIET) -> list[DeletionRequest]:
-    return list(raise_due(config, vault, 0, date).all())
+def hear(vault: Vault, rounds_done: int = 0, config: Config = QUIET) -> list[DeletionRequest]:
+    return list(raise_due(config, vault, 0, rounds_done).all())
 
 
 # ---- what a wish becomes ---------------------------------------------------------------------------------
@@ -68,9 +60,9 @@ def hear(vault: Vault, date: int = 0, config: Config = QUIET) -> list[DeletionRe
 def test_a_wish_is_heard_at_the_next_listening_and_leaves_the_inbox(vault: Vault) -> None:
     inbox = Inbox(vault.folder)
     inbox.file(wish(1, "named", utterances=("u3", "u0"), deadline=4, reason="mine"))
-    assert RequestBook(vault.folder).all() == ()
+    assert RequestStore(vault.folder).all() == ()
     (request,) = hear(vault, 7)
-    assert (request.id, request.round, request.state) == (f"{1:016x}", 7, State.RAISED)
+    assert (request.id, request.round, request.state) == (f"{1:016x}", 7, RequestState.RAISED)
     assert (request.utterances, request.deadline, request.reason) == (("u0", "u3"), 4, "mine")
     assert inbox.waiting() == () and hear(vault, 9) == [request]
 
@@ -97,8 +89,8 @@ def test_each_kind_names_its_own_utterances(
     (request,) = hear(vault)
     assert " ".join(request.utterances) == expected and request.count == len(expected.split())
     assert " ".join(request.held_out) == held_out and request.held_out_count == len(held_out.split())
-    assert request.state is State.RAISED
-    told = answer(RequestBook(vault.folder), vault.entries, 0, 0)
+    assert request.state is RequestState.RAISED
+    told = answer(RequestStore(vault.folder), vault.entries, 0, 0)
     assert (told["counts"], told["learned"]) == ([request.count], [request.count])
 
 
@@ -109,8 +101,8 @@ def test_held_out_speech_is_asked_for_once_too(vault: Vault) -> None:
     inbox.file(wish(2, "named", utterances=("t0",)))
     inbox.file(wish(3))
     hear(vault, 2)
-    _, again, rest = RequestBook(vault.folder).all()
-    assert (again.state, again.note) == (State.REFUSED, "already asked for")
+    _, again, rest = RequestStore(vault.folder).all()
+    assert (again.state, again.note) == (RequestState.REFUSED, "already asked for")
     assert (rest.utterances, rest.held_out) == (("u1", "u3", "u5"), ())
     inbox.file_withdrawal(wish(1).id)
     hear(vault, 3)
@@ -122,7 +114,7 @@ def test_a_device_with_held_out_speech_alone_takes_it_back(vault: Vault) -> None
     vault.purge([f"u{i}" for i in range(6)])
     Inbox(vault.folder).file(wish(1))
     (request,) = hear(vault)
-    assert (request.state, request.utterances, request.held_out) == (State.RAISED, (), ("t0",))
+    assert (request.state, request.utterances, request.held_out) == (RequestState.RAISED, (), ("t0",))
 
 
 @pytest.mark.parametrize(
@@ -139,8 +131,8 @@ def test_what_cannot_be_served_is_refused_with_a_reason_that_stays(
 ) -> None:
     Inbox(vault.folder).file(wish(1, what, **more))
     (request,) = hear(vault)
-    assert (request.state, request.utterances, request.note) == (State.REFUSED, (), why)
-    told = answer(RequestBook(vault.folder), vault.entries, 0, 0)
+    assert (request.state, request.utterances, request.note) == (RequestState.REFUSED, (), why)
+    told = answer(RequestStore(vault.folder), vault.entries, 0, 0)
     assert told["states"] == ["refused"] and told["counts"] == [0] and why not in json.dumps(told)
 
 
@@ -151,15 +143,15 @@ def test_only_what_nobody_has_asked_for_counts(vault: Vault) -> None:
     inbox.file(wish(2, "speaker", speaker="bob"))
     inbox.file(wish(3, "named", utterances=("u1", "u3")))
     hear(vault, 2)
-    calm, bob, again = RequestBook(vault.folder).all()
+    calm, bob, again = RequestStore(vault.folder).all()
     assert (calm.utterances, bob.utterances) == (("u1", "u3", "u5"), ("u4",))
-    assert (again.state, again.note) == (State.REFUSED, "already asked for")
+    assert (again.state, again.note) == (RequestState.REFUSED, "already asked for")
 
 
 def test_an_id_is_heard_once_whatever_else_it_says(vault: Vault) -> None:
     Inbox(vault.folder).file(wish(1, "named", utterances=("u1",)))
     first = hear(vault)
-    Inbox(vault.folder).file(Wish(wish(1).id, "named", "another event", utterances=("u2",)))
+    Inbox(vault.folder).file(FiledRequest(wish(1).id, "named", "another event", utterances=("u2",)))
     assert hear(vault) == first
 
 
@@ -172,18 +164,22 @@ def test_what_was_withdrawn_may_be_asked_for_again(vault: Vault) -> None:
     hear(vault, 2)  # wishes are heard before withdrawals
     inbox.file(wish(3, "named", utterances=("u1",)))
     hear(vault, 3)
-    assert [r.state for r in hear(vault, 4)] == [State.WITHDRAWN, State.REFUSED, State.RAISED]
+    assert [r.state for r in hear(vault, 4)] == [
+        RequestState.WITHDRAWN,
+        RequestState.REFUSED,
+        RequestState.RAISED,
+    ]
 
 
 def test_a_device_that_holds_nothing_any_more_refuses(vault: Vault) -> None:
     vault.purge(["t0", *(f"u{i}" for i in range(6))])
     Inbox(vault.folder).file(wish(1))
     (request,) = hear(vault)
-    assert (request.state, request.note) == (State.REFUSED, "this device trains on no utterance")
+    assert (request.state, request.note) == (RequestState.REFUSED, "this device trains on no utterance")
 
 
 def test_what_is_recorded_later_is_not_asked_for_yet(tmp_path: Path) -> None:
-    entries = [Entry("old", "calm", 1, "train", 1), Entry("new", "calm", 1, "train", 1, recorded=5)]
+    entries = [VaultEntry("old", "calm", 1, "train", 1), VaultEntry("new", "calm", 1, "train", 1, recorded=5)]
     vault = vault_with(tmp_path / "v", entries)
     Inbox(vault.folder).file(wish(1))
     assert hear(vault, 4)[0].utterances == ("old",)
@@ -197,7 +193,7 @@ def test_what_is_no_wish_is_refused_once_and_stops_nobody(vault: Vault, content:
     inbox.file(wish(1))
     (inbox.folder / "scribble.json").write_text(content)
     good, bad = hear(vault, 1)
-    assert good.state is State.RAISED and bad.state is State.REFUSED
+    assert good.state is RequestState.RAISED and bad.state is RequestState.REFUSED
     assert "cannot be understood" in bad.note and inbox.waiting() == ()
     (inbox.folder / "scribble.json").write_text(content)
     assert hear(vault, 2) == [good, bad]
@@ -207,34 +203,34 @@ def test_what_is_no_wish_is_refused_once_and_stops_nobody(vault: Vault, content:
 
 
 def test_a_request_is_withdrawn_until_it_is_unlearned(vault: Vault) -> None:
-    inbox, book = Inbox(vault.folder), RequestBook(vault.folder)
+    inbox, book = Inbox(vault.folder), RequestStore(vault.folder)
     inbox.file(wish(1, "named", utterances=("u1",)))
     inbox.file(wish(2, "named", utterances=("u2",)))
     hear(vault, 1)
-    book.set_state([wish(2).id], State.UNLEARNED)
+    book.set_state([wish(2).id], RequestState.UNLEARNED)
     for number in (1, 2, 3):
         inbox.file_withdrawal(wish(number).id)
     first, second = hear(vault, 2)
-    assert (first.state, first.withdrawn) == (State.WITHDRAWN, 2)
-    assert (second.state, second.note) == (State.UNLEARNED, "too late to withdraw: it is unlearned")
+    assert (first.state, first.withdrawn) == (RequestState.WITHDRAWN, 2)
+    assert (second.state, second.note) == (RequestState.UNLEARNED, "too late to withdraw: it is unlearned")
     assert inbox.waiting() == ()
     with pytest.raises(ImpossibleStep, match="withdrawn cannot become unlearned"):
-        book.set_state([wish(1).id], State.UNLEARNED)
+        book.set_state([wish(1).id], RequestState.UNLEARNED)
 
 
 def test_a_wish_that_is_withdrawn_before_it_is_heard_is_both(vault: Vault) -> None:
     Inbox(vault.folder).file_withdrawal(wish(1).id)
     Inbox(vault.folder).file(wish(1))
-    assert [r.state for r in hear(vault)] == [State.WITHDRAWN]
+    assert [r.state for r in hear(vault)] == [RequestState.WITHDRAWN]
 
 
 # ---- what leaves the device ------------------------------------------------------------------------------
 
 
 def test_the_answer_holds_counts_states_and_dates(tmp_path: Path) -> None:
-    entries = [Entry(f"u{i}", "calm", 1, "train", 1, recorded=i) for i in range(4)]
+    entries = [VaultEntry(f"u{i}", "calm", 1, "train", 1, recorded=i) for i in range(4)]
     vault = vault_with(tmp_path / "v", entries)
-    inbox, book = Inbox(vault.folder), RequestBook(vault.folder)
+    inbox, book = Inbox(vault.folder), RequestStore(vault.folder)
     inbox.file(wish(1, "named", utterances=("u0", "u3"), deadline=4, devices=2))
     hear(vault, 3)
     inbox.file(wish(2, "named", utterances=("u1",)))
@@ -253,22 +249,22 @@ def test_the_answer_holds_counts_states_and_dates(tmp_path: Path) -> None:
 
 
 def test_a_run_that_goes_on_from_an_earlier_date_hears_what_it_heard_then(vault: Vault) -> None:
-    inbox, book = Inbox(vault.folder), RequestBook(vault.folder)
+    inbox, book = Inbox(vault.folder), RequestStore(vault.folder)
     inbox.file(wish(1))
     hear(vault, 2)
     inbox.file_withdrawal(wish(1).id)
     hear(vault, 4)
-    told = {date: answer(book, vault.entries, date, 0)["states"] for date in range(1, 6)}
+    told = {rounds_done: answer(book, vault.entries, rounds_done, 0)["states"] for rounds_done in range(1, 6)}
     assert told == {1: [], 2: ["raised"], 3: ["raised"], 4: ["withdrawn"], 5: ["withdrawn"]}
 
 
-@pytest.mark.parametrize("state", [State.RAISED, State.UNLEARNED, State.PURGED])
-def test_the_server_hears_four_words_alone(vault: Vault, state: State) -> None:
+@pytest.mark.parametrize("state", [RequestState.RAISED, RequestState.UNLEARNED, RequestState.PURGED])
+def test_the_server_hears_four_words_alone(vault: Vault, state: RequestState) -> None:
     Inbox(vault.folder).file(wish(1))
     hear(vault)
-    book = RequestBook(vault.folder)
+    book = RequestStore(vault.folder)
     book.set_state([wish(1).id], state)
-    expected = "purged" if state is State.PURGED else "raised"
+    expected = "purged" if state is RequestState.PURGED else "raised"
     assert answer(book, vault.entries, 0, 0)["states"] == [expected]
 
 
@@ -277,7 +273,14 @@ def test_the_server_hears_four_words_alone(vault: Vault, state: State) -> None:
 
 def test_the_way_of_a_request_and_its_short_cuts() -> None:
     """A step that was taken before has no effect; one that the table does not know is impossible."""
-    way = [State.RAISED, State.ACCEPTED, State.UNLEARNED, State.APPLIED, State.PURGED, State.VERIFIED]
+    way = [
+        RequestState.RAISED,
+        RequestState.ACCEPTED,
+        RequestState.UNLEARNED,
+        RequestState.APPLIED,
+        RequestState.PURGED,
+        RequestState.VERIFIED,
+    ]
     for place, state in enumerate(way):
         assert all(step(state, earlier) is state for earlier in way[: place + 1])
         for later in way[place + 1 :]:
@@ -288,37 +291,37 @@ def test_the_way_of_a_request_and_its_short_cuts() -> None:
                     step(state, later)
     short_cuts = {(a, b) for a in way for b in FOLLOWS[a] if b in way and way.index(b) > way.index(a) + 1}
     assert short_cuts == {
-        (State.RAISED, State.UNLEARNED),
-        (State.RAISED, State.PURGED),
-        (State.ACCEPTED, State.PURGED),
-        (State.UNLEARNED, State.PURGED),
+        (RequestState.RAISED, RequestState.UNLEARNED),
+        (RequestState.RAISED, RequestState.PURGED),
+        (RequestState.ACCEPTED, RequestState.PURGED),
+        (RequestState.UNLEARNED, RequestState.PURGED),
     }
 
 
-@pytest.mark.parametrize("end", [State.WITHDRAWN, State.REFUSED])
-def test_what_is_withdrawn_or_refused_stays_so_and_too_late_is_too_late(end: State) -> None:
-    assert step(State.RAISED, end) is step(State.ACCEPTED, end) is step(end, end) is end
-    for state in set(State) - {end}:
+@pytest.mark.parametrize("end", [RequestState.WITHDRAWN, RequestState.REFUSED])
+def test_what_is_withdrawn_or_refused_stays_so_and_too_late_is_too_late(end: RequestState) -> None:
+    assert step(RequestState.RAISED, end) is step(RequestState.ACCEPTED, end) is step(end, end) is end
+    for state in set(RequestState) - {end}:
         with pytest.raises(ImpossibleStep):
             step(end, state)
-    for state in (State.UNLEARNED, State.APPLIED, State.PURGED, State.VERIFIED):
+    for state in (RequestState.UNLEARNED, RequestState.APPLIED, RequestState.PURGED, RequestState.VERIFIED):
         with pytest.raises(ImpossibleStep):
             step(state, end)
 
 
 def test_a_closed_request_keeps_its_count_and_no_utterance(vault: Vault) -> None:
-    book = RequestBook(vault.folder)
+    book = RequestStore(vault.folder)
     Inbox(vault.folder).file(wish(1, reason="because"))
     hear(vault, 3)
     with pytest.raises(ValueError, match="is raised: it cannot be closed yet"):
         book.close([wish(1).id])
-    book.set_state([wish(1).id], State.PURGED)
+    book.set_state([wish(1).id], RequestState.PURGED)
     book.close([wish(1).id])
     book.close([wish(1).id])
     (request,) = book.all()
     assert (request.count, request.utterances, request.reason) == (6, (), "")
     assert (request.held_out_count, request.held_out) == (1, ())
-    assert (request.state, request.round, request.id) == (State.PURGED, 3, wish(1).id)
+    assert (request.state, request.round, request.id) == (RequestState.PURGED, 3, wish(1).id)
     assert "u1" not in (vault.folder / "requests.json").read_text()
 
 
@@ -335,10 +338,10 @@ def test_a_refusal_that_is_closed_says_why_and_not_what_was_named(
 ) -> None:
     Inbox(vault.folder).file(wish(1, what, reason="a secret, too", **more))
     hear(vault)
-    book = RequestBook(vault.folder)
+    book = RequestStore(vault.folder)
     book.close([wish(1).id])
     (request,) = book.all()
-    assert (request.state, request.note) == (State.REFUSED, why)
+    assert (request.state, request.note) == (RequestState.REFUSED, why)
     assert "secret" not in (vault.folder / "requests.json").read_text()
 
 
@@ -350,18 +353,18 @@ def test_one_speaker_on_two_devices_is_one_request_on_both(tmp_path: Path) -> No
     config = load(None, {"deletions.schedule": schedule, "deletions.deadline": 9})
     vaults = []
     for client, speakers in enumerate(["ann", "ann", "bob"]):
-        entries = [Entry(f"c{client}-{i}", "calm", 1, "train", 1, speakers) for i in range(client + 1)]
+        entries = [VaultEntry(f"c{client}-{i}", "calm", 1, "train", 1, speakers) for i in range(client + 1)]
         vaults.append(vault_with(tmp_path / str(client), entries))
         note_devices(vaults[-1].folder, {"ann": 2} if speakers == "ann" else {})
-    for date in (1, 2):
-        books = [raise_due(config, v, c, date).all() for c, v in enumerate(vaults)]
+    for rounds_done in (1, 2):
+        books = [raise_due(config, v, c, rounds_done).all() for c, v in enumerate(vaults)]
     (here,), (there,), nobody = books
     assert here.id == there.id and (here.client, there.client) == (0, 1) and nobody == ()
     assert (here.utterances, there.utterances) == (("c0-0",), ("c1-0", "c1-1"))
     assert here.devices == there.devices == 2 and here.deadline == there.deadline == 9
     # One that is scheduled at the other device is not the same request.
     other = load(None, {"deletions.schedule": [{**schedule[0], "client": 1}]})
-    fresh = vault_with(tmp_path / "fresh", [Entry("c0-0", "calm", 1, "train", 1, "ann")])
+    fresh = vault_with(tmp_path / "fresh", [VaultEntry("c0-0", "calm", 1, "train", 1, "ann")])
     assert raise_due(other, fresh, 0, 2).all()[0].id != here.id
 
 
@@ -370,20 +373,20 @@ def test_one_speaker_on_two_devices_is_one_request_on_both(tmp_path: Path) -> No
 FILER = """
 import sys
 from pathlib import Path
-from fedunlearn.deletion import Inbox, Wish
+from fedunlearn.deletion.inbox import FiledRequest, Inbox
 inbox = Inbox(Path(sys.argv[1]))
 for n in range(int(sys.argv[2])):
-    inbox.file(Wish(f"{n:016x}", "named", f"person-{n}", utterances=(f"u{n}",)))
+    inbox.file(FiledRequest(f"{n:016x}", "named", f"person-{n}", utterances=(f"u{n}",)))
     if n % 3 == 0:
         inbox.file_withdrawal(f"{n:016x}")
     if n % 5 == 0:
-        inbox.file(Wish(f"{n:016x}", "named", f"person-{n}", utterances=(f"u{n}",)))
+        inbox.file(FiledRequest(f"{n:016x}", "named", f"person-{n}", utterances=(f"u{n}",)))
 """
 
 
 def test_none_is_lost_and_none_heard_twice_while_another_process_files(tmp_path: Path) -> None:
     number = 60
-    vault = vault_with(tmp_path / "v", [Entry(f"u{n}", "calm", 1, "train", 1) for n in range(number)])
+    vault = vault_with(tmp_path / "v", [VaultEntry(f"u{n}", "calm", 1, "train", 1) for n in range(number)])
     command = [sys.executable, "-c", FILER, str(vault.folder), str(number)]
     filer = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)})
     listenings = 0
@@ -393,7 +396,9 @@ def test_none_is_lost_and_none_heard_twice_while_another_process_files(tmp_path:
     assert filer.wait() == 0
     book = hear(vault, listenings)
     assert sorted(r.id for r in book) == [f"{n:016x}" for n in range(number)]
-    assert {r.id for r in book if r.state is State.WITHDRAWN} == {f"{n:016x}" for n in range(0, number, 3)}
+    assert {r.id for r in book if r.state is RequestState.WITHDRAWN} == {
+        f"{n:016x}" for n in range(0, number, 3)
+    }
     assert len({r.round for r in book}) > 1, "all were filed before the first listening: nothing was tested"
 
 
@@ -404,18 +409,18 @@ def test_two_devices_processes_do_not_undo_each_others_writing(tmp_path: Path) -
 import sys
 from pathlib import Path
 from fedunlearn.deletion import DeletionRequest, RequestBook, State
-book = RequestBook(Path(sys.argv[1]))
+book = RequestStore(Path(sys.argv[1]))
 for n in range(int(sys.argv[2])):
     name = f"{sys.argv[3]}-{n}"
     book.add([DeletionRequest(name, 0, "all", n, name, ("u",))])
-    book.set_state([name], State.UNLEARNED)
+    book.set_state([name], RequestState.UNLEARNED)
 """
     command = [sys.executable, "-c", adding, str(tmp_path), str(count)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     both = [subprocess.Popen([*command, name], env=environment) for name in "ab"]
     assert [process.wait() for process in both] == [0, 0]
-    book = RequestBook(tmp_path).all()
-    assert len(book) == 2 * count and {r.state for r in book} == {State.UNLEARNED}
+    book = RequestStore(tmp_path).all()
+    assert len(book) == 2 * count and {r.state for r in book} == {RequestState.UNLEARNED}
 
 
 def test_a_disk_that_fills_up_loses_no_wish(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -450,11 +455,11 @@ class LifeOfRequests(RuleBasedStateMachine):
     def begin(self) -> None:
         self.folder = Path(tempfile.mkdtemp())
         self.vault = six(self.folder / "vault")
-        self.inbox, self.book = Inbox(self.vault.folder), RequestBook(self.vault.folder)
-        self.date, self.number = 0, 0
-        self.filed: dict[str, Wish] = {}
+        self.inbox, self.book = Inbox(self.vault.folder), RequestStore(self.vault.folder)
+        self.rounds_done, self.number = 0, 0
+        self.filed: dict[str, FiledRequest] = {}
         self.leaving: set[str] = set()
-        self.expected: dict[str, tuple[State, tuple[str, ...]]] = {}
+        self.expected: dict[str, tuple[RequestState, tuple[str, ...]]] = {}
         self.emotion = {e.id: e.emotion for e in self.vault.entries.values()}
 
     def teardown(self) -> None:
@@ -463,51 +468,51 @@ class LifeOfRequests(RuleBasedStateMachine):
     @rule(
         target=wishes, utterances=st.sets(st.sampled_from(["t0", *(f"u{i}" for i in range(6))]), min_size=1)
     )
-    def ask_for_some(self, utterances: set[str]) -> Wish:
+    def ask_for_some(self, utterances: set[str]) -> FiledRequest:
         return self.file("named", utterances=tuple(sorted(utterances)))
 
     @rule(target=wishes, emotion=st.sampled_from(["angry", "calm"]))
-    def ask_for_an_emotion(self, emotion: str) -> Wish:
+    def ask_for_an_emotion(self, emotion: str) -> FiledRequest:
         return self.file("emotion", emotion=emotion)
 
-    def file(self, what: str, **more: object) -> Wish:
+    def file(self, what: str, **more: object) -> FiledRequest:
         self.number += 1
         new = wish(self.number, what, **more)
         self.ask_again(new)
         return new
 
     @rule(known=wishes)
-    def ask_again(self, known: Wish) -> None:
+    def ask_again(self, known: FiledRequest) -> None:
         """The same wish, by its id: also after it was withdrawn, or purged."""
         self.inbox.file(known)
         self.filed[known.id] = known
 
     @rule(known=wishes)
-    def withdraw(self, known: Wish) -> None:
+    def withdraw(self, known: FiledRequest) -> None:
         self.inbox.file_withdrawal(known.id)
         self.leaving.add(known.id)
 
     @rule(crash=st.sampled_from(["none", "none", "before the book", "before unlinking"]))
     def listen(self, crash: str) -> None:
-        self.date += 1
+        self.rounds_done += 1
         waiting = self.inbox.waiting()
         if crash == "before the book" and any(w.wish and w.id not in self.expected for w in waiting):
             with pytest.MonkeyPatch.context() as patched:
                 patched.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("killed")))
                 with pytest.raises(OSError, match="killed"):
-                    raise_due(QUIET, self.vault, 0, self.date)
+                    raise_due(QUIET, self.vault, 0, self.rounds_done)
             assert self.inbox.waiting() == waiting
             return
         kept = {w.file: w.file.read_bytes() for w in waiting}
-        raise_due(QUIET, self.vault, 0, self.date)
+        raise_due(QUIET, self.vault, 0, self.rounds_done)
         assert self.inbox.waiting() == ()
         for file in waiting:
             if file.wish and file.wish.id not in self.expected:
                 self.expected[file.wish.id] = self.outcome(file.wish)
         for name in self.leaving & self.expected.keys():
             state, utterances = self.expected[name]
-            if state is State.RAISED:
-                self.expected[name] = State.WITHDRAWN, utterances
+            if state is RequestState.RAISED:
+                self.expected[name] = RequestState.WITHDRAWN, utterances
         if crash == "before unlinking":
             for path, content in kept.items():
                 path.write_bytes(content)
@@ -515,31 +520,39 @@ class LifeOfRequests(RuleBasedStateMachine):
             self.filed.clear()
             self.leaving.clear()
 
-    def outcome(self, asked: Wish) -> tuple[State, tuple[str, ...]]:
-        spoken_for = {u for state, ids in self.expected.values() if state is not State.WITHDRAWN for u in ids}
+    def outcome(self, asked: FiledRequest) -> tuple[RequestState, tuple[str, ...]]:
+        spoken_for = {
+            u for state, ids in self.expected.values() if state is not RequestState.WITHDRAWN for u in ids
+        }
         meant = (u for u, e in self.emotion.items() if u in asked.utterances or e == asked.emotion)
         left = tuple(u for u in meant if u not in spoken_for)
-        return (State.RAISED, left) if left else (State.REFUSED, ())
+        return (RequestState.RAISED, left) if left else (RequestState.REFUSED, ())
 
     @rule(known=wishes)
-    def unlearn(self, known: Wish) -> None:
-        self.serve(known.id, State.UNLEARNED, {State.RAISED, State.UNLEARNED, State.PURGED})
+    def unlearn(self, known: FiledRequest) -> None:
+        self.serve(
+            known.id,
+            RequestState.UNLEARNED,
+            {RequestState.RAISED, RequestState.UNLEARNED, RequestState.PURGED},
+        )
 
     @rule(known=wishes)
-    def purge(self, known: Wish) -> None:
+    def purge(self, known: FiledRequest) -> None:
         """Of what was unlearned, or never learned; the vault first, the book after it; perhaps once more."""
         state, utterances = self.expected.get(known.id, (None, ()))
-        if state in {State.RAISED, State.UNLEARNED, State.PURGED}:
+        if state in {RequestState.RAISED, RequestState.UNLEARNED, RequestState.PURGED}:
             self.vault.purge(utterances)
-        self.serve(known.id, State.PURGED, {State.RAISED, State.UNLEARNED, State.PURGED})
+        self.serve(
+            known.id, RequestState.PURGED, {RequestState.RAISED, RequestState.UNLEARNED, RequestState.PURGED}
+        )
 
-    def serve(self, name: str, state: State, possible: set[State]) -> None:
+    def serve(self, name: str, state: RequestState, possible: set[RequestState]) -> None:
         now, utterances = self.expected.get(name, (None, ()))
         if now is None:
             self.book.set_state([name], state)  # not heard of yet: no effect
         elif now in possible:
             self.book.set_state([name], state)
-            self.expected[name] = (now if now is State.PURGED else state), utterances
+            self.expected[name] = (now if now is RequestState.PURGED else state), utterances
         else:
             with pytest.raises(ImpossibleStep):
                 self.book.set_state([name], state)
@@ -553,15 +566,15 @@ class LifeOfRequests(RuleBasedStateMachine):
 
     @invariant()
     def no_utterance_is_asked_for_twice_and_the_purged_ones_are_gone(self) -> None:
-        active = [r for r in self.book.all() if r.state not in {State.WITHDRAWN, State.REFUSED}]
+        active = [r for r in self.book.all() if r.state not in {RequestState.WITHDRAWN, RequestState.REFUSED}]
         named = [u for r in active for u in (*r.utterances, *r.held_out)]
         assert len(named) == len(set(named))
-        gone = {u for r in active if r.state is State.PURGED for u in (*r.utterances, *r.held_out)}
+        gone = {u for r in active if r.state is RequestState.PURGED for u in (*r.utterances, *r.held_out)}
         assert Vault(self.vault.folder).entries.keys() == self.emotion.keys() - gone
 
     @invariant()
     def what_is_told_names_nobody(self) -> None:
-        told = json.dumps(answer(self.book, self.vault.entries, self.date, self.date))
+        told = json.dumps(answer(self.book, self.vault.entries, self.rounds_done, self.rounds_done))
         assert not any(u in told for u in self.emotion)
 
 

@@ -10,17 +10,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from tiny import EMOTIONS, recordings_of, tiny_corpus, tiny_partition
 
-from fedunlearn.config import Config, DeletionSettings, ScheduledDeletion, load
-from fedunlearn.deletion import (
-    DeletionRequest,
-    State,
-    any_while_learning,
-    check_schedule,
-    last_scheduled_round,
-    raise_due,
-)
+from fedunlearn.config import Config, load
+from fedunlearn.config.deletion import DeletionSettings, ScheduledDeletion
+from fedunlearn.deletion.admission import raise_due
+from fedunlearn.deletion.request import DeletionRequest, RequestState
+from fedunlearn.deletion.schedule import any_while_learning, check_schedule, last_scheduled_round
 from fedunlearn.errors import BadInput
-from fedunlearn.vault.vault import Entry, Vault
+from fedunlearn.vault.index import VaultEntry
+from fedunlearn.vault.vault import Vault
 
 LEARNING = 10
 
@@ -38,16 +35,16 @@ def experiment(clients: int = 4, learning: int = LEARNING, seed: int = 1, **dele
 
 
 def vault_of(folder: Path, utterances: int) -> Vault:
-    entries = [Entry(f"u{i:04d}", "calm", 1, "train", 1) for i in range(utterances)]
+    entries = [VaultEntry(f"u{i:04d}", "calm", 1, "train", 1) for i in range(utterances)]
     return Vault.build(folder, [(e, np.zeros(1, np.int16)) for e in entries], 3)
 
 
 def asked(
-    folder: Path, config: Config, date: int, utterances: int = 400
+    folder: Path, config: Config, rounds_done: int, utterances: int = 400
 ) -> list[tuple[DeletionRequest, ...]]:
-    """What each client has raised when somebody listens at ``date`` for the first time."""
+    """What each client has raised when somebody listens at ``rounds_done`` for the first time."""
     vaults = [vault_of(folder / f"{c}", utterances) for c in range(config.partition.clients)]
-    return [raise_due(config, vault, client, date).all() for client, vault in enumerate(vaults)]
+    return [raise_due(config, vault, client, rounds_done).all() for client, vault in enumerate(vaults)]
 
 
 def events(books: list[tuple[DeletionRequest, ...]]) -> list[list[str]]:
@@ -76,7 +73,7 @@ def test_who_leaves_takes_everything_and_nobody_asks_after_that(tmp_path: Path) 
     config = experiment(leave_rate=1.0, rate=1.0, rate_count=3)
     for book in asked(tmp_path, config, LEARNING - 1, utterances=10):
         assert [(r.event, r.what, r.count) for r in book] == [("arrival-0", "some", 3), ("leave-0", "all", 7)]
-        assert all(r.state is State.RAISED for r in book)
+        assert all(r.state is RequestState.RAISED for r in book)
 
 
 def test_clients_leave_at_their_rate(tmp_path: Path) -> None:
@@ -108,8 +105,8 @@ def test_arrivals_are_the_same_however_often_one_listens(tmp_path: Path) -> None
     chances = {"rate": 0.2, "burst_rate": 0.2, "leave_rate": 0.02, "arrive_for": 4, "rate_count": 1}
     at_once = events(asked(tmp_path / "once", experiment(**chances), 20))
     vault = vault_of(tmp_path / "often", 400)
-    for date in range(21):
-        book = raise_due(experiment(**chances), vault, 2, date)
+    for rounds_done in range(21):
+        book = raise_due(experiment(**chances), vault, 2, rounds_done)
     assert [r.event for r in book.all()] == at_once[2] != []
     assert all(r.round == int(r.event.rpartition("-")[2]) for r in book.all())
     assert events(asked(tmp_path / "other", experiment(seed=2, **chances), 20)) != at_once
@@ -160,9 +157,9 @@ def test_a_scheduled_speaker_must_be_there_and_not_be_gone() -> None:
     partition = tiny_partition(tiny_corpus(seconds=0.001))
     speaker = partition.clients[1].train[0].speaker
 
-    def deletion(client: int, date: int, what: str = "speaker") -> ScheduledDeletion:
+    def deletion(client: int, rounds_done: int, what: str = "speaker") -> ScheduledDeletion:
         name = speaker if what == "speaker" else ""
-        return ScheduledDeletion(client=client, what=what, speaker=name, round=date)
+        return ScheduledDeletion(client=client, what=what, speaker=name, round=rounds_done)
 
     check_schedule(DeletionSettings(schedule=(deletion(1, 2),)), partition, LEARNING)
     with pytest.raises(BadInput) as caught:

@@ -13,20 +13,16 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from tiny import EMOTIONS, recordings_of, tiny_corpus, tiny_partition
 
-from fedunlearn.config import Config, DeletionSettings, ScheduledDeletion
+from fedunlearn.config import Config
 from fedunlearn.config import load as load_config
-from fedunlearn.deletion import (
-    DeletionRequest,
-    ImpossibleStep,
-    RequestBook,
-    State,
-    any_while_learning,
-    check_schedule,
-    last_scheduled_round,
-    raise_due,
-)
+from fedunlearn.config.deletion import DeletionSettings, ScheduledDeletion
+from fedunlearn.deletion.admission import raise_due
+from fedunlearn.deletion.request import DeletionRequest, ImpossibleStep, RequestState
+from fedunlearn.deletion.request_store import RequestStore
+from fedunlearn.deletion.schedule import any_while_learning, check_schedule, last_scheduled_round
 from fedunlearn.errors import BadInput
-from fedunlearn.vault.vault import Entry, Vault
+from fedunlearn.vault.index import VaultEntry
+from fedunlearn.vault.vault import Vault
 
 SHORT = tiny_partition(tiny_corpus(seconds=0.001))
 """4 clients; each trains on 6 utterances, 2 of each of 3 emotions."""
@@ -38,7 +34,7 @@ def vault_at(folder: Path, client: int = 0) -> Vault:
 
 
 def big_vault(folder: Path, utterances: int) -> Vault:
-    entry = [Entry(f"u{i:04d}", "calm", 1, "train", 1) for i in range(utterances)]
+    entry = [VaultEntry(f"u{i:04d}", "calm", 1, "train", 1) for i in range(utterances)]
     return Vault.build(folder, [(e, np.zeros(1, np.int16)) for e in entry], 3)
 
 
@@ -51,9 +47,9 @@ def random_arrivals(rate: float, count: int = 2) -> DeletionSettings:
 
 
 def ask(
-    vault: Vault, wanted: DeletionSettings, date: int, client: int = 0, seed: int = 1
+    vault: Vault, wanted: DeletionSettings, rounds_done: int, client: int = 0, seed: int = 1
 ) -> list[DeletionRequest]:
-    return list(raise_due(experiment(wanted, ROUNDS, seed), vault, client, date).all())
+    return list(raise_due(experiment(wanted, ROUNDS, seed), vault, client, rounds_done).all())
 
 
 def experiment(wanted: DeletionSettings, rounds: int = ROUNDS, seed: int = 1, clients: int = 4) -> Config:
@@ -79,10 +75,10 @@ def test_a_scheduled_request_is_raised_on_its_date_and_not_before(
 ) -> None:
     vault = vault_at(tmp_path / "v")
     wanted = schedule({"client": 0, **event})
-    for date in range(due):
-        assert ask(vault, wanted, date) == []
+    for rounds_done in range(due):
+        assert ask(vault, wanted, rounds_done) == []
     (request,) = ask(vault, wanted, due)
-    assert (request.round, request.client, request.state) == (due, 0, State.RAISED)
+    assert (request.round, request.client, request.state) == (due, 0, RequestState.RAISED)
     assert last_scheduled_round(wanted, ROUNDS) == max(due, ROUNDS)
 
 
@@ -101,7 +97,7 @@ def test_an_event_is_raised_once_however_often_one_asks(tmp_path: Path) -> None:
     first = ask(vault, wanted, 1)
     assert ask(vault, wanted, 1) == ask(Vault(vault.folder), wanted, 2) == first
     both = ask(vault, wanted, 3)
-    RequestBook(vault.folder).set_state([r.id for r in both], State.PURGED)
+    RequestStore(vault.folder).set_state([r.id for r in both], RequestState.PURGED)
     vault.purge([u for r in both for u in r.utterances])
     assert [r.id for r in ask(vault, wanted, ROUNDS + 9)] == [r.id for r in both]
 
@@ -144,7 +140,7 @@ def test_who_has_fewer_left_than_the_count_asks_for_all_of_them(tmp_path: Path) 
     wanted = schedule(*({"client": 0, "round": r, "what": "some", "count": 4} for r in range(3)))
     four, two, none = ask(vault, wanted, 5)
     assert [r.count for r in (four, two, none)] == [4, 2, 0]
-    assert (none.state, none.note) == (State.REFUSED, "already asked for")
+    assert (none.state, none.note) == (RequestState.REFUSED, "already asked for")
 
 
 def test_requests_that_overlap_name_no_utterance_twice(tmp_path: Path) -> None:
@@ -170,9 +166,9 @@ def test_at_rate_zero_nobody_asks(tmp_path: Path) -> None:
 def test_at_rate_one_somebody_asks_in_every_ordinary_round_and_not_after(tmp_path: Path) -> None:
     vault = big_vault(tmp_path / "v", 100)
     wanted = random_arrivals(1.0, 3)
-    for date in range(ROUNDS):
-        requests = ask(vault, wanted, date)
-        assert [r.round for r in requests] == list(range(date + 1))
+    for rounds_done in range(ROUNDS):
+        requests = ask(vault, wanted, rounds_done)
+        assert [r.round for r in requests] == list(range(rounds_done + 1))
     assert ask(vault, wanted, 50) == requests
     assert [len(r.utterances) for r in requests] == [3] * ROUNDS
 
@@ -186,8 +182,8 @@ def test_arrivals_come_at_their_rate(tmp_path: Path) -> None:
 def test_arrivals_depend_on_seed_and_client_and_not_on_when_one_asks(tmp_path: Path) -> None:
     def raised(name: str, dates: range, client: int = 0, seed: int = 1) -> list[tuple[str, tuple[str, ...]]]:
         vault = big_vault(tmp_path / name, 100)
-        for date in dates:
-            requests = ask(vault, random_arrivals(0.5), date, client, seed)
+        for rounds_done in dates:
+            requests = ask(vault, random_arrivals(0.5), rounds_done, client, seed)
         return [(r.event, r.utterances) for r in requests]
 
     every_round = raised("a", range(ROUNDS))
@@ -222,8 +218,8 @@ def test_the_experimenter_knows_whether_anybody_will_ask_while_learning(
     asked = False
     for client in range(2):
         vault = big_vault(folder / str(client), 3)
-        for date in range(rounds):
-            asked |= bool(raise_due(experiment(wanted, rounds, seed, 2), vault, client, date).all())
+        for rounds_done in range(rounds):
+            asked |= bool(raise_due(experiment(wanted, rounds, seed, 2), vault, client, rounds_done).all())
     assert any_while_learning(wanted, 2, rounds, seed) == asked
 
 
@@ -234,25 +230,25 @@ def test_the_book_is_on_disk_and_closed_requests_are_no_longer_open(tmp_path: Pa
     vault = vault_at(tmp_path / "v")
     wanted = schedule(*({"client": 0, "round": 0, "what": "some", "count": 2} for _ in range(3)))
     first, second, third = ask(vault, wanted, 0)
-    book = RequestBook(vault.folder)
-    book.set_state([first.id], State.PURGED)
-    book.set_state([second.id], State.REFUSED)
+    book = RequestStore(vault.folder)
+    book.set_state([first.id], RequestState.PURGED)
+    book.set_state([second.id], RequestState.REFUSED)
     with pytest.raises(ImpossibleStep, match="a request that is refused cannot become purged"):
-        book.set_state([third.id, second.id], State.PURGED)
-    book.set_state(["unknown"], State.PURGED)
-    again = RequestBook(vault.folder)
-    assert [r.state for r in again.all()] == [State.PURGED, State.REFUSED, State.RAISED]
+        book.set_state([third.id, second.id], RequestState.PURGED)
+    book.set_state(["unknown"], RequestState.PURGED)
+    again = RequestStore(vault.folder)
+    assert [r.state for r in again.all()] == [RequestState.PURGED, RequestState.REFUSED, RequestState.RAISED]
     assert [r.id for r in again.open()] == [third.id]
     assert again.all()[2] == third
     assert all(isinstance(r.utterances, tuple) for r in again.all())
 
 
 def test_an_empty_book_is_empty(tmp_path: Path) -> None:
-    assert RequestBook(tmp_path).all() == RequestBook(tmp_path).open() == ()
+    assert RequestStore(tmp_path).all() == RequestStore(tmp_path).open() == ()
 
 
 def test_adding_an_event_again_has_no_effect(tmp_path: Path) -> None:
-    book = RequestBook(tmp_path)
+    book = RequestStore(tmp_path)
     request = DeletionRequest("0" * 16, 0, "all", 1, "schedule-0", ("u1",))
     book.add([request])
     book.add([request, DeletionRequest("1" * 16, 0, "all", 2, "schedule-0", ("u2",))])
@@ -276,8 +272,8 @@ def test_a_half_written_book_does_not_replace_the_whole_one(
     (request,) = ask(vault, schedule({"client": 0, "round": 0}), 0)
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        RequestBook(vault.folder).set_state([request.id], State.PURGED)
-    assert RequestBook(vault.folder).all() == (request,)
+        RequestStore(vault.folder).set_state([request.id], RequestState.PURGED)
+    assert RequestStore(vault.folder).all() == (request,)
 
 
 # ---- the schedule against the partition ------------------------------------------------------------------

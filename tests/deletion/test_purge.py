@@ -17,24 +17,26 @@ from tiny import tone
 from tiny_model import tiny
 
 from fedunlearn.audio import PCM
-from fedunlearn.deletion import DeletionRequest, RequestBook, State
-from fedunlearn.deletion.purge import Applied, Purged, leaving_too, purge_requests
-from fedunlearn.deletion.receipts import Method, receipt_of
+from fedunlearn.deletion.purge import AppliedRequests, PurgeResult, leaving_too, purge_requests
+from fedunlearn.deletion.receipts import MethodRecord, receipt_of
+from fedunlearn.deletion.request import DeletionRequest, RequestState
+from fedunlearn.deletion.request_store import RequestStore
 from fedunlearn.partition import Split
 from fedunlearn.seeding import rng_for
+from fedunlearn.vault.index import VaultEntry
 from fedunlearn.vault.traces import Fingerprints, find_traces
-from fedunlearn.vault.vault import Entry, Vault
+from fedunlearn.vault.vault import Vault
 
 MODEL = tiny()
-METHOD = Method("relabel", "somebody 2025", "forget", "sum")
-APPLIED = Applied(date=7, round=9, round_applied=8, model="ab" * 32, method=METHOD)
+METHOD = MethodRecord("relabel", "somebody 2025", "forget", "sum")
+APPLIED = AppliedRequests(rounds_done=7, round=9, round_applied=8, model="ab" * 32, method=METHOD)
 ANNA, BEN = "0123456789abcdef", "fedcba9876543210"
 
 
-def recordings(speakers: Sequence[str] = ("anna", "ben")) -> list[tuple[Entry, PCM]]:
+def recordings(speakers: Sequence[str] = ("anna", "ben")) -> list[tuple[VaultEntry, PCM]]:
     """Two people's: of each u0, u1 for training and u2 held out."""
     return [
-        (Entry(f"{who}-{take}", "calm", 1, split, 4000, speakers[number]), tone(number, 1, take))
+        (VaultEntry(f"{who}-{take}", "calm", 1, split, 4000, speakers[number]), tone(number, 1, take))
         for number, who in enumerate(("anna", "ben"))
         for take, split in enumerate[Split](("train", "train", "test"))
     ]
@@ -59,7 +61,7 @@ def make_run(run: Path) -> Path:
     (run / "checkpoints").mkdir()
     (run / "checkpoints" / "model").write_bytes(b"weights")
     (run / "metrics.jsonl").write_text("{}\n")
-    RequestBook(vault.folder).add(
+    RequestStore(vault.folder).add(
         [
             DeletionRequest(ANNA, 0, "named", 5, "anna", ("anna-0", "anna-1")),
             DeletionRequest(BEN, 0, "named", 5, "ben", ("ben-1",)),
@@ -72,13 +74,13 @@ def folder_of(run: Path) -> Path:
     return run / "vaults" / "client-0000"
 
 
-def ask(run: Path, *requests: str) -> Purged:
+def ask(run: Path, *requests: str) -> PurgeResult:
     beside = [run / "checkpoints", run / "metrics.jsonl"]
     return purge_requests(Vault(folder_of(run)), MODEL, requests or (ANNA,), beside, APPLIED)
 
 
-def states(run: Path) -> list[State]:
-    return [r.state for r in RequestBook(folder_of(run)).all()]
+def states(run: Path) -> list[RequestState]:
+    return [r.state for r in RequestStore(folder_of(run)).all()]
 
 
 def assert_done(run: Path) -> None:
@@ -89,7 +91,7 @@ def assert_done(run: Path) -> None:
         assert np.array_equal(vault.read_audio(i), SPEECH[i])
         assert torch.equal(vault.read_features(i, MODEL), MODEL.features_of(SPEECH[i]))
     assert not find_traces([run], windows_of("anna-0", "anna-1", "anna-2")).found
-    assert states(run) == [State.PURGED, State.RAISED]
+    assert states(run) == [RequestState.PURGED, RequestState.RAISED]
     receipt = json.loads(receipt_of(vault.folder, ANNA).read_text())
     assert receipt["removed"] == {
         "utterances": ["anna-0", "anna-1"],
@@ -101,9 +103,13 @@ def assert_done(run: Path) -> None:
     left = {p.name for p in vault.folder.iterdir()}
     generation = vault.generation
     assert left == {
-        "index.json", f"audio-{generation}.i16", f"tiny-{generation}.f32", f"tiny-{generation}.frames",
-        "requests.json", "receipts",
-    }  # fmt: skip
+        "index.json",
+        f"audio-{generation}.i16",
+        f"tiny-{generation}.f32",
+        f"tiny-{generation}.frames",
+        "requests.json",
+        "receipts",
+    }
     assert [p.name for p in (vault.folder / "receipts").iterdir()] == [f"{ANNA}.json"]
 
 
@@ -112,7 +118,7 @@ def assert_done(run: Path) -> None:
 
 def test_a_purge_leaves_a_receipt_and_nothing_else(run: Path) -> None:
     assert find_traces([run], windows_of("anna-2")).found
-    assert ask(run) == Purged(removed=3, verified=True)
+    assert ask(run) == PurgeResult(removed=3, verified=True)
     assert_done(run)
 
 
@@ -121,7 +127,7 @@ def test_a_purge_whose_reply_was_lost_may_be_asked_for_again(run: Path) -> None:
     receipt = receipt_of(folder_of(run), ANNA).read_bytes()
     time.sleep(1.1)  # receipts tell the time in seconds
     for _ in range(2):
-        assert ask(run) == Purged(removed=0, verified=True)
+        assert ask(run) == PurgeResult(removed=0, verified=True)
         assert_done(run)
         assert receipt_of(folder_of(run), ANNA).read_bytes() == receipt
 
@@ -130,14 +136,14 @@ def test_a_purge_whose_reply_was_lost_may_be_asked_for_again(run: Path) -> None:
 def test_held_out_speech_that_is_named_goes_and_stands_in_its_own_receipt(run: Path, together: bool) -> None:
     """Anna asks for her training speech, then for the held-out one, which would go along otherwise."""
     held_out = "aaaaaaaaaaaaaaaa"
-    book = RequestBook(folder_of(run))
+    book = RequestStore(folder_of(run))
     book.add([DeletionRequest(held_out, 0, "named", 5, "more", (), held_out=("anna-2",))])
     if together:
-        assert ask(run, ANNA, held_out) == Purged(removed=3, verified=True)
+        assert ask(run, ANNA, held_out) == PurgeResult(removed=3, verified=True)
     else:
-        assert ask(run, held_out) == Purged(removed=1, verified=True)
+        assert ask(run, held_out) == PurgeResult(removed=1, verified=True)
         assert list(Vault(folder_of(run)).ids("test")) == ["ben-2"]
-        assert ask(run, ANNA) == Purged(removed=2, verified=True)
+        assert ask(run, ANNA) == PurgeResult(removed=2, verified=True)
     removed = {r: json.loads(receipt_of(folder_of(run), r).read_text())["removed"] for r in (ANNA, held_out)}
     assert (removed[ANNA]["utterances"], removed[ANNA]["held_out"]) == (["anna-0", "anna-1"], [])
     assert (removed[held_out]["utterances"], removed[held_out]["held_out"]) == ([], ["anna-2"])
@@ -145,7 +151,7 @@ def test_held_out_speech_that_is_named_goes_and_stands_in_its_own_receipt(run: P
 
 
 def test_two_requests_are_told_apart(run: Path) -> None:
-    assert ask(run, ANNA, BEN) == Purged(removed=4, verified=True)
+    assert ask(run, ANNA, BEN) == PurgeResult(removed=4, verified=True)
     receipts = [json.loads(receipt_of(folder_of(run), r).read_text()) for r in (ANNA, BEN)]
     assert [r["removed"]["utterances"] for r in receipts] == [["anna-0", "anna-1"], ["ben-1"]]
     assert [r["removed"]["held_out"] for r in receipts] == [["anna-2"], []]
@@ -153,32 +159,37 @@ def test_two_requests_are_told_apart(run: Path) -> None:
 
 
 def test_what_two_requests_ask_for_goes_with_the_first(run: Path) -> None:
-    RequestBook(folder_of(run)).add([DeletionRequest("c" * 16, 0, "named", 6, "c", ("anna-1", "ben-1"))])
-    assert ask(run, ANNA, "c" * 16) == Purged(removed=4, verified=True)
+    RequestStore(folder_of(run)).add([DeletionRequest("c" * 16, 0, "named", 6, "c", ("anna-1", "ben-1"))])
+    assert ask(run, ANNA, "c" * 16) == PurgeResult(removed=4, verified=True)
     receipt = json.loads(receipt_of(folder_of(run), "c" * 16).read_text())
     assert receipt["removed"]["utterances"] == ["ben-1"]
 
 
 def test_a_request_that_this_device_does_not_know_is_not_verified(run: Path) -> None:
-    assert ask(run, "e" * 16) == Purged(removed=0, verified=False)
-    assert ask(run, ANNA, "e" * 16) == Purged(removed=3, verified=False)
+    assert ask(run, "e" * 16) == PurgeResult(removed=0, verified=False)
+    assert ask(run, ANNA, "e" * 16) == PurgeResult(removed=3, verified=False)
 
 
 # ---- whoever leaves leaves nothing behind ------------------------------------------------------------------
 
 
 def shared(folder: Path, *people: tuple[str, Split, int]) -> Vault:
-    entries = [Entry(f"u{i}", "calm", 1, s, 64, who, when) for i, (who, s, when) in enumerate(people)]
+    entries = [VaultEntry(f"u{i}", "calm", 1, s, 64, who, when) for i, (who, s, when) in enumerate(people)]
     pcm = [np.full(64, i, np.int16) for i in range(len(entries))]
     return Vault.build(folder, list(zip(entries, pcm, strict=True)), 3)
 
 
 def test_a_speaker_who_leaves_a_shared_device_takes_the_held_out_speech_along(tmp_path: Path) -> None:
     people: list[tuple[str, Split, int]] = [
-        ("anna", "train", 0), ("anna", "train", 0), ("anna", "test", 0),
-        ("ben", "train", 0), ("ben", "test", 0),
-        ("carl", "test", 0), ("anna", "train", 9), ("anna", "test", 9),
-    ]  # fmt: skip
+        ("anna", "train", 0),
+        ("anna", "train", 0),
+        ("anna", "test", 0),
+        ("ben", "train", 0),
+        ("ben", "test", 0),
+        ("carl", "test", 0),
+        ("anna", "train", 9),
+        ("anna", "test", 9),
+    ]
     vault = shared(tmp_path / "v", *people)
     assert leaving_too(vault, ["u0"], ["u0"], 5) == ()
     assert leaving_too(vault, ["u0", "u1"], ["u1"], 5) == ("u2",)  # what she will record in round 9 may come
@@ -203,23 +214,23 @@ def test_a_leftover_of_4_ms_is_found_and_the_request_stays_unverified(run: Path,
     leftover = run / place
     leftover.write_bytes(b"odd" + SPEECH["anna-2"][1003 : 1003 + 64].tobytes())
     for removed in (3, 0):
-        assert ask(run) == Purged(removed, verified=False)
+        assert ask(run) == PurgeResult(removed, verified=False)
         assert not receipt_of(folder_of(run), ANNA).exists()
     assert not find_traces([folder_of(run) / "evidence"], windows_of(*SPEECH)).found  # it holds no speech
     leftover.unlink()
-    assert ask(run) == Purged(0, verified=True)
+    assert ask(run) == PurgeResult(0, verified=True)
     assert_done(run)
 
 
 def test_of_two_requests_only_the_one_with_a_trace_is_unverified(run: Path) -> None:
     leftover = run / "checkpoints" / "old"
     leftover.write_bytes(MODEL.features_of(SPEECH["ben-1"]).numpy().tobytes())
-    assert ask(run, ANNA, BEN) == Purged(4, verified=False)
+    assert ask(run, ANNA, BEN) == PurgeResult(4, verified=False)
     receipts = folder_of(run) / "receipts"
     assert [p.name for p in receipts.iterdir()] == [f"{ANNA}.json"]
     assert [p.name for p in (folder_of(run) / "evidence").iterdir()] == [BEN]
     leftover.unlink()
-    assert ask(run, BEN) == Purged(0, verified=True)
+    assert ask(run, BEN) == PurgeResult(0, verified=True)
     assert sorted(p.name for p in receipts.iterdir()) == [f"{ANNA}.json", f"{BEN}.json"]
     assert not (folder_of(run) / "evidence").exists()
 
@@ -271,8 +282,13 @@ class Disk:
 
 
 OPERATIONS = [
-    (Path, "open"), (Path, "replace"), (Path, "unlink"), (Path, "mkdir"), (Path, "rmdir"), (os, "fsync"),
-]  # fmt: skip
+    (Path, "open"),
+    (Path, "replace"),
+    (Path, "unlink"),
+    (Path, "mkdir"),
+    (Path, "rmdir"),
+    (os, "fsync"),
+]
 
 
 @pytest.fixture
@@ -354,11 +370,13 @@ def test_a_device_that_died_after_another_request_of_the_same_person_came_in(run
         patch.setattr("fedunlearn.deletion.purge.find_traces", disk.wrap(find_traces))
         ask(run)
     assert list(Vault(folder_of(run)).entries) == ["ben-0", "ben-1", "ben-2"]
-    assert states(run) == [State.RAISED, State.RAISED]
+    assert states(run) == [RequestState.RAISED, RequestState.RAISED]
     leftover = run / "checkpoints" / "old"
     leftover.write_bytes(SPEECH["anna-1"][:64].tobytes())
-    assert ask(run, ANNA, BEN) == Purged(1, verified=False)  # the trace of what went in the first attempt
+    assert ask(run, ANNA, BEN) == PurgeResult(
+        1, verified=False
+    )  # the trace of what went in the first attempt
     leftover.unlink()
-    assert ask(run, ANNA, BEN) == Purged(0, verified=True)
+    assert ask(run, ANNA, BEN) == PurgeResult(0, verified=True)
     removed = json.loads(receipt_of(folder_of(run), ANNA).read_text())["removed"]
     assert (removed["count"], removed["seconds"], removed["held_out"]) == (3, 0.75, ["anna-2"])

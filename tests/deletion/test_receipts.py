@@ -11,8 +11,8 @@ import pytest
 from fedunlearn.deletion.receipts import (
     SCHEMA,
     BadReceipt,
-    Deletion,
-    Method,
+    DeletionRecord,
+    MethodRecord,
     add_evidence,
     add_ledger,
     read_receipt,
@@ -21,7 +21,7 @@ from fedunlearn.deletion.receipts import (
 )
 from fedunlearn.ledger import LedgerEntry
 
-DONE = Deletion(
+DONE = DeletionRecord(
     request="0123456789abcdef",
     utterances=("a1", "a2"),
     held_out=("a3",),
@@ -30,7 +30,7 @@ DONE = Deletion(
     round=14,
     round_applied=12,
     model="ab" * 32,
-    method=Method("calm", "this project", "forget", "sum"),
+    method=MethodRecord("calm", "this project", "forget", "sum"),
     files=9,
     bytes=12345,
     fingerprints=678,

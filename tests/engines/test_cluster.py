@@ -37,9 +37,13 @@ class Nodes:
     def __init__(self) -> None:
         here = str(Path(__file__).resolve().parents[1])
         self._process = subprocess.Popen(
-            [sys.executable, "-c", NODES], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, text=True, env={**os.environ, "PYTHONPATH": here},
-        )  # fmt: skip
+            [sys.executable, "-c", NODES],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "PYTHONPATH": here},
+        )
         assert self._process.stdout is not None
         self.address = self._process.stdout.readline().strip()
         assert self.address, "the nodes did not start"
@@ -117,9 +121,10 @@ def test_a_node_that_is_killed_in_the_middle_costs_nothing_but_time(cluster: Nod
     What was on its disk nobody can reach: the requests that came later make the run say so, and where.
     """
     config = small_config(
-        federation__engine="ray", federation__ray_address=cluster.address,
+        federation__engine="ray",
+        federation__ray_address=cluster.address,
         federation__node_folder=str(tmp_path / "disk"),
-    )  # fmt: skip
+    )
     flag = tmp_path / "now"
 
     def kill() -> None:

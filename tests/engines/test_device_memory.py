@@ -17,14 +17,14 @@ from small_run import prepared, small_config
 from torch import Tensor
 
 from fedunlearn.client.app import HANDLERS, Device, make_client_app
-from fedunlearn.deletion import RequestBook
+from fedunlearn.deletion.request_store import RequestStore
 from fedunlearn.engines.engine import run_inline
 from fedunlearn.messages.records import number
 from fedunlearn.messages.scalars import as_settings
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.seeding import rng_for
-from fedunlearn.server.clients import Letter, settings
+from fedunlearn.server.clients import Payload, settings
 from fedunlearn.unlearning.contract import ServerScalars
 from fedunlearn.vault.traces import Fingerprints
 from fedunlearn.vault.vault import Vault
@@ -51,12 +51,12 @@ class Talk:
 
     def train(self, client: int) -> None:
         """An ordinary round at one client."""
-        asked = settings(round=1, date=9, phase="learn", stream=1, epochs=1, lr=0.01)
-        self.say("train", client, Letter(self.model.state_dict())(asked))
+        asked = settings(round=1, rounds_done=9, phase="learn", stream=1, epochs=1, lr=0.01)
+        self.say("train", client, Payload(self.model.state_dict())(asked))
 
     def ask_for_deletions(self) -> list[str]:
         """Ids of the client's requests."""
-        asked = RecordDict({"settings": settings(date=9, trained=9)})
+        asked = RecordDict({"settings": settings(rounds_done=9, trained=9)})
         ids = self.say("query.deletions", CLIENT, asked).config_records["requests"]["ids"]
         assert isinstance(ids, list)
         return [str(i) for i in ids]
@@ -64,12 +64,14 @@ class Talk:
     def unlearn(self, requests: list[str]) -> None:
         """Unlearn them at the client, with an attack."""
         told = as_settings(ServerScalars(test_accuracy=0.1))
-        asked = settings(round=3, date=9, requests=requests, **told)
-        self.say("train.unlearn", CLIENT, Letter(self.model.state_dict())(asked))
+        asked = settings(round=3, rounds_done=9, requests=requests, **told)
+        self.say("train.unlearn", CLIENT, Payload(self.model.state_dict())(asked))
 
     def purge(self, requests: list[str]) -> bool:
         """Remove them; whether the client verified it."""
-        asked = settings(requests=requests, date=9, round=9, round_applied=8, model="ab" * 32, ledger_head="")
+        asked = settings(
+            requests=requests, rounds_done=9, round=9, round_applied=8, model="ab" * 32, ledger_head=""
+        )
         return number(self.say("query.purge", CLIENT, RecordDict({"settings": asked})), "verified") == 1
 
 
@@ -113,7 +115,7 @@ def in_memory(windows: Fingerprints) -> bool:
 
 def windows_of(out: Path, model: EmotionModel, requests: list[str]) -> Fingerprints:
     vault = Vault(out / "vaults" / f"client-{CLIENT:04d}")
-    asked = [u for r in RequestBook(vault.folder).all() if r.id in requests for u in r.utterances]
+    asked = [u for r in RequestStore(vault.folder).all() if r.id in requests for u in r.utterances]
     assert len(asked) == 4
     return vault.fingerprints(asked, model)
 
@@ -176,7 +178,7 @@ def test_a_failing_device_keeps_nothing_alive_either(out: Path, monkeypatch: pyt
 
     def script(say: Talk) -> None:
         with pytest.raises(AssertionError, match="KeyError"):
-            say.say("train.retain_part", CLIENT, RecordDict({"settings": ConfigRecord({"date": 9})}))
+            say.say("train.retain_part", CLIENT, RecordDict({"settings": ConfigRecord({"rounds_done": 9})}))
         gc.collect()
         assert len(failures) == len(read) == 1 and read[0]() is None
 

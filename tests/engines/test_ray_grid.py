@@ -7,17 +7,17 @@ import torch
 from flwr.app import Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedunlearn.engines.ray_grid import RayGrid, Site
+from fedunlearn.engines.ray_grid import RayGrid, WorkerPool
 from fedunlearn.messages.records import Held, borrow, lend
-from fedunlearn.server.clients import Letter, settings
+from fedunlearn.server.clients import Payload, settings
 
 
 def given_out(kind: str, count: int, seconds: float, workers: int = 2, values: int = 10) -> list[int]:
     """Sizes of the calls that so many messages make, where one takes so many seconds."""
-    site = Site([None] * workers)
+    site = WorkerPool([None] * workers)
     grid = RayGrid(count, [site])
     grid._seconds[kind] = seconds
-    record = Letter({"w": torch.zeros(values)})(settings(date=0))
+    record = Payload({"w": torch.zeros(values)})(settings(rounds_done=0))
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
     site.take(Message(record, dst_node_id=n + 1, message_type=kind) for n in range(count))
     sizes = []

@@ -82,9 +82,15 @@ def test_uar_is_covered_with_few_utterances_and_recalls_near_zero_and_one(n: lis
     rng = np.random.default_rng(7)
     drawn = rng.uniform(0.2, 1.0, len(n)).tolist()
     kinds: list[list[float]] = [
-        [0.5] * 8, [0.8] * 8, [0.95] * 8, [0.99] * 8, [0.05] * 8,
-        [0.9] * 4 + [0.1] * 4, [0.999] * 7 + [0.5], drawn,
-    ]  # fmt: skip
+        [0.5] * 8,
+        [0.8] * 8,
+        [0.95] * 8,
+        [0.99] * 8,
+        [0.05] * 8,
+        [0.9] * 4 + [0.1] * 4,
+        [0.999] * 7 + [0.5],
+        drawn,
+    ]
     covered = [of_recalls(rng, recalls, n) for recalls in kinds]
     assert min(covered) > 0.88
     assert np.mean(covered) > 0.94

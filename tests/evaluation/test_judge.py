@@ -13,11 +13,12 @@ from tiny import EMOTIONS, tiny_corpus, tiny_partition
 from torch import Tensor
 
 from fedunlearn.audio import PCM
-from fedunlearn.config import ModelSettings
+from fedunlearn.config.model import ModelSettings
 from fedunlearn.corpora.utterance import Utterance
 from fedunlearn.evaluation.judge import Judge
-from fedunlearn.evaluation.recordings import Speech
-from fedunlearn.models import EmotionModel, build_model
+from fedunlearn.evaluation.recordings import RecordingCache
+from fedunlearn.models import build_model
+from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition
 from fedunlearn.seeding import rng_for
 
@@ -35,7 +36,7 @@ def make_judge(
     sound: dict[str, PCM] = SOUND,
     emotions: Sequence[str] = EMOTIONS,
 ) -> Judge:
-    return Judge(partition, Speech(sound), emotions, make_model(), 1, 100)
+    return Judge(partition, RecordingCache(sound), emotions, make_model(), 1, 100)
 
 
 @pytest.fixture(scope="module")
@@ -246,5 +247,5 @@ def test_a_digest_changes_with_the_emotions(judge: Judge) -> None:
     ids = [u.id for u in PARTITION.clients[0].train]
     for emotions in (EMOTIONS[::-1], (*EMOTIONS, "bored")):
         model = build_model(ModelSettings(hidden=8), len(emotions), rng_for(1, "model"))
-        other = Judge(PARTITION, Speech(SOUND), emotions, model, 1, 100)
+        other = Judge(PARTITION, RecordingCache(SOUND), emotions, model, 1, 100)
         assert other.content_of(ids) != judge.content_of(ids)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from fedunlearn.cli import app
 from fedunlearn.client.app import Device, calibrate_locally
-from fedunlearn.deletion import RequestBook
+from fedunlearn.deletion.request_store import RequestStore
 from fedunlearn.engines.engine import play
 from fedunlearn.errors import BadInput
 from fedunlearn.evaluation.reconstruction import reconstruct
@@ -23,8 +23,8 @@ from fedunlearn.examples import Examples
 from fedunlearn.experiment.kept_original import RATIO, noise_along
 from fedunlearn.experiment.reference_cache import ReferenceCache
 from fedunlearn.models.functionals import FunctionalsModel
-from fedunlearn.report import write_report
 from fedunlearn.report.guarding import TOO_FEW, given_away
+from fedunlearn.report.run_page import write_report
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.server.clients import settings
 from fedunlearn.vault.calibration import FEWEST, may_send_moments
@@ -110,7 +110,7 @@ def first_layers(run: Path) -> dict[str, Tensor]:
 def features_of_the_deleted(folder: Path) -> tuple[Tensor, dict[str, Tensor]]:
     config = small_config(deletions__schedule=ONE)
     experiment = prepared(folder / f"other-{len(list(folder.iterdir()))}", config)
-    gone = RequestBook(folder / "run" / "vaults" / "client-0002").all()[0].utterances[0]
+    gone = RequestStore(folder / "run" / "vaults" / "client-0002").all()[0].utterances[0]
     heard = heard_once(config)
     assert heard is not None
     norm = load_file(folder / "run" / "checkpoints" / "recovered.safetensors")
@@ -192,7 +192,7 @@ def test_a_device_sends_moments_of_one_set_only(tmp_path: Path) -> None:
     """Asked before, again, and after a deletion by a server that wants to know the difference."""
     config = small_config(deletions__schedule=ONE, evaluation__search=False)
     experiment = prepared(tmp_path / "run", config)
-    run, content = experiment.run, RecordDict({"settings": settings(date=0)})
+    run, content = experiment.run, RecordDict({"settings": settings(rounds_done=0)})
 
     def told() -> tuple[float, list[float]]:
         reply = calibrate_locally(Device(run, 2), content)

@@ -42,8 +42,13 @@ def test_a_case_by_hand() -> None:
     model, examples = by_hand()
     settings = LocalSettings(lr=0.2, momentum=0.0)
     assert measured(model, examples, settings=settings) == {
-        "steps": 2.0, "low": 2, "high": 2, "reached": True, "target": 1.0, "limit": 50,
-    }  # fmt: skip
+        "steps": 2.0,
+        "low": 2,
+        "high": 2,
+        "reached": True,
+        "target": 1.0,
+        "limit": 50,
+    }
 
 
 def test_steps_gather_no_momentum() -> None:

@@ -9,12 +9,14 @@ import torch
 from tiny import EMOTIONS, tiny_corpus, tiny_partition
 from torch import Tensor
 
-from fedunlearn.config import LocalSettings, ModelSettings
+from fedunlearn.config import LocalSettings
+from fedunlearn.config.model import ModelSettings
 from fedunlearn.evaluation.gap import NOTHING_TO_FORGET
 from fedunlearn.evaluation.judge import Judge
-from fedunlearn.evaluation.recordings import Speech
+from fedunlearn.evaluation.recordings import RecordingCache
 from fedunlearn.evaluation.verdict import Verdict
-from fedunlearn.models import EmotionModel, build_model
+from fedunlearn.models import build_model
+from fedunlearn.models.contract import EmotionModel
 from fedunlearn.seeding import rng_for
 from fedunlearn.training import calibrate, set_calibration, train
 
@@ -30,7 +32,7 @@ def make_model(name: str = "first") -> EmotionModel:
 @cache
 def judge() -> Judge:
     sound = {u.id: u.pcm() for u in tiny_corpus().utterances}
-    return Judge(PARTITION, Speech(sound), EMOTIONS, make_model(), 1, 200)
+    return Judge(PARTITION, RecordingCache(sound), EMOTIONS, make_model(), 1, 200)
 
 
 @cache

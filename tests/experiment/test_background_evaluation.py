@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedunlearn.evaluation.judge import Predictions
-from fedunlearn.experiment.background_evaluation import Lookout
+from fedunlearn.experiment.background_evaluation import BackgroundEvaluation
 from fedunlearn.server.state import Log
 
 Told = list[tuple[int, int | None]]
@@ -24,19 +24,19 @@ def seen(state: Mapping[str, Tensor]) -> Predictions:
     return np.array([int(state["w"])], np.uint8)
 
 
-def lookout(look: Any, aside: bool) -> tuple[Lookout, Told]:
+def lookout(look: Any, aside: bool) -> tuple[BackgroundEvaluation, Told]:
     told: Told = []
 
     def tell(log: Log, row: dict[str, Any], predictions: Predictions | None) -> None:
         told.append((row["round"], None if predictions is None else int(predictions[0])))
 
-    return Lookout(look, tell, aside), told
+    return BackgroundEvaluation(look, tell, aside), told
 
 
 def test_inline_each_round_is_told_at_once() -> None:
     out, told = lookout(seen, aside=False)
-    out.saw(Log(), {"round": 1}, weights(7))
-    out.saw(Log(), {"round": 2}, None)
+    out.add_round(Log(), {"round": 1}, weights(7))
+    out.add_round(Log(), {"round": 2}, None)
     assert told == [(1, 7), (2, None)] and out.settled
     out.close()
 
@@ -50,8 +50,8 @@ def test_aside_rounds_wait_for_a_look_and_keep_their_order() -> None:
         return seen(state)
 
     out, told = lookout(slow, aside=True)
-    out.saw(Log(), {"round": 1}, weights(7))
-    out.saw(Log(), {"round": 2}, None)
+    out.add_round(Log(), {"round": 1}, weights(7))
+    out.add_round(Log(), {"round": 2}, None)
     assert told == [] and not out.settled, "round 2 was not looked at, and waits for round 1 all the same"
     go.set()
     out.settle()
@@ -66,7 +66,7 @@ def test_a_judge_who_is_too_slow_is_waited_for() -> None:
     """Two looks may be under way; with the third the first one is waited for."""
     out, told = lookout(seen, aside=True)
     for number in range(1, 6):
-        out.saw(Log(), {"round": number}, weights(number))
+        out.add_round(Log(), {"round": number}, weights(number))
     assert [number for number, _ in told] >= [1, 2, 3][: len(told)] and len(told) >= 3
     out.settle()
     assert told == [(n, n) for n in range(1, 6)]
@@ -79,7 +79,7 @@ def test_a_look_that_fails_fails_the_run() -> None:
 
     out, told = lookout(broken, aside=True)
     with pytest.raises(ValueError, match="no features"):
-        out.saw(Log(), {"round": 1}, weights(1))
+        out.add_round(Log(), {"round": 1}, weights(1))
         out.settle()
     assert told == []
     out.close()

@@ -17,8 +17,9 @@ from fedunlearn.engines.engine import play
 from fedunlearn.errors import BadInput, RunFailed
 from fedunlearn.experiment.reference_cache import ReferenceCache
 from fedunlearn.run_folder import RunFolder
-from fedunlearn.server.clients import Federation
-from fedunlearn.vault.vault import DamagedVault, Vault
+from fedunlearn.server.clients import Clients
+from fedunlearn.vault.files import DamagedVault
+from fedunlearn.vault.vault import Vault
 
 CONFIG = small_config(
     training__rounds=2,
@@ -38,9 +39,9 @@ class Death(BaseException):
 
 def leave_when(out: Path, cache: Path, when: Callable[[list[str]], bool]) -> None:
     """A run whose server dies when the clients have answered a message and ``when`` says so of all kinds."""
-    ask, kinds = Federation.ask, list[str]()
+    ask, kinds = Clients.ask, list[str]()
 
-    def asked(self: Federation, kind: str, *rest: Any, **more: Any) -> Any:
+    def asked(self: Clients, kind: str, *rest: Any, **more: Any) -> Any:
         answers = ask(self, kind, *rest, **more)
         kinds.append("retrain" if rest[2].phase == "retrain" else kind)
         if when(kinds):
@@ -48,7 +49,7 @@ def leave_when(out: Path, cache: Path, when: Callable[[list[str]], bool]) -> Non
         return answers
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Federation, "ask", asked)
+        patched.setattr(Clients, "ask", asked)
         with pytest.raises(Death):
             resumed(out, CONFIG, cache)
 

@@ -12,7 +12,7 @@ from small_run import heard_once, small_config
 from test_cli import call, small_file, write_corpus
 
 from fedunlearn import folders, run_folder
-from fedunlearn.deletion import Inbox, Wish
+from fedunlearn.deletion.inbox import FiledRequest, Inbox
 from fedunlearn.errors import BadInput, RunFailed
 from fedunlearn.experiment import preparation
 from fedunlearn.folders import make_new_folder, whole_folder
@@ -124,7 +124,7 @@ def test_a_run_that_cannot_begin_anew_keeps_what_people_have_filed(
     config, out, name = small_config(), tmp_path / "run", "0123456789abcdef"
     progress = preparation.Progress(quiet())
     preparation.prepare(config, out, tmp_path / "cache", progress, heard_once(config)).close()
-    Inbox(RunFolder(out).vault(2)).file(Wish(name, "all", f"person-{name}"))
+    Inbox(RunFolder(out).vault(2)).file(FiledRequest(name, "all", f"person-{name}"))
     with monkeypatch.context() as patch:
         patch.setattr(preparation, "_fill_vaults", fails)
         with pytest.raises(OSError, match="No space left"):
@@ -312,9 +312,13 @@ def test_a_mount_point_as_out_stays(tmp_path: Path) -> None:
         f"--corpus manifest --data {corpus} --out disk; echo code $?; find disk"
     )
     done = subprocess.run(
-        ["unshare", "-rm", "bash", "-c", run], capture_output=True, text=True, cwd=tmp_path, check=False,
+        ["unshare", "-rm", "bash", "-c", run],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    )
     if "code" not in done.stdout:
         pytest.skip("mount namespaces are not allowed here")
     assert done.stdout.splitlines()[-2:] == ["code 2", "disk"], (done.stdout, done.stderr)

@@ -17,18 +17,20 @@ from test_resume import Death, assert_same, lines
 
 from fedunlearn.audit.ledger_check import check_ledger
 from fedunlearn.config import Config
-from fedunlearn.deletion import Inbox, RequestBook, State, Wish
+from fedunlearn.deletion.inbox import FiledRequest, Inbox
+from fedunlearn.deletion.request import RequestState
+from fedunlearn.deletion.request_store import RequestStore
 from fedunlearn.engines.engine import play
-from fedunlearn.experiment.checkpoint import Shelf
+from fedunlearn.experiment.checkpoint import RunCheckpoints
 from fedunlearn.experiment.experiment import Experiment
 from fedunlearn.experiment.preparation import listen, prepare, resolve
 from fedunlearn.experiment.progress import Progress
 from fedunlearn.experiment.request_contents import close_books
 from fedunlearn.ledger import Ledger
-from fedunlearn.messages.records import Asked
+from fedunlearn.messages.records import MessageConfig
 from fedunlearn.partition import Partition
 from fedunlearn.run_folder import RunFolder
-from fedunlearn.server.clients import Federation
+from fedunlearn.server.clients import Clients
 from fedunlearn.server.state import Standing
 from fedunlearn.study.invariants import broken
 
@@ -91,8 +93,8 @@ def drawn_config(dice: random.Random) -> Config:
         schedule.append(event)
     recordings = []
     for _ in range(dice.choice([0, 0, 0, 1, 2])):
-        client, count, date = dice.randrange(clients), dice.choice([2, 3]), dice.randint(1, rounds + 2)
-        recordings.append({"client": client, "count": count, "round": date})
+        client, count, rounds_done = dice.randrange(clients), dice.choice([2, 3]), dice.randint(1, rounds + 2)
+        recordings.append({"client": client, "count": count, "round": rounds_done})
     return small_config(
         corpus__speakers=clients + 2 + dice.choice([0, 0, 2]),
         deletions__schedule=schedule,
@@ -102,18 +104,18 @@ def drawn_config(dice: random.Random) -> Config:
 
 
 Act = Callable[[Inbox], None]
-Plan = Mapping[tuple[int, int], Sequence[Act]]
+Timeline = Mapping[tuple[int, int], Sequence[Act]]
 """(client, date) -> what persons put into its inbox just before it is asked at that date"""
 
 
-def drawn_wishes(dice: random.Random, config: Config, partition: Partition) -> Plan:
+def drawn_wishes(dice: random.Random, config: Config, partition: Partition) -> Timeline:
     """Some take back, on one device, what they asked for, at once or later."""
     plan = defaultdict[tuple[int, int], list[Act]](list)
     for _ in range(dice.randint(0, 3)):
-        id_, date = f"{dice.getrandbits(64):016x}", dice.randrange(config.training.rounds + 4)
+        id_, rounds_done = f"{dice.getrandbits(64):016x}", dice.randrange(config.training.rounds + 4)
         client = dice.randrange(config.partition.clients)
         what = dice.choice(["all", "some", "some", "speaker", "emotion", "named", "named"])
-        wish = partial(Wish, id_, what, f"person-{id_}", deadline=dice.choice([None, None, 0, 2]))
+        wish = partial(FiledRequest, id_, what, f"person-{id_}", deadline=dice.choice([None, None, 0, 2]))
         devices: Sequence[int] = [client]
         if what == "speaker":
             speaker = dice.choice(sorted({u.speaker for u in partition.clients[client].train}))
@@ -128,9 +130,9 @@ def drawn_wishes(dice: random.Random, config: Config, partition: Partition) -> P
             chosen = dice.sample([*share.test, *share.train], dice.randint(1, 3))
             wish = partial(wish, utterances=tuple(u.id for u in chosen))
         for device in devices:
-            plan[device, date].append(lambda inbox, wish=wish: inbox.file(wish()))  # type: ignore[misc]
+            plan[device, rounds_done].append(lambda inbox, wish=wish: inbox.file(wish()))  # type: ignore[misc]
         if dice.random() < 0.4:
-            later = date + dice.choice([0, 0, 1, 2])
+            later = rounds_done + dice.choice([0, 0, 1, 2])
             plan[client, later].append(lambda inbox, id_=id_: inbox.file_withdrawal(id_))  # type: ignore[misc]
     return plan
 
@@ -140,12 +142,12 @@ class Persons:
     """They act whenever a client is asked for deletions, again if it is asked again: a Flower mod."""
 
     out: Path
-    plan: Plan
+    plan: Timeline
 
     def __call__(self, message: Message, context: Context, call_next: Any) -> Message:
         if message.metadata.message_type == "query.deletions":
             client = int(context.node_config["partition-id"])
-            for act in self.plan.get((client, Asked(message.content).integer("date")), ()):
+            for act in self.plan.get((client, MessageConfig(message.content).integer("rounds_done")), ()):
                 act(Inbox(self.out / "vaults" / f"client-{client:04d}"))
         return call_next(message, context)  # type: ignore[no-any-return]
 
@@ -169,15 +171,15 @@ def mortal(patched: pytest.MonkeyPatch, dice: random.Random, risk: float) -> Non
 
         patched.setattr(owner, name, chanced)
 
-    around(Federation, "ask", 0, risk)
-    around(Shelf, "put", risk, risk, has_ended_partial)
+    around(Clients, "ask", 0, risk)
+    around(RunCheckpoints, "put", risk, risk, has_ended_partial)
     around(Ledger, "append", risk / 2, risk / 2)
-    around(RequestBook, "set_state", risk / 2, risk / 2)
+    around(RequestStore, "set_state", risk / 2, risk / 2)
 
 
-def has_ended_partial(_: Shelf, standing: Standing, __: str) -> bool:
+def has_ended_partial(_: RunCheckpoints, standing: Standing, __: str) -> bool:
     """Whoever resumes a run that ended with something open has it tried anew: another run from there on."""
-    return standing.finished and bool(standing.open or standing.unheard)
+    return standing.finished and bool(standing.open or standing.silent_clients)
 
 
 # ---- what must hold --------------------------------------------------------------------------------------
@@ -185,18 +187,18 @@ def has_ended_partial(_: Shelf, standing: Standing, __: str) -> bool:
 
 def no_late_reply_of_the_purged(patched: pytest.MonkeyPatch) -> None:
     """No standing, of either run, may keep what was made of speech that has been purged."""
-    put = Shelf.put
+    put = RunCheckpoints.put
 
-    def looked(self: Shelf, standing: Standing, head: str) -> None:
+    def looked(self: RunCheckpoints, standing: Standing, head: str) -> None:
         put(self, standing, head)
-        for reply in standing.under_way:
+        for reply in standing.late_replies:
             if any(standing.requests[key].gone for key, _ in reply.requests):
                 assert not any(t.numel() for t in reply.update.difference.values()), (
                     reply.requests,
                     reply.due,
                 )
 
-    patched.setattr(Shelf, "put", looked)
+    patched.setattr(RunCheckpoints, "put", looked)
 
 
 def assert_sound(experiment: Experiment, results: Mapping[str, Any]) -> None:
@@ -206,9 +208,9 @@ def assert_sound(experiment: Experiment, results: Mapping[str, Any]) -> None:
     requests = experiment.standing.requests.values()
     assert results["status"] == "partial" or not [r.key for r in requests if r.unfinished]
     for request in requests:
-        verified = [step["date"] for step in request.history if step["state"] == State.VERIFIED]
+        verified = [step["date"] for step in request.history if step["state"] == RequestState.VERIFIED]
         if verified and request.deadline is not None:
-            assert request.overdue == (verified[-1] > request.date + request.deadline), request.key
+            assert request.overdue == (verified[-1] > request.rounds_done + request.deadline), request.key
 
 
 def on_devices(out: Path) -> dict[str, Any]:
@@ -216,7 +218,7 @@ def on_devices(out: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for vault in sorted((out / "vaults").iterdir()):
         found[vault.name] = [
-            (r.id, r.state, r.round, r.utterances, r.held_out, r.withdrawn) for r in RequestBook(vault).all()
+            (r.id, r.state, r.round, r.utterances, r.held_out, r.withdrawn) for r in RequestStore(vault).all()
         ]
         for file in sorted(vault.glob("receipts/*.json")):
             receipt = json.loads(file.read_text())

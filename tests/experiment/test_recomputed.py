@@ -129,10 +129,14 @@ def test_distances(again: Again) -> None:
 def test_shadows_of_a_run_that_does_nothing_and_of_one_that_destroys(tmp_path: Path, method: str) -> None:
     """Nothing done: the attacks find in every stage what they find in the original. Destroyed: nothing."""
     config = small_config(
-        unlearning__method=method, training__rounds=6, recovery__rounds=0, evaluation__shadows=8,
-        evaluation__shadow_workers=1, evaluation__relearn_steps=0,
+        unlearning__method=method,
+        training__rounds=6,
+        recovery__rounds=0,
+        evaluation__shadows=8,
+        evaluation__shadow_workers=1,
+        evaluation__relearn_steps=0,
         deletions__schedule=[{"client": c, "what": "all", "after_learning": 0} for c in (1, 2, 3)],
-    )  # fmt: skip
+    )
     attacks = play(prepared(tmp_path / "run", config))["attacks"]
     assert attacks["replay"]["exact"]
     inside = halves(config.seed, 8, attacks["candidates"])

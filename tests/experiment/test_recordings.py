@@ -9,7 +9,7 @@ from small_run import prepared, run_small, small_config, weights_of, without_tim
 
 from fedunlearn.engines.engine import play
 from fedunlearn.errors import BadInput
-from fedunlearn.messages.records import Asked, number
+from fedunlearn.messages.records import MessageConfig, number
 from fedunlearn.partition import deal, recorded_later
 from fedunlearn.vault.vault import Vault
 
@@ -23,8 +23,8 @@ class Counted:
     def __call__(self, message: Message, context: Context, call_next: Any) -> Message:
         reply: Message = call_next(message, context)
         if message.metadata.message_type == "train":
-            asked = Asked(message.content)
-            key = int(context.node_config["partition-id"]), asked.integer("date")
+            asked = MessageConfig(message.content)
+            key = int(context.node_config["partition-id"]), asked.integer("rounds_done")
             self.counts.setdefault(key, set()).add(int(number(reply.content, "examples")))
         return reply
 

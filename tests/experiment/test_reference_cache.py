@@ -10,7 +10,8 @@ import torch
 
 import fedunlearn.experiment.reference_cache
 from fedunlearn.checkpoints import save_checkpoint
-from fedunlearn.config import Config, EncoderSettings, LocalSettings, ModelSettings, TrainingSettings, load
+from fedunlearn.config import Config, LocalSettings, TrainingSettings, load
+from fedunlearn.config.model import EncoderSettings, ModelSettings
 from fedunlearn.experiment.reference_cache import Learned, ReferenceCache, reference_key
 
 CONTENTS = ("a" * 64, "b" * 64, "")

@@ -18,7 +18,7 @@ import fedunlearn.server.privileged
 from fedunlearn.checkpoints import load_checkpoint
 from fedunlearn.client.app import Device, make_client_app
 from fedunlearn.config import Config
-from fedunlearn.deletion import RequestBook
+from fedunlearn.deletion.request_store import RequestStore
 from fedunlearn.engines.engine import run_inline
 from fedunlearn.errors import RunFailed
 from fedunlearn.evaluation.judge import Predictions
@@ -30,15 +30,15 @@ from fedunlearn.messages.records import unpack
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import trained_names
 from fedunlearn.seeding import rng_for
-from fedunlearn.server.clients import Federation
+from fedunlearn.server.clients import Clients
 from fedunlearn.server.history import History
-from fedunlearn.server.privileged import ReferenceServer
+from fedunlearn.server.privileged import PrivilegedServer
 from fedunlearn.server.state import Standing
-from fedunlearn.unlearning import REFERENCES
+from fedunlearn.unlearning import PRIVILEGED
 from fedunlearn.unlearning.privileged.contract import HistoryCard, RoundsCard
 from fedunlearn.vault.vault import Vault
 
-ALL = sorted(REFERENCES)
+ALL = sorted(PRIVILEGED)
 FORGETTING = ["neggrad-plus", "scrub"]
 SAME = dict(rounds=2, epochs=2, lr=0.05)
 FEW: dict[str, Any] = {
@@ -115,7 +115,7 @@ def _without_what_was_asked(
     """Whoever is asked to leave something out trains on exactly what it has not been asked to delete."""
     examples = kept(self, content)
     if "withheld" in content.config_records:
-        open_ = {u for r in RequestBook(self.vault.folder).open() for u in r.utterances}
+        open_ = {u for r in RequestStore(self.vault.folder).open() for u in r.utterances}
         ids = self.vault.ids("train")
         assert open_ and open_ <= set(ids)
         expected = self.vault.examples([u for u in ids if u not in open_], self.model)
@@ -147,8 +147,9 @@ def test_requests_go_through_every_state_and_wait_for_the_rounds(
     ledger.close()
     rows = [row for row in results["timeline"] if row["phase"] == "unlearn"]
     assert [row["round"] for row in rows if row["loss"] is not None] == [
-        *range(4, 4 + rounds[method]), *range(5 + rounds[method], 5 + 2 * rounds[method])
-    ]  # fmt: skip
+        *range(4, 4 + rounds[method]),
+        *range(5 + rounds[method], 5 + 2 * rounds[method]),
+    ]
     assert [len(row["requests"]) for row in rows if row["requests"]] == [1, 2]
 
 
@@ -171,7 +172,7 @@ def test_nobody_is_asked_to_unlearn_alone_and_who_keeps_nothing_trains_no_more(
 ) -> None:
     """Client 1 takes everything back; 2 and 3 later take back some."""
     method, _, _, listener = run
-    card = REFERENCES[method]
+    card = PRIVILEGED[method]
     assert not listener.clients("train.unlearn")
     asked = "train.retain_part" if isinstance(card, RoundsCard) else "train"
     withheld = [
@@ -192,7 +193,7 @@ def test_what_was_asked_for_is_gone(run: tuple[str, Path, dict[str, Any], Listen
     _, out, results, _ = run
     for request in results["requests"]:
         vault = Vault(out / "vaults" / f"client-{request['client']:04d}")
-        book = RequestBook(vault.folder).all()
+        book = RequestStore(vault.folder).all()
         assert not {u for r in book for u in r.utterances} & vault.entries.keys()
 
 
@@ -272,19 +273,19 @@ class Nobody:
     def look(self, state: Mapping[str, Tensor]) -> Predictions:
         return torch.zeros(1).byte().numpy()
 
-    def saw(self, row: Mapping[str, Any], predictions: Predictions | None) -> None: ...
+    def on_round_end(self, row: Mapping[str, Any], predictions: Predictions | None) -> None: ...
 
-    def request_reached(self, *_: Any) -> None: ...
+    def on_request_state(self, *_: Any) -> None: ...
     def ledger_head(self) -> str:
         return ""
 
-    def first_request(self) -> None: ...
+    def on_first_request(self) -> None: ...
     def updated(self, *_: Any) -> None: ...
     def keep(self, copies: int = 1) -> None: ...
 
 
 def with_server(
-    out: Path, config: Config, body: Callable[[ReferenceServer, dict[str, Tensor]], None]
+    out: Path, config: Config, body: Callable[[PrivilegedServer, dict[str, Tensor]], None]
 ) -> None:
     """Call with a server among the devices of a prepared run, and with random weights to start from."""
     experiment = prepared(out, config)
@@ -292,12 +293,12 @@ def with_server(
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        federation = Federation(grid, config.federation, 6, threading.Event())
+        federation = Clients(grid, config.federation, 6, threading.Event())
         template = build_model(config.model, 6, rng_for(0, "template"))
         initial = build_model(config.model, 6, rng_for(config.seed, "initial weights")).state_dict()
-        card = REFERENCES[config.unlearning.method]
+        card = PRIVILEGED[config.unlearning.method]
         standing = Standing(History(trained_names(template)), examples=federation.examples)
-        body(ReferenceServer(federation, config, template, standing, Nobody(), card), initial)
+        body(PrivilegedServer(federation, config, template, standing, Nobody(), card), initial)
 
     client_app = make_client_app(str(out.resolve()))
     run_inline(app, client_app, 6, config.federation, experiment.run.log)
@@ -317,13 +318,13 @@ def test_fed_eraser_with_nothing_to_erase_learns_the_same_again(tmp_path: Path, 
     config = config_of("fed-eraser", **every)
     distances: list[float] = []
 
-    def body(server: ReferenceServer, initial: dict[str, Tensor]) -> None:
+    def body(server: PrivilegedServer, initial: dict[str, Tensor]) -> None:
         server.begin(initial)
         learned = server.standing.model
         assert learned is not None
         for number in range(1, 4):
             learned, _ = server.rounds.ordinary(learned, config.seed, number, "learn")
-        card = REFERENCES["fed-eraser"]
+        card = PRIVILEGED["fed-eraser"]
         assert isinstance(card, HistoryCard)
         for stream in (config.seed, config.seed + 1):
             again = server.through_history(card, learned, stream)

@@ -21,18 +21,18 @@ from rich.console import Console
 from small_run import SCHEDULE, SMALL, prepared, resumed, run_small, small_config, weights_of, without_times
 
 from fedunlearn.config import Config
-from fedunlearn.deletion import Inbox, Wish
+from fedunlearn.deletion.inbox import FiledRequest, Inbox
 from fedunlearn.errors import BadInput, Interrupted, RunFailed
 from fedunlearn.experiment import checkpoint as resume_room
-from fedunlearn.experiment.checkpoint import Shelf
-from fedunlearn.experiment.preparation import Heard, listen, resolve
+from fedunlearn.experiment.checkpoint import RunCheckpoints
+from fedunlearn.experiment.preparation import DecodedCorpus, listen, resolve
 from fedunlearn.experiment.progress import Progress
 from fedunlearn.experiment.reference_cache import ReferenceCache
 from fedunlearn.ledger import LedgerReader
 from fedunlearn.models.contract import trained_names
 from fedunlearn.run_folder import RunFolder
-from fedunlearn.server.clients import Federation
-from fedunlearn.server.state import Standing, Step
+from fedunlearn.server.clients import Clients
+from fedunlearn.server.state import ServerStep, Standing
 from fedunlearn.vault.vault import Vault
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +50,7 @@ def eventful(**overrides: Any) -> Config:
 
 
 @pytest.fixture(scope="module")
-def heard() -> Heard:
+def heard() -> DecodedCorpus:
     return listen(resolve(eventful()), Progress(Console(quiet=True)))
 
 
@@ -81,16 +81,16 @@ def dying(monkeypatch: pytest.MonkeyPatch, when: Callable[[str, int, Sequence[st
     Returns:
         kinds of all messages so far, "retrain" for those of a retrained model; grows.
     """
-    ask, kinds = Federation.ask, list[str]()
+    ask, kinds = Clients.ask, list[str]()
 
-    def asked(self: Federation, kind: str, *rest: Any, **more: Any) -> Any:
+    def asked(self: Clients, kind: str, *rest: Any, **more: Any) -> Any:
         answers = ask(self, kind, *rest, **more)
         kinds.append("retrain" if rest[2].phase == "retrain" else kind)
         if when(kinds[-1], len(kinds) - 1, kinds):
             raise Death
         return answers
 
-    monkeypatch.setattr(Federation, "ask", asked)
+    monkeypatch.setattr(Clients, "ask", asked)
     return kinds
 
 
@@ -101,7 +101,7 @@ def dying(monkeypatch: pytest.MonkeyPatch, when: Callable[[str, int, Sequence[st
 def test_whatever_the_devices_had_answered_when_the_server_died(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    heard: Heard,
+    heard: DecodedCorpus,
     whole: tuple[dict[str, Any], dict[str, str]],
     share: int,
 ) -> None:
@@ -131,7 +131,7 @@ def _once_more(kind: str, least: int, sent: str, number: int, seen: Sequence[str
 def test_a_death_at_every_message_of_a_request(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    heard: Heard,
+    heard: DecodedCorpus,
     whole: tuple[dict[str, Any], dict[str, str]],
     kind: str,
 ) -> None:
@@ -150,7 +150,7 @@ def test_a_death_at_every_message_of_a_request(
     assert_same(out, results, whole)
 
 
-def killed_in_a_loop(folder: Path, heard: Heard, whole: Any, kills: int) -> None:
+def killed_in_a_loop(folder: Path, heard: DecodedCorpus, whole: Any, kills: int) -> None:
     """A child plays the run and is killed -9 at a random moment, again and again, until it has finished."""
     torch.set_num_threads(1)
     config, dice, killed, number = eventful(), random.Random(5), 0, 0
@@ -202,17 +202,17 @@ def _promised(out: Path) -> list[tuple[str, str]]:
     return _rows(out) if (out / "ledger.sqlite").exists() else []
 
 
-def test_killed_at_random_moments(tmp_path: Path, heard: Heard, whole: Any) -> None:
+def test_killed_at_random_moments(tmp_path: Path, heard: DecodedCorpus, whole: Any) -> None:
     killed_in_a_loop(tmp_path, heard, whole, kills=15)
 
 
 @pytest.mark.slow
-def test_killed_at_a_hundred_random_moments(tmp_path: Path, heard: Heard, whole: Any) -> None:
+def test_killed_at_a_hundred_random_moments(tmp_path: Path, heard: DecodedCorpus, whole: Any) -> None:
     killed_in_a_loop(tmp_path, heard, whole, kills=110)
 
 
 def test_a_full_disk_fails_the_run_and_room_lets_it_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: Heard, whole: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: DecodedCorpus, whole: Any
 ) -> None:
     config, out = eventful(), tmp_path / "run"
     written = [0]
@@ -232,7 +232,7 @@ def test_a_full_disk_fails_the_run_and_room_lets_it_go_on(
 
 
 def test_the_last_round_of_a_retraining_is_all_that_is_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: Heard, whole: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: DecodedCorpus, whole: Any
 ) -> None:
     """Died in the second round of the first retrained model: that round is trained again, no other."""
     config, out = eventful(recovery__reversion="removed"), tmp_path / "run"
@@ -248,7 +248,7 @@ def test_the_last_round_of_a_retraining_is_all_that_is_lost(
 # ---- standings -------------------------------------------------------------------------------------------
 
 
-def left_in_the_middle(out: Path, config: Config, cache: Path, heard: Heard) -> None:
+def left_in_the_middle(out: Path, config: Config, cache: Path, heard: DecodedCorpus) -> None:
     """A run whose server dies when it hears of the first deletion after learning."""
     with pytest.MonkeyPatch.context() as patched:
         dying(patched, lambda kind, _, seen: kind == "train.unlearn" and seen.count(kind) == 2)
@@ -260,11 +260,11 @@ def standings(out: Path) -> list[Path]:
     return sorted((out / "checkpoints" / "standing").glob("*.safetensors"))
 
 
-def test_a_standing_comes_back_from_its_file_as_it_was(tmp_path: Path, heard: Heard) -> None:
+def test_a_standing_comes_back_from_its_file_as_it_was(tmp_path: Path, heard: DecodedCorpus) -> None:
     config = eventful()
     left_in_the_middle(tmp_path / "run", config, tmp_path / "cache", heard)
     experiment = prepared(tmp_path / "other", config)
-    shelf = Shelf(
+    shelf = RunCheckpoints(
         tmp_path / "run" / "checkpoints" / "standing",
         resolve(config),
         experiment.corpus_digest,
@@ -272,7 +272,7 @@ def test_a_standing_comes_back_from_its_file_as_it_was(tmp_path: Path, heard: He
     )
     standing, damaged = shelf.latest(trained_names(experiment.template))
     assert standing is not None and not damaged
-    assert standing.step in Step and standing.history.initial and standing.original is not None
+    assert standing.step in ServerStep and standing.history.initial and standing.original is not None
     tensors, about = standing.as_checkpoint()
     again = Standing.from_checkpoint(config, standing.history.trained, tensors, json.loads(json.dumps(about)))
     tensors_again, about_again = again.as_checkpoint()
@@ -285,7 +285,7 @@ def test_a_standing_comes_back_from_its_file_as_it_was(tmp_path: Path, heard: He
 @pytest.mark.parametrize("part", ["weights", "manifest"])
 @pytest.mark.parametrize("how", ["a flipped bit", "a cut tail", "emptied"])
 def test_a_damaged_standing_is_passed_over(
-    tmp_path: Path, heard: Heard, whole: Any, part: str, how: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, heard: DecodedCorpus, whole: Any, part: str, how: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, out = eventful(), tmp_path / "run"
     left_in_the_middle(out, config, tmp_path / "cache", heard)
@@ -298,12 +298,12 @@ def test_a_damaged_standing_is_passed_over(
     assert_same(out, resumed(out, config, tmp_path / "cache", heard=heard), whole)
 
 
-def test_a_damaged_standing_is_named_and_two_are_the_end(tmp_path: Path, heard: Heard) -> None:
+def test_a_damaged_standing_is_named_and_two_are_the_end(tmp_path: Path, heard: DecodedCorpus) -> None:
     config, out = eventful(), tmp_path / "run"
     left_in_the_middle(out, config, tmp_path / "cache", heard)
     older, newest = standings(out)
     experiment = prepared(tmp_path / "other", config)
-    shelf = Shelf(older.parent, resolve(config), experiment.corpus_digest, tmp_path / "sealed")
+    shelf = RunCheckpoints(older.parent, resolve(config), experiment.corpus_digest, tmp_path / "sealed")
     names = trained_names(experiment.template)
     experiment.close()
     newest.write_bytes(newest.read_bytes()[:-1])
@@ -389,7 +389,7 @@ def test_a_ledger_that_lost_rows_is_not_gone_on_with(tmp_path: Path, how: str) -
     assert (ledger.read_bytes() if ledger.exists() else None) == before
 
 
-def test_the_machinery_may_change(tmp_path: Path, heard: Heard, whole: Any) -> None:
+def test_the_machinery_may_change(tmp_path: Path, heard: DecodedCorpus, whole: Any) -> None:
     config, out = eventful(), tmp_path / "run"
     left_in_the_middle(out, config, tmp_path / "cache", heard)
     other = eventful(federation__checkpoint_every=3, federation__timeout=99.0)
@@ -496,8 +496,10 @@ def test_options_that_contradict_the_run_are_refused_by_name(tmp_path: Path) -> 
         resumed(tmp_path / "run", small_config(), tmp_path / "cache")
     again = subprocess.run(
         command("--resume", "--out", str(tmp_path / "run"), "--seed", "9"),
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert again.returncode == 2
     assert "was made with seed = 3, this run has 9" in again.stderr
 
@@ -531,7 +533,7 @@ def test_an_interrupt_is_told_from_a_failure(tmp_path: Path, monkeypatch: pytest
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Federation, "ask", interrupted)
+    monkeypatch.setattr(Clients, "ask", interrupted)
     with pytest.raises(Interrupted):
         resumed(tmp_path / "run", small_config(), tmp_path / "cache")
 
@@ -617,15 +619,15 @@ def test_no_standing_holds_a_late_reply_of_a_purged_request(
 ) -> None:
     """Its lease ran out, the second reply was applied, the speech purged; the first is on its way."""
     held: list[int] = []
-    put = resume_room.Shelf.put
+    put = resume_room.RunCheckpoints.put
 
     def looked(self: Any, standing: Standing, head: str) -> None:
         put(self, standing, head)
-        for reply in standing.under_way:
+        for reply in standing.late_replies:
             if all(standing.requests[key].gone for key, _ in reply.requests):
                 held.append(sum(t.numel() for t in reply.update.difference.values()))
 
-    monkeypatch.setattr(resume_room.Shelf, "put", looked)
+    monkeypatch.setattr(resume_room.RunCheckpoints, "put", looked)
     monkeypatch.setattr(
         "fedunlearn.server.availability.Availability.delay",
         lambda _, __, ___, attempt: 5 * (attempt == 1),
@@ -654,7 +656,7 @@ def test_a_wish_on_a_device_that_cannot_be_reached_at_the_last_date_is_served_by
     first = resumed(out, config, cache)
     assert first["status"] == "complete"
     assert without_times(resumed(out, config, cache)) == without_times(first)
-    Inbox(Vault(out / "vaults" / "client-0002").folder).file(Wish("ab" * 8, "all", "person"))
+    Inbox(Vault(out / "vaults" / "client-0002").folder).file(FiledRequest("ab" * 8, "all", "person"))
     second = resumed(out, config, cache)
     assert [(r["client"], r["state"]) for r in second["requests"]] == [(1, "verified"), (2, "verified")]
     assert without_times(resumed(out, config, cache)) == without_times(second)
@@ -696,7 +698,7 @@ def test_a_device_whose_part_has_gone_before_says_so_and_the_others_wait_no_more
     assert states == {(there, "verified"), (here, "verified"), (there, "refused")}
 
 
-def test_what_a_killed_writer_left_beside_the_standings_goes(tmp_path: Path, heard: Heard) -> None:
+def test_what_a_killed_writer_left_beside_the_standings_goes(tmp_path: Path, heard: DecodedCorpus) -> None:
     """Half a file may hold what somebody has taken back since; and it is no standing to come back to."""
     config, out = eventful(), tmp_path / "run"
     left_in_the_middle(out, config, tmp_path / "cache", heard)
@@ -720,6 +722,6 @@ def test_a_partial_run_that_dies_while_it_is_compared_ends_as_it_would_have(tmp_
     left_after(out, config, cache, "retrain")
     left_after(out, config, cache, "query.deletions")
     assert_same(out, resumed(out, config, cache), whole)
-    clock = [row["round"] for row in whole[0]["timeline"]][-1]
+    timeline_round = [row["round"] for row in whole[0]["timeline"]][-1]
     anew = resumed(out, config, cache)
-    assert anew["availability"]["unreachable"][-1][0] > clock
+    assert anew["availability"]["unreachable"][-1][0] > timeline_round

@@ -17,9 +17,9 @@ from fedunlearn.errors import Interrupted, RunFailed
 from fedunlearn.experiment import shadows as module
 from fedunlearn.experiment.experiment import Experiment
 from fedunlearn.experiment.references import retrained_stream
-from fedunlearn.experiment.replay import STAGES, Rehearsal, World
-from fedunlearn.experiment.shadows import Shadows, Task, halves, shadow_federations
-from fedunlearn.experiment.timeline import Plan, plan_of
+from fedunlearn.experiment.replay import STAGES, Replay, ReplayData
+from fedunlearn.experiment.shadows import Shadows, ShadowTask, halves, shadow_federations
+from fedunlearn.experiment.timeline import Timeline, build_timeline
 from fedunlearn.models.contract import constants_of
 from fedunlearn.training import TrainingDiverged
 
@@ -48,8 +48,8 @@ class Played:
         self.states["recovered"] = standing.model.weights
         self.plan = self.plan_for(self.run.config)
 
-    def plan_for(self, config: Config) -> Plan:
-        return plan_of(self.run.standing, self.run._books(), self.run.partition, config)
+    def plan_for(self, config: Config) -> Timeline:
+        return build_timeline(self.run.standing, self.run._books(), self.run.partition, config)
 
     def shadows(self, count: int = 1, workers: int = 1, **more: Any) -> Shadows:
         given: dict[str, Any] = {"config": self.run.config, "plan": self.plan, "states": self.states} | more
@@ -62,7 +62,7 @@ class Played:
             **given,
         )
 
-    def world(self) -> World:
+    def world(self) -> ReplayData:
         return module._world(self.run.config, self.run._judge, self.run.partition, self.plan)
 
 
@@ -75,18 +75,18 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Played:
 
 L2UL = {"unlearning__method": "l2ul", "unlearning__aggregation": "projected"}
 FAST: dict[str, Found] = {
-    "l2ul, projected, reversion removed": {
-        **L2UL, "recovery__reversion": "removed", "recovery__rounds": 2
-    },
+    "l2ul, projected, reversion removed": {**L2UL, "recovery__reversion": "removed", "recovery__rounds": 2},
     "in the middle of learning, one after another": {
-        "deletions__schedule": AMONG, "unlearning__aggregation": "sequential"
+        "deletions__schedule": AMONG,
+        "unlearning__aggregation": "sequential",
     },
-}  # fmt: skip
+}
 SLOW: dict[str, Found] = {
     "recorded later": {
         "deletions__schedule": AMONG,
         "partition__recordings": [
-            {"client": 2, "count": 4, "round": 2}, {"client": 4, "count": 3, "round": 4}
+            {"client": 2, "count": 4, "round": 2},
+            {"client": 4, "count": 3, "round": 4},
         ],
     },
     "absences": {"availability__offline": 0.3, "deletions__schedule": AMONG},
@@ -106,7 +106,9 @@ SLOW: dict[str, Found] = {
     "guarded": {"guard__norm": 0.5, "guard__together": 0.5},
     "log-mel": {"unlearning__method": "l2ul", "unlearning__l2ul__attack__domain": "log-mel"},
     "drawn": {
-        "training__local__lr_schedule": "cosine", "training__local__mixup": 0.3, "model__dropout": 0.3,
+        "training__local__lr_schedule": "cosine",
+        "training__local__mixup": 0.3,
+        "model__dropout": 0.3,
         "recovery__rounds": 0,
     },
     "everybody leaves": {
@@ -119,7 +121,7 @@ SLOW: dict[str, Found] = {
         ]
     },
     "cnn": {"model__name": "cnn", "unlearning__calm__rank": 48},
-}  # fmt: skip
+}
 
 
 def assert_exact(found: Shadows) -> None:
@@ -173,7 +175,7 @@ def test_with_everything_outside_the_original_is_the_retrained_model(
     constants = constants_of(model.weights)
     module = import_module("fedunlearn.experiment.replay")
     monkeypatch.setattr(module, "calibrated", lambda _, initial, __: {**initial, **constants})
-    federation = Rehearsal(calm.world(), retrained_stream(calm.run.config.seed, 0), calm.plan.candidates)
+    federation = Replay(calm.world(), retrained_stream(calm.run.config.seed, 0), calm.plan.candidates)
     stages = federation.play()
     retrained = calm.run.standing.retrained[0].state
     assert all(torch.equal(stages["original"][k], v) for k, v in retrained.items())
@@ -258,23 +260,25 @@ def test_what_is_kept_tells_nothing_of_whose_speech_it_is(calm: Played) -> None:
 def test_a_shadow_is_found_by_all_that_decides_it(calm: Played, key: str, value: Any, counts: bool) -> None:
     config = small_config(**{key: value})
     shelves = [shelf_of(calm, calm.run.config), shelf_of(calm, config)]
-    task = Task(0, 5, np.ones(len(calm.plan.candidates), bool))
+    task = ShadowTask(0, 5, np.ones(len(calm.plan.candidates), bool))
     assert (shelves[0]._file(task) != shelves[1]._file(task)) == counts
-    other = Task(0, 5, np.zeros(len(calm.plan.candidates), bool))
-    assert shelves[0]._file(task) != shelves[0]._file(other) != shelves[0]._file(Task(0, 6, other.inside))
+    other = ShadowTask(0, 5, np.zeros(len(calm.plan.candidates), bool))
+    assert (
+        shelves[0]._file(task) != shelves[0]._file(other) != shelves[0]._file(ShadowTask(0, 6, other.inside))
+    )
 
 
-def shelf_of(played: Played, config: Config) -> module.Shelf:
+def shelf_of(played: Played, config: Config) -> module.ShadowCache:
     run = played.run
     contents = module._contents(run._judge, run.partition, played.plan)
-    return module.Shelf(Path("nowhere"), config, played.plan, contents, run._judge.classes)
+    return module.ShadowCache(Path("nowhere"), config, played.plan, contents, run._judge.classes)
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     numbers: list[int] = []
-    real: Callable[[World, Task], Any] = module.play
+    real: Callable[[ReplayData, ShadowTask], Any] = module.play
 
-    def counting(world: World, task: Task) -> Any:
+    def counting(world: ReplayData, task: ShadowTask) -> Any:
         numbers.append(task.number)
         return real(world, task)
 

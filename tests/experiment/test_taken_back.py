@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from fedunlearn.cli import app
 from fedunlearn.config import Config
-from fedunlearn.deletion import State
 from fedunlearn.deletion.receipts import receipt_of
+from fedunlearn.deletion.request import RequestState
 from fedunlearn.engines.engine import play
 from fedunlearn.experiment.preparation import read_speech, resolve
 from fedunlearn.experiment.request_contents import close_books
@@ -125,8 +125,11 @@ def test_nothing_of_what_was_named_is_left_on_the_device_or_in_its_books(tmp_pat
     with (run.vault(6) / "log.txt").open("a") as log:
         log.write(f"KeyError: '{left}'\n")
     assert call("run", "--resume", "--out", out)[0] == 0
-    person = next(r for r in json.loads(run.results.read_text())["requests"] if r["what"] == "named"
-                  and r["client"] == 6 and not r["utterances"])  # fmt: skip
+    person = next(
+        r
+        for r in json.loads(run.results.read_text())["requests"]
+        if r["what"] == "named" and r["client"] == 6 and not r["utterances"]
+    )
     assert person["state"] == "verified" and left not in vault_of(run, 6)
     assert "KeyError: '(deleted)'" in (run.vault(6) / "log.txt").read_text()
     gone = assert_gone(run, partition, schedule) | {left}
@@ -179,7 +182,7 @@ def test_a_book_is_closed_only_when_the_run_has_judged_its_requests(tmp_path: Pa
     assert book.read_text() == before
     experiment.standing.finished = True
     served = next(r for r in experiment.standing.requests.values() if r.client == 2)
-    served.state = State.PURGED  # its speech was found somewhere: it will be looked for again
+    served.state = RequestState.PURGED  # its speech was found somewhere: it will be looked for again
     close_books(experiment.run, experiment.partition, experiment.standing)
     assert book.read_text() == before
     assert not json.loads(book.with_name("requests.json").read_text())[0]["dropped"]
@@ -197,9 +200,11 @@ def test_federations_gone_through_again_hold_what_the_devices_held(tmp_path: Pat
         {"client": 3, "what": "some", "count": 3, "after_learning": 0},
     ]
     config = small_config(
-        deletions__schedule=schedule, evaluation__shadows=8, evaluation__shadow_workers=1,
+        deletions__schedule=schedule,
+        evaluation__shadows=8,
+        evaluation__shadow_workers=1,
         unlearning__aggregation="projected",
-    )  # fmt: skip
+    )
     results = run_small(tmp_path / "run", config)
     assert results["status"] == "complete" and results["attacks"]["replay"]["exact"]
     # Held-out speech changes no model: the original was trained on until somebody asked for more than that.

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedunlearn.messages.records import Asked, Refused, number, pack, unpack, weights_like
+from fedunlearn.messages.records import MessageConfig, Refused, number, pack, unpack, weights_like
 from fedunlearn.messages.sizes import size
 from fedunlearn.server.clients import settings
 
@@ -195,7 +195,7 @@ def test_a_missing_number_is_refused() -> None:
 
 def test_settings_are_read_with_their_types() -> None:
     record = ConfigRecord({"round": 3, "lr": 0.5, "phase": "learn", "requests": ["a", "b"], "none": []})
-    asked = Asked(RecordDict({"settings": record}))
+    asked = MessageConfig(RecordDict({"settings": record}))
     assert (asked.integer("round"), asked.real("lr"), asked.text("phase")) == (3, 0.5, "learn")
     assert (asked.texts("requests"), asked.texts("none")) == (["a", "b"], [])
 
@@ -203,12 +203,12 @@ def test_settings_are_read_with_their_types() -> None:
 @pytest.mark.parametrize("read", ["integer", "real", "text", "texts"])
 def test_a_setting_that_is_missing_or_of_another_type_is_an_error(read: str) -> None:
     values = {"integer": 3, "real": 0.5, "text": "learn", "texts": ["a"], "flag": True}
-    asked = Asked(RecordDict({"settings": ConfigRecord(values)}))
+    asked = MessageConfig(RecordDict({"settings": ConfigRecord(values)}))
     for name in ("missing", *(n for n in values if n != read)):
         with pytest.raises(ValueError, match=f"the message's {name} is"):
             getattr(asked, read)(name)
     with pytest.raises(ValueError, match="is None"):
-        getattr(Asked(RecordDict()), read)(read)
+        getattr(MessageConfig(RecordDict()), read)(read)
 
 
 # ---- size ------------------------------------------------------------------------------------------------
@@ -235,19 +235,25 @@ def test_an_empty_list_does_not_stop_the_counting() -> None:
 
 MESSAGES = {
     "nothing": RecordDict(),
-    "weights": RecordDict({
-        "weights": pack({"a.weight": torch.zeros(128, 720), "a.bias": torch.zeros(128), "s": torch.ones(())}),
-        "settings": settings(round=3, phase="learn", lr=0.05, epochs=0, stream=2**31 - 1),
-    }),
+    "weights": RecordDict(
+        {
+            "weights": pack(
+                {"a.weight": torch.zeros(128, 720), "a.bias": torch.zeros(128), "s": torch.ones(())}
+            ),
+            "settings": settings(round=3, phase="learn", lr=0.05, epochs=0, stream=2**31 - 1),
+        }
+    ),
     "moments": RecordDict({"moments": pack({"mean": torch.zeros(7, dtype=torch.float64)})}),
     "no rows": RecordDict({"update": pack({"w": torch.zeros(0, 3)})}),
     "scalars": RecordDict({"metrics": MetricRecord({"examples": 96, "loss": 0.25, "seconds": 0.0, "n": -1})}),
-    "unlearn reply": RecordDict({
-        "update": pack({f"layer{i}.weight": torch.zeros(i, 127) for i in range(1, 40)}),
-        "metrics": MetricRecord({"steps": 12, "forget_accuracy": 0.5, "seconds": 1.5}),
-        "told": ConfigRecord({"requests": ["r-001-1", "r-001-2"], "why": "", "none": [], "é": "ü"}),
-    }),
-}  # fmt: skip
+    "unlearn reply": RecordDict(
+        {
+            "update": pack({f"layer{i}.weight": torch.zeros(i, 127) for i in range(1, 40)}),
+            "metrics": MetricRecord({"steps": 12, "forget_accuracy": 0.5, "seconds": 1.5}),
+            "told": ConfigRecord({"requests": ["r-001-1", "r-001-2"], "why": "", "none": [], "é": "ü"}),
+        }
+    ),
+}
 
 
 @pytest.mark.parametrize("name", MESSAGES)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_run import prepared, run_small, small_config
 
-from fedunlearn.deletion import State
+from fedunlearn.deletion.request import RequestState
 from fedunlearn.engines import engine
 from fedunlearn.messages.records import Refused, pack, unpack
 from fedunlearn.messages.replies import (
@@ -32,7 +32,7 @@ from fedunlearn.messages.replies import (
     read_update,
 )
 from fedunlearn.messages.scalars import read_evaluation
-from fedunlearn.server.requests import ServedRequest, read_outcome, read_purged, read_requests
+from fedunlearn.server.requests import TrackedRequest, read_outcome, read_purged, read_requests
 
 HELD, HELD_OUT, CLIENTS, DIMS = 12, 4, 6, 3
 WEIGHTS = {"norm.mean": torch.ones(3), "norm.std": torch.ones(3), "head.weight": torch.full((2, 3), 0.5)}
@@ -259,20 +259,24 @@ def test_more_requests_than_anybody_has_are_refused() -> None:
         READERS["query.deletions"](reply_of("query.deletions", lists=lists))
 
 
-def served(count: int, state: State, learned: int = 1) -> ServedRequest:
-    return ServedRequest(LISTS["ids"][0], 3, count, 1, state=state, learned=learned)
+def served(count: int, state: RequestState, learned: int = 1) -> TrackedRequest:
+    return TrackedRequest(LISTS["ids"][0], 3, count, 1, state=state, learned=learned)
 
 
 def test_a_known_request_does_not_change_its_size_nor_vanish_with_its_utterances() -> None:
     """What is being purged need not be there any more; all else that a request names must be."""
     name = LISTS["ids"][0]
     with pytest.raises(Refused, match="counted 4"):
-        read_requests(reply_of("query.deletions"), HELD, CLIENTS, {name: served(4, State.ACCEPTED)})
+        read_requests(reply_of("query.deletions"), HELD, CLIENTS, {name: served(4, RequestState.ACCEPTED)})
     nothing = {key: [] for key in LISTS}
     silent = reply_of("query.deletions", {"train": 2}, nothing)
     with pytest.raises(Refused, match="its requests name 5"):
-        read_requests(silent, HELD, CLIENTS, {name: served(5, State.ACCEPTED)})
-    for going in (served(5, State.APPLIED), served(5, State.PURGED), served(5, State.ACCEPTED, learned=0)):
+        read_requests(silent, HELD, CLIENTS, {name: served(5, RequestState.ACCEPTED)})
+    for going in (
+        served(5, RequestState.APPLIED),
+        served(5, RequestState.PURGED),
+        served(5, RequestState.ACCEPTED, learned=0),
+    ):
         assert read_requests(silent, HELD, CLIENTS, {name: going}).train == 2
         again = reply_of("query.deletions", {"train": 2})
         assert len(read_requests(again, HELD, CLIENTS, {name: going}).wishes) == 2
@@ -466,7 +470,7 @@ def test_who_says_that_it_holds_nothing_and_asks_is_refused(tmp_path: Path) -> N
         if (
             message.metadata.message_type == "query.deletions"
             and context.node_config["partition-id"] == 2
-            and message.content.config_records["settings"]["date"] > 3
+            and message.content.config_records["settings"]["rounds_done"] > 3
         ):
             reply.content.metric_records["metrics"]["train"] = 0
         return reply
@@ -490,7 +494,7 @@ def test_no_client_keeps_the_server_listening(tmp_path: Path, window: int) -> No
     def lie(message: Message, context: Any, call_next: Any) -> Message:
         reply: Message = call_next(message, context)
         if message.metadata.message_type == "query.deletions" and context.node_config["partition-id"] == 5:
-            dates.append(int(message.content.config_records["settings"]["date"]))
+            dates.append(int(message.content.config_records["settings"]["rounds_done"]))
             told.append(next(ids))
             states = ["withdrawn"] * (len(told) - 1) + ["raised"]
             many = len(told)

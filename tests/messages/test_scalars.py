@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_run import run_small, small_config
 
-from fedunlearn.messages.records import Asked, Refused
+from fedunlearn.messages.records import MessageConfig, Refused
 from fedunlearn.messages.scalars import Sums, as_settings, read_scalars
 from fedunlearn.server.clients import settings
 from fedunlearn.unlearning.contract import LogOdds, ServerScalars
@@ -66,7 +66,7 @@ def test_sums_that_cannot_be_are_refused(lie: dict[str, float]) -> None:
 )
 def test_scalars_come_back_as_they_went(scalars: ServerScalars) -> None:
     message = RecordDict({"settings": settings(**as_settings(scalars))})
-    assert read_scalars(Asked(message)) == scalars
+    assert read_scalars(MessageConfig(message)) == scalars
 
 
 def test_a_client_with_few_held_out_utterances_tells_no_log_odds(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from tiny_encoders import tiny_encoder
 from torch import Tensor
 
 from fedunlearn import config as configuration
-from fedunlearn.config import Config, EncoderSettings, ModelSettings
+from fedunlearn.config import Config
+from fedunlearn.config.model import EncoderSettings, ModelSettings
 from fedunlearn.engines import engine
 from fedunlearn.engines.engine import backend_config
 from fedunlearn.engines.gpu_sharing import (

@@ -16,10 +16,12 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from fedunlearn.audio import pad
-from fedunlearn.cli import app, closing_table
-from fedunlearn.config import EncoderSettings, LocalSettings, ModelSettings
+from fedunlearn.cli import app
+from fedunlearn.cli.run import closing_table
+from fedunlearn.config import LocalSettings
+from fedunlearn.config.model import EncoderSettings, ModelSettings
 from fedunlearn.errors import BadInput
-from fedunlearn.evaluation.recordings import Speech
+from fedunlearn.evaluation.recordings import RecordingCache
 from fedunlearn.examples import Examples
 from fedunlearn.experiment.preparation import check, prepare, resolve
 from fedunlearn.experiment.progress import Progress
@@ -27,7 +29,8 @@ from fedunlearn.models import build_model
 from fedunlearn.models.encoders.model import EncoderModel, normalised
 from fedunlearn.seeding import rng_for
 from fedunlearn.training import calibrate, set_calibration, train
-from fedunlearn.vault.vault import Entry, Vault
+from fedunlearn.vault.index import VaultEntry
+from fedunlearn.vault.vault import Vault
 
 TRAINS = ("head", "top:1", "lora", "all")
 LENGTHS = (8000, 3000, 1200, 5000)
@@ -225,10 +228,15 @@ def test_what_travels(folders: dict[tuple[str, str], Path]) -> None:
     assert values["lora"] == values["head"] + 2 * 2 * (8 * 16 + 16 * 8)  # rank 8 on q and v of two layers
     assert values["head"] < values["lora"] < values["top:1"] < values["all"]
     assert made(folders["wav2vec2", "layer"], "lora").about() | {"sha256": ""} == {
-        "weights": "pre-trained", "kind": "wav2vec2", "sha256": "", "trains": "lora", "device": "cpu",
-        "precision": "float32", "travels": values["lora"],
+        "weights": "pre-trained",
+        "kind": "wav2vec2",
+        "sha256": "",
+        "trains": "lora",
+        "device": "cpu",
+        "precision": "float32",
+        "travels": values["lora"],
         "parameters": sum(p.numel() for p in made(folders["wav2vec2", "layer"], "lora").parameters()),
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("trains", TRAINS)
@@ -256,7 +264,7 @@ def test_features_are_shared_only_by_models_that_make_the_same_bits(
     exact, rough = made(folder), made(folder, precision="bfloat16")
     pcm = np.random.default_rng(1).integers(-9000, 9000, 5000).astype(np.int16)
     assert not torch.equal(exact.features_of(pcm), rough.features_of(pcm))
-    speech = Speech({"u": pcm})
+    speech = RecordingCache({"u": pcm})
     for model in (exact, rough, made(folder, seed=3)):
         assert torch.equal(speech.features(model)["u"], model.features_of(pcm))
     assert exact.feature_name == made(folder, seed=3).feature_name
@@ -302,7 +310,7 @@ def test_a_vault_keeps_the_means_of_a_frozen_encoder_and_loses_them_with_the_aud
 ) -> None:
     rng = np.random.default_rng(3)
     pcm = {f"u{i}": rng.integers(-9000, 9000, 4000 + 500 * i).astype(np.int16) for i in range(4)}
-    entries = [Entry(name, "sad", 0, "train", len(samples)) for name, samples in pcm.items()]
+    entries = [VaultEntry(name, "sad", 0, "train", len(samples)) for name, samples in pcm.items()]
     head, lora = made(folders["wav2vec2", "group"]), made(folders["wav2vec2", "group"], "lora")
     vault = Vault.build(tmp_path / "vault", [(e, pcm[e.id]) for e in entries], 4)
     vault.derive(lora)

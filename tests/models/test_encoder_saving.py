@@ -13,7 +13,7 @@ from tiny_encoders import KINDS, tiny_encoder
 from torch import Tensor
 
 from fedunlearn.audio import pad
-from fedunlearn.config import ModelSettings
+from fedunlearn.config.model import ModelSettings
 from fedunlearn.errors import BadInput
 from fedunlearn.models import build_model
 from fedunlearn.models.encoders.checkpoint import locate
@@ -137,8 +137,11 @@ def test_the_folder_holds_weights_labels_and_card_and_no_word_of_where_it_was_ma
     assert config["architectures"] == ["Wav2Vec2ForSequenceClassification"]
     sha256 = locate(str(start)).sha256
     assert config["fedunlearn"] == {
-        "made_from": "start", "sha256": sha256, "random_weights": False, "trained": "all"
-    }  # fmt: skip
+        "made_from": "start",
+        "sha256": sha256,
+        "random_weights": False,
+        "trained": "all",
+    }
     assert all(b"home of somebody" not in p.read_bytes() for p in saved.iterdir())
 
 

@@ -14,14 +14,9 @@ from tiny_encoders import tiny_encoder
 from torch import Tensor
 
 from fedunlearn.audio import SAMPLE_RATE
-from fedunlearn.config import (
-    AttackSettings,
-    EncoderSettings,
-    LocalSettings,
-    ModelSettings,
-    UnlearningSettings,
-    load,
-)
+from fedunlearn.config import LocalSettings, load
+from fedunlearn.config.model import EncoderSettings, ModelSettings
+from fedunlearn.config.unlearning import AttackSettings, UnlearningSettings
 from fedunlearn.errors import BadInput
 from fedunlearn.evaluation.relearning import relearn
 from fedunlearn.evaluation.request_privacy import request_privacy
@@ -32,7 +27,7 @@ from fedunlearn.models.encoders.model import EncoderModel
 from fedunlearn.server.guard import Probes
 from fedunlearn.study.encoder_speed import flops_of
 from fedunlearn.training import calibrate, predict, set_calibration, train
-from fedunlearn.unlearning import METHODS, REFERENCES
+from fedunlearn.unlearning import METHODS, PRIVILEGED
 from fedunlearn.unlearning.contract import LogOdds, ServerScalars, UnlearnResult, snapshot
 from fedunlearn.unlearning.importance import importance
 from fedunlearn.unlearning.low_rank import smoothed
@@ -304,9 +299,9 @@ def test_company_does_not_change_what_an_utterance_is_attacked_along(folder: Pat
 
 
 @pytest.mark.parametrize("trains", BY_TRAINS)
-@pytest.mark.parametrize("name", sorted(n for n, c in REFERENCES.items() if isinstance(c, RoundsCard)))
+@pytest.mark.parametrize("name", sorted(n for n, c in PRIVILEGED.items() if isinstance(c, RoundsCard)))
 def test_both_halves_of_the_upper_references_run(folder: Path, trains: str, name: str) -> None:
-    card = REFERENCES[name]
+    card = PRIVILEGED[name]
     assert isinstance(card, RoundsCard)
     model = encoder(folder, trains)
     data, kept, before, frozen = speech(model), speech(model, 9, seed=1), snapshot(model), frozen_of(model)
@@ -327,7 +322,7 @@ def test_both_halves_of_the_upper_references_run(folder: Path, trains: str, name
 
 
 def test_fed_eraser_gives_what_travels_its_old_size(folder: Path) -> None:
-    card = REFERENCES["fed-eraser"]
+    card = PRIVILEGED["fed-eraser"]
     assert isinstance(card, HistoryCard)
     model = encoder(folder, "lora")
     trained = trained_of(model)

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedunlearn.audio import SAMPLE_RATE
-from fedunlearn.config import ModelSettings
+from fedunlearn.config.model import ModelSettings
 from fedunlearn.examples import pad_features
-from fedunlearn.models import EmotionModel, build_model
+from fedunlearn.models import build_model
 from fedunlearn.models.cnn import Convolution, even_out_spectrum, statistics
+from fedunlearn.models.contract import EmotionModel
 from fedunlearn.models.frontend import HOP, N_MELS, LogMel, frames_of
 from fedunlearn.models.functionals import functionals, masked_quantiles, speech_span
 from fedunlearn.seeding import rng_for, torch_rng_for

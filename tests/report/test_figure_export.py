@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from fedunlearn.cli import app
 from fedunlearn.report import write_figures
 from fedunlearn.report.figures import export as papers
-from fedunlearn.report.figures.style import Drawing
+from fedunlearn.report.figures.style import FigureSpec
 from fedunlearn.report.run_page import render
 
 
@@ -48,8 +48,13 @@ def test_each_figure_in_three_formats_and_the_same_twice(tmp_path: Path) -> None
     first = write_figures(results, tmp_path / "new" / "figures")
     second = write_figures(results, tmp_path / "again")
     assert [file.name for file in first] == [
-        "norms.svg", "norms.pdf", "norms.png", "cost.svg", "cost.pdf", "cost.png"
-    ]  # fmt: skip
+        "norms.svg",
+        "norms.pdf",
+        "norms.png",
+        "cost.svg",
+        "cost.pdf",
+        "cost.png",
+    ]
     files = {file.name: file.read_bytes() for file in first}
     assert [file.read_bytes() for file in second] == list(files.values())
     assert b"Date" not in files["norms.pdf"], "nor in the SVG:"
@@ -72,7 +77,7 @@ def test_what_the_key_says_on_the_page_stands_inside_the_file(tmp_path: Path) ->
             assert drawing.title in text
 
 
-def saved(drawing: Drawing, folder: Path) -> str:
+def saved(drawing: FigureSpec, folder: Path) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(papers, "drawings", lambda results: [drawing])
         patch.setattr(papers, "_NOBODY", {"svg": {"Date": None}})
@@ -83,8 +88,8 @@ def saved(drawing: Drawing, folder: Path) -> str:
 @pytest.mark.usefixtures("two")
 def test_the_command_writes_them_beside_the_page(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(json.dumps(bare(example_results())))
-    quiet = CliRunner().invoke(app, ["report", str(tmp_path)])
-    assert quiet.exit_code == 0 and not (tmp_path / "figures").exists()
+    despine = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert despine.exit_code == 0 and not (tmp_path / "figures").exists()
     asked = CliRunner().invoke(app, ["report", str(tmp_path), "--figures"])
     assert asked.exit_code == 0, asked.output
     assert "Figures: " in asked.output

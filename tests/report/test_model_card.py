@@ -26,8 +26,12 @@ def encoder_results(
     results["config"]["model"] = {"name": name, "encoder": {"trains": trains, "sha256": SHA256}}
     results["model"] = {
         "weights": "random" if name.startswith("random:") else "pre-trained",
-        "parameters": 94_371_712, "travels": 231_432, "kind": "wav2vec2", "sha256": SHA256, "trains": trains,
-    } | model  # fmt: skip
+        "parameters": 94_371_712,
+        "travels": 231_432,
+        "kind": "wav2vec2",
+        "sha256": SHA256,
+        "trains": trains,
+    } | model
     results["unlearning"] = {
         "method": "l2ul",
         "sees": "forget",
@@ -105,10 +109,12 @@ def test_the_evidence_stands_with_its_intervals() -> None:
     assert last[0] == "Mean gap (to retrained)" and last[3].startswith("0.017 ([0.003, 0.031])")
     assert last[4] == "0.007 (noise floor)"
     assert {row[0] for row in gaps[1:]} == {
-        "recovered (to each seed: 0.015, 0.019)", "unlearned (to each seed: 0.071, 0.075)",
-        "doing nothing (to each seed: 0.197, 0.201)", "random weights (to each seed: 0.412, 0.416)",
+        "recovered (to each seed: 0.015, 0.019)",
+        "unlearned (to each seed: 0.071, 0.075)",
+        "doing nothing (to each seed: 0.197, 0.201)",
+        "random weights (to each seed: 0.412, 0.416)",
         "another retraining (the noise floor)",
-    }  # fmt: skip
+    }
     assert any(row[0] == "U-LiRA" for row in attacks) and all(len(row) == 6 for row in attacks)
     card = model_card(results)
     assert "rho = 27.4" in card and "[toml]" not in card

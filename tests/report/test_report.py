@@ -11,7 +11,6 @@ import matplotlib as mpl
 import pytest
 from results_example import EMOTIONS, example_results
 
-from fedunlearn.report import write_report
 from fedunlearn.report.costs import cost_table
 from fedunlearn.report.figures.histograms import confusions
 from fedunlearn.report.figures.style import PALETTE
@@ -19,7 +18,7 @@ from fedunlearn.report.figures.timeline import events, label, places
 from fedunlearn.report.finding import find, judgement
 from fedunlearn.report.gaps import gap_bars, ranking_table
 from fedunlearn.report.request_table import batches, request_table, unreachable
-from fedunlearn.report.run_page import render
+from fedunlearn.report.run_page import render, write_report
 from fedunlearn.report.side_by_side import models_table
 from fedunlearn.report.tables import tiles
 from fedunlearn.report.values import between, duration, fraction, signed, significant, size, sure

@@ -19,10 +19,16 @@ from fedunlearn.report.run_page import SECTIONS, render
 from fedunlearn.report.tables import Table, tiles
 
 TABLES: tuple[Callable[[Any], Table | None], ...] = (
-    side_by_side.models_table, gaps.gap_table, attacks.attack_table, attacks.request_attacks,
-    fairness.change_table, distances.distance_table, distances.reversion_table, distances.gum_table,
+    side_by_side.models_table,
+    gaps.gap_table,
+    attacks.attack_table,
+    attacks.request_attacks,
+    fairness.change_table,
+    distances.distance_table,
+    distances.reversion_table,
+    distances.gum_table,
     costs.cost_table,
-)  # fmt: skip
+)
 STAGES = ("original", "unlearned", "recovered")
 
 
@@ -95,8 +101,10 @@ def test_nothing_to_forget_is_said_first_and_praises_nobody(measured: dict[str, 
 def test_over_forgetting_is_not_praised(measured: dict[str, Any], kept: float, praised: bool) -> None:
     results = copy.deepcopy(measured) | {"attacks": None}
     results["models"]["recovered"]["forget"] = {
-        "accuracy": kept, "n": 92, "accuracy_interval": [max(0.0, kept - 0.1), kept + 0.1]
-    }  # fmt: skip
+        "accuracy": kept,
+        "n": 92,
+        "accuracy_interval": [max(0.0, kept - 0.1), kept + 0.1],
+    }
     finding = find(results)
     assert (finding.tone == "good") is praised
     assert ("forgets more than a retrained model" in finding.headline) is not praised
@@ -154,8 +162,12 @@ def test_attacks_with_intervals_and_low_false_positive_rates(measured: dict[str,
     stage = measured["attacks"]["ulira"]["stages"]["recovered"]
     at_one = stage["tpr_at"]["0.01"]
     assert line(table, "recovered", after="U-LiRA") == [
-        "0.618", f"{at_one['value']:.3f}", f"{stage['tpr_at']['0.001']['value']:.3f}", "2,944", "2,944"
-    ]  # fmt: skip
+        "0.618",
+        f"{at_one['value']:.3f}",
+        f"{stage['tpr_at']['0.001']['value']:.3f}",
+        "2,944",
+        "2,944",
+    ]
     assert notes(table, "recovered", after="U-LiRA")[1] == f"[{at_one['low']:.2f}, {at_one['high']:.2f}]"
     assert notes(table, "recovered", after="U-LiRA")[3] == "3 utterances left out"
     assert notes(table, "original", after="Population attack")[1:3] == ["", "too few to say"], "of 240 others"
@@ -249,7 +261,7 @@ def test_update_norms_beside_the_usual_one(measured: dict[str, Any]) -> None:
 
 def test_roc_curves_pass_through_their_numbers(measured: dict[str, Any]) -> None:
     linear, logarithmic = roc_curves(measured)
-    with papers.ink():
+    with papers.figure_style():
         axes = linear.draw(880).axes
         assert [a.get_title(loc="left") for a in axes] == ["Population attack", "U-LiRA", "Informed attack"]
         drawn = np.asarray(axes[1].lines[1].get_xydata())
@@ -263,7 +275,7 @@ def test_roc_curves_pass_through_their_numbers(measured: dict[str, Any]) -> None
 
 def test_without_attacks_the_population_has_its_curve_alone(measured: dict[str, Any]) -> None:
     results = copy.deepcopy(measured) | {"attacks": None}
-    with papers.ink():
+    with papers.figure_style():
         assert len(roc_curves(results)[0].draw(400).axes) == 1
 
 

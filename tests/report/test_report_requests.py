@@ -69,18 +69,30 @@ def test_states_waiting_and_deadlines_stand_in_the_table() -> None:
     results = eventful_results()
     lines = request_table(results).lines
     assert [(line.state, line.tone) for line in lines] == [
-        ("verified", "good"), ("verified", "good"), ("verified", "good"), ("withdrawn", "open"),
-        ("refused", "bad"), ("accepted", "open"), ("verified", "good"),
-    ]  # fmt: skip
+        ("verified", "good"),
+        ("verified", "good"),
+        ("verified", "good"),
+        ("withdrawn", "open"),
+        ("refused", "bad"),
+        ("accepted", "open"),
+        ("verified", "good"),
+    ]
     assert lines[3].note == "its person withdrew it" and "not its own" in lines[4].note
     assert column(results, "applied")[:4] == [
-        ("34", "waited 4 rounds\nasked 3 times"), ("32", "waited 1 round"),
-        ("41", "waited 8 rounds\nasked 2 times"), ("–", ""),
-    ]  # fmt: skip
+        ("34", "waited 4 rounds\nasked 3 times"),
+        ("32", "waited 1 round"),
+        ("41", "waited 8 rounds\nasked 2 times"),
+        ("–", ""),
+    ]
     assert column(results, "deadline") == [
-        ("–", ""), ("within 5", "met, 4 to spare"), ("within 5", "overdue by 4 rounds"), ("–", ""), ("–", ""),
-        ("within 11", ""), ("–", ""),
-    ]  # fmt: skip
+        ("–", ""),
+        ("within 5", "met, 4 to spare"),
+        ("within 5", "overdue by 4 rounds"),
+        ("–", ""),
+        ("–", ""),
+        ("within 11", ""),
+        ("–", ""),
+    ]
     assert column(results, "utterances")[0] == ("60", "42 trained on")
     assert column(results, "utterances")[6] == ("12", "never trained on")
 
@@ -97,8 +109,8 @@ def test_recovery_rounds_in_the_middle_of_learning_do_not_count_against_a_deadli
     """By the clock verified 9 rounds after it was raised, 4 of them recovery rounds: 5 of 5."""
     results = eventful_results()
     late = results["requests"][3]
-    for step, date in zip(late["history"], (33, 34, 36, 37, 37, 38), strict=True):
-        step["date"] = date
+    for step, rounds_done in zip(late["history"], (33, 34, 36, 37, 37, 38), strict=True):
+        step["date"] = rounds_done
     late["overdue"] = False
     assert column(results, "deadline")[2] == ("within 5", "met")
     late["history"], late["state"] = late["history"][:4], "applied"
@@ -132,9 +144,14 @@ def figure_of(results: dict[str, Any]) -> str:
 def test_each_request_has_a_row_that_says_in_words_how_it_ended() -> None:
     drawn = re.findall(r">([^<>]+)</text>", figure_of(eventful_results()))
     assert [text for text in drawn if text.startswith("#")] == [
-        "#1  client 1, 9", "#2  client 2", "#3  client 3", "#4  client 5", "#5  client 6", "#6  client 4",
+        "#1  client 1, 9",
+        "#2  client 2",
+        "#3  client 3",
+        "#4  client 5",
+        "#5  client 6",
+        "#6  client 4",
         "#7  client 7",
-    ]  # fmt: skip
+    ]
     ends = ["verified", "verified", "verified, overdue by 4", "withdrawn", "refused", "accepted, open"]
     assert [text for text in drawn if text in ends] == [*ends, "verified"]
 
@@ -182,8 +199,10 @@ def test_served_batches_tell_who_waited_how_long_and_what_the_step_did() -> None
     results = eventful_results()
     found = batches(results)
     assert [(b.round, b.requests, b.utterances, b.waited, b.longest) for b in found] == [
-        ("32", "2", "68", "1.5", "2"), ("34", "1", "12", "4.0", "4"), ("41", "1", "12", "8.0", "8"),
-    ]  # fmt: skip
+        ("32", "2", "68", "1.5", "2"),
+        ("34", "1", "12", "4.0", "4"),
+        ("41", "1", "12", "8.0", "8"),
+    ]
     assert all(b.forget.endswith(" → 0.430") and b.test.endswith(" → 0.510") for b in found)
     assert tiles(results)[-1].against[:2] == ("1 withdrawn, 1 refused", "waited 4.3 rounds")
     assert "Served together, within 2 rounds" in words(render(bare(results)))
@@ -193,8 +212,10 @@ def test_a_window_in_which_nobody_waited_still_shows_its_batches() -> None:
     results = example_results()
     results["config"]["deletions"]["window"] = 3
     assert [(b.round, b.requests, b.waited) for b in batches(results)] == [
-        ("30", "1", "0.0"), ("35", "1", "0.0"), ("40", "2", "0.0"),
-    ]  # fmt: skip
+        ("30", "1", "0.0"),
+        ("35", "1", "0.0"),
+        ("40", "2", "0.0"),
+    ]
 
 
 # ---- the head, and what went wrong -----------------------------------------------------------------------

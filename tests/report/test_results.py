@@ -3,15 +3,15 @@
 from typing import Any
 
 from fedunlearn.experiment.results import reversion_steps
-from fedunlearn.server.requests import ServedRequest
+from fedunlearn.server.requests import TrackedRequest
 
 
 def entry(round_: int, phase: str, forget: float | None, *requests: str) -> dict[str, Any]:
     return {"round": round_, "phase": phase, "forget_accuracy": forget, "requests": list(requests)}
 
 
-def request(name: str, client: int) -> ServedRequest:
-    return ServedRequest(name, client, 4, 1)
+def request(name: str, client: int) -> TrackedRequest:
+    return TrackedRequest(name, client, 4, 1)
 
 
 def test_each_step_is_followed_through_its_recovery() -> None:

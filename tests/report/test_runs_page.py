@@ -16,8 +16,8 @@ from test_cli import call
 
 from fedunlearn.cli.comparison import names_of
 from fedunlearn.report.runs.figure import gaps_figure
-from fedunlearn.report.runs.finding import Verdict, headline, judge
-from fedunlearn.report.runs.grouping import Run, Task, tasks_of
+from fedunlearn.report.runs.finding import RunsVerdict, headline, judge
+from fedunlearn.report.runs.grouping import ComparedTask, Run, tasks_of
 from fedunlearn.report.runs.page import render
 from fedunlearn.report.runs.tables import (
     WORDS,
@@ -58,7 +58,7 @@ def record(method: str, seed: int, gap: float, **more: Any) -> dict[str, Any]:
 EXAMPLE = example_results()
 
 
-def task(*records: tuple[str, dict[str, Any]]) -> Task:
+def task(*records: tuple[str, dict[str, Any]]) -> ComparedTask:
     (only,) = tasks_of([Run(name, results) for name, results in records])
     return only
 
@@ -72,7 +72,7 @@ def runs(gaps: Mapping[str, Sequence[float]], **more: Any) -> list[tuple[str, di
     ]
 
 
-def verdict(gaps: Mapping[str, Sequence[float]], **more: Any) -> Verdict:
+def verdict(gaps: Mapping[str, Sequence[float]], **more: Any) -> RunsVerdict:
     return judge(task(*runs(gaps, **more)))
 
 
@@ -237,8 +237,10 @@ def test_partial_and_failed_runs_are_shown_and_counted_nowhere() -> None:
     assert entry.by_seed(lambda run: run.gap) == {"1": 0.01, "2": 0.02}
     lines = {line.name: line for line in run_lines(found)}
     assert (lines["half"].status, lines["half"].gap, lines["half"].note) == (
-        "partial", "0.900", "request r is open",
-    )  # fmt: skip
+        "partial",
+        "0.900",
+        "request r is open",
+    )
     assert (lines["broken"].status, lines["broken"].gap) == ("failed", "–")
     remarks = " ".join(judge(found).remarks)
     assert "half did not do all that was asked" in remarks and "broken ended early" in remarks
@@ -261,9 +263,12 @@ def test_tables_pool_and_leave_out_what_nobody_has() -> None:
     assert [e.label for e in in_order(found)] == ["calm", "l2ul", "scrub", "none"]
     gaps = gap_table(found, judge(found))
     assert [(row.head, row.note) for row in gaps.rows] == [
-        ("calm", "best"), ("l2ul", ""), ("scrub", "upper reference"), ("none", "control"),
+        ("calm", "best"),
+        ("l2ul", ""),
+        ("scrub", "upper reference"),
+        ("none", "control"),
         ("noise floor", "between retrained seeds"),
-    ]  # fmt: skip
+    ]
     assert [cell.text for cell in gaps.rows[0].cells[:2]] == ["2", "0.015 ± 0.064"]
     privacy = pooled_table(found, privacy_columns())
     assert privacy.columns == ("population AUC", "U-LiRA AUC", "U-LiRA TPR at 1 % FPR")

@@ -12,7 +12,7 @@ from torch import Tensor
 from fedunlearn.blockwise import difference
 from fedunlearn.config import TrainingSettings
 from fedunlearn.messages.update import Update
-from fedunlearn.server.aggregation import ServerOptimizer, join_unlearning, step, weighted_mean
+from fedunlearn.server.aggregation import ServerOptimizer, aggregate_unlearning, step, weighted_mean
 
 FLOAT32 = st.floats(-1e4, 1e4, width=32)
 
@@ -62,7 +62,7 @@ def test_the_order_of_arrival_changes_no_bit(arrived: list[Update], chance: rand
     assert bits(weighted_mean(shuffled)) == bits(weighted_mean(arrived))
     others = [{"w": torch.tensor([1.0, -2.0, 0.5])}, {"w": torch.tensor([0.0, 1.0, 1.0])}]
     for how in ("sum", "mean", "fedavg", "projected", "norm-clipped"):
-        joined = [join_unlearning(those, how, 10_000, others, 5.0) for those in (shuffled, arrived)]
+        joined = [aggregate_unlearning(those, how, 10_000, others, 5.0) for those in (shuffled, arrived)]
         assert bits(joined[0]) == bits(joined[1])
 
 
@@ -92,7 +92,7 @@ def test_the_norm_is_over_all_tensors() -> None:
 def test_requesters_join_by_hand() -> None:
     """Updates 4 (of 1 utterance) and 8 (of 3), 40 utterances in all: sum 12, mean 6, FedAvg 4/40 + 24/40."""
     arrived = [update(0, 1, 4.0), update(5, 3, 8.0)]
-    values = {how: join_unlearning(arrived, how, 40)["w"].item() for how in ("sum", "mean", "fedavg")}
+    values = {how: aggregate_unlearning(arrived, how, 40)["w"].item() for how in ("sum", "mean", "fedavg")}
     assert values == {"sum": 12.0, "mean": 6.0, "fedavg": pytest.approx(0.7)}
 
 
@@ -100,13 +100,13 @@ def test_requesters_join_by_hand() -> None:
 def test_of_one_requester_sum_and_mean_and_one_after_another_are_its_update(arrived: list[Update]) -> None:
     one = arrived[:1]
     for how in ("sum", "mean", "sequential"):
-        assert torch.equal(join_unlearning(one, how, 999)["w"], one[0].difference["w"].double())
+        assert torch.equal(aggregate_unlearning(one, how, 999)["w"], one[0].difference["w"].double())
 
 
 @given(updates())
 def test_the_mean_of_the_requesters_counts_each_alike(arrived: list[Update]) -> None:
     alike = [Update(u.client, 1, u.difference) for u in arrived]
-    joined = join_unlearning(arrived, "mean", 999)
+    joined = aggregate_unlearning(arrived, "mean", 999)
     assert joined["w"].tolist() == pytest.approx(weighted_mean(alike)["w"].tolist(), abs=1e-8)
 
 
@@ -114,21 +114,21 @@ def test_projected_by_hand() -> None:
     """The sum (1, -3) against (0, 2): its second part goes; against (0, -2) it stays. Alone it is the sum."""
     arrived = [update(0, 1, 1.0, 0.0), update(1, 1, 0.0, -3.0)]
     against, along = ({"w": torch.tensor([0.0, y])} for y in (2.0, -2.0))
-    assert join_unlearning(arrived, "projected", 9, [against])["w"].tolist() == [1.0, 0.0]
-    assert join_unlearning(arrived, "projected", 9, [along])["w"].tolist() == [1.0, -3.0]
-    assert join_unlearning(arrived, "projected", 9)["w"].tolist() == [1.0, -3.0]
+    assert aggregate_unlearning(arrived, "projected", 9, [against])["w"].tolist() == [1.0, 0.0]
+    assert aggregate_unlearning(arrived, "projected", 9, [along])["w"].tolist() == [1.0, -3.0]
+    assert aggregate_unlearning(arrived, "projected", 9)["w"].tolist() == [1.0, -3.0]
 
 
 @given(updates())
 def test_projected_without_conflict_is_the_sum(arrived: list[Update]) -> None:
-    summed = join_unlearning(arrived, "sum", 9)
-    assert bits(join_unlearning(arrived, "projected", 9, [summed, summed])) == bits(summed)
+    summed = aggregate_unlearning(arrived, "sum", 9)
+    assert bits(aggregate_unlearning(arrived, "projected", 9, [summed, summed])) == bits(summed)
 
 
 def test_norm_clipped_by_hand() -> None:
     """Norms 5 and 1, at most 2.5: the first is halved, the second stays: (1.5 + 1, 2)."""
     arrived = [update(3, 1, 3.0, 4.0), update(1, 50, 1.0, 0.0)]
-    assert join_unlearning(arrived, "norm-clipped", 99, longest=2.5)["w"].tolist() == [2.5, 2.0]
+    assert aggregate_unlearning(arrived, "norm-clipped", 99, longest=2.5)["w"].tolist() == [2.5, 2.0]
 
 
 @given(updates(), st.floats(1e-3, 1e4))
@@ -136,13 +136,13 @@ def test_norm_clipped_is_no_longer_than_it_may_be_and_loosely_the_sum(
     arrived: list[Update], longest: float
 ) -> None:
     for one in arrived:
-        clipped = join_unlearning([one], "norm-clipped", 9, longest=longest)["w"]
+        clipped = aggregate_unlearning([one], "norm-clipped", 9, longest=longest)["w"]
         assert float(clipped.norm()) <= longest * (1 + 1e-12)
         assert float(clipped.norm()) >= min(longest, one.norm) * (1 - 1e-12)
     loose = max(u.norm for u in arrived)
-    summed = bits(join_unlearning(arrived, "sum", 9))
-    assert bits(join_unlearning(arrived, "norm-clipped", 9, longest=loose)) == summed
-    assert bits(join_unlearning(arrived, "norm-clipped", 9)) == summed
+    summed = bits(aggregate_unlearning(arrived, "sum", 9))
+    assert bits(aggregate_unlearning(arrived, "norm-clipped", 9, longest=loose)) == summed
+    assert bits(aggregate_unlearning(arrived, "norm-clipped", 9)) == summed
 
 
 # ---- steps -----------------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ def test_zero_differences_leave_the_model_as_it_was_bit_for_bit(kind: str) -> No
     zero = weighted_mean([Update(c, 3, {k: torch.zeros_like(v) for k, v in STATE.items()}) for c in range(3)])
     state = optimizer.apply(optimizer.apply(STATE, zero), zero)
     assert bits(state) == bits(STATE)
-    forgot_nothing = join_unlearning([Update(0, 1, difference(STATE, STATE))], "sum", 9)
+    forgot_nothing = aggregate_unlearning([Update(0, 1, difference(STATE, STATE))], "sum", 9)
     assert bits(step(STATE, forgot_nothing)) == bits(STATE)
 
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedunlearn.config import AvailabilitySettings, load
+from fedunlearn.config import load
+from fedunlearn.config.federation import AvailabilitySettings
 from fedunlearn.errors import BadInput
 from fedunlearn.server.availability import Availability
 
@@ -57,8 +58,9 @@ def test_a_client_is_offline_as_often_as_was_asked_for_however_long_absences_las
 def test_no_absence_is_shorter_than_it_lasts(seed: int, lasting: int, chance: float) -> None:
     found = availability(seed, 3, offline=chance, offline_rounds=lasting)
     for client in range(3):
-        stretches = [(away, len(list(own))) for away, own in
-                     groupby(not found.reachable(client, r) for r in range(60))]  # fmt: skip
+        stretches = [
+            (away, len(list(own))) for away, own in groupby(not found.reachable(client, r) for r in range(60))
+        ]
         assert all(length >= lasting for away, length in stretches[1:-1] if away)
 
 
@@ -177,7 +179,7 @@ def test_every_bad_row_of_a_trace_is_one_line(tmp_path: Path) -> None:
         "row 7: must be 0 <= from < until (got -1, 3)",
         "row 9: overlaps row 8, both of client 2; join them",
         "row 10: overlaps row 8, both of client 2; join them",
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "client,from\n1,2\n", "1,2,3\n"])
@@ -202,8 +204,8 @@ def test_a_trace_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
 def test_absences_are_told_by_the_runs_clock(tmp_path: Path) -> None:
     """The clock's rounds 0-3 are rounds 0-3; two recovery rounds, 4 and 5, belong to round 3; then 4, 5."""
     found = trace(tmp_path, "client,from,until\n1,0,1\n1,3,4\n2,3,5\n4,5,9\n")
-    clock = {0: 0, 1: 1, 2: 2, 3: 3, 4: 3, 5: 3, 6: 4, 7: 5}
-    assert found.in_results(clock, [2, 1, 1, 3]) == {
+    timeline_round = {0: 0, 1: 1, 2: 2, 3: 3, 4: 3, 5: 3, 6: 4, 7: 5}
+    assert found.in_results(timeline_round, [2, 1, 1, 3]) == {
         "unreachable": [[0, 1], [3, 2], [4, 2], [5, 2], [6, 1], [7, 1]],
         "requesters": [[1, 0, 1], [1, 3, 6], [2, 3, 7]],
     }
@@ -214,9 +216,16 @@ def test_absences_are_told_by_the_runs_clock(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("offline", 1.0), ("offline", -0.1), ("offline_rounds", 0), ("slow", 1.0), ("slow_rounds", 0),
-     ("drop", 1.0), ("lease", 0)],
-)  # fmt: skip
+    [
+        ("offline", 1.0),
+        ("offline", -0.1),
+        ("offline_rounds", 0),
+        ("slow", 1.0),
+        ("slow_rounds", 0),
+        ("drop", 1.0),
+        ("lease", 0),
+    ],
+)
 def test_a_setting_out_of_range_is_refused(key: str, value: float) -> None:
     with pytest.raises(BadInput, match=f"availability.{key}"):
         load(None, {f"availability.{key}": value})

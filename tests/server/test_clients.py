@@ -12,12 +12,12 @@ import pytest
 import torch
 from flwr.app import Error, Message, MetricRecord, RecordDict
 
-from fedunlearn.config import FederationSettings
+from fedunlearn.config.federation import FederationSettings
 from fedunlearn.engines.inline_grid import LocalGrid
 from fedunlearn.errors import RunFailed
 from fedunlearn.messages.records import Refused, number
 from fedunlearn.messages.sizes import size
-from fedunlearn.server.clients import Fault, Federation, Letter, Occasion, settings
+from fedunlearn.server.clients import Clients, ExchangeInfo, Fault, Payload, settings
 from fedunlearn.server.cost import PhaseCost
 
 
@@ -47,18 +47,18 @@ class OutOfOrder(LocalGrid):
         return [Message(RecordDict({"metrics": MetricRecord(metrics)}), reply_to=message)]
 
 
-def federation(grid: OutOfOrder, **more: Any) -> Federation:
+def federation(grid: OutOfOrder, **more: Any) -> Clients:
     chosen = FederationSettings(**{"engine": "ray", "timeout": 5.0, **more})
-    return Federation(grid, chosen, len(list(grid.get_node_ids())), threading.Event())
+    return Clients(grid, chosen, len(list(grid.get_node_ids())), threading.Event())
 
 
-def ask(clients: Federation, content: dict[int, RecordDict], read: Any) -> tuple[dict[int, Any], PhaseCost]:
+def ask(clients: Clients, content: dict[int, RecordDict], read: Any) -> tuple[dict[int, Any], PhaseCost]:
     cost = PhaseCost()
-    return clients.ask("train", content, read, Occasion(1, "learn", cost)), cost
+    return clients.ask("train", content, read, ExchangeInfo(1, "learn", cost)), cost
 
 
 def letters(clients: int) -> dict[int, RecordDict]:
-    return dict.fromkeys(range(clients), Letter({"w": torch.zeros(3)})(settings(date=0)))
+    return dict.fromkeys(range(clients), Payload({"w": torch.zeros(3)})(settings(rounds_done=0)))
 
 
 def test_replies_are_read_in_client_order() -> None:
@@ -134,7 +134,7 @@ def test_not_so_far_ahead_that_many_replies_wait_for_their_turn() -> None:
     ask(federation(grid), letters(130), lambda *_: None)
     assert grid.asked == [*range(63, -1, -1), *range(127, 63, -1), 129, 128]
     grid = OutOfOrder(list(range(1, 11)))
-    large = dict.fromkeys(range(10), Letter({"w": torch.zeros(20_000_000)})(settings(date=0)))
+    large = dict.fromkeys(range(10), Payload({"w": torch.zeros(20_000_000)})(settings(rounds_done=0)))
     ask(federation(grid), large, lambda *_: None)
     assert grid.asked == [3, 2, 1, 0, 7, 6, 5, 4, 9, 8]
 
@@ -239,7 +239,7 @@ def test_a_bad_introduction_is_counted_asked_again_and_named_in_the_end(
     grid = Strangers(3, {2: [said, said]})
     with pytest.raises(RunFailed, match=rf"did not say who they are.*node 2: .*{reason}"):
         settings_ = FederationSettings(engine="ray", timeout=0.2, retries=1)
-        Federation(grid, settings_, 3, threading.Event(), faults)
+        Clients(grid, settings_, 3, threading.Event(), faults)
     assert sum("node 2" in f.reason for f in faults) == 2
 
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from tiny_model import TinyModel
 from torch import Tensor
 
-from fedunlearn.config import GuardSettings
+from fedunlearn.config.guard import GuardSettings
 from fedunlearn.messages.update import Update
-from fedunlearn.server.aggregation import join_unlearning
+from fedunlearn.server.aggregation import aggregate_unlearning
 from fedunlearn.server.guard import Guard, Intervention, Probes
 
 BEFORE = {"w": torch.zeros(2)}
@@ -25,7 +25,7 @@ def update(client: int, *values: float) -> Update:
 
 
 def total(updates: Sequence[Update]) -> dict[str, Tensor]:
-    return join_unlearning(updates, "sum", 100)
+    return aggregate_unlearning(updates, "sum", 100)
 
 
 def examine(

@@ -11,21 +11,23 @@ import torch
 from tiny_model import TinyModel, forget_set, separable, speechless, tiny
 from torch import Tensor
 
-from fedunlearn.config import LocalSettings, ModelSettings, UnlearningSettings
+from fedunlearn.config import LocalSettings
+from fedunlearn.config.model import ModelSettings
+from fedunlearn.config.unlearning import UnlearningSettings
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.models.functionals import FunctionalsModel
 from fedunlearn.seeding import rng_for
 from fedunlearn.training import TrainingDiverged
-from fedunlearn.unlearning import METHODS, REFERENCES, method_named
+from fedunlearn.unlearning import METHODS, PRIVILEGED, method_named
 from fedunlearn.unlearning.contract import Method, ServerScalars, UnlearnResult
 from fedunlearn.unlearning.privileged import fed_eraser, scrub
 from fedunlearn.unlearning.privileged.contract import HistoryCard, Plan, RoundsCard, ScratchCard
 
 SILENT = ServerScalars()
 LOCAL = LocalSettings(momentum=0.0, batch_size=64)
-ROUNDS = {name: card for name, card in REFERENCES.items() if isinstance(card, RoundsCard)}
+ROUNDS = {name: card for name, card in PRIVILEGED.items() if isinstance(card, RoundsCard)}
 FORGETTING = sorted(name for name, card in ROUNDS.items() if card.forget)
 SECTION = {"fine-tune": "fine_tune", "neggrad-plus": "neggrad_plus", "scrub": "scrub", "not": "not_"}
 
@@ -297,16 +299,16 @@ def test_a_retain_half_that_diverges_names_its_step() -> None:
 
 
 def test_the_type_of_a_card_says_what_it_sees() -> None:
-    kinds = {name: (type(card), card.sees) for name, card in REFERENCES.items()}
+    kinds = {name: (type(card), card.sees) for name, card in PRIVILEGED.items()}
     assert kinds == {
         **dict.fromkeys(("fine-tune", "neggrad-plus", "scrub", "not"), (RoundsCard, "retain")),
         "fed-eraser": (HistoryCard, "history"),
         "retrained": (ScratchCard, "retain"),
     }
-    for name, card in REFERENCES.items():
+    for name, card in PRIVILEGED.items():
         assert card.name == name and method_named(name) is card
         assert any(word in card.source for word in ("arXiv", "anew"))
-    assert not METHODS.keys() & REFERENCES.keys()
+    assert not METHODS.keys() & PRIVILEGED.keys()
 
 
 def test_a_method_of_the_forget_set_has_no_way_to_see_more() -> None:

@@ -10,11 +10,11 @@ from small_run import prepared, run_small, small_config, weights_of
 from test_faults import Spoil
 from torch import Tensor
 
-from fedunlearn.blockwise import State
+from fedunlearn.blockwise import StateDict
 from fedunlearn.engines.engine import play
 from fedunlearn.server import steps as joining
-from fedunlearn.server.aggregation import join_unlearning
-from fedunlearn.server.training_rounds import Rounds
+from fedunlearn.server.aggregation import aggregate_unlearning
+from fedunlearn.server.training_rounds import TrainingRounds
 
 STRONG: dict[str, Any] = {
     "unlearning__method": "gradient-ascent",
@@ -34,17 +34,17 @@ class Watch:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.moves: list[tuple[str, Tensor]] = []
-        report = Rounds.report
+        report = TrainingRounds.report
         before: list[Tensor] = []
 
-        def watched(rounds: Rounds, round_: int, phase: str, weights: State, *rest: Any) -> None:
+        def watched(rounds: TrainingRounds, round_: int, phase: str, weights: StateDict, *rest: Any) -> None:
             if phase in {"unlearn", "recover"}:
                 self.moves.append((phase, flat(weights) - before[0]))
             if phase in {"learn", "unlearn", "recover"}:
                 before[:] = [flat(weights)]
             report(rounds, round_, phase, weights, *rest)
 
-        monkeypatch.setattr(Rounds, "report", watched)
+        monkeypatch.setattr(TrainingRounds, "report", watched)
 
     def ways_back(self) -> list[float]:
         """Of each recovery round the cosines with the way back along each unlearn step before it."""
@@ -80,8 +80,10 @@ def test_recovery_goes_back_unless_it_is_told_not_to(
         small_config(**STRONG, deletions__schedule=schedule, recovery__reversion=reversion),
     )
     assert [kind for kind, _ in watch.moves] == [
-        *["unlearn", "recover"], *["unlearn", "recover", "recover"], *["unlearn", "recover", "recover"]
-    ]  # fmt: skip
+        *["unlearn", "recover"],
+        *["unlearn", "recover", "recover"],
+        *["unlearn", "recover", "recover"],
+    ]
     back = watch.ways_back()
     assert len(back) == 1 + 4 + 6
     if reversion == "kept":
@@ -155,9 +157,9 @@ class Joined:
 
         def watched(updates: Any, how: str, total: int, others: Any, longest: float) -> Any:
             self.steps.append(([u.client for u in updates], len(others), longest))
-            return join_unlearning(updates, how, total, others, longest)
+            return aggregate_unlearning(updates, how, total, others, longest)
 
-        monkeypatch.setattr(joining, "join_unlearning", watched)
+        monkeypatch.setattr(joining, "aggregate_unlearning", watched)
 
 
 def test_those_who_did_not_ask_and_they_alone_are_heard(

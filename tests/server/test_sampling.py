@@ -8,19 +8,19 @@ from hypothesis import strategies as st
 from small_run import run_small, small_config, weights_of
 
 from fedunlearn.errors import BadInput
-from fedunlearn.server.steps import some_of
+from fedunlearn.server.steps import sample_clients
 
 
 @given(st.sets(st.integers(0, 50)), st.integers(0, 60), st.integers(0, 9))
-def test_so_many_of_them_in_order(clients: set[int], count: int, clock: int) -> None:
-    drawn = some_of(clients, count, 1, "recover", clock)
+def test_so_many_of_them_in_order(clients: set[int], count: int, timeline_round: int) -> None:
+    drawn = sample_clients(clients, count, 1, "recover", timeline_round)
     assert set(drawn) <= clients and list(drawn) == sorted(set(drawn))
     assert len(drawn) == (min(count, len(clients)) if count else len(clients))
-    assert drawn == some_of(sorted(clients, reverse=True), count, 1, "recover", clock)
+    assert drawn == sample_clients(sorted(clients, reverse=True), count, 1, "recover", timeline_round)
 
 
 def test_others_in_each_round_and_each_as_often() -> None:
-    drawn = [some_of(range(10), 3, 1, "recover", clock) for clock in range(1000)]
+    drawn = [sample_clients(range(10), 3, 1, "recover", timeline_round) for timeline_round in range(1000)]
     assert len(set(drawn)) > 100
     counts = [sum(c in those for those in drawn) for c in range(10)]
     assert min(counts) > 240 and max(counts) < 360, counts

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from small_run import run_small, small_config, weights_of
 
 from fedunlearn.client.privacy import delta_of, epsilon_of, guarantee, released, told
-from fedunlearn.config import PrivacySettings
+from fedunlearn.config.guard import PrivacySettings
 from fedunlearn.errors import BadInput
 from fedunlearn.unlearning.contract import UnlearnResult
 

@@ -23,7 +23,7 @@ from fedunlearn.experiment.reference_cache import Learned, ReferenceCache
 from fedunlearn.report.study.statistics import COLUMNS
 from fedunlearn.study import runner as bench
 from fedunlearn.study.grid import Axes, Cell, Variant, cells_of, requesters_of
-from fedunlearn.study.runner import Bench
+from fedunlearn.study.runner import StudyRunner
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,10 +65,21 @@ def read(out: Path) -> list[dict[str, str]]:
 
 
 CHOSEN = (
-    "--methods", "default,none", "--variant", "relabel only=l2ul:attack.per_utterance=0,elasticity=0",
-    "--sizes", "4", "--requesters", "1,2", "--seeds", "0", "--aggregations", "sum,mean",
-    "--recoveries", "gentle,none",
-)  # fmt: skip
+    "--methods",
+    "default,none",
+    "--variant",
+    "relabel only=l2ul:attack.per_utterance=0,elasticity=0",
+    "--sizes",
+    "4",
+    "--requesters",
+    "1,2",
+    "--seeds",
+    "0",
+    "--aggregations",
+    "sum,mean",
+    "--recoveries",
+    "gentle,none",
+)
 CELLS = 3 * 2 * 2 * 2
 
 
@@ -94,9 +105,24 @@ def test_a_comparison_from_cells_to_tables(finished: tuple[Path, list[str], str]
     rows = read(out)
     assert tuple(rows[0]) == COLUMNS
     assert COLUMNS[:17] == (
-        "method", "sees", "model", "corpus", "forget_size", "requesters", "aggregation", "recovery", "seed",
-        "stage", "forget", "retain", "test", "unseen", "membership", "gap", "client_seconds",
-    )  # fmt: skip
+        "method",
+        "sees",
+        "model",
+        "corpus",
+        "forget_size",
+        "requesters",
+        "aggregation",
+        "recovery",
+        "seed",
+        "stage",
+        "forget",
+        "retain",
+        "test",
+        "unseen",
+        "membership",
+        "gap",
+        "client_seconds",
+    )
     assert len(rows) == CELLS * 4
     assert {r["method"] for r in rows} == {"calm", "none", "relabel only"}
     assert {r["sees"] for r in rows} == {"forget"}
@@ -189,14 +215,14 @@ def test_a_finished_cell_is_never_computed_again_and_another_experiment_is(
 def failing(monkeypatch: pytest.MonkeyPatch, fail: Callable[[Cell], None]) -> list[str]:
     """Make ``fail`` run before each cell; gives the names of the cells that were begun."""
     begun: list[str] = []
-    real = Bench.play
+    real = StudyRunner.play
 
-    def play(self: Bench, cell: Cell) -> None:
+    def play(self: StudyRunner, cell: Cell) -> None:
         begun.append(cell.name)
         fail(cell)
         real(self, cell)
 
-    monkeypatch.setattr(Bench, "play", play)
+    monkeypatch.setattr(StudyRunner, "play", play)
     return begun
 
 
@@ -336,7 +362,7 @@ def test_a_size_that_no_client_holds_is_one_line_with_a_way_out(script: ModuleTy
     assert "partition.clients" not in said, "3 clients cannot be 4 requesters"
 
 
-def found_by(bench: Bench, cell: Cell) -> str:
+def found_by(bench: StudyRunner, cell: Cell) -> str:
     bench.play(cell)
     results = bench.results(cell)
     assert results is not None
@@ -348,7 +374,7 @@ def test_a_cell_finds_the_same_whatever_was_played_before_it(tmp_path: Path) -> 
     variants = [Variant("l2ul", "l2ul"), Variant("gentle", "l2ul", (("lr", 1e-3),)), Variant("none", "none")]
     asked = Axes(variants, sizes=[3], requesters=[2], seeds=[0], recoveries=["ordinary"])
     cells = cells_of(lambda overrides: configuration.load(None, SMALL | dict(overrides)), asked)
-    with Bench(tmp_path / "many") as bench:
+    with StudyRunner(tmp_path / "many") as bench:
         together = [found_by(bench, cell) for cell in cells]
         moved = {p.parent.name: p.stat().st_ino for p in (tmp_path / "many").rglob("index.json")}
         bench.play(cells[0])
@@ -358,14 +384,14 @@ def test_a_cell_finds_the_same_whatever_was_played_before_it(tmp_path: Path) -> 
         assert len(moved) == 6 and same == set(moved) - requesters
     assert not (tmp_path / "many" / "running").exists()
     for cell, found in zip(cells, together, strict=True):
-        with Bench(tmp_path / cell.variant.name) as fresh:
+        with StudyRunner(tmp_path / cell.variant.name) as fresh:
             assert found_by(fresh, cell) == found
     assert len(set(together)) == 3
 
 
 def test_leaving_an_unused_bench_removes_nothing(tmp_path: Path) -> None:
     (tmp_path / "running").mkdir()
-    with Bench(tmp_path):
+    with StudyRunner(tmp_path):
         pass
     assert (tmp_path / "running").exists()
 

@@ -139,9 +139,17 @@ def test_a_setting_in_full() -> None:
     """a: gap 0.3 is 30 floors of 0.01; forget accuracy 0.3 over the retrained model's, 0.05 came back."""
     (table,) = details(rows_of({"a": [0.3], "none": [0.2]}))
     assert table.head == [
-        "method", "sees", "gap", "x floor", "d forget", "d retain", "d test", "d membership", "reversion",
+        "method",
+        "sees",
+        "gap",
+        "x floor",
+        "d forget",
+        "d retain",
+        "d test",
+        "d membership",
+        "reversion",
         "client-seconds",
-    ]  # fmt: skip
+    ]
     line = table.groups[0][1][0]
     assert line == ["a", "forget", "**0.300**", "30.0", "+0.300", "+0.000", "+0.000", "–", "+0.050", "1.00"]
     assert table.groups[-1][1][0][:4] == ["original (nothing done)", "all", "0.300", "30.0"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedunlearn.study.encoder_speed import Load, flops_of, matrix_rate, measure
+from fedunlearn.study.encoder_speed import EncoderLoad, flops_of, matrix_rate, measure
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {
@@ -45,7 +45,7 @@ def test_the_matrix_rate_is_of_this_earth() -> None:
 @pytest.mark.parametrize("trains", ["head", pytest.param("all", marks=pytest.mark.slow)])
 def test_what_is_measured(trains: str) -> None:
     """Both ways to attack agree, all 32-bit parameters and the normalisation's constants travel."""
-    found = measure(Load(**TINY, trains=trains, device="cpu"))  # type: ignore[arg-type]
+    found = measure(EncoderLoad(**TINY, trains=trains, device="cpu"))  # type: ignore[arg-type]
     assert found["weights"] == "random"
     assert found["attack"]["difference"] < 1e-3
     assert 0 < found["round_share"] < 2 and 0 < found["attack"]["share"] < 2

@@ -70,8 +70,11 @@ def test_worst_recall_is_of_the_emotions_that_occur() -> None:
 
 
 def results(client: int, verified: bool) -> dict[str, Any]:
-    model = {"test": {"accuracy": 0.5, "uar": 0.4}, "confusion": {"test": [[1, 1], [0, 4]]},
-             "forget": {"accuracy": 0.25}}  # fmt: skip
+    model = {
+        "test": {"accuracy": 0.5, "uar": 0.4},
+        "confusion": {"test": [[1, 1], [0, 4]]},
+        "forget": {"accuracy": 0.25},
+    }
     told = {
         "label_mix": {"tv": 0.1, "uniform": 0.2},
         "membership": {"auc": 0.7},

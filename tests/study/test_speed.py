@@ -12,10 +12,10 @@ from fedunlearn.study.speed.federation import measure
 from fedunlearn.study.speed.memory import Watched, held_by, watch
 from fedunlearn.study.speed.report import Row
 from fedunlearn.study.speed.unlearning import ratios
-from fedunlearn.study.speed.world import World
+from fedunlearn.study.speed.world import BenchmarkWorkload
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = World(clients=3, utterances=10, hidden=8, rounds=4, epochs=1, engine="inline")
+TINY = BenchmarkWorkload(clients=3, utterances=10, hidden=8, rounds=4, epochs=1, engine="inline")
 
 
 def test_a_target_is_met_or_missed_or_there_is_none() -> None:
@@ -66,7 +66,10 @@ def test_a_federation_is_measured(tmp_path: Path) -> None:
 
 def test_the_floor_grows_with_the_work() -> None:
     assert arithmetic.measure(TINY)["round"] > 0
-    short, long = World(clients=2, hidden=8, epochs=1), World(clients=2, hidden=8, epochs=8)
+    short, long = (
+        BenchmarkWorkload(clients=2, hidden=8, epochs=1),
+        BenchmarkWorkload(clients=2, hidden=8, epochs=8),
+    )
     assert arithmetic.measure(long)["round"] > 3 * arithmetic.measure(short)["round"]
 
 

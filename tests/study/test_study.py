@@ -56,8 +56,11 @@ def test_the_papers_ablations_are_four_variants() -> None:
     cells = cells_of(load, axes(variants=variants))
     chosen = [cell.experiment.unlearning.l2ul for cell in cells]
     assert [(c.attack.per_utterance > 0, c.elasticity > 0) for c in chosen] == [
-        (False, False), (True, False), (False, True), (True, True),
-    ]  # fmt: skip
+        (False, False),
+        (True, False),
+        (False, True),
+        (True, True),
+    ]
 
 
 def test_every_combination_is_there_once_seed_by_seed() -> None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tiny_model import TinyModel, forget_set, speechless, tiny
 from torch import Tensor
 
-from fedunlearn.config import CalmSettings, DeleteSettings, ModelSettings, UnlearningSettings
+from fedunlearn.config.model import ModelSettings
+from fedunlearn.config.unlearning import CalmSettings, DeleteSettings, UnlearningSettings
 from fedunlearn.examples import ForgetSet
 from fedunlearn.models import build_model
 from fedunlearn.unlearning import METHODS

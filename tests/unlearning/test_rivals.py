@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from tiny_model import TinyModel, forget_set, separable, speechless, tiny
 from torch import Tensor
 
-from fedunlearn.config import AttackSettings, DescentSettings, L2ULSettings, UnlearningSettings
+from fedunlearn.config.unlearning import AttackSettings, DescentSettings, L2ULSettings, UnlearningSettings
 from fedunlearn.examples import ForgetSet
 from fedunlearn.models.functionals import FunctionalsModel
-from fedunlearn.unlearning import METHODS, REFERENCES
+from fedunlearn.unlearning import METHODS, PRIVILEGED
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnFailed, UnlearnResult
 from fedunlearn.unlearning.methods.delete import without_true_class
 from fedunlearn.unlearning.methods.salun import saliency_mask
@@ -484,7 +484,7 @@ def test_nothing_is_drawn_from_the_global_generators(method: str, monkeypatch: p
 
 def test_a_methods_settings_are_filed_under_its_name() -> None:
     """A word of the language ("not") gets an underscore."""
-    known = METHODS.keys() | REFERENCES.keys()
+    known = METHODS.keys() | PRIVILEGED.keys()
     without = {"none", "destroy", "retrained"}
     filed = {name: f"{name.replace('-', '_')}{'_' * keyword.iskeyword(name)}" for name in known - without}
     sections: dict[str, Callable[..., Any]] = {

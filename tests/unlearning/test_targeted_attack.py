@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tiny_model import TinyModel, forget_set, speechless, tiny
 from torch import Tensor
 
-from fedunlearn.config import AttackSettings
+from fedunlearn.config.unlearning import AttackSettings
 from fedunlearn.examples import ForgetSet, pad_features
 from fedunlearn.models.cnn import CnnModel
 from fedunlearn.models.contract import EmotionModel, MelModel, Standardise

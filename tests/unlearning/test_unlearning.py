@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from tiny_model import TinyModel, forget_set, separable, speechless, tiny
 from torch import Tensor
 
-from fedunlearn.config import AttackSettings, L2ULSettings, UnlearningSettings
+from fedunlearn.config.unlearning import AttackSettings, L2ULSettings, UnlearningSettings
 from fedunlearn.errors import BadInput
 from fedunlearn.examples import ForgetSet
 from fedunlearn.models.functionals import FunctionalsModel

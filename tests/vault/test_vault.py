@@ -19,11 +19,15 @@ from tiny import EMOTIONS, recordings_of, tiny_partition, tone
 import fedunlearn.vault.files
 import fedunlearn.vault.index
 from fedunlearn.audio import PCM
-from fedunlearn.config import ModelSettings
-from fedunlearn.models import EmotionModel, build_model
+from fedunlearn.config.model import ModelSettings
+from fedunlearn.links import wipe
+from fedunlearn.models import build_model
+from fedunlearn.models.contract import EmotionModel
 from fedunlearn.seeding import rng_for
+from fedunlearn.vault.files import DamagedVault
+from fedunlearn.vault.index import VaultEntry
 from fedunlearn.vault.traces import Fingerprints, find_traces
-from fedunlearn.vault.vault import DamagedVault, Entry, Vault, wipe
+from fedunlearn.vault.vault import Vault
 
 RECORDINGS = recordings_of(tiny_partition(), 0)
 SPEECH = {entry.id: pcm for entry, pcm in RECORDINGS}
@@ -46,7 +50,7 @@ def vault(tmp_path: Path) -> Vault:
 
 def vault_of(folder: Path, *recordings: PCM) -> Vault:
     """Utterances u0, u1, ... of these recordings, all for training."""
-    entries = [(Entry(f"u{i}", "calm", 1, "train", len(pcm)), pcm) for i, pcm in enumerate(recordings)]
+    entries = [(VaultEntry(f"u{i}", "calm", 1, "train", len(pcm)), pcm) for i, pcm in enumerate(recordings)]
     return Vault.build(folder, entries, len(EMOTIONS))
 
 
@@ -235,9 +239,9 @@ def test_what_a_vault_does_not_hold_is_a_key_error(vault: Vault, model: EmotionM
 def test_recordings_that_do_not_fit_their_entries_are_refused(tmp_path: Path) -> None:
     pcm = np.zeros(8, np.int16)
     for recordings in (
-        [(Entry("a", "calm", 1, "train", 8), pcm), (Entry("a", "sad", 2, "train", 8), pcm)],
-        [(Entry("a", "calm", 1, "train", 9), pcm)],
-        [(Entry("a", "calm", 1, "train", 8), pcm.astype(np.int32))],
+        [(VaultEntry("a", "calm", 1, "train", 8), pcm), (VaultEntry("a", "sad", 2, "train", 8), pcm)],
+        [(VaultEntry("a", "calm", 1, "train", 9), pcm)],
+        [(VaultEntry("a", "calm", 1, "train", 8), pcm.astype(np.int32))],
     ):
         with pytest.raises(ValueError, match="vault: a "):
             Vault.build(tmp_path / "v", recordings, 3)
@@ -530,7 +534,7 @@ def test_a_full_disk_leaves_the_old_generation_and_nothing_else(
 
 def test_speech_that_is_recorded_later_is_not_there_yet(tmp_path: Path) -> None:
     entries = [
-        Entry(f"u{i}", "calm", 1, "train", 64, "anna", recorded) for i, recorded in enumerate([0, 4, 2])
+        VaultEntry(f"u{i}", "calm", 1, "train", 64, "anna", recorded) for i, recorded in enumerate([0, 4, 2])
     ]
     pcm = np.arange(64).astype(np.int16)
     vault = Vault.build(tmp_path / "v", [(e, pcm) for e in entries], 3)
@@ -538,8 +542,12 @@ def test_speech_that_is_recorded_later_is_not_there_yet(tmp_path: Path) -> None:
         assert tuple(opened.entries.values()) == tuple(entries)
         assert opened.ids("train") == ("u0", "u1", "u2")
         assert [opened.ids("train", by) for by in (0, 1, 2, 3, 4)] == [
-            ("u0",), ("u0",), ("u0", "u2"), ("u0", "u2"), ("u0", "u1", "u2")
-        ]  # fmt: skip
+            ("u0",),
+            ("u0",),
+            ("u0", "u2"),
+            ("u0", "u2"),
+            ("u0", "u1", "u2"),
+        ]
 
 
 def test_wiping_overwrites_every_byte(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from fedunlearn.audio import SAMPLE_RATE
-from fedunlearn.config import ModelSettings
+from fedunlearn.config.model import ModelSettings
 from fedunlearn.models.contract import EmotionModel, Standardise
 from fedunlearn.models.encoders.checkpoint import Checkpoint, check_trains, load
 from fedunlearn.models.encoders.devices import arithmetic, choose, make_ready
@@ -349,7 +349,8 @@ def normalised(waveform: Tensor, samples: Tensor) -> Tensor:
     """Each utterance with mean 0 and variance 1 over its true samples, zero beyond.
 
     Args:
-        waveform: [B, S], zero beyond the true lengths; samples: [B], >= 1.
+        waveform: [B, S], zero beyond the true lengths;
+        samples: [B], >= 1.
     """
     real, count = frame_mask(samples, waveform.shape[1]), samples[:, None]
     centred = (waveform - waveform.sum(1, keepdim=True) / count) * real

@@ -53,7 +53,9 @@ class Recipe:
         kind: "wav2vec2", "hubert" or "wavlm".
         convolutions: channels of the seven convolutions.
         hidden, layers, heads: of the transformer; ``heads`` divides ``hidden``.
-        steps: of AdamW. batch: crops in each. seconds: of a crop.
+        steps: of AdamW.
+        batch: crops in each.
+        seconds: of a crop.
         lr: at its highest.
         hide: probability that a span of hidden frames starts at a frame, in (0, 1).
         seen: weight of the frames that are not hidden.
@@ -142,7 +144,8 @@ class Objective(nn.Module):
         """What is to be told, from the sound alone.
 
         Args:
-            waveform: [B, S]; samples: [B] true lengths, >= 400.
+            waveform: [B, S];
+            samples: [B] true lengths, >= 400.
 
         Returns:
             (log-mel [B, T, 40], frame t made of the samples that latent frame t sees; functionals [B, 720])
@@ -169,7 +172,8 @@ class Objective(nn.Module):
 
         Args:
             encoder: of transformers, in training mode.
-            waveform: [B, S], zero beyond the true lengths. samples: [B], >= 400.
+            waveform: [B, S], zero beyond the true lengths.
+            samples: [B], >= 400.
             hidden: bool [B, T], latent frames that the encoder does not get to see.
         """
         mel, whole = self.targets(waveform, samples)
@@ -197,7 +201,8 @@ def distance(told: Tensor, mel: Tensor, counted: Tensor) -> Tensor:
     """Mean absolute difference over the frames that count; 0 where none does.
 
     Args:
-        told, mel: [B, T, M]. counted: bool [B, T].
+        told, mel: [B, T, M].
+        counted: bool [B, T].
     """
     return ((told - mel).abs().mean(2) * counted).sum() / counted.sum().clamp(min=1)
 

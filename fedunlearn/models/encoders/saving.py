@@ -38,7 +38,10 @@ def fold(mean: Tensor, of_layer: Tensor, of_width: Tensor, head: Head) -> Head:
     Z = sum_l p_l / a_l, so that Z and 1 / b go into the projector's columns, and the means into its bias.
 
     Args:
-        mean: [L + 1, H]; of_layer: [L + 1], > 0; of_width: [H], > 0. head: as trained.
+        mean: [L + 1, H];
+        of_layer: [L + 1], > 0;
+        of_width: [H], > 0.
+        head: as trained.
 
     Returns:
         in float32, worked out in float64
@@ -59,7 +62,9 @@ def save_model(model: EncoderModel, emotions: Sequence[str], folder: Path, card:
     appears whole or not at all.
 
     Args:
-        model: as trained. emotions: of its C classes, in their order. folder: new, or empty.
+        model: as trained.
+        emotions: of its C classes, in their order.
+        folder: new, or empty.
         card: the model card, Markdown.
 
     Raises:

@@ -15,7 +15,7 @@ from fedunlearn.report.fairness import by_group, by_speaker
 from fedunlearn.report.figures.histograms import confusions, loss_histograms
 from fedunlearn.report.figures.requests import request_lives
 from fedunlearn.report.figures.roc import roc_curves
-from fedunlearn.report.figures.style import OF_MODEL, PALETTE, Drawing, Key, ink
+from fedunlearn.report.figures.style import OF_MODEL, PALETTE, FigureSpec, LegendEntry, figure_style
 from fedunlearn.report.figures.timeline import timeline
 from fedunlearn.report.gaps import gap_bars
 from fedunlearn.report.norms import update_norms
@@ -32,7 +32,7 @@ _KEY_ROW = 19.0  # pixels
 _MARKS = {"round": "o", "square": "s", "diamond": "D", "up": "^"}
 
 
-def drawings(results: Mapping[str, Any]) -> list[Drawing]:
+def drawings(results: Mapping[str, Any]) -> list[FigureSpec]:
     """Every figure that the results have numbers for, in the order of the page."""
     lives, speakers = request_lives(results), by_speaker(results)
     found = [
@@ -71,7 +71,7 @@ def write_figures(results: Mapping[str, Any], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for drawing in drawings(results):
-        with ink():
+        with figure_style():
             mpl.rcParams.update({"pdf.fonttype": 42, "savefig.facecolor": "white"})
             figure = drawing.draw(drawing.widths[0])
             if drawing.title:
@@ -83,7 +83,7 @@ def write_figures(results: Mapping[str, Any], folder: Path) -> list[Path]:
     return files
 
 
-def _write_key(figure: Figure, key: tuple[Key, ...]) -> None:
+def _write_key(figure: Figure, key: tuple[LegendEntry, ...]) -> None:
     """The key above the panels, the figure that much higher."""
     if not key:
         return

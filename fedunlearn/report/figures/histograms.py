@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from fedunlearn.report.figures.style import PALETTE, Drawing, quiet, safe, sheet
+from fedunlearn.report.figures.style import PALETTE, FigureSpec, despine, new_figure, safe
 from fedunlearn.report.tables import MODELS
 from fedunlearn.report.values import at, numbers, plain, rows
 
@@ -17,7 +17,7 @@ CONFUSION_NUMBERS_UP_TO = 10  # emotions; more would not be legible
 LOSSES_KEY = (("patch", "vermillion", "forget utterances"), ("patch", "blue", "test utterances"))
 
 
-def loss_histograms(results: Mapping[str, Any]) -> list[Drawing]:
+def loss_histograms(results: Mapping[str, Any]) -> list[FigureSpec]:
     """Loss of forget and of test utterances, a panel a model, all on the same axes."""
     panels = {}
     for name in MODELS:
@@ -32,7 +32,7 @@ def loss_histograms(results: Mapping[str, Any]) -> list[Drawing]:
     limits = (min(edges[0] for edges, _ in panels.values()), max(used, default=1.0))
     logarithmic = all(_grows_by_ratio(edges) for edges, _ in panels.values())
     return [
-        Drawing(
+        FigureSpec(
             f"losses-{name}",
             f"Losses of the {name} model: forget against test utterances",
             partial(_histogram, edges, shares, limits, highest, logarithmic),
@@ -52,9 +52,9 @@ def _histogram(
     logarithmic: bool,
     width: int,
 ) -> Figure:
-    figure = sheet(width, 0.75 * width)
+    figure = new_figure(width, 0.75 * width)
     axes = figure.subplots()
-    quiet(axes, grid="y")
+    despine(axes, grid="y")
     for values, colour in zip(reversed(shares), ("blue", "vermillion"), strict=True):
         axes.stairs(values, edges, color=PALETTE[colour], fill=True, alpha=0.25)
         axes.stairs(values, edges, color=PALETTE[colour], linewidth=1.4)
@@ -83,7 +83,7 @@ def _grows_by_ratio(edges: list[float]) -> bool:
     return bool(ratios.min() > 1 and np.allclose(ratios, ratios[0], rtol=0.05))
 
 
-def confusions(results: Mapping[str, Any], heard: str = "test") -> list[Drawing]:
+def confusions(results: Mapping[str, Any], heard: str = "test") -> list[FigureSpec]:
     """Confusion on the "test" or the "unseen" utterances, each row as shares of its true emotion."""
     emotions = [safe(plain(name)) for name in rows(at(results, "corpus", "emotions"))]
     speech = {"test": "test utterances", "unseen": "utterances of unseen speakers"}[heard]
@@ -93,7 +93,7 @@ def confusions(results: Mapping[str, Any], heard: str = "test") -> list[Drawing]
         if table and all(len(row) == len(table) for row in table):
             labels = emotions if len(emotions) == len(table) else [str(i) for i in range(len(table))]
             drawn.append(
-                Drawing(
+                FigureSpec(
                     f"confusion-{name}" if heard == "test" else f"confusion-{heard}-{name}",
                     f"Confusion matrix of the {name} model on {speech}",
                     partial(_confusion, np.asarray(table, dtype=float), labels),
@@ -107,9 +107,9 @@ def confusions(results: Mapping[str, Any], heard: str = "test") -> list[Drawing]
 def _confusion(table: np.ndarray[Any, Any], labels: list[str], width: int) -> Figure:
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1.0)
     n = len(labels)
-    figure = sheet(width, width - 10)
+    figure = new_figure(width, width - 10)
     axes: Axes = figure.subplots()
-    quiet(axes, grid="none")
+    despine(axes, grid="none")
     places = list(np.ndindex(n, n))
     cells = axes.bar(
         [j for _, j in places], 0.96, 0.96, bottom=[i - 0.48 for i, _ in places], color=PALETTE["heat"]

@@ -8,9 +8,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fedunlearn.report.figures.style import NARROW, PALETTE, Drawing, Key, quiet, safe, sheet
+from fedunlearn.report.figures.style import (
+    NARROW,
+    PALETTE,
+    FigureSpec,
+    LegendEntry,
+    despine,
+    new_figure,
+    safe,
+)
 from fedunlearn.report.values import at, count, number, rows
-from fedunlearn.report.wishes import CLOSED, FULFILLED, Wish, wishes
+from fedunlearn.report.wishes import CLOSED, FULFILLED, RequestView, wishes
 
 SHOWN = 30
 ROW = 26.0  # pixels
@@ -21,7 +29,7 @@ BAR = 0.42  # of a row
 class Lives:
     """The figure, how many requests it leaves out, and whether one of those drawn has a deadline."""
 
-    drawing: Drawing
+    drawing: FigureSpec
     left_out: int
     deadline: bool
 
@@ -42,7 +50,7 @@ def request_lives(results: Mapping[str, Any]) -> Lives | None:
     away = any(absent.get(client) for _, wish in shown for client in wish.clients)
     overdue = any(wish.overdue for _, wish in shown)
     deadline = any(wish.late_by is not None and not wish.overdue for _, wish in shown)
-    drawing = Drawing(
+    drawing = FigureSpec(
         "requests",
         "Each request over the rounds: raised, applied to the model, verified",
         lambda width: _draw(shown, absent, width=width, narrow=width == NARROW),
@@ -51,15 +59,15 @@ def request_lives(results: Mapping[str, Any]) -> Lives | None:
     return Lives(drawing, len(numbered) - len(shown), deadline or overdue)
 
 
-def _key(*, deadline: bool, offline: bool, overdue: bool) -> tuple[Key, ...]:
-    always: tuple[Key, ...] = (
+def _key(*, deadline: bool, offline: bool, overdue: bool) -> tuple[LegendEntry, ...]:
+    always: tuple[LegendEntry, ...] = (
         ("ring", "ink", "raised"),
         ("patch pale", "orange", "waiting"),
         ("patch small", "blue", "applied to the model"),
         ("patch pale", "blue", "not yet purged and searched"),
         ("bar thick", "green", "verified"),
     )
-    sometimes: tuple[tuple[bool, Key], ...] = (
+    sometimes: tuple[tuple[bool, LegendEntry], ...] = (
         (deadline, ("bar dashed", "ink", "deadline")),
         (offline, ("patch hatched", "muted", "its client was offline")),
         (overdue, ("patch crossed", "vermillion", "past its deadline")),
@@ -67,7 +75,7 @@ def _key(*, deadline: bool, offline: bool, overdue: bool) -> tuple[Key, ...]:
     return (*always, *(sign for there, sign in sometimes if there))
 
 
-def ending(wish: Wish) -> str:
+def ending(wish: RequestView) -> str:
     """How it ended, in a word or three."""
     state = _short(wish.state)
     if wish.overdue:
@@ -81,7 +89,7 @@ def _short(text: str) -> str:
     return text if len(text) <= 16 else f"{text[:15]}…"
 
 
-def _took_time(wish: Wish) -> bool:
+def _took_time(wish: RequestView) -> bool:
     return wish.state not in FULFILLED or len(set(wish.history.values())) > 1
 
 
@@ -95,7 +103,7 @@ def _absences(results: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]
 
 
 def _draw(
-    shown: Sequence[tuple[int, Wish]],
+    shown: Sequence[tuple[int, RequestView]],
     absent: Mapping[str, Sequence[tuple[float, float]]],
     *,
     width: int,
@@ -103,9 +111,9 @@ def _draw(
 ) -> Figure:
     first = min(min(wish.history.values()) for _, wish in shown)
     last = max(max(*wish.history.values(), wish.end or 0.0) for _, wish in shown)
-    figure = sheet(width, 58 + ROW * len(shown))
+    figure = new_figure(width, 58 + ROW * len(shown))
     axes: Axes = figure.subplots()
-    quiet(axes, grid="x")
+    despine(axes, grid="x")
     margin = 0.03 * max(last - first, 1.0)
     axes.set_xlim(first - margin, max(last, first + 1.0) + margin)
     axes.set_ylim(len(shown) - 0.4, -0.6)
@@ -131,12 +139,19 @@ def _draw(
 def _absence(axes: Axes, y: int, start: float, end: float) -> None:
     if end > start:
         axes.barh(
-            y, end - start, 0.84, left=start, facecolor="none", edgecolor=PALETTE["muted"], hatch="////",
-            linewidth=0.0, zorder=1,
-        )  # fmt: skip
+            y,
+            end - start,
+            0.84,
+            left=start,
+            facecolor="none",
+            edgecolor=PALETTE["muted"],
+            hatch="////",
+            linewidth=0.0,
+            zorder=1,
+        )
 
 
-def _life(axes: Axes, y: int, wish: Wish, now: float) -> None:
+def _life(axes: Axes, y: int, wish: RequestView, now: float) -> None:
     way = wish.history
     raised = way.get("raised", min(way.values()))
     over = next((way[state] for state in ("verified", "purged", *CLOSED) if state in way), None)
@@ -148,9 +163,16 @@ def _life(axes: Axes, y: int, wish: Wish, now: float) -> None:
     if wish.overdue and due is not None and done > due:
         left = max(due, raised)
         axes.barh(
-            y, done - left, BAR, left=left, facecolor="none", edgecolor=PALETTE["vermillion"], hatch="xxxx",
-            linewidth=1.4, zorder=3,
-        )  # fmt: skip
+            y,
+            done - left,
+            BAR,
+            left=left,
+            facecolor="none",
+            edgecolor=PALETTE["vermillion"],
+            hatch="xxxx",
+            linewidth=1.4,
+            zorder=3,
+        )
     elif due is not None and wish.state not in CLOSED:
         axes.vlines(due, y - 0.4, y + 0.4, PALETTE["ink"], linewidth=1.2, linestyle=(0, (1, 1.5)))
     _mark(axes, raised, y, "o", PALETTE["ink"], size=11, hollow=True)
@@ -182,6 +204,14 @@ def _mark(
 ) -> None:
     face = "none" if hollow else colour
     axes.plot(
-        x, y, marker=shape, markersize=size, markerfacecolor=face, markeredgecolor=colour,
-        markeredgewidth=thick, linestyle="", zorder=5, clip_on=False,
-    )  # fmt: skip
+        x,
+        y,
+        marker=shape,
+        markersize=size,
+        markerfacecolor=face,
+        markeredgecolor=colour,
+        markeredgewidth=thick,
+        linestyle="",
+        zorder=5,
+        clip_on=False,
+    )

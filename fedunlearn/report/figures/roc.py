@@ -13,7 +13,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from fedunlearn.report.attacks import Attack, attacks
-from fedunlearn.report.figures.style import NARROW, OF_MODEL, PALETTE, Drawing, Key, quiet, sheet
+from fedunlearn.report.figures.style import (
+    NARROW,
+    OF_MODEL,
+    PALETTE,
+    FigureSpec,
+    LegendEntry,
+    despine,
+    new_figure,
+)
 from fedunlearn.report.values import at, numbers
 
 SHOWN = ("original", "recovered", "retrained")
@@ -29,26 +37,26 @@ class _Panel:
     finest: float | None  # the least false-positive rate other than 0 that so many others allow
 
 
-def roc_curves(results: Mapping[str, Any]) -> list[Drawing]:
+def roc_curves(results: Mapping[str, Any]) -> list[FigureSpec]:
     """Both figures, a panel an attack; empty where no attack has a curve."""
     panels = [panel for attack in attacks(results) if (panel := _panel(attack)).curves]
     if not panels:
         return []
     models = [m for m in SHOWN if any(m in panel.curves for panel in panels)]
-    key: list[Key] = [("line dashed" if m == "retrained" else "line", f"of-{m}", m) for m in models]
+    key: list[LegendEntry] = [("line dashed" if m == "retrained" else "line", f"of-{m}", m) for m in models]
     key.append(("line dotted", "muted", "guessing"))
     wide = {1: 400, 2: 620}.get(len(panels), 880)
-    coarse: list[Key] = (
+    coarse: list[LegendEntry] = (
         [("patch", "shade", "finer than so few can tell")]
         if any(panel.finest is not None and panel.finest > LOWEST for panel in panels)
         else []
     )
     said = "ROC curves of the membership attacks"
     return [
-        Drawing(
+        FigureSpec(
             "roc", said, lambda width: _draw(panels, width, logarithmic=False), (wide, NARROW), tuple(key)
         ),
-        Drawing(
+        FigureSpec(
             "roc-log",
             f"{said}, on log-log axes",
             lambda width: _draw(panels, width, logarithmic=True),
@@ -73,10 +81,10 @@ def _draw(panels: Sequence[_Panel], width: int, *, logarithmic: bool) -> Figure:
     stacked = width == NARROW
     each = width if stacked else width / len(panels)
     rows, columns = (len(panels), 1) if stacked else (1, len(panels))
-    figure = sheet(width, (each + (10 if rows == columns else 0)) * rows)
+    figure = new_figure(width, (each + (10 if rows == columns else 0)) * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, panel in zip(grid.flat, panels, strict=True):
-        quiet(axes, grid="none")
+        despine(axes, grid="none")
         axes.spines["left"].set_visible(True)
         axes.set_title(panel.title, loc="left", fontsize=11, color=PALETTE["ink"])
         axes.set_xlabel("false-positive rate")
@@ -86,9 +94,13 @@ def _draw(panels: Sequence[_Panel], width: int, *, logarithmic: bool) -> Figure:
         axes.plot([lowest, 1], [lowest, 1], color=PALETTE["muted"], linewidth=1.2, linestyle=(0, (1, 2)))
         for model, (fpr, tpr) in panel.curves.items():
             axes.plot(
-                np.maximum(fpr, lowest), np.maximum(tpr, lowest), color=PALETTE[OF_MODEL[model]],
-                linestyle=_LINE[model], linewidth=1.6, drawstyle="steps-post" if logarithmic else "default",
-            )  # fmt: skip
+                np.maximum(fpr, lowest),
+                np.maximum(tpr, lowest),
+                color=PALETTE[OF_MODEL[model]],
+                linestyle=_LINE[model],
+                linewidth=1.6,
+                drawstyle="steps-post" if logarithmic else "default",
+            )
         axes.set_aspect("equal")
     return figure
 

@@ -1,6 +1,6 @@
 """Ink: the palette, the empty figure, and its way into the page as inline SVG.
 
-A figure is a ``Drawing``: drawn when the page, or a file for a paper, wants it.
+A figure is a ``FigureSpec``: drawn when the page, or a file for a paper, wants it.
 
 Every colour is drawn as a plain value and rewritten to a CSS variable with that value as its fallback, so
 the figures follow the page into the dark and onto paper, and stay whole when copied out of it. Text stays
@@ -46,7 +46,7 @@ OF_MODEL = {
 WIDE, NARROW = 880, 360
 """CSS pixels: of the page on a screen, and on a phone"""
 
-Key = tuple[str, str, str]
+LegendEntry = tuple[str, str, str]
 """A line of a figure's key: the kind of its sign (words of page.css), its colour, what it stands for"""
 
 _STYLE: Any = {
@@ -78,7 +78,7 @@ _STYLE: Any = {
 
 
 @contextmanager
-def ink() -> Iterator[None]:
+def figure_style() -> Iterator[None]:
     """The page's drawing style, whatever style the caller's process has set."""
     with mpl.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing")  # the browser has the font
@@ -88,7 +88,7 @@ def ink() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class FigureSpec:
     """A figure of the page, not drawn yet; in a template it becomes its SVG.
 
     Attributes:
@@ -104,14 +104,14 @@ class Drawing:
     says: str
     draw: Callable[[int], Figure]
     widths: tuple[int, ...] = (WIDE, NARROW)
-    key: tuple[Key, ...] = ()
+    key: tuple[LegendEntry, ...] = ()
     title: str = ""
 
     def svg(self, width: int | None = None) -> Markup:
         """Drawn at one width (the widest, where none is given)."""
         wide = self.widths[0] if width is None else width
         name = f"{self.name}-{wide}" if len(self.widths) > 1 else self.name
-        with ink():
+        with figure_style():
             return to_svg(self.draw(wide), name, self.says)
 
     def __html__(self) -> Markup:
@@ -121,7 +121,7 @@ class Drawing:
         return Markup('<div class="wide">{}</div><div class="narrow">{}</div>').format(wide, narrow)
 
 
-def sheet(width: float, height: float, *, between: float = 6) -> Figure:
+def new_figure(width: float, height: float, *, between: float = 6) -> Figure:
     """An empty transparent figure of so many CSS pixels, with so many between its panels."""
     figure = Figure(figsize=(width / 72, height / 72), layout="constrained", facecolor="none")
     pads = {"w_pad": 3 / 72, "h_pad": 3 / 72, "hspace": between / height}
@@ -130,7 +130,7 @@ def sheet(width: float, height: float, *, between: float = 6) -> Figure:
     return figure
 
 
-def quiet(axes: Axes, *, grid: str) -> None:
+def despine(axes: Axes, *, grid: str) -> None:
     """Take away what carries no information; grid lines across ``grid`` ("x", "y" or "none") only."""
     axes.set_facecolor("none")
     axes.tick_params(length=0)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fedunlearn.report.figures.style import PALETTE, Drawing, quiet, sheet
+from fedunlearn.report.figures.style import PALETTE, FigureSpec, despine, new_figure
 from fedunlearn.report.values import at, number_at, numbers, rows
 from fedunlearn.report.wishes import FULFILLED, wishes
 
@@ -41,7 +41,7 @@ class Event:
     done: bool
 
 
-def timeline(results: Mapping[str, Any]) -> Drawing | None:
+def timeline(results: Mapping[str, Any]) -> FigureSpec | None:
     """Panels over rounds: retain and forget accuracy; test and unseen-speaker UAR; clients out of reach.
 
     Returns:
@@ -60,7 +60,7 @@ def timeline(results: Mapping[str, Any]) -> Drawing | None:
         "clients out of reach": bool(away),
     }
     key = tuple(sign for sign in KEY if there.get(sign[2], True))
-    return Drawing(
+    return FigureSpec(
         "timeline",
         "Accuracy and UAR of the global model over the rounds",
         lambda width: _draw(results, steps, away, width),
@@ -74,13 +74,13 @@ def _draw(
     away: Sequence[tuple[float, float]],
     width: int,
 ) -> Figure:
-    figure = sheet(width, 470 if away else 390, between=18)
+    figure = new_figure(width, 470 if away else 390, between=18)
     heights = (1.12, 1, 0.32) if away else (1.12, 1)
     panels: Sequence[Axes] = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     left, right = min(0.0, steps[0][0]), max(steps[-1][0], 1.0)
     margin = 0.012 * (right - left)
     for axes in panels:
-        quiet(axes, grid="y")
+        despine(axes, grid="y")
         axes.set_xlim(left - margin, right + margin)
         _shade_recovery(axes, steps)
     for axes, (label, curves) in zip(panels, PANELS, strict=False):

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from fedunlearn.report.figures.style import PALETTE, ink, quiet, safe, sheet, to_svg
+from fedunlearn.report.figures.style import PALETTE, despine, figure_style, new_figure, safe, to_svg
 from fedunlearn.report.finding import final_model
 from fedunlearn.report.runs.finding import floor_of
-from fedunlearn.report.runs.grouping import Entry, Run, Task
+from fedunlearn.report.runs.grouping import ComparedRun, ComparedTask, Run
 from fedunlearn.report.values import fraction, number_at
 
 _MOST_LANES = 60
@@ -17,7 +17,7 @@ _MOST_LANES = 60
 _OF_GROUP = {"forget": "blue", "more": "green", "control": "muted"}
 
 
-def colour_of(entry: Entry) -> str:
+def colour_of(entry: ComparedRun) -> str:
     """Of ``PALETTE``: sees the forget set alone, sees more, or is a control."""
     return _OF_GROUP[entry.group]
 
@@ -29,17 +29,19 @@ def interval_of(run: Run) -> tuple[float, float] | None:
     return None if low is None or high is None else (low, high)
 
 
-def gaps_figure(task: Task, ordered: Sequence[Entry], width: int, name: str) -> Markup | None:
+def gaps_figure(task: ComparedTask, ordered: Sequence[ComparedRun], width: int, name: str) -> Markup | None:
     """Entries from the top down, the runs of each below its mean. None where no run has a gap.
 
     Args:
-        ordered: the task's entries, as the tables have them. width: CSS pixels. name: unique on the page.
+        ordered: the task's entries, as the tables have them.
+        width: CSS pixels.
+        name: unique on the page.
     """
     shown = [e for e in ordered if any(run.gap is not None for run in e.runs)]
     if not shown:
         return None
     single = sum(len(e.runs) for e in shown) <= _MOST_LANES
-    lanes: list[tuple[Entry, Run | None]] = []
+    lanes: list[tuple[ComparedRun, Run | None]] = []
     for entry in shown:
         lanes.append((entry, None))
         if single and len(entry.runs) > 1:
@@ -47,10 +49,10 @@ def gaps_figure(task: Task, ordered: Sequence[Entry], width: int, name: str) -> 
     floor = task.once_a_seed(floor_of).mean
     nothing = task.once_a_seed(lambda run: number_at(run.results, "gap", "none", "mean")).mean
     limit = _limit(shown, floor, nothing)
-    with ink():
-        figure = sheet(width, 64 + 21 * len(lanes))
+    with figure_style():
+        figure = new_figure(width, 64 + 21 * len(lanes))
         axes = figure.subplots()
-        quiet(axes, grid="x")
+        despine(axes, grid="x")
         if not math.isnan(floor):
             axes.axvspan(0, floor, color=PALETTE["shade"], zorder=0.5)
         if not math.isnan(nothing):
@@ -72,7 +74,7 @@ def gaps_figure(task: Task, ordered: Sequence[Entry], width: int, name: str) -> 
         return to_svg(figure, name, "Mean gap of every run to its retrained model, and means over seeds")
 
 
-def _mean(axes: Axes, entry: Entry, y: float, limit: float) -> None:
+def _mean(axes: Axes, entry: ComparedRun, y: float, limit: float) -> None:
     """Mean and interval over seeds; of a single run, its own. Hollow where no run counts."""
     colour = PALETTE[colour_of(entry)]
     pooled = entry.pooled(lambda run: run.gap)
@@ -91,7 +93,7 @@ def _mean(axes: Axes, entry: Entry, y: float, limit: float) -> None:
         _dot(axes, pooled.mean, y, limit, colour, marker="D", size=8)
 
 
-def _one(axes: Axes, entry: Entry, run: Run, y: float, limit: float) -> None:
+def _one(axes: Axes, entry: ComparedRun, run: Run, y: float, limit: float) -> None:
     if run.gap is None:
         return
     colour = PALETTE[colour_of(entry)]
@@ -101,9 +103,16 @@ def _one(axes: Axes, entry: Entry, run: Run, y: float, limit: float) -> None:
 
 
 def _dot(
-    axes: Axes, x: float, y: float, limit: float, colour: str, *, marker: str, size: float,
+    axes: Axes,
+    x: float,
+    y: float,
+    limit: float,
+    colour: str,
+    *,
+    marker: str,
+    size: float,
     hollow: bool = False,
-) -> None:  # fmt: skip
+) -> None:
     if x > limit:
         said = f"{fraction(x)} →"
         axes.text(limit, y, said, ha="right", va="center", fontsize=9.5, color=PALETTE["muted"])
@@ -112,7 +121,7 @@ def _dot(
     axes.plot(x, y, marker, markersize=size, color=colour, markerfacecolor=face, markeredgewidth=1.5)
 
 
-def _limit(shown: Sequence[Entry], floor: float, nothing: float) -> float:
+def _limit(shown: Sequence[ComparedRun], floor: float, nothing: float) -> float:
     """As far as the methods reach, and doing nothing; random weights would push all others together."""
     seen = [1.5 * x for x in (floor,) if not math.isnan(x)]
     seen += [1.08 * x for x in (nothing,) if not math.isnan(x)]
@@ -134,13 +143,15 @@ def _short(text: str, longest: int, single: bool) -> str:
     return f"{text}  " if single else text
 
 
-def key(tasks: Sequence[Task]) -> list[tuple[str, str, str]]:
+def key(tasks: Sequence[ComparedTask]) -> list[tuple[str, str, str]]:
     """(kind, colour, text) of each sign that the figures of these tasks may hold."""
     entries = [entry for task in tasks for entry in task.entries]
     runs = [run for task in tasks for run in task.runs]
     words: Mapping[str, str] = {
-        "blue": "sees the forget set alone", "green": "upper reference: sees more", "muted": "control"
-    }  # fmt: skip
+        "blue": "sees the forget set alone",
+        "green": "upper reference: sees more",
+        "muted": "control",
+    }
     signs = [("disc", c, t) for c, t in words.items() if any(colour_of(e) == c for e in entries)]
     if any(len(e.runs) > 1 for e in entries):
         signs.append(("diamond", "ink", "mean over seeds, bar: its 95 % interval"))

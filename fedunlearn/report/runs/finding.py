@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedunlearn.report.finding import CONTROL_WORDS, judgement, still_told
-from fedunlearn.report.runs.grouping import Entry, Run, Task, differing
+from fedunlearn.report.runs.grouping import ComparedRun, ComparedTask, Run, differing
 from fedunlearn.report.study.statistics import compared_to_best
 from fedunlearn.report.values import fraction, many, noise_floor, number_at
 
@@ -14,14 +14,15 @@ _DIFFERENCES = 3  # named in the headline; the table of settings has all
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RunsVerdict:
     """Of one task.
 
     Attributes:
         tone: "good", "useless" (nothing beats doing nothing) or "unknown", also where an attack on single
             utterances surely tells them in a run of the best.
         sentence: what came out, and how sure.
-        best: labels of the entries with the lowest mean gap. level: of those that cannot be told from it.
+        best: labels of the entries with the lowest mean gap.
+        level: of those that cannot be told from it.
         remarks: what qualifies it.
     """
 
@@ -32,7 +33,7 @@ class Verdict:
     remarks: tuple[str, ...] = ()
 
 
-def headline(tasks: Sequence[Task]) -> tuple[str, str]:
+def headline(tasks: Sequence[ComparedTask]) -> tuple[str, str]:
     """(tone, one sentence) for the head of the page: the finding, or that there can be none over all."""
     if len(tasks) == 1:
         verdict = judge(tasks[0])
@@ -44,7 +45,7 @@ def headline(tasks: Sequence[Task]) -> tuple[str, str]:
     )
 
 
-def apart(tasks: Sequence[Task]) -> str:
+def apart(tasks: Sequence[ComparedTask]) -> str:
     """In what the tasks differ, with the values."""
     found = differing(task.runs[0].task for task in tasks)
     named = [f"{key} ({'; '.join(_short(v) for v in values)})" for key, values in found.items()]
@@ -56,7 +57,7 @@ def apart(tasks: Sequence[Task]) -> str:
     )
 
 
-def judge(task: Task) -> Verdict:
+def judge(task: ComparedTask) -> RunsVerdict:
     """Which entry comes nearest to the retrained model, over its seeds, and who cannot be told from it.
 
     Those that see the forget set alone compete; where there are none, the upper references do; controls never
@@ -68,7 +69,7 @@ def judge(task: Task) -> Verdict:
     field = alone or rivals
     if not field:
         ended = "No complete run of a method has a gap: there is nothing to rank."
-        return Verdict("unknown", ended, remarks=remarks)
+        return RunsVerdict("unknown", ended, remarks=remarks)
     # Seeds are text here; any numbering of them does.
     numbers = {seed: n for n, seed in enumerate(dict.fromkeys(run.seed for run in task.runs))}
     gaps = {e.label: {numbers[s]: g for s, g in e.by_seed(_gap).items()} for e in field}
@@ -93,13 +94,17 @@ def judge(task: Task) -> Verdict:
     if beaten_by:
         sentence = f"Nothing here is of use: {beaten_by}. {sentence}"
     tone = "useless" if beaten_by else "unknown" if told else "good"
-    return Verdict(tone, sentence, best, level, remarks)
+    return RunsVerdict(tone, sentence, best, level, remarks)
 
 
 def _sentence(
-    task: Task, field: Sequence[Entry], winner: Entry, ties: int, level: Sequence[str],
+    task: ComparedTask,
+    field: Sequence[ComparedRun],
+    winner: ComparedRun,
+    ties: int,
+    level: Sequence[str],
     gaps: dict[str, dict[int, float]],
-) -> str:  # fmt: skip
+) -> str:
     mean = winner.pooled(_gap)
     floor = task.once_a_seed(floor_of).mean
     beside = "" if math.isnan(floor) else f" (noise floor {fraction(floor)})"
@@ -121,7 +126,7 @@ def _sentence(
     return f"{said}; over the {shared} shared seeds its difference to every other is beyond chance (95 %)."
 
 
-def _better_control(task: Task, winner: Entry) -> str:
+def _better_control(task: ComparedTask, winner: ComparedRun) -> str:
     """Which control the best method does not beat: by each run's own records of both."""
     ours = winner.pooled(_gap).mean
     for name, words in CONTROL_WORDS.items():
@@ -131,7 +136,7 @@ def _better_control(task: Task, winner: Entry) -> str:
     return ""
 
 
-def _remarks(task: Task) -> list[str]:
+def _remarks(task: ComparedTask) -> list[str]:
     said = []
     floor = task.once_a_seed(floor_of)
     nothing = task.once_a_seed(lambda run: number_at(run.results, "gap", "none", "mean"))

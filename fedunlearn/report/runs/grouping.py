@@ -20,9 +20,15 @@ _TASK = ("partition", "model", "training", "deletions", "availability", "attacke
 _SERVING = {"deletions.window", "deletions.deadline", "deletions.patience"}
 """how requests are served is a choice, like the method; what is asked is the task"""
 _WITHOUT_EFFECT = (
-    "seed", "federation.", "corpus.path", "corpus.skip_bad", "evaluation.search", "evaluation.shadow",
-    "evaluation.relearn_steps", "evaluation.bootstrap",
-)  # fmt: skip
+    "seed",
+    "federation.",
+    "corpus.path",
+    "corpus.skip_bad",
+    "evaluation.search",
+    "evaluation.shadow",
+    "evaluation.relearn_steps",
+    "evaluation.bootstrap",
+)
 """beginnings of settings that move no gap, or that runs of one entry differ in by design"""
 
 
@@ -97,7 +103,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ComparedRun:
     """Runs that differ in their seed alone.
 
     Attributes:
@@ -147,10 +153,10 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Task:
+class ComparedTask:
     """Runs that may be compared, as entries in order of appearance."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[ComparedRun, ...]
 
     @property
     def runs(self) -> list[Run]:
@@ -164,10 +170,10 @@ class Task:
 
     def once_a_seed(self, value: Callable[[Run], float | None]) -> Spread:
         """Of what all entries share, such as the noise floor: mean over seeds and half its interval."""
-        return Entry("", tuple(self.counted)).pooled(value)
+        return ComparedRun("", tuple(self.counted)).pooled(value)
 
 
-def tasks_of(runs: Sequence[Run]) -> list[Task]:
+def tasks_of(runs: Sequence[Run]) -> list[ComparedTask]:
     """Runs by task, in order of appearance; what was forgotten counts where it is known."""
     groups: dict[tuple[tuple[str, str], ...], list[list[Run]]] = {}
     for run in runs:
@@ -179,7 +185,7 @@ def tasks_of(runs: Sequence[Run]) -> list[Task]:
                 break
         else:
             versions.append([run])
-    return [Task(_entries(mine)) for versions in groups.values() for mine in versions]
+    return [ComparedTask(_entries(mine)) for versions in groups.values() for mine in versions]
 
 
 def differing(records: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
@@ -190,11 +196,11 @@ def differing(records: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
     return {key: found for key, found in values.items() if len(found) > 1}
 
 
-def _entries(runs: Sequence[Run]) -> tuple[Entry, ...]:
+def _entries(runs: Sequence[Run]) -> tuple[ComparedRun, ...]:
     groups: dict[tuple[tuple[str, str], ...], list[Run]] = {}
     for run in runs:
         groups.setdefault(tuple(sorted(run.choices.items())), []).append(run)
-    return tuple(Entry(_label(mine, groups.values()), tuple(mine)) for mine in groups.values())
+    return tuple(ComparedRun(_label(mine, groups.values()), tuple(mine)) for mine in groups.values())
 
 
 def _label(mine: Sequence[Run], all_: Iterable[Sequence[Run]]) -> str:

@@ -9,8 +9,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fedunlearn.report.runs.figure import gaps_figure, key
-from fedunlearn.report.runs.finding import Verdict, headline, judge
-from fedunlearn.report.runs.grouping import Run, Task, tasks_of
+from fedunlearn.report.runs.finding import RunsVerdict, headline, judge
+from fedunlearn.report.runs.grouping import ComparedTask, Run, tasks_of
 from fedunlearn.report.runs.tables import (
     WORDS,
     RunLine,
@@ -37,7 +37,7 @@ class Part:
 
     title: str
     about: str
-    verdict: Verdict
+    verdict: RunsVerdict
     wide: Markup | None
     narrow: Markup | None
     lines: list[RunLine]
@@ -91,7 +91,7 @@ def render(results: Mapping[str, Mapping[str, Any]]) -> str:
     return page.encode("utf-8", "replace").decode("utf-8")
 
 
-def _part(task: Task, number: int, of: int) -> Part:
+def _part(task: ComparedTask, number: int, of: int) -> Part:
     verdict, ordered = judge(task), in_order(task)
     return Part(
         title=f"Group {number} of {of}" if of > 1 else "",
@@ -108,7 +108,7 @@ def _part(task: Task, number: int, of: int) -> Part:
     )
 
 
-def _about(task: Task) -> str:
+def _about(task: ComparedTask) -> str:
     results = task.runs[0].results
     corpus = at(results, "corpus")
     forgotten = {at(run.results, "models", "retrained", "forget", "n") for run in task.counted} - {None}
@@ -120,7 +120,7 @@ def _about(task: Task) -> str:
     )
 
 
-def _kicker(runs: Sequence[Run], tasks: Sequence[Task]) -> list[str]:
+def _kicker(runs: Sequence[Run], tasks: Sequence[ComparedTask]) -> list[str]:
     entries = [entry for task in tasks for entry in task.entries]
     seeds = dict.fromkeys(run.seed for run in runs)
     said = [many(len(runs), "run"), many(len(entries), "configuration"), many(len(seeds), "seed")]

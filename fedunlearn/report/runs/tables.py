@@ -7,8 +7,8 @@ from typing import Any
 
 from fedunlearn.report.finding import final_model, unfulfilled
 from fedunlearn.report.runs.figure import interval_of
-from fedunlearn.report.runs.finding import Verdict, floor_of
-from fedunlearn.report.runs.grouping import Entry, Run, Task, differing
+from fedunlearn.report.runs.finding import RunsVerdict, floor_of
+from fedunlearn.report.runs.grouping import ComparedRun, ComparedTask, Run, differing
 from fedunlearn.report.study.statistics import GROUPS, Spread
 from fedunlearn.report.tables import Cell, Row
 from fedunlearn.report.values import (
@@ -34,17 +34,42 @@ MEASURES = {
     "membership AUC": ("membership", "auc"),
 }
 WORDS = {
-    "mean gap": "gap", "forget": "accuracy", "retain": "accuracy", "test": "test", "membership": "membership",
-    "test UAR": "uar", "test accuracy": "test", "unseen-speaker UAR": "uar", "retain accuracy": "accuracy",
-    "forget accuracy": "accuracy", "membership AUC": "membership", "population AUC": "membership",
-    "population TPR at 1 % FPR": "roc", "same speaker AUC": "same-speaker", "U-LiRA AUC": "ulira",
-    "U-LiRA TPR at 1 % FPR": "roc", "informed AUC": "informed", "informed TPR at 1 % FPR": "roc",
-    "worst speaker's change": "fairness", "mean speaker's change": "fairness", "ToW": "tow",
-    "KS of losses": "ks", "Wasserstein of losses": "wasserstein", "JS": "js", "relearn steps": "relearn",
-    "reversion, forget": "reversion", "GUM": "gum", "CGUM": "gum", "client time": "cost",
-    "of retraining's": "cost", "sent up": "cost", "sent down": "cost", "noise floor": "floor",
-    "doing nothing": "control", "requests fulfilled": "states",
-}  # fmt: skip
+    "mean gap": "gap",
+    "forget": "accuracy",
+    "retain": "accuracy",
+    "test": "test",
+    "membership": "membership",
+    "test UAR": "uar",
+    "test accuracy": "test",
+    "unseen-speaker UAR": "uar",
+    "retain accuracy": "accuracy",
+    "forget accuracy": "accuracy",
+    "membership AUC": "membership",
+    "population AUC": "membership",
+    "population TPR at 1 % FPR": "roc",
+    "same speaker AUC": "same-speaker",
+    "U-LiRA AUC": "ulira",
+    "U-LiRA TPR at 1 % FPR": "roc",
+    "informed AUC": "informed",
+    "informed TPR at 1 % FPR": "roc",
+    "worst speaker's change": "fairness",
+    "mean speaker's change": "fairness",
+    "ToW": "tow",
+    "KS of losses": "ks",
+    "Wasserstein of losses": "wasserstein",
+    "JS": "js",
+    "relearn steps": "relearn",
+    "reversion, forget": "reversion",
+    "GUM": "gum",
+    "CGUM": "gum",
+    "client time": "cost",
+    "of retraining's": "cost",
+    "sent up": "cost",
+    "sent down": "cost",
+    "noise floor": "floor",
+    "doing nothing": "control",
+    "requests fulfilled": "states",
+}
 """head of a column -> the entry among the words of the page that says what it means"""
 TONES = {"complete": "good", "failed": "bad", "partial": "bad"}
 
@@ -85,22 +110,22 @@ class RunLine:
     requests: str
 
 
-def in_order(task: Task) -> list[Entry]:
+def in_order(task: ComparedTask) -> list[ComparedRun]:
     """Those that see the forget set alone, upper references, controls; in each by mean gap, none last."""
 
-    def place(entry: Entry) -> tuple[int, bool, float]:
+    def place(entry: ComparedRun) -> tuple[int, bool, float]:
         gap = entry.pooled(lambda run: run.gap).mean
         return list(GROUPS).index(entry.group), math.isnan(gap), gap
 
     return sorted(task.entries, key=place)
 
 
-def run_lines(task: Task) -> list[RunLine]:
+def run_lines(task: ComparedTask) -> list[RunLine]:
     """One line a run, entry by entry."""
     return [_line(entry, run) for entry in in_order(task) for run in entry.runs]
 
 
-def _line(entry: Entry, run: Run) -> RunLine:
+def _line(entry: ComparedRun, run: Run) -> RunLine:
     results = run.results
     ends = interval_of(run)
     requests = at(results, "requests")
@@ -121,7 +146,7 @@ def _line(entry: Entry, run: Run) -> RunLine:
     )
 
 
-def gap_table(task: Task, verdict: Verdict) -> Table:
+def gap_table(task: ComparedTask, verdict: RunsVerdict) -> Table:
     """Each entry's mean gap over seeds, its parts, and whether it is the best or cannot be told from it."""
     parts = ("mean", "forget", "retain", "test", "membership")
     rows = []
@@ -141,7 +166,7 @@ def gap_table(task: Task, verdict: Verdict) -> Table:
     return Table(("seeds", "mean gap", *parts[1:]), tuple(rows))
 
 
-def models_table(task: Task) -> Table:
+def models_table(task: ComparedTask) -> Table:
     """Each entry's two models; the original and the retrained one, which all share, last."""
     rows = []
     for entry in in_order(task):
@@ -174,17 +199,29 @@ def privacy_columns() -> tuple[Column, ...]:
         return lambda run: number_at(run.results, "models", "retrained", *path)
 
     return (
-        Column("population AUC", population("membership", "auc"),
-               note=retrained("membership", "auc"), against="retrained"),
-        Column("population TPR at 1 % FPR", population("membership", "tpr_at", "0.01"),
-               note=retrained("membership", "tpr_at", "0.01"), against="retrained"),
-        Column("same speaker AUC", population("membership_same_speaker", "auc"),
-               note=retrained("membership_same_speaker", "auc"), against="retrained"),
+        Column(
+            "population AUC",
+            population("membership", "auc"),
+            note=retrained("membership", "auc"),
+            against="retrained",
+        ),
+        Column(
+            "population TPR at 1 % FPR",
+            population("membership", "tpr_at", "0.01"),
+            note=retrained("membership", "tpr_at", "0.01"),
+            against="retrained",
+        ),
+        Column(
+            "same speaker AUC",
+            population("membership_same_speaker", "auc"),
+            note=retrained("membership_same_speaker", "auc"),
+            against="retrained",
+        ),
         Column("U-LiRA AUC", attack("ulira", "auc")),
         Column("U-LiRA TPR at 1 % FPR", attack("ulira", "tpr_at", "0.01", "value")),
         Column("informed AUC", attack("informed", "auc")),
         Column("informed TPR at 1 % FPR", attack("informed", "tpr_at", "0.01", "value")),
-    )  # fmt: skip
+    )
 
 
 def other_columns() -> tuple[Column, ...]:
@@ -204,12 +241,17 @@ def other_columns() -> tuple[Column, ...]:
         Column("KS of losses", final("distances", "*", "ks")),
         Column("Wasserstein of losses", final("distances", "*", "wasserstein")),
         Column("JS", final("distances", "*", "js")),
-        Column("relearn steps", final("relearn", "*", "steps"), _steps,
-               final("relearn", "retrained", "steps"), "retrained"),
+        Column(
+            "relearn steps",
+            final("relearn", "*", "steps"),
+            _steps,
+            final("relearn", "retrained", "steps"),
+            "retrained",
+        ),
         Column("reversion, forget", final("reversion", "forget"), _signed),
         Column("GUM", final("gum", "*", "gum")),
         Column("CGUM", final("gum", "*", "cgum")),
-    )  # fmt: skip
+    )
 
 
 def cost_columns() -> tuple[Column, ...]:
@@ -243,7 +285,7 @@ def cost_columns() -> tuple[Column, ...]:
     )
 
 
-def pooled_table(task: Task, columns: Sequence[Column]) -> Table:
+def pooled_table(task: ComparedTask, columns: Sequence[Column]) -> Table:
     """One line an entry; columns of which no run has a value are left out."""
     entries = [entry for entry in in_order(task) if entry.counted]
     known = [c for c in columns if any(c.value(run) is not None for run in task.counted)]
@@ -255,10 +297,7 @@ def settings_table(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, str]]
     """Settings and versions that are not the same in all runs: key, and each value with who has it."""
     records = {run.name: {**run.settings, **_versions(run)} for run in runs}
     found = differing(records.values())
-    return [
-        (key, [(value, _who(records, key, value)) for value in values])
-        for key, values in found.items()
-    ]  # fmt: skip
+    return [(key, [(value, _who(records, key, value)) for value in values]) for key, values in found.items()]
 
 
 def _who(records: dict[str, dict[str, str]], key: str, value: str) -> str:
@@ -270,7 +309,7 @@ def _versions(run: Run) -> dict[str, str]:
     return {f"versions.{k}": plain(v) for k, v in found.items()} if isinstance(found, dict) else {}
 
 
-def _cell(entry: Entry, column: Column) -> Cell:
+def _cell(entry: ComparedRun, column: Column) -> Cell:
     text = _pooled(entry.pooled(column.value), column.written)
     against = entry.pooled(column.note).mean if column.note else math.nan
     return Cell(text, "" if math.isnan(against) else f"{column.against} {column.written(against)}")

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 from scipy.stats import chi2
 
-from fedunlearn.report.figures.style import PALETTE, ink, quiet, sheet
+from fedunlearn.report.figures.style import PALETTE, despine, figure_style, new_figure
 from fedunlearn.report.study.statistics import (
     GROUPS,
     Row,
@@ -44,7 +44,7 @@ def write_figures(rows: Sequence[Row], folder: Path) -> list[Path]:
     served = [r for r in rows if r["window"] == rows[0]["window"]]
     first = [r for r in joined if r["window"] == rows[0]["window"]]
     files = []
-    with ink():
+    with figure_style():
         drawn = {
             "forget-retain": forget_against_retain(first),
             "gap-by-method": gap_by_method(first),
@@ -67,7 +67,7 @@ def forget_against_retain(rows: Sequence[Row]) -> Figure:
     The origin is the mean of each run's retrained seeds; the ellipse holds 95 % of them, were they Gaussian,
     by their covariance around that mean, pooled over runs.
     """
-    figure = sheet(700, 440)
+    figure = new_figure(700, 440)
     axes = figure.add_subplot()
     styles = _styles(rows)
     centre = {_data(r): np.mean(r["seeds"], axis=0) for r in references(rows)}
@@ -137,7 +137,7 @@ def gap_by_method(rows: Sequence[Row]) -> Figure:
     """Mean gap of each method over all settings, with its interval over seeds, and the noise floor."""
     groups = groups_of(rows)
     names = [(m, g) for g, methods in groups.items() for m in methods][::-1]
-    figure = sheet(640, 90 + 24 * max(len(names), 2))
+    figure = new_figure(640, 90 + 24 * max(len(names), 2))
     axes = figure.add_subplot()
     for y, (method, group) in enumerate(names):
         gap = over_seeds(by_seed(rows, "gap", method=method))
@@ -152,7 +152,7 @@ def gap_by_method(rows: Sequence[Row]) -> Figure:
     axes.set_xlim(0, 1.12 * farthest)
     axes.set_xlabel("mean gap to the retrained model, over all settings (bars: 95 % interval over seeds)")
     axes.set_title(_joining(rows), loc="left", fontsize=10, color=PALETTE["muted"])
-    quiet(axes, grid="x")
+    despine(axes, grid="x")
     figure.legend(loc="outside lower center", frameon=False, fontsize=9, ncols=4)
     return figure
 
@@ -162,7 +162,7 @@ def gap_by_size(rows: Sequence[Row]) -> Figure:
     asking = sorted({r["requesters"] for r in rows})
     sizes = sorted({r["forget_size"] for r in rows})
     styles = _styles(rows)
-    figure = sheet(330 + 280 * len(asking), 420)
+    figure = new_figure(330 + 280 * len(asking), 420)
     panels = figure.subplots(1, len(asking), sharey=True, squeeze=False)[0]
     tops = []
     for axes, requesters in zip(panels, asking, strict=True):
@@ -171,9 +171,13 @@ def gap_by_size(rows: Sequence[Row]) -> Figure:
             gaps = [over_seeds(by_seed(here, "gap", method=method, forget_size=n)) for n in sizes]
             aside = 0.012 * (sizes[-1] - sizes[0]) * (number / max(len(styles) - 1, 1) - 0.5)
             axes.errorbar(
-                [n + aside for n in sizes], [g.mean for g in gaps], yerr=[_half(g) for g in gaps],
-                elinewidth=0.7, label=method if requesters == asking[0] else None, **style,
-            )  # fmt: skip
+                [n + aside for n in sizes],
+                [g.mean for g in gaps],
+                yerr=[_half(g) for g in gaps],
+                elinewidth=0.7,
+                label=method if requesters == asking[0] else None,
+                **style,
+            )
             tops += [g.mean for g in gaps if method != "destroy" and not math.isnan(g.mean)]
         floor = [over_seeds(by_seed(references(here), "gap", "retrained", forget_size=n)).mean for n in sizes]
         label = "noise floor" if requesters == asking[0] else None
@@ -181,7 +185,7 @@ def gap_by_size(rows: Sequence[Row]) -> Figure:
         axes.set_title("one requester" if requesters == 1 else f"{requesters} requesters", fontsize=10)
         axes.set_xticks(sizes)
         axes.set_xlabel("utterances each takes back")
-        quiet(axes, grid="y")
+        despine(axes, grid="y")
         lost = over_seeds(by_seed(here, "gap", method="destroy")).mean
         if lost > 1.2 * max(tops, default=math.inf):
             _remark(axes, f"destroy: above, {lost:.2f} on average", 0.95)
@@ -198,7 +202,7 @@ def waiting_against_gap(rows: Sequence[Row]) -> Figure:
     """
     styles, windows = _styles(rows), windows_of(rows)
     asking = sorted({r["requesters"] for r in rows})
-    figure = sheet(200 + 270 * len(asking), 380)
+    figure = new_figure(200 + 270 * len(asking), 380)
     panels = figure.subplots(1, len(asking), sharey=True, squeeze=False)[0]
     tops = []
     for axes, requesters in zip(panels, asking, strict=True):
@@ -209,16 +213,20 @@ def waiting_against_gap(rows: Sequence[Row]) -> Figure:
                 for column in ("rounds_waited_mean", "gap")
             )
             axes.errorbar(
-                [w.mean for w in waits], [g.mean for g in gaps], yerr=[_half(g) for g in gaps],
-                elinewidth=0.7, label=method if requesters == asking[0] else None, **style,
-            )  # fmt: skip
+                [w.mean for w in waits],
+                [g.mean for g in gaps],
+                yerr=[_half(g) for g in gaps],
+                elinewidth=0.7,
+                label=method if requesters == asking[0] else None,
+                **style,
+            )
             tops += [g.mean for g in gaps if method != "destroy" and not math.isnan(g.mean)]
         floor = over_seeds(by_seed(references(here), "gap", "retrained")).mean
         label = "noise floor" if requesters == asking[0] else None
         axes.axhspan(0, floor, color=PALETTE["muted"], alpha=0.25, linewidth=0, label=label)
         axes.set_title("one requester" if requesters == 1 else f"{requesters} requesters", fontsize=10)
         axes.set_xlabel("rounds waited, on average")
-        quiet(axes, grid="y")
+        despine(axes, grid="y")
         lost = over_seeds(by_seed(here, "gap", method="destroy")).mean
         if lost > 1.2 * max(tops, default=math.inf):
             _remark(axes, f"destroy: above, {lost:.2f} on average", 0.95)
@@ -238,7 +246,7 @@ def aggregation_against_recovery(rows: Sequence[Row]) -> Figure:
     recoveries = list(dict.fromkeys(s.recovery for s in settings_of(rows)))
     across = min(len(methods), 3)
     down = math.ceil(len(methods) / across)
-    figure = sheet(110 + across * (50 + 62 * len(recoveries)), 80 + down * (44 + 30 * len(joins)))
+    figure = new_figure(110 + across * (50 + 62 * len(recoveries)), 80 + down * (44 + 30 * len(joins)))
     panels = figure.subplots(down, across, squeeze=False).ravel()
     gaps = {
         m: np.array(
@@ -270,7 +278,7 @@ def aggregation_against_recovery(rows: Sequence[Row]) -> Figure:
 
 
 def _heat(axes: Axes, gaps: "np.ndarray[Any, Any]", darkest: float, shades: LinearSegmentedColormap) -> None:
-    quiet(axes, grid="none")
+    despine(axes, grid="none")
     axes.imshow(gaps, cmap=shades, vmin=0, vmax=darkest, aspect="auto")
     for y, x in np.ndindex(*gaps.shape):
         if not math.isnan(gaps[y, x]):

@@ -42,7 +42,8 @@ class Table:
     """A table of text; cells in ``**`` are bold, ``†`` is a mark.
 
     Attributes:
-        title: one line. caption: what the marks mean.
+        title: one line.
+        caption: what the marks mean.
         head: names of the columns; the first two are words, the others numbers.
         groups: title and lines of each.
     """
@@ -250,7 +251,12 @@ def _tex(cell: str) -> str:
     bold = cell.startswith("**") and cell.endswith("**")
     text = cell.strip("*")
     for sign, written in (
-        ("%", r"\%"), ("_", r"\_"), ("&", r"\&"), ("±", r"$\pm$"), ("–", "--"), ("†", r"$^\dagger$"),
-    ):  # fmt: skip
+        ("%", r"\%"),
+        ("_", r"\_"),
+        ("&", r"\&"),
+        ("±", r"$\pm$"),
+        ("–", "--"),
+        ("†", r"$^\dagger$"),
+    ):
         text = text.replace(sign, written)
     return rf"\textbf{{{text}}}" if bold else text

@@ -15,13 +15,13 @@ import torch.nn.functional as F
 
 from fedunlearn.models import build_model
 from fedunlearn.seeding import rng_for
-from fedunlearn.study.speed.world import EMOTIONS, World
+from fedunlearn.study.speed.world import EMOTIONS, BenchmarkWorkload
 from fedunlearn.training import sgd_step
 
 _REPEATS = 5
 
 
-def measure(world: World) -> dict[str, float]:
+def measure(world: BenchmarkWorkload) -> dict[str, float]:
     """Seconds of one core for a round of all clients' training: the median of several.
 
     Returns:
@@ -62,4 +62,4 @@ def measure(world: World) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(World(**json.loads(sys.argv[1])))))
+    print(json.dumps(measure(BenchmarkWorkload(**json.loads(sys.argv[1])))))

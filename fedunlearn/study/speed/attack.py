@@ -17,7 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fedunlearn.config import AttackSettings, ModelSettings
+from fedunlearn.config.model import ModelSettings
+from fedunlearn.config.unlearning import AttackSettings
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models import build_model
 from fedunlearn.models.functionals import FunctionalsModel

@@ -25,7 +25,7 @@ from fedunlearn.client import steps as local_work  # noqa: E402
 from fedunlearn.engines.engine import play  # noqa: E402
 from fedunlearn.experiment.preparation import prepare  # noqa: E402
 from fedunlearn.experiment.progress import Progress  # noqa: E402
-from fedunlearn.study.speed.world import World  # noqa: E402
+from fedunlearn.study.speed.world import BenchmarkWorkload  # noqa: E402
 
 
 def idle(message: Message, context: Context, call_next: Any) -> Message:
@@ -35,7 +35,7 @@ def idle(message: Message, context: Context, call_next: Any) -> Message:
     return reply
 
 
-def measure(world: World, folder: Path) -> dict[str, Any]:
+def measure(world: BenchmarkWorkload, folder: Path) -> dict[str, Any]:
     """Play a federation.
 
     Args:
@@ -75,5 +75,8 @@ def measure(world: World, folder: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="fedunlearn-") as temporary:
-        print(json.dumps(measure(World(**json.loads(sys.argv[1])), Path(temporary) / "run")), flush=True)
+        print(
+            json.dumps(measure(BenchmarkWorkload(**json.loads(sys.argv[1])), Path(temporary) / "run")),
+            flush=True,
+        )
     os._exit(0)  # what is left to be taken apart is of no interest

@@ -34,7 +34,7 @@ from fedunlearn.config import LocalSettings
 from fedunlearn.cpus import usable_cpus
 from fedunlearn.models.functionals import FunctionalsModel
 from fedunlearn.seeding import rng_for
-from fedunlearn.study.speed.world import EMOTIONS, World
+from fedunlearn.study.speed.world import EMOTIONS, BenchmarkWorkload
 
 _FEATURES = FunctionalsModel.dims
 
@@ -77,11 +77,12 @@ def make_client(hidden: int, local: LocalSettings, folder: Path) -> ClientApp:
     return app
 
 
-def measure(world: World, folder: Path) -> dict[str, float]:
+def measure(world: BenchmarkWorkload, folder: Path) -> dict[str, float]:
     """Play it.
 
     Args:
-        world: of the functionals model. folder: for the clients' data.
+        world: of the functionals model.
+        folder: for the clients' data.
 
     Returns:
         {"round": s, mean of all after the first}
@@ -125,6 +126,6 @@ if __name__ == "__main__":
     logging.disable(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="fedunlearn-") as temporary:
         sys.stdout = sys.stderr  # Flower prints
-        found = measure(World(**json.loads(sys.argv[1])), Path(temporary))
+        found = measure(BenchmarkWorkload(**json.loads(sys.argv[1])), Path(temporary))
         print(json.dumps(found), file=sys.__stdout__, flush=True)
     os._exit(0)

@@ -12,8 +12,11 @@ class Row:
     """One figure.
 
     Attributes:
-        part: of the benchmark. what: is measured. value: of it; None = not measured here.
-        target: what it should be: ("<=" | ">=", a number); None = none was set. note: what it is made of.
+        part: of the benchmark.
+        what: is measured.
+        value: of it; None = not measured here.
+        target: what it should be: ("<=" | ">=", a number); None = none was set.
+        note: what it is made of.
     """
 
     part: str

@@ -17,7 +17,9 @@ def measure(
     """One client takes back so many utterances; the whole experiment, with one retrained model.
 
     Args:
-        data: RAVDESS; None = generated speech. folder: to be made. more: further ``--set`` values.
+        data: RAVDESS; None = generated speech.
+        folder: to be made.
+        more: further ``--set`` values.
 
     Returns:
         ratios: retraining over unlearn and recover together, of client_seconds, bytes and wall_seconds.

@@ -11,10 +11,11 @@ import torch
 
 from fedunlearn import config as configuration
 from fedunlearn.audio import PCM
-from fedunlearn.config import Config, PartitionSettings
-from fedunlearn.corpora import Corpus, Utterance
-from fedunlearn.evaluation.recordings import Speech
-from fedunlearn.experiment.preparation import Heard
+from fedunlearn.config import Config
+from fedunlearn.config.partition import PartitionSettings
+from fedunlearn.corpora.utterance import Corpus, Utterance
+from fedunlearn.evaluation.recordings import RecordingCache
+from fedunlearn.experiment.preparation import DecodedCorpus
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.seeding import rng_for
@@ -28,14 +29,19 @@ _KINDS = 64
 
 
 @dataclass(frozen=True)
-class World:
+class BenchmarkWorkload:
     """A federation.
 
     Attributes:
-        clients: devices, one speaker each. utterances: of each, one in five held out.
-        model: "functionals" or "cnn". hidden: width of the functionals model.
-        rounds: of learning. epochs: of a client in each. look_every: rounds between the judge's looks.
-        engine, workers: as in ``federation``. idle: whether clients do all but train.
+        clients: devices, one speaker each.
+        utterances: of each, one in five held out.
+        model: "functionals" or "cnn".
+        hidden: width of the functionals model.
+        rounds: of learning.
+        epochs: of a client in each.
+        look_every: rounds between the judge's looks.
+        engine, workers: as in ``federation``.
+        idle: whether clients do all but train.
     """
 
     clients: int = 20
@@ -78,7 +84,7 @@ class World:
         """Feature frames of each utterance."""
         return 1 if model.frame_seconds is None else _FRAMES
 
-    def heard(self, config: Config) -> Heard:
+    def heard(self, config: Config) -> DecodedCorpus:
         """Its speech, with features that are as large as the model's own."""
         rng = rng_for(0, "noise")
         noise = rng.integers(-1000, 1000, (_KINDS, _SAMPLES), dtype=np.int16)
@@ -94,4 +100,4 @@ class World:
                 emotion = EMOTIONS[take % len(EMOTIONS)]
                 utterances.append(Utterance(name, f"speaker-{speaker:05d}", emotion, noise[kind].copy))
         corpus = Corpus("synthetic", tuple(utterances), EMOTIONS)
-        return corpus, Speech(pcm, {template.feature_name: known})
+        return corpus, RecordingCache(pcm, {template.feature_name: known})

@@ -18,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from fedunlearn.config import UnlearningSettings
+from fedunlearn.config.unlearning import UnlearningSettings
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.training import predict

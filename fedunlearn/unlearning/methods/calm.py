@@ -39,7 +39,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedunlearn.config import CalmSettings, UnlearningSettings
+from fedunlearn.config.unlearning import CalmSettings, UnlearningSettings
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.training import add_noise, predict
@@ -118,7 +118,9 @@ def with_log_odds(logits: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:
     """Distributions in which the true class has the wanted log-odds, the others their old proportions.
 
     Args:
-        logits: [n, C >= 2]. labels: int64 [n]. wanted: [n], ln p_y / (1 - p_y).
+        logits: [n, C >= 2].
+        labels: int64 [n].
+        wanted: [n], ln p_y / (1 - p_y).
 
     Returns:
         [n, C], rows sum to 1.

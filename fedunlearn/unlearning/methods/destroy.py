@@ -6,7 +6,7 @@ import math
 import numpy as np
 import torch
 
-from fedunlearn.config import UnlearningSettings
+from fedunlearn.config.unlearning import UnlearningSettings
 from fedunlearn.examples import ForgetSet
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.unlearning.contract import (

@@ -10,7 +10,7 @@ gradient; on the forget set alone.
 import numpy as np
 from torch import Tensor
 
-from fedunlearn.config import UnlearningSettings
+from fedunlearn.config.unlearning import UnlearningSettings
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.unlearning.contract import MethodCard, ServerScalars, UnlearnResult, unchanged

@@ -4,7 +4,7 @@ import copy
 
 import numpy as np
 
-from fedunlearn.config import UnlearningSettings
+from fedunlearn.config.unlearning import UnlearningSettings
 from fedunlearn.examples import ForgetSet
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.unlearning.contract import (

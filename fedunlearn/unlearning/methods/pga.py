@@ -19,7 +19,7 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
-from fedunlearn.config import UnlearningSettings
+from fedunlearn.config.unlearning import UnlearningSettings
 from fedunlearn.examples import ForgetSet
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.unlearning.contract import MethodCard, ServerScalars, UnlearnResult, unchanged

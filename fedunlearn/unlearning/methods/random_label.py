@@ -9,7 +9,7 @@ on beside it; the same as the first term of L2UL.
 
 import numpy as np
 
-from fedunlearn.config import UnlearningSettings
+from fedunlearn.config.unlearning import UnlearningSettings
 from fedunlearn.examples import ForgetSet
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.unlearning.contract import MethodCard, ServerScalars, UnlearnResult, unchanged

@@ -16,12 +16,13 @@ from typing import Literal, Protocol
 import numpy as np
 from torch import Tensor
 
-from fedunlearn.config import LocalSettings, UnlearningSettings
+from fedunlearn.config import LocalSettings
+from fedunlearn.config.unlearning import UnlearningSettings
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult
 
-State = dict[str, Tensor]
+StateDict = dict[str, Tensor]
 
 
 class ForgetPart(Protocol):
@@ -80,7 +81,7 @@ class Plan:
     retain_share: float = 1.0
 
 
-def as_it_came(weights: Mapping[str, Tensor], model: EmotionModel) -> State:
+def as_it_came(weights: Mapping[str, Tensor], model: EmotionModel) -> StateDict:
     """The start of most procedures: the global model."""
     return dict(weights)
 
@@ -103,7 +104,7 @@ class RoundsCard:
     plan: Callable[[UnlearningSettings], Plan]
     retain: RetainPart
     forget: ForgetPart | None = None
-    start: Callable[[Mapping[str, Tensor], EmotionModel], State] = as_it_came
+    start: Callable[[Mapping[str, Tensor], EmotionModel], StateDict] = as_it_came
     teacher: bool = False
     sees: Literal["retain"] = "retain"
 
@@ -124,7 +125,7 @@ class HistoryCard:
     source: str
     rounds: Callable[[UnlearningSettings, int], Sequence[int]]
     epochs: Callable[[UnlearningSettings, int], int]
-    calibrate: Callable[[Mapping[str, Tensor], Mapping[str, float]], State]
+    calibrate: Callable[[Mapping[str, Tensor], Mapping[str, float]], StateDict]
     sees: Literal["history"] = "history"
 
 
@@ -137,4 +138,4 @@ class ScratchCard:
     sees: Literal["retain"] = "retain"
 
 
-ReferenceCard = RoundsCard | HistoryCard | ScratchCard
+PrivilegedCard = RoundsCard | HistoryCard | ScratchCard

@@ -21,8 +21,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from fedunlearn.config import UnlearningSettings
-from fedunlearn.unlearning.privileged.contract import HistoryCard, State
+from fedunlearn.config.unlearning import UnlearningSettings
+from fedunlearn.unlearning.privileged.contract import HistoryCard, StateDict
 
 
 def rounds(settings: UnlearningSettings, done: int) -> Sequence[int]:
@@ -35,7 +35,7 @@ def epochs(settings: UnlearningSettings, ordinary: int) -> int:
     return max(1, round(settings.fed_eraser.calibration_ratio * ordinary))
 
 
-def calibrate(difference: Mapping[str, Tensor], sizes: Mapping[str, float]) -> State:
+def calibrate(difference: Mapping[str, Tensor], sizes: Mapping[str, float]) -> StateDict:
     """The new direction with the old size (L2), tensor by tensor; float64.
 
     Args:
@@ -43,7 +43,7 @@ def calibrate(difference: Mapping[str, Tensor], sizes: Mapping[str, float]) -> S
         sizes: of the old difference; a tensor without one, which is not trained, comes back as it is. A
             new difference of zeros has no direction and stays zeros.
     """
-    calibrated: State = {}
+    calibrated: StateDict = {}
     for name, new in difference.items():
         wide = new.double()
         length = math.sqrt(float(wide.square().sum()))

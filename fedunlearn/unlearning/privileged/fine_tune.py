@@ -6,7 +6,8 @@ training on the rest happens to overwrite. With few rounds it is the recovery th
 
 import numpy as np
 
-from fedunlearn.config import FineTuneSettings, LocalSettings, UnlearningSettings
+from fedunlearn.config import LocalSettings
+from fedunlearn.config.unlearning import FineTuneSettings, UnlearningSettings
 from fedunlearn.examples import Examples
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.training import Objective, descend_cross_entropy, train

@@ -10,14 +10,15 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
-from fedunlearn.config import LocalSettings, UnlearningSettings
+from fedunlearn.config import LocalSettings
+from fedunlearn.config.unlearning import UnlearningSettings
 from fedunlearn.examples import Examples
 from fedunlearn.models.contract import EmotionModel
-from fedunlearn.unlearning.privileged.contract import Plan, RoundsCard, State
+from fedunlearn.unlearning.privileged.contract import Plan, RoundsCard, StateDict
 from fedunlearn.unlearning.privileged.fine_tune import train_on_kept
 
 
-def negated(weights: Mapping[str, Tensor], model: EmotionModel) -> State:
+def negated(weights: Mapping[str, Tensor], model: EmotionModel) -> StateDict:
     """The weights with the sign of ``model.first_layer`` changed; doing it twice is doing nothing."""
     return {**weights, model.first_layer: -weights[model.first_layer]}
 

@@ -4,17 +4,19 @@ Only the device writes it, one process at a time; a reader sees the book before 
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fedunlearn.deletion.request import DeletionRequest, State
+from fedunlearn.config.fields import LARGEST
+from fedunlearn.deletion.request import DeletionRequest, RequestState
 from fedunlearn.errors import BadInput
 from fedunlearn.run_folder import alone_in, write_atomically
+from fedunlearn.vault.index import VaultEntry
 
 
-class RequestBook:
+class RequestStore:
     """A device's own requests.
 
     Args:
@@ -54,7 +56,7 @@ class RequestBook:
 
         self.change(added)
 
-    def set_state(self, ids: Iterable[str], state: State) -> None:
+    def set_state(self, ids: Iterable[str], state: RequestState) -> None:
         """Move requests to a state; those that have passed it already stay where they are.
 
         Raises:
@@ -99,4 +101,38 @@ def _request(row: dict[str, Any]) -> DeletionRequest:
         if not isinstance(row[name], kind):
             raise TypeError(f"the {name} of a request is {type(row[name]).__name__}")
     named = {name: tuple(row.get(name, ())) for name in ("utterances", "held_out")}
-    return DeletionRequest(**{**row, **named, "state": State(row["state"])})
+    return DeletionRequest(**{**row, **named, "state": RequestState(row["state"])})
+
+
+Answer = dict[str, list[str] | list[int]]
+"""Equally long lists, one place for each request: ids; counts (training utterances of it on this device);
+states ("raised", "withdrawn", "refused" or "purged"); deadlines (rounds that are left, >= 0; -1 = none);
+devices (how many hold speech of the same person); learned (how many of its utterances a training round has
+used)."""
+
+
+def answer(book: RequestStore, entries: Mapping[str, VaultEntry], rounds_done: int, trained: int) -> Answer:
+    """Every request raised by ``rounds_done``, in the order of the book.
+
+    Args:
+        entries: of the device's vault.
+        rounds_done: rounds done. A run that goes on from an earlier date hears what had been raised by then.
+        trained: the last date at which this device's training counted; -1 = never.
+    """
+    raised = [r for r in book.all() if r.round <= rounds_done]
+    return {
+        "ids": [r.id for r in raised],
+        "counts": [r.count for r in raised],
+        "states": [str(r.at(rounds_done)) for r in raised],
+        "deadlines": [_left(r, rounds_done) for r in raised],
+        "devices": [r.devices for r in raised],
+        "learned": [
+            sum(u in entries and entries[u].recorded <= trained for u in r.utterances) for r in raised
+        ],
+    }
+
+
+def _left(request: DeletionRequest, rounds_done: int) -> int:
+    if request.deadline is None:
+        return -1
+    return min(max(0, request.round + request.deadline - rounds_done), LARGEST)
