@@ -408,7 +408,8 @@ def test_two_devices_processes_do_not_undo_each_others_writing(tmp_path: Path) -
     adding = """
 import sys
 from pathlib import Path
-from fedunlearn.deletion import DeletionRequest, RequestBook, State
+from fedunlearn.deletion.request import DeletionRequest, RequestState
+from fedunlearn.deletion.request_store import RequestStore
 book = RequestStore(Path(sys.argv[1]))
 for n in range(int(sys.argv[2])):
     name = f"{sys.argv[3]}-{n}"
