@@ -10,23 +10,21 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from flwr.serverapp import Grid
 from torch import Tensor
 
 import fedunlearn.experiment.final_search as closing
-import fedunlearn.experiment.results as assemble
 from fedunlearn.checkpoints import save_checkpoint
 from fedunlearn.config import Config
 from fedunlearn.corpora.utterance import Corpus
 from fedunlearn.deletion.request import DeletionRequest
 from fedunlearn.deletion.schedule import any_while_learning
-from fedunlearn.evaluation.gum import gum_of
 from fedunlearn.evaluation.judge import Judge, Predictions
-from fedunlearn.evaluation.verdict import STAGES, Verdict
-from fedunlearn.experiment.analyses import attacks, measure_kept_models, measure_request_privacy, relearning
+from fedunlearn.evaluation.verdict import STAGES
+from fedunlearn.experiment.analyses import measure_request_privacy
 from fedunlearn.experiment.background_evaluation import BackgroundEvaluation
 from fedunlearn.experiment.checkpoint import RunCheckpoints
 from fedunlearn.experiment.kept_original import add, noise_along
@@ -34,6 +32,7 @@ from fedunlearn.experiment.progress import Progress
 from fedunlearn.experiment.reference_cache import ReferenceCache
 from fedunlearn.experiment.references import References, first_weights
 from fedunlearn.experiment.request_contents import contents_of, named_by, read_books
+from fedunlearn.experiment.results import JudgedModels, ResultsAssembler
 from fedunlearn.experiment.shadows import Shadows, shadow_federations
 from fedunlearn.experiment.timeline import build_timeline
 from fedunlearn.ledger import Ledger
@@ -43,9 +42,7 @@ from fedunlearn.partition import Partition
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import stream_key
 from fedunlearn.server.app import Server
-from fedunlearn.server.availability import Availability
 from fedunlearn.server.clients import Clients
-from fedunlearn.server.cost import PhaseCost
 from fedunlearn.server.history import History
 from fedunlearn.server.privileged import PrivilegedServer
 from fedunlearn.server.requests import RequestKey, TrackedRequest
@@ -157,10 +154,9 @@ class Experiment:
         states["retrained"] = retrained[0]
         shadows = self._shadows(states, books)
         with self._phase("judge", None):
-            results = self._judged(states, retrained, forget, books)
-            results["attacks"] = shadows and attacks(shadows, self._whose(), config)
             kept = self._kept(states)
-            results["kept"] = measure_kept_models(self._judge, self.partition, kept, self._gone(books))
+            models = JudgedModels(states, retrained, self._destroyed(), kept, shadows)
+            results = self._assembler.describe_finished(models, books, self._times())
         for name, state in kept.items():
             file = self.run.checkpoints / f"{name}.safetensors"
             save_checkpoint(file, state, {"model": name, "seed": config.seed})
@@ -197,21 +193,11 @@ class Experiment:
 
     def write_failure(self, reason: str, interrupted: bool = False) -> dict[str, Any]:
         """Leave, and return, a results.json that says that, why, and how far the run had come."""
-        results = self._frame(self._books()) | {
-            "status": "partial" if interrupted else "failed",
-            "failure": reason,
-            "timeline": self._timeline_so_far(),
-            "times": {"started": self._started.isoformat(timespec="seconds")},
-        }
+        self._lookout.settle_seen()
+        status: Literal["partial", "failed"] = "partial" if interrupted else "failed"
+        results = self._assembler.describe_unfinished(status, reason, self._books(), self._started)
         self.run.write_results(results)
         return results
-
-    def _timeline_so_far(self) -> list[dict[str, Any]]:
-        # A run may be stopped between a round's row and its predictions.
-        self._lookout.settle_seen()
-        log, forget = self.standing.log, self._forgotten(self._books())
-        whole = min(len(log.rows), len(log.curve))
-        return assemble.timeline(log.rows[:whole], log.curve[:whole], self._judge, forget)
 
     def close(self) -> None:
         """Close the ledger and let other processes take the run up."""
@@ -253,45 +239,6 @@ class Experiment:
     def _first_weights(self) -> StateDict:
         return first_weights(self.config, self._judge.classes, self.config.seed)
 
-    def _judged(
-        self,
-        states: Mapping[str, StateDict],
-        retrained: Sequence[StateDict],
-        forget: Sequence[str],
-        books: Mapping[RequestKey, DeletionRequest],
-    ) -> dict[str, Any]:
-        judge, config, standing = self._judge, self.config, self.standing
-        served = standing.requests.values()
-        first = standing.retrained[0] if standing.retrained else None
-        retrained_log = Log.of(first) if first else Log()
-        judged = {name: states[name] for name in STAGES} | {"destroy": self._destroyed()}
-        open_ends = assemble.unfulfilled(served, standing.silent_clients, standing.faults)
-        timeline = assemble.timeline(standing.log.rows, standing.log.curve, judge, forget)
-        emotions, method = self.corpus.emotions, config.unlearning.method
-        verdict = Verdict(judge, judged, retrained, forget, emotions, method).as_results()
-        original = verdict["models"]["original"]["forget"]["accuracy"]
-        verdict["reversion"]["steps"] = assemble.reversion_steps(timeline, original, served)
-        frame = self._frame(books)
-        frame["cost"]["retrain"] = dict(first.cost) if first else PhaseCost().as_dict()
-        return {
-            **frame,
-            **verdict,
-            "status": "partial" if open_ends else "complete",
-            "failure": "; ".join(open_ends) or None,
-            "relearn": relearning(judge, self.template, states, forget, original, config),
-            "gum": gum_of(verdict["models"], frame["cost"]),
-            "references": standing.keys,
-            "timeline": timeline,
-            "retrained_timeline": assemble.timeline(retrained_log.rows, retrained_log.curve, judge, forget),
-            "availability": self._about_availability(),
-            "times": {
-                "started": self._started.isoformat(timespec="seconds"),
-                "wall_seconds": perf_counter() - self._start,
-                "phases": self._seconds,
-                "references": standing.origins,
-            },
-        }
-
     def _shadows(
         self, states: Mapping[str, StateDict], books: Mapping[RequestKey, DeletionRequest]
     ) -> Shadows | None:
@@ -314,15 +261,6 @@ class Experiment:
                 self._progress.step,
                 self.stop,
             )
-
-    def _whose(self) -> dict[str, int]:
-        """Request -> the first client it is of."""
-        return {r.id: r.client for r in reversed(list(self.standing.requests.values()))}
-
-    def _frame(self, books: Mapping[RequestKey, DeletionRequest]) -> dict[str, Any]:
-        return assemble.frame(
-            self.config, self.corpus, self.partition, self.standing, books, self.run.ledger, self.template
-        )
 
     # ---- watching (server.Observer) ------------------------------------------------------------------
 
@@ -411,11 +349,25 @@ class Experiment:
     def _forgotten(self, books: Mapping[RequestKey, DeletionRequest]) -> list[str]:
         return named_by((r for r in self.standing.requests.values() if r.gone), books)
 
-    def _about_availability(self) -> dict[str, Any] | None:
-        config = self.config
-        availability = Availability(config.availability, config.seed, config.partition.clients)
-        asking = {client for _, client in self.standing.requests}
-        return None if availability.certain else availability.in_results(self.standing.rounds_done_at, asking)
+    @property
+    def _assembler(self) -> ResultsAssembler:
+        return ResultsAssembler(
+            self.config,
+            self.corpus,
+            self.partition,
+            self._judge,
+            self.template,
+            self.run.ledger,
+            self.standing,
+        )
+
+    def _times(self) -> dict[str, Any]:
+        return {
+            "started": self._started.isoformat(timespec="seconds"),
+            "wall_seconds": perf_counter() - self._start,
+            "phases": self._seconds,
+            "references": self.standing.origins,
+        }
 
     @contextmanager
     def _phase(self, name: str, rounds: int | None) -> Iterator[None]:

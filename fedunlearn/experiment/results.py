@@ -2,20 +2,31 @@
 
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from torch import Tensor
 
 from fedunlearn.config import Config
 from fedunlearn.corpora.utterance import Corpus
 from fedunlearn.deletion.request import DeletionRequest, RequestState
+from fedunlearn.evaluation.gum import gum_of
 from fedunlearn.evaluation.judge import Judge, Predictions
+from fedunlearn.evaluation.verdict import STAGES, Verdict
+from fedunlearn.experiment.analyses import attacks, measure_kept_models, relearning
+from fedunlearn.experiment.request_contents import named_by
+from fedunlearn.experiment.shadows import Shadows
 from fedunlearn.ledger import LedgerReader
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition
+from fedunlearn.server.availability import Availability
 from fedunlearn.server.clients import Fault
+from fedunlearn.server.cost import PhaseCost
 from fedunlearn.server.requests import RequestKey, TrackedRequest
-from fedunlearn.server.state import Standing
+from fedunlearn.server.state import Log, Standing
 from fedunlearn.unlearning import method_named
 from fedunlearn.unlearning.contract import MethodCard
 from fedunlearn.unlearning.privileged.contract import PrivilegedCard
@@ -23,6 +34,7 @@ from fedunlearn.unlearning.privileged.contract import PrivilegedCard
 SCHEMA = "fedunlearn/results/1"
 _VERSIONED = ("fedunlearn", "torch", "torchaudio", "transformers", "flwr", "ray", "numpy")
 Row = Mapping[str, Any]
+Weights = Mapping[str, Tensor]
 
 
 def versions() -> dict[str, str]:
@@ -35,42 +47,158 @@ def about_method(card: MethodCard | PrivilegedCard) -> dict[str, str]:
     return {"method": card.name, "sees": card.sees, "source": card.source}
 
 
-def frame(
-    config: Config,
-    corpus: Corpus,
-    partition: Partition,
-    standing: Standing,
-    books: Mapping[RequestKey, DeletionRequest],
-    ledger: Path,
-    model: EmotionModel,
-) -> dict[str, Any]:
-    """What there is to say of every run, however it ended."""
-    attackers = config.attackers
-    with LedgerReader(ledger) as reader:
-        entries, head = len(reader.entries()), reader.head()
-    return {
-        "schema": SCHEMA,
-        "config": config.model_dump(mode="json"),
-        "seed": config.seed,
-        "versions": versions(),
-        "unlearning": about_method(method_named(config.unlearning.method)),
-        "corpus": {
-            "name": corpus.name,
-            "utterances": len(corpus.utterances),
-            "speakers": len(corpus.speakers),
-            "clients": len(partition.clients),
-            "emotions": list(corpus.emotions),
-            "unseen_speakers": len({u.speaker for u in partition.unseen}),
-            "warnings": list(corpus.warnings),
-        },
-        "model": model.about(),
-        "requests": request_rows(standing.requests.values(), books, standing.faults),
-        "cost": {phase: cost.as_dict() for phase, cost in standing.costs.items()},
-        "guard": standing.guarded,
-        "attackers": attackers.model_dump(mode="json") if attackers.clients else None,
-        "faults": [vars(f) for f in standing.faults],
-        "ledger": {"entries": entries, "head": head},
-    }
+@dataclass(frozen=True)
+class JudgedModels:
+    """The models of a finished run that results compare.
+
+    Attributes:
+        states: weights of "original", "recovered", "unlearned" and "retrained".
+        retrained: weights of all retrained models; the original alone where nothing was forgotten.
+        destroyed: weights of a model that has learned nothing.
+        kept: name -> weights as the run folder keeps them.
+        shadows: of the shadow federations; None where they are switched off.
+    """
+
+    states: Mapping[str, Weights]
+    retrained: Sequence[Weights]
+    destroyed: Weights
+    kept: Mapping[str, Weights]
+    shadows: Shadows | None
+
+
+@dataclass(frozen=True)
+class ResultsAssembler:
+    """Assembles results.json from what a run is made of and what became of it.
+
+    Attributes:
+        config: the experiment.
+        corpus: of the run.
+        partition: of the corpus.
+        judge: evaluates the models.
+        model: of the run's kind.
+        ledger: the run's ledger file.
+        standing: the state of the run.
+    """
+
+    config: Config
+    corpus: Corpus
+    partition: Partition
+    judge: Judge
+    model: EmotionModel
+    ledger: Path
+    standing: Standing
+
+    def describe_run(self, requests: Mapping[RequestKey, DeletionRequest]) -> dict[str, Any]:
+        """Collect what can be said of every run, however it ended.
+
+        Args:
+            requests: all requests of the run, with the utterances that they name.
+        """
+        config, corpus, partition, standing = self.config, self.corpus, self.partition, self.standing
+        attackers = config.attackers
+        with LedgerReader(self.ledger) as reader:
+            entries, head = len(reader.entries()), reader.head()
+        return {
+            "schema": SCHEMA,
+            "config": config.model_dump(mode="json"),
+            "seed": config.seed,
+            "versions": versions(),
+            "unlearning": about_method(method_named(config.unlearning.method)),
+            "corpus": {
+                "name": corpus.name,
+                "utterances": len(corpus.utterances),
+                "speakers": len(corpus.speakers),
+                "clients": len(partition.clients),
+                "emotions": list(corpus.emotions),
+                "unseen_speakers": len({u.speaker for u in partition.unseen}),
+                "warnings": list(corpus.warnings),
+            },
+            "model": self.model.about(),
+            "requests": request_rows(standing.requests.values(), requests, standing.faults),
+            "cost": {phase: cost.as_dict() for phase, cost in standing.costs.items()},
+            "guard": standing.guarded,
+            "attackers": attackers.model_dump(mode="json") if attackers.clients else None,
+            "faults": [vars(f) for f in standing.faults],
+            "ledger": {"entries": entries, "head": head},
+        }
+
+    def describe_unfinished(
+        self,
+        status: Literal["partial", "failed"],
+        failure: str,
+        requests: Mapping[RequestKey, DeletionRequest],
+        started: datetime,
+    ) -> dict[str, Any]:
+        """Assemble the results of a run that did not finish: why, and how far it had come.
+
+        Args:
+            status: "partial" where it was interrupted.
+            failure: the reason, one line.
+            requests: all requests of the run, with the utterances that they name.
+            started: when the run was started.
+        """
+        log = self.standing.log
+        # A run may be stopped between a round's row and its predictions.
+        whole = min(len(log.rows), len(log.curve))
+        forget = named_by((r for r in self.standing.requests.values() if r.gone), requests)
+        return self.describe_run(requests) | {
+            "status": status,
+            "failure": failure,
+            "timeline": timeline(log.rows[:whole], log.curve[:whole], self.judge, forget),
+            "times": {"started": started.isoformat(timespec="seconds")},
+        }
+
+    def describe_finished(
+        self,
+        models: JudgedModels,
+        requests: Mapping[RequestKey, DeletionRequest],
+        times: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Assemble the results of a run that has ended, all but the search for traces.
+
+        Args:
+            models: to be judged.
+            requests: all requests of the run, with the utterances that they name.
+            times: when the run started and how long its phases took.
+        """
+        judge, config, standing = self.judge, self.config, self.standing
+        served = standing.requests.values()
+        gone = {r.key: requests[r.key] for r in served if r.gone and r.key in requests}
+        forget = named_by((r for r in served if r.gone), requests)
+        first = standing.retrained[0] if standing.retrained else None
+        retrained_log = Log.of(first) if first else Log()
+        judged = {name: models.states[name] for name in STAGES} | {"destroy": models.destroyed}
+        open_ends = unfulfilled(served, standing.silent_clients, standing.faults)
+        entries = timeline(standing.log.rows, standing.log.curve, judge, forget)
+        emotions, method = self.corpus.emotions, config.unlearning.method
+        verdict = Verdict(judge, judged, models.retrained, forget, emotions, method).as_results()
+        original = verdict["models"]["original"]["forget"]["accuracy"]
+        verdict["reversion"]["steps"] = reversion_steps(entries, original, served)
+        about = self.describe_run(requests)
+        about["cost"]["retrain"] = dict(first.cost) if first else PhaseCost().as_dict()
+        # A request of several devices is listed with the first of them.
+        clients = {r.id: r.client for r in reversed(list(served))}
+        return {
+            **about,
+            **verdict,
+            "status": "partial" if open_ends else "complete",
+            "failure": "; ".join(open_ends) or None,
+            "relearn": relearning(judge, self.model, models.states, forget, original, config),
+            "gum": gum_of(verdict["models"], about["cost"]),
+            "references": standing.keys,
+            "timeline": entries,
+            "retrained_timeline": timeline(retrained_log.rows, retrained_log.curve, judge, forget),
+            "availability": self._availability(),
+            "times": times,
+            "attacks": models.shadows and attacks(models.shadows, clients, config),
+            "kept": measure_kept_models(judge, self.partition, models.kept, gone),
+        }
+
+    def _availability(self) -> dict[str, Any] | None:
+        config, standing = self.config, self.standing
+        availability = Availability(config.availability, config.seed, config.partition.clients)
+        requesters = {client for _, client in standing.requests}
+        return None if availability.certain else availability.in_results(standing.rounds_done_at, requesters)
 
 
 def reversion_steps(
