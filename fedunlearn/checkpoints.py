@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from fedunlearn.run_folder import write_atomically
+from fedunlearn.files import write_atomically
 
 
 class BadCheckpoint(Exception):

@@ -3,97 +3,18 @@
 import errno
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fedunlearn.errors import BadInput
+from fedunlearn.files import HAS_LOCKS, lock_file, write_atomically
 from fedunlearn.folders import make_folders, remove_all, remove_folders
-from fedunlearn.links import create_new, open_to_append, remove
-from fedunlearn.links import wipe as wipe
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
-
-
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write under a temporary name, flush to disk, rename: a reader sees the old file or the new one.
-
-    When this returns, the new file outlasts a power cut. Two processes may write the same file at a time.
-    Where it fails (the disk is full), nothing of it is left. A link there is replaced, not followed.
-    """
-    data = content.encode("utf-8") if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with os.fdopen(create_new(temporary), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            wipe(temporary)
-        temporary.unlink(missing_ok=True)
-        raise
-    _flush_folder(path.parent)
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object from a file that anybody may have written.
-
-    Raises:
-        FileNotFoundError: there is none.
-        OSError: it cannot be read.
-        ValueError: it holds none; the message says why and does not name the file.
-    """
-    size = path.stat().st_size
-    if not path.is_file():
-        raise ValueError("is no file")
-    if size > _LARGEST_JSON:
-        raise ValueError(f"is larger than {_LARGEST_JSON >> 20} MiB")
-    try:
-        content = json.loads(path.read_bytes().decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError("is not JSON") from error
-    if not isinstance(content, dict):
-        raise ValueError("holds no JSON object")
-    return content
-
-
-def _flush_folder(folder: Path) -> None:
-    """See that a rename is on disk before anything relies on it, such as the wiping of the old file."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
+from fedunlearn.links import open_to_append, remove
 
 _LOCK = ".lock"
-_LARGEST_JSON = 1 << 28
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 """what file systems say that have no locks"""
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Inside, no other process is in here with the same folder; one that dies lets go.
-
-    Not to be entered twice by one process. (Windows has no such lock.)
-    """
-    if fcntl is None:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 class RunFolder:
@@ -115,8 +36,8 @@ class RunFolder:
         self.log = path / "log.txt"
         self.purges = path / "purges"
         """one byte a purge, of whichever device; by its length every worker sees that there was one"""
-        self.attended = path / "attended"
-        """a byte a client: whether a process works for it at the moment"""
+        self.liveness = path / "liveness"
+        """one byte per client: whether a process is serving it at the moment"""
         self.on_metrics: Callable[[Mapping[str, Any]], None] | None = None
         """told of every line of metrics.jsonl, after it is written"""
         self._locked: int | None = None
@@ -207,14 +128,14 @@ class RunFolder:
         Raises:
             BadInput: another process plays it.
         """
-        if fcntl is None or self._locked is not None:
+        if not HAS_LOCKS or self._locked is not None:
             return
         lock = self.path / _LOCK
         new = not lock.exists()
         file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
         taken = f"{self.path}: another process plays this run; wait for it, or stop it"
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(file)
             if not lock.exists() or not os.path.samestat(os.fstat(file), lock.stat()):
                 raise BadInput(taken)  # it has just been given up, and perhaps made anew
         except OSError as error:

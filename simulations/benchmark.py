@@ -22,7 +22,7 @@ from fedunlearn.cli.exit_codes import run_command
 from fedunlearn.console import Screen, errors, say
 from fedunlearn.cpus import usable_cpus
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, RunFailed
-from fedunlearn.run_folder import write_atomically
+from fedunlearn.files import write_atomically
 from fedunlearn.study.encoder_speed import machine
 from fedunlearn.study.speed import unlearning
 from fedunlearn.study.speed.memory import Watched, watch

@@ -30,7 +30,7 @@ from fedunlearn.config import Config
 from fedunlearn.config.fields import LARGEST_SEED
 from fedunlearn.console import Screen, errors, plain, say, warn
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, Interrupted, RunFailed
-from fedunlearn.run_folder import write_atomically
+from fedunlearn.files import write_atomically
 from fedunlearn.study.grid import (
     RECOVERIES,
     Axes,

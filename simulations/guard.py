@@ -20,7 +20,7 @@ from fedunlearn.cli.run import stopped_as_interrupt
 from fedunlearn.config.fields import LARGEST, LARGEST_SEED, LARGEST_SHAPE
 from fedunlearn.console import Screen, errors, plain, warn
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, RunFailed
-from fedunlearn.run_folder import write_atomically
+from fedunlearn.files import write_atomically
 from fedunlearn.study.grid import parse_numbers
 from fedunlearn.study.guard_study import COLUMNS, Trial, parse_case, row_of, table_of, trials_of
 

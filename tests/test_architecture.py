@@ -17,7 +17,7 @@ LONGEST = 600
 
 ROOMS = (
     ("errors", "streams", "cpus", "seeding", "blockwise"),
-    ("inputs", "console", "folders", "links"),
+    ("inputs", "console", "folders", "links", "files"),
     ("config", "run_folder", "ledger", "checkpoints", "examples", "audio"),
     ("corpora", "models", "tracking"),
     ("partition", "training"),
@@ -59,7 +59,7 @@ ALONE = {
     "audio": set(),
     "ledger": set(),
     "blockwise": set(),
-    "report": {"report", "run_folder"},
+    "report": {"report", "run_folder", "files"},
     "tracking": {"tracking", "errors", "run_folder"},
 }
 """What the leaves, and the report, which reads plain data, may import of the package."""

@@ -13,8 +13,9 @@ from tiny import tiny_vault
 from fedunlearn.deletion.inbox import FiledRequest, Inbox
 from fedunlearn.engines.engine import play
 from fedunlearn.errors import BadInput
+from fedunlearn.files import write_atomically
 from fedunlearn.links import discard, open_to_append, remove, wipe, wipe_abandoned
-from fedunlearn.run_folder import RunFolder, write_atomically
+from fedunlearn.run_folder import RunFolder
 from fedunlearn.vault.files import DamagedVault
 from fedunlearn.vault.relocation import papers_of, whole
 from fedunlearn.vault.vault import Vault

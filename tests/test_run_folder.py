@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from fedunlearn.errors import BadInput
-from fedunlearn.run_folder import RunFolder, write_atomically
+from fedunlearn.files import write_atomically
+from fedunlearn.run_folder import RunFolder
 
 
 def test_text_and_bytes_are_written_as_they_are(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from typing import Any
 from fedunlearn.checkpoints import manifest_of
 from fedunlearn.deletion.receipts import add_kept, every_receipt
 from fedunlearn.errors import BadInput
+from fedunlearn.files import read_json_object
 from fedunlearn.links import wipe
-from fedunlearn.run_folder import RunFolder, read_json_object
+from fedunlearn.run_folder import RunFolder
 
 _GONE = {"purged", "verified"}
 

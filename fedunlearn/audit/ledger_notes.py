@@ -9,7 +9,8 @@ from fedunlearn.deletion.receipts import BadReceipt, Receipt, every_receipt, rea
 from fedunlearn.deletion.request import DeletionRequest
 from fedunlearn.deletion.request_store import RequestStore
 from fedunlearn.errors import BadInput
-from fedunlearn.run_folder import RunFolder, read_json_object
+from fedunlearn.files import read_json_object
+from fedunlearn.run_folder import RunFolder
 
 RequestKey = tuple[str, int]
 """a request's id and its client"""

@@ -14,8 +14,9 @@ from fedunlearn.cli.exit_codes import run_command
 from fedunlearn.console import Screen, errors, say
 from fedunlearn.deletion.receipts import BadReceipt, every_receipt, read_receipt
 from fedunlearn.errors import EXIT_FAILED, EXIT_NOT_COMPARED, EXIT_OK, BadInput
+from fedunlearn.files import write_atomically
 from fedunlearn.ledger import printable
-from fedunlearn.run_folder import RunFolder, write_atomically
+from fedunlearn.run_folder import RunFolder
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder; a run may be going on in it.")]
 _SHOWN = 12

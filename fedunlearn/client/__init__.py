@@ -1,1 +1,1 @@
-"""The ClientApp and what a device computes; clients that lie, for tests of the guard."""
+"""The ClientApp and what a device computes; malicious clients, for tests of the server's guard."""

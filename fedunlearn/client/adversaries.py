@@ -1,7 +1,7 @@
-"""Clients that lie when they are asked to unlearn: what the guard is tested against.
+"""Malicious clients that send a forged unlearn update: what the server's guard is tested against.
 
-A lie stands in the place of an honest unlearn update and has its form; the server is told nothing. Only
-unlearn messages are answered with lies: in every other respect an attacker is an ordinary client.
+A forged update replaces the honest one and has its form; the server does not know. Only unlearn messages are
+answered with forged updates: in every other respect a malicious client behaves like an honest one.
 """
 
 import copy
@@ -13,27 +13,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedunlearn.blockwise import difference
+from fedunlearn.blockwise import StateDict, difference
 from fedunlearn.config import LocalSettings
 from fedunlearn.config.guard import AttackerSettings
 from fedunlearn.examples import Examples
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.training import train
 
-StateDict = dict[str, Tensor]
-Lie = Callable[["Adversary"], StateDict]
+Behaviour = Callable[["Adversary"], StateDict]
+"""adversary -> the update that it sends, at factor 1"""
 
 
 class Adversary:
-    """What an attacker has to work with.
+    """What a malicious client knows when it forges an update.
 
     Attributes:
         model: with the global weights; not changed.
-        honest: the update that it ought to send.
-        own: all its training speech that it still holds, D_f included.
-        local: how it trains in ordinary rounds.
-        target: class number; one that the corpus lacks counts on from the first again.
-        rng: of its randomness.
+        honest: the update that an honest client would send.
+        own: all training examples that the client still holds, D_f included.
+        local: settings of its local training in ordinary rounds.
+        target: class number, taken modulo the number of classes.
+        rng: source of its randomness.
     """
 
     def __init__(
@@ -54,51 +54,58 @@ class Adversary:
         return {name for name, p in self.model.named_parameters() if p.requires_grad}
 
 
-def scaled(liar: Adversary) -> StateDict:
-    """The honest update."""
-    return liar.honest
+def send_honest_update(adversary: Adversary) -> StateDict:
+    """Return the honest update, which ``craft_update`` scales."""
+    return adversary.honest
 
 
-def flipped(liar: Adversary) -> StateDict:
-    """The honest update backwards: remember it better, and undo what others unlearn."""
-    return {name: -value for name, value in liar.honest.items()}
+def reverse_update(adversary: Adversary) -> StateDict:
+    """Negate the honest update: it reinforces the forget set and undoes what other clients unlearn."""
+    return {name: -value for name, value in adversary.honest.items()}
 
 
-def targeted(liar: Adversary) -> StateDict:
-    """An ordinary round in which every utterance of the target class is said to be of the next one.
+def flip_labels(adversary: Adversary) -> StateDict:
+    """Train an ordinary round in which every utterance of the target class is labelled as the next class.
 
     Label flipping, after Tolpegin et al. 2020 (arXiv 2007.08432).
     """
-    own, model = liar.own, copy.deepcopy(liar.model)
-    labels = torch.where(own.labels == liar.target, (liar.target + 1) % model.classes, own.labels)
-    train(model, replace(own, labels=labels), liar.local, liar.local.lr, liar.rng)
-    return difference(model.state_dict(), liar.model.state_dict())
+    own, model = adversary.own, copy.deepcopy(adversary.model)
+    labels = torch.where(own.labels == adversary.target, (adversary.target + 1) % model.classes, own.labels)
+    train(model, replace(own, labels=labels), adversary.local, adversary.local.lr, adversary.rng)
+    return difference(model.state_dict(), adversary.model.state_dict())
 
 
-def random_direction(liar: Adversary) -> StateDict:
-    """Gaussian noise on the trained tensors, as long as the honest update."""
+def draw_random_direction(adversary: Adversary) -> StateDict:
+    """Draw Gaussian noise on the trained tensors, of the same L2 norm as the honest update."""
     noise = {
-        name: torch.from_numpy(liar.rng.standard_normal(tuple(value.shape)))
-        if name in liar.trained
+        name: torch.from_numpy(adversary.rng.standard_normal(tuple(value.shape)))
+        if name in adversary.trained
         else torch.zeros_like(value, dtype=torch.float64)
-        for name, value in liar.honest.items()
+        for name, value in adversary.honest.items()
     }
-    shorter = _length(liar.honest) / _length(noise)
-    return {name: (shorter * value).to(liar.honest[name].dtype) for name, value in noise.items()}
+    scale = _norm(adversary.honest) / _norm(noise)
+    return {name: (scale * value).to(adversary.honest[name].dtype) for name, value in noise.items()}
 
 
-BEHAVIOURS: dict[str, Lie] = {
-    "scaled": scaled,
-    "flipped": flipped,
-    "targeted": targeted,
-    "random": random_direction,
+BEHAVIOURS: dict[str, Behaviour] = {
+    "scaled": send_honest_update,
+    "flipped": reverse_update,
+    "targeted": flip_labels,
+    "random": draw_random_direction,
 }
+"""``attackers.kind`` -> what such a client does"""
 
 
-def craft_update(settings: AttackerSettings, liar: Adversary) -> StateDict:
-    """What this attacker sends instead of its honest update: the same keys, shapes and types, and finite."""
-    return {name: settings.factor * value for name, value in BEHAVIOURS[settings.kind](liar).items()}
+def craft_update(settings: AttackerSettings, adversary: Adversary) -> StateDict:
+    """Forge an update: finite, with the keys, shapes and types of the honest one.
+
+    Args:
+        settings: kind of behaviour and its factor.
+        adversary: what the client knows.
+    """
+    behaviour = BEHAVIOURS[settings.kind]
+    return {name: settings.factor * value for name, value in behaviour(adversary).items()}
 
 
-def _length(update: Mapping[str, Tensor]) -> float:
+def _norm(update: Mapping[str, Tensor]) -> float:
     return math.sqrt(sum(float(value.double().square().sum()) for value in update.values()))

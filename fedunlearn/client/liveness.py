@@ -1,6 +1,7 @@
-"""Which clients somebody is attending to: a byte each in one file of the run, which all its processes map.
+"""Detects a worker process that died while it served a client: one byte per client in a shared file.
 
-A process that dies in the middle leaves its mark there, and whoever does its work again can tell.
+All processes of a run map the file. A process sets a client's byte while it serves that client; if it dies,
+the byte stays set, and the process that retries the message sees it.
 """
 
 from collections.abc import Iterator
@@ -11,21 +12,32 @@ from typing import Any
 
 import numpy as np
 
-from fedunlearn.run_folder import RunFolder, write_atomically
+from fedunlearn.files import write_atomically
+from fedunlearn.run_folder import RunFolder
 
 
-def open_attendance(run: RunFolder, clients: int) -> None:
-    """Nobody is attended to. For a run that begins or is taken up."""
-    write_atomically(run.attended, bytes(clients))
+def reset_liveness(run: RunFolder, clients: int) -> None:
+    """Mark all clients as not being served. To be called when a run starts or is resumed.
+
+    Args:
+        run: folder of the run.
+        clients: how many there are.
+    """
+    write_atomically(run.liveness, bytes(clients))
 
 
 @contextmanager
-def attending(run: RunFolder, client: int) -> Iterator[bool]:
-    """Inside, this process works for a client; gives whether another one died while it did.
+def serving(run: RunFolder, client: int) -> Iterator[bool]:
+    """Mark a client as being served by this process.
 
-    An exception takes the mark away, only a death leaves it.
+    Yields whether another process died while it served the client. An exception clears the mark; only the
+    death of the process leaves it set.
+
+    Args:
+        run: folder of the run.
+        client: its number.
     """
-    marks = _marks(run.attended, run.attended.stat().st_ino)
+    marks = _map_marks(run.liveness, run.liveness.stat().st_ino)
     died = bool(marks[client])
     marks[client] = 1
     try:
@@ -35,5 +47,5 @@ def attending(run: RunFolder, client: int) -> Iterator[bool]:
 
 
 @lru_cache(maxsize=4)
-def _marks(file: Path, inode: int) -> Any:
+def _map_marks(file: Path, inode: int) -> Any:
     return np.memmap(file, np.uint8, "r+")

@@ -1,10 +1,10 @@
-"""Client-side differential privacy of the unlearn update: clip it, add Gaussian noise, say what it is worth.
+"""Client-side differential privacy of the unlearn update: clipping, Gaussian noise, and the guarantee.
 
-What is protected is which utterances a request takes back: two runs are neighbours if they differ in the
-forget set of one client's request, by any number of its utterances. (That the client asks, and for how many,
-the server knows anyway.) A clipped update lies in a ball of radius ``clip``, so that two of them are at most
-2 * clip apart: that is the sensitivity. Epsilon is that of this one release alone. It says nothing of the
-ordinary updates that the same utterances shaped while they were there, nor of recovery rounds.
+It protects which utterances a request deletes: two runs are neighbours if they differ in the forget set of
+one client's request, by any number of its utterances. (The server knows anyway that the client requests a
+deletion, and of how many utterances.) A clipped update lies in a ball of radius ``clip``, so that two of them
+are at most 2 * clip apart: that is the sensitivity. Epsilon covers this one release only. It covers neither
+the ordinary updates that the same utterances influenced before, nor recovery rounds.
 """
 
 import math
@@ -21,41 +21,46 @@ from fedunlearn.unlearning.contract import UnlearnResult
 
 @dataclass(frozen=True)
 class Guarantee:
-    """(epsilon, delta) of one release; infinite where nothing was added."""
+    """The (epsilon, delta) guarantee of one release.
+
+    Attributes:
+        epsilon: >= 0; infinite where no noise was added.
+        delta: in (0, 1).
+    """
 
     epsilon: float
     delta: float
 
 
-def released(
+def privatize(
     update: Mapping[str, Tensor],
     trained: Collection[str],
     settings: PrivacySettings,
     rng: np.random.Generator,
 ) -> dict[str, Tensor]:
-    """An update as it may leave the device.
+    """Clip an update and add noise to it, as the settings require before it leaves the device.
 
     Args:
-        update: weights after less weights before.
+        update: weights after unlearning minus weights before.
         trained: names of the trained tensors; the others (constants, which no method moves) stay as they are.
-        settings: with clip = 0 the update comes back as it is.
-        rng: of the noise, drawn tensor by tensor in the update's order.
+        settings: with clip = 0 the update is returned unchanged.
+        rng: source of the noise, drawn tensor by tensor in the update's order.
     """
     if not settings.clip:
         return dict(update)
-    length = math.sqrt(sum(float(update[k].double().square().sum()) for k in update if k in trained))
-    shorter = min(1.0, settings.clip / length) if length > 0 else 1.0
+    norm = math.sqrt(sum(float(update[k].double().square().sum()) for k in update if k in trained))
+    scale = min(1.0, settings.clip / norm) if norm > 0 else 1.0
     std = settings.noise * settings.clip
-    sent = dict(update)
+    private = dict(update)
     for name, value in update.items():
-        if name in trained and (shorter < 1.0 or std):
+        if name in trained and (scale < 1.0 or std):
             noise = torch.from_numpy(rng.standard_normal(tuple(value.shape))) * std if std else 0.0
-            sent[name] = (shorter * value.double() + noise).to(value.dtype)
-    return sent
+            private[name] = (scale * value.double() + noise).to(value.dtype)
+    return private
 
 
-def told(result: UnlearnResult, settings: PrivacySettings) -> UnlearnResult:
-    """The result without what was measured on the forget set, where noise is to hide that."""
+def redact(result: UnlearnResult, settings: PrivacySettings) -> UnlearnResult:
+    """Remove what was measured on the forget set from a result, if noise is to hide the forget set."""
     if not settings.noise:
         return result
     return replace(
@@ -70,20 +75,20 @@ def told(result: UnlearnResult, settings: PrivacySettings) -> UnlearnResult:
 
 
 def guarantee(settings: PrivacySettings) -> Guarantee:
-    """What the noise is worth: epsilon at the settings' delta, of sensitivity 2 * clip."""
+    """Compute the guarantee that the noise gives: epsilon at the settings' delta, at sensitivity 2 * clip."""
     if not settings.noise:
         return Guarantee(math.inf, settings.delta)
     return Guarantee(epsilon_of(2.0 / settings.noise, settings.delta), settings.delta)
 
 
 def delta_of(epsilon: float, ratio: float) -> float:
-    """The exact delta of the Gaussian mechanism (Balle & Wang 2018, arXiv 1805.06083, theorem 8).
+    """Compute the exact delta of the Gaussian mechanism (Balle & Wang 2018, arXiv 1805.06083, theorem 8).
 
     delta = Phi(r / 2 - epsilon / r) - e^epsilon Phi(-r / 2 - epsilon / r)
 
     Args:
         epsilon: >= 0.
-        ratio: r > 0, sensitivity over the noise's standard deviation.
+        ratio: r > 0, the sensitivity divided by the noise's standard deviation.
     """
     from scipy.special import log_ndtr  # every worker imports this module, and few runs add noise
 
@@ -94,10 +99,12 @@ def delta_of(epsilon: float, ratio: float) -> float:
 
 
 def epsilon_of(ratio: float, delta: float) -> float:
-    """The smallest epsilon >= 0 with ``delta_of(epsilon, ratio) <= delta``, to a relative 1e-12, rounded up.
+    """Find the smallest epsilon >= 0 with ``delta_of(epsilon, ratio) <= delta``.
+
+    The result is accurate to a relative 1e-12, rounded up.
 
     Args:
-        ratio: > 0, sensitivity over the noise's standard deviation.
+        ratio: > 0, the sensitivity divided by the noise's standard deviation.
         delta: in (0, 1).
     """
     if delta_of(0.0, ratio) <= delta:

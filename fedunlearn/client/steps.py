@@ -1,6 +1,6 @@
-"""What a device computes for its replies, as functions of the model, its speech and the settings.
+"""What a device computes for its replies, as functions of the model, its examples and the settings.
 
-No message and no vault: the ClientApp answers with them, and shadow federations are made of them.
+They use no message and no vault: the ClientApp calls them, and so do the replay and the shadow federations.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedunlearn.blockwise import StateDict, difference
 from fedunlearn.client.adversaries import Adversary, craft_update
-from fedunlearn.client.privacy import released
+from fedunlearn.client.privacy import privatize
 from fedunlearn.config import Config
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.messages.scalars import Sums
@@ -22,22 +22,28 @@ from fedunlearn.unlearning.low_rank import log_odds_of, smoothed
 from fedunlearn.vault.calibration import FEWEST
 
 
-def moments_of(model: EmotionModel, examples: Examples) -> Moments:
-    """A client's part of the normalisation constants; of three utterances or fewer it tells nothing."""
+def calibration_moments(model: EmotionModel, examples: Examples) -> Moments:
+    """Compute a client's part of the normalisation constants; empty for three utterances or fewer."""
     few = len(examples) < FEWEST
     return calibrate(model, examples.take(torch.arange(0)) if few else examples)
 
 
-def trained(
+def train_update(
     model: EmotionModel,
     start: Mapping[str, Tensor],
     training: Callable[[], float],
     into: Mapping[str, Tensor] | None = None,
 ) -> tuple[StateDict, float]:
-    """Train a model in place from these weights: what that moved it by, and the loss.
+    """Train a model in place from the given weights.
 
     Args:
+        model: loads ``start`` first.
+        start: weights that training starts from.
+        training: trains the model and returns the loss.
         into: tensors to write the difference into; None = new ones.
+
+    Returns:
+        (weights after training minus ``start``, loss)
     """
     model.load_state_dict(start)
     loss = training()
@@ -52,47 +58,58 @@ def train_in_round(
     lr: float,
     client: int,
     phase: str,
-    number: int,
+    round: int,
     stream: int,
 ) -> float:
-    """An ordinary or a recovery round of one client, in place; the mean loss of its last epoch.
+    """Train one client's ordinary or recovery round in place.
 
     Args:
-        kept: what it trains on, at least one example.
-        phase, number: "learn" and the ordinary round, or "recover" and the round of the clock.
+        model: with the weights to start from.
+        kept: what the client trains on, at least one example.
+        config: the experiment.
+        epochs: number of passes over ``kept``.
+        lr: learning rate.
+        client: number of the client.
+        phase: "learn" or "recover".
+        round: the learning round in phase "learn", the timeline round in phase "recover".
         stream: seed of the training's random streams.
+
+    Returns:
+        mean loss of the last epoch
 
     Raises:
         TrainingDiverged: the loss is not finite.
     """
     local = config.training.local.model_copy(update={"epochs": epochs})
-    return train(model, kept, local, lr, rng_for(stream, "client", client, phase, number))
+    return train(model, kept, local, lr, rng_for(stream, "client", client, phase, round))
 
 
-def heard_by(
+def evaluate(
     model: EmotionModel, held_out: Examples, trained_on: Examples | None, rank: int
 ) -> tuple[int, Sums, Sums]:
-    """How a client's speech fares with a model: held-out answers that are right, and sums of log-odds.
+    """Evaluate a model on a client's held-out examples and, if wanted, sum up its log-odds.
 
     Args:
-        trained_on: its training speech; None = no log-odds are asked for.
-        rank: of the smoothed model.
+        model: with the weights to evaluate.
+        held_out: examples that the client does not train on.
+        trained_on: examples that it trains on; None = no log-odds are wanted.
+        rank: rank of the smoothed model, which the log-odds of ``trained_on`` are computed with.
 
     Returns:
-        (right answers, sums of the training speech, sums of the held-out speech)
+        (correct held-out predictions, sums over ``trained_on``, sums over ``held_out``)
     """
     right = int((predict(model, held_out).argmax(1) == held_out.labels).sum())
     if trained_on is None:
         return right, Sums(), Sums()
-    return right, _sums(smoothed(model, rank), trained_on), _sums(model, held_out)
+    return right, _sum_log_odds(smoothed(model, rank), trained_on), _sum_log_odds(model, held_out)
 
 
-def _sums(model: EmotionModel, examples: Examples) -> Sums:
-    # Sums are for a spread over all clients; of a few utterances they would tell too much.
+def _sum_log_odds(model: EmotionModel, examples: Examples) -> Sums:
+    # Sums serve to compute a spread over all clients; sums of a few utterances would reveal too much.
     return Sums() if len(examples) < FEWEST else Sums.of(log_odds_of(model, examples))
 
 
-def unlearned(
+def unlearn_update(
     model: EmotionModel,
     forget_set: ForgetSet,
     method: Method,
@@ -102,7 +119,20 @@ def unlearned(
     timeline_round: int,
     stream: int,
 ) -> tuple[UnlearnResult, StateDict]:
-    """A requester's unlearning: the result, and by how much it would move the model, which is not changed.
+    """Run an unlearning method on a requester's forget set; the model itself is not changed.
+
+    Args:
+        model: with the global weights.
+        forget_set: D_f of the requests.
+        method: the unlearning method.
+        config: the experiment.
+        scalars: numbers that the server sent along.
+        client: number of the requester.
+        timeline_round: round in which it unlearns.
+        stream: seed of the method's random streams.
+
+    Returns:
+        (the method's result, unlearned weights minus the model's weights)
 
     Raises:
         UnlearnFailed: the loss or the output is not finite.
@@ -112,7 +142,7 @@ def unlearned(
     return result, difference(result.state, model.state_dict())
 
 
-def sent(
+def outgoing_update(
     model: EmotionModel,
     update: StateDict,
     own: Callable[[], Examples],
@@ -121,16 +151,20 @@ def sent(
     timeline_round: int,
     stream: int,
 ) -> dict[str, Tensor]:
-    """An unlearn update as it leaves the device: with noise where the settings say so, a lie of who lies.
+    """Turn an unlearn update into what leaves the device: privatized, or forged by a malicious client.
 
     Args:
-        model: that the update is for; not changed.
-        own: the training speech that an attacker works with.
+        model: with the weights that the update is relative to; not changed.
+        update: of the unlearning method.
+        own: gives the training examples that a malicious client works with.
+        config: the experiment.
+        client: number of the requester.
+        timeline_round: round in which it unlearns.
+        stream: seed of the random streams.
     """
     if client in config.attackers.clients:
         rng, target = rng_for(stream, "attacker", client, timeline_round), config.attackers.target
-        return craft_update(
-            config.attackers, Adversary(model, update, own(), config.training.local, target, rng)
-        )
-    moved = {name for name, p in model.named_parameters() if p.requires_grad}
-    return released(update, moved, config.privacy, rng_for(stream, "privacy", client, timeline_round))
+        adversary = Adversary(model, update, own(), config.training.local, target, rng)
+        return craft_update(config.attackers, adversary)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    return privatize(update, trained, config.privacy, rng_for(stream, "privacy", client, timeline_round))

@@ -23,7 +23,7 @@ from fedunlearn.deletion.request import (
 )
 from fedunlearn.deletion.request_store import RequestStore, is_known
 from fedunlearn.deletion.schedule import random_requests, scheduled_requests
-from fedunlearn.run_folder import write_atomically
+from fedunlearn.files import write_atomically
 from fedunlearn.seeding import rng_for
 from fedunlearn.vault.index import VaultEntry
 

@@ -15,8 +15,8 @@ from typing import Any, Protocol, TypeVar
 
 from fedunlearn.config.fields import LARGEST
 from fedunlearn.errors import BadInput
+from fedunlearn.files import write_atomically
 from fedunlearn.links import is_plain
-from fedunlearn.run_folder import write_atomically
 
 _WISH = ".json"
 _WITHDRAWAL = ".withdraw.json"

@@ -22,9 +22,9 @@ from fedunlearn.audio import SAMPLE_RATE
 from fedunlearn.deletion.receipts import DeletionRecord, MethodRecord, receipt_of, write_receipt
 from fedunlearn.deletion.request import RequestState
 from fedunlearn.deletion.request_store import RequestStore
+from fedunlearn.files import write_atomically
 from fedunlearn.links import make_own_folder, wipe
 from fedunlearn.models.contract import EmotionModel
-from fedunlearn.run_folder import write_atomically
 from fedunlearn.vault.calibration import drop_calibrated_set
 from fedunlearn.vault.traces import Fingerprints, find_traces
 from fedunlearn.vault.vault import Vault

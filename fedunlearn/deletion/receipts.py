@@ -16,9 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from fedunlearn.files import read_json_object, write_atomically
 from fedunlearn.ledger import LedgerEntry
 from fedunlearn.links import make_own_folder
-from fedunlearn.run_folder import RunFolder, read_json_object, write_atomically
+from fedunlearn.run_folder import RunFolder
 
 SCHEMA = "fedunlearn/receipt/2"
 _EARLIER = "fedunlearn/receipt/1"

@@ -12,7 +12,7 @@ from typing import Any
 from fedunlearn.config.fields import LARGEST
 from fedunlearn.deletion.request import DeletionRequest, RequestState
 from fedunlearn.errors import BadInput
-from fedunlearn.run_folder import alone_in, write_atomically
+from fedunlearn.files import lock_folder, write_atomically
 from fedunlearn.vault.index import VaultEntry
 
 
@@ -80,7 +80,7 @@ class RequestStore:
 
         Where the change raises, or changes nothing, nothing is written.
         """
-        with alone_in(self.folder):
+        with lock_folder(self.folder):
             before = self.all()
             after = tuple(change(before))
             if after != before:
@@ -111,7 +111,9 @@ devices (how many hold speech of the same person); learned (how many of its utte
 used)."""
 
 
-def answer(book: RequestStore, entries: Mapping[str, VaultEntry], rounds_done: int, trained: int) -> Answer:
+def report_requests(
+    book: RequestStore, entries: Mapping[str, VaultEntry], rounds_done: int, trained: int
+) -> Answer:
     """Every request raised by ``rounds_done``, in the order of the book.
 
     Args:

@@ -24,12 +24,13 @@ from flwr.app import Message
 from flwr.clientapp import ClientApp
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from fedunlearn.client.liveness import open_attendance
+from fedunlearn.client.liveness import reset_liveness
 from fedunlearn.deletion.inbox import Inbox
 from fedunlearn.engines.ray_grid import LIVES, Call, RayGrid, Task, Worker, WorkerPool, WorkerReply
 from fedunlearn.errors import RunFailed
+from fedunlearn.files import write_atomically
 from fedunlearn.links import discard, plain_files
-from fedunlearn.run_folder import RunFolder, write_atomically
+from fedunlearn.run_folder import RunFolder
 from fedunlearn.vault.index import Index
 from fedunlearn.vault.relocation import (
     Files,
@@ -98,7 +99,7 @@ class NodeWorker(Worker):
         run.vaults.mkdir(parents=True, exist_ok=True)
         # Several workers begin at a time, and one that is started again finds everything in its place.
         if _first(run.path / ".made"):
-            open_attendance(run, clients)
+            reset_liveness(run, clients)
             write_atomically(run.config, config)
         while not run.config.exists():
             time.sleep(0.01)

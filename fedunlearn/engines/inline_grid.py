@@ -11,9 +11,9 @@ from uuid import uuid4
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import Grid
-from flwr.supercore.task_identity import TaskIdentity
+
+from fedunlearn.messages.flower_internals import set_message_id, sign_as_simulation
 
 _CLIENT_FAILED = 3
 
@@ -50,7 +50,7 @@ class LocalGrid(Grid):
         named = {}
         for message in messages:
             name = str(uuid4())
-            message.metadata.__dict__["_message_id"] = name
+            set_message_id(message, name)
             named[name] = message
         self._take(named)
         return list(named)
@@ -122,8 +122,3 @@ def reply_to(message: Message, content: RecordDict | None, failure: str) -> Mess
     if content is None:
         return Message(Error(_CLIENT_FAILED, failure), reply_to=message)
     return Message(content, reply_to=message)
-
-
-def sign_as_simulation() -> None:
-    """Flower signs every message with the task that runs; its own simulation sets the same three."""
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, SUPERLINK_NODE_ID

@@ -17,7 +17,8 @@ import torch
 from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedunlearn.engines.inline_grid import LocalGrid, answered, reply_to, sign_as_simulation
+from fedunlearn.engines.inline_grid import LocalGrid, answered, reply_to
+from fedunlearn.messages.flower_internals import sign_as_simulation
 from fedunlearn.messages.records import LARGE
 from fedunlearn.messages.sizes import size
 from fedunlearn.server.cost import REQUESTING

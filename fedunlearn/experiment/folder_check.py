@@ -45,7 +45,7 @@ def check_files(run: RunFolder) -> None:
         BadInput: a folder, a link, a pipe or a device lies in a file's place, or a file in a folder's.
     """
     salt = run.ledger.with_suffix(".salt")
-    files = [run.metrics, run.results, run.report, run.ledger, salt, run.log, run.purges, run.attended]
+    files = [run.metrics, run.results, run.report, run.ledger, salt, run.log, run.purges, run.liveness]
     files += [p for p in _inside(run.checkpoints) if p.name.endswith((".safetensors", ".safetensors.json"))]
     folders = [run.checkpoints, run.standings, run.vaults]
     for client in run.clients():

@@ -11,7 +11,7 @@ import torch
 from fedunlearn import config as configuration
 from fedunlearn import corpora
 from fedunlearn.audio import PCM
-from fedunlearn.client.liveness import open_attendance
+from fedunlearn.client.liveness import reset_liveness
 from fedunlearn.config import Config, CorpusSettings
 from fedunlearn.corpora.folder import name_few
 from fedunlearn.corpora.utterance import Corpus
@@ -34,12 +34,13 @@ from fedunlearn.experiment.folder_check import (
 )
 from fedunlearn.experiment.progress import Progress
 from fedunlearn.experiment.reference_cache import ReferenceCache
+from fedunlearn.files import write_atomically
 from fedunlearn.inputs import looked_up
 from fedunlearn.ledger import DamagedLedger, LedgerReader
 from fedunlearn.models import build_model, resolved
 from fedunlearn.models.contract import EmotionModel, trained_names
 from fedunlearn.partition import ClientShare, Partition, deal, recorded_later
-from fedunlearn.run_folder import RunFolder, write_atomically
+from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import rng_for
 from fedunlearn.server.availability import Availability
 from fedunlearn.unlearning import method_named
@@ -295,7 +296,7 @@ def _take_up(
         _check_ledger(run, shelf.ledger_head)
     clean(run)
     # The processes that were at work are dead, which tells nothing of the devices.
-    open_attendance(run, len(partition.clients))
+    reset_liveness(run, len(partition.clients))
     later = recorded_later(partition, config.partition, config.seed)
     for share in partition.clients:
         vault = run.vault(share.client)
@@ -348,7 +349,7 @@ def _fill_vaults(
         else:
             Vault.write(vault, recordings, classes, derived)
         note_devices(vault, partition.devices_of(share.client))
-    open_attendance(run, len(partition.clients))
+    reset_liveness(run, len(partition.clients))
     if hasattr(os, "sync"):  # not on Windows
         os.sync()
 

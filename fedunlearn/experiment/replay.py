@@ -16,12 +16,12 @@ import torch
 from fedunlearn.audio import PCM, pad, to_float
 from fedunlearn.blockwise import StateDict, difference
 from fedunlearn.client.steps import (
-    heard_by,
-    moments_of,
-    sent,
+    calibration_moments,
+    evaluate,
+    outgoing_update,
     train_in_round,
-    trained,
-    unlearned,
+    train_update,
+    unlearn_update,
 )
 from fedunlearn.config import Config
 from fedunlearn.examples import Examples, ForgetSet
@@ -129,7 +129,7 @@ class Replay:
         )
         told = []
         for client, ids in self._there(0, ()).items():
-            moments = moments_of(self.model, self.examples(ids))
+            moments = calibration_moments(self.model, self.examples(ids))
             means = {"mean": moments.mean, "mean_square": moments.mean_square}
             told.append(Update(client, moments.frames, means))
         weights = calibrated(self.model, initial.state_dict(), told)
@@ -188,7 +188,7 @@ class Replay:
             ids = there[client]
             kept, when = self.examples(ids), (phase, number, self._stream)
             work = partial(train_in_round, self.model, kept, self._config, epochs, lr, client, *when)
-            updates.append(Update(client, len(kept), trained(self.model, weights, work)[0]))
+            updates.append(Update(client, len(kept), train_update(self.model, weights, work)[0]))
         return updates
 
     def _unlearn(self, weights: StateDict, round_: TimelineRound) -> StateDict:
@@ -241,7 +241,7 @@ class Replay:
         share = min(1.0, len(ids) / self._holding(round_)[client])
         self.model.load_state_dict(weights)
         try:
-            _, moved = unlearned(
+            _, moved = unlearn_update(
                 self.model,
                 self._forget_set(ids),
                 METHODS[self._config.unlearning.method].unlearn,
@@ -259,7 +259,9 @@ class Replay:
                 self._held(client, round_.rounds_done, self._plan.purged(round_.timeline_round))
             )
 
-        leaves = sent(self.model, moved, own, self._config, client, round_.timeline_round, self._stream)
+        leaves = outgoing_update(
+            self.model, moved, own, self._config, client, round_.timeline_round, self._stream
+        )
         return Update(client, len(ids), leaves)
 
     def _forget_set(self, ids: tuple[str, ...]) -> ForgetSet:
@@ -313,7 +315,7 @@ class Replay:
                 continue
             held_out = self.examples(u for u in self._world.test[client] if u not in gone)
             own = self.examples(self._held(client, round_.rounds_done, gone)) if log_odds else None
-            right, of_trained, of_held_out = heard_by(self.model, held_out, own, rank)
+            right, of_trained, of_held_out = evaluate(self.model, held_out, own, rank)
             replies.append(Evaluation(right, len(held_out), of_trained, of_held_out))
         return pooled(replies)
 

@@ -14,8 +14,9 @@ from fedunlearn.corpora.utterance import Corpus
 from fedunlearn.deletion.receipts import removed_by
 from fedunlearn.deletion.request import DeletionRequest, RequestState
 from fedunlearn.deletion.request_store import RequestStore
+from fedunlearn.files import write_atomically
 from fedunlearn.partition import Partition
-from fedunlearn.run_folder import RunFolder, write_atomically
+from fedunlearn.run_folder import RunFolder
 from fedunlearn.server.requests import RequestKey, TrackedRequest
 from fedunlearn.server.state import Contents, Standing
 from fedunlearn.vault.index import Index

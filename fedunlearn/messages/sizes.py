@@ -5,9 +5,9 @@ from functools import lru_cache
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
-from flwr.common.serde import recorddict_to_proto
 from torch import Tensor
 
+from fedunlearn.messages.flower_internals import recorddict_to_proto
 from fedunlearn.messages.records import LARGEST_SIGNED, Held, pack
 
 

@@ -8,6 +8,7 @@ import tomli_w
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from fedunlearn.files import write_atomically
 from fedunlearn.report.attacks import attack_table, attack_words, request_attacks
 from fedunlearn.report.costs import cost_bars, cost_table
 from fedunlearn.report.distances import (
@@ -37,7 +38,6 @@ from fedunlearn.report.request_table import batches, request_table, unreachable
 from fedunlearn.report.side_by_side import model_dots, models_table
 from fedunlearn.report.tables import fault_table, tiles
 from fedunlearn.report.values import at, count, duration, fraction, many, noise_floor, number_at, plain, rows
-from fedunlearn.run_folder import write_atomically
 
 SECTIONS = {
     "models": "The four models side by side",

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from fedunlearn.audio import SAMPLE_RATE
-from fedunlearn.client.steps import trained
+from fedunlearn.client.steps import train_update
 from fedunlearn.config import LocalSettings
 from fedunlearn.config.model import EncoderSettings, ModelSettings
 from fedunlearn.config.unlearning import AttackSettings
@@ -238,7 +238,7 @@ def _local(
     model: EmotionModel, start: dict[str, Tensor], examples: Examples, load: EncoderLoad
 ) -> tuple[dict[str, Tensor], float]:
     local = LocalSettings(epochs=1, batch_size=load.utterances)
-    return trained(model, start, lambda: train(model, examples, local, _LR, rng_for(0, "training")))
+    return train_update(model, start, lambda: train(model, examples, local, _LR, rng_for(0, "training")))
 
 
 def _round(model: EmotionModel, clients: list[Examples], load: EncoderLoad) -> None:

@@ -17,8 +17,8 @@ from fedunlearn.engines.engine import play
 from fedunlearn.errors import BadInput, RunFailed
 from fedunlearn.experiment.preparation import DecodedCorpus, check, listen, prepare, resolve
 from fedunlearn.experiment.progress import Progress
+from fedunlearn.files import write_atomically
 from fedunlearn.partition import Partition, deal
-from fedunlearn.run_folder import write_atomically
 from fedunlearn.study.grid import Cell, requesters_of
 from fedunlearn.unlearning import method_named
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedunlearn.run_folder import write_atomically
+from fedunlearn.files import write_atomically
 
 CALIBRATION = "calibration.json"
 FEWEST = 4

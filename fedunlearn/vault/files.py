@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from fedunlearn.audio import PCM
+from fedunlearn.files import write_atomically
 from fedunlearn.links import discard, has_other_names, is_abandoned, is_plain, wipe
-from fedunlearn.run_folder import write_atomically
 from fedunlearn.vault.index import INDEX, Index, VaultEntry
 
 Derived = Mapping[str, Mapping[str, Tensor]]
@@ -145,7 +145,7 @@ def _digest(path: Path, inode: int, written: int, size: int) -> str:
 
 
 def wipe_strays(folder: Path, generation: int) -> None:
-    """Wipe what an interrupted purge, or any interrupted writing, left. To be called ``alone_in`` it.
+    """Wipe what an interrupted purge, or any interrupted writing, left. To be called ``lock_folder`` it.
 
     A stray array that has another name somewhere may be anybody's file. It stays as it is, for the search to
     look into: gone from here, it would be hidden.

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedunlearn.run_folder import write_atomically
+from fedunlearn.files import write_atomically
 
 if TYPE_CHECKING:  # whoever only asks what there is does not wait for audio and models to load
     from fedunlearn.partition import Split

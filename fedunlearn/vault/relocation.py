@@ -10,8 +10,9 @@ from pathlib import Path
 
 from fedunlearn.audio import PCM
 from fedunlearn.corpora.utterance import Corpus
+from fedunlearn.files import write_atomically
 from fedunlearn.links import is_plain
-from fedunlearn.run_folder import RunFolder, write_atomically
+from fedunlearn.run_folder import RunFolder
 from fedunlearn.vault.files import ARRAYS, wipe_arrays, write_generation
 from fedunlearn.vault.index import INDEX, Index
 

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from fedunlearn.audio import PCM, pad, to_float
 from fedunlearn.examples import Examples, ForgetSet, pad_features
+from fedunlearn.files import lock_folder
 from fedunlearn.links import is_plain, remove, wipe
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Split
-from fedunlearn.run_folder import alone_in
 from fedunlearn.vault.calibration import CALIBRATION
 from fedunlearn.vault.files import (
     Derived,
@@ -53,7 +53,7 @@ class Vault:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with alone_in(folder):
+        with lock_folder(folder):
             self._open()
             wipe_strays(folder, self.generation)
 
@@ -143,7 +143,7 @@ class Vault:
 
     def drop_features(self, model: EmotionModel) -> None:
         """Wipe this model's stored features, and whatever lies in their place; they are derived on use."""
-        with alone_in(self.folder):
+        with lock_folder(self.folder):
             self._features.pop(model.feature_name, None)
             for suffix in ("f32", "frames"):
                 path = self._path(model.feature_name, suffix)
@@ -176,7 +176,7 @@ class Vault:
         """Compute and store the features of all utterances, unless they are there or need not be."""
         if not model.stores_features or self._stored_features(model) is not None or not self.entries:
             return
-        with alone_in(self.folder):
+        with lock_folder(self.folder):
             if not self.is_current:  # what has been purged meanwhile must not come back
                 self._open()
             if self._stored_features(model) is None and self.entries:
@@ -192,7 +192,7 @@ class Vault:
         Idempotent: ids that are not here are ignored. Returns the number removed. Where an earlier purge was
         interrupted, this one first reads what is on disk and wipes what that one left.
         """
-        with alone_in(self.folder):
+        with lock_folder(self.folder):
             self._open()
             wipe_strays(self.folder, self.generation)
             gone = set(ids) & self.entries.keys()

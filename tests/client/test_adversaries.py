@@ -29,7 +29,7 @@ WRECK: dict[str, Any] = {
 }
 
 
-def liar(target: int = 2, seed: int = 1) -> Adversary:
+def adversary(target: int = 2, seed: int = 1) -> Adversary:
     model, whole = separable(40)
     honest = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
     honest["weight"] = torch.full((4, 4), 0.5)
@@ -41,7 +41,7 @@ def liar(target: int = 2, seed: int = 1) -> Adversary:
 
 @pytest.mark.parametrize(("kind", "sign"), [("scaled", 1), ("flipped", -1)])
 def test_scaled_and_flipped_are_multiples_of_the_honest_update(kind: str, sign: int) -> None:
-    one = liar()
+    one = adversary()
     sent = craft_update(AttackerSettings(clients=(0,), kind=kind, factor=3.0), one)
     assert all(torch.equal(sent[name], sign * 3.0 * one.honest[name]) for name in one.honest)
 
@@ -49,7 +49,7 @@ def test_scaled_and_flipped_are_multiples_of_the_honest_update(kind: str, sign: 
 def test_a_random_direction_is_as_long_as_it_is_said_to_be() -> None:
     """16 x .25 + 0 + 1 + 4 + 9 = 18: the honest update is sqrt(18) long; constants stand still."""
     settings = AttackerSettings(clients=(0,), kind="random", factor=2.0)
-    sent, again, other = (craft_update(settings, liar(seed=s)) for s in (1, 1, 2))
+    sent, again, other = (craft_update(settings, adversary(seed=s)) for s in (1, 1, 2))
     length = math.sqrt(sum(float(v.double().square().sum()) for v in sent.values()))
     assert length == pytest.approx(2 * math.sqrt(18), rel=1e-5)
     assert not sent["norm.mean"].any() and not sent["norm.std"].any()
@@ -60,7 +60,7 @@ def test_a_random_direction_is_as_long_as_it_is_said_to_be() -> None:
 @pytest.mark.parametrize("target", [2, 3, 7])
 def test_a_targeted_lie_takes_one_class_for_the_next_and_leaves_the_others(target: int) -> None:
     """Class 7 of four is class 3, whose next is class 0."""
-    one = liar(target)
+    one = adversary(target)
     update = craft_update(AttackerSettings(clients=(0,), kind="targeted", factor=1.0, target=target), one)
     model = copy.deepcopy(one.model)
     model.load_state_dict({name: v + update[name] for name, v in one.model.state_dict().items()})
@@ -72,7 +72,7 @@ def test_a_targeted_lie_takes_one_class_for_the_next_and_leaves_the_others(targe
 
 @pytest.mark.parametrize("kind", BEHAVIOURS)
 def test_a_lie_has_the_form_of_an_update_and_changes_no_model(kind: str) -> None:
-    one = liar()
+    one = adversary()
     before = copy.deepcopy(one.model.state_dict())
     sent = craft_update(AttackerSettings(clients=(0,), kind=kind, factor=1.0), one)
     assert list(sent) == list(before)

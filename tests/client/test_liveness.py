@@ -5,29 +5,29 @@ from pathlib import Path
 
 import pytest
 
-from fedunlearn.client.liveness import attending, open_attendance
+from fedunlearn.client.liveness import reset_liveness, serving
 from fedunlearn.run_folder import RunFolder
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
     folder = RunFolder(tmp_path)
-    open_attendance(folder, 3)
+    reset_liveness(folder, 3)
     return folder
 
 
 def test_nobody_has_died(run: RunFolder) -> None:
     for _ in range(2):
-        with attending(run, 1) as died:
+        with serving(run, 1) as died:
             assert not died
-            assert run.attended.read_bytes() == b"\0\1\0", "every process of the run sees it"
-    assert run.attended.read_bytes() == bytes(3)
+            assert run.liveness.read_bytes() == b"\0\1\0", "every process of the run sees it"
+    assert run.liveness.read_bytes() == bytes(3)
 
 
 def test_an_exception_is_no_death(run: RunFolder) -> None:
-    with pytest.raises(KeyError), attending(run, 2):
+    with pytest.raises(KeyError), serving(run, 2):
         raise KeyError
-    with attending(run, 2) as died:
+    with serving(run, 2) as died:
         assert not died
 
 
@@ -35,21 +35,21 @@ def test_an_exception_is_no_death(run: RunFolder) -> None:
 def test_a_process_that_dies_leaves_its_mark_once(run: RunFolder) -> None:
     child = os.fork()
     if not child:
-        with attending(run, 0):
+        with serving(run, 0):
             os._exit(1)
     os.waitpid(child, 0)
-    with attending(run, 1) as died:
+    with serving(run, 1) as died:
         assert not died
-    with attending(run, 0) as died:
+    with serving(run, 0) as died:
         assert died
-    with attending(run, 0) as died:
+    with serving(run, 0) as died:
         assert not died
 
 
 def test_a_new_run_in_the_same_place_has_marks_of_its_own(run: RunFolder) -> None:
-    with attending(run, 0):
+    with serving(run, 0):
         pass
-    run.attended.unlink()
-    open_attendance(run, 5)
-    with attending(run, 4) as died:
-        assert not died and run.attended.read_bytes() == b"\0\0\0\0\1"
+    run.liveness.unlink()
+    reset_liveness(run, 5)
+    with serving(run, 4) as died:
+        assert not died and run.liveness.read_bytes() == b"\0\0\0\0\1"

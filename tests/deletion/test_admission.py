@@ -19,7 +19,7 @@ from fedunlearn.config import Config, load
 from fedunlearn.deletion.admission import note_devices, raise_due
 from fedunlearn.deletion.inbox import FiledRequest, Inbox
 from fedunlearn.deletion.request import FOLLOWS, DeletionRequest, ImpossibleStep, RequestState, step
-from fedunlearn.deletion.request_store import RequestStore, answer
+from fedunlearn.deletion.request_store import RequestStore, report_requests
 from fedunlearn.vault.index import VaultEntry
 from fedunlearn.vault.vault import Vault
 
@@ -90,7 +90,7 @@ def test_each_kind_names_its_own_utterances(
     assert " ".join(request.utterances) == expected and request.count == len(expected.split())
     assert " ".join(request.held_out) == held_out and request.held_out_count == len(held_out.split())
     assert request.state is RequestState.RAISED
-    told = answer(RequestStore(vault.folder), vault.entries, 0, 0)
+    told = report_requests(RequestStore(vault.folder), vault.entries, 0, 0)
     assert (told["counts"], told["learned"]) == ([request.count], [request.count])
 
 
@@ -132,7 +132,7 @@ def test_what_cannot_be_served_is_refused_with_a_reason_that_stays(
     Inbox(vault.folder).file(wish(1, what, **more))
     (request,) = hear(vault)
     assert (request.state, request.utterances, request.note) == (RequestState.REFUSED, (), why)
-    told = answer(RequestStore(vault.folder), vault.entries, 0, 0)
+    told = report_requests(RequestStore(vault.folder), vault.entries, 0, 0)
     assert told["states"] == ["refused"] and told["counts"] == [0] and why not in json.dumps(told)
 
 
@@ -235,7 +235,7 @@ def test_the_answer_holds_counts_states_and_dates(tmp_path: Path) -> None:
     hear(vault, 3)
     inbox.file(wish(2, "named", utterances=("u1",)))
     hear(vault, 5)
-    told = answer(book, vault.entries, 5, trained=2)
+    told = report_requests(book, vault.entries, 5, trained=2)
     assert told == {
         "ids": [wish(1).id, wish(2).id],
         "counts": [2, 1],
@@ -244,8 +244,8 @@ def test_the_answer_holds_counts_states_and_dates(tmp_path: Path) -> None:
         "devices": [2, 1],
         "learned": [1, 1],
     }
-    assert answer(book, vault.entries, 5, trained=-1)["learned"] == [0, 0]
-    assert answer(book, vault.entries, 99, trained=2)["deadlines"] == [0, -1]
+    assert report_requests(book, vault.entries, 5, trained=-1)["learned"] == [0, 0]
+    assert report_requests(book, vault.entries, 99, trained=2)["deadlines"] == [0, -1]
 
 
 def test_a_run_that_goes_on_from_an_earlier_date_hears_what_it_heard_then(vault: Vault) -> None:
@@ -254,7 +254,10 @@ def test_a_run_that_goes_on_from_an_earlier_date_hears_what_it_heard_then(vault:
     hear(vault, 2)
     inbox.file_withdrawal(wish(1).id)
     hear(vault, 4)
-    told = {rounds_done: answer(book, vault.entries, rounds_done, 0)["states"] for rounds_done in range(1, 6)}
+    told = {
+        rounds_done: report_requests(book, vault.entries, rounds_done, 0)["states"]
+        for rounds_done in range(1, 6)
+    }
     assert told == {1: [], 2: ["raised"], 3: ["raised"], 4: ["withdrawn"], 5: ["withdrawn"]}
 
 
@@ -265,7 +268,7 @@ def test_the_server_hears_four_words_alone(vault: Vault, state: RequestState) ->
     book = RequestStore(vault.folder)
     book.set_state([wish(1).id], state)
     expected = "purged" if state is RequestState.PURGED else "raised"
-    assert answer(book, vault.entries, 0, 0)["states"] == [expected]
+    assert report_requests(book, vault.entries, 0, 0)["states"] == [expected]
 
 
 # ---- states ----------------------------------------------------------------------------------------------
@@ -575,7 +578,7 @@ class LifeOfRequests(RuleBasedStateMachine):
 
     @invariant()
     def what_is_told_names_nobody(self) -> None:
-        told = json.dumps(answer(self.book, self.vault.entries, self.rounds_done, self.rounds_done))
+        told = json.dumps(report_requests(self.book, self.vault.entries, self.rounds_done, self.rounds_done))
         assert not any(u in told for u in self.emotion)
 
 

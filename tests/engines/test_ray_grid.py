@@ -5,9 +5,9 @@ import pickle
 import pytest
 import torch
 from flwr.app import Message, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
 
 from fedunlearn.engines.ray_grid import RayGrid, WorkerPool
+from fedunlearn.messages.flower_internals import sign_as_simulation
 from fedunlearn.messages.records import Held, borrow, lend
 from fedunlearn.server.clients import Payload, settings
 
@@ -18,7 +18,7 @@ def given_out(kind: str, count: int, seconds: float, workers: int = 2, values: i
     grid = RayGrid(count, [site])
     grid._seconds[kind] = seconds
     record = Payload({"w": torch.zeros(values)})(settings(rounds_done=0))
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+    sign_as_simulation()
     site.take(Message(record, dst_node_id=n + 1, message_type=kind) for n in range(count))
     sizes = []
     while site.queue:

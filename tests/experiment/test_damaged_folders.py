@@ -12,7 +12,7 @@ import pytest
 from small_run import prepared, resumed, run_small, small_config, weights_of
 
 from fedunlearn import config as configuration
-from fedunlearn.client import app as devices
+from fedunlearn.client.device import DEVICES
 from fedunlearn.engines.engine import play
 from fedunlearn.errors import BadInput, RunFailed
 from fedunlearn.experiment.reference_cache import ReferenceCache
@@ -85,7 +85,7 @@ def end_of(folder: Path, whole: dict[str, str]) -> str:
     except (BadInput, RunFailed) as error:
         return str(error)
     finally:
-        devices._devices.clear()
+        DEVICES.clear()
     assert weights_of(folder / "run") == whole
     return "same"
 
@@ -178,7 +178,7 @@ def test_what_can_be_made_again_is(left: Path, whole: dict[str, str], tmp_path: 
     features[3].unlink()
     empty(features[5].with_suffix(".frames"))
     put_folder(features[0])
-    for file in (next(vaults.glob("*/devices.json")), folder / "run" / "attended"):
+    for file in (next(vaults.glob("*/devices.json")), folder / "run" / "liveness"):
         scramble(file)
     truncate(folder / "run" / "metrics.jsonl")
     for file in (folder / "cache").glob("*.safetensors"):

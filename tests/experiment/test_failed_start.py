@@ -11,7 +11,7 @@ import pytest
 from small_run import heard_once, small_config
 from test_cli import call, small_file, write_corpus
 
-from fedunlearn import folders, run_folder
+from fedunlearn import files, folders
 from fedunlearn.deletion.inbox import FiledRequest, Inbox
 from fedunlearn.errors import BadInput, RunFailed
 from fedunlearn.experiment import preparation
@@ -197,7 +197,7 @@ def test_a_file_system_without_locks_is_one_line(
     def no_locks(*_: Any) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(run_folder.fcntl, "flock", no_locks)
+    monkeypatch.setattr(files.fcntl, "flock", no_locks)
     code_, said = call("run", "--config", small_file(tmp_path), "--out", tmp_path / "run")
     assert code_ == 2 and "its file system has no locks" in said and len(said.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()

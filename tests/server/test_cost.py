@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from flwr.app import Context, Message
-from flwr.common.serde import recorddict_to_proto
 
+from fedunlearn.messages.flower_internals import recorddict_to_proto
 from fedunlearn.server.cost import PhaseCost
 from tests.small_run import run_small, small_config
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_run import run_small, small_config, weights_of
 
-from fedunlearn.client.privacy import delta_of, epsilon_of, guarantee, released, told
+from fedunlearn.client.privacy import delta_of, epsilon_of, guarantee, privatize, redact
 from fedunlearn.config.guard import PrivacySettings
 from fedunlearn.errors import BadInput
 from fedunlearn.unlearning.contract import UnlearnResult
@@ -24,19 +24,19 @@ def rng() -> np.random.Generator:
 
 
 def test_off_is_the_update_itself() -> None:
-    sent = released(UPDATE, TRAINED, PrivacySettings(), rng())
+    sent = privatize(UPDATE, TRAINED, PrivacySettings(), rng())
     assert list(sent) == list(UPDATE) and all(sent[k] is UPDATE[k] for k in UPDATE)
 
 
 def test_clipping_shortens_the_trained_weights_alone() -> None:
     """They are (3, 0, 4), 5 long; constants count for nothing and stay."""
-    sent = released(UPDATE, TRAINED, PrivacySettings(clip=2.5), rng())
+    sent = privatize(UPDATE, TRAINED, PrivacySettings(clip=2.5), rng())
     assert sent["w"].tolist() == [[1.5, 0.0]] and sent["b"].tolist() == [2.0]
     assert sent["norm.mean"] is UPDATE["norm.mean"]
 
 
 def test_a_shorter_update_is_not_made_longer() -> None:
-    sent = released(UPDATE, TRAINED, PrivacySettings(clip=5.0), rng())
+    sent = privatize(UPDATE, TRAINED, PrivacySettings(clip=5.0), rng())
     assert all(torch.equal(sent[k], UPDATE[k]) for k in UPDATE)
 
 
@@ -46,7 +46,7 @@ def test_noise_has_the_standard_deviation_that_is_claimed_around_the_clipped_upd
     The mean's standard error is 3 / sqrt(20000) = .021, the deviation's .015: five of each are allowed.
     """
     update = {"w": torch.full((20_000,), 0.1), "norm.std": torch.ones(3)}
-    sent = released(update, ("w",), PrivacySettings(clip=2.0, noise=1.5), rng())
+    sent = privatize(update, ("w",), PrivacySettings(clip=2.0, noise=1.5), rng())
     assert float(sent["w"].mean()) == pytest.approx(2 / math.sqrt(20_000), abs=0.106)
     assert float(sent["w"].std()) == pytest.approx(3.0, abs=0.075)
     assert sent["w"].dtype == torch.float32 and torch.equal(sent["norm.std"], torch.ones(3))
@@ -56,7 +56,7 @@ def test_noise_has_the_standard_deviation_that_is_claimed_around_the_clipped_upd
 
 def test_a_zero_update_gets_noise_all_the_same() -> None:
     """Whether anything was unlearned must not show."""
-    sent = released({"w": torch.zeros(1000)}, ("w",), PrivacySettings(clip=1.0, noise=1.0), rng())
+    sent = privatize({"w": torch.zeros(1000)}, ("w",), PrivacySettings(clip=1.0, noise=1.0), rng())
     assert float(sent["w"].std()) == pytest.approx(1.0, abs=0.12)
 
 
@@ -67,8 +67,8 @@ def test_noise_without_a_clip_is_refused() -> None:
 
 def test_what_was_measured_on_the_forget_set_is_not_told_beside_noise() -> None:
     result = UnlearnResult({}, 17, "level", (1.0, 0.4), 30, 0.9, ("test_accuracy",), {"moved": 2.0})
-    assert told(result, PrivacySettings(clip=1.0)) is result
-    silent = told(result, PrivacySettings(clip=1.0, noise=1.0))
+    assert redact(result, PrivacySettings(clip=1.0)) is result
+    silent = redact(result, PrivacySettings(clip=1.0, noise=1.0))
     assert (silent.steps, silent.stopped, silent.adversarial) == (0, "not told", 0)
     assert all(math.isnan(v) for v in (*silent.forget_accuracy, silent.attack_success))
     assert silent.scalars_read == ("test_accuracy",) and not silent.notes

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from fedunlearn.audio import SAMPLE_RATE
 from fedunlearn.errors import BadInput
+from fedunlearn.files import write_atomically
 from fedunlearn.folders import whole_folder
 from fedunlearn.models.encoders.checkpoint import quietly
 from fedunlearn.models.encoders.pretraining import SPAN, Pretrained, Recipe
-from fedunlearn.run_folder import RunFolder, write_atomically
+from fedunlearn.run_folder import RunFolder
 
 _README = """---
 library_name: transformers

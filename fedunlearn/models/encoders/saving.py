@@ -11,10 +11,10 @@ from torch import Tensor
 
 from fedunlearn.audio import SAMPLE_RATE
 from fedunlearn.errors import BadInput
+from fedunlearn.files import write_atomically
 from fedunlearn.folders import whole_folder
 from fedunlearn.models.encoders.checkpoint import quietly
 from fedunlearn.models.encoders.model import EncoderModel
-from fedunlearn.run_folder import write_atomically
 
 
 class Head(NamedTuple):

@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from fedunlearn.files import write_atomically
 from fedunlearn.report.runs.figure import gaps_figure, key
 from fedunlearn.report.runs.finding import RunsVerdict, headline, judge
 from fedunlearn.report.runs.grouping import ComparedTask, Run, tasks_of
@@ -26,7 +27,6 @@ from fedunlearn.report.runs.tables import (
     settings_table,
 )
 from fedunlearn.report.values import at, count, many, plain, rows
-from fedunlearn.run_folder import write_atomically
 
 _WIDE, _NARROW = 880, 360
 
