@@ -1,4 +1,4 @@
-"""What the benchmark found, as rows of a table: a figure, what it should be, and whether it is."""
+"""The benchmark's table: each row is a figure, its target, and whether the target is met."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Row:
-    """One figure.
+    """One measured figure.
 
     Attributes:
-        part: of the benchmark.
-        what: is measured.
-        value: of it; None = not measured here.
-        target: what it should be: ("<=" | ">=", a number); None = none was set.
-        note: what it is made of.
+        part: part of the benchmark that it belongs to.
+        what: what is measured.
+        value: the figure; None = not measured here.
+        target: ("<=" | ">=", limit); None = no target.
+        note: the numbers that the figure was computed from.
     """
 
     part: str
@@ -27,19 +27,19 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is; None where there is none, or nothing was measured."""
+        """Whether the target is met; None without a target or a measurement."""
         if self.value is None or self.target is None:
             return None
         sign, limit = self.target
         return self.value <= limit if sign == "<=" else self.value >= limit
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return the row as plain data."""
         return {**vars(self), "met": self.met}
 
 
 def table_of(rows: Sequence[Row], machine: Mapping[str, Any]) -> Table:
-    """For a terminal."""
+    """Format the rows for a terminal."""
     table = Table(title=f"{machine['name']}, {machine['cores']} cores, torch {machine['torch']}")
     for name, justify in (
         ("", "left"),
