@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,12 @@ def table_of(rows: Sequence[Row], machine: Mapping[str, Any]) -> Table:
     for row in rows:
         if row.part != part:
             table.add_section()
-            table.add_row(f"[bold]{row.part}[/]")
+            table.add_row(Text(row.part, "bold"))
             part = row.part
         value = (
             "-" if row.value is None else f"{row.value:.3g}" if abs(row.value) < 1000 else f"{row.value:,.0f}"
         )
         target = "" if row.target is None else f"{row.target[0]} {row.target[1]:g}"
-        said = {None: "", True: "[green]met[/]", False: "[red]missed[/]"}[row.met]
-        table.add_row(f"  {row.what}", value, target, said, row.note)
+        verdict = {None: Text(), True: Text("met", "green"), False: Text("missed", "red")}[row.met]
+        table.add_row(f"  {row.what}", value, target, verdict, row.note)
     return table

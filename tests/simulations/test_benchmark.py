@@ -70,7 +70,7 @@ def test_idle_clients_answer_every_round_and_learn_nothing(tmp_path: Path) -> No
     idle, longer = replace(TINY, idle=True), replace(TINY, idle=True, rounds=TINY.rounds + 2)
     found, again = (measure(workload, tmp_path / str(workload.rounds) / "run") for workload in (idle, longer))
     assert found["weights"] == again["weights"]
-    assert found["bytes"]["up"] == pytest.approx(again["bytes"]["up"])
+    assert found["bytes"]["up"] > 4 * 720 * 8  # the updates travel all the same
     assert measure(TINY, tmp_path / "trained" / "run")["weights"] != found["weights"]
 
 
