@@ -56,9 +56,9 @@ def encoder_speed(
 
     def command() -> int:
         # Heavy imports wait.
+        from benchmarks.encoder_work import EncoderLoad, measure
         from fedunlearn.config.model import ModelSettings
         from fedunlearn.models import resolved
-        from fedunlearn.study.encoder_speed import EncoderLoad, measure
 
         if not math.isfinite(seconds):
             raise BadInput(f"--seconds {seconds}: give a number of seconds")

@@ -1,6 +1,6 @@
 """The figures of docs/measures.md: ``python simulations/measures.py`` writes docs/figures/measures-*.svg.
 
-Worked examples on drawn numbers and small models (``study.measure_examples``), and two small runs on
+Worked examples on drawn numbers and small models (``measure_figures.examples``), and two small runs on
 generated speech, of ten clients of whom three delete twelve utterances, that differ in their recovery alone.
 """
 
@@ -38,8 +38,8 @@ def measures(
 
     def command() -> int:
         # Heavy imports wait until the input is known to be good.
-        from fedunlearn.report.measure_figures import write_measure_figures
-        from fedunlearn.study.measure_examples import examples, of_run
+        from measure_figures.examples import examples, of_run
+        from measure_figures.figures import write_measure_figures
 
         out.mkdir(parents=True, exist_ok=True)
         numbers = {**examples(), **of_run(_runs())}

@@ -313,7 +313,7 @@ def _play(folder: Path) -> int:
     from fedunlearn.experiment.preparation import prepare
     from fedunlearn.experiment.progress import Progress
     from fedunlearn.experiment.request_contents import close_books
-    from fedunlearn.study.invariants import broken
+    from fedunlearn.study.soak_invariants import broken
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a soak in the background was told to ignore it
     config = configuration.load(folder / "soak.toml")

@@ -1,12 +1,14 @@
 """Where tests find real speech (none of it is part of the repository), and what holds for all tests."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "simulations"))  # as Python does for its scripts
 torch.set_num_threads(1)  # as on a device; and tests share their cores
 # A busy machine is no failure, and the same commit passes always or never. To look for new examples:
 # HYPOTHESIS_PROFILE=exploring pytest ...

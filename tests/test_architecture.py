@@ -65,11 +65,19 @@ ALONE = {
 """What the leaves, and the report, which reads plain data, may import of the package."""
 
 FENCES = {
-    "flwr": ("client", "server", "messages", "engines", "flower_app", "experiment.experiment", "study.speed"),
+    "flwr": (
+        "client",
+        "server",
+        "messages",
+        "engines",
+        "flower_app",
+        "experiment.experiment",
+        "simulations.benchmarks",
+    ),
     "ray": ("engines",),
     **dict.fromkeys(("transformers", "peft", "huggingface_hub"), ("models.encoders",)),
     "torchaudio": ("audio", "models.frontend"),
-    "matplotlib": ("report",),
+    "matplotlib": ("report", "simulations.measure_figures"),
     "soundfile": ("audio", "corpora"),
     "sqlite3": ("ledger", "vault.traces"),
     "typer": ("cli", "simulations"),
@@ -91,7 +99,8 @@ def sources() -> dict[str, str]:
         parts = path.relative_to(PACKAGE).with_suffix("").parts
         found[".".join(p for p in parts if p != "__init__")] = path.read_text(encoding="utf-8")
     for path in sorted((ROOT / "simulations").rglob("*.py")):
-        found[f"simulations.{path.stem}"] = path.read_text(encoding="utf-8")
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(p for p in parts if p != "__init__")] = path.read_text(encoding="utf-8")
     return found
 
 

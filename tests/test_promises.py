@@ -20,7 +20,8 @@ from fedunlearn import corpora
 from fedunlearn.audio import PCM
 from fedunlearn.checkpoints import load_checkpoint
 from fedunlearn.client import app as device_side
-from fedunlearn.client.app import HANDLERS, Device
+from fedunlearn.client.app import HANDLERS
+from fedunlearn.client.device import Device
 from fedunlearn.corpora.utterance import Utterance
 from fedunlearn.deletion.receipts import receipt_of
 from fedunlearn.deletion.request_store import RequestStore

@@ -14,8 +14,8 @@ from fedunlearn.evaluation.shadow_attack import CannotAttack, Mask, Matrix, Shad
 
 OWN_VARIANCE = 32
 """Shadows from which on each utterance has two variances of its own. With fewer, each is pooled over the
-utterances, as Carlini et al. 2022 do below 64; measured on ``study.hidden_loss``, 32 shadows are enough for
-the utterance's own to find as much or more, by AUC and at low FPR."""
+utterances, as Carlini et al. 2022 do below 64; measured with ``simulations/measure_figures/hidden_loss.py``,
+32 shadows are enough for the utterance's own to find as much or more, by AUC and at low FPR."""
 
 LEAST_DEVIATION = 1e-3
 """nats; a smaller standard deviation counts as this one: float32 logits say no more"""

@@ -16,7 +16,8 @@ from flwr.serverapp import Grid, ServerApp
 from small_run import prepared, small_config
 from torch import Tensor
 
-from fedunlearn.client.app import HANDLERS, Device, make_client_app
+from fedunlearn.client.app import HANDLERS, make_client_app
+from fedunlearn.client.device import Device
 from fedunlearn.deletion.request_store import RequestStore
 from fedunlearn.engines.engine import run_inline
 from fedunlearn.messages.records import number

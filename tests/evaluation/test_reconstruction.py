@@ -14,7 +14,8 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from fedunlearn.cli import app
-from fedunlearn.client.app import Device, calibrate_locally
+from fedunlearn.client.app import calibrate_locally
+from fedunlearn.client.device import Device
 from fedunlearn.deletion.request_store import RequestStore
 from fedunlearn.engines.engine import play
 from fedunlearn.errors import BadInput

@@ -32,7 +32,7 @@ from fedunlearn.partition import Partition
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.server.clients import Clients
 from fedunlearn.server.state import Standing
-from fedunlearn.study.invariants import broken
+from fedunlearn.study.soak_invariants import broken
 
 RISKS = (0.02, 0.05, 0.1, 0.2)
 """probability of dying at each point; drawn once a run"""

@@ -16,7 +16,8 @@ from torch import Tensor
 
 import fedunlearn.server.privileged
 from fedunlearn.checkpoints import load_checkpoint
-from fedunlearn.client.app import Device, make_client_app
+from fedunlearn.client.app import make_client_app
+from fedunlearn.client.device import Device
 from fedunlearn.config import Config
 from fedunlearn.deletion.request_store import RequestStore
 from fedunlearn.engines.engine import run_inline

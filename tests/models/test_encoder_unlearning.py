@@ -13,6 +13,7 @@ import torch
 from tiny_encoders import tiny_encoder
 from torch import Tensor
 
+from benchmarks.encoder_work import flops_of
 from fedunlearn.audio import SAMPLE_RATE
 from fedunlearn.config import LocalSettings, load
 from fedunlearn.config.model import EncoderSettings, ModelSettings
@@ -25,7 +26,6 @@ from fedunlearn.models import build_model
 from fedunlearn.models.encoders import checkpoint
 from fedunlearn.models.encoders.model import EncoderModel
 from fedunlearn.server.guard import Probes
-from fedunlearn.study.encoder_speed import flops_of
 from fedunlearn.training import calibrate, predict, set_calibration, train
 from fedunlearn.unlearning import METHODS, PRIVILEGED
 from fedunlearn.unlearning.contract import LogOdds, ServerScalars, UnlearnResult, snapshot

@@ -5,7 +5,7 @@ import pytest
 
 from fedunlearn.evaluation.membership import Membership, membership
 from fedunlearn.seeding import rng_for
-from fedunlearn.study.hidden_loss import World, hidden_loss, losses_of, make_world, trained
+from measure_figures.hidden_loss import World, hidden_loss, losses_of, make_world, trained
 
 
 @pytest.fixture(scope="module")

@@ -3,16 +3,17 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from fedunlearn.study.speed import arithmetic, plain_flower
-from fedunlearn.study.speed.federation import measure
-from fedunlearn.study.speed.memory import Watched, held_by, watch
-from fedunlearn.study.speed.report import Row
-from fedunlearn.study.speed.unlearning import ratios
-from fedunlearn.study.speed.world import BenchmarkWorkload
+from benchmarks import arithmetic, plain_flower
+from benchmarks.federation import measure
+from benchmarks.memory import Watched, held_by, watch
+from benchmarks.table import Row
+from benchmarks.unlearning import ratios
+from benchmarks.workload import BenchmarkWorkload
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = BenchmarkWorkload(clients=3, utterances=10, hidden=8, rounds=4, epochs=1, engine="inline")
@@ -62,6 +63,15 @@ def test_a_federation_is_measured(tmp_path: Path) -> None:
     )
     assert measure(TINY, tmp_path / "elsewhere" / "run")["weights"] == found["weights"]
     assert TINY.trained_on == 8
+
+
+def test_idle_clients_answer_every_round_and_learn_nothing(tmp_path: Path) -> None:
+    """Two rounds more leave the same weights; and whoever trains in the same process later does train."""
+    idle, longer = replace(TINY, idle=True), replace(TINY, idle=True, rounds=TINY.rounds + 2)
+    found, again = (measure(workload, tmp_path / str(workload.rounds) / "run") for workload in (idle, longer))
+    assert found["weights"] == again["weights"]
+    assert found["bytes"]["up"] > 4 * 720 * 8  # the updates travel all the same
+    assert measure(TINY, tmp_path / "trained" / "run")["weights"] != found["weights"]
 
 
 def test_the_floor_grows_with_the_work() -> None:

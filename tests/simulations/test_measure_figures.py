@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from fedunlearn.report import measure_figures
-from fedunlearn.report.measure_figures import write_measure_figures
 from fedunlearn.seeding import rng_for
-from fedunlearn.study import measure_examples as examples
+from measure_figures import examples, figures
+from measure_figures.figures import write_measure_figures
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -16,7 +15,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 def test_every_figure_stands_on_the_page_once_and_lies_in_its_folder() -> None:
     page = (DOCS / "measures.md").read_text(encoding="utf-8")
     shown = re.findall(r"\(figures/measures-([a-z0-9]+)\.svg\)", page)
-    assert sorted(shown) == sorted(measure_figures.NAMES)
+    assert sorted(shown) == sorted(figures.NAMES)
     assert {f.stem for f in (DOCS / "figures").glob("measures-*")} == {f"measures-{n}" for n in shown}
 
 

@@ -1,10 +1,10 @@
 """The attack: adversarial samples a second, in batches, one by one, and as a well-known library makes them.
 
-    python -m fedunlearn.study.speed.attack '{"domain": "log-mel"}'
+    python -m benchmarks.attack '{"domain": "log-mel"}'
 
-In one thread; prints one line of JSON. The library is torchattacks, which asks for versions that Flower does
-not bear: ``pip install --no-deps --target FOLDER torchattacks`` puts it apart, and PYTHONPATH=FOLDER finds
-it.
+In one thread. Run in simulations/; prints one line of JSON. The library is torchattacks, whose requirements
+conflict with Flower's: install it apart with ``pip install --no-deps --target FOLDER torchattacks``, and set
+PYTHONPATH=FOLDER.
 """
 
 import json
@@ -17,13 +17,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from benchmarks.workload import EMOTIONS
 from fedunlearn.config.model import ModelSettings
 from fedunlearn.config.unlearning import AttackSettings
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models import build_model
 from fedunlearn.models.functionals import FunctionalsModel
 from fedunlearn.seeding import rng_for
-from fedunlearn.study.speed.world import EMOTIONS
 from fedunlearn.unlearning.targeted_attack import targeted_pgd
 
 _UTTERANCES, _SAMPLES, _STEPS, _EPS, _REPEATS = 32, 48_000, 10, 0.01, 3
@@ -32,10 +32,13 @@ Domain = Literal["log-mel", "waveform"]
 
 
 def measure(domain: Domain) -> dict[str, float | None]:
-    """The functionals model under an "l2" attack of ten steps on 32 utterances of 3 s.
+    """Attack the functionals model in ten "l2" steps on 32 utterances of 3 s.
+
+    Args:
+        domain: what is perturbed.
 
     Returns:
-        samples a second: batched, one_by_one, library (None = it is not installed).
+        samples per second: batched, one_by_one, library (None = it is not installed).
     """
     torch.set_num_threads(1)
     model = build_model(ModelSettings(), len(EMOTIONS), rng_for(0, "template"))

@@ -1,8 +1,8 @@
-"""The floor: what a round would take if there were nothing but forward, backward and optimiser.
+"""The lower bound: how long a round takes if there is nothing but forward, backward and optimiser.
 
-    python -m fedunlearn.study.speed.arithmetic '{"model": "cnn"}'
+    python -m benchmarks.arithmetic '{"model": "cnn"}'
 
-On tensors that lie ready, batch by batch, in one thread; prints one line of JSON.
+On tensors in memory, batch by batch, in one thread. Run in simulations/; prints one line of JSON.
 """
 
 import json
@@ -13,29 +13,32 @@ from time import perf_counter
 import torch
 import torch.nn.functional as F
 
+from benchmarks.workload import EMOTIONS, BenchmarkWorkload
 from fedunlearn.models import build_model
 from fedunlearn.seeding import rng_for
-from fedunlearn.study.speed.world import EMOTIONS, BenchmarkWorkload
 from fedunlearn.training import sgd_step
 
 _REPEATS = 5
 
 
-def measure(world: BenchmarkWorkload) -> dict[str, float]:
-    """Seconds of one core for a round of all clients' training: the median of several.
+def measure(workload: BenchmarkWorkload) -> dict[str, float]:
+    """Measure how long one core takes for a round of all clients' training.
+
+    Args:
+        workload: the federation whose training is timed.
 
     Returns:
-        {"round": s}
+        {"round": the median of several measurements, s}
     """
     torch.set_num_threads(1)
-    config = world.config()
+    config = workload.config()
     local, rng = config.training.local, rng_for(0, "batches")
     model = build_model(config.model, len(EMOTIONS), rng)
     model.train()
     trained = [p for p in model.parameters() if p.requires_grad]
-    held, batch = world.trained_on, local.batch_size
-    sizes = [min(batch, held - start) for start in range(0, held, batch)] * world.epochs
-    frames = world.frames(model)
+    held, batch = workload.trained_on, local.batch_size
+    sizes = [min(batch, held - start) for start in range(0, held, batch)] * workload.epochs
+    frames = workload.frames(model)
     ready = [
         (
             torch.from_numpy(rng.standard_normal((size, frames, model.dims), dtype="float32")),
@@ -55,10 +58,10 @@ def measure(world: BenchmarkWorkload) -> dict[str, float]:
     seconds = []
     for _ in range(_REPEATS):
         start = perf_counter()
-        for _ in range(min(world.clients, 20)):
+        for _ in range(min(workload.clients, 20)):
             client()
-        seconds.append((perf_counter() - start) / min(world.clients, 20))
-    return {"round": world.clients * statistics.median(seconds)}
+        seconds.append((perf_counter() - start) / min(workload.clients, 20))
+    return {"round": workload.clients * statistics.median(seconds)}
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ _GREY = PALETTE["muted"]
 
 
 def write_measure_figures(examples: Numbers, folder: Path, endings: tuple[str, ...] = ("svg",)) -> list[Path]:
-    """Draw what there is numbers for, as ``measures-<name>.<ending>``.
+    """Draw every figure that has numbers, as ``measures-<name>.<ending>``.
 
     Args:
-        examples: figure's name -> its numbers (``study.measure_examples``).
+        examples: figure's name -> its numbers (``measure_figures.examples``).
     """
     files = []
     with figure_style():

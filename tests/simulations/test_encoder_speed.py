@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedunlearn.study.encoder_speed import EncoderLoad, flops_of, matrix_rate, measure
+from benchmarks.encoder_work import EncoderLoad, flops_of, matrix_rate, measure
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {

@@ -23,8 +23,8 @@ from fedunlearn.evaluation.relearning import relearn
 from fedunlearn.examples import Examples
 from fedunlearn.models.functionals import FunctionalsModel
 from fedunlearn.seeding import rng_for, torch_rng_for
-from fedunlearn.study.hidden_loss import hidden_loss
 from fedunlearn.training import train
+from measure_figures.hidden_loss import hidden_loss
 
 Rng = np.random.Generator
 

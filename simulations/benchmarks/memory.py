@@ -1,4 +1,4 @@
-"""Memory of a process and all that it started, sampled from outside while it works."""
+"""Memory of a process and all its descendants, sampled from outside while it runs."""
 
 import subprocess
 import sys
@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psutil
 
@@ -14,12 +15,12 @@ _EVERY = 0.5
 
 @dataclass
 class Watched:
-    """What a command printed, and what its processes held meanwhile.
+    """The output and the memory of a command.
 
     Attributes:
         out: its standard output.
-        samples: [(seconds since 1970, bytes)]: proportional set size of all its processes together, in which
-            what several share counts once.
+        samples: [(seconds since 1970, bytes)], the proportional set size of all its processes together, which
+            counts shared memory once.
     """
 
     out: str = ""
@@ -27,13 +28,17 @@ class Watched:
 
     @property
     def peak(self) -> int:
-        """The most that they held, bytes."""
+        """The largest sample, bytes."""
         return max((held for _, held in self.samples), default=0)
 
     def growth(self, start: float, end: float) -> float | None:
-        """By what part memory grew from the second to the last tenth of a stretch of time; None = too short.
+        """Compute by what share memory grew from the second to the last tenth of a period; None = too short.
 
-        The first tenth is for filling what stays: opened vaults, the object store.
+        The first tenth is left out: opened vaults and the object store fill up in it.
+
+        Args:
+            start: begin of the period, seconds since 1970.
+            end: end of the period, seconds since 1970.
         """
         at = [(moment - start) / (end - start) for moment, _ in self.samples]
         held = [bytes_ for _, bytes_ in self.samples]
@@ -44,17 +49,19 @@ class Watched:
         return late[len(late) // 2] / early[len(early) // 2] - 1.0
 
 
-def watch(command: Sequence[str], memory: bool = False) -> Watched:
+def watch(command: Sequence[str], memory: bool = False, cwd: Path | None = None) -> Watched:
     """Run a command to its end.
 
     Args:
-        memory: whether to sample its memory, which disturbs it a little.
+        command: program and arguments.
+        memory: whether to sample its memory, which slows it down a little.
+        cwd: working directory; None = the caller's.
 
     Raises:
-        RuntimeError: it failed; with the end of what it had to say.
+        RuntimeError: the command failed; with the end of its standard error.
     """
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", cwd=cwd
     )
     seen, over = Watched(), threading.Event()
 
@@ -79,7 +86,7 @@ def watch(command: Sequence[str], memory: bool = False) -> Watched:
 
 
 def held_by(process: int) -> int:
-    """Bytes of a process and all its descendants; of those that have ended meanwhile, 0."""
+    """Sum the memory of a process and its descendants, bytes; those that have ended count as 0."""
     try:
         family = [psutil.Process(process), *psutil.Process(process).children(recursive=True)]
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""What forgetting costs beside training again: client-seconds, bytes, seconds on the clock."""
+"""The cost of unlearning compared with retraining: client-seconds, bytes, wall-clock seconds."""
 
 import json
 import sys
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedunlearn.study.speed.memory import watch
+from benchmarks.memory import watch
 
 _TEMPLATE = '[{{client = 0, what = "some", count = {}, after_learning = 0}}]'
 
@@ -14,21 +14,25 @@ _TEMPLATE = '[{{client = 0, what = "some", count = {}, after_learning = 0}}]'
 def measure(
     count: int, data: Path | None, seed: int, folder: Path, more: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """One client takes back so many utterances; the whole experiment, with one retrained model.
+    """Run an experiment in which one client deletes utterances, with one retrained model.
 
     Args:
-        data: RAVDESS; None = generated speech.
-        folder: to be made.
+        count: utterances to delete.
+        data: folder of RAVDESS; None = generated speech.
+        seed: seed of the experiment.
+        folder: the run folder to create.
         more: further ``--set`` values.
 
     Returns:
-        ratios: retraining over unlearn and recover together, of client_seconds, bytes and wall_seconds.
-        gap: mean gap after recovery, beside that of doing nothing. cost: as in results.json.
+        ``ratios``: retraining over unlearning and recovery together, of client_seconds, bytes and
+        wall_seconds;
+        ``gap``: mean gap after recovery, and that of doing nothing;
+        ``cost``: as in results.json.
     """
     command = [sys.executable, "-m", "fedunlearn", "run", "--out", str(folder), "--seed", str(seed)]
     command += ["--engine", "inline", "--cache", str(folder.parent / "references")]
     if data is not None:
-        command += ["--config", str(_config()), "--data", str(data)]
+        command += ["--config", "ravdess", "--data", str(data)]
     settings = [f"deletions.schedule={_TEMPLATE.format(count)}", "evaluation.retrained_seeds=1"]
     settings += ["evaluation.relearn_steps=0", "evaluation.search=false", *more]
     watch([*command, *(part for setting in settings for part in ("--set", setting))])
@@ -37,7 +41,7 @@ def measure(
 
 
 def ratios(cost: dict[str, Any]) -> dict[str, float]:
-    """How many times as much retraining takes as unlearning and recovering."""
+    """Divide the cost of retraining by that of unlearning and recovery together."""
 
     def of(phase: str) -> dict[str, float]:
         spent = cost[phase]
@@ -53,7 +57,3 @@ def ratios(cost: dict[str, Any]) -> dict[str, float]:
 
 def _gap(results: dict[str, Any]) -> dict[str, float]:
     return {"recovered": results["gap"]["recovered"]["mean"], "none": results["gap"]["none"]["mean"]}
-
-
-def _config() -> Path:
-    return Path(__file__).resolve().parents[3] / "configs" / "ravdess.toml"

@@ -1,6 +1,6 @@
-"""Federations to be timed: noise for speech and for features, as much of it as is asked for, in no time.
+"""Federations to be timed, with noise in place of speech and features, made in no time.
 
-What a client computes does not depend on what is said. Everything else is real: vaults, devices, messages.
+What a client computes does not depend on what is said. Everything else is real: vaults, clients, messages.
 """
 
 from dataclasses import dataclass
@@ -25,23 +25,24 @@ _SAMPLES = 1600
 _FRAMES = 150
 """3 s of log-mel frames"""
 _KINDS = 64
-"""different recordings; the others are these again"""
+"""different recordings; all others repeat these"""
 
 
 @dataclass(frozen=True)
 class BenchmarkWorkload:
-    """A federation.
+    """A federation to be timed.
 
     Attributes:
-        clients: devices, one speaker each.
-        utterances: of each, one in five held out.
+        clients: number of clients, one speaker each.
+        utterances: recordings of each client; one in five is held out.
         model: "functionals" or "cnn".
         hidden: width of the functionals model.
-        rounds: of learning.
-        epochs: of a client in each.
-        look_every: rounds between the judge's looks.
-        engine, workers: as in ``federation``.
-        idle: whether clients do all but train.
+        rounds: training rounds.
+        epochs: local epochs of a client in each round.
+        look_every: rounds between two evaluations of the global model (``evaluation.curve_every``).
+        engine: as ``federation.engine``.
+        workers: as ``federation.workers``.
+        idle: whether clients do everything except train.
     """
 
     clients: int = 20
@@ -56,7 +57,11 @@ class BenchmarkWorkload:
     idle: bool = False
 
     def config(self, **more: Any) -> Config:
-        """As an experiment in which nobody asks for anything. ``more``: dotted keys, ``__`` for a dot."""
+        """Build the experiment, in which nobody requests a deletion.
+
+        Args:
+            more: further settings; ``__`` in a name stands for the dot of a key.
+        """
         settings: dict[str, Any] = {
             "corpus.utterances": self.utterances,
             "partition.clients": self.clients,
@@ -81,11 +86,11 @@ class BenchmarkWorkload:
         return self.utterances - round(self.utterances * PartitionSettings().test_fraction)
 
     def frames(self, model: EmotionModel) -> int:
-        """Feature frames of each utterance."""
+        """Return the number of feature frames of each utterance."""
         return 1 if model.frame_seconds is None else _FRAMES
 
-    def heard(self, config: Config) -> DecodedCorpus:
-        """Its speech, with features that are as large as the model's own."""
+    def decoded_corpus(self, config: Config) -> DecodedCorpus:
+        """Make its recordings, with features of the shape that the model computes."""
         rng = rng_for(0, "noise")
         noise = rng.integers(-1000, 1000, (_KINDS, _SAMPLES), dtype=np.int16)
         template = build_model(config.model, len(EMOTIONS), rng_for(0, "template"))

@@ -1,10 +1,10 @@
-"""The same training as Flower's own quickstart would have it: what the project is measured against.
+"""The same training written as in Flower's quickstart: the baseline of the benchmark.
 
-    python -m fedunlearn.study.speed.plain_flower '{"clients": 20}'
+    python -m benchmarks.plain_flower '{"clients": 20}'
 
 Stock FedAvg on the stock simulation. The handler makes the model, loads its client's data from a file, wraps
 them in a DataLoader, trains with torch's optimiser and sends the whole state back; one process a core. The
-features are ready on disk, as they are in a vault. Prints one line of JSON.
+features are on disk, as they are in a vault. Run in simulations/; prints one line of JSON.
 """
 
 import json
@@ -30,22 +30,22 @@ from flwr.simulation import run_simulation
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.workload import EMOTIONS, BenchmarkWorkload
 from fedunlearn.config import LocalSettings
 from fedunlearn.cpus import usable_cpus
 from fedunlearn.models.functionals import FunctionalsModel
 from fedunlearn.seeding import rng_for
-from fedunlearn.study.speed.world import EMOTIONS, BenchmarkWorkload
 
 _FEATURES = FunctionalsModel.dims
 
 
 def network(hidden: int) -> nn.Module:
-    """What of the functionals model is trained."""
+    """Build the trained part of the functionals model."""
     return nn.Sequential(nn.Linear(_FEATURES, hidden), nn.ReLU(), nn.Linear(hidden, len(EMOTIONS)))
 
 
 def make_client(hidden: int, local: LocalSettings, folder: Path) -> ClientApp:
-    """The quickstart's client."""
+    """Build the quickstart's ClientApp."""
     app = ClientApp()
 
     @app.train()
@@ -77,36 +77,38 @@ def make_client(hidden: int, local: LocalSettings, folder: Path) -> ClientApp:
     return app
 
 
-def measure(world: BenchmarkWorkload, folder: Path) -> dict[str, float]:
+def measure(workload: BenchmarkWorkload, folder: Path) -> dict[str, float]:
     """Play it.
 
     Args:
-        world: of the functionals model.
+        workload: of the functionals model.
         folder: for the clients' data.
 
     Returns:
         {"round": s, mean of all after the first}
     """
-    local = world.config().training.local
-    for client in range(world.clients):
+    local = workload.config().training.local
+    for client in range(workload.clients):
         rng = rng_for(0, "data", client)
-        features = rng.standard_normal((world.trained_on, _FEATURES), dtype=np.float32)
-        labels = rng.integers(0, len(EMOTIONS), world.trained_on)
+        features = rng.standard_normal((workload.trained_on, _FEATURES), dtype=np.float32)
+        labels = rng.integers(0, len(EMOTIONS), workload.trained_on)
         np.savez(folder / f"{client}.npz", features=features, labels=labels)
     times: list[float] = []
 
     def round_is_over(_: int, __: ArrayRecord) -> None:
         times.append(time.perf_counter())
 
-    server, everybody = ServerApp(), world.clients
+    server, everybody = ServerApp(), workload.clients
 
     @server.main()
     def main(grid: Grid, context: Context) -> None:
         strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=everybody, min_available_nodes=everybody)
-        initial = ArrayRecord(network(world.hidden).state_dict())
-        strategy.start(grid=grid, initial_arrays=initial, num_rounds=world.rounds, evaluate_fn=round_is_over)
+        initial = ArrayRecord(network(workload.hidden).state_dict())
+        strategy.start(
+            grid=grid, initial_arrays=initial, num_rounds=workload.rounds, evaluate_fn=round_is_over
+        )
 
-    cores = world.workers or usable_cpus()
+    cores = workload.workers or usable_cpus()
     backend: Any = {
         "init_args": {
             "address": "local",
@@ -116,7 +118,7 @@ def measure(world: BenchmarkWorkload, folder: Path) -> dict[str, float]:
         },
         "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
     }
-    client_app = make_client(world.hidden, local, folder)
+    client_app = make_client(workload.hidden, local, folder)
     run_simulation(server, client_app, everybody, backend_config=backend)
     # The strategy evaluates once before the first round, too.
     return {"round": (times[-1] - times[1]) / (len(times) - 2)}

@@ -1,0 +1,1 @@
+"""The figures of docs/measures.md: worked examples, and their drawing."""
