@@ -4,8 +4,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+from pydantic import Field
+
 from fedunlearn.config import Config
 from fedunlearn.config.deletion import ScheduledDeletion
+from fedunlearn.config.fields import Settings
+from fedunlearn.config.partition import LateRecordings
+from fedunlearn.config.reference import describe, render
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,11 +29,42 @@ def test_every_setting_stands_in_the_page_of_settings_with_its_default() -> None
     rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
     settings = dict(keys(Config().model_dump()))
     fields = {f"deletions.schedule[].{name}" for name in ScheduledDeletion.model_fields}
+    fields |= {f"partition.recordings[].{name}" for name in LateRecordings.model_fields}
     assert rows.keys() == settings.keys() | fields
     for key, default in settings.items():
         if isinstance(default, bool | int | float | str):
             shown = str(default).lower() if isinstance(default, bool) else repr(default).replace("'", '"')
             assert f"| `{shown}` |" in rows[key], key
+
+
+def test_the_page_of_settings_is_the_one_that_is_generated() -> None:
+    """If this fails: python -m fedunlearn.config.reference > docs/configuration.md"""
+    assert (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8") == render()
+
+
+def test_every_field_of_every_settings_class_explains_itself_in_sentences() -> None:
+    classes = [Settings]
+    while classes:
+        settings = classes.pop()
+        classes += settings.__subclasses__()
+        if settings.__module__.startswith("fedunlearn.config"):
+            for name in settings.model_fields:
+                text = describe(settings, name)
+                assert text[0].isupper() or text[0] == '"', (settings, name)
+                assert text.endswith("."), (settings, name)
+
+
+def test_a_field_without_an_explanation_is_refused_and_a_new_default_keeps_the_old_one() -> None:
+    class Parent(Settings):
+        steps: int = Field(default=1, description="Number of steps.")
+
+    class Child(Parent):
+        steps: int = 2
+        more: int = 0
+
+    assert describe(Child, "steps") == "Number of steps."
+    with pytest.raises(ValueError, match=r"Child\.more has no description"):
+        describe(Child, "more")
 
 
 def test_the_readme_begins_with_the_two_commands() -> None:

@@ -1,7 +1,8 @@
-"""One experiment as typed, validated data: TOML in, overrides on top, every error at once.
+"""One experiment as typed, validated data: a TOML file with overrides, and every error reported at once.
 
-Nothing here imports the rest of the package: settings are plain data that each room reads. An unknown key,
-a wrong type or a value out of range is an error that names the file, the key and what would be right.
+Settings are plain data; nothing here imports the rest of the package. An unknown key, a wrong type or a value
+out of range is an error that names the file, the key and the legal values. Every field explains itself in its
+description; ``docs/configuration.md`` is generated from these (``fedunlearn.config.reference``).
 """
 
 import tomllib
@@ -91,27 +92,36 @@ __all__ = [
 
 
 class CorpusSettings(Settings):
-    """Which speech.
+    """Which recordings are used."""
 
-    Attributes:
-        name: a reader's name (``fedunlearn.corpora.READERS``); "synthetic" needs no data.
-        path: the folder (or manifest.csv) of a real corpus; never written to. Empty for synthetic.
-        leave_out: speakers who take no part at all, such as those whom an encoder was pre-trained on.
-        skip_bad: leave unreadable files out, with a warning, instead of stopping.
-        speakers, utterances: how many speakers to generate (0 = one a client and the unseen ones), and how
-            many utterances each; read by "synthetic" alone.
-    """
-
-    name: str = "synthetic"
-    path: str = ""
-    leave_out: tuple[str, ...] = ()
-    skip_bad: bool = False
-    speakers: Annotated[int, Field(ge=0, le=10_000)] = 0
-    utterances: Annotated[int, Field(ge=6, le=10_000)] = 60
+    name: str = Field(
+        default="synthetic",
+        description='Name of a corpus reader (docs/corpora.md lists them). "synthetic" generates speech and '
+        "needs no data.",
+    )
+    path: str = Field(
+        default="",
+        description='Folder (or manifest.csv) of a real corpus, which is only read. Empty for "synthetic".',
+    )
+    leave_out: tuple[str, ...] = Field(
+        default=(),
+        description="Speakers who take no part at all, such as those an encoder was pre-trained on.",
+    )
+    skip_bad: bool = Field(
+        default=False, description="Skip unreadable files with a warning instead of stopping."
+    )
+    speakers: Annotated[int, Field(ge=0, le=10_000)] = Field(
+        default=0,
+        description="Number of speakers to generate; 0 = one for each client, and the unseen ones. Read by "
+        '"synthetic" only.',
+    )
+    utterances: Annotated[int, Field(ge=6, le=10_000)] = Field(
+        default=60, description='Number of utterances to generate for each speaker. Read by "synthetic" only.'
+    )
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """The user's own folder that must never be written: of the corpus, or of its manifest; () = none."""
+        """The user's folder, of the corpus or of its manifest, that must never be written to; () = none."""
         path = Path(self.path)
         if not self.path or not path.exists():
             return ()
@@ -119,70 +129,89 @@ class CorpusSettings(Settings):
 
 
 class LocalSettings(Settings):
-    """What one client does in one ordinary round.
+    """What one client does in one ordinary training round: SGD on its own utterances."""
 
-    Attributes:
-        epochs, batch_size, lr, momentum, weight_decay: local SGD.
-        lr_schedule: over the rounds of learning: "constant" or "cosine" (down to zero).
-        crop_seconds: random crops of this length while training; 0 = whole utterances.
-        time_mask, band_mask: SpecAugment (Park et al. 2019): greatest share of frames / of bands set to
-            the mean; 0 = off. Frame-wise features only (not functionals).
-        feature_noise: standard deviation of Gaussian noise on standardised features; 0 = off.
-        mixup: alpha of mixup's Beta(alpha, alpha) between a client's own utterances; 0 = off.
-        label_smoothing: in [0, 1).
-    """
-
-    epochs: AtLeastOne = 5
-    batch_size: AtLeastOne = 16
-    lr: Positive = 0.05
-    momentum: OpenFraction = 0.9
-    weight_decay: NonNegative = 0.0
-    lr_schedule: Literal["constant", "cosine"] = "constant"
-    crop_seconds: Seconds = 0.0
-    time_mask: OpenFraction = 0.0
-    band_mask: OpenFraction = 0.0
-    feature_noise: NonNegative = 0.0
-    mixup: NonNegative = 0.0
-    label_smoothing: OpenFraction = 0.0
+    epochs: AtLeastOne = Field(default=5, description="Passes over the client's training utterances.")
+    batch_size: AtLeastOne = Field(default=16, description="Utterances in one SGD step.")
+    lr: Positive = Field(default=0.05, description="Learning rate of SGD.")
+    momentum: OpenFraction = Field(default=0.9, description="Momentum of SGD; 0 = plain SGD.")
+    weight_decay: NonNegative = Field(default=0.0, description="Weight decay (L2) of SGD; 0 = none.")
+    lr_schedule: Literal["constant", "cosine"] = Field(
+        default="constant",
+        description='Learning rate over the rounds of learning: "constant", or "cosine", which falls to '
+        "zero.",
+    )
+    crop_seconds: Seconds = Field(
+        default=0.0,
+        description="Length in seconds of the random crops used in training; 0 = whole utterances.",
+    )
+    time_mask: OpenFraction = Field(
+        default=0.0,
+        description="Largest share of the frames that SpecAugment (Park et al. 2019) replaces by the mean; "
+        "0 = off. Needs frame-wise features, which the functionals model does not have.",
+    )
+    band_mask: OpenFraction = Field(
+        default=0.0,
+        description="Largest share of the mel bands that SpecAugment (Park et al. 2019) replaces by the "
+        "mean; 0 = off. Needs frame-wise features, which the functionals model does not have.",
+    )
+    feature_noise: NonNegative = Field(
+        default=0.0,
+        description="Standard deviation of Gaussian noise added to the standardised features; 0 = off.",
+    )
+    mixup: NonNegative = Field(
+        default=0.0,
+        description="Parameter alpha of mixup, whose weights are drawn from Beta(alpha, alpha), between "
+        "utterances of the same client; 0 = off.",
+    )
+    label_smoothing: OpenFraction = Field(default=0.0, description="Amount of label smoothing; 0 = off.")
 
 
 class TrainingSettings(Settings):
-    """Ordinary federated learning.
+    """Ordinary federated learning."""
 
-    Attributes:
-        rounds: ordinary rounds.
-        server_optimizer: "average" (FedAvg, McMahan et al. 2017) or "momentum" (FedAvgM, Hsu et al. 2019)
-            or "adam" (FedAdam, Reddi et al. 2021).
-        server_lr: step along the mean update; 1.0 with "average" is plain FedAvg.
-        server_momentum: of "momentum" (and Adam's beta_1), in [0, 1).
-        local: what a client does.
-    """
-
-    rounds: AtLeastOne = 30
-    server_optimizer: Literal["average", "momentum", "adam"] = "average"
-    server_lr: Positive = 1.0
-    server_momentum: OpenFraction = 0.9
-    local: LocalSettings = LocalSettings()
+    rounds: AtLeastOne = Field(default=30, description="Number of ordinary training rounds.")
+    server_optimizer: Literal["average", "momentum", "adam"] = Field(
+        default="average",
+        description='How the server applies the mean update: "average" (FedAvg, McMahan et al. 2017), '
+        '"momentum" (FedAvgM, Hsu et al. 2019) or "adam" (FedAdam, Reddi et al. 2021).',
+    )
+    server_lr: Positive = Field(
+        default=1.0, description='Step size along the mean update; 1 with "average" is plain FedAvg.'
+    )
+    server_momentum: OpenFraction = Field(
+        default=0.9, description='Momentum of "momentum", and beta_1 of "adam"; not read by "average".'
+    )
+    local: LocalSettings = Field(
+        default=LocalSettings(), description="What one client does in one ordinary round."
+    )
 
 
 class RecoverySettings(Settings):
-    """Rounds on what is left, after each unlearn step. Gentle by default: ordinary ones bring D_f back.
+    """Training rounds on the retained data after each unlearn step.
 
-    Attributes:
-        rounds: 0 = none.
-        epochs, lr: local SGD in these rounds; batch size, momentum and the rest as in training.
-        reversion: "kept" = their mean difference as it is; "removed" = without what leads back along any
-            unlearn step of the run so far (after FedOSD, Pan et al. 2025, arXiv 2412.20200). Ordinary rounds
-            that follow a deletion in the middle of learning are never changed.
-        clients: how many train in each recovery round, drawn anew for each, at least 2; 0 = everybody. Fewer
-            cost less to compute and to send.
+    They are gentle by default (one epoch at a low learning rate), because ordinary rounds bring the knowledge
+    of the forget set back.
     """
 
-    rounds: Count = 4
-    epochs: AtLeastOne = 1
-    lr: Positive = 0.02
-    reversion: Literal["kept", "removed"] = "kept"
-    clients: Count = 0
+    rounds: Count = Field(default=4, description="Number of recovery rounds after an unlearn step; 0 = none.")
+    epochs: AtLeastOne = Field(
+        default=1,
+        description="Local epochs in a recovery round. Batch size, momentum and the rest are those of "
+        "`training.local`.",
+    )
+    lr: Positive = Field(default=0.02, description="Learning rate of local SGD in a recovery round.")
+    reversion: Literal["kept", "removed"] = Field(
+        default="kept",
+        description='"kept": the mean update is applied as it is; "removed": first its components that lead '
+        "back along any unlearn step of the run are removed (after FedOSD, Pan et al. 2025, arXiv "
+        "2412.20200). Ordinary rounds after a deletion during learning are never changed.",
+    )
+    clients: Count = Field(
+        default=0,
+        description="Number of clients, at least 2, that train in a recovery round, drawn anew for each "
+        "round; 0 = all. Fewer clients cost less computation and fewer bytes.",
+    )
 
     @model_validator(mode="after")
     def _not_one_alone(self) -> Self:
@@ -192,28 +221,40 @@ class RecoverySettings(Settings):
 
 
 class EvaluationSettings(Settings):
-    """What the judge measures.
+    """What the judge measures."""
 
-    Attributes:
-        curve_every: the judge's learning-curve point every so many rounds; 0 = the last round only.
-        retrained_seeds: retrained models; with 2 or more there is a noise floor.
-        bootstrap: resamples for the intervals of membership and gap.
-        relearn_steps: most gradient steps that D_f is trained again with, to see how soon it is back; 0 =
-            relearn time is not measured.
-        shadows: federations of which each trains on a random half of the deleted utterances, and unlearns
-            it, for U-LiRA and the informed attack; 0 = neither is measured.
-        shadow_workers: processes that train them; 0 = one a CPU that may be used.
-        search: whether, at the end, the run folder is searched for traces of what was deleted, and what was
-            measured is added to the receipts.
-    """
-
-    curve_every: Count = 1
-    retrained_seeds: Annotated[int, Field(ge=1, le=10_000)] = 2
-    bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
-    relearn_steps: Annotated[int, Field(ge=0, le=100_000)] = 200
-    shadows: Annotated[int, Field(ge=0, le=10_000)] = 0
-    shadow_workers: Annotated[int, Field(ge=0, le=1000)] = 0
-    search: bool = True
+    curve_every: Count = Field(
+        default=1,
+        description="Rounds between two points of the learning curve; 0 = the last round only.",
+    )
+    retrained_seeds: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=2,
+        description="Number of retrained models, each with another seed. Two or more give a noise floor.",
+    )
+    bootstrap: Annotated[int, Field(ge=100, le=100_000)] = Field(
+        default=1000,
+        description="Number of bootstrap resamples for the intervals of the membership AUC and the gap.",
+    )
+    relearn_steps: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        default=200,
+        description="Largest number of gradient steps for which the forget set is trained again to measure "
+        "the relearn time; 0 = not measured.",
+    )
+    shadows: Annotated[int, Field(ge=0, le=10_000)] = Field(
+        default=0,
+        description="Number of shadow federations, at least 8, for U-LiRA and the informed attack. Each "
+        "trains on and unlearns a random half of the deleted utterances. 0 = neither attack is run.",
+    )
+    shadow_workers: Annotated[int, Field(ge=0, le=1000)] = Field(
+        default=0,
+        description="Number of processes that train shadow federations; 0 = one for each CPU that may be "
+        "used.",
+    )
+    search: bool = Field(
+        default=True,
+        description="Whether the run folder is searched for traces of deleted speech at the end, and the "
+        "measurements are added to the receipts.",
+    )
 
     @model_validator(mode="after")
     def _enough_shadows(self) -> Self:
@@ -228,20 +269,41 @@ class EvaluationSettings(Settings):
 class Config(Settings):
     """One complete experiment."""
 
-    seed: Seed = 1
-    corpus: CorpusSettings = CorpusSettings()
-    partition: PartitionSettings = PartitionSettings()
-    model: ModelSettings = ModelSettings()
-    training: TrainingSettings = TrainingSettings()
-    deletions: DeletionSettings = DeletionSettings()
-    unlearning: UnlearningSettings = UnlearningSettings()
-    privacy: PrivacySettings = PrivacySettings()
-    guard: GuardSettings = GuardSettings()
-    attackers: AttackerSettings = AttackerSettings()
-    recovery: RecoverySettings = RecoverySettings()
-    evaluation: EvaluationSettings = EvaluationSettings()
-    federation: FederationSettings = FederationSettings()
-    availability: AvailabilitySettings = AvailabilitySettings()
+    seed: Seed = Field(default=1, description="Seed of all random numbers of the run, at most 2^63 - 1.")
+    corpus: CorpusSettings = Field(default=CorpusSettings(), description="Which recordings are used.")
+    partition: PartitionSettings = Field(
+        default=PartitionSettings(), description="Which client holds which speakers, and what is held out."
+    )
+    model: ModelSettings = Field(default=ModelSettings(), description="The emotion recogniser.")
+    training: TrainingSettings = Field(default=TrainingSettings(), description="Ordinary federated learning.")
+    deletions: DeletionSettings = Field(
+        default=DeletionSettings(),
+        description="Where deletion requests come from, and how long they may wait.",
+    )
+    unlearning: UnlearningSettings = Field(
+        default=UnlearningSettings(), description="How a requester unlearns, and how updates are aggregated."
+    )
+    privacy: PrivacySettings = Field(
+        default=PrivacySettings(), description="Noise that a client adds to its unlearn update."
+    )
+    guard: GuardSettings = Field(
+        default=GuardSettings(), description="The server's bounds on an unlearn update."
+    )
+    attackers: AttackerSettings = Field(
+        default=AttackerSettings(), description="Malicious clients that test the guard."
+    )
+    recovery: RecoverySettings = Field(
+        default=RecoverySettings(), description="Training rounds after each unlearn step."
+    )
+    evaluation: EvaluationSettings = Field(
+        default=EvaluationSettings(), description="What the judge measures."
+    )
+    federation: FederationSettings = Field(
+        default=FederationSettings(), description="The engine, its workers and its tolerance for failures."
+    )
+    availability: AvailabilitySettings = Field(
+        default=AvailabilitySettings(), description="When clients can be reached."
+    )
 
     @model_validator(mode="after")
     def _augmentation_fits(self) -> Self:
@@ -281,19 +343,22 @@ class Config(Settings):
         return self
 
     def to_toml(self) -> str:
-        """The whole experiment, defaults included, as TOML that ``load`` reads back to an equal config."""
+        """Return the experiment, defaults included, as TOML that ``load`` reads back as an equal config."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
 
 def load(file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
-    """Read an experiment.
+    """Read an experiment from a TOML file and apply overrides.
 
     Args:
-        file: a TOML file; None = the built-in defaults (the same as configs/synthetic.toml).
-        overrides: dotted keys to values, applied on top of the file.
+        file: a TOML file; None = the built-in defaults (those of configs/synthetic.toml).
+        overrides: dotted keys and their values, which replace those of the file.
+
+    Returns:
+        The validated experiment.
 
     Raises:
-        BadInput: with every error there is, one line each.
+        BadInput: with every error found, one line each.
     """
     source = str(file) if file else "options"
     tree: dict[str, Any] = {}
@@ -313,10 +378,16 @@ def load(file: Path | None = None, overrides: Mapping[str, Any] | None = None) -
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """``key.sub=value`` of ``--set``; the value is read as TOML, or as plain text where it is not TOML.
+    """Parse one ``--set key.sub=value``.
+
+    Args:
+        text: the option's value. What follows "=" is read as TOML, or as plain text where it is not TOML.
+
+    Returns:
+        The dotted key and the value.
 
     Raises:
-        BadInput: no "=" or no key.
+        BadInput: there is no "=" or no key.
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
@@ -328,7 +399,7 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 
 def _place(tree: dict[str, Any], key: str, value: Any) -> str | None:
-    """Put a value where its dotted key says; one line if that is inside another value."""
+    """Insert a value at its dotted key; return an error line if the key lies inside another value."""
     *parents, last = key.split(".")
     for parent in parents:
         tree = tree.setdefault(parent, {})

@@ -1,36 +1,49 @@
-"""Settings of deletions: who takes what back, and when."""
+"""Settings of deletion requests: who asks for what, and when."""
 
 from typing import Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from fedunlearn.config.fields import AtLeastOne, Count, Fraction, Settings
 
 
 class ScheduledDeletion(Settings):
-    """One deletion that a client will raise by itself.
+    """One deletion request that a client raises at a planned time."""
 
-    Attributes:
-        client: which client, 0 ...
-        what: "all" its utterances; "some": ``count`` drawn at random; "emotion": all of one emotion;
-            "speaker": all of one speaker, on every client that holds any; "named": the ids in
-            ``utterances``.
-        count, emotion, speaker, utterances: see ``what``.
-        round: raised when this many ordinary rounds are done (0 = before the first). Or else:
-        after_learning: raised this many rounds after the last ordinary one.
-            Give exactly one of ``round`` and ``after_learning``.
-        deadline: rounds after raising within which it should be verified; 0 = as ``deletions.deadline`` says.
-    """
-
-    client: Count
-    what: Literal["all", "some", "emotion", "speaker", "named"] = "all"
-    count: Count = 0
-    emotion: str = ""
-    speaker: str = ""
-    utterances: tuple[str, ...] = ()
-    round: Count | None = None
-    after_learning: Count | None = None
-    deadline: Count = 0
+    client: Count = Field(description="Number of the client that raises the request, counted from 0.")
+    what: Literal["all", "some", "emotion", "speaker", "named"] = Field(
+        default="all",
+        description='What the request covers. "all": every utterance of the client; "some": `count` '
+        'training utterances drawn at random; "emotion": all utterances of one emotion; "speaker": all '
+        'utterances of one speaker, on every client that holds any; "named": the ids listed in `utterances`.',
+    )
+    count: Count = Field(
+        default=0, description='Number of utterances to draw. Read, and required, with what = "some".'
+    )
+    emotion: str = Field(
+        default="", description='Emotion to delete. Read, and required, with what = "emotion".'
+    )
+    speaker: str = Field(
+        default="", description='Speaker to delete. Read, and required, with what = "speaker".'
+    )
+    utterances: tuple[str, ...] = Field(
+        default=(), description='Ids of the utterances to delete. Read, and required, with what = "named".'
+    )
+    round: Count | None = Field(
+        default=None,
+        description="The request is raised when this many ordinary rounds are done; 0 = before the first. "
+        "Give exactly one of `round` and `after_learning`.",
+    )
+    after_learning: Count | None = Field(
+        default=None,
+        description="The request is raised this many rounds after the last ordinary round. Give exactly one "
+        "of `round` and `after_learning`.",
+    )
+    deadline: Count = Field(
+        default=0,
+        description="Rounds after raising within which the request should be verified; 0 = the value of "
+        "`deletions.deadline`.",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -47,33 +60,53 @@ class ScheduledDeletion(Settings):
 
 
 class DeletionSettings(Settings):
-    """Where deletion requests come from: a schedule, and random arrivals; and how long one waits for them.
+    """Where deletion requests come from (a schedule and random arrivals) and how long they may wait."""
 
-    Attributes:
-        schedule: deletions with a date.
-        rate: chance that a client raises a request in any one ordinary round, in [0, 1]; 0 = never.
-        rate_count: utterances per random request; a client with fewer left deletes all it has.
-        burst_rate: chance that a burst begins in any one round, in [0, 1]; 0 = never.
-        burst_clients: how many clients, drawn at random, then ask in that same round.
-        leave_rate: chance that a client takes everything back in any one round, in [0, 1]; 0 = never.
-        arrive_for: rounds after learning in which random requests still arrive; 0 = only while learning.
-        deadline: rounds after raising within which a request should be verified; 0 = none.
-        patience: rounds in which one goes on listening after the last planned one, while a request is open.
-        window: rounds that a request waits so that others may be served with it; 0 = served at once.
-    """
-
-    schedule: tuple[ScheduledDeletion, ...] = (
-        ScheduledDeletion(client=0, what="all", after_learning=0),
-        ScheduledDeletion(client=1, what="some", count=20, after_learning=5),
-        ScheduledDeletion(client=2, what="some", count=12, after_learning=10),
-        ScheduledDeletion(client=3, what="some", count=12, after_learning=10),
+    schedule: tuple[ScheduledDeletion, ...] = Field(
+        default=(
+            ScheduledDeletion(client=0, what="all", after_learning=0),
+            ScheduledDeletion(client=1, what="some", count=20, after_learning=5),
+            ScheduledDeletion(client=2, what="some", count=12, after_learning=10),
+            ScheduledDeletion(client=3, what="some", count=12, after_learning=10),
+        ),
+        description="Requests with a planned time, one table each; the keys of a table are listed under "
+        "`deletions.schedule[]`.",
     )
-    rate: Fraction = 0.0
-    rate_count: AtLeastOne = 5
-    burst_rate: Fraction = 0.0
-    burst_clients: AtLeastOne = 3
-    leave_rate: Fraction = 0.0
-    arrive_for: Count = 0
-    deadline: Count = 0
-    patience: Count = 3
-    window: Count = 0
+    rate: Fraction = Field(
+        default=0.0,
+        description="Probability that a client raises a request in any one ordinary round; 0 = never.",
+    )
+    rate_count: AtLeastOne = Field(
+        default=5,
+        description="Utterances in a random request. A client that holds fewer deletes all it has.",
+    )
+    burst_rate: Fraction = Field(
+        default=0.0, description="Probability that a burst of requests starts in any one round; 0 = never."
+    )
+    burst_clients: AtLeastOne = Field(
+        default=3,
+        description="Number of clients, drawn at random, that raise a request in the same round of a burst.",
+    )
+    leave_rate: Fraction = Field(
+        default=0.0,
+        description="Probability that a client asks for the deletion of everything it holds in any one "
+        "round; 0 = never.",
+    )
+    arrive_for: Count = Field(
+        default=0,
+        description="Rounds after learning in which random requests still arrive; 0 = only during learning.",
+    )
+    deadline: Count = Field(
+        default=0,
+        description="Rounds after raising within which a request should be verified; 0 = no deadline.",
+    )
+    patience: Count = Field(
+        default=3,
+        description="Rounds for which the server keeps asking after the last planned round while a request "
+        "is still open.",
+    )
+    window: Count = Field(
+        default=0,
+        description="Rounds for which a request waits so that others can be served in the same unlearn "
+        "step; 0 = it is served at once.",
+    )

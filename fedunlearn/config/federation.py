@@ -1,4 +1,4 @@
-"""Settings of the federation: the machinery that carries the messages, and when a device can be reached."""
+"""Settings of the engine that carries the messages, and of when a client can be reached."""
 
 from typing import Annotated, Literal, Self
 
@@ -8,33 +8,45 @@ from fedunlearn.config.fields import LARGEST_SHAPE, AtLeastOne, Count, OpenFract
 
 
 class FederationSettings(Settings):
-    """The machinery. None of it changes a number in the results.
+    """The engine, its workers and its tolerance for failures. None of these keys changes a result."""
 
-    Attributes:
-        engine: "ray" (worker processes that stay), "inline" (this process) or "flower" (Flower's own
-            simulation on Ray, as ``flwr run`` plays it; slower).
-        workers: Ray workers, one CPU and one torch thread each; 0 = one per CPU that this process may use.
-        ray_address: of a running Ray cluster, "host:port" or "auto"; devices and their vaults are then dealt
-            to its nodes. Empty = Ray is started on this machine.
-        node_folder: folder on each node's own disk for the vaults of its devices, wiped at the end; empty =
-            the temporary one.
-        quorum: share of the asked clients whose replies a round needs, in (0, 1]. Fewer: the run fails
-            rather than going on with the model of a few.
-        retries: how often a client that failed is asked again within its round.
-        timeout: seconds that one exchange may take.
-        checkpoint_every: rounds after which the standing of the run is written down, from which ``--resume``
-            goes on; before and after a deletion is applied it always is. 0 = never: such a run cannot be
-            taken up.
-    """
-
-    engine: Literal["ray", "inline", "flower"] = "ray"
-    workers: Annotated[int, Field(ge=0, le=LARGEST_SHAPE)] = 0
-    ray_address: str = ""
-    node_folder: str = ""
-    quorum: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
-    retries: Count = 1
-    timeout: Positive = 600.0
-    checkpoint_every: Count = 5
+    engine: Literal["ray", "inline", "flower"] = Field(
+        default="ray",
+        description='"ray": clients run in persistent Ray workers; "inline": in this process; "flower": on '
+        "Flower's own simulation runtime, as with `flwr run`, which is slower.",
+    )
+    workers: Annotated[int, Field(ge=0, le=LARGEST_SHAPE)] = Field(
+        default=0,
+        description="Number of Ray workers, each with one CPU and one torch thread; 0 = one for each CPU "
+        "that this process may use.",
+    )
+    ray_address: str = Field(
+        default="",
+        description='Address of a running Ray cluster, "host:port" or "auto"; clients and their vaults are '
+        "then distributed over its nodes. Empty = Ray is started on this machine.",
+    )
+    node_folder: str = Field(
+        default="",
+        description="Folder on each node's local disk for the vaults of its clients, wiped at the end of "
+        "the run; empty = the node's temporary folder.",
+    )
+    quorum: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        default=0.8,
+        description="Share of the selected clients whose replies a round needs. With fewer replies the run "
+        "fails; it does not continue with the model of a few clients.",
+    )
+    retries: Count = Field(
+        default=1, description="Number of times a failed client is asked again within the same round."
+    )
+    timeout: Positive = Field(
+        default=600.0, description="Longest time in seconds that one exchange with the clients may take."
+    )
+    checkpoint_every: Count = Field(
+        default=5,
+        description="Ordinary rounds between two checkpoints of the run, from which `--resume` continues. A "
+        "checkpoint is always written before and after a deletion is applied. 0 = no checkpoints: the run "
+        "cannot be resumed.",
+    )
 
     @model_validator(mode="after")
     def _a_cluster_is_rays(self) -> Self:
@@ -44,26 +56,33 @@ class FederationSettings(Settings):
 
 
 class AvailabilitySettings(Settings):
-    """When devices can be reached, and how an unlearn step may go wrong on them. By default it never does.
+    """When clients can be reached, and what can go wrong during an unlearn step. By default nothing does."""
 
-    Attributes:
-        offline: chance in [0, 1) that a client cannot be reached in a round; 0 = always reachable.
-        offline_rounds: rounds that an absence lasts, longer where another begins before it ends; ``offline``
-            stays what it is. 1 = each round by itself.
-        trace: a CSV file with the columns client, from, until: the client is offline in the rounds
-            from <= round < until, besides what ``offline`` draws. Empty = none.
-        slow: chance in [0, 1) that the reply of an unlearn step comes late; 0 = never.
-        slow_rounds: by how many rounds.
-        drop: chance in [0, 1) that a client drops in the middle of an unlearn step: its work is lost, and the
-            server hears nothing; 0 = never.
-        lease: rounds that a requester has for its unlearn reply. One that is late by as many or more is
-            refused, and the request given out anew; 1 = within the round. Nothing is ever late by default.
-    """
-
-    offline: OpenFraction = 0.0
-    offline_rounds: Annotated[int, Field(ge=1, le=1000)] = 1
-    trace: str = ""
-    slow: OpenFraction = 0.0
-    slow_rounds: AtLeastOne = 2
-    drop: OpenFraction = 0.0
-    lease: AtLeastOne = 3
+    offline: OpenFraction = Field(
+        default=0.0,
+        description="Probability that a client cannot be reached in a round; 0 = always reachable.",
+    )
+    offline_rounds: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=1,
+        description="Rounds that an absence lasts; it is extended if another one starts before it ends. The "
+        "overall share of absences stays `offline`. 1 = every round is drawn independently.",
+    )
+    trace: str = Field(
+        default="",
+        description="CSV file with the columns client, from, until: the client is offline in the rounds "
+        "from <= round < until, in addition to what `offline` draws. Empty = no trace.",
+    )
+    slow: OpenFraction = Field(
+        default=0.0, description="Probability that the reply of an unlearn step arrives late; 0 = never."
+    )
+    slow_rounds: AtLeastOne = Field(default=2, description="Rounds by which a late reply is delayed.")
+    drop: OpenFraction = Field(
+        default=0.0,
+        description="Probability that a client drops out during an unlearn step: its work is lost and the "
+        "server receives nothing; 0 = never.",
+    )
+    lease: AtLeastOne = Field(
+        default=3,
+        description="Rounds that a requester has to return its unlearn update. A reply that is late by this "
+        "many rounds or more is refused and the request is assigned again; 1 = within the same round.",
+    )

@@ -1,16 +1,17 @@
-"""What all settings are made of: the base class, and numbers and texts with their legal ranges."""
+"""The base class of all settings, and number types with their legal ranges."""
 
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 LARGEST = 10**9
-"""of every count: more rounds, utterances or steps than anybody will see, and few enough for any message"""
+"""Upper bound of every count: beyond any real use, and small enough for any message."""
 LARGEST_SEED = 2**63 - 1
+"""Upper bound of seeds."""
 LARGEST_SHAPE = 100_000
-"""of what memory is asked for: a layer's width, a rank, clients, processes"""
+"""Upper bound of whatever memory is allocated for: a layer's width, a rank, clients, processes."""
 LARGEST_FLOAT = 1e15
-"""its square is still a float32, of which models are made"""
+"""Upper bound of real numbers: its square still fits a float32."""
 
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -25,7 +26,7 @@ Seconds = Annotated[float, Field(ge=0.0, le=3600.0, allow_inf_nan=False)]
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, strict about unknown keys and types."""
+    """Base class of all settings: immutable, and strict about unknown keys and types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 

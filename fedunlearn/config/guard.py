@@ -1,4 +1,4 @@
-"""Settings of the guard, of the attackers that test it, and of the noise on unlearn updates."""
+"""Settings of the server's guard, of the malicious clients that test it, and of noise on unlearn updates."""
 
 from typing import Annotated, Literal, Self
 
@@ -8,65 +8,79 @@ from fedunlearn.config.fields import Count, Fraction, NonNegative, OpenFraction,
 
 
 class GuardSettings(Settings):
-    """What the server asks of an unlearn update before it joins.
+    """The bounds that the server puts on an unlearn update before it is aggregated."""
 
-    Attributes:
-        norm: longest update, as a multiple of the median length of the last ordinary differences of those
-            who did not ask; 0 = any length.
-        together: the same for the joint step of several requesters, so that nobody gains by sharing an
-            attack out among devices; 0 = any length.
-        too_long: what happens to an update that is longer: "clip" it to that length, or "refuse" it. A joint
-            step that is too long is always clipped.
-        drop: by how much one update may lower the accuracy on the held-out speech of those who did not ask,
-            in (0, 1]; k updates together k times as much. 0 = they are not asked, which saves two exchanges
-            a step.
-        silenced: largest share of its probes (random features that the model calls by a class) that a class
-            may lose by one update, in (0, 1); 0 = not looked at.
-        harmful: what happens to an update that does more: "scale" it back to the largest of 1/2, 1/4 and 1/8
-            that does not, or "refuse" it; one that does more even at 1/8 is refused in either case. A refused
-            request stays accepted and is asked again at the next listening.
-    """
-
-    norm: NonNegative = 12.0
-    together: NonNegative = 18.0
-    too_long: Literal["clip", "refuse"] = "clip"
-    drop: Fraction = 0.3
-    silenced: OpenFraction = 0.95
-    harmful: Literal["scale", "refuse"] = "scale"
+    norm: NonNegative = Field(
+        default=12.0,
+        description="Largest L2 norm of one unlearn update, as a multiple of the median norm of the most "
+        "recent ordinary updates of the clients that have no request; 0 = unbounded.",
+    )
+    together: NonNegative = Field(
+        default=18.0,
+        description="The same bound on the joint step of several requesters, so that splitting an attack "
+        "over several clients gains nothing; 0 = unbounded.",
+    )
+    too_long: Literal["clip", "refuse"] = Field(
+        default="clip",
+        description='What happens to an update above `norm`: "clip" shortens it to the bound, "refuse" '
+        "rejects it. A joint step above `together` is always clipped.",
+    )
+    drop: Fraction = Field(
+        default=0.3,
+        description="Largest decrease in accuracy, on the held-out speech of the clients that have no "
+        "request, that one update may cause; k updates together may cause k times as much. 0 = not "
+        "measured, which saves two exchanges in every unlearn step.",
+    )
+    silenced: OpenFraction = Field(
+        default=0.95,
+        description="Largest share of its probes (random features that the model assigns to a class) that a "
+        "class may lose through one update; 0 = not measured.",
+    )
+    harmful: Literal["scale", "refuse"] = Field(
+        default="scale",
+        description='What happens to an update that exceeds `drop` or `silenced`: "scale" multiplies it by '
+        'the largest of 1/2, 1/4 and 1/8 that satisfies both, "refuse" rejects it. An update that fails '
+        "even at 1/8 is refused in either case. A refused request stays accepted and is asked again in a "
+        "later round.",
+    )
 
 
 class AttackerSettings(Settings):
-    """Clients that lie when they are asked to unlearn: test clients, for measuring the guard.
+    """Malicious clients, which send manipulated unlearn updates. They exist to test the guard."""
 
-    Attributes:
-        clients: which ones lie; empty = nobody.
-        kind: what they send: "scaled" (their honest update, ``factor`` times), "flipped" (the same,
-            backwards), "targeted" (all their speech learned with ``target`` relabelled as the next class,
-            that step ``factor`` times) or "random" (a random direction, ``factor`` times as long as their
-            honest update). "scaled" with factor 1 is honest.
-        factor: >= 0.
-        target: class number, 0 ...; read by "targeted".
-    """
-
-    clients: tuple[Count, ...] = ()
-    kind: Literal["scaled", "flipped", "targeted", "random"] = "scaled"
-    factor: NonNegative = 5.0
-    target: Count = 0
+    clients: tuple[Count, ...] = Field(
+        default=(), description="Numbers of the malicious clients; empty = none."
+    )
+    kind: Literal["scaled", "flipped", "targeted", "random"] = Field(
+        default="scaled",
+        description='What they send. "scaled": their honest update times `factor` (factor 1 is honest); '
+        '"flipped": minus that; "targeted": an update trained with the class `target` relabelled as the '
+        'next class, times `factor`; "random": a random direction, `factor` times as long as the honest '
+        "update.",
+    )
+    factor: NonNegative = Field(default=5.0, description="Factor by which the manipulated update is scaled.")
+    target: Count = Field(
+        default=0,
+        description='Number of the class that is relabelled, counted from 0; read by "targeted" only.',
+    )
 
 
 class PrivacySettings(Settings):
-    """Client-side noise on the unlearn update: the Gaussian mechanism on one release.
+    """Noise that a client adds to its unlearn update: the Gaussian mechanism applied to one release."""
 
-    Attributes:
-        clip: longest update that leaves the device, L2 norm over the trained weights; 0 = no clipping.
-        noise: multiplier sigma >= 0: every trained weight gets Gaussian noise of standard deviation
-            sigma * clip; 0 = none. Needs a clip.
-        delta: of the (epsilon, delta) that results report, in (0, 1).
-    """
-
-    clip: NonNegative = 0.0
-    noise: NonNegative = 0.0
-    delta: Annotated[float, Field(gt=0.0, lt=1.0)] = 1e-5
+    clip: NonNegative = Field(
+        default=0.0,
+        description="Largest L2 norm, over the trained weights, of an update that leaves the device; 0 = no "
+        "clipping.",
+    )
+    noise: NonNegative = Field(
+        default=0.0,
+        description="Noise multiplier sigma: Gaussian noise of standard deviation sigma * `clip` is added "
+        "to every trained weight. Needs `clip` > 0. 0 = no noise.",
+    )
+    delta: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        default=1e-5, description="The delta for which the results report epsilon."
+    )
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:

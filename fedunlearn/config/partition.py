@@ -1,4 +1,4 @@
-"""Settings of the partition: who holds what, and since when."""
+"""Settings of the partition: which client holds which recordings, and from when on."""
 
 from typing import Annotated
 
@@ -8,35 +8,45 @@ from fedunlearn.config.fields import LARGEST_SHAPE, AtLeastOne, Count, Settings,
 
 
 class LateRecordings(Settings):
-    """Speech that one client records only later.
+    """Utterances that one client records only in the course of the run."""
 
-    Attributes:
-        client: which client, 0 ...
-        count: how many of its training utterances, drawn at random.
-        round: there once this many rounds are done, ordinary and after learning; 0 = from the start.
-    """
-
-    client: Count
-    count: AtLeastOne
-    round: Count
+    client: Count = Field(description="Number of the client, counted from 0.")
+    count: AtLeastOne = Field(
+        description="Number of its training utterances, drawn at random, that are recorded late."
+    )
+    round: Count = Field(
+        description="The utterances exist once this many rounds are done, counting ordinary rounds and "
+        "those after learning; 0 = from the start."
+    )
 
 
 class PartitionSettings(Settings):
-    """Who holds what, and since when.
+    """Which client holds which speakers, and which speech is held out."""
 
-    Attributes:
-        clients: devices; client speakers are dealt to them in turn.
-        unseen_speakers: speakers kept out of the federation, for the speaker-independent test.
-        test_fraction: share of each client speaker's utterances that is never trained on, by emotion.
-        shared_speakers: how many client speakers have their utterances dealt over several clients (people
-            with more than one device), the first ones in the order of the deal; 0 = every speaker has one.
-        devices: over how many clients each of these is dealt, 2 ... ``clients``.
-        recordings: training speech that comes to be recorded in the course of the run.
-    """
-
-    clients: Shape = 20
-    unseen_speakers: Annotated[int, Field(ge=0, le=LARGEST_SHAPE)] = 6
-    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
-    shared_speakers: Count = 0
-    devices: Annotated[int, Field(ge=2, le=LARGEST_SHAPE)] = 2
-    recordings: tuple[LateRecordings, ...] = ()
+    clients: Shape = Field(
+        default=20, description="Number of clients. The client speakers are assigned to them in turn."
+    )
+    unseen_speakers: Annotated[int, Field(ge=0, le=LARGEST_SHAPE)] = Field(
+        default=6,
+        description="Number of speakers kept out of the federation, for the speaker-independent test.",
+    )
+    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        default=0.2,
+        description="Share of the utterances of each client speaker, by emotion, that is never trained on.",
+    )
+    shared_speakers: Count = Field(
+        default=0,
+        description="Number of client speakers whose utterances are spread over several clients (people "
+        "with more than one device), the first ones in the order of assignment; 0 = every speaker is on one "
+        "client.",
+    )
+    devices: Annotated[int, Field(ge=2, le=LARGEST_SHAPE)] = Field(
+        default=2,
+        description="Number of clients over which each shared speaker is spread, at most "
+        "`partition.clients`.",
+    )
+    recordings: tuple[LateRecordings, ...] = Field(
+        default=(),
+        description="Training utterances that are recorded in the course of the run, one table each; the "
+        "keys of a table are listed under `partition.recordings[]`.",
+    )

@@ -1,7 +1,6 @@
-"""Settings of unlearning: one class a method, each with the value at which it reduces to a known one.
+"""Settings of unlearning: one class for each method, with the values at which it reduces to a known one.
 
-What is public of a method's own numbers is in its class; the rest are ours, and are here so that no number
-hides in the code.
+Where a paper publishes a value, the field's description says so; all other defaults are this project's.
 """
 
 from typing import Annotated, Literal
@@ -20,317 +19,366 @@ from fedunlearn.config.fields import (
 
 
 class DescentSettings(Settings):
-    """Steps down a loss and when to stop: part of every method that takes steps.
+    """Steps down a loss, and when to stop. Part of every method that takes gradient steps.
 
-    Each method's learning rate is the best for it, by mean gap after recovery, of some (0.002 to 0.03) tried
-    on RAVDESS with the functionals model and seeds 101 to 104 (two clients a seed deleting 10, 20 and 48
-    utterances, four deleting 20 each); those seeds are not reported.
-
-    Attributes:
-        lr, momentum, batch_size, max_steps: SGD; each step takes up to batch_size forget utterances (or the
-            method's own samples). max_steps = 0 returns the model as it came.
-        stop: "level" (forget accuracy <= the global test accuracy, one number from the server; chance
-            level where it sent none), "zero" (nothing of the forget set is right any more), "steps"
-            (max_steps, whatever happens).
+    The default learning rate of each method gave the lowest mean gap after recovery among values from 0.002
+    to 0.03, on RAVDESS with the functionals model and seeds 101 to 104 (two clients of each seed deleting 10,
+    20 and 48 utterances, and four deleting 20 each). Results are never reported for these seeds.
     """
 
-    lr: Positive = 0.01
-    momentum: OpenFraction = 0.9
-    batch_size: AtLeastOne = 32
-    max_steps: Count = 100
-    stop: Literal["level", "zero", "steps"] = "level"
+    lr: Positive = Field(default=0.01, description="Learning rate of SGD.")
+    momentum: OpenFraction = Field(default=0.9, description="Momentum of SGD; 0 = plain SGD.")
+    batch_size: AtLeastOne = Field(
+        default=32,
+        description="Forget utterances (or samples that the method makes from them) in one SGD step.",
+    )
+    max_steps: Count = Field(
+        default=100, description="Largest number of SGD steps; 0 returns the model unchanged."
+    )
+    stop: Literal["level", "zero", "steps"] = Field(
+        default="level",
+        description='When to stop before `max_steps`. "level": the accuracy on the forget set has fallen to '
+        "the global accuracy on held-out speech, a number that the server sends (chance level if it sends "
+        'none); "zero": nothing in the forget set is recognised any more; "steps": never.',
+    )
 
 
 class CalmSettings(DescentSettings):
-    """CALM, calibrated log-odds matching: this project's own (``unlearning/calm.py`` has the derivation).
+    """Settings of CALM, calibrated log-odds matching, which is this project's own method.
 
-    Chosen on RAVDESS with the functionals model and seeds 101 to 106 (two clients a seed deleting 10, 20 and
-    48 utterances, four deleting 20 each), never on reported seeds; ``rank`` and ``copies`` of
+    ``unlearning/methods/calm.py`` has the derivation. The defaults were chosen on RAVDESS with the
+    functionals model and seeds 101 to 106 (two clients of each seed deleting 10, 20 and 48 utterances, and
+    four deleting 20 each), for which results are never reported; ``rank`` and ``copies`` of
     configs/ravdess-cnn.toml on seed 101.
-
-    Attributes:
-        rank: >= 1, leading singular directions that the smoothed model's dense layers keep: as few as leave
-            its accuracy on held-out speech. 8 to 24 do for the functionals model, 48 and more for the CNN. Of
-            an encoder only what it learned since its checkpoint is cut, and neither its head nor adapters.
-        discount: how far below the held-out speech the forget set is put, in standard deviations of the
-            held-out log-odds.
-        speaker_discount: the same for a requester that takes back everything; in proportion for less.
-        noise: standard deviation of the noisy copies, in those of the model's features; of an encoder that
-            hears the waveform as it learns, 1 is as loud as the speech where it is added.
-        copies: noisy copies an utterance, 0 = none.
-        keep: weight of the cross-entropy on them. With copies = 0 and discount so large that nothing of the
-            true class is left this is "delete".
-        lr, momentum, batch_size, max_steps, stop: as in every descent; "steps" by default, since the loss is
-            lowest where the forget set is known as well as it should be.
     """
 
-    rank: AtLeastOne = 12
-    discount: NonNegative = 0.08
-    speaker_discount: NonNegative = 0.3
-    noise: NonNegative = 1.4
-    copies: Annotated[int, Field(ge=0, le=10_000)] = 10
-    keep: NonNegative = 1.0
+    rank: AtLeastOne = Field(
+        default=12,
+        description="Number of leading singular directions that the dense layers of the smoothed model "
+        "keep: as few as preserve its accuracy on held-out speech. 8 to 24 suffice for the functionals "
+        "model, 48 and more for the CNN. In an encoder only what it learned since its checkpoint is "
+        "truncated, and neither its head nor adapters.",
+    )
+    discount: NonNegative = Field(
+        default=0.08,
+        description="How far below held-out speech the targets of the forget set lie, in standard "
+        "deviations of the log-odds on held-out speech.",
+    )
+    speaker_discount: NonNegative = Field(
+        default=0.3,
+        description="The same for a requester that deletes everything it holds; interpolated for smaller "
+        "shares.",
+    )
+    noise: NonNegative = Field(
+        default=1.4,
+        description="Standard deviation of the noise in the noisy copies, in standard deviations of the "
+        "model's features. In an encoder that is trained on waveforms, 1 is as loud as the speech where it "
+        "is added.",
+    )
+    copies: Annotated[int, Field(ge=0, le=10_000)] = Field(
+        default=10, description="Noisy copies of each forget utterance; 0 = none."
+    )
+    keep: NonNegative = Field(
+        default=1.0,
+        description="Weight of the cross-entropy on the noisy copies. With `copies` = 0 and a `discount` so "
+        'large that nothing of the true class is left, the method is "delete".',
+    )
     lr: Positive = 0.01
     batch_size: AtLeastOne = 64
     max_steps: Count = 30
-    stop: Literal["level", "zero", "steps"] = "steps"
+    stop: Literal["level", "zero", "steps"] = Field(
+        default="steps",
+        description='When to stop before `max_steps`; "steps" (never) by default, since the loss is lowest '
+        "where the forget set is known as well as it should be. The values are those of every descent.",
+    )
 
 
 class AttackSettings(Settings):
-    """Targeted projected gradient descent (Madry et al. 2018) on the forget set.
+    """Targeted projected gradient descent (Madry et al. 2018) on the forget set."""
 
-    Attributes:
-        domain: what is perturbed: "feature" (the model's own derived features, in units of their standard
-            deviation; of an encoder its layers' means where only the head trains, else the waveform, in units
-            of how loud it is within 25 ms), "log-mel" (the frames that the
-            features are made of, in units of each band's standard deviation over the forget set's frames; for
-            "cnn" these are its features, so that only the unit differs; an encoder has none), "waveform"
-            (samples in [-1, 1], in full scales).
-        norm: "l2" or "linf" ball around the utterance.
-        eps: its radius, > 0; for l2 relative to the square root of the dimension (so that both norms speak
-            of a per-value amplitude). The paper's tau clips the same perturbation.
-        step: step length as a multiple of eps / steps.
-        steps: 0 = the random start alone.
-        per_utterance: adversarial samples per forget utterance, 0 = no attack.
-    """
-
-    domain: Literal["feature", "log-mel", "waveform"] = "feature"
-    norm: Literal["l2", "linf"] = "l2"
-    eps: Positive = 0.25
-    step: Positive = 1.0
-    steps: Count = 3
-    per_utterance: Annotated[int, Field(ge=0, le=10_000)] = 10
+    domain: Literal["feature", "log-mel", "waveform"] = Field(
+        default="feature",
+        description='What is perturbed. "feature": the features of the model, in units of their standard '
+        "deviation (in an encoder, the means of its layers if only the head is trained, otherwise the "
+        'waveform, in units of its loudness within 25 ms). "log-mel": the frames from which the features '
+        "are computed, in units of each band's standard deviation over the forget set (the same frames as "
+        '"feature" for the CNN; encoders have none). "waveform": samples in [-1, 1], in units of full scale.',
+    )
+    norm: Literal["l2", "linf"] = Field(default="l2", description="Norm of the ball around the utterance.")
+    eps: Positive = Field(
+        default=0.25,
+        description="Radius of the ball, per value: the L2 radius is eps * sqrt(dimension), so that both "
+        "norms describe an amplitude. The paper's tau clips the same perturbation.",
+    )
+    step: Positive = Field(default=1.0, description="Step size as a multiple of `eps` / `steps`.")
+    steps: Count = Field(default=3, description="Number of attack steps; 0 = the random start alone.")
+    per_utterance: Annotated[int, Field(ge=0, le=10_000)] = Field(
+        default=10, description="Adversarial samples for each forget utterance; 0 = no attack."
+    )
 
 
 class L2ULSettings(DescentSettings):
-    """L2UL-style unlearning, after Ren et al. 2025 (arXiv 2510.04251) and Cha et al. 2024 (2301.11578).
+    """Settings of L2UL-style unlearning (Ren et al. 2025, arXiv 2510.04251; Cha et al. 2024, 2301.11578).
 
-    The paper's own numbers are not public; these are ours, chosen on RAVDESS with the functionals model
-    and seeds 101 to 103 (one client deleting 48 or 20 utterances, four deleting 20 each), never on
-    reported seeds. Without attack (per_utterance = 0) and elasticity it is "random-label"; with objective
-    "misclassify" then "gradient-ascent", with "masked" then "delete". With two classes "masked" is
-    "relabel".
+    The hyper-parameters of the paper are not public. These were chosen on RAVDESS with the functionals model
+    and seeds 101 to 103 (one client deleting 48 or 20 utterances, and four deleting 20 each), for which
+    results are never reported. A step takes up to ``batch_size`` forget utterances and all adversarial
+    samples made from them.
 
-    Attributes:
-        objective: on the forget set: "relabel" (cross-entropy to a random wrong label), "misclassify"
-            (gradient ascent on the true label), "masked" (cross-entropy to the original model's output
-            with the true class left out).
-        attack: how the stand-ins for the retained data are made; per_utterance = 0 leaves them out.
-        keep_target: adversarial samples keep the attack's target label ("hard") or the original model's
-            whole output on them ("soft").
-        importance: "flipped-mas" (1 - MAS: free what matters to the forget set, the paper's), "mas",
-            "fisher", "none" (every weight equally elastic).
-        elasticity: lambda >= 0 of the elastic term; 0 = off.
-        lr, momentum, batch_size, max_steps: SGD on the loss; each step takes up to batch_size forget
-            utterances and all the adversarial samples made from them.
-        stop: "level" (forget accuracy <= the global test accuracy, one number from the server; chance
-            level where it sent none), "zero" (L2UL's), "steps" (max_steps, whatever happens).
+    Without attack (``attack.per_utterance`` = 0) and elasticity the method is "random-label"; then with
+    objective "misclassify" it is "gradient-ascent", and with "masked" it is "delete".
     """
 
-    objective: Literal["relabel", "misclassify", "masked"] = "relabel"
-    attack: AttackSettings = AttackSettings()
-    keep_target: Literal["hard", "soft"] = "soft"
-    importance: Literal["flipped-mas", "mas", "fisher", "none"] = "flipped-mas"
-    elasticity: NonNegative = 0.1
+    objective: Literal["relabel", "misclassify", "masked"] = Field(
+        default="relabel",
+        description='Loss on the forget set. "relabel": cross-entropy to a random wrong label; '
+        '"misclassify": gradient ascent on the true label; "masked": cross-entropy to the output of the '
+        'original model without the true class (with two classes the same as "relabel").',
+    )
+    attack: AttackSettings = Field(
+        default=AttackSettings(),
+        description="How the adversarial samples that stand in for the retained data are made.",
+    )
+    keep_target: Literal["hard", "soft"] = Field(
+        default="soft",
+        description='Target for the adversarial samples: the target label of the attack ("hard") or the '
+        'whole output of the original model ("soft").',
+    )
+    importance: Literal["flipped-mas", "mas", "fisher", "none"] = Field(
+        default="flipped-mas",
+        description='Importance of each weight in the elastic term. "flipped-mas": 1 - MAS, which frees the '
+        'weights that matter to the forget set, as in the paper; "mas"; "fisher"; "none": all weights alike.',
+    )
+    elasticity: NonNegative = Field(default=0.1, description="Weight lambda of the elastic term; 0 = off.")
 
 
 class RandomLabelSettings(DescentSettings):
-    """Random labels (Graves et al. 2021, arXiv 2010.10981): nothing to set but the descent."""
+    """Settings of random labels (Graves et al. 2021, arXiv 2010.10981): the descent alone."""
 
 
 class GradientAscentSettings(DescentSettings):
-    """NegGrad (Golatkar et al. 2020, arXiv 1911.04933): nothing to set but the descent."""
+    """Settings of NegGrad (Golatkar et al. 2020, arXiv 1911.04933): the descent alone."""
 
     lr: Positive = 0.03
 
 
 class BoundaryShrinkSettings(DescentSettings):
-    """Boundary Shrink (Chen et al. 2023, arXiv 2303.11570).
+    """Settings of Boundary Shrink (Chen et al. 2023, arXiv 2303.11570)."""
 
-    Attributes:
-        eps: length > 0 of the one step that looks for the nearest wrong class, per value, in standard
-            deviations of the feature. The paper's 0.1 of a pixel's range is about 0.4 of them on CIFAR-10.
-            Towards 0 the new label is the original's second choice; with two classes this is
-            "random-label" at any eps.
-    """
-
-    eps: Positive = 0.4
+    eps: Positive = Field(
+        default=0.4,
+        description="Length, per value, of the single step that finds the nearest wrong class, in standard "
+        "deviations of the feature. The paper's 0.1 of a pixel's range is about 0.4 of them on CIFAR-10. "
+        "Towards 0 the new label becomes the second choice of the original model; with two classes the "
+        'method is "random-label" for every value.',
+    )
     lr: Positive = 0.002
 
 
 class DeleteSettings(DescentSettings):
-    """DELETE (Zhou et al. 2025, arXiv 2503.23751): nothing to set but the descent.
+    """Settings of DELETE (Zhou et al. 2025, arXiv 2503.23751): the descent alone.
 
-    With two classes it is "random-label".
+    With two classes the method is "random-label".
     """
 
     lr: Positive = 0.005
 
 
 class AmunForgetSettings(DescentSettings):
-    """AMUN without retain data (Ebrahimpour-Boroojeny et al. 2025, arXiv 2503.00917).
+    """Settings of AMUN without retain data (Ebrahimpour-Boroojeny et al. 2025, arXiv 2503.00917)."""
 
-    Attributes:
-        eps: radius > 0 of the first ball searched, per value (so the L2 radius is eps * sqrt(d)), in
-            standard deviations of the feature; doubled until the prediction changes. The authors' code
-            starts at 0.04 for a whole CIFAR-10 image, which is about 0.003.
-        doublings: at most so many, >= 0; an utterance whose prediction still holds is left out.
-        steps: of a tenth of the radius in each ball, >= 1; the paper's attack is PGD-50.
-        forget_set: "out" trains on the adversarial samples alone; "true-label" on the forget utterances
-            with their own labels as well.
-    """
-
-    eps: Positive = 0.003
-    doublings: Annotated[int, Field(ge=0, le=60)] = 12
-    steps: AtLeastOne = 50
-    forget_set: Literal["out", "true-label"] = "out"
+    eps: Positive = Field(
+        default=0.003,
+        description="Radius, per value, of the first ball that is searched (the L2 radius is eps * "
+        "sqrt(dimension)), in standard deviations of the feature. It is doubled until the prediction "
+        "changes. The authors' code starts at 0.04 for a whole CIFAR-10 image, which is about 0.003.",
+    )
+    doublings: Annotated[int, Field(ge=0, le=60)] = Field(
+        default=12,
+        description="Largest number of doublings. An utterance whose prediction has not changed by then is "
+        "left out.",
+    )
+    steps: AtLeastOne = Field(
+        default=50,
+        description="Attack steps in each ball, each a tenth of its radius long; the paper's attack is "
+        "PGD-50.",
+    )
+    forget_set: Literal["out", "true-label"] = Field(
+        default="out",
+        description='"out": training uses the adversarial samples alone; "true-label": also the forget '
+        "utterances with their own labels.",
+    )
     lr: Positive = 0.03
 
 
 class PGASettings(DescentSettings):
-    """Projected gradient ascent (Halimi et al. 2022, arXiv 2207.05521).
+    """Settings of projected gradient ascent (Halimi et al. 2022, arXiv 2207.05521)."""
 
-    Attributes:
-        radius: > 0, of the ball around the reference model, as a share of the mean distance from it to ten
-            models of random weights; the paper's is a third. So large that it is never reached, and with
-            clip = 0, this is "gradient-ascent".
-        clip: longest gradient (L2, all weights together), >= 0; 0 = no clipping.
-    """
-
-    radius: Positive = 0.33
-    clip: NonNegative = 5.0
+    radius: Positive = Field(
+        default=0.33,
+        description="Radius of the ball around the reference model, as a share of the mean distance from it "
+        "to ten models with random weights; the paper uses a third. So large that it is never reached, and "
+        'with `clip` = 0, the method is "gradient-ascent".',
+    )
+    clip: NonNegative = Field(
+        default=5.0, description="Largest gradient norm (L2, over all weights); 0 = no clipping."
+    )
     lr: Positive = 0.03
 
 
 class SalUnSettings(DescentSettings):
-    """SalUn (Fan et al. 2024, arXiv 2310.12508) without retain data.
+    """Settings of SalUn (Fan et al. 2024, arXiv 2310.12508) without retain data."""
 
-    Attributes:
-        threshold: share of the weights held still, in [0, 1]: those with the smallest gradients of the
-            forget loss; the paper's is the median, 0.5. 0 = none, which is "random-label".
-    """
-
-    threshold: Fraction = 0.5
+    threshold: Fraction = Field(
+        default=0.5,
+        description="Share of the weights that are held fixed: those with the smallest gradients of the "
+        'forget loss. The paper uses the median, 0.5. 0 = none, which is "random-label".',
+    )
     lr: Positive = 0.03
 
 
 class FineTuneSettings(Settings):
-    """Upper reference: fine-tuning on the retain sets (Golatkar et al. 2020, arXiv 1911.04933).
+    """Settings of fine-tuning (Golatkar et al. 2020, arXiv 1911.04933), a privileged baseline."""
 
-    Attributes:
-        rounds: of all clients, >= 0; 0 leaves what the method starts from.
-        epochs, lr: local SGD on what each client keeps; batch size, momentum and the rest as in training.
-    """
-
-    rounds: Count = 10
-    epochs: AtLeastOne = 5
-    lr: Positive = 0.05
+    rounds: Count = Field(
+        default=10, description="Rounds in which all clients take part; 0 leaves the model as it was."
+    )
+    epochs: AtLeastOne = Field(
+        default=5,
+        description="Local epochs on what each client keeps. Batch size, momentum and the rest are those of "
+        "`training.local`.",
+    )
+    lr: Positive = Field(default=0.05, description="Learning rate of local SGD.")
 
 
 class NegGradPlusSettings(FineTuneSettings):
-    """Upper reference: NegGrad+ (Kurmanji et al. 2023, arXiv 2302.09880), weighed by the server.
+    """Settings of NegGrad+ (Kurmanji et al. 2023, arXiv 2302.09880), a privileged baseline.
 
-    Attributes:
-        rounds, epochs, lr: as in fine_tune.
-        alpha: weight of the retain sets, in [0, 1]; that of the forget set is 1 - alpha. 1 is "fine-tune".
-        forget: the requesters' ascent in each round; alone (alpha = 0, 1 round) it is "gradient-ascent".
+    The server weighs the updates on the retain sets against those on the forget sets.
     """
 
     rounds: Count = 5
     epochs: AtLeastOne = 1
-    alpha: Fraction = 0.5
-    forget: DescentSettings = DescentSettings()
+    alpha: Fraction = Field(
+        default=0.5,
+        description='Weight of the retain sets; that of the forget set is 1 - alpha. 1 is "fine-tune".',
+    )
+    forget: DescentSettings = Field(
+        default=DescentSettings(),
+        description="Gradient ascent of the requesters in each round; alone (`alpha` = 0, one round) it is "
+        '"gradient-ascent".',
+    )
 
 
 class SCRUBSettings(FineTuneSettings):
-    """Upper reference: SCRUB (Kurmanji et al. 2023, arXiv 2302.09880).
+    """Settings of SCRUB (Kurmanji et al. 2023, arXiv 2302.09880), a privileged baseline.
 
-    Attributes:
-        rounds, epochs, lr: as in fine_tune; the min-steps.
-        max_rounds: the first so many rounds begin with max-steps, >= 0. With 0, alpha = 0 and gamma = 1
-            this is "fine-tune".
-        alpha: weight >= 0 of the distance to the original on what is kept.
-        gamma: weight >= 0 of the cross-entropy on what is kept.
-        forget: the requesters' max-steps in each of these rounds.
+    ``rounds``, ``epochs`` and ``lr`` are those of the min-steps.
     """
 
     rounds: Count = 6
     epochs: AtLeastOne = 1
-    max_rounds: Count = 3
-    alpha: NonNegative = 0.5
-    gamma: NonNegative = 1.0
-    forget: DescentSettings = DescentSettings(lr=0.05, max_steps=60)
+    max_rounds: Count = Field(
+        default=3,
+        description="Number of rounds, from the first, that start with max-steps. With 0, `alpha` = 0 and "
+        '`gamma` = 1 the method is "fine-tune".',
+    )
+    alpha: NonNegative = Field(
+        default=0.5, description="Weight of the distance to the original model on the retain sets."
+    )
+    gamma: NonNegative = Field(default=1.0, description="Weight of the cross-entropy on the retain sets.")
+    forget: DescentSettings = Field(
+        default=DescentSettings(lr=0.05, max_steps=60),
+        description="Max-steps of the requesters in each of the first `max_rounds` rounds.",
+    )
 
 
 class NoTSettings(FineTuneSettings):
-    """Upper reference: NoT (Khalil et al. 2025, arXiv 2503.05657).
+    """Settings of NoT (Khalil et al. 2025, arXiv 2503.05657), a privileged baseline.
 
-    Attributes:
-        rounds, epochs, lr: as in fine_tune, after the first layer was negated.
+    ``rounds``, ``epochs`` and ``lr`` are those of fine-tuning after the first layer was negated.
     """
 
     rounds: Count = 15
 
 
 class FedEraserSettings(Settings):
-    """Upper reference: FedEraser (Liu et al. 2021, arXiv 2012.13891).
+    """Settings of FedEraser (Liu et al. 2021, arXiv 2012.13891), a privileged baseline."""
 
-    Attributes:
-        interval: every so many ordinary rounds are gone through again, >= 1.
-        calibration_ratio: epochs of each as a share of an ordinary round's, in (0, 1]; at least one epoch
-            is done. 1 with interval 1 learns anew from the old weights.
-    """
-
-    interval: AtLeastOne = 2
-    calibration_ratio: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+    interval: AtLeastOne = Field(
+        default=2, description="Every how many ordinary rounds one is repeated on the retain sets."
+    )
+    calibration_ratio: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        default=0.5,
+        description="Epochs of a repeated round as a share of an ordinary round's; at least one epoch is "
+        "done. 1 with `interval` = 1 trains anew from the old weights.",
+    )
 
 
 class UnlearningSettings(Settings):
-    """How a requester forgets, and how the requesters' updates join the global model.
+    """How a requester unlearns, and how the requesters' updates are aggregated into the global model.
 
-    Attributes:
-        method: "calm" (our own) or "l2ul" (after Ren et al. 2025); a rival that sees the forget set alone:
-            "random-label", "gradient-ascent", "boundary-shrink", "delete", "amun-forget", "pga", "salun"; a
-            control: "none" (returns the model unchanged), "destroy" (random weights); or an upper reference,
-            which sees more than the forget set: "fine-tune", "neggrad-plus", "scrub", "not", "retrained"
-            (the retain sets), "fed-eraser" (the retain sets and the server's history).
-        aggregation: "sum" of the requesters' updates, their "mean", "sequential" (one after another),
-            "fedavg" (weighted by utterances over all clients, those who did not ask counting as no change),
-            "projected" (the sum less what works against the last differences of those who did not ask;
-            without such a conflict "sum") or "norm-clipped" (the sum, each update shortened by ``clip``).
-            "neggrad-plus" and "scrub" join so what requesters do with their forget sets; what an upper
-            reference does on the retain sets is averaged, weighted by the utterances kept.
-        clip: longest update that "norm-clipped" lets through, as a multiple > 0 of the median length of the
-            last ordinary differences of those who did not ask; so large that none is as long, it is "sum".
-            Measured with "l2ul" on RAVDESS and generated speech: 1.3 to 2.6 for 10 to 20 utterances, 3.8
-            for 48; the default leaves the first alone.
-        asked: of how many clients the server asks, before an unlearn step and to guard it, what a model gets
-            right on their speech, drawn anew for each step; 0 = of all. It sends each of them the model.
-        the others: settings of the method of that name.
+    Each method reads the section of its own name; a hyphen in the name is an underscore there.
     """
 
-    method: str = "calm"
-    aggregation: Literal["sum", "mean", "sequential", "fedavg", "projected", "norm-clipped"] = "sum"
-    clip: Positive = 3.0
-    asked: Count = 0
-    calm: CalmSettings = CalmSettings()
-    l2ul: L2ULSettings = L2ULSettings()
-    random_label: RandomLabelSettings = RandomLabelSettings()
-    gradient_ascent: GradientAscentSettings = GradientAscentSettings()
-    boundary_shrink: BoundaryShrinkSettings = BoundaryShrinkSettings()
-    delete: DeleteSettings = DeleteSettings()
-    amun_forget: AmunForgetSettings = AmunForgetSettings()
-    pga: PGASettings = PGASettings()
-    salun: SalUnSettings = SalUnSettings()
-    fine_tune: FineTuneSettings = FineTuneSettings()
-    neggrad_plus: NegGradPlusSettings = NegGradPlusSettings()
-    scrub: SCRUBSettings = SCRUBSettings()
-    not_: NoTSettings = NoTSettings()
-    fed_eraser: FedEraserSettings = FedEraserSettings()
+    method: str = Field(
+        default="calm",
+        description="Name of the unlearning method. docs/methods.md lists the methods that see the forget "
+        "set alone, the controls, and the privileged baselines, which see more.",
+    )
+    aggregation: Literal["sum", "mean", "sequential", "fedavg", "projected", "norm-clipped"] = Field(
+        default="sum",
+        description='How the requesters\' updates are combined. "sum"; "mean"; "sequential": one '
+        'requester after another; "fedavg": weighted by utterances over all clients, those without a '
+        'request counting as no change; "projected": the sum without the components that oppose the most '
+        'recent updates of the clients without a request (equal to "sum" if nothing conflicts); '
+        '"norm-clipped": the sum, each update shortened to `clip`. "neggrad-plus" and "scrub" combine their '
+        "updates on the forget sets in this way; updates on retain sets are always averaged, weighted by "
+        "the utterances kept.",
+    )
+    clip: Positive = Field(
+        default=3.0,
+        description='Longest update that "norm-clipped" lets through, as a multiple of the median norm of '
+        'the most recent ordinary updates of the clients without a request; large enough, it is "sum". '
+        'Measured with "l2ul" on RAVDESS and generated speech: 1.3 to 2.6 for 10 to 20 utterances and 3.8 '
+        "for 48, so the default affects only the latter.",
+    )
+    asked: Count = Field(
+        default=0,
+        description="Number of clients, drawn anew for each unlearn step, on whose speech the server has a "
+        "model evaluated before the step and for the guard; 0 = all. Each of them is sent the model.",
+    )
+    calm: CalmSettings = Field(default=CalmSettings(), description='Settings of "calm".')
+    l2ul: L2ULSettings = Field(default=L2ULSettings(), description='Settings of "l2ul".')
+    random_label: RandomLabelSettings = Field(
+        default=RandomLabelSettings(), description='Settings of "random-label".'
+    )
+    gradient_ascent: GradientAscentSettings = Field(
+        default=GradientAscentSettings(), description='Settings of "gradient-ascent".'
+    )
+    boundary_shrink: BoundaryShrinkSettings = Field(
+        default=BoundaryShrinkSettings(), description='Settings of "boundary-shrink".'
+    )
+    delete: DeleteSettings = Field(default=DeleteSettings(), description='Settings of "delete".')
+    amun_forget: AmunForgetSettings = Field(
+        default=AmunForgetSettings(), description='Settings of "amun-forget".'
+    )
+    pga: PGASettings = Field(default=PGASettings(), description='Settings of "pga".')
+    salun: SalUnSettings = Field(default=SalUnSettings(), description='Settings of "salun".')
+    fine_tune: FineTuneSettings = Field(default=FineTuneSettings(), description='Settings of "fine-tune".')
+    neggrad_plus: NegGradPlusSettings = Field(
+        default=NegGradPlusSettings(), description='Settings of "neggrad-plus".'
+    )
+    scrub: SCRUBSettings = Field(default=SCRUBSettings(), description='Settings of "scrub".')
+    not_: NoTSettings = Field(default=NoTSettings(), description='Settings of "not".')
+    fed_eraser: FedEraserSettings = Field(
+        default=FedEraserSettings(), description='Settings of "fed-eraser".'
+    )
 
     @property
     def reads_last_steps(self) -> bool:
-        """Whether a joint step reads the last differences of those who did not ask, which many clients fill
-        memory and checkpoints with.
+        """Whether a joint step reads the most recent updates of the clients without a request.
+
+        Keeping them takes as much memory and disk as there are clients.
         """
         return self.aggregation == "projected"
