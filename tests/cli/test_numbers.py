@@ -23,7 +23,7 @@ from fedunlearn.config.partition import LateRecordings
 from fedunlearn.deletion.admission import raise_due
 from fedunlearn.deletion.inbox import Inbox
 from fedunlearn.deletion.request import RequestState
-from fedunlearn.deletion.request_store import RequestStore, answer
+from fedunlearn.deletion.request_store import RequestStore, report_requests
 from fedunlearn.errors import BadInput
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.vault.index import VaultEntry
@@ -144,7 +144,7 @@ def test_a_deadline_of_too_many_rounds_in_an_inbox_harms_nobody(run: RunFolder) 
     # One that is in the device's book already.
     file = run.vault(0) / "requests.json"
     file.write_text(file.read_text().replace(str(LARGEST), str(10**20)))
-    told = answer(RequestStore(run.vault(0)), Vault(run.vault(0)).entries, 3, -1)
+    told = report_requests(RequestStore(run.vault(0)), Vault(run.vault(0)).entries, 3, -1)
     assert told["deadlines"] == [LARGEST]
 
 
