@@ -1,4 +1,4 @@
-"""results.json as types: what is written is read back, holes are harmless, a writer's mistakes are refused."""
+"""results.json as types: written, read back, read with holes; a writer's mistakes are refused."""
 
 import json
 import math
@@ -72,7 +72,7 @@ def test_holes_are_empty_parts(record: Any) -> None:
 def test_anything_in_place_of_anything_is_survived() -> None:
     record = measured()
     rng = random.Random(0)
-    for path in rng.sample([path for path in paths(record) if path], 400):
+    for path in rng.sample([path for path in paths(record) if path], 50):
         *parents, last = path
         node: Any = record
         for key in parents:
@@ -81,8 +81,8 @@ def test_anything_in_place_of_anything_is_survived() -> None:
         for junk in JUNK:
             node[last] = junk
             results = Results.model_validate(record)
-            results.to_frame()
             json.dumps(results.to_json(), allow_nan="config" in path)
+        results.to_frame()
         node[last] = kept
 
 
@@ -107,7 +107,6 @@ def test_a_writer_is_held_to_names_types_and_ranges() -> None:
         Results.model_validate({}).models["destroyed"]
 
 
-@pytest.mark.slow
 def test_mypy_finds_what_a_writer_and_a_reader_get_wrong(tmp_path: Path) -> None:
     file = tmp_path / "wrong.py"
     file.write_text(
