@@ -16,8 +16,8 @@ from fedunlearn.errors import BadInput
 from fedunlearn.files import write_atomically
 from fedunlearn.links import discard, open_to_append, remove, wipe, wipe_abandoned
 from fedunlearn.run_folder import RunFolder
-from fedunlearn.vault.files import DamagedVault
-from fedunlearn.vault.relocation import papers_of, whole
+from fedunlearn.vault.arrays import DamagedVault
+from fedunlearn.vault.relocation import read_all_files, read_metadata_files
 from fedunlearn.vault.vault import Vault
 
 PRECIOUS = b"precious " * 100
@@ -172,7 +172,7 @@ def test_what_links_lead_to_does_not_travel_with_a_vault(tmp_path: Path, mine: P
     vault = tiny_vault(tmp_path / "vault")
     (vault.folder / "notes.txt").symlink_to(mine)
     (vault.folder / "audio-9.f32").symlink_to(mine)
-    assert PRECIOUS not in {**papers_of(vault.folder), **whole(vault.folder)}.values()
+    assert PRECIOUS not in {**read_metadata_files(vault.folder), **read_all_files(vault.folder)}.values()
 
 
 def test_an_inbox_that_is_a_link_is_neither_read_nor_filed_into(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_what_is_no_file_in_an_inbox_is_not_waited_for(tmp_path: Path, mine: Pat
     os.mkfifo(inbox.folder / "pipe.json")
     (inbox.folder / "folder.json").mkdir()
     (inbox.folder / "link.json").symlink_to(mine)
-    assert [waiting.wish for waiting in inbox.waiting()] == [WISH]
+    assert [waiting.request for waiting in inbox.waiting()] == [WISH]
 
 
 # ---- a run -----------------------------------------------------------------------------------------------

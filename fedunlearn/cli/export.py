@@ -64,7 +64,7 @@ def _export(run: RunFolder, out: Path) -> int:
         _save(run, results, out)
     finally:
         run.unlock()
-    waiting = sum(1 for client in run.clients() for w in Inbox(run.vault(client)).waiting() if w.wish)
+    waiting = sum(1 for client in run.clients() for w in Inbox(run.vault(client)).waiting() if w.request)
     if waiting:
         waits = "1 deletion request waits" if waiting == 1 else f"{waiting} deletion requests wait"
         warn(f"{waits} to be served; this model still knows that speech")

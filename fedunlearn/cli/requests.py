@@ -131,7 +131,7 @@ def _delete(run: RunFolder, client: int, asked: _Asked) -> int:
     except BadInput as error:
         problems += error.problems
     try:
-        wish = asked.wish()
+        wish = asked.request()
     except BadInput as error:
         problems += error.problems
     if problems:
@@ -182,7 +182,7 @@ def _expected(run: RunFolder, client: int, wish: FiledRequest) -> DeletionReques
     folder = run.vault(client)
     entries, inbox = _entries(folder), Inbox(folder).waiting()
     book = list(RequestStore(folder).all())
-    for earlier in (w.wish for w in inbox if w.wish and all(w.id != r.id for r in book)):
+    for earlier in (w.request for w in inbox if w.request and all(w.id != r.id for r in book)):
         book.append(admit(earlier, client, entries, book, _ANY_DATE))
     return admit(wish, client, entries, book, _ANY_DATE)
 
@@ -257,7 +257,7 @@ def _rows(run: RunFolder, client: int) -> list[tuple[str, ...]]:
         for state in [_reached(r, recorded.get(r.id), vault)]
     ]
     known = {row[0] for row in rows}
-    for wish in (w.wish for w in waiting if w.wish and w.id not in known):
+    for wish in (w.request for w in waiting if w.request and w.id not in known):
         rows.append((wish.id, wish.what, "", "", "", "filed", "the device has not read it yet"))
     return rows
 
@@ -291,7 +291,7 @@ def _recorded(run: RunFolder, client: int, ids: Sequence[str]) -> dict[str, Requ
 
 
 def _states(vault: Path) -> dict[str, str]:
-    filed = {w.id: "filed" for w in Inbox(vault).waiting() if w.wish}
+    filed = {w.id: "filed" for w in Inbox(vault).waiting() if w.request}
     return filed | {r.id: r.state for r in RequestStore(vault).all()}
 
 

@@ -1,6 +1,6 @@
-"""The door: every wish, be it of a schedule, of chance or of a person, becomes a request here, or is refused.
+"""Admission: what is scheduled, drawn at random or filed by a person becomes a request or is refused.
 
-Requests begin on the device. What leaves it is a request's id, its dates, its state and counts: never an
+Requests begin on the device. What leaves it is a request's id, its rounds, its state and counts: never an
 utterance, a speaker or a reason.
 """
 
@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from fedunlearn.config import Config
-from fedunlearn.deletion.inbox import FiledRequest, Inbox, InboxFile, matching
+from fedunlearn.deletion.inbox import FiledRequest, Inbox, InboxFile, select_utterances
 from fedunlearn.deletion.request import (
     HOLDS_NONE,
     NOT_UNDERSTOOD,
@@ -28,10 +28,11 @@ from fedunlearn.seeding import rng_for
 from fedunlearn.vault.index import VaultEntry
 
 Entries = Mapping[str, VaultEntry]
+"""utterance id -> its entry in the vault"""
 
 
 class VaultContents(Protocol):
-    """What admission reads of a device's vault."""
+    """The part of a device's vault that admission reads."""
 
     @property
     def folder(self) -> Path: ...  # noqa: D102
@@ -40,114 +41,122 @@ class VaultContents(Protocol):
 
 
 def raise_due(config: Config, vault: VaultContents, client: int, rounds_done: int) -> RequestStore:
-    """Let the people at this device raise what is due, and hear what they have filed.
+    """Raise the device's requests that are due, and admit what waits in its inbox.
+
+    Files of the inbox are unlinked only once the new requests are on disk.
 
     Args:
-        config: the experiment, with its schedule and its chances.
-        rounds_done: rounds done; beyond ``training.rounds`` they are rounds after learning.
+        config: the experiment, with its schedule and its rates of random requests.
+        vault: of the device.
+        client: number of the device.
+        rounds_done: rounds done, those after learning included.
 
     Returns:
-        The device's book, with all new requests written. Only then is anything unlinked from the inbox.
+        the device's request store, with all new requests written
     """
-    book, inbox = RequestStore(vault.folder), Inbox(vault.folder)
+    store, inbox = RequestStore(vault.folder), Inbox(vault.folder)
     entries, waiting = vault.entries, inbox.waiting()
-    known, devices = {r.event for r in book.all()}, devices_of(vault.folder)
-    # Of people with other devices also those whose speech has gone from here: the others wait for its answer.
+    known, devices = {r.event for r in store.all()}, devices_of(vault.folder)
+    # Speakers with several devices count even if this one holds nothing of theirs any more: the request has
+    # the same id on all devices and is complete only when each of them has reported it.
     speakers = {e.speaker for e in entries.values()} | devices.keys()
-    planned, by_chance = (
-        [w for w in wishes if w.event not in known] for wishes in _due(config, speakers, client, rounds_done)
+    scheduled, random = (
+        [filed for filed in due if filed.event not in known]
+        for due in _due(config, speakers, client, rounds_done)
     )
-    if not planned and not by_chance and not waiting:
-        return book
+    if not scheduled and not random and not waiting:
+        return store
 
-    def heard(before: Sequence[DeletionRequest]) -> list[DeletionRequest]:
-        rows = list(before)
-        for due in [*planned, *by_chance]:
-            wish = replace(due, devices=devices.get(due.speaker, 1))
-            rng = rng_for(config.seed, "deletion", client, wish.event)
-            request = admit(wish, client, entries, rows, rounds_done, rng)
-            # Chance makes nobody ask who has nothing left to ask for; whoever planned to is told so.
-            if not is_known(request, rows) and (request.is_open or due in planned):
-                rows.append(request)
+    def add_new(before: Sequence[DeletionRequest]) -> list[DeletionRequest]:
+        requests = list(before)
+        for due in [*scheduled, *random]:
+            filed = replace(due, devices=devices.get(due.speaker, 1))
+            rng = rng_for(config.seed, "deletion", client, filed.event)
+            request = admit(filed, client, entries, requests, rounds_done, rng)
+            # A random request that cannot be served counts as never raised; a scheduled one is refused.
+            if not is_known(request, requests) and (request.is_open or due in scheduled):
+                requests.append(request)
         for file in waiting:
-            _hear(file, client, entries, rows, rounds_done)
-        return rows
+            _admit_file(file, client, entries, requests, rounds_done)
+        return requests
 
-    book.change(heard)
+    store.change(add_new)
     for file in waiting:
         file.file.unlink(missing_ok=True)
-    return book
+    return store
 
 
 def admit(
-    wish: FiledRequest,
+    filed: FiledRequest,
     client: int,
     entries: Entries,
-    book: Iterable[DeletionRequest],
+    requests: Iterable[DeletionRequest],
     rounds_done: int,
     rng: np.random.Generator | None = None,
 ) -> DeletionRequest:
-    """What becomes of a wish at this device: a request for what nobody has asked for yet, or a refusal.
+    """Turn what was filed into a request for utterances that no earlier request names, or refuse it.
 
     Args:
+        filed: what somebody asks for.
+        client: number of the device.
         entries: of the device's vault.
-        book: all its requests.
+        requests: all requests of the device so far.
         rounds_done: rounds done; what is recorded later does not exist yet.
         rng: draws the utterances of what = "some"; without it, these are the first ones.
 
     Returns:
-        A request, raised, with at least one utterance, be it of the training or of the held-out ones; or
-        refused, with none and a ``note`` that says why.
+        a raised request with at least one training or held-out utterance; or a refused one, with none and a
+        ``note`` that says why
     """
-    book = tuple(book)
+    requests = tuple(requests)
     held = [e for e in entries.values() if e.recorded <= rounds_done]
-    standing = [r for r in book if r.state not in {RequestState.WITHDRAWN, RequestState.REFUSED}]
-    asked_before = {u for r in standing for u in (*r.utterances, *r.held_out)}
-    # "some" is a draw from what models are trained on; every other kind means all that the device stores.
-    wanted = matching(wish, [e for e in held if wish.what != "some" or e.split == "train"])
-    left = [e.id for e in wanted if e.id not in asked_before]
+    effective = [r for r in requests if r.state not in {RequestState.WITHDRAWN, RequestState.REFUSED}]
+    requested = {u for r in effective for u in (*r.utterances, *r.held_out)}
+    # "some" draws from what models are trained on; every other kind means all that the device stores.
+    wanted = select_utterances(filed, [e for e in held if filed.what != "some" or e.split == "train"])
+    left = [e.id for e in wanted if e.id not in requested]
     request = DeletionRequest(
-        wish.id,
+        filed.id,
         client,
-        wish.what,
+        filed.what,
         rounds_done,
-        wish.event,
+        filed.event,
         (),
-        deadline=wish.deadline,
-        devices=wish.devices,
-        reason=wish.reason,
+        deadline=filed.deadline,
+        devices=filed.devices,
+        reason=filed.reason,
     )
-    if problem := _problem(wish, held, wanted, left, asked_before):
+    if problem := _problem(filed, held, wanted, left, requested):
         return replace(request, note=problem).moved(RequestState.REFUSED)
-    if wish.what == "some":
+    if filed.what == "some":
         order = range(len(left)) if rng is None else rng.permutation(len(left)).tolist()
-        left = [left[i] for i in sorted(order[: wish.count])]
+        left = [left[i] for i in sorted(order[: filed.count])]
     trained, held_out = (tuple(i for i in left if entries[i].split == split) for split in ("train", "test"))
     return replace(request, utterances=trained, held_out=held_out)
 
 
 def _problem(
-    wish: FiledRequest,
+    filed: FiledRequest,
     held: Sequence[VaultEntry],
     wanted: Sequence[VaultEntry],
     left: Sequence[str],
-    asked: set[str],
+    requested: set[str],
 ) -> str:
-    """Why a wish cannot be served here; empty if it can."""
-    if wish.what == "named":
-        unknown = sorted(set(wish.utterances) - {e.id for e in held} - asked)
+    """Say why this device cannot serve what was filed; empty if it can."""
+    if filed.what == "named":
+        unknown = sorted(set(filed.utterances) - {e.id for e in held} - requested)
         if unknown:
             return f"{HOLDS_NONE} {_listed(unknown)}"
-        if not wish.utterances:
+        if not filed.utterances:
             return "no utterance is named"
     elif not wanted:
-        of = {"emotion": f" of emotion {wish.emotion!r}", "speaker": f" of speaker {wish.speaker!r}"}
-        return f"{TRAINS_ON_NONE}{of.get(wish.what, '')}"
+        of = {"emotion": f" of emotion {filed.emotion!r}", "speaker": f" of speaker {filed.speaker!r}"}
+        return f"{TRAINS_ON_NONE}{of.get(filed.what, '')}"
     return "" if left else "already asked for"
 
 
 def _listed(ids: Sequence[str]) -> str:
-    """Ids in one line: the first ten of them; those that would not be seen as they are, in quotes."""
+    """List the first ten ids in one line, those with invisible characters in quotes."""
     shown = [i if i.isprintable() and i and i == i.strip() else repr(i) for i in ids[:10]]
     return ", ".join(shown) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
 
@@ -162,24 +171,24 @@ def _due(
     )
 
 
-def _hear(
-    file: InboxFile, client: int, entries: Entries, rows: list[DeletionRequest], rounds_done: int
+def _admit_file(
+    file: InboxFile, client: int, entries: Entries, requests: list[DeletionRequest], rounds_done: int
 ) -> None:
-    """Take one file of the inbox into the book; one that was taken before has no effect."""
+    """Apply one file of the inbox to the requests; a file that was applied before has no effect."""
     if file.withdraws:
-        rows[:] = [_withdrawn(r, rounds_done) if r.id == file.withdraws else r for r in rows]
+        requests[:] = [_withdraw(r, rounds_done) if r.id == file.withdraws else r for r in requests]
         return
-    if file.wish:
-        request = admit(file.wish, client, entries, rows, rounds_done)
+    if file.request:
+        request = admit(file.request, client, entries, requests, rounds_done)
     else:
         note = f"{NOT_UNDERSTOOD}: {file.problem}"
         request = DeletionRequest(file.id, client, "named", rounds_done, f"unread-{file.id}", (), note=note)
         request = request.moved(RequestState.REFUSED)
-    if not is_known(request, rows):
-        rows.append(request)
+    if not is_known(request, requests):
+        requests.append(request)
 
 
-def _withdrawn(request: DeletionRequest, rounds_done: int) -> DeletionRequest:
+def _withdraw(request: DeletionRequest, rounds_done: int) -> DeletionRequest:
     if request.state in {RequestState.RAISED, RequestState.ACCEPTED}:
         return replace(request.moved(RequestState.WITHDRAWN), withdrawn=rounds_done)
     if request.state in {RequestState.WITHDRAWN, RequestState.REFUSED}:
@@ -191,13 +200,18 @@ _DEVICES = "devices.json"
 
 
 def note_devices(vault_folder: Path, devices: Mapping[str, int]) -> None:
-    """Tell a device on how many devices these speakers' speech lies; without any, nothing is written."""
+    """Write into a vault on how many devices the recordings of its speakers lie.
+
+    Args:
+        vault_folder: of the device.
+        devices: speaker -> number of devices; empty = nothing is written.
+    """
     if devices:
         write_atomically(vault_folder / _DEVICES, json.dumps(dict(devices)))
 
 
 def devices_of(vault_folder: Path) -> dict[str, int]:
-    """speaker -> how many devices hold their speech; whoever is not named has this one alone."""
+    """Read the number of devices of each speaker who has several."""
     try:
         devices: dict[str, int] = json.loads((vault_folder / _DEVICES).read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,13 +1,13 @@
-"""A deletion request's last step on its device: gone from the vault, looked for everywhere, and said so.
+"""The last step of a deletion request on its device: purge the vault, verify, and issue a receipt.
 
 The steps, each durable before the next:
-    1. evidence/<request>: what the speech can be recognised by (fingerprints, no speech) and what goes
-    2. the vault is purged
-    3. the vault and the places beside it are searched
-    4. receipts/<request>.json
-    5. the request book says "purged"
-    6. the evidence is wiped
-A device that dies at any of them finds the evidence when it is asked again, and does all that follows.
+    1. write evidence/<request>: what is deleted, and fingerprints (no audio) that it can be recognised by
+    2. purge the vault
+    3. search the vault and the places beside it
+    4. write receipts/<request>.json
+    5. set the request's state to "purged"
+    6. wipe the evidence
+A device that dies at any of them finds the evidence when it is asked again, and completes the rest.
 """
 
 import hashlib
@@ -32,9 +32,15 @@ from fedunlearn.vault.vault import Vault
 
 @dataclass(frozen=True)
 class AppliedRequests:
-    """What the server says of a deletion that it has applied; as in ``receipts.Deletion``.
+    """What the server sends about deletions that it has applied.
 
-    ``rounds_done`` is in the rounds that recordings are dated by; what is recorded after it stays.
+    Attributes:
+        rounds_done: rounds done; what is recorded later stays.
+        round: see ``DeletionRecord``.
+        round_applied: see ``DeletionRecord``.
+        model: see ``DeletionRecord``.
+        method: how the model was made to forget.
+        ledger_head: see ``DeletionRecord``.
     """
 
     rounds_done: int
@@ -47,11 +53,11 @@ class AppliedRequests:
 
 @dataclass(frozen=True)
 class PurgeResult:
-    """What became of it.
+    """Result of a purge.
 
     Attributes:
-        removed: utterances, now.
-        verified: no trace of any of the requests' speech was found.
+        removed: number of utterances removed by this attempt.
+        verified: whether no trace of any of the requests' recordings was found.
     """
 
     removed: int
@@ -60,7 +66,7 @@ class PurgeResult:
 
 @dataclass(frozen=True)
 class _Evidence:
-    """What goes for one request, and what it can be recognised by; lies beside the vault until verified."""
+    """What one request deletes, and what it can be recognised by; kept in the vault until verified."""
 
     utterances: tuple[str, ...]
     held_out: tuple[str, ...]
@@ -77,12 +83,12 @@ class _Evidence:
         if not path.exists():
             return None
         head, _, body = path.read_bytes().partition(b"\n")
-        told = json.loads(head)
-        # Evidence of an earlier version says no checksum.
-        if told.get("sha256", digest := hashlib.sha256(body).hexdigest()) != digest:
+        fields = json.loads(head)
+        # Evidence of an earlier version has no checksum.
+        if fields.get("sha256", digest := hashlib.sha256(body).hexdigest()) != digest:
             raise ValueError(f"{path}: does not match its checksum; it was cut or changed")
-        utterances, held_out, derived = (tuple(told[key]) for key in ("utterances", "held_out", "derived"))
-        return cls(utterances, held_out, told["seconds"], derived, Fingerprints.from_bytes(body))
+        utterances, held_out, derived = (tuple(fields[key]) for key in ("utterances", "held_out", "derived"))
+        return cls(utterances, held_out, fields["seconds"], derived, Fingerprints.from_bytes(body))
 
     def write(self, path: Path) -> None:
         head, body = asdict(replace(self, fingerprints=Fingerprints.of([]))), self.fingerprints.to_bytes()
@@ -100,68 +106,72 @@ def purge_requests(
     applied: AppliedRequests,
     spared: Iterable[Path] = (),
 ) -> PurgeResult:
-    """Remove what these requests of the device's own book ask for, and verify it.
+    """Remove what these requests of the device name, and verify it.
 
-    Idempotent; whatever interrupted an earlier attempt, this one completes it. A request of which a trace
-    was found, or may be in what could not be searched, keeps its evidence, gets no receipt, and may be asked
-    for again.
+    Idempotent: it completes an earlier attempt that was interrupted. A request of which a trace was found, or
+    may be in what could not be searched, keeps its evidence and gets no receipt; it may be purged again.
 
     Args:
+        vault: of the device.
         model: of the run's kind; it derives the features to look for.
+        requests: ids.
         beside: files and folders outside the vault where traces could be; no other device's vault.
-        spared: folders that are not searched where a link leads into them.
+        applied: what the server sent about the requests.
+        spared: folders that are not searched if a link leads into them.
 
     Raises:
         OSError: the disk is full or broken; nothing was lost that stays.
     """
-    vault.purge(())  # sees what an interrupted attempt, or another process, has done
-    evidence = _plan(vault, model, requests, applied.rounds_done)
-    for request, of_it in evidence.items():
-        of_it.write(_evidence_of(vault.folder, request))
-    removed = vault.purge(i for of_it in evidence.values() for i in of_it.ids)
+    vault.purge(())  # reads what an interrupted attempt, or another process, has done
+    evidence = _collect_evidence(vault, model, requests, applied.rounds_done)
+    for request, own in evidence.items():
+        own.write(_evidence_file(vault.folder, request))
+    removed = vault.purge(i for own in evidence.values() for i in own.ids)
     drop_calibrated_set(vault.folder)
     vault.derive(model)
     everything = Fingerprints.of([])
-    for of_it in evidence.values():
-        everything |= of_it.fingerprints
+    for own in evidence.values():
+        everything |= own.fingerprints
     findings = find_traces([vault.folder, *beside], everything, spared)
     clean = {
         r: e for r, e in evidence.items() if not findings.unsearched and not findings.any_of(e.fingerprints)
     }
-    for request, of_it in clean.items():
+    for request, own in clean.items():
         deletion = DeletionRecord(
             request,
-            of_it.utterances,
-            of_it.held_out,
-            of_it.seconds,
-            of_it.derived,
+            own.utterances,
+            own.held_out,
+            own.seconds,
+            own.derived,
             applied.round,
             applied.round_applied,
             applied.model,
             applied.method,
             findings.files,
             findings.bytes,
-            len(of_it.fingerprints),
+            len(own.fingerprints),
             applied.ledger_head,
         )
         write_receipt(vault.folder, deletion)
     RequestStore(vault.folder).set_state(requests, RequestState.PURGED)
     for request in clean:
-        _take_away(_evidence_of(vault.folder, request))
-    with suppress(OSError):  # another request's is still in it
+        _wipe_evidence(_evidence_file(vault.folder, request))
+    with suppress(OSError):  # it is not empty: evidence of another request is in it
         (vault.folder / "evidence").rmdir()
     return PurgeResult(removed, clean.keys() == set(requests))
 
 
-def _plan(vault: Vault, model: EmotionModel, requests: Sequence[str], by: int) -> dict[str, _Evidence]:
-    """For each request what was found by an earlier attempt, or else what goes now."""
-    asked = {r.id: r for r in RequestStore(vault.folder).all() if r.id in requests}
-    named = {u for r in asked.values() for u in r.held_out}
+def _collect_evidence(
+    vault: Vault, model: EmotionModel, requests: Sequence[str], by: int
+) -> dict[str, _Evidence]:
+    """Read each request's evidence of an earlier attempt, or else collect it now."""
+    stored = {r.id: r for r in RequestStore(vault.folder).all() if r.id in requests}
+    named = {u for r in stored.values() for u in r.held_out}
     evidence: dict[str, _Evidence] = {}
-    going: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+    deleting: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
     gone: set[str] = set()
-    for request, own in asked.items():
-        earlier = _Evidence.read(_evidence_of(vault.folder, request))
+    for request, own in stored.items():
+        earlier = _Evidence.read(_evidence_file(vault.folder, request))
         if earlier:
             evidence[request] = earlier
             gone |= set(earlier.ids)
@@ -171,56 +181,59 @@ def _plan(vault: Vault, model: EmotionModel, requests: Sequence[str], by: int) -
             for ids in (own.utterances, own.held_out)
         )
         gone |= {*wanted, *held_out}
-        # What another request of these names stands in that one's receipt.
-        held_out += leaving_too(vault, gone | named, wanted, by)
+        # Utterances that another of these requests names appear in that one's receipt.
+        held_out += implied_held_out(vault, gone | named, wanted, by)
         gone |= set(held_out)
-        going[request] = (wanted, held_out)
-    for request, (wanted, held_out) in going.items():
+        deleting[request] = (wanted, held_out)
+    for request, (wanted, held_out) in deleting.items():
         ids = (*wanted, *held_out)
         seconds = sum(vault.entries[i].samples for i in ids) / SAMPLE_RATE
         derived = vault.stored_names() if ids else ()
         evidence[request] = _Evidence(
             wanted, held_out, seconds, derived, vault.fingerprints(ids, model, beside=gone)
         )
-    return {request: evidence[request] for request in asked}
+    return {request: evidence[request] for request in stored}
 
 
-def leaving_too(vault: Vault, gone: Iterable[str], wanted: Iterable[str], by: int) -> tuple[str, ...]:
-    """Held-out utterances that go along: whoever takes back all training speech leaves nothing behind.
+def implied_held_out(vault: Vault, gone: Iterable[str], wanted: Iterable[str], by: int) -> tuple[str, ...]:
+    """Find the held-out utterances that a request deletes along with a speaker's last training utterances.
 
     Args:
-        gone: what is purged by now.
-        wanted: those of them that this request asks for.
-        by: rounds done; what is recorded later is no part of it.
+        vault: of the device.
+        gone: ids of all that is purged by now.
+        wanted: those of them that this request names.
+        by: rounds done; what is recorded later stays.
     """
     gone = set(gone)
     leaving = {vault.entries[i].speaker for i in wanted}
     staying = {vault.entries[i].speaker for i in vault.ids("train", by) if i not in gone}
     held_out = {i: vault.entries[i].speaker for i in vault.ids("test", by) if i not in gone}
-    return going_along(leaving, staying, held_out)
+    return held_out_of_leaving(leaving, staying, held_out)
 
 
-def going_along(
+def held_out_of_leaving(
     leaving: Collection[str], staying: Collection[str], held_out: Mapping[str, str]
 ) -> tuple[str, ...]:
-    """Held-out utterances of one device that go when training speech of some speakers goes.
+    """Select the held-out utterances of one device that are deleted with training utterances of its speakers.
+
+    A speaker without training utterances leaves no held-out ones behind; a device without any leaves none.
 
     Args:
-        leaving: speakers of the training speech that goes.
-        staying: of that which is left.
-        held_out: utterance -> speaker.
+        leaving: speakers of the training utterances that are deleted.
+        staying: speakers of those that are left.
+        held_out: held-out utterance -> speaker.
     """
     if not leaving or not staying:
         return tuple(held_out) if leaving else ()
     return tuple(i for i, speaker in held_out.items() if speaker in leaving and speaker not in staying)
 
 
-def _take_away(path: Path) -> None:
-    # Under its own name it is never half wiped; where this is cut off, whoever opens the vault next goes on.
+def _wipe_evidence(path: Path) -> None:
+    # Renamed first, so that it is never half wiped under its own name; opening the vault completes this.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     path.replace(temporary)
     wipe(temporary)
 
 
-def _evidence_of(vault_folder: Path, request: str) -> Path:
+def _evidence_file(vault_folder: Path, request: str) -> Path:
     return vault_folder / "evidence" / receipt_of(vault_folder, request).stem

@@ -1,10 +1,11 @@
-"""What a person gets to hold: a receipt of the deletion, in plain words and numbers.
+"""Receipts: what a person gets as the record of a deletion, in plain words and numbers.
 
-``<vault>/receipts/<request>.json``, schema ``fedunlearn/receipt/2``. It names the person's own utterances, so
-it stays on the person's own device; it holds no path and nothing of anybody else's. What the ledger says of
-the request stands in it, too: a copy that the person keeps shows whether the ledger was changed afterwards.
+A receipt is the file ``<vault>/receipts/<request>.json``, of schema ``fedunlearn/receipt/2``. It names the
+person's own utterances, so it stays on the person's own device; it contains no path and nothing about other
+people. It also contains the request's rows of the ledger: a copy that the person keeps shows whether the
+ledger was changed afterwards.
 
-Receipts of schema ``fedunlearn/receipt/1`` lack that and a digest of their own. They are read as well.
+Receipts of schema ``fedunlearn/receipt/1`` have neither these rows nor a digest; they can be read, too.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ from fedunlearn.run_folder import RunFolder
 SCHEMA = "fedunlearn/receipt/2"
 _EARLIER = "fedunlearn/receipt/1"
 _ADDED_LATER = {"schema", "ledger", "evidence", "kept", "sha256"}
-"""parts that change after a receipt was written"""
+"""parts that may change after a receipt is written"""
 _ID = r"[\w-]{1,100}"
 _HASH = re.compile("[0-9a-f]{64}")
 
@@ -50,7 +51,8 @@ class MethodRecord:
     """How the model was made to forget.
 
     Attributes:
-        name, source: the method and whom it is from.
+        name: of the method.
+        source: the paper it is from.
         sees: the data it works on: "forget" (these recordings alone), "retain" or "history".
         aggregation: how the device's update joined the shared model.
     """
@@ -63,17 +65,21 @@ class MethodRecord:
 
 @dataclass(frozen=True)
 class DeletionRecord:
-    """What one request came to on one device.
+    """The outcome of one request on one device.
 
     Attributes:
-        utterances: the training utterances that it asked for and had, by id.
-        held_out: the held-out ones that it asked for, and those that went along, by id.
-        seconds: of audio, of both.
-        derived: names of the features that were made of it and stored.
+        request: id.
+        utterances: ids of the training utterances that were deleted.
+        held_out: ids of the held-out utterances that were deleted, those that were implied included.
+        seconds: length of the deleted audio in s.
+        derived: names of the stored features that were derived from it.
         round: rounds done when it was removed.
-        round_applied, model: from which shared model on: the round in which forgetting was applied, and the
-            SHA-256 of the weights right after; -1 or empty = no model had been trained on it.
-        files, bytes, fingerprints: looked through, and looked for, afterwards; none was found.
+        round_applied: round in which unlearning was applied; -1 = no model had been trained on the audio.
+        model: SHA-256 of the weights right after that; empty = no model had been trained on the audio.
+        method: how the model was made to forget.
+        files: number of files that were searched afterwards without finding a trace.
+        bytes: number of bytes in them.
+        fingerprints: number of fingerprints that were searched for.
         ledger_head: hash of the ledger's last row when the server asked for the purge; empty = not known.
     """
 
@@ -93,17 +99,17 @@ class DeletionRecord:
 
 
 class BadReceipt(ValueError):
-    """A file that is no receipt, or one that was damaged; ``str(error)`` names it."""
+    """A file is no receipt, or a damaged one; ``str(error)`` names it."""
 
 
 @dataclass(frozen=True)
 class NotedRow:
-    """A row of the ledger as a receipt has it.
+    """A row of the ledger, as a receipt contains it.
 
     Attributes:
         position: 1, 2, ...
         round: of the timeline.
-        state: that the request reached.
+        state: the state that the request reached.
         hash: of the row.
     """
 
@@ -115,16 +121,16 @@ class NotedRow:
 
 @dataclass(frozen=True)
 class Receipt:
-    """A receipt that was read.
+    """The content of a receipt.
 
     Attributes:
-        request: its id.
-        utterances: training utterances that were removed, by id.
-        held_out: held-out ones that were removed, by id.
+        request: id.
+        utterances: ids of the training utterances that were removed.
+        held_out: ids of the held-out utterances that were removed.
         learned: whether a model had been trained on what was removed.
         head_at_purge: of the ledger when the server asked for the purge; empty = not known.
         head: of the ledger at the end of the run; empty = the run has not ended yet.
-        rows: what the ledger said of the request at the end of the run.
+        rows: the request's rows in the ledger at the end of the run.
         permanent: all parts that never change once a receipt is written.
     """
 
@@ -139,26 +145,38 @@ class Receipt:
 
     @property
     def removed(self) -> tuple[str, ...]:
-        """Ids of all that was removed."""
+        """Ids of all utterances that were removed."""
         return (*self.utterances, *self.held_out)
 
 
 def receipt_of(vault_folder: Path, request: str) -> Path:
-    """Where the receipt of a request lies. Raises ValueError for what is no request's id."""
+    """Return where the receipt of a request lies.
+
+    Args:
+        vault_folder: of the device.
+        request: id.
+
+    Raises:
+        ValueError: it is not the id of a request.
+    """
     if not re.fullmatch(_ID, request):
         raise ValueError(f"{request!r} is not the id of a request")
     return vault_folder / "receipts" / f"{request}.json"
 
 
 def every_receipt(run: RunFolder) -> Iterator[tuple[int, Path]]:
-    """The receipts of all devices of a run: (client, file) each."""
+    """List the receipts of all devices of a run as (client, file)."""
     for client in run.clients():
         for path in sorted((run.vault(client) / "receipts").glob("*.json")):
             yield client, path
 
 
 def removed_by(vault_folder: Path, request: str) -> tuple[str, ...]:
-    """Ids of all that a request removed, as its receipt says; none where there is no receipt.
+    """Read from a receipt which utterances its request removed; none if there is no receipt.
+
+    Args:
+        vault_folder: of the device.
+        request: id.
 
     Raises:
         BadReceipt: the file is no receipt, or a damaged one.
@@ -168,7 +186,16 @@ def removed_by(vault_folder: Path, request: str) -> tuple[str, ...]:
 
 
 def write_receipt(vault_folder: Path, deletion: DeletionRecord, now: datetime | None = None) -> Path:
-    """Leave a receipt, unless there is one: the first tells when it was. Returns where it is."""
+    """Write a receipt, unless there is one already: the first one has the right time.
+
+    Args:
+        vault_folder: of the device.
+        deletion: the outcome of the request.
+        now: time of the deletion; None = the current time.
+
+    Returns:
+        the receipt's file
+    """
     path = receipt_of(vault_folder, deletion.request)
     if path.exists():
         return path
@@ -208,12 +235,12 @@ def write_receipt(vault_folder: Path, deletion: DeletionRecord, now: datetime | 
 
 
 def add_evidence(path: Path, evidence: Mapping[str, Any]) -> None:
-    """Tell, in a receipt, what was measured of the forgetting at the end of the run.
+    """Add to a receipt how much the model forgot, as measured at the end of the run.
 
     Args:
         path: of the receipt.
         evidence: such as forget_accuracy {original, unlearned, recovered, retrained}, membership {recovered,
-            retrained} each {auc, low, high}, gap and noise_floor. Takes the place of earlier evidence.
+            retrained} each {auc, low, high}, gap and noise_floor. It replaces earlier evidence.
 
     Raises:
         ValueError: a number is not finite (JSON has no NaN).
@@ -224,11 +251,11 @@ def add_evidence(path: Path, evidence: Mapping[str, Any]) -> None:
 
 
 def add_kept(path: Path, kept: Sequence[Mapping[str, str]]) -> None:
-    """Name, in a receipt, the files that still know what was deleted; the experimenter can delete them.
+    """Add to a receipt the files with models that still know what was deleted.
 
     Args:
         path: of the receipt.
-        kept: {file, what} each; none = there are none any more. Takes the place of an earlier list.
+        kept: {file, what} each; empty = there are none any more. It replaces an earlier list.
 
     Raises:
         BadReceipt: the file is no receipt, or a damaged one.
@@ -238,11 +265,11 @@ def add_kept(path: Path, kept: Sequence[Mapping[str, str]]) -> None:
 
 
 def add_ledger(path: Path, rows: Sequence[LedgerEntry], head: str) -> None:
-    """Say, in a receipt, what the ledger says of its request at the end of the run.
+    """Add to a receipt the rows of its request in the ledger at the end of the run.
 
     Args:
         path: of the receipt.
-        rows: of the request on this device. They take the place of earlier ones.
+        rows: of the request on this device; they replace earlier ones.
         head: of the ledger.
 
     Raises:
@@ -256,11 +283,14 @@ def add_ledger(path: Path, rows: Sequence[LedgerEntry], head: str) -> None:
 
 
 def read_receipt(path: Path) -> Receipt:
-    """Read a receipt, wherever it lies.
+    """Read a receipt from any place.
+
+    Args:
+        path: of the receipt.
 
     Raises:
         BadReceipt: the file is no receipt, or its content does not match the digest in it.
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such file.
         OSError: it cannot be read.
     """
     content = _read(path)

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class RequestState(StrEnum):
-    """What has become of a request; each is recorded in the ledger before the next step begins."""
+    """State of a request; each is recorded in the ledger before the next step begins."""
 
     RAISED = "raised"
     ACCEPTED = "accepted"
@@ -20,7 +20,7 @@ class RequestState(StrEnum):
 
 FOLLOWS: Mapping[RequestState, frozenset[RequestState]] = {
     # What no model has been trained on is purged without being unlearned; and a device does not see all that
-    # the server does with its request (it is never told that it was accepted, or its update applied).
+    # the server does with its request (that it was accepted, or its update applied).
     RequestState.RAISED: frozenset(
         {
             RequestState.ACCEPTED,
@@ -40,14 +40,13 @@ FOLLOWS: Mapping[RequestState, frozenset[RequestState]] = {
     RequestState.WITHDRAWN: frozenset(),
     RequestState.REFUSED: frozenset(),
 }
-"""state -> the states that may come next. There is no way back."""
+"""state -> the states that may follow; there is no way back"""
 
 OVERDUE = "overdue"
-"""recorded beside the states: the deadline passed while the request was open; it is served all the same"""
+"""recorded beside the states: the deadline passed while the request was open; it is served nevertheless"""
 
 CLOSED = frozenset({RequestState.PURGED, RequestState.VERIFIED, RequestState.WITHDRAWN, RequestState.REFUSED})
-"""A device has nothing more to do for a request in one of these."""
-
+"""states in which a device has nothing more to do for a request"""
 
 HOLDS_NONE = "this device holds no utterance"
 TRAINS_ON_NONE = "this device trains on no utterance"
@@ -57,23 +56,31 @@ _NOTES = {
     TRAINS_ON_NONE: "this device holds no such utterance",
     NOT_UNDERSTOOD: NOT_UNDERSTOOD,
 }
-"""how the note of a refusal begins that goes on in the person's own words -> what is left of it in the end"""
+"""beginning of a refusal's note that quotes the person -> the note that stays once the request is closed"""
 
 
 class ImpossibleStep(Exception):
-    """A request was to go to a state that cannot follow the one it is in; ``str(error)`` names both."""
+    """A request was moved to a state that cannot follow its current one; ``str(error)`` names both."""
 
 
 def has_passed(now: RequestState, state: RequestState) -> bool:
-    """Whether a request that is ``now`` has been in ``state``, or went past it on a shorter way.
+    """Tell whether a request has reached a state, or has passed it on a shorter way.
 
-    So a step that is taken again (a retry, a reply after its timeout) has no second effect.
+    So a repeated step (a retry, a reply after its timeout) has no second effect.
+
+    Args:
+        now: the state it is in.
+        state: the state in question.
     """
     return state == now or now in _beyond(state)
 
 
 def step(now: RequestState, to: RequestState) -> RequestState:
-    """The state after a step: ``to``, or ``now`` where that was reached before.
+    """Return the state after a step: ``to``, or ``now`` if ``to`` was reached before.
+
+    Args:
+        now: state before the step.
+        to: state to move to.
 
     Raises:
         ImpossibleStep: ``to`` cannot follow ``now``.
@@ -98,26 +105,26 @@ def _beyond(state: RequestState) -> set[RequestState]:
 
 @dataclass(frozen=True)
 class DeletionRequest:
-    """One client's wish as its device keeps it. None of this but id, counts, dates and state leaves it.
+    """A deletion request as its device keeps it; only its id, counts, rounds and state leave the device.
 
     Attributes:
-        id: 16 hexadecimal digits that tell nothing about the speaker or the utterances. A person with several
-            devices has one request, with the same id on each.
-        client: who asks.
+        id: 16 hexadecimal digits that reveal nothing about the speaker or the utterances. A person with
+            several devices has one request, with the same id on each.
+        client: number of the device.
         what: "all", "some", "emotion", "speaker" or "named".
         round: rounds done when it was raised.
-        event: the schedule's or arrival's name, or that of a person's wish; raising one twice has one effect.
-        utterances: the training utterances that must go: D_f of this request. Device and judge only.
-        held_out: the held-out utterances that must go with them. No model is trained on these, so they are
+        event: name of the scheduled, random or filed event; raising one twice has one effect.
+        utterances: the training utterances to delete: D_f of this request. Device and judge only.
+        held_out: the held-out utterances to delete with them. No model is trained on these, so they are
             purged and never unlearned. Device and judge only.
         state: as the device knows it.
         deadline: rounds after ``round`` within which it should be verified; None = none.
-        devices: how many of the person's devices hold speech that must go.
+        devices: how many of the person's devices hold recordings that must be deleted.
         reason: in the person's own words.
-        note: what the device has to say of it: why it is refused, or cannot be withdrawn any more.
+        note: why it was refused, or cannot be withdrawn any more.
         withdrawn: rounds done when it was withdrawn.
-        dropped: how many training utterances it named, once it is closed and they are dropped.
-        dropped_held_out: the same of the held-out ones.
+        dropped: how many training utterances it named, once it is closed and their ids are dropped.
+        dropped_held_out: the same for the held-out ones.
     """
 
     id: str
@@ -138,21 +145,21 @@ class DeletionRequest:
 
     @property
     def count(self) -> int:
-        """Training utterances of it on this device."""
+        """Number of its training utterances on this device."""
         return len(self.utterances) or self.dropped
 
     @property
     def held_out_count(self) -> int:
-        """Held-out utterances of it on this device."""
+        """Number of its held-out utterances on this device."""
         return len(self.held_out) or self.dropped_held_out
 
     @property
     def is_open(self) -> bool:
-        """Whether the device has something to do for it still."""
+        """Whether the device still has something to do for it."""
         return self.state not in CLOSED
 
     def moved(self, state: RequestState) -> "DeletionRequest":
-        """In a state; the same where that was reached before.
+        """Return the request in another state; unchanged if it reached that before.
 
         Raises:
             ImpossibleStep: it cannot follow.
@@ -160,10 +167,10 @@ class DeletionRequest:
         return replace(self, state=step(self.state, state))
 
     def closed(self) -> "DeletionRequest":
-        """Without the utterance ids and the person's words; counts, dates and the state stay.
+        """Return the request without utterance ids and the person's words; counts, rounds and state stay.
 
         Raises:
-            ValueError: it is open still.
+            ValueError: it is still open.
         """
         if self.is_open:
             raise ValueError(f"request {self.id} is {self.state}: it cannot be closed yet")
@@ -179,9 +186,9 @@ class DeletionRequest:
         )
 
     def at(self, rounds_done: int) -> RequestState:
-        """Its state as the server may hear it when ``rounds_done`` rounds are done.
+        """Return the state that is reported to the server after ``rounds_done`` rounds.
 
-        A run that was killed and goes on from an earlier date hears of a withdrawal when it was made.
+        A resumed run that continues from an earlier round sees a withdrawal in the round it was made.
         """
         if (
             self.state is RequestState.WITHDRAWN

@@ -1,6 +1,6 @@
-"""The device's book: every request ever raised here, durable in the vault folder.
+"""The request store: every request ever raised at a device, durable in its vault folder.
 
-Only the device writes it, one process at a time; a reader sees the book before a change or after it.
+Only the device writes it, one process at a time; a reader sees the state before a change or after it.
 """
 
 import json
@@ -17,10 +17,10 @@ from fedunlearn.vault.index import VaultEntry
 
 
 class RequestStore:
-    """A device's own requests.
+    """The deletion requests of one device, in the file ``requests.json``.
 
     Args:
-        vault_folder: of the device; need not hold a book yet.
+        vault_folder: of the device; the file need not exist yet.
     """
 
     def __init__(self, vault_folder: Path) -> None:
@@ -28,10 +28,10 @@ class RequestStore:
         self._file = vault_folder / "requests.json"
 
     def all(self) -> tuple[DeletionRequest, ...]:
-        """Every request ever raised here, in order.
+        """Read every request ever raised here, in order.
 
         Raises:
-            BadInput: what is there is no book.
+            BadInput: the file holds no requests.
         """
         try:
             return tuple(_request(row) for row in json.loads(self._file.read_text(encoding="utf-8")))
@@ -41,44 +41,50 @@ class RequestStore:
             raise BadInput(f"{self._file}: is no book of requests; it was cut or changed") from error
 
     def open(self) -> tuple[DeletionRequest, ...]:
-        """Those not yet purged, nor refused, nor withdrawn."""
+        """Read the requests that are not yet purged, refused or withdrawn."""
         return tuple(r for r in self.all() if r.is_open)
 
     def add(self, requests: Iterable[DeletionRequest]) -> None:
-        """Write new requests; an event or an id that was raised before is not raised again."""
+        """Add requests; an event or an id that was raised before is not raised again."""
 
-        def added(book: Sequence[DeletionRequest]) -> Sequence[DeletionRequest]:
-            grown = list(book)
+        def add_new(before: Sequence[DeletionRequest]) -> Sequence[DeletionRequest]:
+            grown = list(before)
             for request in requests:
                 if not is_known(request, grown):
                     grown.append(request)
             return grown
 
-        self.change(added)
+        self.change(add_new)
 
     def set_state(self, ids: Iterable[str], state: RequestState) -> None:
         """Move requests to a state; those that have passed it already stay where they are.
 
+        Args:
+            ids: of the requests.
+            state: to move to.
+
         Raises:
-            ImpossibleStep: for one of them it cannot follow; then none is moved.
+            ImpossibleStep: it cannot follow the state of one of them; then none is moved.
         """
         self._each(ids, lambda request: request.moved(state))
 
     def close(self, ids: Iterable[str]) -> None:
-        """Drop the utterance ids and the words of requests that are done with: counts, dates and states stay.
+        """Drop the utterance ids and the words of closed requests; counts, rounds and states stay.
 
-        For when they are purged, verified and judged: the judge needs the ids up to the end of a run.
+        To be called after the evaluation: the judge needs the ids up to the end of a run.
 
         Raises:
-            ValueError: one is open still.
+            ValueError: one of them is still open.
         """
-
         self._each(ids, lambda request: request.closed())
 
     def change(self, change: Callable[[tuple[DeletionRequest, ...]], Sequence[DeletionRequest]]) -> None:
-        """Read, change and write the book with no other process doing so meanwhile.
+        """Read, change and write all requests, with no other process doing so meanwhile.
 
-        Where the change raises, or changes nothing, nothing is written.
+        Nothing is written if ``change`` raises or changes nothing.
+
+        Args:
+            change: all requests -> all requests after the change.
         """
         with lock_folder(self.folder):
             before = self.all()
@@ -88,12 +94,12 @@ class RequestStore:
 
     def _each(self, ids: Iterable[str], change: Callable[[DeletionRequest], DeletionRequest]) -> None:
         wanted = set(ids)
-        self.change(lambda book: [change(r) if r.id in wanted else r for r in book])
+        self.change(lambda requests: [change(r) if r.id in wanted else r for r in requests])
 
 
-def is_known(request: DeletionRequest, book: Iterable[DeletionRequest]) -> bool:
-    """Whether the same wish stands in a book already."""
-    return any(r.event == request.event or r.id == request.id for r in book)
+def is_known(request: DeletionRequest, requests: Iterable[DeletionRequest]) -> bool:
+    """Tell whether a request, by its event or its id, is among others."""
+    return any(r.event == request.event or r.id == request.id for r in requests)
 
 
 def _request(row: dict[str, Any]) -> DeletionRequest:
@@ -104,37 +110,38 @@ def _request(row: dict[str, Any]) -> DeletionRequest:
     return DeletionRequest(**{**row, **named, "state": RequestState(row["state"])})
 
 
-Answer = dict[str, list[str] | list[int]]
-"""Equally long lists, one place for each request: ids; counts (training utterances of it on this device);
-states ("raised", "withdrawn", "refused" or "purged"); deadlines (rounds that are left, >= 0; -1 = none);
-devices (how many hold speech of the same person); learned (how many of its utterances a training round has
-used)."""
+RequestReport = dict[str, list[str] | list[int]]
+"""lists of equal length with one item per request: ids; counts (its training utterances on this device);
+states ("raised", "withdrawn", "refused" or "purged"); deadlines (rounds left, >= 0; -1 = none); devices (how
+many hold recordings of the same person); learned (how many of its utterances a training round has used)"""
 
 
 def report_requests(
-    book: RequestStore, entries: Mapping[str, VaultEntry], rounds_done: int, trained: int
-) -> Answer:
-    """Every request raised by ``rounds_done``, in the order of the book.
+    store: RequestStore, entries: Mapping[str, VaultEntry], rounds_done: int, last_trained: int
+) -> RequestReport:
+    """Report every request raised by ``rounds_done`` to the server, in the order in which they were raised.
 
     Args:
-        entries: of the device's vault.
-        rounds_done: rounds done. A run that goes on from an earlier date hears what had been raised by then.
-        trained: the last date at which this device's training counted; -1 = never.
+        store: of the device.
+        entries: of its vault.
+        rounds_done: rounds done; a resumed run that continues from an earlier round sees only what was
+            raised by then.
+        last_trained: rounds done when this device's training last counted; -1 = never.
     """
-    raised = [r for r in book.all() if r.round <= rounds_done]
+    raised = [r for r in store.all() if r.round <= rounds_done]
     return {
         "ids": [r.id for r in raised],
         "counts": [r.count for r in raised],
         "states": [str(r.at(rounds_done)) for r in raised],
-        "deadlines": [_left(r, rounds_done) for r in raised],
+        "deadlines": [_rounds_left(r, rounds_done) for r in raised],
         "devices": [r.devices for r in raised],
         "learned": [
-            sum(u in entries and entries[u].recorded <= trained for u in r.utterances) for r in raised
+            sum(u in entries and entries[u].recorded <= last_trained for u in r.utterances) for r in raised
         ],
     }
 
 
-def _left(request: DeletionRequest, rounds_done: int) -> int:
+def _rounds_left(request: DeletionRequest, rounds_done: int) -> int:
     if request.deadline is None:
         return -1
     return min(max(0, request.round + request.deadline - rounds_done), LARGEST)

@@ -1,13 +1,9 @@
-"""Deletions with a date: when a client raises them, and whether they can happen at all."""
+"""Scheduled and random deletions: in which round a client raises them."""
 
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 
 from fedunlearn.config.deletion import DeletionSettings, ScheduledDeletion
-from fedunlearn.corpora.utterance import Utterance
-from fedunlearn.deletion.inbox import FiledRequest, matching
-from fedunlearn.errors import BadInput
-from fedunlearn.partition import ClientShare, Partition
+from fedunlearn.deletion.inbox import FiledRequest
 from fedunlearn.seeding import rng_for, stream_key
 
 
@@ -17,7 +13,7 @@ def date_of(event: ScheduledDeletion, learning_rounds: int) -> int:
 
 
 def request_id(seed: int, client: int, event: str) -> str:
-    """16 hexadecimal digits, the same in every run of this seed."""
+    """Make a request's id: 16 hexadecimal digits, the same in every run with this seed."""
     return f"{stream_key(seed, 'request', client, event) % 2**64:016x}"
 
 
@@ -29,20 +25,35 @@ def scheduled_requests(
     learning_rounds: int,
     seed: int,
 ) -> list[FiledRequest]:
-    """Everything on the schedule that this client has raised by ``rounds_done``.
+    """List the scheduled requests that this client has raised by ``rounds_done``.
 
     Args:
-        speakers: whose speech this device holds: what one of them raises at one device is raised at all.
+        settings: the schedule.
+        client: number of the device.
+        speakers: whose recordings it holds; a speaker's request is raised at all devices of the speaker.
+        rounds_done: rounds done, those after learning included.
+        learning_rounds: rounds of learning.
+        seed: of the experiment.
     """
     return [
-        _wish(event, number, settings, seed)
+        filed_request(event, number, settings, seed)
         for number, event in enumerate(settings.schedule)
         if (event.client == client or (event.what == "speaker" and event.speaker in speakers))
         and date_of(event, learning_rounds) <= rounds_done
     ]
 
 
-def _wish(event: ScheduledDeletion, number: int, settings: DeletionSettings, seed: int) -> FiledRequest:
+def filed_request(
+    event: ScheduledDeletion, number: int, settings: DeletionSettings, seed: int
+) -> FiledRequest:
+    """Turn an event of the schedule into the request that its client files.
+
+    Args:
+        event: of the schedule.
+        number: its place in the schedule.
+        settings: the schedule, with the default deadline.
+        seed: of the experiment.
+    """
     name = f"schedule-{number}"
     return FiledRequest(
         id=request_id(seed, event.client, name),
@@ -56,92 +67,6 @@ def _wish(event: ScheduledDeletion, number: int, settings: DeletionSettings, see
     )
 
 
-def check_schedule(settings: DeletionSettings, partition: Partition, learning_rounds: int) -> None:
-    """See that every scheduled deletion, and every burst, can happen in this partition.
-
-    Raises:
-        BadInput: one line for each that cannot: unknown client, utterance, emotion or speaker, too large a
-            count, nothing left by then, or a date after learning has ended.
-    """
-    problems = []
-    for number, event in enumerate(settings.schedule):
-        place = f"deletions.schedule.{number}"
-        if event.client >= len(partition.clients):
-            problems.append(
-                f"{place}.client is {event.client}, but the clients are 0 to "
-                f"{len(partition.clients) - 1}: name another one, or have more clients"
-            )
-            continue
-        share = partition.clients[event.client]
-        train, held = share.train, (*share.train, *share.test)
-        if event.count > len(train):
-            problems.append(
-                f"{place}.count is {event.count}, but client {event.client} trains on {len(train)}"
-            )
-        unknown = sorted(set(event.utterances) - {u.id for u in held})
-        if unknown:
-            problems.append(f"{place}.utterances: client {event.client} does not hold {', '.join(unknown)}")
-        if event.emotion and event.emotion not in {u.emotion for u in held}:
-            problems.append(f"{place}.emotion: client {event.client} has no utterance of {event.emotion!r}")
-        if event.speaker and event.speaker not in {u.speaker for u in held}:
-            problems.append(f"{place}.speaker: client {event.client} has no utterance of {event.speaker!r}")
-        if event.round is not None and event.round > learning_rounds:
-            problems.append(
-                f"{place}.round is {event.round}, but learning has {learning_rounds} rounds; "
-                "use after_learning"
-            )
-    problems += _spoken_for_twice(settings, partition, learning_rounds)
-    if problems and settings.schedule == DeletionSettings().schedule:
-        problems[-1] += "; this is the default schedule: set deletions.schedule=[...] to one that fits"
-    if settings.burst_rate and settings.burst_clients > len(partition.clients):
-        problems.append(
-            f"deletions.burst_clients is {settings.burst_clients}, but there are "
-            f"{len(partition.clients)} clients: lower it, or have more clients"
-        )
-    if problems:
-        raise BadInput(problems)
-
-
-def _spoken_for_twice(settings: DeletionSettings, partition: Partition, learning_rounds: int) -> list[str]:
-    """Events that would find less than they ask for, because an earlier one has taken it back already."""
-    problems = []
-    taken: dict[int, set[str]] = defaultdict(set)
-    drawn: dict[int, int] = defaultdict(int)
-    dated = sorted(enumerate(settings.schedule), key=lambda e: date_of(e[1], learning_rounds))
-    for number, event in dated:
-        place = f"deletions.schedule.{number}"
-        if event.client >= len(partition.clients):
-            continue
-        train = partition.clients[event.client].train
-        wish = _wish(event, number, settings, 0)
-        wanted = {u.id for u in matching(wish, _meant(event, partition.clients[event.client]))}
-        left = len(train) - drawn[event.client]
-        # With the last training utterance the held-out ones go, too.
-        if taken[event.client] >= {u.id for u in train}:
-            problems.append(f"{place}: client {event.client} has taken everything back before")
-        elif wanted and wanted <= taken[event.client]:
-            problems.append(f"{place}: client {event.client} has taken {_named(wish)} back before")
-        elif 0 < event.count <= len(train) and left < event.count:
-            problems.append(
-                f"{place}.count is {event.count}, but client {event.client} has {left} left by then"
-            )
-        drawn[event.client] += event.count
-        for share in partition.clients if event.what == "speaker" else ():
-            taken[share.client] |= {u.id for u in matching(wish, _meant(event, share))}
-        if event.what != "some":
-            taken[event.client] |= wanted
-    return problems
-
-
-def _meant(event: ScheduledDeletion, share: ClientShare) -> tuple[Utterance, ...]:
-    """What of a client's speech a deletion chooses from."""
-    return share.train if event.what == "some" else (*share.train, *share.test)
-
-
-def _named(wish: FiledRequest) -> str:
-    return repr(wish.emotion or wish.speaker) if wish.what != "named" else ", ".join(wish.utterances)
-
-
 def last_of(schedule: Sequence[ScheduledDeletion], learning_rounds: int) -> int:
     """The date by which everything on a schedule has been raised; at least the end of learning."""
     return max([learning_rounds, *(date_of(e, learning_rounds) for e in schedule)])
@@ -150,11 +75,15 @@ def last_of(schedule: Sequence[ScheduledDeletion], learning_rounds: int) -> int:
 def random_requests(
     settings: DeletionSettings, client: int, clients: int, rounds_done: int, learning_rounds: int, seed: int
 ) -> list[FiledRequest]:
-    """Everything that chance has this client raise by ``rounds_done``.
+    """List the random requests that this client has raised by ``rounds_done``.
 
     Args:
+        settings: the rates.
+        client: number of the device.
         clients: how many there are; a burst is drawn from all of them.
         rounds_done: rounds done, those after learning included.
+        learning_rounds: rounds of learning.
+        seed: of the experiment.
     """
     if not (settings.rate or settings.burst_rate or settings.leave_rate):
         return []
@@ -167,12 +96,12 @@ def random_requests(
             count=settings.rate_count if what == "some" else 0,
             deadline=settings.deadline or None,
         )
-        for past in range(last + 1)
-        for event, what in _in_round(settings, client, clients, past, seed)
+        for round in range(last + 1)
+        for event, what in _draw_events(settings, client, clients, round, seed)
     ]
 
 
-def _in_round(
+def _draw_events(
     settings: DeletionSettings, client: int, clients: int, round: int, seed: int
 ) -> Iterator[tuple[str, str]]:
     if settings.rate and rng_for(seed, "arrival", client, round).random() < settings.rate:
@@ -189,9 +118,15 @@ def _in_round(
 
 
 def any_while_learning(settings: DeletionSettings, clients: int, learning_rounds: int, seed: int) -> bool:
-    """Whether anybody will raise a request before the last ordinary round: the experimenter's knowledge.
+    """Tell whether any scheduled or random request is raised before the last round of learning.
 
-    A person may still file one at any moment.
+    Only the experimenter knows this in advance; a person may still file a request at any moment.
+
+    Args:
+        settings: the schedule and the rates.
+        clients: how many there are.
+        learning_rounds: rounds of learning.
+        seed: of the experiment.
     """
     rounds_done = learning_rounds - 1
     return any(

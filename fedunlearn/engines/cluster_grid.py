@@ -34,12 +34,12 @@ from fedunlearn.run_folder import RunFolder
 from fedunlearn.vault.index import Index
 from fedunlearn.vault.relocation import (
     Files,
-    lay_papers,
-    lay_whole,
-    leave_arrays,
-    papers_of,
-    papers_stamp,
-    whole,
+    mark_as_moved,
+    metadata_stamp,
+    read_all_files,
+    read_metadata_files,
+    replace_metadata_files,
+    write_all_files,
 )
 from fedunlearn.vault.traces import Fingerprints, TraceFindings, find_traces
 
@@ -111,16 +111,16 @@ class NodeWorker(Worker):
         client = parcel.node - 1
         folder = self._run.vault(client)
         if parcel.beside.vault is not None:
-            lay_whole(folder, parcel.beside.vault)
+            write_all_files(folder, parcel.beside.vault)
         for name, content in parcel.beside.inbox.items():
             (folder / "inbox").mkdir(exist_ok=True)
             write_atomically(folder / "inbox" / name, content)
         answer = super().reply(parcel)
-        stamp = papers_stamp(folder)
+        stamp = metadata_stamp(folder)
         if stamp == self._stamps.get(client):
             return answer
         self._stamps[client] = stamp
-        return replace(answer, beside=papers_of(folder))
+        return replace(answer, beside=read_metadata_files(folder))
 
     def search(self, fingerprints: Fingerprints) -> TraceFindings:
         """Look for traces in all that lies on this node."""
@@ -202,7 +202,7 @@ class ClusterGrid(RayGrid):
     def _parcel(self, message: Message) -> Task:
         client = message.metadata.dst_node_id - 1
         home, folder = self._lives_on[client], self._run.vault(client)
-        vault = None if client in home.moved_in else whole(folder)
+        vault = None if client in home.moved_in else read_all_files(folder)
         asks = message.metadata.message_type == "query.deletions"
         waiting = Inbox(folder).files() if asks else []
         self._filed[message.metadata.message_id] = waiting
@@ -216,9 +216,9 @@ class ClusterGrid(RayGrid):
             home, folder = self._lives_on[client], self._run.vault(client)
             if home is not call.site or answer.beside is None:
                 continue
-            lay_papers(folder, answer.beside)
+            replace_metadata_files(folder, answer.beside)
             if client not in home.moved_in:
-                leave_arrays(folder)
+                mark_as_moved(folder)
                 home.moved_in.add(client)
             for path in self._filed.pop(message.metadata.message_id, ()) if not answer.failure else ():
                 path.unlink(missing_ok=True)  # the device has heard it: it is in its book

@@ -30,7 +30,7 @@ from fedunlearn.errors import Interrupted, RunFailed
 from fedunlearn.experiment.experiment import Experiment
 from fedunlearn.links import open_to_append
 from fedunlearn.vault.index import Index
-from fedunlearn.vault.relocation import refill_from
+from fedunlearn.vault.relocation import restore_arrays_from_corpus
 
 _REACH_SECONDS = 5.0
 _LONGEST_FOR_RAY = 35
@@ -154,7 +154,7 @@ def run_cluster(experiment: Experiment, server_app: ServerApp, mods: Sequence[An
             clients,
             settings.workers,
             settings.node_folder,
-            partial(refill_from, run, experiment.corpus),
+            partial(restore_arrays_from_corpus, run, experiment.corpus),
         )
         experiment.elsewhere = grid
         try:

@@ -23,9 +23,9 @@ from fedunlearn.links import is_plain, plain_files, wipe_abandoned
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition
 from fedunlearn.run_folder import RunFolder
-from fedunlearn.vault.files import DamagedVault
+from fedunlearn.vault.arrays import DamagedVault
 from fedunlearn.vault.index import INDEX, Index, VaultEntry
-from fedunlearn.vault.relocation import lives_elsewhere
+from fedunlearn.vault.relocation import is_elsewhere
 from fedunlearn.vault.vault import Vault
 
 AS_LEFT = "put it back as the run left it, or make a new run"
@@ -219,7 +219,7 @@ def hold_what_was_trained_on(
             train = [e for e in Index.read(folder).entries if e.split == "train" and e.id not in gone]
             if [e.id for e in train] != kept:
                 return False
-            if lives_elsewhere(folder):
+            if is_elsewhere(folder):
                 continue
             vault = Vault(folder)
             held = judge.content_of_held((vault.digest(e.id), e.label) for e in train)

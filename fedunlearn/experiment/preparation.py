@@ -17,7 +17,7 @@ from fedunlearn.corpora.folder import name_few
 from fedunlearn.corpora.utterance import Corpus
 from fedunlearn.deletion.admission import note_devices
 from fedunlearn.deletion.inbox import Inbox
-from fedunlearn.deletion.schedule import check_schedule
+from fedunlearn.deletion.schedule_check import check_schedule
 from fedunlearn.errors import BadInput
 from fedunlearn.evaluation.judge import Judge
 from fedunlearn.evaluation.recordings import RecordingCache
@@ -44,10 +44,10 @@ from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import rng_for
 from fedunlearn.server.availability import Availability
 from fedunlearn.unlearning import method_named
+from fedunlearn.vault.arrays import DamagedVault, write_vault
 from fedunlearn.vault.calibration import CALIBRATION, FEWEST
-from fedunlearn.vault.files import DamagedVault
 from fedunlearn.vault.index import VaultEntry
-from fedunlearn.vault.relocation import refill_from
+from fedunlearn.vault.relocation import restore_arrays_from_corpus
 from fedunlearn.vault.vault import Vault
 
 DecodedCorpus = tuple[Corpus, RecordingCache]
@@ -303,7 +303,7 @@ def _take_up(
         entries = [entry for entry, _ in _recordings(share, corpus, speech, later)]
         asked = [] if standing is None else [r for r, client in standing.requests if client == share.client]
         check_index(vault, entries)
-        refill_from(run, corpus, share.client)
+        restore_arrays_from_corpus(run, corpus, share.client)
         check_vault(vault, entries, speech, template, asked)
         note_devices(vault, partition.devices_of(share.client))
     references = ReferenceCache(cache)
@@ -347,7 +347,7 @@ def _fill_vaults(
             earlier.rename(vault)
             (vault / CALIBRATION).unlink(missing_ok=True)  # another federation's
         else:
-            Vault.write(vault, recordings, classes, derived)
+            write_vault(vault, recordings, classes, derived)
         note_devices(vault, partition.devices_of(share.client))
     reset_liveness(run, len(partition.clients))
     if hasattr(os, "sync"):  # not on Windows

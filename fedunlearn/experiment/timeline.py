@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from fedunlearn.config import Config
-from fedunlearn.deletion.purge import going_along
+from fedunlearn.deletion.purge import held_out_of_leaving
 from fedunlearn.deletion.request import DeletionRequest, RequestState
 from fedunlearn.partition import Partition, recorded_later
 from fedunlearn.server.availability import Availability
@@ -199,7 +199,7 @@ def _with_held_out(
         staying = {s for u, s in there.items() if u not in asked and later.get(u, 0) <= rounds_done}
         named = tuple(u for u in wish.held_out if u not in gone)
         held_out = {u.id: u.speaker for u in share.test if u.id not in {*gone, *named}}
-        found[number] = (*named, *going_along(leaving, staying, held_out))
+        found[number] = (*named, *held_out_of_leaving(leaving, staying, held_out))
     return tuple(
         TimelineRequest(**{**vars(wish), "held_out": found.get(number, ())})
         for number, wish in enumerate(wishes)

@@ -1,1 +1,1 @@
-"""The store of one device, its index, and the search for traces of what was deleted."""
+"""A device's store, its index, and the search for traces of deleted recordings."""

@@ -1,8 +1,8 @@
-"""Which utterances a device has sent its feature moments of: one set, ever.
+"""Limits the feature moments that a device sends to those of one set of utterances, ever.
 
-The moments of a set and of the same set less one utterance differ by that utterance's features. So a device
-sends them once. Asked again (the reply was lost, or the run was resumed), it sends the same again, and of
-any other set it sends nothing.
+The moments of a set and of the same set without one utterance differ by that utterance's features. So a
+device sends them for one set only. If it is asked again (the reply was lost, or the run was resumed), it
+sends them for the same set again, and nothing for any other set.
 """
 
 import hashlib
@@ -14,11 +14,11 @@ from fedunlearn.files import write_atomically
 
 CALIBRATION = "calibration.json"
 FEWEST = 4
-"""utterances: sums and averages over fewer tell each of them"""
+"""utterances: sums and averages over fewer reveal each of them"""
 
 
 def may_send_moments(vault_folder: Path, ids: Sequence[str]) -> bool:
-    """Whether a device may send the moments of these utterances; if so, it has noted that it does.
+    """Tell whether a device may send the moments of these utterances, and if so, note that it does.
 
     Args:
         vault_folder: of the device.
@@ -34,7 +34,7 @@ def may_send_moments(vault_folder: Path, ids: Sequence[str]) -> bool:
 
 
 def drop_calibrated_set(vault_folder: Path) -> None:
-    """Drop which set it was, after a purge; that moments have been sent stays."""
+    """Drop the note which set it was, after a purge; the note that moments have been sent stays."""
     path = vault_folder / CALIBRATION
     if path.exists():
         write_atomically(path, json.dumps({"of": ""}))

@@ -1,4 +1,4 @@
-"""What a vault's index says, read without opening the vault: for asking, in no time, what a device holds."""
+"""The index of a vault, which can be read fast, without opening the vault."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedunlearn.files import write_atomically
 
-if TYPE_CHECKING:  # whoever only asks what there is does not wait for audio and models to load
+if TYPE_CHECKING:  # reading an index must not load the audio and model libraries
     from fedunlearn.partition import Split
 
 INDEX = "index.json"
@@ -16,11 +16,14 @@ INDEX = "index.json"
 
 @dataclass(frozen=True)
 class VaultEntry:
-    """One utterance as its device knows it.
+    """One utterance, as its device knows it.
 
     Attributes:
-        label: the emotion's class.
-        samples: its length.
+        id: of the utterance.
+        emotion: name of the emotion.
+        label: the emotion's class number.
+        split: "train" or "test".
+        samples: number of samples.
         speaker: who speaks; empty = one person per device, as far as this vault knows.
         recorded: rounds done when it was recorded; 0 = there from the start.
     """
@@ -36,11 +39,11 @@ class VaultEntry:
 
 @dataclass(frozen=True)
 class Index:
-    """What a vault holds.
+    """The content of a vault.
 
     Attributes:
-        generation: which is current.
-        classes: emotions in the corpus.
+        generation: number of the current generation of array files.
+        classes: number of emotions in the corpus.
         entries: the utterances in order.
         sha256: name of an array file -> digest of its bytes; None in a vault of an earlier version, whose
             arrays cannot be checked.
@@ -53,7 +56,12 @@ class Index:
 
     @classmethod
     def read(cls, folder: Path) -> "Index":
-        """The index of the vault in this folder. Raises OSError or ValueError where it cannot be read."""
+        """Read the index of the vault in this folder.
+
+        Raises:
+            OSError: it cannot be read.
+            ValueError: the file is no index.
+        """
         content = (folder / INDEX).read_bytes()
         try:
             index: dict[str, Any] = json.loads(content.decode("utf-8"))
@@ -63,7 +71,12 @@ class Index:
             raise ValueError(f"{folder / INDEX}: is no index of a vault; it was cut or changed") from error
 
     def write(self, folder: Path, new: bool = False) -> None:
-        """Switch the vault to this generation, in one rename. A ``new`` vault's index is just written."""
+        """Switch the vault to this generation, in one rename.
+
+        Args:
+            folder: of the vault.
+            new: nobody reads the vault yet, so that the file is just written.
+        """
         utterances = [asdict(entry) for entry in self.entries]
         index = {"generation": self.generation, "classes": self.classes, "utterances": utterances}
         if self.sha256 is not None:

@@ -1,8 +1,8 @@
-"""A vault in two places: its arrays on the node of its device, its papers there and in the run folder.
+"""Vaults on the nodes of a cluster: the arrays are on the node, the metadata files also in the run folder.
 
-Papers are all that a vault holds beside speech and features: index, book, receipts, evidence, log. Whoever
-reads a run reads them there. The arrays of a vault whose device lives elsewhere are made anew from the corpus
-when they are needed here again: the experimenter has it, and the index says what is left of it.
+Metadata files are all that a vault holds besides audio and features: index, requests, receipts, evidence,
+log. Whoever reads a run reads them in the run folder. If the arrays of a vault on another node are needed
+here again, they are restored from the experimenter's corpus; the index says which utterances are left.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,71 +13,77 @@ from fedunlearn.corpora.utterance import Corpus
 from fedunlearn.files import write_atomically
 from fedunlearn.links import is_plain
 from fedunlearn.run_folder import RunFolder
-from fedunlearn.vault.files import ARRAYS, wipe_arrays, write_generation
+from fedunlearn.vault.arrays import ARRAYS, wipe_arrays, write_generation
 from fedunlearn.vault.index import INDEX, Index
 
 _ELSEWHERE = "elsewhere"
 _INBOX = "inbox"
 
 Files = dict[str, bytes]
-"""path in the vault -> content"""
+"""path relative to the vault -> content"""
 
 
-def papers_of(folder: Path) -> Files:
-    """All papers of a vault."""
-    return {name: path.read_bytes() for name, path in _papers(folder)}
+def read_metadata_files(folder: Path) -> Files:
+    """Read all metadata files of a vault."""
+    return {name: path.read_bytes() for name, path in _metadata_files(folder)}
 
 
-def papers_stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """What changes whenever a paper does."""
-    found = ((name, path.stat()) for name, path in _papers(folder))
-    return tuple((name, told.st_mtime_ns, told.st_size) for name, told in found)
+def metadata_stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Return a value that changes when a metadata file does: name, time and size of each."""
+    found = ((name, path.stat()) for name, path in _metadata_files(folder))
+    return tuple((name, status.st_mtime_ns, status.st_size) for name, status in found)
 
 
-def lay_papers(folder: Path, papers: Mapping[str, bytes]) -> None:
-    """Put papers into a vault, which then has these and no others."""
-    for name, path in list(_papers(folder)):
-        if name not in papers:
+def replace_metadata_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write metadata files into a vault, and unlink all others that it has.
+
+    Args:
+        folder: of the vault.
+        files: path -> content.
+    """
+    for name, path in list(_metadata_files(folder)):
+        if name not in files:
             path.unlink()
-    for name, content in papers.items():
+    for name, content in files.items():
         path = folder / name
         if not is_plain(path) or path.read_bytes() != content:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, content)
 
 
-def whole(folder: Path) -> Files:
-    """Papers and arrays."""
+def read_all_files(folder: Path) -> Files:
+    """Read all files of a vault, arrays included."""
     arrays = {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix in ARRAYS and is_plain(p)}
-    return arrays | papers_of(folder)
+    return arrays | read_metadata_files(folder)
 
 
-def lay_whole(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Make a vault of what ``whole`` gave; the index comes last, so that nobody opens half of one."""
+def write_all_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write a vault from what ``read_all_files`` gave; the index is last, so that nobody opens half of it."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in sorted(files, key=lambda name: name == INDEX):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / name, files[name])
 
 
-def leave_arrays(folder: Path) -> None:
-    """The device lives elsewhere: its arrays are wiped here."""
+def mark_as_moved(folder: Path) -> None:
+    """Mark a vault as moved to another node, and wipe its arrays here."""
     write_atomically(folder / _ELSEWHERE, b"")
     wipe_arrays(folder, Index.read(folder).generation)
 
 
-def lives_elsewhere(folder: Path) -> bool:
-    """Whether a vault's device lives on another node, and has its arrays there."""
+def is_elsewhere(folder: Path) -> bool:
+    """Tell whether the arrays of a vault are on another node."""
     return (folder / _ELSEWHERE).exists()
 
 
-def refill(folder: Path, pcm: Callable[[str], PCM]) -> None:
-    """Make the arrays anew, if the device lives elsewhere; it then lives here. Features are derived on use.
+def restore_arrays(folder: Path, pcm: Callable[[str], PCM]) -> None:
+    """Restore the arrays of a vault that was marked as moved; features are derived on use.
 
     Args:
-        pcm: a recording of the corpus, by the utterance's id.
+        folder: of the vault.
+        pcm: utterance id -> its recording in the corpus.
     """
-    if not lives_elsewhere(folder):
+    if not is_elsewhere(folder):
         return
     index = Index.read(folder)
     recordings = [(entry, pcm(entry.id)) for entry in index.entries]
@@ -85,17 +91,23 @@ def refill(folder: Path, pcm: Callable[[str], PCM]) -> None:
     (folder / _ELSEWHERE).unlink()
 
 
-def refill_from(run: RunFolder, corpus: Corpus, client: int) -> None:
-    """``refill`` the vault of one of a run's devices from the run's corpus."""
-    if lives_elsewhere(run.vault(client)):
+def restore_arrays_from_corpus(run: RunFolder, corpus: Corpus, client: int) -> None:
+    """Restore the arrays of a client's vault from the run's corpus, if it was marked as moved.
+
+    Args:
+        run: folder of the run.
+        corpus: of the run.
+        client: its number.
+    """
+    if is_elsewhere(run.vault(client)):
         recordings = {u.id: u for u in corpus.utterances}
-        refill(run.vault(client), lambda utterance: recordings[utterance].pcm())
+        restore_arrays(run.vault(client), lambda utterance: recordings[utterance].pcm())
 
 
-def _papers(folder: Path) -> Iterator[tuple[str, Path]]:
+def _metadata_files(folder: Path) -> Iterator[tuple[str, Path]]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in name.parts)
-        strange = path.suffix in ARRAYS or name.parts[0] in {_INBOX, _ELSEWHERE}
-        if is_plain(path) and not hidden and not strange:
+        other = path.suffix in ARRAYS or name.parts[0] in {_INBOX, _ELSEWHERE}
+        if is_plain(path) and not hidden and not other:
             yield name.as_posix(), path

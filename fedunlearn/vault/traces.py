@@ -1,8 +1,8 @@
-"""Looking for deleted speech: is any piece of it left in any file, at any byte?
+"""The search for traces of deleted recordings: is any piece of them left in any file, at any byte?
 
-Speech is told by fingerprints: 64-bit hashes of its 64-byte pieces, cut one after another. Any 63 samples in
-a row (31 values, where they are float32) hold a whole piece, so that much of a remnant is found wherever it
-was cut out of the recording. A fingerprint can be compared and not be heard.
+Recordings are recognised by fingerprints: 64-bit hashes of their 64-byte pieces, cut one after another. Any
+63 consecutive samples (31 values, if they are float32) contain a whole piece, so that a remnant of this
+length is found wherever it was cut out of the recording. No audio can be reconstructed from a fingerprint.
 
 Two different pieces have the same fingerprint with a probability of about 2**-64: a search for 10**5 of them
 in 10**9 bytes raises a false alarm once in 10**5 searches, and never misses a piece.
@@ -33,9 +33,9 @@ Recording = tuple[PCM, Tensor]
 PIECE = 64
 """bytes: 32 samples, or 16 values of a feature"""
 _FEWEST_VALUES = 5
-"""different ones in a piece; fewer are silence or clipping, and prove nothing"""
+"""different values in a piece; fewer are silence or clipping, and prove nothing"""
 
-_BLOCK = 1 << 15  # bytes hashed at a time: what is being worked on stays in the processor's cache
+_BLOCK = 1 << 15  # bytes hashed at a time, so that intermediate arrays fit into the processor's cache
 _READ = 1 << 22  # bytes
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 _FOLDS = (
@@ -43,36 +43,36 @@ _FOLDS = (
     (16, np.uint64(0x94D049BB133111EB)),
     (32, np.uint64(0xD6E8FEB86659FD93)),
 )
-"""Odd numbers, so that two pieces that differ in one word of 8 bytes never agree."""
+"""(words apart, odd factor): two pieces that differ in one word of 8 bytes never have the same hash"""
 
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """What betrays some speech.
+    """The fingerprints of some recordings.
 
     Attributes:
-        hashes: sorted, each once.
+        hashes: sorted, without duplicates.
     """
 
     hashes: Hashes
 
     @classmethod
     def of(cls, arrays: Iterable[npt.NDArray[Any]]) -> "Fingerprints":
-        """Of all pieces of these arrays of samples or values; those of few different values are left out."""
-        return cls(_joined(_told(np.ascontiguousarray(array).ravel()) for array in arrays))
+        """Compute the fingerprints of arrays; pieces of few different values are left out."""
+        return cls(_join(_hash_pieces(np.ascontiguousarray(array).ravel()) for array in arrays))
 
     @classmethod
-    def of_speech(cls, recordings: Iterable[Recording]) -> "Fingerprints":
-        """Of all forms that recordings may be left in: 16-bit and float32 samples, and features."""
+    def of_recordings(cls, recordings: Iterable[Recording]) -> "Fingerprints":
+        """Compute the fingerprints of recordings as 16-bit samples, float32 samples and features."""
         return cls.of(form for recording in recordings for form in _forms(recording))
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "Fingerprints":
-        """What ``to_bytes`` gave."""
+        """Read what ``to_bytes`` gave."""
         return cls(np.frombuffer(content, "<u8").astype(np.uint64))
 
     def to_bytes(self) -> bytes:
-        """Eight bytes each."""
+        """Serialise them: eight bytes each, little-endian."""
         return self.hashes.astype("<u8").tobytes()
 
     def __len__(self) -> int:
@@ -82,24 +82,25 @@ class Fingerprints:
         return Fingerprints(np.union1d(self.hashes, other.hashes))
 
     def without(self, other: "Fingerprints") -> "Fingerprints":
-        """These less those of others."""
+        """Return these fingerprints without those of another set."""
         return Fingerprints(np.setdiff1d(self.hashes, other.hashes, assume_unique=True))
 
     def shared_by(self, recordings: Iterable[Recording]) -> "Fingerprints":
-        """Those that occur, at any byte, in other recordings."""
-        search = _searcher(self.hashes)
-        return Fingerprints(_joined(search(form.tobytes()) for r in recordings for form in _forms(r)))
+        """Return those that occur, at any byte, in other recordings."""
+        search = _make_search(self.hashes)
+        return Fingerprints(_join(search(form.tobytes()) for r in recordings for form in _forms(r)))
 
 
 @dataclass(frozen=True)
 class TraceFindings:
-    """What a search went through, and what it found.
+    """The result of a search for traces.
 
     Attributes:
-        files, bytes: how many were read.
+        files: number of files that were read.
+        bytes: number of bytes in them.
         found: file -> the fingerprints in it; empty = no trace.
-        unsearched: what could not be looked into -> why; nothing is known of it.
-        spared: what leads into folders that were not to be searched.
+        unsearched: path that could not be searched -> why.
+        spared: links into folders that were not to be searched, and such folders.
     """
 
     files: int
@@ -109,27 +110,29 @@ class TraceFindings:
     spared: Sequence[Path] = ()
 
     def any_of(self, fingerprints: Fingerprints) -> bool:
-        """Whether any of these was found anywhere."""
+        """Tell whether any of these fingerprints was found."""
         return any(len(np.intersect1d(f.hashes, fingerprints.hashes)) for f in self.found.values())
 
 
 def find_traces(
     places: Iterable[Path], fingerprints: Fingerprints, spared: Iterable[Path] = ()
 ) -> TraceFindings:
-    """Look into every file of these files and folders; ``links`` has the rule for links.
+    """Search every file in some files and folders; ``links`` explains how links are treated.
 
-    Files that vanish meanwhile are no trace, and what is no plain file (a socket, a pipe) is not opened.
+    Files that vanish in the meantime are no trace. What is no plain file (a socket, a pipe) is not opened.
 
     Args:
+        places: files and folders.
+        fingerprints: what to search for.
         spared: folders not to be searched, such as the user's corpus.
     """
     files, scanned, found = 0, 0, {}
-    search = _searcher(fingerprints.hashes)
+    search = _make_search(fingerprints.hashes)
     searched = FileSearch(places, spared)
     for path, linked in searched:
         hits = []
         try:
-            for block, new in _content(path, linked):
+            for block, new in _read_blocks(path, linked):
                 scanned += new
                 hits.append(search(block))
         except FileNotFoundError:
@@ -138,7 +141,7 @@ def find_traces(
             searched.unsearched[path] = f"cannot be read ({error.strerror})"
             continue
         files += 1
-        if traces := Fingerprints(_joined(hits)):
+        if traces := Fingerprints(_join(hits)):
             found[path] = traces
     return TraceFindings(files, scanned, found, searched.unsearched, searched.met)
 
@@ -151,26 +154,26 @@ def scan_run(
     elsewhere: Callable[[Fingerprints], TraceFindings] | None = None,
     spared: Iterable[Path] = (),
 ) -> dict[str, Any]:
-    """The experimenter's search at the end of a run, who knows the corpus: is anything of D_f left?
+    """Search for what is left of D_f at the end of a run; the experimenter, who has the corpus, does this.
 
     Args:
         folders: run folder, reference cache, the engine's session folder with what it spilled. The user's
             corpus is none of them.
-        partition: who held what.
+        partition: which client held what.
         gone: ids of the utterances that must be nowhere.
         model: of the run's kind; it derives the features to look for.
-        elsewhere: looks where else there is something; None = nowhere.
-        spared: the user's own folders, which are not searched where a link leads into them.
+        elsewhere: searches other places, such as the nodes of a cluster; None = there are none.
+        spared: the user's own folders, which are not searched if a link leads into them.
 
     Returns:
-        {scanned_files, scanned_bytes, windows, found, unsearched, spared}: ``found`` names files, from their
-        folder on; pieces that speech which stays shares (a copy under another name) prove nothing and are
-        left out. ``unsearched``: a line for each thing of which nothing is known. ``spared``: names of what
+        {scanned_files, scanned_bytes, windows, found, unsearched, spared}: ``found`` names files, relative to
+        their folder; pieces that a kept recording shares (a copy under another name) prove nothing and are
+        left out. ``unsearched`` has a line for each path that could not be searched. ``spared`` names what
         leads into the user's own folders.
     """
     chosen, folders = set(gone), [folder.absolute() for folder in folders]
     everyone = (*partition.train, *partition.test, *partition.unseen)
-    wanted = Fingerprints.of_speech(_read(u, model) for u in everyone if u.id in chosen)
+    wanted = Fingerprints.of_recordings(_read(u, model) for u in everyone if u.id in chosen)
     findings = find_traces(folders, wanted, spared)
     if elsewhere is not None:
         more = elsewhere(wanted)
@@ -180,8 +183,8 @@ def scan_run(
             files, scanned, {**findings.found, **more.found}, unsearched, findings.spared
         )
     found = dict(findings.found)
-    if found:  # all of the corpus is decoded again only where there is something to explain
-        hits = Fingerprints(_joined(traces.hashes for traces in found.values()))
+    if found:  # the whole corpus is decoded again only if there is something to explain
+        hits = Fingerprints(_join(traces.hashes for traces in found.values()))
         shared = hits.shared_by(_read(u, model) for u in everyone if u.id not in chosen)
         wanted = wanted.without(shared)
         found = {path: rest for path, traces in found.items() if (rest := traces.without(shared))}
@@ -219,7 +222,7 @@ def _name_from(folders: Iterable[Path], path: Path) -> str:
 
 
 def _hashes(content: bytes | memoryview) -> Hashes:
-    """The hash of the piece that begins at each byte: [n - PIECE + 1]; of less than a piece, none."""
+    """Hash the piece that begins at each byte: [n - PIECE + 1]; empty for less than a piece."""
     if len(content) < PIECE:
         return np.zeros(0, np.uint64)
     words = _spread(np.ndarray((len(content) - 7,), "<u8", content, strides=(1,)))
@@ -241,27 +244,27 @@ def _fold(first: Hashes, second: Hashes, odd: np.uint64) -> Hashes:
     return folded
 
 
-def _told(values: npt.NDArray[Any]) -> Hashes:
-    """Hashes of an array's pieces [n] that tell it from others."""
+def _hash_pieces(values: npt.NDArray[Any]) -> Hashes:
+    """Hash the pieces of an array [n] that have enough different values to identify it."""
     size = PIECE // values.itemsize
     pieces = values[: len(values) // size * size].reshape(-1, size)
     different = 1 + (np.diff(np.sort(pieces, axis=1), axis=1) != 0).sum(1)
     chosen = np.frombuffer(pieces[different >= _FEWEST_VALUES].tobytes(), "<u8").reshape(-1, PIECE // 8)
-    # As below, and only where a piece begins.
+    # As in ``_hashes``, but only where a piece begins.
     words = _spread(chosen)
     for _, odd in _FOLDS:
         words = _fold(words[:, ::2], words[:, 1::2], odd)
     return words[:, 0]
 
 
-def _joined(parts: Iterable[Hashes]) -> Hashes:
+def _join(parts: Iterable[Hashes]) -> Hashes:
     parts = list(parts)
     return np.unique(np.concatenate(parts)) if parts else np.zeros(0, np.uint64)
 
 
-def _searcher(wanted: Hashes) -> Callable[[bytes | memoryview], Hashes]:
-    """A function that finds, of sorted hashes, those of pieces of a content [n bytes]."""
-    # A table of the hashes' leading bits turns nearly all away.
+def _make_search(wanted: Hashes) -> Callable[[bytes | memoryview], Hashes]:
+    """Make a function that finds which of these sorted hashes occur in some bytes [n], at any offset."""
+    # A table of the hashes' leading bits rejects nearly all others.
     bits = int(np.clip(np.ceil(np.log2(len(wanted) + 1)) + 4, 16, 22))
     shift = np.uint64(64 - bits)
     table = np.zeros(1 << bits, np.bool_)
@@ -274,7 +277,7 @@ def _searcher(wanted: Hashes) -> Callable[[bytes | memoryview], Hashes]:
             likely = hashes[table[hashes >> shift]]
             places = np.minimum(np.searchsorted(wanted, likely), len(wanted) - 1)
             found.append(likely[wanted[places] == likely])
-        return _joined(found)
+        return _join(found)
 
     return search
 
@@ -282,11 +285,11 @@ def _searcher(wanted: Hashes) -> Callable[[bytes | memoryview], Hashes]:
 # ---- reading ---------------------------------------------------------------------------------------------
 
 
-def _content(path: Path, linked: bool) -> Iterator[tuple[bytes | memoryview, int]]:
-    """A file block by block, each with the end of the one before, and how many bytes of it are new."""
-    # Somebody else's database, behind a link, is read as it is: SQLite might write into it.
+def _read_blocks(path: Path, linked: bool) -> Iterator[tuple[bytes | memoryview, int]]:
+    """Read a file block by block, each with the end of the one before; yields (block, new bytes in it)."""
+    # A database behind a link belongs to somebody else and is read as bytes: SQLite might write into it.
     if path.name.endswith((".sqlite", ".sqlite-wal", ".sqlite-shm")) and not linked:
-        content = _database(path)
+        content = _read_database(path)
         if content is not None:
             yield content, len(content)
             return
@@ -300,11 +303,11 @@ def _content(path: Path, linked: bool) -> Iterator[tuple[bytes | memoryview, int
             buffer[:kept] = buffer[end - kept : end]
 
 
-def _database(path: Path) -> bytes | None:
-    """A database as SQLite sees it, with what its log holds; None = it is none.
+def _read_database(path: Path) -> bytes | None:
+    """Read a database as SQLite sees it, with the content of its log; None = it is no database.
 
-    SQLite's locks belong to the process: whoever opens and closes such a file by other means loses all that
-    this process holds on it, and another process may then write in the middle of a transaction.
+    SQLite's locks belong to the process: opening and closing such a file by other means releases all locks
+    that this process holds on it, and another process may then write in the middle of a transaction.
     """
     if not path.name.endswith(".sqlite"):
         return None if not path.with_name(path.name.rpartition("-")[0]).exists() else b""

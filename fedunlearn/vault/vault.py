@@ -1,12 +1,12 @@
-"""A device's store: audio and everything derived from it go in, a forget set comes out, purged is gone.
+"""The vault: a device's store of audio and of everything derived from it.
 
-Everything of one device's lives in its vault's folder: the arrays (vault_files.py), the device's own deletion
-requests (requests.json, deletion.py), the receipts of those that are done and, while one is being purged,
-what its speech can be recognised by (receipts/ and evidence/, purge.py).
+All data of a device is in its vault's folder: the arrays (``vault.arrays``), the device's deletion requests
+(``deletion.request_store``), their receipts and, during a purge, the evidence by which the deleted audio can
+be recognised (``deletion.purge``).
 
 Every purge makes a new generation: the remaining data is written anew (compacted), the index is switched
-by one atomic rename, and the old generation's files are overwritten with zeros and unlinked. A vault that
-is opened finds and wipes whatever an interrupted purge left of other generations.
+by one atomic rename, and the old generation's files are overwritten with zeros and unlinked. Opening a vault
+wipes whatever an interrupted purge left of other generations.
 """
 
 import hashlib
@@ -25,8 +25,7 @@ from fedunlearn.files import lock_folder
 from fedunlearn.links import is_plain, remove, wipe
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Split
-from fedunlearn.vault.calibration import CALIBRATION
-from fedunlearn.vault.files import (
+from fedunlearn.vault.arrays import (
     Derived,
     Stored,
     check_audio,
@@ -36,7 +35,9 @@ from fedunlearn.vault.files import (
     wipe_strays,
     write_features,
     write_generation,
+    write_vault,
 )
+from fedunlearn.vault.calibration import CALIBRATION
 from fedunlearn.vault.index import Index, VaultEntry
 from fedunlearn.vault.traces import Fingerprints
 
@@ -45,7 +46,7 @@ class Vault:
     """One device's store, opened for reading.
 
     Args:
-        folder: where ``build`` made it.
+        folder: where ``build`` made the vault.
 
     Raises:
         DamagedVault: the audio is missing, or not what the index says.
@@ -75,39 +76,22 @@ class Vault:
         classes: int,
         derived: Derived | None = None,
     ) -> "Vault":
-        """Make a vault from recordings, and open it. Args and Raises as of ``write``."""
-        cls.write(folder, recordings, classes, derived)
+        """Make a vault from recordings, and open it; for the arguments see ``write_vault``."""
+        write_vault(folder, recordings, classes, derived)
         return cls(folder)
-
-    @staticmethod
-    def write(
-        folder: Path,
-        recordings: Sequence[tuple[VaultEntry, PCM]],
-        classes: int,
-        derived: Derived | None = None,
-    ) -> None:
-        """Make a vault from recordings; the audio is copied. It lasts once the disk is flushed (os.sync).
-
-        Args:
-            folder: to be made.
-            recordings: what it shall hold.
-            classes: emotions in the corpus.
-            derived: features of at least these recordings, where they are known already.
-
-        Raises:
-            ValueError: an id comes twice, or an entry does not describe its recording (int16, its length).
-        """
-        _check_recordings(recordings)
-        folder.mkdir(parents=True)
-        write_generation(folder, 1, recordings, classes, derived or {}, new=True)
 
     @property
     def is_current(self) -> bool:
-        """Whether this is still the vault on disk: no purge since, no other vault in its place."""
+        """Whether this is still the vault on disk: neither purged nor replaced in the meantime."""
         return self._stamp == stamp(self.folder)
 
     def is_untouched(self, entries: Sequence[VaultEntry], classes: int) -> bool:
-        """Whether it holds what ``build`` made of these entries, and nothing was added or purged since."""
+        """Tell whether the vault is as ``build`` made it from these entries: nothing was added or purged.
+
+        Args:
+            entries: the vault's, in order.
+            classes: number of emotions in the corpus.
+        """
         if not self.features_are_whole:
             return False
         built = {"index.json", self._audio_path.name} | {
@@ -120,29 +104,38 @@ class Vault:
         ) and {path.name for path in self.folder.iterdir()} - {CALIBRATION} == built
 
     def ids(self, split: Split, by: int | None = None) -> tuple[str, ...]:
-        """The utterances of one split, in vault order.
+        """List the ids of the utterances of one split, in vault order.
 
         Args:
-            by: rounds done; what is recorded later does not exist yet. None = all that is ever recorded.
+            split: "train" or "test".
+            by: rounds done; utterances recorded later are left out. None = all.
         """
         chosen = (e for e in self.entries.values() if e.split == split)
         return tuple(e.id for e in chosen if by is None or e.recorded <= by)
 
     def read_audio(self, utterance: str) -> PCM:
-        """One utterance's PCM, int16 [S]. Raises KeyError where this vault does not hold it."""
+        """Read the PCM of one utterance, int16 [S].
+
+        Raises:
+            KeyError: this vault does not hold it.
+        """
         return self._audio.rows(utterance).astype(np.int16, copy=True)
 
     def digest(self, utterance: str) -> str:
-        """SHA-256 of one utterance's samples. Raises KeyError where this vault does not hold it."""
+        """Compute the SHA-256 of one utterance's samples.
+
+        Raises:
+            KeyError: this vault does not hold it.
+        """
         return hashlib.sha256(self.read_audio(utterance).tobytes()).hexdigest()
 
     @property
     def features_are_whole(self) -> bool:
-        """Whether all stored features are as they were derived, as far as the index can tell."""
+        """Whether all stored features match their checksums."""
         return all(self._is_whole(path) for path in self.folder.glob(f"*-{self.generation}.f32"))
 
     def drop_features(self, model: EmotionModel) -> None:
-        """Wipe this model's stored features, and whatever lies in their place; they are derived on use."""
+        """Wipe the stored features of a model, and whatever is in their place; they are derived on use."""
         with lock_folder(self.folder):
             self._features.pop(model.feature_name, None)
             for suffix in ("f32", "frames"):
@@ -151,7 +144,11 @@ class Vault:
                     wipe(path) if is_plain(path) else remove(path)
 
     def read_features(self, utterance: str, model: EmotionModel) -> Tensor:
-        """One utterance's derived features [T, D], from the store if ``derive`` was called, else made now.
+        """Return the features [T, D] of one utterance: the stored ones after ``derive``, else computed now.
+
+        Args:
+            utterance: id.
+            model: derives the features.
 
         Raises:
             KeyError: this vault does not hold the utterance.
@@ -162,22 +159,22 @@ class Vault:
         return torch.from_numpy(np.array(stored.rows(utterance), np.float32))
 
     def examples(self, ids: Iterable[str], model: EmotionModel) -> Examples:
-        """Derived features and labels of these utterances, in this order."""
+        """Return features and labels of these utterances, in this order."""
         ids = tuple(ids)
         return pad_features([self.read_features(i, model) for i in ids], [self.entries[i].label for i in ids])
 
     def forget_set(self, ids: Iterable[str], model: EmotionModel) -> ForgetSet:
-        """D_f: these utterances' features, labels and waveforms. Nothing else is read."""
+        """Return features, labels and waveforms of these utterances as D_f; nothing else is read."""
         ids = tuple(ids)
         waveform, samples = pad([to_float(self.read_audio(i)) for i in ids])
         return ForgetSet(self.examples(ids, model), waveform, samples)
 
     def derive(self, model: EmotionModel) -> None:
-        """Compute and store the features of all utterances, unless they are there or need not be."""
+        """Compute and store the features of all utterances, if they are missing and the model stores any."""
         if not model.stores_features or self._stored_features(model) is not None or not self.entries:
             return
         with lock_folder(self.folder):
-            if not self.is_current:  # what has been purged meanwhile must not come back
+            if not self.is_current:  # what was purged in the meantime must not come back
                 self._open()
             if self._stored_features(model) is None and self.entries:
                 features = [model.features_of(self.read_audio(i)) for i in self.entries]
@@ -189,8 +186,13 @@ class Vault:
     def purge(self, ids: Iterable[str]) -> int:
         """Remove utterances for good: audio and features, with no copy left in this vault.
 
-        Idempotent: ids that are not here are ignored. Returns the number removed. Where an earlier purge was
-        interrupted, this one first reads what is on disk and wipes what that one left.
+        Idempotent. If an earlier purge was interrupted, this one first wipes what that one left.
+
+        Args:
+            ids: of utterances; those that are not here are ignored.
+
+        Returns:
+            number of utterances removed
         """
         with lock_folder(self.folder):
             self._open()
@@ -208,22 +210,24 @@ class Vault:
     def fingerprints(
         self, ids: Iterable[str], model: EmotionModel, beside: Iterable[str] = ()
     ) -> Fingerprints:
-        """What betrays these utterances: all pieces of their PCM and of their features.
+        """Compute the fingerprints of these utterances' PCM and features.
 
-        Pieces of few values (silence, clipping) and those that a kept utterance shares (a duplicate) prove
-        nothing and are left out.
+        Pieces of few different values (silence, clipping) and those that a kept utterance shares (a
+        duplicate) prove nothing and are left out.
 
         Args:
-            beside: further utterances that are not kept.
+            ids: of the utterances.
+            model: derives the features.
+            beside: ids of further utterances that are not kept.
         """
         ids = tuple(ids)
-        told = Fingerprints.of_speech((self.read_audio(i), self.read_features(i, model)) for i in ids)
+        own = Fingerprints.of_recordings((self.read_audio(i), self.read_features(i, model)) for i in ids)
         gone = {*ids, *beside}
         kept = ((self.read_audio(i), self.read_features(i, model)) for i in self.entries if i not in gone)
-        return told.without(told.shared_by(kept))
+        return own.without(own.shared_by(kept))
 
     def stored_names(self) -> tuple[str, ...]:
-        """Names of the features that are stored beside the audio, and whole."""
+        """List the names of the features that are stored and match their checksums."""
         paths = self.folder.glob(f"*-{self.generation}.f32")
         return tuple(sorted(path.stem.rpartition("-")[0] for path in paths if self._is_whole(path)))
 
@@ -238,25 +242,14 @@ class Vault:
         return self._features.get(name)
 
     def _is_whole(self, features: Path) -> bool:
-        """Whether stored features are what was derived; others are derived again."""
+        """Tell whether stored features match their checksums; others are derived again."""
         return all(is_as_written(path, self._index) for path in (features, features.with_suffix(".frames")))
 
     def _derived(self, kept: Iterable[VaultEntry]) -> Derived:
-        """All stored features of these utterances."""
+        """Read all stored features of these utterances."""
         kept, everyone = tuple(kept), tuple(self.entries)
         stored = {name: Stored.features(self._path(name, "f32"), everyone) for name in self.stored_names()}
         return {
             name: {e.id: torch.from_numpy(np.array(features.rows(e.id))) for e in kept}
             for name, features in stored.items()
         }
-
-
-def _check_recordings(recordings: Sequence[tuple[VaultEntry, PCM]]) -> None:
-    seen: set[str] = set()
-    for entry, pcm in recordings:
-        if entry.id in seen:
-            raise ValueError(f"vault: {entry.id} comes twice")
-        seen.add(entry.id)
-        if pcm.dtype != np.int16 or pcm.shape != (entry.samples,):
-            wanted = f"its entry says int16 ({entry.samples},)"
-            raise ValueError(f"vault: {entry.id} is {pcm.dtype} {pcm.shape}, {wanted}")

@@ -154,7 +154,7 @@ def test_other_numbers_of_an_inbox_are_refused(run: RunFolder, wrong: dict[str, 
     inbox.mkdir()
     (inbox / f"{name}.json").write_text(json.dumps({"id": name, "what": "all", "event": "e", **wrong}))
     (waiting,) = Inbox(run.vault(0)).waiting()
-    assert waiting.wish is None and waiting.problem
+    assert waiting.request is None and waiting.problem
 
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "simulations"

@@ -61,7 +61,7 @@ def listen(run: RunFolder, client: int, rounds_done: int = 3) -> None:
 
 def filed(run: RunFolder) -> dict[int, list[FiledRequest]]:
     waiting = {c: Inbox(run.vault(c)).waiting() for c in range(3)}
-    return {c: [w.wish for w in found if w.wish] for c, found in waiting.items() if found}
+    return {c: [w.request for w in found if w.request] for c, found in waiting.items() if found}
 
 
 # ---- delete ----------------------------------------------------------------------------------------------

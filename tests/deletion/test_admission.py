@@ -1,4 +1,4 @@
-"""The door: a wish filed at any moment is heard once, becomes a request or is refused, and stays so."""
+"""Admission: what is filed at any moment is admitted once, becomes a request or is refused, and stays so."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def vault(tmp_path: Path) -> Vault:
     return six(tmp_path / "vault")
 
 
-def wish(number: int, what: str = "all", **more: object) -> FiledRequest:
+def new_request(number: int, what: str = "all", **more: object) -> FiledRequest:
     return FiledRequest(f"{number:016x}", what, f"person-{number}", **more)  # type: ignore[arg-type]
 
 
@@ -54,12 +54,12 @@ def hear(vault: Vault, rounds_done: int = 0, config: Config = QUIET) -> list[Del
     return list(raise_due(config, vault, 0, rounds_done).all())
 
 
-# ---- what a wish becomes ---------------------------------------------------------------------------------
+# ---- what becomes of what is filed -----------------------------------------------------------------------
 
 
-def test_a_wish_is_heard_at_the_next_listening_and_leaves_the_inbox(vault: Vault) -> None:
+def test_a_filed_request_is_admitted_at_the_next_query_and_leaves_the_inbox(vault: Vault) -> None:
     inbox = Inbox(vault.folder)
-    inbox.file(wish(1, "named", utterances=("u3", "u0"), deadline=4, reason="mine"))
+    inbox.file(new_request(1, "named", utterances=("u3", "u0"), deadline=4, reason="mine"))
     assert RequestStore(vault.folder).all() == ()
     (request,) = hear(vault, 7)
     assert (request.id, request.round, request.state) == (f"{1:016x}", 7, RequestState.RAISED)
@@ -85,7 +85,7 @@ def test_each_kind_names_its_own_utterances(
     vault: Vault, what: str, more: dict[str, object], expected: str, held_out: str
 ) -> None:
     """Training ones count, since they are unlearned; held-out ones go with them."""
-    Inbox(vault.folder).file(wish(1, what, **more))
+    Inbox(vault.folder).file(new_request(1, what, **more))
     (request,) = hear(vault)
     assert " ".join(request.utterances) == expected and request.count == len(expected.split())
     assert " ".join(request.held_out) == held_out and request.held_out_count == len(held_out.split())
@@ -96,23 +96,23 @@ def test_each_kind_names_its_own_utterances(
 
 def test_held_out_speech_is_asked_for_once_too(vault: Vault) -> None:
     inbox = Inbox(vault.folder)
-    inbox.file(wish(1, "emotion", emotion="angry"))
+    inbox.file(new_request(1, "emotion", emotion="angry"))
     hear(vault, 1)
-    inbox.file(wish(2, "named", utterances=("t0",)))
-    inbox.file(wish(3))
+    inbox.file(new_request(2, "named", utterances=("t0",)))
+    inbox.file(new_request(3))
     hear(vault, 2)
     _, again, rest = RequestStore(vault.folder).all()
     assert (again.state, again.note) == (RequestState.REFUSED, "already asked for")
     assert (rest.utterances, rest.held_out) == (("u1", "u3", "u5"), ())
-    inbox.file_withdrawal(wish(1).id)
+    inbox.file_withdrawal(new_request(1).id)
     hear(vault, 3)
-    inbox.file(wish(4, "named", utterances=("t0",)))
+    inbox.file(new_request(4, "named", utterances=("t0",)))
     assert hear(vault, 4)[-1].held_out == ("t0",)
 
 
 def test_a_device_with_held_out_speech_alone_takes_it_back(vault: Vault) -> None:
     vault.purge([f"u{i}" for i in range(6)])
-    Inbox(vault.folder).file(wish(1))
+    Inbox(vault.folder).file(new_request(1))
     (request,) = hear(vault)
     assert (request.state, request.utterances, request.held_out) == (RequestState.RAISED, (), ("t0",))
 
@@ -129,7 +129,7 @@ def test_a_device_with_held_out_speech_alone_takes_it_back(vault: Vault) -> None
 def test_what_cannot_be_served_is_refused_with_a_reason_that_stays(
     vault: Vault, what: str, more: dict[str, object], why: str
 ) -> None:
-    Inbox(vault.folder).file(wish(1, what, **more))
+    Inbox(vault.folder).file(new_request(1, what, **more))
     (request,) = hear(vault)
     assert (request.state, request.utterances, request.note) == (RequestState.REFUSED, (), why)
     told = report_requests(RequestStore(vault.folder), vault.entries, 0, 0)
@@ -138,10 +138,10 @@ def test_what_cannot_be_served_is_refused_with_a_reason_that_stays(
 
 def test_only_what_nobody_has_asked_for_counts(vault: Vault) -> None:
     inbox = Inbox(vault.folder)
-    inbox.file(wish(1, "emotion", emotion="calm"))
+    inbox.file(new_request(1, "emotion", emotion="calm"))
     hear(vault, 1)
-    inbox.file(wish(2, "speaker", speaker="bob"))
-    inbox.file(wish(3, "named", utterances=("u1", "u3")))
+    inbox.file(new_request(2, "speaker", speaker="bob"))
+    inbox.file(new_request(3, "named", utterances=("u1", "u3")))
     hear(vault, 2)
     calm, bob, again = RequestStore(vault.folder).all()
     assert (calm.utterances, bob.utterances) == (("u1", "u3", "u5"), ("u4",))
@@ -149,20 +149,20 @@ def test_only_what_nobody_has_asked_for_counts(vault: Vault) -> None:
 
 
 def test_an_id_is_heard_once_whatever_else_it_says(vault: Vault) -> None:
-    Inbox(vault.folder).file(wish(1, "named", utterances=("u1",)))
+    Inbox(vault.folder).file(new_request(1, "named", utterances=("u1",)))
     first = hear(vault)
-    Inbox(vault.folder).file(FiledRequest(wish(1).id, "named", "another event", utterances=("u2",)))
+    Inbox(vault.folder).file(FiledRequest(new_request(1).id, "named", "another event", utterances=("u2",)))
     assert hear(vault) == first
 
 
 def test_what_was_withdrawn_may_be_asked_for_again(vault: Vault) -> None:
     inbox = Inbox(vault.folder)
-    inbox.file(wish(1))
+    inbox.file(new_request(1))
     hear(vault, 1)
-    inbox.file_withdrawal(wish(1).id)
-    inbox.file(wish(2, "named", utterances=("u1",)))
-    hear(vault, 2)  # wishes are heard before withdrawals
-    inbox.file(wish(3, "named", utterances=("u1",)))
+    inbox.file_withdrawal(new_request(1).id)
+    inbox.file(new_request(2, "named", utterances=("u1",)))
+    hear(vault, 2)  # requests are admitted before withdrawals
+    inbox.file(new_request(3, "named", utterances=("u1",)))
     hear(vault, 3)
     assert [r.state for r in hear(vault, 4)] == [
         RequestState.WITHDRAWN,
@@ -173,7 +173,7 @@ def test_what_was_withdrawn_may_be_asked_for_again(vault: Vault) -> None:
 
 def test_a_device_that_holds_nothing_any_more_refuses(vault: Vault) -> None:
     vault.purge(["t0", *(f"u{i}" for i in range(6))])
-    Inbox(vault.folder).file(wish(1))
+    Inbox(vault.folder).file(new_request(1))
     (request,) = hear(vault)
     assert (request.state, request.note) == (RequestState.REFUSED, "this device trains on no utterance")
 
@@ -181,16 +181,16 @@ def test_a_device_that_holds_nothing_any_more_refuses(vault: Vault) -> None:
 def test_what_is_recorded_later_is_not_asked_for_yet(tmp_path: Path) -> None:
     entries = [VaultEntry("old", "calm", 1, "train", 1), VaultEntry("new", "calm", 1, "train", 1, recorded=5)]
     vault = vault_with(tmp_path / "v", entries)
-    Inbox(vault.folder).file(wish(1))
+    Inbox(vault.folder).file(new_request(1))
     assert hear(vault, 4)[0].utterances == ("old",)
-    Inbox(vault.folder).file(wish(2))
+    Inbox(vault.folder).file(new_request(2))
     assert hear(vault, 5)[1].utterances == ("new",)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"id": "x"}', '{"id": "0123456789abcdef"}', "\x00"])
 def test_what_is_no_wish_is_refused_once_and_stops_nobody(vault: Vault, content: str) -> None:
     inbox = Inbox(vault.folder)
-    inbox.file(wish(1))
+    inbox.file(new_request(1))
     (inbox.folder / "scribble.json").write_text(content)
     good, bad = hear(vault, 1)
     assert good.state is RequestState.RAISED and bad.state is RequestState.REFUSED
@@ -204,23 +204,23 @@ def test_what_is_no_wish_is_refused_once_and_stops_nobody(vault: Vault, content:
 
 def test_a_request_is_withdrawn_until_it_is_unlearned(vault: Vault) -> None:
     inbox, book = Inbox(vault.folder), RequestStore(vault.folder)
-    inbox.file(wish(1, "named", utterances=("u1",)))
-    inbox.file(wish(2, "named", utterances=("u2",)))
+    inbox.file(new_request(1, "named", utterances=("u1",)))
+    inbox.file(new_request(2, "named", utterances=("u2",)))
     hear(vault, 1)
-    book.set_state([wish(2).id], RequestState.UNLEARNED)
+    book.set_state([new_request(2).id], RequestState.UNLEARNED)
     for number in (1, 2, 3):
-        inbox.file_withdrawal(wish(number).id)
+        inbox.file_withdrawal(new_request(number).id)
     first, second = hear(vault, 2)
     assert (first.state, first.withdrawn) == (RequestState.WITHDRAWN, 2)
     assert (second.state, second.note) == (RequestState.UNLEARNED, "too late to withdraw: it is unlearned")
     assert inbox.waiting() == ()
     with pytest.raises(ImpossibleStep, match="withdrawn cannot become unlearned"):
-        book.set_state([wish(1).id], RequestState.UNLEARNED)
+        book.set_state([new_request(1).id], RequestState.UNLEARNED)
 
 
 def test_a_wish_that_is_withdrawn_before_it_is_heard_is_both(vault: Vault) -> None:
-    Inbox(vault.folder).file_withdrawal(wish(1).id)
-    Inbox(vault.folder).file(wish(1))
+    Inbox(vault.folder).file_withdrawal(new_request(1).id)
+    Inbox(vault.folder).file(new_request(1))
     assert [r.state for r in hear(vault)] == [RequestState.WITHDRAWN]
 
 
@@ -231,28 +231,28 @@ def test_the_answer_holds_counts_states_and_dates(tmp_path: Path) -> None:
     entries = [VaultEntry(f"u{i}", "calm", 1, "train", 1, recorded=i) for i in range(4)]
     vault = vault_with(tmp_path / "v", entries)
     inbox, book = Inbox(vault.folder), RequestStore(vault.folder)
-    inbox.file(wish(1, "named", utterances=("u0", "u3"), deadline=4, devices=2))
+    inbox.file(new_request(1, "named", utterances=("u0", "u3"), deadline=4, devices=2))
     hear(vault, 3)
-    inbox.file(wish(2, "named", utterances=("u1",)))
+    inbox.file(new_request(2, "named", utterances=("u1",)))
     hear(vault, 5)
-    told = report_requests(book, vault.entries, 5, trained=2)
+    told = report_requests(book, vault.entries, 5, last_trained=2)
     assert told == {
-        "ids": [wish(1).id, wish(2).id],
+        "ids": [new_request(1).id, new_request(2).id],
         "counts": [2, 1],
         "states": ["raised", "raised"],
         "deadlines": [2, -1],
         "devices": [2, 1],
         "learned": [1, 1],
     }
-    assert report_requests(book, vault.entries, 5, trained=-1)["learned"] == [0, 0]
-    assert report_requests(book, vault.entries, 99, trained=2)["deadlines"] == [0, -1]
+    assert report_requests(book, vault.entries, 5, last_trained=-1)["learned"] == [0, 0]
+    assert report_requests(book, vault.entries, 99, last_trained=2)["deadlines"] == [0, -1]
 
 
 def test_a_run_that_goes_on_from_an_earlier_date_hears_what_it_heard_then(vault: Vault) -> None:
     inbox, book = Inbox(vault.folder), RequestStore(vault.folder)
-    inbox.file(wish(1))
+    inbox.file(new_request(1))
     hear(vault, 2)
-    inbox.file_withdrawal(wish(1).id)
+    inbox.file_withdrawal(new_request(1).id)
     hear(vault, 4)
     told = {
         rounds_done: report_requests(book, vault.entries, rounds_done, 0)["states"]
@@ -263,10 +263,10 @@ def test_a_run_that_goes_on_from_an_earlier_date_hears_what_it_heard_then(vault:
 
 @pytest.mark.parametrize("state", [RequestState.RAISED, RequestState.UNLEARNED, RequestState.PURGED])
 def test_the_server_hears_four_words_alone(vault: Vault, state: RequestState) -> None:
-    Inbox(vault.folder).file(wish(1))
+    Inbox(vault.folder).file(new_request(1))
     hear(vault)
     book = RequestStore(vault.folder)
-    book.set_state([wish(1).id], state)
+    book.set_state([new_request(1).id], state)
     expected = "purged" if state is RequestState.PURGED else "raised"
     assert report_requests(book, vault.entries, 0, 0)["states"] == [expected]
 
@@ -314,17 +314,17 @@ def test_what_is_withdrawn_or_refused_stays_so_and_too_late_is_too_late(end: Req
 
 def test_a_closed_request_keeps_its_count_and_no_utterance(vault: Vault) -> None:
     book = RequestStore(vault.folder)
-    Inbox(vault.folder).file(wish(1, reason="because"))
+    Inbox(vault.folder).file(new_request(1, reason="because"))
     hear(vault, 3)
     with pytest.raises(ValueError, match="is raised: it cannot be closed yet"):
-        book.close([wish(1).id])
-    book.set_state([wish(1).id], RequestState.PURGED)
-    book.close([wish(1).id])
-    book.close([wish(1).id])
+        book.close([new_request(1).id])
+    book.set_state([new_request(1).id], RequestState.PURGED)
+    book.close([new_request(1).id])
+    book.close([new_request(1).id])
     (request,) = book.all()
     assert (request.count, request.utterances, request.reason) == (6, (), "")
     assert (request.held_out_count, request.held_out) == (1, ())
-    assert (request.state, request.round, request.id) == (RequestState.PURGED, 3, wish(1).id)
+    assert (request.state, request.round, request.id) == (RequestState.PURGED, 3, new_request(1).id)
     assert "u1" not in (vault.folder / "requests.json").read_text()
 
 
@@ -339,10 +339,10 @@ def test_a_closed_request_keeps_its_count_and_no_utterance(vault: Vault) -> None
 def test_a_refusal_that_is_closed_says_why_and_not_what_was_named(
     vault: Vault, what: str, more: dict[str, object], why: str
 ) -> None:
-    Inbox(vault.folder).file(wish(1, what, reason="a secret, too", **more))
+    Inbox(vault.folder).file(new_request(1, what, reason="a secret, too", **more))
     hear(vault)
     book = RequestStore(vault.folder)
-    book.close([wish(1).id])
+    book.close([new_request(1).id])
     (request,) = book.all()
     assert (request.state, request.note) == (RequestState.REFUSED, why)
     assert "secret" not in (vault.folder / "requests.json").read_text()
@@ -429,31 +429,31 @@ for n in range(int(sys.argv[2])):
 
 def test_a_disk_that_fills_up_loses_no_wish(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
     inbox = Inbox(vault.folder)
-    inbox.file(wish(1))
+    inbox.file(new_request(1))
     with monkeypatch.context() as patched:
         patched.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
             hear(vault)
         with pytest.raises(OSError, match="disk full"):
-            inbox.file(wish(2))
-    assert [w.id for w in inbox.waiting()] == [wish(1).id]
-    assert [r.id for r in hear(vault)] == [wish(1).id]
+            inbox.file(new_request(2))
+    assert [w.id for w in inbox.waiting()] == [new_request(1).id]
+    assert [r.id for r in hear(vault)] == [new_request(1).id]
 
 
 @given(names=st.text(max_size=9), number=st.integers(0, 9))
 @settings(max_examples=25)
 def test_a_wish_survives_being_filed(names: str, number: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        filed = wish(7, "named", utterances=(names, "b"), deadline=number or None, reason=names)
+        filed = new_request(7, "named", utterances=(names, "b"), deadline=number or None, reason=names)
         Inbox(Path(folder)).file(filed)
         (waiting,) = Inbox(Path(folder)).waiting()
-        assert waiting.wish == filed
+        assert waiting.request == filed
 
 
 class LifeOfRequests(RuleBasedStateMachine):
     """A device, the people who ask and a server that serves; beside it, what must be true of each request."""
 
-    wishes = Bundle("wishes")
+    filed_requests = Bundle("filed requests")
 
     @initialize()
     def begin(self) -> None:
@@ -470,28 +470,29 @@ class LifeOfRequests(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
     @rule(
-        target=wishes, utterances=st.sets(st.sampled_from(["t0", *(f"u{i}" for i in range(6))]), min_size=1)
+        target=filed_requests,
+        utterances=st.sets(st.sampled_from(["t0", *(f"u{i}" for i in range(6))]), min_size=1),
     )
     def ask_for_some(self, utterances: set[str]) -> FiledRequest:
         return self.file("named", utterances=tuple(sorted(utterances)))
 
-    @rule(target=wishes, emotion=st.sampled_from(["angry", "calm"]))
+    @rule(target=filed_requests, emotion=st.sampled_from(["angry", "calm"]))
     def ask_for_an_emotion(self, emotion: str) -> FiledRequest:
         return self.file("emotion", emotion=emotion)
 
     def file(self, what: str, **more: object) -> FiledRequest:
         self.number += 1
-        new = wish(self.number, what, **more)
+        new = new_request(self.number, what, **more)
         self.ask_again(new)
         return new
 
-    @rule(known=wishes)
+    @rule(known=filed_requests)
     def ask_again(self, known: FiledRequest) -> None:
-        """The same wish, by its id: also after it was withdrawn, or purged."""
+        """The same request, by its id: also after it was withdrawn, or purged."""
         self.inbox.file(known)
         self.filed[known.id] = known
 
-    @rule(known=wishes)
+    @rule(known=filed_requests)
     def withdraw(self, known: FiledRequest) -> None:
         self.inbox.file_withdrawal(known.id)
         self.leaving.add(known.id)
@@ -500,7 +501,7 @@ class LifeOfRequests(RuleBasedStateMachine):
     def listen(self, crash: str) -> None:
         self.rounds_done += 1
         waiting = self.inbox.waiting()
-        if crash == "before the book" and any(w.wish and w.id not in self.expected for w in waiting):
+        if crash == "before the book" and any(w.request and w.id not in self.expected for w in waiting):
             with pytest.MonkeyPatch.context() as patched:
                 patched.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("killed")))
                 with pytest.raises(OSError, match="killed"):
@@ -511,8 +512,8 @@ class LifeOfRequests(RuleBasedStateMachine):
         raise_due(QUIET, self.vault, 0, self.rounds_done)
         assert self.inbox.waiting() == ()
         for file in waiting:
-            if file.wish and file.wish.id not in self.expected:
-                self.expected[file.wish.id] = self.outcome(file.wish)
+            if file.request and file.request.id not in self.expected:
+                self.expected[file.request.id] = self.outcome(file.request)
         for name in self.leaving & self.expected.keys():
             state, utterances = self.expected[name]
             if state is RequestState.RAISED:
@@ -532,7 +533,7 @@ class LifeOfRequests(RuleBasedStateMachine):
         left = tuple(u for u in meant if u not in spoken_for)
         return (RequestState.RAISED, left) if left else (RequestState.REFUSED, ())
 
-    @rule(known=wishes)
+    @rule(known=filed_requests)
     def unlearn(self, known: FiledRequest) -> None:
         self.serve(
             known.id,
@@ -540,7 +541,7 @@ class LifeOfRequests(RuleBasedStateMachine):
             {RequestState.RAISED, RequestState.UNLEARNED, RequestState.PURGED},
         )
 
-    @rule(known=wishes)
+    @rule(known=filed_requests)
     def purge(self, known: FiledRequest) -> None:
         """Of what was unlearned, or never learned; the vault first, the book after it; perhaps once more."""
         state, utterances = self.expected.get(known.id, (None, ()))

@@ -19,7 +19,8 @@ from fedunlearn.config.deletion import DeletionSettings, ScheduledDeletion
 from fedunlearn.deletion.admission import raise_due
 from fedunlearn.deletion.request import DeletionRequest, ImpossibleStep, RequestState
 from fedunlearn.deletion.request_store import RequestStore
-from fedunlearn.deletion.schedule import any_while_learning, check_schedule, last_scheduled_round
+from fedunlearn.deletion.schedule import any_while_learning, last_scheduled_round
+from fedunlearn.deletion.schedule_check import check_schedule
 from fedunlearn.errors import BadInput
 from fedunlearn.vault.index import VaultEntry
 from fedunlearn.vault.vault import Vault

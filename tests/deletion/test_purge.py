@@ -17,7 +17,7 @@ from tiny import tone
 from tiny_model import tiny
 
 from fedunlearn.audio import PCM
-from fedunlearn.deletion.purge import AppliedRequests, PurgeResult, leaving_too, purge_requests
+from fedunlearn.deletion.purge import AppliedRequests, PurgeResult, implied_held_out, purge_requests
 from fedunlearn.deletion.receipts import MethodRecord, receipt_of
 from fedunlearn.deletion.request import DeletionRequest, RequestState
 from fedunlearn.deletion.request_store import RequestStore
@@ -46,7 +46,7 @@ SPEECH = {entry.id: pcm for entry, pcm in recordings()}
 
 
 def windows_of(*ids: str) -> Fingerprints:
-    return Fingerprints.of_speech((SPEECH[i], MODEL.features_of(SPEECH[i])) for i in ids)
+    return Fingerprints.of_recordings((SPEECH[i], MODEL.features_of(SPEECH[i])) for i in ids)
 
 
 @pytest.fixture
@@ -191,19 +191,21 @@ def test_a_speaker_who_leaves_a_shared_device_takes_the_held_out_speech_along(tm
         ("anna", "test", 9),
     ]
     vault = shared(tmp_path / "v", *people)
-    assert leaving_too(vault, ["u0"], ["u0"], 5) == ()
-    assert leaving_too(vault, ["u0", "u1"], ["u1"], 5) == ("u2",)  # what she will record in round 9 may come
-    assert leaving_too(vault, ["u0", "u1"], ["u0", "u1"], 9) == ()  # by then she has recorded more
-    assert leaving_too(vault, ["u3"], ["u3"], 5) == ("u4",)
+    assert implied_held_out(vault, ["u0"], ["u0"], 5) == ()
+    assert implied_held_out(vault, ["u0", "u1"], ["u1"], 5) == (
+        "u2",
+    )  # what she will record in round 9 may come
+    assert implied_held_out(vault, ["u0", "u1"], ["u0", "u1"], 9) == ()  # by then she has recorded more
+    assert implied_held_out(vault, ["u3"], ["u3"], 5) == ("u4",)
     # The device trains on nothing any more: it has left, and everything with it.
-    assert leaving_too(vault, ["u0", "u1", "u2", "u3"], ["u3"], 5) == ("u4", "u5")
-    assert leaving_too(vault, ["u0", "u1"], [], 5) == ()
+    assert implied_held_out(vault, ["u0", "u1", "u2", "u3"], ["u3"], 5) == ("u4", "u5")
+    assert implied_held_out(vault, ["u0", "u1"], [], 5) == ()
 
 
 def test_without_names_a_device_is_one_person(tmp_path: Path) -> None:
     vault = shared(tmp_path / "v", ("", "train", 0), ("", "train", 0), ("", "test", 0))
-    assert leaving_too(vault, ["u0"], ["u0"], 0) == ()
-    assert leaving_too(vault, ["u0", "u1"], ["u1"], 0) == ("u2",)
+    assert implied_held_out(vault, ["u0"], ["u0"], 0) == ()
+    assert implied_held_out(vault, ["u0", "u1"], ["u1"], 0) == ("u2",)
 
 
 # ---- a trace is found ------------------------------------------------------------------------------------

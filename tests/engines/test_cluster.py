@@ -15,7 +15,14 @@ from small_run import prepared, run_small, small_config, weights_of, without_tim
 
 from fedunlearn.audio import PCM
 from fedunlearn.engines.engine import play
-from fedunlearn.vault.relocation import lay_papers, lay_whole, leave_arrays, papers_of, refill, whole
+from fedunlearn.vault.relocation import (
+    mark_as_moved,
+    read_all_files,
+    read_metadata_files,
+    replace_metadata_files,
+    restore_arrays,
+    write_all_files,
+)
 from fedunlearn.vault.vault import Vault
 
 NODES = """
@@ -166,8 +173,8 @@ def test_a_vault_moves_and_comes_back(tmp_path: Path) -> None:
     here, there = tmp_path / "run" / "vaults" / "client-0002", tmp_path / "there"
     before = Vault(here)
     pcm: dict[str, PCM] = {i: before.read_audio(i) for i in before.entries}
-    lay_whole(there, whole(here))
-    leave_arrays(here)
+    write_all_files(there, read_all_files(here))
+    mark_as_moved(here)
     assert not list(here.glob("*.i16")) and not list(here.glob("*.f32"))
     moved = Vault(there)
     assert all((moved.read_audio(i) == pcm[i]).all() for i in pcm)
@@ -177,12 +184,12 @@ def test_a_vault_moves_and_comes_back(tmp_path: Path) -> None:
     (there / "receipts" / "r.json").write_text("{}")
     (there / "inbox").mkdir()
     (there / "inbox" / "wish.json").write_text("{}")
-    lay_papers(here, papers_of(there))
+    replace_metadata_files(here, read_metadata_files(there))
     assert (here / "receipts" / "r.json").exists() and not (here / "inbox").exists()
-    refill(here, pcm.__getitem__)
+    restore_arrays(here, pcm.__getitem__)
     again = Vault(here)
     assert list(again.entries) == [i for i in pcm if i not in gone] and again.generation == moved.generation
     assert all((again.read_audio(i) == pcm[i]).all() for i in again.entries)
     stamp = again.is_current
-    refill(here, pcm.__getitem__)  # it lives here: nothing happens
+    restore_arrays(here, pcm.__getitem__)  # it lives here: nothing happens
     assert stamp and again.is_current

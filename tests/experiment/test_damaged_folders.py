@@ -18,7 +18,7 @@ from fedunlearn.errors import BadInput, RunFailed
 from fedunlearn.experiment.reference_cache import ReferenceCache
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.server.clients import Clients
-from fedunlearn.vault.files import DamagedVault
+from fedunlearn.vault.arrays import DamagedVault, write_vault
 from fedunlearn.vault.vault import Vault
 
 CONFIG = small_config(
@@ -320,7 +320,7 @@ def test_a_reference_is_kept_only_where_clients_hold_what_its_key_says(
     vault = Vault(folder)
     recordings = [(e, vault.read_audio(i)[::-1].copy()) for i, e in vault.entries.items()]
     shutil.rmtree(folder)
-    Vault.write(folder, recordings, vault.classes)
+    write_vault(folder, recordings, vault.classes)
     play(experiment)
     assert len(kept) == 1
 

@@ -29,7 +29,7 @@ VOICE = VOICE[: len(VOICE) // 5 * 5]  # whole frames of the tiny model
 
 
 def told(*recordings: PCM) -> Fingerprints:
-    return Fingerprints.of_speech((pcm, MODEL.features_of(pcm)) for pcm in recordings)
+    return Fingerprints.of_recordings((pcm, MODEL.features_of(pcm)) for pcm in recordings)
 
 
 def found(folder: Path, fingerprints: Fingerprints) -> list[str]:

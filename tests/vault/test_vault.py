@@ -16,7 +16,7 @@ import pytest
 import torch
 from tiny import EMOTIONS, recordings_of, tiny_partition, tone
 
-import fedunlearn.vault.files
+import fedunlearn.vault.arrays
 import fedunlearn.vault.index
 from fedunlearn.audio import PCM
 from fedunlearn.config.model import ModelSettings
@@ -24,7 +24,7 @@ from fedunlearn.links import wipe
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.seeding import rng_for
-from fedunlearn.vault.files import DamagedVault
+from fedunlearn.vault.arrays import DamagedVault
 from fedunlearn.vault.index import VaultEntry
 from fedunlearn.vault.traces import Fingerprints, find_traces
 from fedunlearn.vault.vault import Vault
@@ -373,7 +373,7 @@ def cut_power(
     monkeypatch: pytest.MonkeyPatch, step: str, call: int, halfway: Callable[..., None] | None, after: bool
 ) -> None:
     """Make the ``call``-th use of a function fail: before it, halfway through it, or just after it."""
-    real = getattr(fedunlearn.vault.files, step)
+    real = getattr(fedunlearn.vault.arrays, step)
     calls = 0
 
     def failing(*args: object) -> None:
@@ -387,7 +387,7 @@ def cut_power(
             raise PowerCutError
         real(*args)
 
-    monkeypatch.setattr(fedunlearn.vault.files, step, failing)
+    monkeypatch.setattr(fedunlearn.vault.arrays, step, failing)
     if hasattr(fedunlearn.vault.index, step):
         monkeypatch.setattr(fedunlearn.vault.index, step, failing)
 
@@ -443,7 +443,7 @@ def test_a_wipe_that_fails_is_an_error_and_not_forgotten(
     gone = list(SPEECH)[:2]
     with monkeypatch.context() as patch:
         patch.setattr(
-            fedunlearn.vault.files, "wipe", lambda path: (_ for _ in ()).throw(OSError("read-only"))
+            fedunlearn.vault.arrays, "wipe", lambda path: (_ for _ in ()).throw(OSError("read-only"))
         )
         for _ in range(2):
             with pytest.raises(OSError, match="read-only"):
@@ -475,7 +475,7 @@ def test_what_another_process_is_writing_is_left_alone(vault: Vault) -> None:
 def test_opening_waits_for_a_purge_that_is_under_way(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the new arrays and the new index, another process must not take the new arrays for strays."""
     order: list[str] = []
-    real = fedunlearn.vault.files.write_atomically
+    real = fedunlearn.vault.arrays.write_atomically
     started = threading.Event()
 
     def slowly(path: Path, content: bytes | str) -> None:
@@ -484,7 +484,7 @@ def test_opening_waits_for_a_purge_that_is_under_way(vault: Vault, monkeypatch: 
         real(path, content)
         order.append(path.name)
 
-    for room in (fedunlearn.vault.files, fedunlearn.vault.index):
+    for room in (fedunlearn.vault.arrays, fedunlearn.vault.index):
         monkeypatch.setattr(room, "write_atomically", slowly)
     purging = threading.Thread(target=vault.purge, args=[list(SPEECH)[:2]])
     purging.start()

@@ -1,9 +1,9 @@
-"""How a vault lies on disk: an index of one generation, and raw arrays that are read by memory map.
+"""The files of a vault: an index of one generation, and raw arrays that are memory-mapped.
 
-index.json                      which generation is current, its utterances in order, the arrays' checksums
-audio-<generation>.i16          all PCM, one utterance after another
-<feature name>-<generation>.f32 derived features, frames after frames; rebuilt whenever missing
-<feature name>-<generation>.frames  how many frames each utterance has
+index.json                          current generation, its utterances in order, checksums of the arrays
+audio-<generation>.i16              all PCM, one utterance after another
+<feature name>-<generation>.f32     derived features, one frame after another; rebuilt whenever missing
+<feature name>-<generation>.frames  number of frames of each utterance
 """
 
 import hashlib
@@ -31,11 +31,11 @@ ARRAYS = {".i16", ".f32", ".frames"}
 
 
 class DamagedVault(Exception):
-    """A vault whose files do not hold what its index says; ``str(error)`` names the file."""
+    """A vault's files do not hold what its index says; ``str(error)`` names the file."""
 
 
 def stamp(folder: Path) -> tuple[int, int, int] | None:
-    """What changes whenever the index is written, or another vault takes its place; None = no vault."""
+    """Return a value that changes when the index is written or the vault is replaced; None = no vault."""
     # Every purge, and every new vault, writes the index anew under another name and renames it.
     with suppress(FileNotFoundError):
         status = (folder / "index.json").stat()
@@ -45,7 +45,13 @@ def stamp(folder: Path) -> tuple[int, int, int] | None:
 
 @dataclass(frozen=True)
 class Stored:
-    """One array file: the rows of all utterances, one after another, and where each begins."""
+    """An array file with the rows of all utterances, one after another.
+
+    Attributes:
+        array: all rows: PCM [S], or features [T, D].
+        start: utterance -> its first row.
+        count: utterance -> its number of rows.
+    """
 
     array: npt.NDArray[Any]
     start: Mapping[str, int]
@@ -53,13 +59,26 @@ class Stored:
 
     @classmethod
     def audio(cls, path: Path, entries: Iterable[VaultEntry]) -> "Stored":
-        """PCM [S]. Raises DamagedVault."""
+        """Map the PCM [S] of all utterances.
+
+        Raises:
+            DamagedVault: the file is missing or of another size.
+        """
         counts = {e.id: e.samples for e in entries}
         return cls(_map(path, np.int16, sum(counts.values())), _starts(counts), counts)
 
     @classmethod
     def features(cls, path: Path, ids: Sequence[str], dims: int | None = None) -> "Stored":
-        """Features [T, D]; D is what the file's size says, unless it is known. Raises DamagedVault."""
+        """Map the features [T, D] of all utterances.
+
+        Args:
+            path: of the array.
+            ids: all utterances in vault order.
+            dims: D; None = computed from the file's size.
+
+        Raises:
+            DamagedVault: the file is missing or of another size.
+        """
         frames = np.fromfile(path.with_suffix(".frames"), np.int64)
         if len(frames) != len(ids):
             raise DamagedVault(
@@ -72,7 +91,11 @@ class Stored:
         return cls(values.reshape(-1, dims), _starts(counts), counts)
 
     def rows(self, utterance: str) -> npt.NDArray[Any]:
-        """One utterance's. Raises KeyError where it is not here."""
+        """Return the rows of one utterance.
+
+        Raises:
+            KeyError: it is not here.
+        """
         first = self.start[utterance]
         return self.array[first : first + self.count[utterance]]
 
@@ -85,7 +108,16 @@ def write_generation(
     derived: Derived,
     new: bool = False,
 ) -> None:
-    """Write all arrays, and then the index. A ``new`` vault, which nobody reads yet, is just written."""
+    """Write all arrays of a generation, and then the index.
+
+    Args:
+        folder: of the vault.
+        generation: its number.
+        recordings: entry and PCM [S] of each utterance, in vault order.
+        classes: number of emotions in the corpus.
+        derived: features to store with them.
+        new: nobody reads the vault yet, so that files are just written.
+    """
     digests: dict[str, str] = {}
     pcm = [samples for _, samples in recordings]
     audio = np.concatenate(pcm) if pcm else np.zeros(0, np.int16)
@@ -97,11 +129,49 @@ def write_generation(
     Index(generation, classes, tuple(entry for entry, _ in recordings), digests).write(folder, new)
 
 
+def write_vault(
+    folder: Path,
+    recordings: Sequence[tuple[VaultEntry, PCM]],
+    classes: int,
+    derived: Derived | None = None,
+) -> None:
+    """Make a vault from recordings; the caller flushes the disk (os.sync) to make it durable.
+
+    Args:
+        folder: to be made.
+        recordings: entry and PCM, int16 [S], of each utterance; the audio is copied.
+        classes: number of emotions in the corpus.
+        derived: features of at least these recordings, if they are known already.
+
+    Raises:
+        ValueError: an id comes twice, or an entry does not describe its recording (int16, its length).
+    """
+    _check_recordings(recordings)
+    folder.mkdir(parents=True)
+    write_generation(folder, 1, recordings, classes, derived or {}, new=True)
+
+
+def _check_recordings(recordings: Sequence[tuple[VaultEntry, PCM]]) -> None:
+    seen: set[str] = set()
+    for entry, pcm in recordings:
+        if entry.id in seen:
+            raise ValueError(f"vault: {entry.id} comes twice")
+        seen.add(entry.id)
+        if pcm.dtype != np.int16 or pcm.shape != (entry.samples,):
+            wanted = f"its entry says int16 ({entry.samples},)"
+            raise ValueError(f"vault: {entry.id} is {pcm.dtype} {pcm.shape}, {wanted}")
+
+
 def write_features(path: Path, features: Sequence[Tensor], new: bool = False) -> dict[str, str]:
-    """Write the features [T, D] of all utterances, in vault order, and how many frames each has.
+    """Write the features of all utterances, and the file with their numbers of frames.
+
+    Args:
+        path: of the features.
+        features: [T, D] of each utterance, in vault order.
+        new: nobody reads the vault yet, so that files are just written.
 
     Returns:
-        the digests of both files, for the index
+        name -> digest of both files, for the index
     """
     frames = np.array([len(f) for f in features], np.int64)
     values = torch.cat(list(features)).numpy().astype(np.float32, copy=False)
@@ -118,9 +188,9 @@ def _write(new: bool, path: Path, content: bytes) -> dict[str, str]:
 
 
 def is_as_written(path: Path, index: Index) -> bool:
-    """Whether an array holds what the index says; True, too, where the index is of an earlier version.
+    """Tell whether an array matches its checksum; also true if the index has none.
 
-    A process reads a file again only where it was written meanwhile.
+    A process reads a file again only if it was written in the meantime.
     """
     if not is_plain(path):
         return False
@@ -131,7 +201,11 @@ def is_as_written(path: Path, index: Index) -> bool:
 
 
 def check_audio(path: Path, index: Index) -> None:
-    """See that the audio of a vault is what was recorded. Raises DamagedVault."""
+    """Check that the audio of a vault matches its checksum.
+
+    Raises:
+        DamagedVault: it does not, or is a link.
+    """
     if path.is_symlink():
         raise DamagedVault(f"{path}: is a link, which cannot be wiped; put what it leads to in its place")
     if not is_as_written(path, index):
@@ -145,10 +219,14 @@ def _digest(path: Path, inode: int, written: int, size: int) -> str:
 
 
 def wipe_strays(folder: Path, generation: int) -> None:
-    """Wipe what an interrupted purge, or any interrupted writing, left. To be called ``lock_folder`` it.
+    """Wipe what an interrupted purge, or any interrupted writing, left; the folder must be locked.
 
-    A stray array that has another name somewhere may be anybody's file. It stays as it is, for the search to
-    look into: gone from here, it would be hidden.
+    A stray array with another name (hard link) may be anybody's file. It stays, so that the search for traces
+    looks into it.
+
+    Args:
+        folder: of the vault.
+        generation: the current one.
     """
     for path in folder.rglob("*"):
         if path.is_dir() and not path.is_symlink():
@@ -162,16 +240,21 @@ def wipe_strays(folder: Path, generation: int) -> None:
 
 
 def wipe_arrays(folder: Path, generation: int) -> None:
-    """Wipe the arrays of a generation that is over, under all their names: they were written here."""
+    """Wipe the arrays of a superseded generation, under all their names: they were written here.
+
+    Args:
+        folder: of the vault.
+        generation: the superseded one.
+    """
     for path in list(folder.iterdir()):
         if path.suffix in ARRAYS and path.stem.rpartition("-")[2] == str(generation):
             wipe(path)
 
 
 def _is_abandoned(temporary: Path) -> bool:
-    """Whether nobody is writing this file any more: its name is .<name>.<process>.tmp."""
+    """Tell whether nobody writes this file any more; its name is .<name>.<process>.tmp."""
     name = temporary.stem.removeprefix(".").rpartition(".")[0]
-    # Who writes these is alone.
+    # These are written under the lock, which this process holds.
     return Path(name).suffix in ARRAYS or name == INDEX or is_abandoned(temporary)
 
 
