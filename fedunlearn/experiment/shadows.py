@@ -207,12 +207,7 @@ class ShadowCache:
             **{part: getattr(config, part).model_dump(mode="json") for part in parts},
             "unlearning": [unlearning.method, unlearning.aggregation, unlearning.clip],
             "method": _as_json(settings),
-            **(
-                {"joint": unlearning.aggregation_options.model_dump(mode="json")}
-                if unlearning.aggregation_options
-                else {}
-            ),
-            **({"plugins": config.plugins} if config.plugins else {}),
+            **({"plugins": config.plugins, "joint": _as_json(joint)} if config.plugins else {}),
             "contents": digests,
             "plan": plan.as_dict(place),
             "candidates": [place[u] for u in plan.candidates],
