@@ -16,34 +16,44 @@ from fedunlearn import config as configuration
 from fedunlearn.cli.comparison import compare, read_results, unfit
 from fedunlearn.cli.exit_codes import run_command
 from fedunlearn.cli.export import leave_model
+from fedunlearn.config.unlearning import AGGREGATIONS
 from fedunlearn.console import Screen, errors, say, warn
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, Interrupted, RunFailed
 from fedunlearn.folders import make_new_folder, remove_folders
 from fedunlearn.inputs import looked_up
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.tracking import Follower, check_tracker
+from fedunlearn.unlearning import CONTROLS, METHODS, PRIVILEGED
 
 _METHOD_HELP = (
-    "Unlearning method (unlearning.method). Forget set alone: calm, l2ul, random-label, gradient-ascent, "
-    "boundary-shrink, delete, amun-forget, pga, salun. Controls: none, destroy. See more than the forget "
-    "set, upper references: fine-tune, neggrad-plus, scrub, not, fed-eraser, retrained."
+    "Unlearning method (unlearning.method), or your own: path/to/mine.py:name. Forget set alone: "
+    f"{', '.join(name for name in METHODS if name not in CONTROLS)}. Controls: {', '.join(CONTROLS)}. "
+    f"See more than the forget set, upper references: {', '.join(PRIVILEGED)}."
+)
+_AGGREGATION_HELP = (
+    f"How the requesters' updates join: {', '.join(AGGREGATIONS)}, or your own: path/to/mine.py:name "
+    "(unlearning.aggregation)."
 )
 _MODEL_HELP = (
     "functionals, cnn, or a speech encoder: a folder as transformers saves it, a name such as "
-    "facebook/wav2vec2-base, or random:wav2vec2-base to measure times (model.name)."
+    "facebook/wav2vec2-base, random:wav2vec2-base to measure times, or your own: path/to/mine.py:name "
+    "(model.name)."
 )
 _CONFIG_HELP = "A complete experiment, such as configs/ravdess.toml; without it, generated speech."
 
 
 def run(
     config: Annotated[Path | None, typer.Option(help=_CONFIG_HELP)] = None,
-    corpus: Annotated[str | None, typer.Option(help="Which corpus (corpus.name).")] = None,
+    corpus: Annotated[
+        str | None, typer.Option(help="Which corpus, or your own: path/to/mine.py:name (corpus.name).")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the corpus; only read (corpus.path).")] = None,
     model: Annotated[str | None, typer.Option(help=_MODEL_HELP)] = None,
     method: Annotated[str | None, typer.Option(help=_METHOD_HELP)] = None,
     clients: Annotated[int | None, typer.Option(help="Devices (partition.clients).")] = None,
     rounds: Annotated[int | None, typer.Option(help="Ordinary rounds (training.rounds).")] = None,
     seed: Annotated[int | None, typer.Option(help="Of all randomness.")] = None,
+    aggregation: Annotated[str | None, typer.Option(help=_AGGREGATION_HELP)] = None,
     engine: Annotated[str | None, typer.Option(help="ray, inline or flower (federation.engine).")] = None,
     ray_address: Annotated[
         str | None,
@@ -73,6 +83,7 @@ def run(
         "corpus.path": str(data) if data else None,
         "model.name": model,
         "unlearning.method": method,
+        "unlearning.aggregation": aggregation,
         "partition.clients": clients,
         "training.rounds": rounds,
         "seed": seed,
@@ -129,7 +140,10 @@ def _run(
 
     with stopped_as_interrupt(), Progress(errors) as progress:
         # Runs that begin in the same second must not get the same folder.
-        default = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{_file_name(config.corpus.name)}"
+        default = (
+            Path("runs")
+            / f"{datetime.now():%Y%m%d-%H%M%S}-{_file_name(config.corpus.name.rpartition(':')[2])}"
+        )
         folder, made = (out, []) if out else make_new_folder(default)
         references = cache or folder.parent / "references"
         try:
@@ -246,7 +260,7 @@ def closing_table(results: Mapping[str, Any]) -> Table:
     from fedunlearn.report.guarding import liars
     from fedunlearn.report.values import at
 
-    method = results["config"]["unlearning"]["method"]
+    method = results["unlearning"]["method"]
     table = Table(title=f"{results['corpus']['name']}: {len(results['requests'])} deletions, {method}")
     table.add_column("")
     names = ("original", "unlearned", "recovered", "retrained")

@@ -7,6 +7,8 @@ description; ``docs/configuration.md`` is generated from these (``fedunlearn.con
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -20,6 +22,7 @@ from fedunlearn.config.fields import (
     Count,
     NonNegative,
     OpenFraction,
+    Options,
     Positive,
     Seconds,
     Seed,
@@ -28,6 +31,7 @@ from fedunlearn.config.fields import (
 from fedunlearn.config.guard import AttackerSettings, GuardSettings, PrivacySettings
 from fedunlearn.config.model import EncoderSettings, ModelSettings
 from fedunlearn.config.partition import LateRecordings, PartitionSettings
+from fedunlearn.config.plugins import Kind, canonical, find, is_plugin, key_of
 from fedunlearn.config.unlearning import (
     AmunForgetSettings,
     AttackSettings,
@@ -88,6 +92,7 @@ __all__ = [
     "UnlearningSettings",
     "load",
     "parse_override",
+    "with_plugins",
 ]
 
 
@@ -97,7 +102,10 @@ class CorpusSettings(Settings):
     name: str = Field(
         default="synthetic",
         description='Name of a corpus reader (docs/corpora.md lists them). "synthetic" generates speech and '
-        "needs no data.",
+        'needs no data. Or a reader of your own: "path/to/file.py:name" (docs/extending.md).',
+    )
+    options: Options | None = Field(
+        default=None, description="Settings of a corpus reader of your own, which defines what they are."
     )
     path: str = Field(
         default="",
@@ -270,6 +278,11 @@ class Config(Settings):
     """One complete experiment."""
 
     seed: Seed = Field(default=1, description="Seed of all random numbers of the run, at most 2^63 - 1.")
+    plugins: dict[str, str] | None = Field(
+        default=None,
+        description="SHA-256 digest of each file that a method, model, corpus reader or aggregation of your "
+        "own comes from. It is filled in when the experiment is read; a file that has changed since is refused.",
+    )
     corpus: CorpusSettings = Field(default=CorpusSettings(), description="Which recordings are used.")
     partition: PartitionSettings = Field(
         default=PartitionSettings(), description="Which client holds which speakers, and what is held out."
@@ -342,6 +355,11 @@ class Config(Settings):
             )
         return self
 
+    def digest_of(self, kind: Kind) -> str:
+        """Digest of the file that a method, model, corpus or aggregation of the user's own comes from."""
+        section, key = next((section, key) for k, section, key, _ in _PLACES if k == kind)
+        return (self.plugins or {}).get(key_of(kind, getattr(getattr(self, section), key)), "")
+
     def to_toml(self) -> str:
         """Return the experiment, defaults included, as TOML that ``load`` reads back as an equal config."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
@@ -368,13 +386,125 @@ def load(file: Path | None = None, overrides: Mapping[str, Any] | None = None) -
         except (ValueError, RecursionError) as error:
             raise BadInput(f"{file}: is not valid TOML ({error})") from error
     problems = [p for key, value in (overrides or {}).items() if (p := _place(tree, key, value))]
+    tree = _lists_to_tuples(tree)
+    _make_canonical(tree)
+    config = None
     try:
-        config = Config.model_validate(_lists_to_tuples(tree))
+        config = Config.model_validate(tree)
     except ValidationError as error:
-        raise BadInput([*problems, *(_line(source, e) for e in error.errors())]) from error
+        problems += [_line(source, e) for e in error.errors()]
+    uses = _uses_in(tree)
+    digests, wrong = _checked(uses, _section(tree, "plugins"), source)
+    problems += wrong
+    if config is None or problems:
+        raise BadInput(problems)
+    return _with_uses(config, uses, digests)
+
+
+@dataclass(frozen=True)
+class _Use:
+    """One place of an experiment that can name something of the user's own."""
+
+    kind: Kind
+    section: str
+    key: str
+    options_key: str
+    name: str
+    options: Mapping[str, Any] | None
+
+
+_PLACES: tuple[tuple[Kind, str, str, str], ...] = (
+    ("corpus", "corpus", "name", "options"),
+    ("model", "model", "name", "options"),
+    ("method", "unlearning", "method", "options"),
+    ("aggregation", "unlearning", "aggregation", "aggregation_options"),
+)
+
+
+def with_plugins(config: Config) -> Config:
+    """The experiment with whole references to the user's own files, their options checked, their digests.
+
+    ``load`` has done it to what it returns; a config that was made in Python may lack it.
+
+    Raises:
+        BadInput: a file or an option that will not do, or a file that is another than its digest says.
+    """
+    uses = _uses_in(config.model_dump())
+    digests, problems = _checked(uses, config.plugins or {}, "config")
     if problems:
         raise BadInput(problems)
-    return config
+    return _with_uses(config, uses, digests)
+
+
+def _section(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = tree.get(name)
+    return section if isinstance(section, Mapping) else {}
+
+
+def _uses_in(tree: Mapping[str, Any]) -> list[_Use]:
+    """The names and options of all four kinds; what is not of their types pydantic refuses."""
+    uses = []
+    for kind, place, key, options_key in _PLACES:
+        section = _section(tree, place)
+        name, options = section.get(key), section.get(options_key)
+        options = options if isinstance(options, Mapping) else None
+        if isinstance(name, str) or options is not None:
+            uses.append(_Use(kind, place, key, options_key, name if isinstance(name, str) else "", options))
+    return uses
+
+
+def _make_canonical(tree: Mapping[str, Any]) -> None:
+    """Replace names that decorators registered in this process by references to their files."""
+    for use in _uses_in(tree):
+        if use.name:
+            with suppress(BadInput):  # ``_checked`` says what is wrong
+                tree[use.section][use.key] = canonical(use.kind, use.name)
+
+
+def _checked(
+    uses: Sequence[_Use], pinned: Mapping[str, Any], source: str
+) -> tuple[dict[str, str], list[str]]:
+    """Load what is the user's own: (digests of the files, a line for each thing that is wrong)."""
+    digests: dict[str, str] = {}
+    problems = []
+    for use in uses:
+        key = f"{use.section}.{use.key}"
+        try:
+            reference = canonical(use.kind, use.name)
+            if not is_plugin(use.kind, reference):
+                if use.options:
+                    where = f"{source}: {use.section}.{use.options_key}"
+                    problems.append(f"{where} is read by a {use.kind} of your own; {key} names none")
+                continue
+            plugin = find(use.kind, reference)
+        except BadInput as error:
+            problems += [f"{source}: {key}: {problem}" for problem in error.problems]
+            continue
+        place = key_of(use.kind, reference)
+        digests[place] = plugin.sha256
+        if pinned.get(place, plugin.sha256) != plugin.sha256:
+            problems.append(
+                f"{source}: {key}: {place}: is not the file that the experiment was made with (SHA-256 "
+                f"{plugin.sha256[:12]}..., plugins has {str(pinned[place])[:12]}...); put it back, or remove "
+                "the entry to take the new one"
+            )
+        try:
+            plugin.settings.model_validate(dict(use.options or {}))
+        except ValidationError as error:
+            below = (use.section, use.options_key)
+            problems += [_line(source, {**e, "loc": (*below, *e["loc"])}) for e in error.errors()]
+    return digests, problems
+
+
+def _with_uses(config: Config, uses: Sequence[_Use], digests: Mapping[str, str]) -> Config:
+    if not digests:
+        return config if config.plugins is None else config.model_copy(update={"plugins": None})
+    changed: dict[str, Any] = {"plugins": dict(digests)}
+    for use in uses:
+        section = changed.get(use.section, getattr(config, use.section))
+        whole = {use.key: canonical(use.kind, use.name)} if use.name else {}
+        changed[use.section] = section.model_copy(update=whole)
+    return config.model_copy(update=changed)
 
 
 def parse_override(text: str) -> tuple[str, Any]:

@@ -1,8 +1,9 @@
 """The base class of all settings, and number types with their legal ranges."""
 
-from typing import Annotated, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 LARGEST = 10**9
 """Upper bound of every count: beyond any real use, and small enough for any message."""
@@ -37,6 +38,29 @@ class Settings(BaseModel):
             if isinstance(text, str):
                 _check_text(text)
         return value
+
+
+class Options(BaseModel):
+    """Settings of something that a user defined: any keys here, checked by the class that it brings."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    @model_validator(mode="after")
+    def _can_be_written_down(self) -> Self:
+        for text in _texts_in(self.model_dump()):
+            _check_text(text)
+        return self
+
+
+def _texts_in(node: Any) -> Iterator[str]:
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from (*_texts_in(key), *_texts_in(value))
+    elif isinstance(node, Sequence):
+        for value in node:
+            yield from _texts_in(value)
 
 
 def _check_text(text: str) -> None:

@@ -4,10 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fedunlearn.config.fields import AtLeastOne, OpenFraction, Settings, Shape
+from fedunlearn.config.fields import AtLeastOne, OpenFraction, Options, Settings, Shape
+from fedunlearn.config.plugins import is_plugin
 
 SMALL_MODELS = ("functionals", "cnn")
-"""The recognisers that are trained from scratch; every other name is that of a speech encoder."""
+"""The recognisers that are trained from scratch; other names are those of speech encoders and plug-ins."""
 
 
 class EncoderSettings(Settings):
@@ -71,7 +72,7 @@ class ModelSettings(Settings):
         description='"functionals" (about 93,000 parameters), "cnn" (about 140,000), or a speech encoder '
         "(wav2vec 2.0, HuBERT, WavLM): a folder saved by transformers, a published name such as "
         '"facebook/wav2vec2-base", or "random:wav2vec2-base" for that architecture with random weights, to '
-        "measure times.",
+        'measure times. Or a model of your own: "path/to/file.py:name" (docs/extending.md).',
     )
     hidden: Shape = Field(default=128, description="Width of the hidden layer of the functionals model.")
     dropout: OpenFraction = Field(
@@ -80,8 +81,16 @@ class ModelSettings(Settings):
     encoder: EncoderSettings = Field(
         default=EncoderSettings(), description="How a pre-trained speech encoder is used."
     )
+    options: Options | None = Field(
+        default=None, description="Settings of a model of your own, which defines what they are."
+    )
+
+    @property
+    def is_plugin(self) -> bool:
+        """Whether a user's own model is meant."""
+        return self.name not in SMALL_MODELS and is_plugin("model", self.name)
 
     @property
     def is_encoder(self) -> bool:
         """Whether a pre-trained speech encoder is meant."""
-        return self.name not in SMALL_MODELS
+        return self.name not in SMALL_MODELS and not self.is_plugin

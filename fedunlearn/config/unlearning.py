@@ -3,9 +3,12 @@
 Where a paper publishes a value, the field's description says so; all other defaults are this project's.
 """
 
+from collections.abc import Mapping
+from keyword import iskeyword
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from fedunlearn.config.fields import (
     AtLeastOne,
@@ -13,9 +16,17 @@ from fedunlearn.config.fields import (
     Fraction,
     NonNegative,
     OpenFraction,
+    Options,
     Positive,
     Settings,
 )
+from fedunlearn.config.plugins import find, is_plugin
+
+
+def section_of(method: str) -> str:
+    """Where the settings of a method are, below ``unlearning``: its name as Python writes it ("not_")."""
+    section = method.replace("-", "_")
+    return f"{section}_" if iskeyword(section) else section
 
 
 class DescentSettings(Settings):
@@ -315,6 +326,17 @@ class FedEraserSettings(Settings):
     )
 
 
+AGGREGATIONS: Mapping[str, bool] = {
+    "sum": False,
+    "mean": False,
+    "sequential": False,
+    "fedavg": False,
+    "projected": True,
+    "norm-clipped": False,
+}
+"""How the requesters' updates can join -> whether the others' last differences are read for it."""
+
+
 class UnlearningSettings(Settings):
     """How a requester unlearns, and how the requesters' updates are aggregated into the global model.
 
@@ -324,17 +346,24 @@ class UnlearningSettings(Settings):
     method: str = Field(
         default="calm",
         description="Name of the unlearning method. docs/methods.md lists the methods that see the forget "
-        "set alone, the controls, and the privileged baselines, which see more.",
+        "set alone, the controls, and the privileged baselines, which see more. Or a method of your own: "
+        '"path/to/file.py:name" (docs/extending.md).',
     )
-    aggregation: Literal["sum", "mean", "sequential", "fedavg", "projected", "norm-clipped"] = Field(
+    options: Options | None = Field(
+        default=None, description="Settings of a method of your own, which defines what they are."
+    )
+    aggregation: str = Field(
         default="sum",
         description='How the requesters\' updates are combined. "sum"; "mean"; "sequential": one '
         'requester after another; "fedavg": weighted by utterances over all clients, those without a '
         'request counting as no change; "projected": the sum without the components that oppose the most '
         'recent updates of the clients without a request (equal to "sum" if nothing conflicts); '
-        '"norm-clipped": the sum, each update shortened to `clip`. "neggrad-plus" and "scrub" combine their '
+        '"norm-clipped": the sum, each update shortened to `clip`. Privileged baselines combine their '
         "updates on the forget sets in this way; updates on retain sets are always averaged, weighted by "
-        "the utterances kept.",
+        'the utterances kept. Or an aggregation of your own: "path/to/file.py:name" (docs/extending.md).',
+    )
+    aggregation_options: Options | None = Field(
+        default=None, description="Settings of an aggregation of your own, which defines what they are."
     )
     clip: Positive = Field(
         default=3.0,
@@ -375,10 +404,20 @@ class UnlearningSettings(Settings):
         default=FedEraserSettings(), description='Settings of "fed-eraser".'
     )
 
+    @field_validator("aggregation")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        if value in AGGREGATIONS or is_plugin("aggregation", value):
+            return value
+        *most, last = (f"'{name}'" for name in AGGREGATIONS)
+        raise PydanticCustomError("literal_error", f"should be {', '.join(most)} or {last}")
+
     @property
     def reads_last_steps(self) -> bool:
         """Whether a joint step reads the most recent updates of the clients without a request.
 
         Keeping them takes as much memory and disk as there are clients.
         """
-        return self.aggregation == "projected"
+        if self.aggregation in AGGREGATIONS:
+            return AGGREGATIONS[self.aggregation]
+        return bool(find("aggregation", self.aggregation).card.reads_last_steps)

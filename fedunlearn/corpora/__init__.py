@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedunlearn.config import CorpusSettings
+from fedunlearn.config.plugins import find, is_plugin
 from fedunlearn.corpora import crema_d, emodb, iemocap, manifest, nemo, ravdess, savee, shemo, tess
 from fedunlearn.corpora.inspection import recordings
 from fedunlearn.corpora.labels import check_emotions
+from fedunlearn.corpora.plugin import CorpusCard
 from fedunlearn.corpora.utterance import Corpus, Utterance
 from fedunlearn.errors import BadInput
 from fedunlearn.inputs import looked_up
@@ -46,6 +48,13 @@ def _real(read: Callable[[Path], Corpus]) -> Reader:
     return reader
 
 
+def _own(settings: CorpusSettings, seed: int) -> Corpus:
+    card: CorpusCard = find("corpus", settings.name).card
+    if settings.path or card.needs_path:
+        return _real(lambda path: card.read(path, settings.options))(settings, seed)
+    return card.read(None, settings.options)
+
+
 def _without(corpus: Corpus, speakers: Collection[str]) -> Corpus:
     """The corpus without some of its speakers; its emotions keep their order."""
     if not speakers:
@@ -75,7 +84,7 @@ READERS: Mapping[str, Reader] = {
     "shemo": _real(shemo.read),
     "manifest": _real(manifest.read),
 }
-"""Every corpus that ``corpus.name`` may say."""
+"""Every corpus of this package that ``corpus.name`` may name."""
 
 
 def load(settings: CorpusSettings, seed: int) -> Corpus:
@@ -89,7 +98,7 @@ def load(settings: CorpusSettings, seed: int) -> Corpus:
         BadInput: an unknown name, no such folder, nothing recognised in it, an unknown speaker left out,
             fewer than two emotions, more than 256, or as many as there are recordings.
     """
-    reader = READERS.get(settings.name)
+    reader = _own if is_plugin("corpus", settings.name) else READERS.get(settings.name)
     if reader is None:
         raise BadInput(f"corpus.name = {settings.name!r} is not known; known are {', '.join(READERS)}")
     corpus = _without(reader(settings, seed), settings.leave_out)

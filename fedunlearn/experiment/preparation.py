@@ -56,6 +56,8 @@ DecodedCorpus = tuple[Corpus, RecordingCache]
 
 def resolve(config: Config) -> Config:
     """Fill in what follows from the rest: whole paths, a generated speaker for each client, which encoder."""
+    with suppress(BadInput):  # ``check`` says what is wrong with it, and all else that is
+        config = configuration.with_plugins(config)
     corpus = config.corpus
     if corpus.path:
         corpus = corpus.model_copy(update={"path": _absolute(corpus.path)})
@@ -66,7 +68,7 @@ def resolve(config: Config) -> Config:
     if availability.trace:
         availability = availability.model_copy(update={"trace": _absolute(availability.trace)})
     model = config.model
-    with suppress(BadInput):  # ``check`` says what is wrong with it, and all else that is
+    with suppress(BadInput):
         model = resolved(model)
     return config.model_copy(update={"corpus": corpus, "availability": availability, "model": model})
 
@@ -98,6 +100,7 @@ def check(config: Config, out: Path, cache: Path, corpus: Corpus | None = None) 
         BadInput: with every problem found, one line each.
     """
     problems = [
+        *_problems(lambda: configuration.with_plugins(config)),
         *_problems(lambda: method_named(config.unlearning.method)),
         *_problems(lambda: resolved(config.model)),
         *_problems(lambda: read_speech(config, corpus)),

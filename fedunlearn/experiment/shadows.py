@@ -23,11 +23,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from fedunlearn import __version__
 from fedunlearn.checkpoints import BadCheckpoint, load_checkpoint, save_checkpoint
 from fedunlearn.config import Config
+from fedunlearn.config.unlearning import section_of
 from fedunlearn.errors import Interrupted, RunFailed
 from fedunlearn.evaluation.judge import Judge
 from fedunlearn.experiment.process_pool import make_all
@@ -36,6 +38,7 @@ from fedunlearn.experiment.timeline import Timeline
 from fedunlearn.partition import Partition
 from fedunlearn.seeding import rng_for, stream_key
 from fedunlearn.training import TrainingDiverged, predict
+from fedunlearn.unlearning import METHODS
 
 _FORMAT = 1
 _REPLAY = -1
@@ -192,8 +195,9 @@ class ShadowCache:
     ) -> None:
         self._folder, self._shape = folder, (len(plan.candidates), classes)
         digests, place = contents
-        method = config.unlearning.method.replace("-", "_")
-        settings = getattr(config.unlearning, method, None)
+        unlearning = config.unlearning
+        settings = getattr(unlearning, section_of(unlearning.method), None) or unlearning.options
+        joint = unlearning.aggregation_options
         parts = ("model", "training", "privacy", "guard", "attackers", "recovery")
         self._decides = {
             "format": _FORMAT,
@@ -201,8 +205,9 @@ class ShadowCache:
             "torch": torch.__version__,
             "seed": config.seed,
             **{part: getattr(config, part).model_dump(mode="json") for part in parts},
-            "unlearning": [config.unlearning.method, config.unlearning.aggregation, config.unlearning.clip],
-            "method": settings.model_dump(mode="json") if settings is not None else None,
+            "unlearning": [unlearning.method, unlearning.aggregation, unlearning.clip],
+            "method": _as_json(settings),
+            **({"plugins": config.plugins, "joint": _as_json(joint)} if config.plugins else {}),
             "contents": digests,
             "plan": plan.as_dict(place),
             "candidates": [place[u] for u in plan.candidates],
@@ -233,6 +238,10 @@ class ShadowCache:
         return self._folder / f"{key}.safetensors"
 
 
+def _as_json(settings: BaseModel | None) -> dict[str, Any] | None:
+    return None if settings is None else settings.model_dump(mode="json")
+
+
 def _check(stop: Event | None) -> None:
     if stop is not None and stop.is_set():
         raise Interrupted("the run was interrupted")
@@ -254,7 +263,7 @@ def _world(config: Config, judge: Judge, partition: Partition, plan: Timeline) -
     everything = [u for of in ids for u in of]
     examples = judge.examples(everything)
     audio = {}
-    if config.unlearning.method == "l2ul" and config.unlearning.l2ul.attack.domain != "feature":
+    if METHODS[config.unlearning.method].needs_waveform(config.unlearning):
         wanted = set(plan.candidates)
         audio = {u.id: u.pcm() for u in partition.train if u.id in wanted}
     return ReplayData(

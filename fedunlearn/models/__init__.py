@@ -6,7 +6,9 @@ import numpy as np
 import torch
 
 from fedunlearn.config.model import ModelSettings
+from fedunlearn.config.plugins import find
 from fedunlearn.models.contract import EmotionModel, Standardise
+from fedunlearn.models.plugin import ModelCard
 
 __all__ = ["EmotionModel", "Standardise", "build_model", "resolved"]
 
@@ -17,8 +19,11 @@ def resolved(settings: ModelSettings) -> ModelSettings:
     Weights that are named as on the Hugging Face hub and are not on this machine are fetched.
 
     Raises:
-        BadInput: the encoder cannot be had, is another than its digest says, or asks for a missing device.
+        BadInput: the encoder cannot be had, is another than its digest says, or asks for a missing device;
+            or a user's own model cannot be built.
     """
+    if settings.is_plugin:
+        build_model(settings, 2, torch.Generator())  # whether it can be built
     if not settings.is_encoder:
         return settings
     from fedunlearn.models.encoders.checkpoint import check_digest, check_trains, locate
@@ -59,6 +64,9 @@ def build_model(
 
 
 def _construct(settings: ModelSettings, classes: int) -> EmotionModel:
+    if settings.is_plugin:
+        card: ModelCard = find("model", settings.name).card
+        return card.build(classes, settings)
     if settings.is_encoder:
         from fedunlearn.models.encoders.checkpoint import check_digest, locate
         from fedunlearn.models.encoders.model import EncoderModel

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from fedunlearn.blockwise import StateDict, add_weighted, moved
 from fedunlearn.config import TrainingSettings
+from fedunlearn.config.fields import Options
+from fedunlearn.config.plugins import find
 from fedunlearn.messages.records import LARGE
 from fedunlearn.messages.update import Update
 
@@ -88,12 +90,64 @@ def step(state: Mapping[str, Tensor], difference: Mapping[str, Tensor], scale: f
     return {k: moved(v, difference[k], scale) for k, v in state.items()}
 
 
+@dataclass(frozen=True)
+class AggregationContext:
+    """What an aggregation knows beside the requesters' updates.
+
+    Attributes:
+        total: training utterances of all clients together.
+        others: last differences of the clients that requested no deletion, in client order; filled only for
+            an aggregation that declares that it reads them.
+        longest: > 0, the longest update that ``unlearning.clip`` lets through (L2); inf = any.
+    """
+
+    total: int
+    others: Sequence[Mapping[str, Tensor]] = ()
+    longest: float = math.inf
+
+
+@dataclass(frozen=True)
+class AggregationCard:
+    """A user's own aggregation.
+
+    Attributes:
+        name: as tables show it.
+        aggregate: updates, context and the config's options -> float64 differences.
+        reads_last_steps: whether it reads ``AggregationContext.others``.
+    """
+
+    name: str
+    aggregate: Callable[[Sequence[Update], AggregationContext, Options | None], StateDict]
+    reads_last_steps: bool = False
+
+
+def _clipped_sum(updates: Sequence[Update], context: AggregationContext) -> StateDict:
+    longest = context.longest
+    return _sum(updates, lambda u: longest / u.norm if u.norm > longest else 1.0)
+
+
+def _plain_sum(updates: Sequence[Update], context: AggregationContext) -> StateDict:
+    return _sum(updates, lambda _: 1.0)
+
+
+_JOINS: Mapping[str, Callable[[Sequence[Update], AggregationContext], StateDict]] = {
+    "sum": _plain_sum,
+    "mean": lambda updates, context: _sum(updates, lambda _: 1.0 / len(updates)),
+    "sequential": _plain_sum,  # of one requester at a time: the server asks one after another
+    "fedavg": lambda updates, context: weighted_mean(updates, context.total),
+    "projected": lambda updates, context: without_conflict(_plain_sum(updates, context), context.others),
+    "norm-clipped": _clipped_sum,
+}
+"""Each of ``config.unlearning.AGGREGATIONS``."""
+
+
 def aggregate_unlearning(
     updates: Sequence[Update],
     how: str,
     total: int,
     others: Sequence[Mapping[str, Tensor]] = (),
     longest: float = math.inf,
+    options: Options | None = None,
 ) -> StateDict:
     """The requesters' joint step.
 
@@ -102,22 +156,26 @@ def aggregate_unlearning(
         how: "sum" | "mean" (each requester counts alike) | "fedavg" (weighted by utterances among all
             ``total`` of them in the federation, so that those who did not ask dilute it) | "projected" (the
             vector nearest to the sum that works against none of the ``others``) | "norm-clipped" (the sum,
-            each update scaled down to a norm of at most ``longest``).
+            each update scaled down to a norm of at most ``longest``); or a reference to a user's own.
+        total: training utterances of all clients together; read by "fedavg".
         others: last differences of clients that did not ask, in client order; read by "projected".
         longest: > 0; read by "norm-clipped".
+        options: settings of a user's own.
 
     Returns:
         float64 differences to add to the global model. With one requester "sum" and "mean" are its update;
         so are "projected" where nothing is in conflict and "norm-clipped" where it is not too long.
+
+    Raises:
+        BadInput: a user's own aggregation cannot be loaded.
+        RunFailed: what it returned is no step of this model.
     """
-    if how == "fedavg":
-        return weighted_mean(updates, total)
-    if how == "mean":
-        return _sum(updates, lambda _: 1.0 / len(updates))
-    if how == "norm-clipped":
-        return _sum(updates, lambda u: longest / u.norm if u.norm > longest else 1.0)
-    whole = _sum(updates, lambda _: 1.0)
-    return without_conflict(whole, others) if how == "projected" else whole
+    context = AggregationContext(total, others, longest)
+    if how in _JOINS:
+        return _JOINS[how](updates, context)
+    card: AggregationCard = find("aggregation", how).card
+    ordered = sorted(updates, key=lambda u: u.client)
+    return card.aggregate(ordered, context, options)
 
 
 @dataclass

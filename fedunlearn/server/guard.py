@@ -28,8 +28,6 @@ What = Literal["clipped", "scaled back", "refused"]
 
 HALVINGS = (1.0, 0.5, 0.25, 0.125)
 """factors tried, one after another, on an update that does harm"""
-UNGUARDED = frozenset({"destroy"})
-"""controls that wreck the model on purpose"""
 _PROBES = 4096
 _LONG_PROBES = 1024
 """of models that read more than one frame, where each costs more"""

@@ -13,9 +13,10 @@ from fedunlearn.messages.update import Update
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.seeding import rng_for
 from fedunlearn.server.aggregation import aggregate_unlearning, step, weighted_mean, without_conflict
-from fedunlearn.server.guard import UNGUARDED, Guard, Intervention, Probes
+from fedunlearn.server.guard import Guard, Intervention, Probes
 from fedunlearn.server.history import History
 from fedunlearn.training import set_calibration
+from fedunlearn.unlearning import METHODS
 
 Accuracy = Callable[[StateDict, Sequence[int]], float | None]
 """Of a model on the held-out speech of these clients; None = nobody could say."""
@@ -57,11 +58,13 @@ def apply_unlearn_updates(
     total, longest = sum(examples.values()), unlearning.clip * usual
 
     def join(those: Sequence[Update]) -> StateDict:
-        joint = aggregate_unlearning(those, unlearning.aggregation, total, last, longest)
+        how, options = unlearning.aggregation, unlearning.aggregation_options
+        joint = aggregate_unlearning(those, how, total, last, longest, options)
         return {name: share * value for name, value in joint.items()}
 
     passed, done = list(updates), list[Intervention]()
-    if unlearning.method not in UNGUARDED:
+    card = METHODS.get(unlearning.method)
+    if card is None or card.guarded:
         probes = Probes(template, weights, config.seed)
         guard = Guard(
             config.guard, weights, join, usual, lambda state: accuracy(state, staying), probes.silenced

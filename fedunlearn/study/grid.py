@@ -3,12 +3,13 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from keyword import iskeyword
 from typing import Any
 
 from fedunlearn.config import Config, parse_override
 from fedunlearn.config.deletion import DeletionSettings, ScheduledDeletion
 from fedunlearn.config.fields import LARGEST
+from fedunlearn.config.plugins import is_plugin
+from fedunlearn.config.unlearning import section_of
 from fedunlearn.errors import BadInput
 from fedunlearn.seeding import rng_for
 
@@ -39,8 +40,8 @@ class Variant:
     @property
     def overrides(self) -> dict[str, Any]:
         """As dotted keys of the experiment."""
-        section = self.algorithm.replace("-", "_")
-        section += "_" if iskeyword(section) else ""  # "not"
+        own = is_plugin("method", self.algorithm)
+        section = "options" if own else section_of(self.algorithm)
         settings = {f"unlearning.{section}.{key}": value for key, value in self.settings}
         return {"unlearning.method": self.algorithm, **settings}
 

@@ -1,67 +1,89 @@
-"""Unlearning methods, one file each.
+"""Unlearning methods, one file each, found by the names of the files.
 
-METHODS see the forget set alone, by the type ``contract.Method``. REFERENCES see more than the forget set,
-and each says what by the type of its card (``upper_reference``).
+``methods`` see the forget set alone, by the type ``contract.Method``; so do ``controls``, which are not meant
+to unlearn. ``privileged`` baselines see more, and each says what by the type of its card. A method is
+imported when it is asked for, so that the names alone can be read at no cost.
 """
 
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from fedunlearn.config.plugins import find, is_plugin
 from fedunlearn.errors import BadInput
-from fedunlearn.unlearning.contract import MethodCard
-from fedunlearn.unlearning.methods import (
-    amun_forget,
-    boundary_shrink,
-    calm,
-    delete,
-    destroy,
-    gradient_ascent,
-    l2ul,
-    none,
-    pga,
-    random_label,
-    salun,
-)
-from fedunlearn.unlearning.privileged import fed_eraser, fine_tune, neggrad_plus, retrained, scrub
-from fedunlearn.unlearning.privileged import not_ as weight_negation
-from fedunlearn.unlearning.privileged.contract import PrivilegedCard
 
-METHODS: dict[str, MethodCard] = {
-    card.name: card
-    for card in (
-        calm.CARD,
-        l2ul.CARD,
-        random_label.CARD,
-        gradient_ascent.CARD,
-        boundary_shrink.CARD,
-        delete.CARD,
-        amun_forget.CARD,
-        pga.CARD,
-        salun.CARD,
-        none.CARD,
-        destroy.CARD,
-    )
-}
-"""Every method that sees the forget set alone, by the name that ``unlearning.method`` takes."""
+if TYPE_CHECKING:
+    from fedunlearn.unlearning.contract import MethodCard
+    from fedunlearn.unlearning.privileged.contract import PrivilegedCard
 
-PRIVILEGED: dict[str, PrivilegedCard] = {
-    card.name: card
-    for card in (
-        fine_tune.CARD,
-        neggrad_plus.CARD,
-        scrub.CARD,
-        weight_negation.CARD,
-        fed_eraser.CARD,
-        retrained.CARD,
-    )
-}
-"""Every upper reference, by the name that ``unlearning.method`` takes."""
+C = TypeVar("C")
 
 
-def method_named(name: str) -> MethodCard | PrivilegedCard:
-    """The method or upper reference of this name.
+class _Registry(Mapping[str, C], Generic[C]):
+    """The cards that the files of some folders define, by name.
+
+    Args:
+        folders: below this one.
+        plugins: whether a reference to a user's own method is known, too; it is not among the names.
+    """
+
+    def __init__(self, *folders: str, plugins: bool = False) -> None:
+        here = Path(__file__).parent
+        self._folders = {
+            file.stem.rstrip("_").replace("_", "-"): f"{__name__}.{folder}.{file.stem}"
+            for folder in folders
+            for file in sorted((here / folder).glob("*.py"))
+            if file.stem not in ("__init__", "contract")
+        }
+        self._plugins = plugins
+
+    def __getitem__(self, name: str) -> C:
+        if name in self._folders:
+            card: C = _card_in(self._folders[name], name)
+        elif self._plugins and is_plugin("method", name):
+            card = find("method", name).card
+        else:
+            raise KeyError(name)
+        return card
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._folders or (
+            self._plugins and isinstance(name, str) and is_plugin("method", name)
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._folders)
+
+    def __len__(self) -> int:
+        return len(self._folders)
+
+
+@lru_cache(maxsize=64)
+def _card_in(module: str, name: str) -> Any:
+    return next(value for value in vars(import_module(module)).values() if getattr(value, "name", "") == name)
+
+
+CONTROLS: Mapping[str, "MethodCard"] = _Registry("controls")
+"""Methods that are not meant to unlearn, by the name that ``unlearning.method`` takes."""
+
+METHODS: Mapping[str, "MethodCard"] = _Registry("methods", "controls", plugins=True)
+"""Every method that sees the forget set alone, controls included."""
+
+PRIVILEGED: Mapping[str, "PrivilegedCard"] = _Registry("privileged")
+"""Every privileged baseline."""
+
+
+def method_named(name: str) -> "MethodCard | PrivilegedCard":
+    """The method or privileged baseline of this name.
 
     Raises:
         BadInput: there is none; the message lists those there are.
     """
-    known: dict[str, MethodCard | PrivilegedCard] = {**METHODS, **PRIVILEGED}
-    if name not in known:
-        raise BadInput(f'unlearning.method: there is no "{name}"; known: {", ".join(sorted(known))}')
-    return known[name]
+    if name in PRIVILEGED:
+        return PRIVILEGED[name]
+    if name in METHODS:
+        return METHODS[name]
+    known = ", ".join(sorted((*METHODS, *PRIVILEGED)))
+    raise BadInput(f'unlearning.method: there is no "{name}"; known: {known}')

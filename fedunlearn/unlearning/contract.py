@@ -5,9 +5,9 @@ server may send. There is no parameter through which retain data could come (DES
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -104,7 +104,7 @@ class UnlearnFailed(Exception):
 
 
 class Method(Protocol):
-    """An unlearning method that sees the forget set alone. Pure: the model is not changed."""
+    """An unlearning method as the client calls it, with the settings of all. The model is not changed."""
 
     def __call__(
         self,
@@ -127,9 +127,17 @@ Sees = Literal["forget", "retain", "history"]
 
 @dataclass(frozen=True)
 class MethodCard:
-    """A method as tables show it: its name, what data it sees, whom it is from.
+    """A method and all that the package has to know of it.
 
-    ``reads_log_odds``: whether the server has to ask the clients for ``trained`` and ``held_out``.
+    Attributes:
+        name: as tables show it and ``unlearning.method`` takes it.
+        sees: what data it sees.
+        source: whom it is from.
+        unlearn: the method.
+        reads_log_odds: whether the server has to ask the clients for ``trained`` and ``held_out``.
+        control: whether it is a control, not meant to unlearn.
+        guarded: whether the server's guard examines its updates; not where it wrecks the model on purpose.
+        needs_waveform: whether, with these settings, it reads the forget set's waveforms.
     """
 
     name: str
@@ -137,3 +145,55 @@ class MethodCard:
     source: str
     unlearn: Method
     reads_log_odds: bool = False
+    control: bool = False
+    guarded: bool = True
+    needs_waveform: Callable[[UnlearningSettings], bool] = lambda chosen: False
+
+
+S = TypeVar("S")
+Objective = Callable[[EmotionModel, ForgetSet, S, np.random.Generator, ServerScalars], UnlearnResult]
+"""A method as its file writes it: with its own settings, and of one utterance or more."""
+
+
+def method(
+    name: str,
+    *,
+    source: str,
+    settings: Callable[[UnlearningSettings], S],
+    reads_log_odds: bool = False,
+    control: bool = False,
+    guarded: bool = True,
+    needs_waveform: Callable[[UnlearningSettings], bool] = lambda chosen: False,
+) -> Callable[[Objective[S]], MethodCard]:
+    """Make a method's card from its objective.
+
+    What every method must do stands here once: an empty forget set returns the model as it came,
+    ``stopped="empty forget set"``. What every method promises, too: the model that comes in is not changed;
+    ``UnlearnFailed`` where the loss or the output is not finite.
+
+    Args:
+        name: as of ``MethodCard``.
+        source: as of ``MethodCard``.
+        settings: the method's own settings out of those of all.
+        reads_log_odds: as of ``MethodCard``.
+        control: as of ``MethodCard``.
+        guarded: as of ``MethodCard``.
+        needs_waveform: as of ``MethodCard``.
+    """
+    choose = settings
+
+    def card(objective: Objective[S]) -> MethodCard:
+        def unlearn(
+            model: EmotionModel,
+            forget_set: ForgetSet,
+            settings: UnlearningSettings,
+            rng: np.random.Generator,
+            scalars: ServerScalars,
+        ) -> UnlearnResult:
+            if len(forget_set) == 0:
+                return unchanged(model, "empty forget set")
+            return objective(model, forget_set, choose(settings), rng, scalars)
+
+        return MethodCard(name, "forget", source, unlearn, reads_log_odds, control, guarded, needs_waveform)
+
+    return card

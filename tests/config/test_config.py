@@ -24,12 +24,16 @@ def problems_of(overrides: dict[str, Any], file: Path | None = None) -> tuple[st
 
 
 def keys_of(settings: type[Settings], prefix: str = "") -> set[str]:
-    """Dotted names of every setting, sections resolved, list items not."""
+    """Dotted names of every setting that has a default, sections resolved, list items not.
+
+    Those of a user's own method, model, corpus or aggregation (``options``, ``plugins``) have none.
+    """
     names: set[str] = set()
     for name, field in settings.model_fields.items():
         kind = field.annotation
         section = isinstance(kind, type) and issubclass(kind, Settings)
-        names |= keys_of(kind, f"{prefix}{name}.") if section else {f"{prefix}{name}"}
+        if field.default is not None:
+            names |= keys_of(kind, f"{prefix}{name}.") if section else {f"{prefix}{name}"}
     return names
 
 

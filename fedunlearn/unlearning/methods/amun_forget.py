@@ -21,50 +21,42 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from fedunlearn.config.unlearning import UnlearningSettings
+from fedunlearn.config.unlearning import AmunForgetSettings
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.unlearning.contract import (
-    MethodCard,
     ServerScalars,
     UnlearnResult,
     forget_accuracy,
+    method,
     unchanged,
 )
 from fedunlearn.unlearning.descent import cross_entropy_to, descend
 from fedunlearn.unlearning.untargeted_attack import closest_adversarial
 
 
-def unlearn(
+@method(
+    "amun-forget",
+    source="AMUN without retain data, Ebrahimpour-Boroojeny et al. 2025 (arXiv 2503.00917)",
+    settings=lambda chosen: chosen.amun_forget,
+)
+def amun_forget(
     model: EmotionModel,
     forget_set: ForgetSet,
-    settings: UnlearningSettings,
+    settings: AmunForgetSettings,
     rng: np.random.Generator,
     scalars: ServerScalars,
 ) -> UnlearnResult:
     """Learn the closest adversarial example of each utterance with its wrong label.
 
-    Args:
-        model: not changed.
-        forget_set: n utterances; n = 0 returns the model as it came, ``stopped="empty forget set"``, and so
-            does a search that found nothing, ``stopped="no adversarial samples"``.
-        settings: ``settings.amun_forget`` is read.
-        rng: the order of the batches.
-        scalars: ``test_accuracy`` is read by stop = "level".
-
     Returns:
         ``attack_success`` is the share of utterances with an adversarial example; the note "distance" their
         mean distance from it (L2, in standard deviations of the features).
-
-    Raises:
-        UnlearnFailed: the loss or the output is not finite; the message names the step.
     """
-    chosen, examples = settings.amun_forget, forget_set.examples
-    if len(forget_set) == 0:
-        return unchanged(model, "empty forget set")
+    examples = forget_set.examples
     # 1. The closest points that the original takes for another class.
     features, predicted, distance = closest_adversarial(
-        model, examples, chosen.eps, chosen.doublings, chosen.steps
+        model, examples, settings.eps, settings.doublings, settings.steps
     )
     # 2. D_A, and with it D_F as it is if so chosen.
     found = predicted != examples.labels
@@ -73,11 +65,11 @@ def unlearn(
             model, "no adversarial samples", forget_accuracy(copy.deepcopy(model).eval(), examples)
         )
     trained = Examples(features[found], examples.frames[found], predicted[found])
-    if chosen.forget_set == "true-label":
+    if settings.forget_set == "true-label":
         trained = _both(trained, examples)
     # 3. Fine-tune.
     loss = cross_entropy_to(trained, trained.labels)
-    result = descend(model, examples, loss, chosen, rng, scalars, samples=len(trained))
+    result = descend(model, examples, loss, settings, rng, scalars, samples=len(trained))
     return replace(
         result,
         adversarial=int(found.sum()),
@@ -92,11 +84,3 @@ def _both(one: Examples, other: Examples) -> Examples:
         torch.cat([one.frames, other.frames]),
         torch.cat([one.labels, other.labels]),
     )
-
-
-CARD = MethodCard(
-    name="amun-forget",
-    sees="forget",
-    source="AMUN without retain data, Ebrahimpour-Boroojeny et al. 2025 (arXiv 2503.00917)",
-    unlearn=unlearn,
-)

@@ -18,54 +18,39 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from fedunlearn.config.unlearning import UnlearningSettings
+from fedunlearn.config.unlearning import BoundaryShrinkSettings
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.training import predict
-from fedunlearn.unlearning.contract import MethodCard, ServerScalars, UnlearnResult, unchanged
+from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult, method
 from fedunlearn.unlearning.descent import cross_entropy_to, descend
 from fedunlearn.unlearning.untargeted_attack import fgsm
 
 
-def unlearn(
+@method(
+    "boundary-shrink",
+    source="Boundary Shrink, Chen et al. 2023 (arXiv 2303.11570)",
+    settings=lambda chosen: chosen.boundary_shrink,
+)
+def boundary_shrink(
     model: EmotionModel,
     forget_set: ForgetSet,
-    settings: UnlearningSettings,
+    settings: BoundaryShrinkSettings,
     rng: np.random.Generator,
     scalars: ServerScalars,
 ) -> UnlearnResult:
     """Learn for each utterance the wrong class that is nearest.
 
-    Args:
-        model: not changed.
-        forget_set: n utterances; n = 0 returns the model as it came, ``stopped="empty forget set"``.
-        settings: ``settings.boundary_shrink`` is read.
-        rng: the order of the batches.
-        scalars: ``test_accuracy`` is read by stop = "level".
-
     Returns:
         ``attack_success`` is the share of steps that cross the boundary.
-
-    Raises:
-        UnlearnFailed: the loss or the output is not finite; the message names the step.
     """
-    chosen, examples = settings.boundary_shrink, forget_set.examples
-    if len(forget_set) == 0:
-        return unchanged(model, "empty forget set")
+    examples = forget_set.examples
     # 1. One step away from the true labels.
-    attacked = fgsm(model, examples, chosen.eps)
+    attacked = fgsm(model, examples, settings.eps)
     # 2. The most probable wrong class there.
     logits = predict(copy.deepcopy(model), Examples(attacked, examples.frames, examples.labels))
     crossed = (logits.argmax(1) != examples.labels).double().mean().item()
     nearest = logits.scatter(1, examples.labels[:, None], -torch.inf).argmax(1)
     # 3. Fine-tune.
-    result = descend(model, examples, cross_entropy_to(examples, nearest), chosen, rng, scalars)
+    result = descend(model, examples, cross_entropy_to(examples, nearest), settings, rng, scalars)
     return replace(result, adversarial=len(examples), attack_success=crossed)
-
-
-CARD = MethodCard(
-    name="boundary-shrink",
-    sees="forget",
-    source="Boundary Shrink, Chen et al. 2023 (arXiv 2303.11570)",
-    unlearn=unlearn,
-)

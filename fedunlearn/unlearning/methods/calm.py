@@ -39,54 +39,49 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedunlearn.config.unlearning import CalmSettings, UnlearningSettings
+from fedunlearn.config.unlearning import CalmSettings
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.training import add_noise, predict
-from fedunlearn.unlearning.contract import MethodCard, ServerScalars, UnlearnResult, unchanged
+from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult, method
 from fedunlearn.unlearning.descent import cross_entropy_to, descend
 from fedunlearn.unlearning.low_rank import log_odds_of, smoothed
 
 
-def unlearn(
+@method(
+    "calm",
+    source="CALM, calibrated log-odds matching: our own; no paper",
+    settings=lambda chosen: chosen.calm,
+    reads_log_odds=True,
+)
+def calm(
     model: EmotionModel,
     forget_set: ForgetSet,
-    settings: UnlearningSettings,
+    settings: CalmSettings,
     rng: np.random.Generator,
     scalars: ServerScalars,
 ) -> UnlearnResult:
     """Relabel the forget set with foretold answers and hold the model on noisy copies of it.
 
-    Args:
-        model: not changed.
-        forget_set: n utterances; n = 0 returns the model as it came, ``stopped="empty forget set"``.
-        settings: ``settings.calm`` is read.
-        rng: the noise, then the order of the batches.
-        scalars: ``trained``, ``held_out`` and ``share`` are read; ``test_accuracy`` where the server said
-            nothing of the first two (no client holds out enough speech).
-
-    Raises:
-        UnlearnFailed: the loss or the output is not finite; the message names the step.
+    The generator draws the noise, then the order of the batches. ``trained``, ``held_out`` and ``share`` of
+    the scalars are read; ``test_accuracy`` where the server said nothing of the first two.
     """
-    chosen = settings.calm
-    if len(forget_set) == 0:
-        return unchanged(model, "empty forget set")
     examples = forget_set.examples
     frozen = copy.deepcopy(model).eval()
-    foretold, read = foretell(frozen, examples, chosen, scalars)
+    foretold, read = foretell(frozen, examples, settings, scalars)
     original = predict(frozen, examples).clone()
     forget_loss = cross_entropy_to(examples, with_log_odds(original, examples.labels, foretold))
-    held = noisy_copies(model, examples, chosen.noise, chosen.copies, rng)
+    held = noisy_copies(model, examples, settings.noise, settings.copies, rng)
     keep_loss = cross_entropy_to(held, predict(frozen, held).softmax(1))
 
     def loss(working: EmotionModel, batch: Tensor) -> Tensor:
         total = forget_loss(working, batch)
-        if chosen.copies:
-            mine = (batch[:, None] * chosen.copies + torch.arange(chosen.copies)).flatten()
-            total = total + chosen.keep * keep_loss(working, mine)
+        if settings.copies:
+            mine = (batch[:, None] * settings.copies + torch.arange(settings.copies)).flatten()
+            total = total + settings.keep * keep_loss(working, mine)
         return total
 
-    result = descend(model, examples, loss, chosen, rng, scalars)
+    result = descend(model, examples, loss, settings, rng, scalars)
     notes = {**result.notes, "foretold_accuracy": float((foretold > 0).double().mean())}
     return replace(result, scalars_read=tuple(dict.fromkeys((*result.scalars_read, *read))), notes=notes)
 
@@ -141,12 +136,3 @@ def noisy_copies(
     """
     chosen = examples.take(torch.arange(len(examples)).repeat_interleave(copies))
     return add_noise(chosen, size * model.unit_at(chosen.features), rng) if copies else chosen
-
-
-CARD = MethodCard(
-    name="calm",
-    sees="forget",
-    source="CALM, calibrated log-odds matching: our own; no paper",
-    unlearn=unlearn,
-    reads_log_odds=True,
-)

@@ -17,35 +17,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedunlearn.config.unlearning import UnlearningSettings
+from fedunlearn.config.unlearning import DeleteSettings
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.training import predict
-from fedunlearn.unlearning.contract import MethodCard, ServerScalars, UnlearnResult, unchanged
+from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult, method
 from fedunlearn.unlearning.descent import descend
 
 
-def unlearn(
+@method("delete", source="DELETE, Zhou et al. 2025 (arXiv 2503.23751)", settings=lambda chosen: chosen.delete)
+def delete(
     model: EmotionModel,
     forget_set: ForgetSet,
-    settings: UnlearningSettings,
+    settings: DeleteSettings,
     rng: np.random.Generator,
     scalars: ServerScalars,
 ) -> UnlearnResult:
-    """Learn the original's output without the true class.
-
-    Args:
-        model: not changed.
-        forget_set: n utterances; n = 0 returns the model as it came, ``stopped="empty forget set"``.
-        settings: ``settings.delete`` is read.
-        rng: the order of the batches.
-        scalars: ``test_accuracy`` is read by stop = "level".
-
-    Raises:
-        UnlearnFailed: the loss or the output is not finite; the message names the step.
-    """
-    if len(forget_set) == 0:
-        return unchanged(model, "empty forget set")
+    """Learn the original's output without the true class."""
     examples = forget_set.examples
     # 1. The original's output without the true class.
     target = without_true_class(model, examples)
@@ -56,7 +44,7 @@ def unlearn(
         output = working.classify(batch.features, batch.frames).log_softmax(1)
         return F.kl_div(output, target[index], reduction="batchmean")
 
-    return descend(model, examples, loss, settings.delete, rng, scalars)
+    return descend(model, examples, loss, settings, rng, scalars)
 
 
 def without_true_class(model: EmotionModel, examples: Examples) -> Tensor:
@@ -71,8 +59,3 @@ def without_true_class(model: EmotionModel, examples: Examples) -> Tensor:
     """
     logits = predict(copy.deepcopy(model), examples)
     return logits.scatter(1, examples.labels[:, None], -torch.inf).softmax(1)
-
-
-CARD = MethodCard(
-    name="delete", sees="forget", source="DELETE, Zhou et al. 2025 (arXiv 2503.23751)", unlearn=unlearn
-)

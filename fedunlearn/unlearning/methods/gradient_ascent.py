@@ -10,10 +10,10 @@ gradient; on the forget set alone.
 import numpy as np
 from torch import Tensor
 
-from fedunlearn.config.unlearning import UnlearningSettings
+from fedunlearn.config.unlearning import GradientAscentSettings
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models.contract import EmotionModel
-from fedunlearn.unlearning.contract import MethodCard, ServerScalars, UnlearnResult, unchanged
+from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult, method
 from fedunlearn.unlearning.descent import Loss, cross_entropy_to, descend
 
 
@@ -27,34 +27,18 @@ def ascent(examples: Examples) -> Loss:
     return loss
 
 
-def unlearn(
+@method(
+    "gradient-ascent",
+    source="NegGrad, Golatkar et al. 2020 (arXiv 1911.04933)",
+    settings=lambda chosen: chosen.gradient_ascent,
+)
+def gradient_ascent(
     model: EmotionModel,
     forget_set: ForgetSet,
-    settings: UnlearningSettings,
+    settings: GradientAscentSettings,
     rng: np.random.Generator,
     scalars: ServerScalars,
 ) -> UnlearnResult:
-    """Raise the loss on the true labels.
-
-    Args:
-        model: not changed.
-        forget_set: n utterances; n = 0 returns the model as it came, ``stopped="empty forget set"``.
-        settings: ``settings.gradient_ascent`` is read.
-        rng: the order of the batches.
-        scalars: ``test_accuracy`` is read by stop = "level".
-
-    Raises:
-        UnlearnFailed: the loss or the output is not finite; the message names the step.
-    """
-    if len(forget_set) == 0:
-        return unchanged(model, "empty forget set")
+    """Raise the loss on the true labels."""
     examples = forget_set.examples
-    return descend(model, examples, ascent(examples), settings.gradient_ascent, rng, scalars)
-
-
-CARD = MethodCard(
-    name="gradient-ascent",
-    sees="forget",
-    source="NegGrad, Golatkar et al. 2020 (arXiv 1911.04933)",
-    unlearn=unlearn,
-)
+    return descend(model, examples, ascent(examples), settings, rng, scalars)

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedunlearn.config.unlearning import UnlearningSettings
+from fedunlearn.config.unlearning import L2ULSettings
 from fedunlearn.examples import ForgetSet
 from fedunlearn.models.contract import EmotionModel
-from fedunlearn.unlearning.contract import MethodCard, ServerScalars, UnlearnResult, unchanged
+from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult, method
 from fedunlearn.unlearning.descent import cross_entropy_to, descend
 from fedunlearn.unlearning.importance import importance
 from fedunlearn.unlearning.methods.delete import without_true_class
@@ -29,55 +29,48 @@ from fedunlearn.unlearning.methods.gradient_ascent import ascent
 from fedunlearn.unlearning.targeted_attack import targeted_pgd, wrong_labels
 
 
-def unlearn(
+@method(
+    "l2ul",
+    source="L2UL-style, after Ren et al. 2025 (arXiv 2510.04251) and Cha et al. 2024 (arXiv 2301.11578)",
+    settings=lambda chosen: chosen.l2ul,
+    needs_waveform=lambda chosen: chosen.l2ul.attack.domain != "feature",
+)
+def l2ul(
     model: EmotionModel,
     forget_set: ForgetSet,
-    settings: UnlearningSettings,
+    settings: L2ULSettings,
     rng: np.random.Generator,
     scalars: ServerScalars,
 ) -> UnlearnResult:
-    """Mislead on the forget set, hold the model at adversarial samples of it, keep the other weights elastic.
+    """Mislead on the forget set, hold the model at adversarial samples of it, keep other weights elastic.
 
-    All in eval mode, so that the attack, Omega, the loss and the accuracy speak of the same function. Only
-    trainable parameters (``requires_grad``) move or are held.
-
-    Args:
-        model: not changed.
-        forget_set: n utterances; n = 0 returns the model as it came, ``stopped="empty forget set"``.
-        settings: ``settings.l2ul`` is read.
-        rng: wrong labels (whatever the objective, so that all are attacked alike), then the attack, then
-            the order of the batches.
-        scalars: ``test_accuracy`` is read by stop = "level"; where the server said nothing, the level is
-            chance, 1 / C.
-
-    Raises:
-        UnlearnFailed: the loss or the output is not finite; the message names the step. Or the attack's
-            domain is one that the model does not have.
+    All in eval mode, so that the attack, Omega, the loss and the accuracy speak of the same function. The
+    generator draws wrong labels (whatever the objective, so that all are attacked alike), then the attack,
+    then the order of the batches.
     """
-    chosen = settings.l2ul
-    if len(forget_set) == 0:
-        return unchanged(model, "empty forget set")
     examples = forget_set.examples
 
     # 1. Adversarial samples and their labels, once, from the frozen original.
     new_labels = wrong_labels(examples.labels, model.classes, rng)
-    attacked = targeted_pgd(model, forget_set, chosen.attack, rng)
-    each = chosen.attack.per_utterance
+    attacked = targeted_pgd(model, forget_set, settings.attack, rng)
+    each = settings.attack.per_utterance
 
     # 2. Omega, once, on the forget set.
     theta0 = {name: value.detach() for name, value in model.named_parameters()}
     omega = (
-        importance(copy.deepcopy(model).eval(), examples, chosen.importance) if chosen.elasticity > 0 else {}
+        importance(copy.deepcopy(model).eval(), examples, settings.importance)
+        if settings.elasticity > 0
+        else {}
     )
 
     # 3. Descend until the forget set is as badly known as the stop rule says.
-    if chosen.objective == "misclassify":
+    if settings.objective == "misclassify":
         forget_loss = ascent(examples)
-    elif chosen.objective == "masked":
+    elif settings.objective == "masked":
         forget_loss = cross_entropy_to(examples, without_true_class(model, examples))
     else:
         forget_loss = cross_entropy_to(examples, new_labels)
-    keep = attacked.outputs if chosen.keep_target == "soft" else attacked.examples.labels
+    keep = attacked.outputs if settings.keep_target == "soft" else attacked.examples.labels
     keep_loss = cross_entropy_to(attacked.examples, keep)
 
     def loss(working: EmotionModel, batch: Tensor) -> Tensor:
@@ -88,16 +81,8 @@ def unlearn(
             total = w_f * total + (1.0 - w_f) * keep_loss(working, mine)
         weights = dict(working.named_parameters())
         for name, held in omega.items():
-            total = total + chosen.elasticity / 2 * (held * (weights[name] - theta0[name]).square()).sum()
+            total = total + settings.elasticity / 2 * (held * (weights[name] - theta0[name]).square()).sum()
         return total
 
-    result = descend(model, examples, loss, chosen, rng, scalars)
+    result = descend(model, examples, loss, settings, rng, scalars)
     return replace(result, adversarial=len(attacked.examples), attack_success=attacked.success)
-
-
-CARD = MethodCard(
-    name="l2ul",
-    sees="forget",
-    source="L2UL-style, after Ren et al. 2025 (arXiv 2510.04251) and Cha et al. 2024 (arXiv 2301.11578)",
-    unlearn=unlearn,
-)

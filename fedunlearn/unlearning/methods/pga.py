@@ -19,43 +19,34 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
-from fedunlearn.config.unlearning import UnlearningSettings
+from fedunlearn.config.unlearning import PGASettings
 from fedunlearn.examples import ForgetSet
 from fedunlearn.models.contract import EmotionModel
-from fedunlearn.unlearning.contract import MethodCard, ServerScalars, UnlearnResult, unchanged
+from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult, method
+from fedunlearn.unlearning.controls.destroy import draw_anew
 from fedunlearn.unlearning.descent import descend
-from fedunlearn.unlearning.methods.destroy import draw_anew
 from fedunlearn.unlearning.methods.gradient_ascent import ascent
 
 _RANDOM_MODELS = 10
 
 
-def unlearn(
+@method(
+    "pga",
+    source="Halimi et al. 2022 (arXiv 2207.05521), around the model as it came",
+    settings=lambda chosen: chosen.pga,
+)
+def pga(
     model: EmotionModel,
     forget_set: ForgetSet,
-    settings: UnlearningSettings,
+    settings: PGASettings,
     rng: np.random.Generator,
     scalars: ServerScalars,
 ) -> UnlearnResult:
     """Raise the loss on the true labels without leaving the neighbourhood of the model.
 
-    Args:
-        model: not changed; the reference.
-        forget_set: n utterances; n = 0 returns the model as it came, ``stopped="empty forget set"``.
-        settings: ``settings.pga`` is read.
-        rng: the order of the batches; the random models come from a stream spawned from it, so that the
-            batches are those of "gradient-ascent".
-        scalars: ``test_accuracy`` is read by stop = "level".
-
     Returns:
         the note "radius" is the ball's.
-
-    Raises:
-        UnlearnFailed: the loss or the output is not finite; the message names the step.
     """
-    chosen = settings.pga
-    if len(forget_set) == 0:
-        return unchanged(model, "empty forget set")
     # 1. The reference.
     reference = [value.detach() for value in model.parameters() if value.requires_grad]
     # 2. The radius.
@@ -65,14 +56,14 @@ def unlearn(
     for _ in range(_RANDOM_MODELS):
         draw_anew(random, fresh)
         distances.append(_length([a.detach() - b for a, b in zip(drawn, reference, strict=True)]))
-    radius = chosen.radius * sum(distances) / len(distances)
+    radius = settings.radius * sum(distances) / len(distances)
 
     # 3. and 4. Ascend, clip, project; stop.
     def clipped(gradients: Sequence[Tensor]) -> Sequence[Tensor]:
         length = _length(gradients)
-        if not 0 < chosen.clip < length:
+        if not 0 < settings.clip < length:
             return gradients
-        return [gradient * (chosen.clip / length) for gradient in gradients]
+        return [gradient * (settings.clip / length) for gradient in gradients]
 
     def project(weights: Sequence[Tensor]) -> None:
         away = [weight - centre for weight, centre in zip(weights, reference, strict=True)]
@@ -82,18 +73,10 @@ def unlearn(
                 weight.copy_(centre + step * (radius / length))
 
     loss = ascent(forget_set.examples)
-    result = descend(model, forget_set.examples, loss, chosen, rng, scalars, shape=clipped, project=project)
+    result = descend(model, forget_set.examples, loss, settings, rng, scalars, shape=clipped, project=project)
     return replace(result, notes={**result.notes, "radius": radius})
 
 
 def _length(values: Sequence[Tensor]) -> float:
     """L2 of all together, in float64: squares of large weights do not overflow."""
     return math.sqrt(sum(float(value.double().square().sum()) for value in values))
-
-
-CARD = MethodCard(
-    name="pga",
-    sees="forget",
-    source="Halimi et al. 2022 (arXiv 2207.05521), around the model as it came",
-    unlearn=unlearn,
-)

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedunlearn.config.unlearning import UnlearningSettings
+from fedunlearn.config.unlearning import SalUnSettings
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models.contract import EmotionModel
-from fedunlearn.unlearning.contract import MethodCard, ServerScalars, UnlearnResult, unchanged
+from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult, method
 from fedunlearn.unlearning.descent import cross_entropy_to, descend
 from fedunlearn.unlearning.targeted_attack import wrong_labels
 
@@ -29,33 +29,26 @@ _AT_ONCE = 256
 """utterances in one backward pass: bounds memory"""
 
 
-def unlearn(
+@method(
+    "salun",
+    source="SalUn, Fan et al. 2024 (arXiv 2310.12508), without retain data",
+    settings=lambda chosen: chosen.salun,
+)
+def salun(
     model: EmotionModel,
     forget_set: ForgetSet,
-    settings: UnlearningSettings,
+    settings: SalUnSettings,
     rng: np.random.Generator,
     scalars: ServerScalars,
 ) -> UnlearnResult:
     """Learn random wrong labels with the salient weights alone.
 
-    Args:
-        model: not changed.
-        forget_set: n utterances; n = 0 returns the model as it came, ``stopped="empty forget set"``.
-        settings: ``settings.salun`` is read.
-        rng: wrong labels, then the order of the batches.
-        scalars: ``test_accuracy`` is read by stop = "level".
-
     Returns:
         the note "salient" is the share of trainable weights that may move.
-
-    Raises:
-        UnlearnFailed: the loss or the output is not finite; the message names the step.
     """
-    chosen, examples = settings.salun, forget_set.examples
-    if len(forget_set) == 0:
-        return unchanged(model, "empty forget set")
+    examples = forget_set.examples
     # 1. and 2. The mask.
-    mask = saliency_mask(model, examples, chosen.threshold)
+    mask = saliency_mask(model, examples, settings.threshold)
     # 3. A wrong label for each.
     new_labels = wrong_labels(examples.labels, model.classes, rng)
 
@@ -64,7 +57,7 @@ def unlearn(
         return [gradient * moves for gradient, moves in zip(gradients, mask, strict=True)]
 
     loss = cross_entropy_to(examples, new_labels)
-    result = descend(model, examples, loss, chosen, rng, scalars, shape=masked)
+    result = descend(model, examples, loss, settings, rng, scalars, shape=masked)
     salient = sum(int(moves.sum()) for moves in mask) / sum(moves.numel() for moves in mask)
     return replace(result, notes={**result.notes, "salient": salient})
 
@@ -94,11 +87,3 @@ def saliency_mask(model: EmotionModel, examples: Examples, threshold: float) -> 
     ordered = torch.cat([value.flatten().cpu() for value in saliency]).sort().values
     gamma = ordered[min(int(threshold * len(ordered)), len(ordered) - 1)]
     return [value >= gamma for value in saliency]
-
-
-CARD = MethodCard(
-    name="salun",
-    sees="forget",
-    source="SalUn, Fan et al. 2024 (arXiv 2310.12508), without retain data",
-    unlearn=unlearn,
-)

@@ -1,4 +1,4 @@
-"""Upper references: methods that see more than the forget set, each by the type of its card.
+"""Privileged baselines: methods that see more than the forget set, each by the type of its card.
 
 They say how near to the retrained model one comes with data that a method after ``contract.Method`` may not
 have. All are federated procedures of the server with all clients. Three kinds:
@@ -11,16 +11,18 @@ have. All are federated procedures of the server with all clients. Three kinds:
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
+from numpy.random import Generator
 from torch import Tensor
 
 from fedunlearn.config import LocalSettings
-from fedunlearn.config.unlearning import UnlearningSettings
+from fedunlearn.config.unlearning import FineTuneSettings, UnlearningSettings
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models.contract import EmotionModel
-from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult
+from fedunlearn.training import Objective, descend_cross_entropy, train
+from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult, unchanged
 
 StateDict = dict[str, Tensor]
 
@@ -139,3 +141,69 @@ class ScratchCard:
 
 
 PrivilegedCard = RoundsCard | HistoryCard | ScratchCard
+
+S = TypeVar("S")
+ForgetObjective = Callable[[EmotionModel, ForgetSet, S, Generator, ServerScalars, Any], UnlearnResult]
+"""A forget half as a baseline's file writes it: with its own settings, and of one utterance or more."""
+
+
+def forget_half(
+    settings: Callable[[UnlearningSettings], S],
+) -> Callable[[ForgetObjective[S]], ForgetPart]:
+    """Make a requester's half from its objective; an empty forget set returns the model as it came.
+
+    Args:
+        settings: the baseline's own settings out of those of all methods.
+    """
+    choose = settings
+
+    def part(objective: ForgetObjective[S]) -> ForgetPart:
+        def forget(
+            model: EmotionModel,
+            forget_set: ForgetSet,
+            settings: UnlearningSettings,
+            rng: np.random.Generator,
+            scalars: ServerScalars,
+            original: EmotionModel | None,
+        ) -> UnlearnResult:
+            if len(forget_set) == 0:
+                return unchanged(model, "empty forget set")
+            return objective(model, forget_set, choose(settings), rng, scalars, original)
+
+        return forget
+
+    return part
+
+
+def retain_half(settings: Callable[[UnlearningSettings], FineTuneSettings]) -> RetainPart:
+    """A client's half that is ordinary local training with the baseline's own epochs and learning rate.
+
+    Args:
+        settings: the baseline's own settings out of those of all methods.
+    """
+    choose = settings
+
+    def retain(
+        model: EmotionModel,
+        retain_set: Examples,
+        settings: UnlearningSettings,
+        local: LocalSettings,
+        rng: np.random.Generator,
+        original: EmotionModel | None,
+    ) -> float:
+        return train_on_kept(model, retain_set, choose(settings), local, rng)
+
+    return retain
+
+
+def train_on_kept(
+    model: EmotionModel,
+    retain_set: Examples,
+    chosen: FineTuneSettings,
+    local: LocalSettings,
+    rng: np.random.Generator,
+    objective: Objective = descend_cross_entropy,
+) -> float:
+    """``training.train`` with a baseline's own epochs and learning rate; the mean loss of the last epoch."""
+    shorter = local.model_copy(update={"epochs": chosen.epochs})
+    return train(model, retain_set, shorter, chosen.lr, rng, objective)

@@ -17,15 +17,13 @@ rule: the cross-entropy has no upper end, and without one a few more steps leave
 
 import numpy as np
 
-from fedunlearn.config import LocalSettings
-from fedunlearn.config.unlearning import UnlearningSettings
-from fedunlearn.examples import Examples, ForgetSet
+from fedunlearn.config.unlearning import NegGradPlusSettings, UnlearningSettings
+from fedunlearn.examples import ForgetSet
 from fedunlearn.models.contract import EmotionModel
-from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult, unchanged
+from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult
 from fedunlearn.unlearning.descent import descend
 from fedunlearn.unlearning.methods.gradient_ascent import ascent
-from fedunlearn.unlearning.privileged.contract import Plan, RoundsCard
-from fedunlearn.unlearning.privileged.fine_tune import train_on_kept
+from fedunlearn.unlearning.privileged.contract import Plan, RoundsCard, forget_half, retain_half
 
 
 def plan(settings: UnlearningSettings) -> Plan:
@@ -35,41 +33,24 @@ def plan(settings: UnlearningSettings) -> Plan:
     return Plan(chosen.rounds, ascents, forget_share=1 - chosen.alpha, retain_share=chosen.alpha)
 
 
+@forget_half(lambda settings: settings.neggrad_plus)
 def forget(
     model: EmotionModel,
     forget_set: ForgetSet,
-    settings: UnlearningSettings,
+    settings: NegGradPlusSettings,
     rng: np.random.Generator,
     scalars: ServerScalars,
     original: EmotionModel | None,
 ) -> UnlearnResult:
-    """Raise the loss on the true labels, as "gradient-ascent". ``settings.neggrad_plus.forget`` is read.
-
-    Raises:
-        UnlearnFailed: the loss or the output is not finite; the message names the step.
-    """
-    if len(forget_set) == 0:
-        return unchanged(model, "empty forget set")
+    """Raise the loss on the true labels, as "gradient-ascent"."""
     examples = forget_set.examples
-    return descend(model, examples, ascent(examples), settings.neggrad_plus.forget, rng, scalars)
-
-
-def retain(
-    model: EmotionModel,
-    retain_set: Examples,
-    settings: UnlearningSettings,
-    local: LocalSettings,
-    rng: np.random.Generator,
-    original: EmotionModel | None,
-) -> float:
-    """Train on what is kept, as "fine-tune". ``settings.neggrad_plus`` is read."""
-    return train_on_kept(model, retain_set, settings.neggrad_plus, local, rng)
+    return descend(model, examples, ascent(examples), settings.forget, rng, scalars)
 
 
 CARD = RoundsCard(
     name="neggrad-plus",
     source="NegGrad+, Kurmanji et al. 2023 (arXiv 2302.09880), its two terms weighed by the server",
     plan=plan,
-    retain=retain,
+    retain=retain_half(lambda settings: settings.neggrad_plus),
     forget=forget,
 )

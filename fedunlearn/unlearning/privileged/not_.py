@@ -7,15 +7,10 @@ forget set. The weights of one layer change their sign, ``EmotionModel.first_lay
 
 from collections.abc import Mapping
 
-import numpy as np
 from torch import Tensor
 
-from fedunlearn.config import LocalSettings
-from fedunlearn.config.unlearning import UnlearningSettings
-from fedunlearn.examples import Examples
 from fedunlearn.models.contract import EmotionModel
-from fedunlearn.unlearning.privileged.contract import Plan, RoundsCard, StateDict
-from fedunlearn.unlearning.privileged.fine_tune import train_on_kept
+from fedunlearn.unlearning.privileged.contract import Plan, RoundsCard, StateDict, retain_half
 
 
 def negated(weights: Mapping[str, Tensor], model: EmotionModel) -> StateDict:
@@ -23,22 +18,10 @@ def negated(weights: Mapping[str, Tensor], model: EmotionModel) -> StateDict:
     return {**weights, model.first_layer: -weights[model.first_layer]}
 
 
-def retain(
-    model: EmotionModel,
-    retain_set: Examples,
-    settings: UnlearningSettings,
-    local: LocalSettings,
-    rng: np.random.Generator,
-    original: EmotionModel | None,
-) -> float:
-    """Train on what is kept, as "fine-tune". ``settings.not_`` is read."""
-    return train_on_kept(model, retain_set, settings.not_, local, rng)
-
-
 CARD = RoundsCard(
     name="not",
     source="NoT, Khalil et al. 2025 (arXiv 2503.05657)",
     plan=lambda settings: Plan(settings.not_.rounds),
-    retain=retain,
+    retain=retain_half(lambda settings: settings.not_),
     start=negated,
 )

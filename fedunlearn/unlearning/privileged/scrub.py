@@ -21,14 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedunlearn.config import LocalSettings
-from fedunlearn.config.unlearning import UnlearningSettings
+from fedunlearn.config.unlearning import SCRUBSettings, UnlearningSettings
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.training import predict
-from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult, unchanged
+from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult
 from fedunlearn.unlearning.descent import descend
-from fedunlearn.unlearning.privileged.contract import Plan, RoundsCard
-from fedunlearn.unlearning.privileged.fine_tune import train_on_kept
+from fedunlearn.unlearning.privileged.contract import Plan, RoundsCard, forget_half, train_on_kept
 
 
 def plan(settings: UnlearningSettings) -> Plan:
@@ -43,22 +42,17 @@ def distance(teacher: Tensor, student: Tensor) -> Tensor:
     )
 
 
+@forget_half(lambda settings: settings.scrub)
 def forget(
     model: EmotionModel,
     forget_set: ForgetSet,
-    settings: UnlearningSettings,
+    settings: SCRUBSettings,
     rng: np.random.Generator,
     scalars: ServerScalars,
     original: EmotionModel | None,
 ) -> UnlearnResult:
-    """Max-steps: away from what the original says of the forget set. ``settings.scrub.forget`` is read.
-
-    Raises:
-        UnlearnFailed: the loss or the output is not finite; the message names the step.
-    """
+    """Max-steps: away from the original's output on the forget set."""
     assert original is not None
-    if len(forget_set) == 0:
-        return unchanged(model, "empty forget set")
     examples = forget_set.examples
     taught = predict(original, examples).clone()
 
@@ -66,7 +60,7 @@ def forget(
         batch = examples.take(index)
         return -distance(taught[index], working.classify(batch.features, batch.frames))
 
-    return descend(model, examples, loss, settings.scrub.forget, rng, scalars)
+    return descend(model, examples, loss, settings.forget, rng, scalars)
 
 
 def retain(

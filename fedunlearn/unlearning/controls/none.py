@@ -7,31 +7,17 @@ import numpy as np
 from fedunlearn.config.unlearning import UnlearningSettings
 from fedunlearn.examples import ForgetSet
 from fedunlearn.models.contract import EmotionModel
-from fedunlearn.unlearning.contract import (
-    MethodCard,
-    ServerScalars,
-    UnlearnResult,
-    forget_accuracy,
-    unchanged,
-)
+from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult, forget_accuracy, method, unchanged
 
 
-def unlearn(
+@method("none", source="control: the model unchanged", settings=lambda chosen: chosen, control=True)
+def none(
     model: EmotionModel,
     forget_set: ForgetSet,
     settings: UnlearningSettings,
     rng: np.random.Generator,
     scalars: ServerScalars,
 ) -> UnlearnResult:
-    """Forget nothing.
-
-    Raises:
-        UnlearnFailed: the model's output on the forget set is not finite.
-    """
-    if len(forget_set) == 0:
-        return unchanged(model, "empty forget set")
+    """Forget nothing."""
     accuracy = forget_accuracy(copy.deepcopy(model).eval(), forget_set.examples)
     return unchanged(model, "nothing to do", accuracy)
-
-
-CARD = MethodCard(name="none", sees="forget", source="control: the model unchanged", unlearn=unlearn)

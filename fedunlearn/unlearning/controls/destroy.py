@@ -9,18 +9,18 @@ import torch
 from fedunlearn.config.unlearning import UnlearningSettings
 from fedunlearn.examples import ForgetSet
 from fedunlearn.models.contract import EmotionModel
-from fedunlearn.unlearning.contract import (
-    MethodCard,
-    ServerScalars,
-    UnlearnResult,
-    forget_accuracy,
-    snapshot,
-    unchanged,
+from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult, forget_accuracy, method, snapshot
+
+
+@method(
+    "destroy",
+    source="control: random weights",
+    settings=lambda chosen: chosen,
+    control=True,
+    guarded=False,
 )
-
-
 @torch.no_grad()
-def unlearn(
+def destroy(
     model: EmotionModel,
     forget_set: ForgetSet,
     settings: UnlearningSettings,
@@ -31,12 +31,7 @@ def unlearn(
 
     Matrices and kernels are uniform in +-1 / sqrt(fan in), torch's own default for linear layers; vectors
     are 1 where they are the gain of a normalisation layer (named "weight"), else 0.
-
-    Raises:
-        UnlearnFailed: the model's output on the forget set is not finite.
     """
-    if len(forget_set) == 0:
-        return unchanged(model, "empty forget set")
     working = copy.deepcopy(model).eval()
     before = forget_accuracy(working, forget_set.examples)
     draw_anew(working, rng)
@@ -55,6 +50,3 @@ def draw_anew(model: EmotionModel, rng: np.random.Generator) -> None:
             weight.copy_(torch.from_numpy(rng.uniform(-bound, bound, size=tuple(weight.shape))))
         else:
             weight.fill_(1.0 if name.endswith("weight") else 0.0)
-
-
-CARD = MethodCard(name="destroy", sees="forget", source="control: random weights", unlearn=unlearn)

@@ -1,0 +1,1 @@
+"""Controls: what a report must not take for unlearning, one file each."""
