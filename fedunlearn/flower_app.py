@@ -1,8 +1,8 @@
 """The two apps as ``flwr run .`` finds them; ``python simulations/run.py`` needs none of this.
 
 Run config (``--run-config 'out="/abs/path" clients=20'``): ``out``, an absolute path that does not exist
-yet and that every node sees; ``config``, a TOML file (empty = generated speech); ``data``, a corpus folder;
-``clients``, as many as the federation has nodes.
+yet and that every node sees; ``config``, a TOML file or a preset (empty = generated speech);
+``data``, a corpus folder; ``clients``, as many as the federation has nodes.
 """
 
 from pathlib import Path
@@ -13,6 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedunlearn import config as configuration
 from fedunlearn.client.app import make_client_app
+from fedunlearn.config.presets import find_config
 from fedunlearn.console import errors
 from fedunlearn.errors import BadInput, RunFailed
 from fedunlearn.experiment.preparation import prepare
@@ -36,7 +37,7 @@ def main(grid: Grid, context: Context) -> None:
     out = Path(str(asked["out"]))
     if not out.is_absolute():
         raise BadInput(f'out = "{out}": give an absolute path, such as --run-config \'out="/tmp/run"\'')
-    file = Path(str(asked["config"])) if asked["config"] else None
+    file = find_config(str(asked["config"])) if asked["config"] else None
     overrides: dict[str, Any] = {"partition.clients": int(asked["clients"])}
     if asked["data"]:
         overrides["corpus.path"] = str(asked["data"])

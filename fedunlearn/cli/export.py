@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from fedunlearn import config as configuration
-from fedunlearn.cli.comparison import read_results
 from fedunlearn.cli.exit_codes import run_command
+from fedunlearn.cli.report import read_results
 from fedunlearn.console import say, warn
 from fedunlearn.deletion.inbox import Inbox
 from fedunlearn.errors import EXIT_OK, BadInput

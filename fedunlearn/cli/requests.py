@@ -96,7 +96,7 @@ class _Asked:
     deadline: int | None
     reason: str
 
-    def wish(self) -> FiledRequest:
+    def request(self) -> FiledRequest:
         choices = {"named": self.named, "speaker": self.speaker, "emotion": self.emotion, "all": self.all}
         chosen = [what for what, given in choices.items() if given]
         problems = []

@@ -1,10 +1,7 @@
-"""``fedunlearn run`` and ``fedunlearn report``."""
+"""``fedunlearn run``: one experiment from its settings to its page."""
 
 import shlex
-import signal
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,9 +10,16 @@ import typer
 from rich.table import Table
 
 from fedunlearn import config as configuration
-from fedunlearn.cli.comparison import compare, read_results, unfit
-from fedunlearn.cli.exit_codes import run_command
+from fedunlearn.cli.exit_codes import run_command, stopped_as_interrupt
 from fedunlearn.cli.export import leave_model
+from fedunlearn.cli.options import (
+    ConfigOption,
+    DataOption,
+    EngineOption,
+    SetOption,
+    config_file,
+    read_overrides,
+)
 from fedunlearn.config.unlearning import AGGREGATIONS
 from fedunlearn.console import Screen, errors, say, warn
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, Interrupted, RunFailed
@@ -39,22 +43,21 @@ _MODEL_HELP = (
     "facebook/wav2vec2-base, random:wav2vec2-base to measure times, or your own: path/to/mine.py:name "
     "(model.name)."
 )
-_CONFIG_HELP = "A complete experiment, such as configs/ravdess.toml; without it, generated speech."
 
 
 def run(
-    config: Annotated[Path | None, typer.Option(help=_CONFIG_HELP)] = None,
+    config: ConfigOption = None,
     corpus: Annotated[
         str | None, typer.Option(help="Which corpus, or your own: path/to/mine.py:name (corpus.name).")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of the corpus; only read (corpus.path).")] = None,
+    data: DataOption = None,
     model: Annotated[str | None, typer.Option(help=_MODEL_HELP)] = None,
     method: Annotated[str | None, typer.Option(help=_METHOD_HELP)] = None,
     clients: Annotated[int | None, typer.Option(help="Devices (partition.clients).")] = None,
     rounds: Annotated[int | None, typer.Option(help="Ordinary rounds (training.rounds).")] = None,
     seed: Annotated[int | None, typer.Option(help="Of all randomness.")] = None,
     aggregation: Annotated[str | None, typer.Option(help=_AGGREGATION_HELP)] = None,
-    engine: Annotated[str | None, typer.Option(help="ray, inline or flower (federation.engine).")] = None,
+    engine: EngineOption = None,
     ray_address: Annotated[
         str | None,
         typer.Option(help="A running Ray cluster, HOST:PORT or auto; default: Ray on this machine."),
@@ -67,9 +70,7 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out: stopped, killed, or asked anew.")
     ] = False,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Any other setting.")
-    ] = None,
+    set_: SetOption = None,
     track: Annotated[
         str | None, typer.Option(help="Follow the run in another tool: tensorboard (an extra: tracking).")
     ] = None,
@@ -94,20 +95,6 @@ def run(
     raise SystemExit(run_command(lambda: _run(config, named, set_ or [], out, cache, resume, track)))
 
 
-def report(
-    folders: Annotated[list[Path], typer.Argument(help="Run folders with results.json, one or more.")],
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Page to write; default: report.html in the run, of several ./comparison.html."),
-    ] = None,
-    figures: Annotated[
-        bool, typer.Option("--figures", help="Each run's figures, too, as SVG, PDF and PNG in DIR/figures.")
-    ] = False,
-) -> None:
-    """Draw a run's report.html again from results.json; of several runs, one page that compares them."""
-    raise SystemExit(run_command(lambda: _report(folders, out, figures)))
-
-
 def _run(
     file: Path | None,
     named: Mapping[str, Any],
@@ -117,15 +104,14 @@ def _run(
     resume: bool = False,
     track: str | None = None,
 ) -> int:
-    overrides = dict(configuration.parse_override(text) for text in sets)
-    overrides |= {key: value for key, value in named.items() if value is not None}
+    overrides = read_overrides(sets, named)
     if resume:
         if out is None:
             raise BadInput("--resume: say which run, as --out DIR")
         RunFolder(out).check_resumable()
         file = file or RunFolder(out).config
     try:
-        config = configuration.load(file, overrides)
+        config = configuration.load(config_file(file), overrides)
     except BadInput as error:
         also = [] if resume else _also_wrong(out, overrides.get("corpus.path"))
         raise BadInput([*error.problems, *also]) from error
@@ -190,27 +176,6 @@ def _file_name(corpus: str) -> str:
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in corpus)[:40]
 
 
-@contextmanager
-def stopped_as_interrupt() -> Iterator[None]:
-    """Stopped from outside, a run ends as on Ctrl-C: with a result that says so.
-
-    By a scheduler (SIGTERM), or because its terminal was closed (SIGHUP), unless nohup has it ignore that.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    stops = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {stop: signal.getsignal(stop) for stop in stops}
-    heeded = {stop: handler for stop, handler in before.items() if handler not in (signal.SIG_IGN, None)}
-    for stop in heeded:
-        signal.signal(stop, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for stop, handler in heeded.items():
-            signal.signal(stop, handler)
-
-
 def _also_wrong(out: Path | None, data: str | None) -> list[str]:
     """What can be seen to be wrong even where the settings cannot be read."""
     problems: list[str] = []
@@ -225,33 +190,6 @@ def _also_wrong(out: Path | None, data: str | None) -> list[str]:
     except BadInput as error:
         problems += error.problems
     return problems
-
-
-def _report(folders: Sequence[Path], out: Path | None, figures: bool) -> int:
-    done = _page(folders[0], out) if len(folders) == 1 else compare(folders, out)
-    for folder in folders if figures else ():
-        if len(folders) == 1 or RunFolder(folder).results.exists():
-            _figures(folder)
-    return done
-
-
-def _page(folder: Path, out: Path | None) -> int:
-    from fedunlearn.report.run_page import write_report
-
-    results, page = read_results(folder), out or RunFolder(folder).report
-    if out is not None and (problems := unfit(out, [results])):
-        raise BadInput(problems)
-    write_report(results, page)
-    say(f"Report: {page}")
-    return EXIT_OK
-
-
-def _figures(folder: Path) -> None:
-    from fedunlearn.report import write_figures
-
-    into = RunFolder(folder).figures
-    saved = write_figures(read_results(folder), into)
-    say(f"Figures: {len(saved)} files in {into}")
 
 
 def closing_table(results: Mapping[str, Any]) -> Table:

@@ -1,10 +1,12 @@
 """The cells of a study: methods x sizes x requesters x aggregations x recoveries x windows x seeds."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from fedunlearn import config as configuration
 from fedunlearn.config import Config, parse_override
 from fedunlearn.config.deletion import DeletionSettings, ScheduledDeletion
 from fedunlearn.config.fields import LARGEST
@@ -20,7 +22,47 @@ RECOVERIES = ("none", "gentle", "ordinary", "gentle-removed", "ordinary-removed"
 """No rounds; those of the experiment's recovery; as many with the epochs and lr of ordinary training; and
 both again with ``recovery.reversion`` = "removed"."""
 
+GUARD_OFF: Mapping[str, Any] = dict.fromkeys(
+    ("guard.norm", "guard.together", "guard.drop", "guard.silenced"), 0.0
+)
+"""Overrides under which the server's guard never steps in."""
+
+_RETRAINED_SEEDS = "evaluation.retrained_seeds"
 _NAME = re.compile(r"[\w+. -]{1,60}")
+
+
+def comparison_config(file: Path | None, overrides: Mapping[str, Any]) -> Config:
+    """Read the experiment that a comparison starts from.
+
+    The guard is off, so that methods are compared as they are, the destructive ones too; and there are at
+    least two retrained models, whose distance is the noise floor. Overrides may say otherwise.
+
+    Args:
+        file: a TOML file; None = the built-in defaults.
+        overrides: dotted keys to values, applied on top of the file.
+
+    Raises:
+        BadInput: with every error there is, one line each.
+    """
+    common = {**GUARD_OFF, **overrides}
+    found = configuration.load(file, common)
+    if _RETRAINED_SEEDS in common or found.evaluation.retrained_seeds >= 2:
+        return found
+    return configuration.load(file, {**common, _RETRAINED_SEEDS: 2})
+
+
+def loader_of(config: Config) -> ConfigLoader:
+    """Return what puts overrides on top of an experiment."""
+    settings = dict(_dotted(config.model_dump(mode="json", exclude_none=True)))
+    return lambda overrides: configuration.load(None, {**settings, **overrides})
+
+
+def _dotted(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{before}{key}.")
+        else:
+            yield before + key, value
 
 
 @dataclass(frozen=True)
@@ -110,6 +152,12 @@ def parse_variant(text: str) -> Variant:
     except BadInput as error:
         raise BadInput(f"--variant {text}: settings are KEY=VALUE, with commas between them") from error
     return Variant(name, algorithm, tuple(pairs))
+
+
+def variant_of(method: str) -> Variant:
+    """Return the variant of a method with the experiment's own settings; "default" = the product's method."""
+    name = Config().unlearning.method if method == "default" else method
+    return Variant(name, name)
 
 
 def parse_numbers(option: str, text: str, least: int, most: int = LARGEST) -> list[int]:

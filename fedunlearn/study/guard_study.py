@@ -8,10 +8,10 @@ from typing import Any
 
 from fedunlearn.config import Config
 from fedunlearn.errors import BadInput
-from fedunlearn.study.grid import Axes, Cell, ConfigLoader, Variant, cells_of, requesters_of
+from fedunlearn.study.grid import GUARD_OFF, Axes, Cell, ConfigLoader, Variant, cells_of, requesters_of
 
 GUARDS: dict[str, dict[str, Any]] = {
-    "off": {"guard.norm": 0.0, "guard.together": 0.0, "guard.drop": 0.0, "guard.silenced": 0.0},
+    "off": dict(GUARD_OFF),
     "config": {},
     "refuse": {"guard.too_long": "refuse", "guard.harmful": "refuse"},
     "strict": {"guard.norm": 8.0, "guard.together": 12.0, "guard.drop": 0.1, "guard.silenced": 0.6},

@@ -12,38 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import soundfile
 import typer
-from small_run import SMALL
-from tiny import tiny_corpus
-from typer.testing import CliRunner
+from command_line import call, small_file, write_corpus
 
 from fedunlearn import __main__ as entry
-from fedunlearn.audio import SAMPLE_RATE
 from fedunlearn.cli import app
 from fedunlearn.unlearning import METHODS, PRIVILEGED
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def small_file(tmp_path: Path, **changes: Any) -> Path:
-    import tomli_w
-
-    tree: dict[str, Any] = {}
-    for key, value in (SMALL | {k.replace("__", "."): v for k, v in changes.items()}).items():
-        node = tree
-        *parents, last = key.split(".")
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = value
-    file = tmp_path / "small.toml"
-    file.write_text(tomli_w.dumps(tree))
-    return file
-
-
-def call(*arguments: str | Path) -> tuple[int, str]:
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    return result.exit_code, re.sub(r"\x1b\[[0-9;]*m", "", result.output)
 
 
 def test_a_run_ends_with_a_table_a_page_and_exit_code_0(tmp_path: Path) -> None:
@@ -156,16 +132,6 @@ def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
     code, said = call("run", "--config", small_file(tmp_path), "--out", tmp_path / "used")
     assert code == 2 and "is not an empty folder" in said
     assert (tmp_path / "used" / "mine.txt").read_text() == "precious"
-
-
-def write_corpus(folder: Path) -> Path:
-    folder.mkdir()
-    lines = ["path,speaker,emotion"]
-    for utterance in tiny_corpus(speakers=8, takes=4).utterances:
-        soundfile.write(folder / f"{utterance.id}.wav", utterance.pcm(), SAMPLE_RATE)
-        lines.append(f"{utterance.id}.wav,{utterance.speaker},{utterance.emotion}")
-    (folder / "manifest.csv").write_text("\n".join(lines))
-    return folder
 
 
 def test_an_unreadable_file_stops_the_run_unless_it_may_be_skipped(tmp_path: Path) -> None:
@@ -327,7 +293,7 @@ def test_a_report_of_all_that_lies_in_a_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_signals_that_stop_a_run_are_restored_and_an_ignored_one_stays_ignored(name: str) -> None:
-    from fedunlearn.cli.run import stopped_as_interrupt
+    from fedunlearn.cli.exit_codes import stopped_as_interrupt
 
     number = getattr(signal, name)
     before = signal.getsignal(number)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import small_file
 from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.table import Table
 from rich.text import Text
-from test_cli import small_file
 
 from fedunlearn import console
 from fedunlearn.cli.exit_codes import run_command

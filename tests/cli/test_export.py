@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_cli import call
-from test_encoder_saving import logits_of, trained, utterance
-from test_model_card import encoder_results
+from command_line import call
+from encoder_results import encoder_results
+from saved_encoders import logits_of, trained, utterance
 from tiny_encoders import tiny_encoder
 
 from fedunlearn.checkpoints import save_checkpoint

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from command_line import call_wide as call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_run import run_small
-from test_requests_cli import call
 
 import fedunlearn.deletion.receipts
 import fedunlearn.ledger

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import sqlite3
 import subprocess
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import call_wide as call
 from flwr.app import Context, Message
 from small_run import run_small, small_config
 from typer.testing import CliRunner
@@ -31,11 +31,6 @@ from fedunlearn.vault.vault import Vault
 
 ROOT = Path(__file__).resolve().parents[2]
 QUIET = load(None, {"deletions.schedule": []})
-
-
-def call(*arguments: str | Path) -> tuple[int, str]:
-    result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "160"})
-    return result.exit_code, re.sub(r"\x1b\[[0-9;]*m", "", result.output)
 
 
 @pytest.fixture

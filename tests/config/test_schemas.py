@@ -11,7 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from results_example import eventful_results, example_results
 from small_run import prepared, run_small, small_config
-from test_faults import Spoil
+from spoiled_replies import Spoil
 
 
 def schema(name: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 import pytest
-from test_lira import halves, logits_of, planted
+from planted_memory import halves, logits_of, planted
 
 from fedunlearn.evaluation.informed import FOLDS, InformedAttack, informed, outputs
 from fedunlearn.evaluation.shadow_attack import CannotAttack

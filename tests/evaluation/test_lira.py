@@ -3,10 +3,10 @@
 import math
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from planted_memory import Mask, Matrix, halves, logits_of, planted
 from scipy.stats import norm
 
 from fedunlearn.evaluation.lira import (
@@ -18,31 +18,6 @@ from fedunlearn.evaluation.lira import (
 )
 from fedunlearn.evaluation.shadow_attack import CannotAttack, ShadowAttack, attack_result
 from fedunlearn.seeding import rng_for
-
-Matrix = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
-
-
-def halves(shadows: int, utterances: int, rng: np.random.Generator) -> Mask:
-    """A random half of the utterances for each shadow."""
-    return rng.permuted(np.tile(np.arange(utterances) % 2 == 0, (shadows, 1)), axis=1)
-
-
-def planted(shadows: int, utterances: int, memory: float, rng: np.random.Generator) -> tuple[Matrix, Mask]:
-    """phi of utterances of different difficulty and noise, of shadows of different quality.
-
-    memory: nats by which phi of an utterance that was trained on is higher, on average over utterances.
-    """
-    inside = halves(shadows, utterances, rng)
-    difficulty, noise = 2 * rng.standard_normal(utterances), rng.uniform(0.5, 1.5, utterances)
-    kept = memory * rng.exponential(1.0, utterances)
-    quality = 0.5 * rng.standard_normal((shadows, 1))
-    return difficulty + quality + kept * inside + noise * rng.standard_normal(inside.shape), inside
-
-
-def logits_of(phi: Matrix) -> npt.NDArray[np.float64]:
-    """Two classes, the first one true: phi is the difference."""
-    return np.stack([phi, np.zeros_like(phi)], -1)
 
 
 def attack(phi: Matrix, inside: Mask, resamples: int = 100) -> ShadowAttack:

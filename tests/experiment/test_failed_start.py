@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import call, small_file, write_corpus
 from small_run import heard_once, small_config
-from test_cli import call, small_file, write_corpus
 
 from fedunlearn import files, folders
 from fedunlearn.deletion.inbox import FiledRequest, Inbox

@@ -86,7 +86,7 @@ def test_a_failure_ends_all(make: Callable[[int, int], int], error: type[Excepti
 
 SCRIPT = f"""
 import sys, time
-sys.path.insert(0, {str(TESTS)!r})
+sys.path.insert(0, {str(TESTS / "experiment")!r})
 from test_process_pool import endless, never
 from fedunlearn.experiment.process_pool import make_all
 

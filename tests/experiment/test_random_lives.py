@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from flwr.app import Context, Message
+from killed_runs import Death, assert_same, lines
 from rich.console import Console
 from small_run import resumed, small_config, weights_of, without_times
-from test_resume import Death, assert_same, lines
 
 from fedunlearn.audit.ledger_check import check_ledger
 from fedunlearn.config import Config

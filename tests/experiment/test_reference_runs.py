@@ -11,7 +11,7 @@ import torch
 from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from small_run import prepared, run_small, small_config, weights_of, without_times
-from test_faults import Spoil
+from spoiled_replies import Spoil
 from torch import Tensor
 
 import fedunlearn.server.privileged

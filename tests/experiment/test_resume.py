@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from killed_runs import Death, assert_same, lines
 from rich.console import Console
 from small_run import SCHEDULE, SMALL, prepared, resumed, run_small, small_config, weights_of, without_times
 
@@ -28,7 +29,6 @@ from fedunlearn.experiment.checkpoint import RunCheckpoints
 from fedunlearn.experiment.preparation import DecodedCorpus, listen, resolve
 from fedunlearn.experiment.progress import Progress
 from fedunlearn.experiment.reference_cache import ReferenceCache
-from fedunlearn.ledger import LedgerReader
 from fedunlearn.models.contract import trained_names
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.server.clients import Clients
@@ -59,17 +59,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dic
     """What the uninterrupted run ends with: results and checksums of the weights."""
     folder = tmp_path_factory.mktemp("whole")
     return run_small(folder / "run", eventful(), cache=folder / "cache"), weights_of(folder / "run")
-
-
-def assert_same(out: Path, results: dict[str, Any], whole: tuple[dict[str, Any], dict[str, str]]) -> None:
-    assert without_times(results) == without_times(whole[0])
-    assert weights_of(out) == whole[1]
-    with LedgerReader(out / "ledger.sqlite") as ledger:
-        assert ledger.verify(results["ledger"]["head"]) is None
-
-
-class Death(BaseException):
-    """Nothing in the program may catch it."""
 
 
 def dying(monkeypatch: pytest.MonkeyPatch, when: Callable[[str, int, Sequence[str]], bool]) -> list[str]:
@@ -547,11 +536,6 @@ def left_after(out: Path, config: Config, cache: Path, kind: str, times: int = 1
         dying(patched, lambda sent, _, seen: sent == kind and seen.count(kind) == times)
         with pytest.raises(Death):
             resumed(out, config, cache)
-
-
-def lines(out: Path) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
 
 
 @pytest.mark.parametrize(

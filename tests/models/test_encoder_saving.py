@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from saved_encoders import EMOTIONS, logits_of, trained, utterance
 from tiny_encoders import KINDS, tiny_encoder
 from torch import Tensor
 
@@ -20,34 +21,10 @@ from fedunlearn.models.encoders.checkpoint import locate
 from fedunlearn.models.encoders.model import EncoderModel
 from fedunlearn.models.encoders.saving import Head, fold, save_model
 
-EMOTIONS = ("anger", "calm", "sadness")
 pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")
 """transformers' WavLM calls torch so; whoever loads a saved folder meets it."""
 LENGTHS = (400, 4000, 7321)
 """samples: the shortest that gives a frame, and two that no stride divides"""
-
-
-def trained(folder: Path, trains: str, classes: int = len(EMOTIONS)) -> EncoderModel:
-    """A model in which everything that travels has moved: no weight, mean or scale is as it began."""
-    encoder = {"trains": trains, "projection": 5, "device": "cpu", "precision": "float32"}
-    chosen = ModelSettings.model_validate({"name": str(folder), "encoder": encoder})
-    model = build_model(chosen, classes, torch.Generator().manual_seed(1))
-    assert isinstance(model, EncoderModel)
-    rng = torch.Generator().manual_seed(5)
-    moved = {k: v + 0.3 * torch.randn(v.shape, generator=rng) for k, v in model.state_dict().items()}
-    moved["norm.std"] = torch.rand(moved["norm.std"].shape, generator=rng) + 0.2
-    model.load_state_dict(moved)
-    return model.eval()
-
-
-def utterance(samples: int) -> Tensor:
-    """In [-1, 1], with an offset and a size that a feature extractor would take away."""
-    return 0.1 + 0.05 * torch.randn(samples, generator=torch.Generator().manual_seed(samples))
-
-
-def logits_of(model: EncoderModel, waveform: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(*pad([waveform]))[0]
 
 
 def logits_in(folder: Path, waveform: Tensor) -> Tensor:

@@ -1,17 +1,13 @@
 """A small encoder trained from nothing: what it is asked, what it hears, what it leaves."""
 
-import importlib.util
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
+import command_line
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from typer import Typer
-from typer.testing import CliRunner
 
 from fedunlearn.audio import PCM
 from fedunlearn.corpora import synthetic, unlabelled
@@ -45,22 +41,9 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    found = importlib.util.spec_from_file_location("pretrain_script", ROOT / "simulations" / "pretrain.py")
-    assert found and found.loader
-    module = importlib.util.module_from_spec(found)
-    sys.modules["pretrain_script"] = module
-    found.loader.exec_module(module)
-    return module
-
-
-def call(script: ModuleType, out: Path, *arguments: str) -> tuple[int, str]:
-    app = Typer()
-    app.command()(script.pretrain)
+def call(out: Path, *arguments: str) -> tuple[int, str]:
     smallest = ["--steps", "2", "--batch", "1", "--hidden", "8", "--layers", "1", "--generated", "1"]
-    result = CliRunner().invoke(app, ["--out", str(out), *smallest, *arguments], catch_exceptions=False)
-    return result.exit_code, result.output
+    return command_line.call("pretrain", "--out", out, *smallest, *arguments)
 
 
 # ---- what it is asked ------------------------------------------------------------------------------------
@@ -245,10 +228,10 @@ def test_the_readme_says_what_was_heard_and_how(speech: list[PCM], tmp_path: Pat
         assert said in text
 
 
-def test_the_same_command_twice_leaves_the_same_bytes(script: ModuleType, tmp_path: Path) -> None:
+def test_the_same_command_twice_leaves_the_same_bytes(tmp_path: Path) -> None:
     generator = torch.get_rng_state()
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
-        assert call(script, tmp_path / name, "--seed", seed)[0] == 0
+        assert call(tmp_path / name, "--seed", seed)[0] == 0
     assert torch.equal(torch.get_rng_state(), generator)
     a, b, c = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")
     assert a == b != c
@@ -282,30 +265,30 @@ def test_the_same_command_twice_leaves_the_same_bytes(script: ModuleType, tmp_pa
     ],
 )
 def test_bad_input_is_one_line_before_anything_is_heard(
-    script: ModuleType, recordings: Path, tmp_path: Path, arguments: list[str], said: str
+    recordings: Path, tmp_path: Path, arguments: list[str], said: str
 ) -> None:
     (tmp_path / "empty").mkdir()
     places = {"empty": str(tmp_path / "empty"), "recordings": str(recordings)}
-    code, output = call(script, tmp_path / "out", *(a.format(**places) for a in arguments))
+    code, output = call(tmp_path / "out", *(a.format(**places) for a in arguments))
     assert code == 2 and said in output and output.count("error:") == 1 and len(output.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
-def test_every_problem_is_said_at_once(script: ModuleType, tmp_path: Path) -> None:
+def test_every_problem_is_said_at_once(tmp_path: Path) -> None:
     (tmp_path / "note").write_text("", encoding="utf-8")
-    code, output = call(script, tmp_path, "--kind", "whisper", "--generated", "0")
+    code, output = call(tmp_path, "--kind", "whisper", "--generated", "0")
     assert code == 2 and output.count("error:") == 3 and "is not an empty folder" in output
 
 
-def test_nothing_is_written_among_the_recordings(script: ModuleType, recordings: Path) -> None:
-    code, output = call(script, recordings / "encoder", "--data", str(recordings))
+def test_nothing_is_written_among_the_recordings(recordings: Path) -> None:
+    code, output = call(recordings / "encoder", "--data", str(recordings))
     assert code == 2 and "which is never written" in output and not (recordings / "encoder").exists()
 
 
-def test_recordings_that_cannot_be_read_are_named(script: ModuleType, tmp_path: Path) -> None:
+def test_recordings_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "noise.wav").write_bytes(b"RIFF")
-    code, output = call(script, tmp_path / "out", "--data", str(tmp_path / "data"))
+    code, output = call(tmp_path / "out", "--data", str(tmp_path / "data"))
     assert code == 2 and "noise.wav" in output and "1 recordings cannot be read" in output
 
 
@@ -321,9 +304,7 @@ def test_a_loss_that_is_not_finite_ends_it(speech: list[PCM], monkeypatch: pytes
 
 
 @pytest.mark.parametrize("where", ["pretrain", "write"])
-def test_interrupted_it_leaves_nothing(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
+def test_interrupted_it_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
@@ -331,5 +312,5 @@ def test_interrupted_it_leaves_nothing(
         monkeypatch.setattr(pretraining, "crops", interrupt)
     else:
         monkeypatch.setattr(pretrained_folder, "write_atomically", interrupt)
-    code, output = call(script, tmp_path / "out")
+    code, output = call(tmp_path / "out")
     assert code == 3 and "interrupted" in output and list(tmp_path.iterdir()) == []

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from page_reading import bare
 from results_example import eventful_results, example_results
 from results_measures import add_measures
-from test_report import bare
 from typer.testing import CliRunner
 
 from fedunlearn.cli import app

@@ -7,38 +7,13 @@ from typing import Any
 
 import pytest
 import yaml
+from encoder_results import SHA256, encoder_results
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from results_example import eventful_results, example_results
-from results_measures import add_measures
+from results_example import eventful_results
 
 from fedunlearn.report.model_card import markdown, model_card
-
-SHA256 = "0123456789abcdef" * 4
-
-
-def encoder_results(
-    name: str = "facebook/wav2vec2-base", trains: str = "head", **model: Any
-) -> dict[str, Any]:
-    """A complete run of an encoder, with every measure."""
-    results = add_measures(example_results())
-    results["config"]["model"] = {"name": name, "encoder": {"trains": trains, "sha256": SHA256}}
-    results["model"] = {
-        "weights": "random" if name.startswith("random:") else "pre-trained",
-        "parameters": 94_371_712,
-        "travels": 231_432,
-        "kind": "wav2vec2",
-        "sha256": SHA256,
-        "trains": trains,
-    } | model
-    results["unlearning"] = {
-        "method": "l2ul",
-        "sees": "forget",
-        "source": "L2UL-style, after Ren et al. 2025",
-    }
-    results["traces"] = {"windows": 31, "found": []}
-    return results
 
 
 def head_of(card: str) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from page_reading import Tags, bare, drawings, words
 from results_example import example_results
 from results_measures import add_measures
-from test_report import Tags, bare, drawings, words
 
 from fedunlearn.report import attacks, costs, distances, fairness, gaps, norms, side_by_side
 from fedunlearn.report.figures import export as papers

@@ -5,8 +5,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from page_reading import Tags, bare, drawings, words
 from results_example import eventful_results, example_results
-from test_report import Tags, bare, drawings, words
 
 from fedunlearn.report.figures.requests import SHOWN, ending, request_lives
 from fedunlearn.report.figures.timeline import events, places

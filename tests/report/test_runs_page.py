@@ -11,10 +11,10 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from command_line import call
 from results_example import example_results
-from test_cli import call
 
-from fedunlearn.cli.comparison import names_of
+from fedunlearn.cli.report import names_of
 from fedunlearn.report.runs.figure import gaps_figure
 from fedunlearn.report.runs.finding import RunsVerdict, headline, judge
 from fedunlearn.report.runs.grouping import ComparedTask, Run, tasks_of

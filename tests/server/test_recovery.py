@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from small_run import prepared, run_small, small_config, weights_of
-from test_faults import Spoil
+from spoiled_replies import Spoil
 from torch import Tensor
 
 from fedunlearn.blockwise import StateDict

@@ -1,20 +1,17 @@
 """The comparison of methods as a command: its cells, what they share, its resumption, its failures."""
 
 import csv
-import importlib.util
+import importlib
 import io
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import command_line
 import pytest
 from rich.console import Console
 from small_run import SMALL, run_small, small_config, without_times
-from typer import Typer
-from typer.testing import CliRunner
 
 from fedunlearn import config as configuration
 from fedunlearn.errors import Interrupted, RunFailed
@@ -28,25 +25,13 @@ from fedunlearn.study.runner import StudyRunner
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    found = importlib.util.spec_from_file_location("compare_script", ROOT / "simulations" / "compare.py")
-    assert found and found.loader
-    module = importlib.util.module_from_spec(found)
-    sys.modules["compare_script"] = module
-    found.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without figures, which test_comparison.py draws."""
     monkeypatch.setattr("fedunlearn.report.study.figures.write_figures", lambda rows, folder: [])
 
 
-def call(script: ModuleType, out: Path, *arguments: str) -> tuple[int, str]:
-    app = Typer()
-    app.command()(script.compare)
+def call(out: Path, *arguments: str) -> tuple[int, str]:
     settings = [
         part
         for key, value in SMALL.items()
@@ -54,9 +39,7 @@ def call(script: ModuleType, out: Path, *arguments: str) -> tuple[int, str]:
         if key not in {"seed", "deletions.schedule", "federation.engine", "evaluation.retrained_seeds"}
         for part in ("--set", f"{key}={value}")
     ]
-    given = [*settings, "--engine", "inline", "--out", str(out), *arguments]
-    result = CliRunner().invoke(app, given, catch_exceptions=False)
-    return result.exit_code, result.output
+    return command_line.call("compare", *settings, "--engine", "inline", "--out", out, *arguments)
 
 
 def read(out: Path) -> list[dict[str, str]]:
@@ -84,7 +67,7 @@ CELLS = 3 * 2 * 2 * 2
 
 
 @pytest.fixture(scope="module")
-def finished(script: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], str]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], str]:
     """A comparison, the reference keys that were trained for it, and what it said."""
     out, kept = tmp_path_factory.mktemp("compare"), []
     keep = ReferenceCache.keep
@@ -95,7 +78,7 @@ def finished(script: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tu
             keep(self, key, learned)
 
         patch.setattr(ReferenceCache, "keep", noted)
-        code, said = call(script, out, *CHOSEN)
+        code, said = call(out, *CHOSEN)
     assert code == 0, said
     return out, kept, said
 
@@ -192,7 +175,7 @@ def test_doing_nothing_is_the_original_whatever_the_aggregation(
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_finished_cell_is_never_computed_again_and_another_experiment_is(
-    script: ModuleType, finished: tuple[Path, list[str], str], monkeypatch: pytest.MonkeyPatch
+    finished: tuple[Path, list[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = finished[0]
 
@@ -202,13 +185,13 @@ def test_a_finished_cell_is_never_computed_again_and_another_experiment_is(
 
     monkeypatch.setattr(bench, "play", never)
     before = (out / "compare.csv").read_text()
-    code, said = call(script, out, *CHOSEN)
+    code, said = call(out, *CHOSEN)
     assert code == 0, said
     assert (out / "compare.csv").read_text() == before
     one = ("--methods", "none", *CHOSEN[4:6], "--requesters", "1", *CHOSEN[8:10])
-    assert call(script, out, *one)[0] == 0
+    assert call(out, *one)[0] == 0
     for other in ("recovery.rounds=3", "unlearning.l2ul.lr=0.5"):
-        code, said = call(script, out, *one, "--set", other)
+        code, said = call(out, *one, "--set", other)
         assert code == 3 and "computed again" in said
 
 
@@ -231,14 +214,14 @@ SHORT = ("--methods", "none,destroy", "--sizes", "3", "--requesters", "1", "--se
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_cell_that_fails_is_named_and_the_rest_goes_on(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(cell: Cell) -> None:
         if cell.variant.name == "none":
             raise RunFailed("the [third] round lost its quorum")
 
     begun = failing(monkeypatch, fail)
-    code, said = call(script, tmp_path, *SHORT)
+    code, said = call(tmp_path, *SHORT)
     assert code == 3 and len(begun) == 2
     assert f"failed: {begun[0]}: the [third] round lost its quorum" in said.replace("\n", " ")
     assert {r["method"] for r in read(tmp_path)} == {"destroy"}
@@ -247,7 +230,7 @@ def test_a_cell_that_fails_is_named_and_the_rest_goes_on(
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt(), Interrupted("the run was interrupted")])
 def test_an_interruption_leaves_finished_cells_and_says_how_to_go_on(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interruption: BaseException
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interruption: BaseException
 ) -> None:
     def fail(cell: Cell) -> None:
         if cell.variant.name == "destroy":
@@ -255,19 +238,17 @@ def test_an_interruption_leaves_finished_cells_and_says_how_to_go_on(
 
     with monkeypatch.context() as patch:
         failing(patch, fail)
-        code, said = call(script, tmp_path, *SHORT)
+        code, said = call(tmp_path, *SHORT)
     assert code == 3
     assert "interrupted; 1 of 2 cells are in" in said and "give the same command again" in said
     assert len(list((tmp_path / "cells").iterdir())) == 1
     assert not (tmp_path / "running").exists()
     begun = failing(monkeypatch, lambda cell: None)
-    assert call(script, tmp_path, *SHORT)[0] == 0
+    assert call(tmp_path, *SHORT)[0] == 0
     assert len(begun) == 1 and "destroy" in begun[0]
 
 
-def test_an_interrupted_run_leaves_no_speech_behind(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_leaves_no_speech_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C in the middle of a cell, after its vaults were filled."""
 
     def stop(*_: Any) -> None:
@@ -275,27 +256,29 @@ def test_an_interrupted_run_leaves_no_speech_behind(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("fedunlearn.experiment.experiment.Experiment.conduct", stop)
-    code, said = call(script, tmp_path, *SHORT)
+    code, said = call(tmp_path, *SHORT)
     assert code == 3 and "interrupted; 0 of 2 cells" in said
     assert list(tmp_path.rglob("*.i16")) == []
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_on_a_terminal_there_are_bars(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_a_terminal_there_are_bars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
-    monkeypatch.setattr(script, "errors", Console(file=screen, force_terminal=True, width=160))
-    assert call(script, tmp_path, *SHORT[:1], "none", *SHORT[2:])[0] == 0
+    monkeypatch.setattr(
+        importlib.import_module("fedunlearn.cli.compare"),
+        "errors",
+        Console(file=screen, force_terminal=True, width=160),
+    )
+    assert call(tmp_path, *SHORT[:1], "none", *SHORT[2:])[0] == 0
     assert "none-1x3-sum-gentle-seed0" in screen.getvalue() and "1/1" in screen.getvalue()
 
 
-def test_windows_are_waited_and_drawn_against_the_gap(script: ModuleType, tmp_path: Path) -> None:
+def test_windows_are_waited_and_drawn_against_the_gap(tmp_path: Path) -> None:
     """Two ask, one a round after the other. Window 0: both are served at once. Window 2: the first waits 2
     rounds and the second, served with it, 1.
     """
     chosen = ("--methods", "none", "--sizes", "4", "--requesters", "2", "--seeds", "0")
-    code, said = call(script, tmp_path, *chosen, "--windows", "0,2", "--apart", "1")
+    code, said = call(tmp_path, *chosen, "--windows", "0,2", "--apart", "1")
     assert code == 0, said
     rows = [r for r in read(tmp_path) if r["stage"] == "recovered"]
     assert [(r["window"], r["rounds_waited_mean"]) for r in rows] == [("0", "0.0"), ("2", "1.5")]
@@ -304,9 +287,9 @@ def test_windows_are_waited_and_drawn_against_the_gap(script: ModuleType, tmp_pa
     assert "2 x 4, window 2" in said
 
 
-def test_what_a_method_sees_stands_in_the_table(script: ModuleType, tmp_path: Path) -> None:
+def test_what_a_method_sees_stands_in_the_table(tmp_path: Path) -> None:
     chosen = ("--methods", "fed-eraser,fine-tune", "--sizes", "4", "--requesters", "1", "--seeds", "0")
-    code, said = call(script, tmp_path, *chosen)
+    code, said = call(tmp_path, *chosen)
     assert code == 0, said
     with (tmp_path / "compare.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -339,18 +322,16 @@ def test_what_a_method_sees_stands_in_the_table(script: ModuleType, tmp_path: Pa
         (["--requesters", "2", "--windows", "0,2"], "all ask at once"),
     ],
 )
-def test_a_mistake_is_said_before_anything_runs(
-    script: ModuleType, tmp_path: Path, arguments: list[str], expected: str
-) -> None:
-    code, said = call(script, tmp_path / "out", *arguments)
+def test_a_mistake_is_said_before_anything_runs(tmp_path: Path, arguments: list[str], expected: str) -> None:
+    code, said = call(tmp_path / "out", *arguments)
     assert code == 2 and expected in said.replace("\n", " ")
     assert list(tmp_path.rglob("*.json")) == []
 
 
-def test_a_size_that_no_client_holds_is_one_line_with_a_way_out(script: ModuleType, tmp_path: Path) -> None:
+def test_a_size_that_no_client_holds_is_one_line_with_a_way_out(tmp_path: Path) -> None:
     """18 utterances a speaker, 14 of them for training, 6 speakers: with 3 clients each has two."""
     sizes = ("--sizes", "20,43", "--seeds", "0,1", "--requesters")
-    code, said = call(script, tmp_path / "out", *sizes, "1,2")
+    code, said = call(tmp_path / "out", *sizes, "1,2")
     lines = [line for line in said.splitlines() if line]
     assert code == 2 and len(lines) == 2
     assert lines[0].endswith(
@@ -358,7 +339,7 @@ def test_a_size_that_no_client_holds_is_one_line_with_a_way_out(script: ModuleTy
         "--set partition.clients=3"
     )
     assert lines[1].startswith("error: --sizes 43") and lines[1].endswith("take at most 14")
-    _, said = call(script, tmp_path / "out", *sizes, "1,4")
+    _, said = call(tmp_path / "out", *sizes, "1,4")
     assert "partition.clients" not in said, "3 clients cannot be 4 requesters"
 
 

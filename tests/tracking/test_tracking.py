@@ -10,8 +10,8 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+from command_line import call, small_file
 from results_example import example_results
-from test_cli import call, small_file
 
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.tracking import TRACKERS, Follower, Tracker

@@ -1,12 +1,15 @@
-"""``fedunlearn report DIR1 DIR2 ...``: reading several runs, and where their page goes."""
+"""``fedunlearn report``: the page of a run again, or one page that compares several."""
 
 import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+
+from fedunlearn.cli.exit_codes import run_command
 from fedunlearn.console import say, warn
 from fedunlearn.errors import EXIT_OK, BadInput
 from fedunlearn.inputs import looked_up, read_text
@@ -15,6 +18,20 @@ from fedunlearn.run_folder import RunFolder
 _DEFAULT = Path("comparison.html")
 _REFERENCE = re.compile(r"[0-9a-f]{32}\.safetensors")
 """files of ``evaluation.reference.ReferenceCache``"""
+
+
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Run folders with results.json, one or more.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Page to write; default: report.html in the run, of several ./comparison.html."),
+    ] = None,
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Each run's figures, too, as SVG, PDF and PNG in DIR/figures.")
+    ] = False,
+) -> None:
+    """Draw a run's report.html again from results.json; of several runs, one page that compares them."""
+    raise SystemExit(run_command(lambda: _report(folders, out, figures)))
 
 
 def read_results(folder: Path) -> dict[str, Any]:
@@ -35,7 +52,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     return results
 
 
-def compare(folders: Sequence[Path], out: Path | None) -> int:
+def _compare_runs(folders: Sequence[Path], out: Path | None) -> int:
     """Write one page on several runs.
 
     Raises:
@@ -117,3 +134,30 @@ def names_of(folders: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             break
     return names
+
+
+def _report(folders: Sequence[Path], out: Path | None, figures: bool) -> int:
+    done = _page(folders[0], out) if len(folders) == 1 else _compare_runs(folders, out)
+    for folder in folders if figures else ():
+        if len(folders) == 1 or RunFolder(folder).results.exists():
+            _figures(folder)
+    return done
+
+
+def _page(folder: Path, out: Path | None) -> int:
+    from fedunlearn.report.run_page import write_report
+
+    results, page = read_results(folder), out or RunFolder(folder).report
+    if out is not None and (problems := unfit(out, [results])):
+        raise BadInput(problems)
+    write_report(results, page)
+    say(f"Report: {page}")
+    return EXIT_OK
+
+
+def _figures(folder: Path) -> None:
+    from fedunlearn.report import write_figures
+
+    into = RunFolder(folder).figures
+    saved = write_figures(read_results(folder), into)
+    say(f"Figures: {len(saved)} files in {into}")

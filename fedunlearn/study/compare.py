@@ -1,0 +1,103 @@
+"""A comparison of methods: its cells are run one after another, its rows become tables and figures."""
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedunlearn.config import Config
+from fedunlearn.errors import BadInput, Interrupted, RunFailed
+from fedunlearn.files import write_atomically
+from fedunlearn.report.study import figures, statistics, tables
+from fedunlearn.study.grid import Axes, Cell, cells_of, loader_of
+from fedunlearn.study.rows import rows_of
+from fedunlearn.study.runner import StudyRunner
+
+ProgressCallback = Callable[[str, int, int], None]
+"""Called with the name of the cell that is run next, the number of finished cells, and that of all cells."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison found.
+
+    Attributes:
+        folder: where compare.csv, compare.md, compare.tex, the figures and the finished cells are.
+        rows: four for each finished cell, one a model; the keys include ``report.study.statistics.COLUMNS``.
+        failures: name of a cell -> why its run failed.
+        summary: the main tables as Markdown; empty where no cell has finished.
+    """
+
+    folder: Path
+    rows: Sequence[Mapping[str, Any]]
+    failures: Mapping[str, str]
+    summary: str
+
+
+def compare_methods(
+    config: Config,
+    axes: Axes,
+    out: Path,
+    warn: Callable[[str], None] = lambda line: None,
+    progress: ProgressCallback = lambda name, done, total: None,
+) -> Comparison:
+    """Compare unlearning methods, and write the tables and figures.
+
+    Every cell is a whole run; trained originals and retrained references are found again by content. A
+    finished cell is kept in ``out``/cells and never computed twice: call again to continue.
+
+    Args:
+        config: the experiment to start from; ``comparison_config`` reads a suitable one.
+        axes: methods, forget set sizes, numbers of requesters, seeds, and what else is crossed.
+        out: folder for cells, tables and figures.
+        warn: called with each line that the corpus gives reason for.
+        progress: called before each cell, and once at the end.
+
+    Raises:
+        BadInput: settings, corpus, partition or output do not allow a cell; nothing was run.
+        Interrupted: somebody stopped it; finished cells are kept.
+    """
+    if not axes.variants:
+        raise BadInput("--methods, --variant: name at least one method")
+    cells = cells_of(loader_of(config), axes)
+    failures: dict[str, str] = {}
+    with StudyRunner(out, warn=warn) as runner:
+        runner.check(cells)
+        waiting = [cell for cell in cells if not runner.file(cell).exists()]
+        for done, cell in enumerate(waiting, len(cells) - len(waiting)):
+            progress(cell.name, done, len(cells))
+            try:
+                runner.play(cell)
+            except (KeyboardInterrupt, Interrupted):
+                finished = sum(runner.file(cell).exists() for cell in cells)
+                raise Interrupted(
+                    f"interrupted; {finished} of {len(cells)} cells are in {out / 'cells'}: "
+                    "give the same command again to go on from there"
+                ) from None
+            except RunFailed as error:
+                failures[cell.name] = str(error)
+        progress("", len(cells), len(cells))
+        rows = _rows(runner, cells)
+    return Comparison(out, rows, failures, _write(rows, out) if rows else "")
+
+
+def _rows(runner: StudyRunner, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    return [
+        row for cell in cells if (found := runner.results(cell)) is not None for row in rows_of(cell, found)
+    ]
+
+
+def _write(rows: list[dict[str, Any]], out: Path) -> str:
+    """Write tables and figures of all rows; the main tables as Markdown."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, statistics.COLUMNS, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    summary, details = tables.summaries(rows), tables.details(rows)
+    write_atomically(out / "compare.csv", text.getvalue())
+    write_atomically(out / "compare.md", tables.markdown([*summary, *details]))
+    write_atomically(out / "compare.tex", tables.latex([*summary, *details]))
+    figures.write_figures(rows, out)
+    return tables.markdown(summary)
