@@ -280,7 +280,7 @@ class Config(Settings):
     seed: Seed = Field(default=1, description="Seed of all random numbers of the run, at most 2^63 - 1.")
     plugins: dict[str, str] | None = Field(
         default=None,
-        description="SHA-256 digest of each file that a method, model, corpus reader or aggregation of your own "
+        description="SHA-256 digest of each file that a method, model, corpus or aggregation of your own "
         "comes from. It is filled in when the experiment is read; a file that has changed since is refused.",
     )
     corpus: CorpusSettings = Field(default=CorpusSettings(), description="Which recordings are used.")
