@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -312,7 +313,7 @@ def _play(folder: Path) -> int:
     from fedunlearn.engines.engine import play
     from fedunlearn.experiment.preparation import prepare
     from fedunlearn.experiment.progress import Progress
-    from fedunlearn.experiment.request_contents import close_books
+    from fedunlearn.experiment.request_contents import close_requests
     from fedunlearn.study.invariants import broken
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a soak in the background was told to ignore it
@@ -323,10 +324,8 @@ def _play(folder: Path) -> int:
     lines = remembered.read_text().splitlines() if remembered.exists() else []
     accepted = {(name, int(client)) for name, _, client in (line.partition(" ") for line in lines if line)}
     experiment = prepare(config, out, folder / "references", Progress(Console(quiet=True)), resume=resume)
-    saw = experiment.saw
 
-    def checked(row: Any, predictions: Any) -> None:
-        saw(row, predictions)
+    def check(row: Mapping[str, Any]) -> None:
         if row["phase"] not in {"learn", "recover"}:
             return  # of a reference; or in the middle of an unlearn step, which is not on disk yet
         before = set(accepted)
@@ -338,14 +337,14 @@ def _play(folder: Path) -> int:
         with (folder / "checked").open("ab") as file:
             file.write(b".")
 
-    experiment.saw = checked  # type: ignore[method-assign]
+    experiment.recorder.add_listener(check)
     try:
         results = play(experiment, [_Fails(folder / "failures")])
     except RunFailed as failure:
         print(failure, flush=True)
         return EXIT_FAILED
     experiment.run.write_results(results)
-    close_books(experiment.run, experiment.partition, experiment.standing)
+    close_requests(experiment.run, experiment.partition, experiment.saved)
     return EXIT_OK
 
 

@@ -1,7 +1,7 @@
 """Deletions with a date: when a client raises them, and whether they can happen at all."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 
 from fedunlearn.config.deletion import DeletionSettings, ScheduledDeletion
 from fedunlearn.corpora.utterance import Utterance
@@ -9,11 +9,6 @@ from fedunlearn.deletion.inbox import FiledRequest, matching
 from fedunlearn.errors import BadInput
 from fedunlearn.partition import ClientShare, Partition
 from fedunlearn.seeding import rng_for, stream_key
-
-
-def date_of(event: ScheduledDeletion, learning_rounds: int) -> int:
-    """Rounds done when it is raised, those after learning included."""
-    return event.round if event.round is not None else learning_rounds + (event.after_learning or 0)
 
 
 def request_id(seed: int, client: int, event: str) -> str:
@@ -38,7 +33,7 @@ def scheduled_requests(
         _wish(event, number, settings, seed)
         for number, event in enumerate(settings.schedule)
         if (event.client == client or (event.what == "speaker" and event.speaker in speakers))
-        and date_of(event, learning_rounds) <= rounds_done
+        and event.raised_at(learning_rounds) <= rounds_done
     ]
 
 
@@ -107,7 +102,7 @@ def _spoken_for_twice(settings: DeletionSettings, partition: Partition, learning
     problems = []
     taken: dict[int, set[str]] = defaultdict(set)
     drawn: dict[int, int] = defaultdict(int)
-    dated = sorted(enumerate(settings.schedule), key=lambda e: date_of(e[1], learning_rounds))
+    dated = sorted(enumerate(settings.schedule), key=lambda e: e[1].raised_at(learning_rounds))
     for number, event in dated:
         place = f"deletions.schedule.{number}"
         if event.client >= len(partition.clients):
@@ -140,11 +135,6 @@ def _meant(event: ScheduledDeletion, share: ClientShare) -> tuple[Utterance, ...
 
 def _named(wish: FiledRequest) -> str:
     return repr(wish.emotion or wish.speaker) if wish.what != "named" else ", ".join(wish.utterances)
-
-
-def last_of(schedule: Sequence[ScheduledDeletion], learning_rounds: int) -> int:
-    """The date by which everything on a schedule has been raised; at least the end of learning."""
-    return max([learning_rounds, *(date_of(e, learning_rounds) for e in schedule)])
 
 
 def random_requests(
@@ -199,13 +189,3 @@ def any_while_learning(settings: DeletionSettings, clients: int, learning_rounds
         or random_requests(settings, client, clients, rounds_done, learning_rounds, seed)
         for client in range(clients)
     )
-
-
-def last_scheduled_round(settings: DeletionSettings, learning_rounds: int) -> int:
-    """The date by which every planned deletion has been raised and random ones have ceased to arrive.
-
-    At least the end of learning. Random requests arrive up to ``arrive_for`` rounds from there.
-    """
-    by_chance = settings.rate or settings.burst_rate or settings.leave_rate
-    ceased = learning_rounds + settings.arrive_for - 1 if by_chance else 0
-    return max(last_of(settings.schedule, learning_rounds), ceased)
