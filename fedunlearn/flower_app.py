@@ -18,7 +18,7 @@ from fedunlearn.console import errors
 from fedunlearn.errors import BadInput, RunFailed
 from fedunlearn.experiment.preparation import prepare
 from fedunlearn.experiment.progress import Progress
-from fedunlearn.experiment.request_contents import close_books
+from fedunlearn.experiment.request_contents import close_requests
 
 client_app = make_client_app()
 server_app = ServerApp()
@@ -56,6 +56,6 @@ def main(grid: Grid, context: Context) -> None:
     results = experiment.results
     assert results is not None
     experiment.run.write_results(results)
-    close_books(experiment.run, experiment.partition, experiment.standing)
+    close_requests(experiment.run, experiment.partition, experiment.saved)
     if results["status"] != "complete":
         raise RunFailed(results["failure"])

@@ -12,7 +12,7 @@ from fedunlearn import config as configuration
 from fedunlearn.config import Config
 from fedunlearn.engines.engine import play
 from fedunlearn.experiment.experiment import Experiment
-from fedunlearn.experiment.preparation import DecodedCorpus, listen, prepare, resolve
+from fedunlearn.experiment.preparation import DecodedCorpus, decode_corpus, prepare, resolve
 from fedunlearn.experiment.progress import Progress
 
 SCHEDULE = [
@@ -50,22 +50,22 @@ def prepared(
     """
     config = config or small_config()
     cache = cache or out.parent / f"{out.name}-references"
-    heard = heard_once(config) if remember else None
-    return prepare(config, out, cache, Progress(Console(quiet=True)), heard)
+    decoded = decoded_once(config) if remember else None
+    return prepare(config, out, cache, Progress(Console(quiet=True)), decoded)
 
 
-_HEARD: dict[str, DecodedCorpus] = {}
+_DECODED: dict[str, DecodedCorpus] = {}
 
 
-def heard_once(config: Config) -> DecodedCorpus | None:
+def decoded_once(config: Config) -> DecodedCorpus | None:
     """Generated speech is the same for all tests that have its settings; None for any other."""
     if config.corpus.name != "synthetic":
         return None
     config = resolve(config)
     key = f"{config.seed} {config.corpus.model_dump_json()}"
-    if key not in _HEARD:
-        _HEARD[key] = listen(config, Progress(Console(quiet=True)))
-    return _HEARD[key]
+    if key not in _DECODED:
+        _DECODED[key] = decode_corpus(config, Progress(Console(quiet=True)))
+    return _DECODED[key]
 
 
 def run_small(
@@ -79,11 +79,11 @@ def run_small(
 
 
 def resumed(
-    out: Path, config: Config, cache: Path, mods: Sequence[Any] = (), heard: DecodedCorpus | None = None
+    out: Path, config: Config, cache: Path, mods: Sequence[Any] = (), decoded: DecodedCorpus | None = None
 ) -> dict[str, Any]:
-    """Take up a run that was left, or begin it where there is none, and play it to its end."""
+    """Resume a run that was interrupted, or begin it where there is none, and play it to its end."""
     begun = out.exists()
-    speech = heard or heard_once(config)
+    speech = decoded or decoded_once(config)
     experiment = prepare(config, out, cache, Progress(Console(quiet=True)), speech, resume=begun)
     results = play(experiment, mods)
     experiment.run.write_results(results)

@@ -13,6 +13,7 @@ from tiny import tiny_vault
 from fedunlearn.deletion.inbox import FiledRequest, Inbox
 from fedunlearn.engines.engine import play
 from fedunlearn.errors import BadInput
+from fedunlearn.experiment import final_search
 from fedunlearn.files import write_atomically
 from fedunlearn.links import discard, open_to_append, remove, wipe, wipe_abandoned
 from fedunlearn.run_folder import RunFolder
@@ -199,7 +200,9 @@ def test_what_is_no_file_in_an_inbox_is_not_waited_for(tmp_path: Path, mine: Pat
 # ---- a run -----------------------------------------------------------------------------------------------
 
 
-def test_recordings_left_behind_links_are_found_and_named_from_their_folder(tmp_path: Path) -> None:
+def test_recordings_left_behind_links_are_found_and_named_from_their_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Left just before the search: run folder, cache, a vault and a folder of the layout are links."""
     places = {name: tmp_path / "disk" / name for name in ("run", "cache", "vault", "standing", "notes")}
     for folder in (places["run"], places["cache"], places["standing"], places["notes"]):
@@ -212,16 +215,16 @@ def test_recordings_left_behind_links_are_found_and_named_from_their_folder(tmp_
     run.vault(2).symlink_to(places["vault"])
     run.standings.symlink_to(places["standing"])
     (run.path / "notes").symlink_to(places["notes"])
-    close = experiment._close
+    search = final_search.search_run
 
-    def closing(results: Any, states: Any, books: Any) -> None:
-        gone = next(u for request in books.values() for u in request.utterances)
-        pcm = next(u.pcm() for u in experiment.corpus.utterances if u.id == gone)
+    def leaving(prepared: Any, gone: Any, *rest: Any) -> None:
+        deleted = next(u for request in gone.values() for u in request.utterances)
+        pcm = next(u.pcm() for u in experiment.corpus.utterances if u.id == deleted)
         for place in places.values():
             (place / "left.bin").write_bytes(pcm.tobytes())
-        close(results, states, books)
+        search(prepared, gone, *rest)
 
-    experiment._close = closing  # type: ignore[method-assign]
+    monkeypatch.setattr(final_search, "search_run", leaving)
     results = play(experiment)
     names = ["run", "cache", "run/vaults/client-0002", "run/checkpoints/standing", "run/notes"]
     assert results["traces"]["found"] == sorted(f"{name}/left.bin" for name in names)

@@ -17,6 +17,8 @@ from fedunlearn.errors import RunFailed
 from fedunlearn.experiment import process_pool as workers
 from fedunlearn.server import clients as exchange
 from fedunlearn.server.clients import Clients
+from fedunlearn.server.history import History
+from fedunlearn.server.state import ServerState
 
 FULL = {"cpu.max": "max 100000"}
 CGROUPS: list[tuple[str, dict[str, str], float]] = [
@@ -185,7 +187,8 @@ def test_one_is_told_while_clients_are_missing_and_what_to_do(
     monkeypatch.setattr(exchange, "_FIRST_WORD_SECONDS", 0.05)
     monkeypatch.setattr(exchange, "_NEXT_WORD_SECONDS", 0.1)
     with pytest.raises(RunFailed) as failed:
-        Clients(Few(), FederationSettings(timeout=0.5), 20, threading.Event())  # type: ignore[arg-type]
+        settings, state = FederationSettings(timeout=0.5), ServerState(History(()))
+        Clients(Few(), settings, 20, threading.Event(), state)  # type: ignore[arg-type]
     assert "4 of 20 clients are connected after 0.5 s" in str(failed.value)
     assert "options.num-supernodes" in str(failed.value)
     lines = capsys.readouterr().err.strip().splitlines()

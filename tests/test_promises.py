@@ -26,6 +26,7 @@ from fedunlearn.corpora.utterance import Utterance
 from fedunlearn.deletion.receipts import receipt_of
 from fedunlearn.deletion.request_store import RequestStore
 from fedunlearn.engines.engine import play
+from fedunlearn.experiment.final_search import EngineStorage
 from fedunlearn.experiment.preparation import read_speech, resolve
 from fedunlearn.ledger import Ledger
 from fedunlearn.messages.records import unpack
@@ -333,7 +334,9 @@ def test_every_device_leaves_its_people_a_receipt(base: tuple[Path, dict[str, An
 
 
 @pytest.mark.slow
-def test_deleted_speech_is_nowhere_in_what_ray_writes(tmp_path: Path) -> None:
+def test_deleted_speech_is_nowhere_in_what_ray_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its session folder, with logs and whatever was spilled, while it is still there."""
     import ray
 
@@ -341,8 +344,8 @@ def test_deleted_speech_is_nowhere_in_what_ray_writes(tmp_path: Path) -> None:
     experiment = prepared(tmp_path / "run", config)
     conduct, told = experiment.conduct, []
 
-    def watched(grid: Grid) -> None:
-        conduct(grid)
+    def watched(grid: Grid, storage: EngineStorage) -> None:
+        conduct(grid, storage)
         context = ray.get_runtime_context()
         session = Path(context.get_temp_dir()) / context.get_session_name()
         gone = gone_from(tmp_path / "run")
@@ -353,7 +356,7 @@ def test_deleted_speech_is_nowhere_in_what_ray_writes(tmp_path: Path) -> None:
         told.append(scanned(tmp_path / "run", gone, session))
         told.append({"session": session.name})
 
-    experiment.conduct = watched  # type: ignore[method-assign]
+    monkeypatch.setattr(experiment, "conduct", watched)
     assert play(experiment)["status"] == "complete"
     clean, planted, named = told
     assert clean["found"] == [] and planted["found"] == [f"{named['session']}/planted"]
@@ -417,7 +420,7 @@ def test_whoever_asks_during_learning_the_original_is_of_a_world_where_nobody_di
     run_small(tmp_path / "silent", small_config(deletions__schedule=[]))
     files = [tmp_path / name / "checkpoints" / "original.safetensors" for name in ("silent", "asked")]
     silent, kept = (load_checkpoint(file)[0] for file in files)
-    original = experiment.standing.original
+    original = experiment.record.original
     assert original is not None and all(torch.equal(original[k], v) for k, v in silent.items())
     a, b = weights_of(tmp_path / "asked"), weights_of(tmp_path / "silent")
     assert b["original.safetensors"] == b["recovered.safetensors"] != a["recovered.safetensors"]

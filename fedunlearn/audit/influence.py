@@ -129,8 +129,8 @@ def _manifests(run: RunFolder) -> Iterator[dict[str, Any]]:
 
 
 def _finished(manifest: dict[str, Any]) -> bool:
-    standing = manifest.get("standing")
-    return isinstance(standing, dict) and bool(standing.get("finished"))
+    record = manifest.get("record")
+    return isinstance(record, dict) and bool(record.get("finished"))
 
 
 def _object(file: Path) -> dict[str, Any] | None:

@@ -121,7 +121,7 @@ def _run(
     from fedunlearn.engines.engine import play
     from fedunlearn.experiment.preparation import prepare
     from fedunlearn.experiment.progress import Progress
-    from fedunlearn.experiment.request_contents import close_books
+    from fedunlearn.experiment.request_contents import close_requests
     from fedunlearn.report.run_page import write_report
 
     with stopped_as_interrupt(), Progress(errors) as progress:
@@ -157,7 +157,7 @@ def _run(
             write_report(ended, experiment.run.report)
             raise
     experiment.run.write_results(results)
-    close_books(experiment.run, experiment.partition, experiment.standing)
+    close_requests(experiment.run, experiment.partition, experiment.saved)
     follower.finished(results)
     write_report(results, experiment.run.report)
     model = leave_model(experiment.run, results)

@@ -58,6 +58,14 @@ class ScheduledDeletion(Settings):
                 raise ValueError(f'{field} is given, but what = "{self.what}" does not read it')
         return self
 
+    def raised_at(self, learning_rounds: int) -> int:
+        """Return the rounds done when it is raised, those after learning included.
+
+        Args:
+            learning_rounds: ordinary training rounds of the experiment.
+        """
+        return self.round if self.round is not None else learning_rounds + (self.after_learning or 0)
+
 
 class DeletionSettings(Settings):
     """Where deletion requests come from (a schedule and random arrivals) and how long they may wait."""
@@ -110,3 +118,16 @@ class DeletionSettings(Settings):
         description="Rounds for which a request waits so that others can be served in the same unlearn "
         "step; 0 = it is served at once.",
     )
+
+    def last_round(self, learning_rounds: int) -> int:
+        """Return the rounds done when every planned request has been raised and random ones have ceased.
+
+        Args:
+            learning_rounds: ordinary training rounds of the experiment.
+
+        Returns:
+            at least ``learning_rounds``; random requests arrive up to ``arrive_for`` rounds from there
+        """
+        random = self.rate or self.burst_rate or self.leave_rate
+        ceased = learning_rounds + self.arrive_for - 1 if random else 0
+        return max([learning_rounds, ceased, *(event.raised_at(learning_rounds) for event in self.schedule)])

@@ -1,15 +1,10 @@
 """Scheduled and random deletions: in which round a client raises them."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 
 from fedunlearn.config.deletion import DeletionSettings, ScheduledDeletion
 from fedunlearn.deletion.inbox import FiledRequest
 from fedunlearn.seeding import rng_for, stream_key
-
-
-def date_of(event: ScheduledDeletion, learning_rounds: int) -> int:
-    """Rounds done when it is raised, those after learning included."""
-    return event.round if event.round is not None else learning_rounds + (event.after_learning or 0)
 
 
 def request_id(seed: int, client: int, event: str) -> str:
@@ -39,7 +34,7 @@ def scheduled_requests(
         filed_request(event, number, settings, seed)
         for number, event in enumerate(settings.schedule)
         if (event.client == client or (event.what == "speaker" and event.speaker in speakers))
-        and date_of(event, learning_rounds) <= rounds_done
+        and event.raised_at(learning_rounds) <= rounds_done
     ]
 
 
@@ -65,11 +60,6 @@ def filed_request(
         utterances=event.utterances,
         deadline=event.deadline or settings.deadline or None,
     )
-
-
-def last_of(schedule: Sequence[ScheduledDeletion], learning_rounds: int) -> int:
-    """The date by which everything on a schedule has been raised; at least the end of learning."""
-    return max([learning_rounds, *(date_of(e, learning_rounds) for e in schedule)])
 
 
 def random_requests(
@@ -134,13 +124,3 @@ def any_while_learning(settings: DeletionSettings, clients: int, learning_rounds
         or random_requests(settings, client, clients, rounds_done, learning_rounds, seed)
         for client in range(clients)
     )
-
-
-def last_scheduled_round(settings: DeletionSettings, learning_rounds: int) -> int:
-    """The date by which every planned deletion has been raised and random ones have ceased to arrive.
-
-    At least the end of learning. Random requests arrive up to ``arrive_for`` rounds from there.
-    """
-    by_chance = settings.rate or settings.burst_rate or settings.leave_rate
-    ceased = learning_rounds + settings.arrive_for - 1 if by_chance else 0
-    return max(last_of(settings.schedule, learning_rounds), ceased)

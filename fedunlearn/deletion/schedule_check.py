@@ -5,7 +5,7 @@ from collections import defaultdict
 from fedunlearn.config.deletion import DeletionSettings, ScheduledDeletion
 from fedunlearn.corpora.utterance import Utterance
 from fedunlearn.deletion.inbox import FiledRequest, select_utterances
-from fedunlearn.deletion.schedule import date_of, filed_request
+from fedunlearn.deletion.schedule import filed_request
 from fedunlearn.errors import BadInput
 from fedunlearn.partition import ClientShare, Partition
 
@@ -66,7 +66,7 @@ def _requested_twice(settings: DeletionSettings, partition: Partition, learning_
     problems = []
     requested: dict[int, set[str]] = defaultdict(set)
     drawn: dict[int, int] = defaultdict(int)
-    in_order = sorted(enumerate(settings.schedule), key=lambda e: date_of(e[1], learning_rounds))
+    in_order = sorted(enumerate(settings.schedule), key=lambda e: e[1].raised_at(learning_rounds))
     for number, event in in_order:
         place = f"deletions.schedule.{number}"
         if event.client >= len(partition.clients):

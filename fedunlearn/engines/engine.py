@@ -28,6 +28,7 @@ from fedunlearn.engines.gpu_sharing import Sharing, share_gpu, workers_limited
 from fedunlearn.engines.inline_grid import InlineGrid
 from fedunlearn.errors import Interrupted, RunFailed
 from fedunlearn.experiment.experiment import Experiment
+from fedunlearn.experiment.final_search import EngineStorage
 from fedunlearn.links import open_to_append
 from fedunlearn.vault.index import Index
 from fedunlearn.vault.relocation import restore_arrays_from_corpus
@@ -50,19 +51,18 @@ def play(experiment: Experiment, mods: Sequence[Any] = ()) -> dict[str, Any]:
     Raises:
         RunFailed: the run could not be completed; Interrupted where somebody stopped it.
     """
-    client_app = make_client_app(str(experiment.run.path.resolve()), mods)
-    server_app = make_server_app(experiment)
-    clients = len(experiment.partition.clients)
     settings = experiment.config.federation
+    inline = settings.engine == "inline"
+    client_app = make_client_app(str(experiment.run.path.resolve()), mods)
+    server_app = make_server_app(experiment, EngineStorage() if inline else EngineStorage(ray_folders))
+    clients = len(experiment.partition.clients)
     arguments = server_app, client_app, clients, settings, experiment.run.log
     try:
-        if settings.engine == "inline":
+        if inline:
             run_inline(*arguments)
         elif settings.ray_address:
-            experiment.engine_folders = ray_folders
-            run_cluster(experiment, server_app, mods)
+            run_cluster(experiment, mods)
         else:
-            experiment.engine_folders = ray_folders
             gpu = partial(share_gpu, experiment.template, experiment.config, partial(_longest, experiment))
             (run_ray if settings.engine == "ray" else run_flower)(*arguments, gpu=gpu)
     except RunFailed:
@@ -87,13 +87,18 @@ def _longest(experiment: Experiment) -> int:
     return max((entry.samples for folder in folders for entry in Index.read(folder).entries), default=1)
 
 
-def make_server_app(experiment: Experiment) -> ServerApp:
-    """The ServerApp that conducts this experiment."""
+def make_server_app(experiment: Experiment, storage: EngineStorage) -> ServerApp:
+    """Make the ServerApp that conducts this experiment.
+
+    Args:
+        experiment: prepared.
+        storage: where the engine keeps data.
+    """
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        experiment.conduct(grid)
+        experiment.conduct(grid, storage)
 
     return app
 
@@ -131,8 +136,13 @@ def run_ray(
         server_app(RayGrid.of_workers(client_app, clients, init["num_cpus"], share), _server_context())
 
 
-def run_cluster(experiment: Experiment, server_app: ServerApp, mods: Sequence[Any]) -> None:
-    """Run the ServerApp here and the ClientApp on the nodes of a Ray cluster, vaults on their own disks."""
+def run_cluster(experiment: Experiment, mods: Sequence[Any]) -> None:
+    """Run the ServerApp here and the ClientApp on the nodes of a Ray cluster, vaults on their own disks.
+
+    Args:
+        experiment: prepared.
+        mods: Flower mods for the ClientApp.
+    """
     import ray
 
     from fedunlearn.engines.cluster_grid import ClusterGrid, app_maker
@@ -156,7 +166,7 @@ def run_cluster(experiment: Experiment, server_app: ServerApp, mods: Sequence[An
             settings.node_folder,
             partial(restore_arrays_from_corpus, run, experiment.corpus),
         )
-        experiment.elsewhere = grid
+        server_app = make_server_app(experiment, EngineStorage(ray_folders, grid))
         try:
             server_app(grid, _server_context())
         finally:

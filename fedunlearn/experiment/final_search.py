@@ -1,6 +1,7 @@
-"""The end of a run, for the people who asked: is anything left of their speech, and what was measured?"""
+"""The end of a run, for the people who requested deletions: what is left, and what was measured?"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from fedunlearn.deletion.receipts import (
 from fedunlearn.deletion.request import DeletionRequest
 from fedunlearn.evaluation.judge import Judge
 from fedunlearn.evaluation.metrics import accuracy
+from fedunlearn.experiment.prepared_run import PreparedRun
 from fedunlearn.ledger import LedgerEntry, LedgerReader
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition
@@ -26,8 +28,13 @@ from fedunlearn.server.requests import RequestKey
 from fedunlearn.vault.traces import Fingerprints, TraceFindings, scan_run
 
 
-def receipts_of(run: RunFolder, keys: Iterable[RequestKey]) -> dict[RequestKey, Path]:
-    """The receipts that there are for these requests."""
+def find_receipts(run: RunFolder, keys: Iterable[RequestKey]) -> dict[RequestKey, Path]:
+    """Find the receipts that there are for these requests.
+
+    Args:
+        run: the run folder.
+        keys: of the requests.
+    """
     places = {key: receipt_of(run.vault(key[1]), key[0]) for key in keys}
     return {key: path for key, path in places.items() if path.exists()}
 
@@ -35,46 +42,96 @@ def receipts_of(run: RunFolder, keys: Iterable[RequestKey]) -> dict[RequestKey, 
 def search(
     folders: Sequence[Path],
     partition: Partition,
-    books: Mapping[RequestKey, DeletionRequest],
+    gone: Mapping[RequestKey, DeletionRequest],
     receipts: Mapping[RequestKey, Path],
     model: EmotionModel,
-    elsewhere: Callable[[Fingerprints], TraceFindings] | None = None,
+    on_nodes: Callable[[Fingerprints], TraceFindings] | None = None,
     spared: Iterable[Path] = (),
 ) -> dict[str, Any]:
-    """Look for all that was removed, held-out speech included, in every file of the run.
+    """Search every file of the run for all that was deleted, held-out speech included.
 
     Args:
         folders: run folder, reference cache, the engine's own.
-        books: of the requests that are gone.
-        receipts: theirs.
+        partition: of the run.
+        gone: requests whose utterances have left the vaults.
+        receipts: of these requests.
         model: of the run's kind.
-        elsewhere: looks where devices live that are not here.
+        on_nodes: searches the nodes of a cluster that devices live on.
         spared: the user's own folders, which are not searched where a link leads into them.
 
     Returns:
         as ``traces.scan_run``
     """
-    gone = {u for request in books.values() for u in (*request.utterances, *request.held_out)}
+    deleted = {u for request in gone.values() for u in (*request.utterances, *request.held_out)}
     for path in receipts.values():
-        gone |= set(removed_by(path.parent.parent, path.stem))
-    return scan_run(folders, partition, gone, model, elsewhere, spared)
+        deleted |= set(removed_by(path.parent.parent, path.stem))
+    return scan_run(folders, partition, deleted, model, on_nodes, spared)
 
 
-class Elsewhere(Protocol):
-    """Nodes that devices live on."""
+class RemoteNodes(Protocol):
+    """Nodes of a cluster that devices live on."""
 
-    lost: list[Any]
-    """those that cannot be reached any more: address, folder, utterances"""
+    @property
+    def lost(self) -> Sequence[Any]:
+        """Those that cannot be reached any more: address, folder, utterances."""
+        ...
 
     def search(self, fingerprints: Fingerprints) -> TraceFindings:
-        """Look for traces on all that are left."""
+        """Search all nodes that are left.
+
+        Args:
+            fingerprints: of what was deleted.
+        """
         ...
+
+
+@dataclass(frozen=True)
+class EngineStorage:
+    """Where an engine keeps data, so that the search for traces looks there, too.
+
+    Attributes:
+        folders: returns the folders on this machine that the engine writes to.
+        nodes: of a cluster, with the devices' vaults; None = the vaults are in the run folder.
+    """
+
+    folders: Callable[[], Sequence[Path]] = tuple
+    nodes: RemoteNodes | None = None
+
+
+def search_run(
+    prepared: PreparedRun,
+    gone: Mapping[RequestKey, DeletionRequest],
+    states: Mapping[str, Mapping[str, Tensor]],
+    results: dict[str, Any],
+    storage: EngineStorage,
+) -> None:
+    """Search a run for what was deleted, and complete the receipts with what was measured.
+
+    Args:
+        prepared: what the run is made of.
+        gone: requests whose utterances have left the vaults.
+        states: original, unlearned, recovered and retrained.
+        results: of the run; what was found is added to it.
+        storage: where the engine keeps data.
+    """
+    receipts = find_receipts(prepared.run, gone)
+    folders = [prepared.run.path, prepared.cache.folder, *storage.folders()]
+    on_nodes = storage.nodes.search if storage.nodes else None
+    spared = prepared.config.corpus.folders
+    found = search(folders, prepared.partition, gone, receipts, prepared.template, on_nodes, spared)
+    results["times"]["searched"] = {part: found.pop(f"scanned_{part}") for part in ("files", "bytes")}
+    results["traces"] = found
+    problems = left_behind(found, storage.nodes.lost if storage.nodes else [], gone)
+    if problems:
+        failure = "; ".join(filter(None, (results["failure"], *problems)))
+        results |= {"status": "partial", "failure": failure}
+    complete_receipts(receipts, gone, prepared.judge, states, results["gap"])
 
 
 def left_behind(
     traces: Mapping[str, Any], lost: Iterable[Any], gone: Mapping[RequestKey, DeletionRequest]
 ) -> list[str]:
-    """One line for each way in which deleted speech is left, or may be.
+    """List the ways in which deleted speech is left, or may be, one line each.
 
     Args:
         traces: from ``search``.
@@ -95,7 +152,7 @@ def left_behind(
 
 def complete_receipts(
     receipts: Mapping[RequestKey, Path],
-    books: Mapping[RequestKey, DeletionRequest],
+    gone: Mapping[RequestKey, DeletionRequest],
     judge: Judge,
     states: Mapping[str, Mapping[str, Tensor]],
     gap: Mapping[str, Any],
@@ -104,20 +161,21 @@ def complete_receipts(
 
     Args:
         receipts: by request.
-        books: what each took back.
+        gone: requests whose utterances have left the vaults.
         judge: measures.
         states: original, unlearned, recovered and retrained.
         gap: of the run, as in results.json.
     """
     views = {name: judge.view(state) for name, state in states.items()}
     for key, path in receipts.items():
-        gone = judge.sets(books[key].utterances).forget
-        attacked = {name: judge.membership(views[name], gone) for name in ("recovered", "retrained")}
+        forget = judge.sets(gone[key].utterances).forget
+        attacked = {name: judge.membership(views[name], forget) for name in ("recovered", "retrained")}
         add_evidence(
             path,
             {
                 "forget_accuracy": {
-                    name: accuracy(judge.labels[gone], view.predicted[gone]) for name, view in views.items()
+                    name: accuracy(judge.labels[forget], view.predicted[forget])
+                    for name, view in views.items()
                 },
                 "membership": {
                     name: {"auc": found["auc"], "low": found["low"], "high": found["high"]}

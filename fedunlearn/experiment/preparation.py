@@ -1,4 +1,4 @@
-"""Everything before the first message: read the corpus, deal it, fill the vaults, set up the judge."""
+"""Everything before the first message: read and partition the corpus, fill the vaults, set up the judge."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +32,9 @@ from fedunlearn.experiment.folder_check import (
     check_vault,
     clean,
 )
+from fedunlearn.experiment.prepared_run import PreparedRun
 from fedunlearn.experiment.progress import Progress
+from fedunlearn.experiment.record import SavedRun
 from fedunlearn.experiment.reference_cache import ReferenceCache
 from fedunlearn.files import write_atomically
 from fedunlearn.inputs import looked_up
@@ -145,8 +147,12 @@ def _check_outside(option: str, folder: Path, corpus: CorpusSettings) -> None:
             )
 
 
-def listen(config: Config, progress: Progress) -> DecodedCorpus:
+def decode_corpus(config: Config, progress: Progress) -> DecodedCorpus:
     """Read and decode a corpus: what several experiments on the same speech may share.
+
+    Args:
+        config: resolved.
+        progress: shown meanwhile.
 
     Raises:
         BadInput: the corpus, or a recording that cannot be read.
@@ -162,7 +168,7 @@ def prepare(
     out: Path,
     cache: Path,
     progress: Progress,
-    heard: DecodedCorpus | None = None,
+    decoded: DecodedCorpus | None = None,
     untouched: Path | None = None,
     resume: bool = False,
 ) -> Experiment:
@@ -173,10 +179,10 @@ def prepare(
         out: the run folder, to be made.
         cache: of trained references.
         progress: shown while decoding.
-        heard: from ``listen`` with the same corpus settings (and seed, if generated), to decode it once.
-        untouched: vaults of an earlier run on what was ``heard``. Those that are still as they would be made
-            are moved from there, which saves writing all speech anew.
-        resume: take up the run that ``out`` holds, from where it stands.
+        decoded: from ``decode_corpus`` with the same corpus settings (and seed, if generated).
+        untouched: vaults of an earlier run on what was ``decoded``. Those that are still as they would be
+            made are moved from there, which saves writing all speech anew.
+        resume: resume the run that ``out`` holds.
 
     Raises:
         BadInput: anything that the user can put right; before training.
@@ -192,9 +198,9 @@ def prepare(
             _check_same(config, run)
             _check_cache(cache)
             _check_outside("--cache", cache, config.corpus)
-            resolved(config.model)  # what is wrong with it, before anything is heard
+            resolved(config.model)  # what is wrong with it, before anything is decoded
             if run.standings.exists():
-                return _take_up(config, run, cache, progress, heard)
+                return _resume(config, run, cache, progress, decoded)
             check_settings(run, configuration.load(run.config))
             made_with = run.config.read_bytes()
             waiting = _begin_anew(run)
@@ -203,10 +209,10 @@ def prepare(
             run.unlock()
             raise
     try:
-        check(config, out, cache, heard[0] if heard else None)
+        check(config, out, cache, decoded[0] if decoded else None)
         run.create()
         write_atomically(run.config, config.to_toml())
-        corpus, speech = heard or listen(config, progress)
+        corpus, speech = decoded or decode_corpus(config, progress)
         # Again: recordings that cannot be read may have been left out.
         corpus, partition = read_speech(config, corpus)
         corpus = _warn_of_few(corpus, partition)
@@ -214,12 +220,12 @@ def prepare(
         later = recorded_later(partition, config.partition, config.seed)
         judge = _judge(config, corpus, partition, speech, template, progress)
         _fill_vaults(run, corpus, partition, speech, template, untouched, later)
-        for file, wish in waiting.items():
+        for file, request in waiting.items():
             file.parent.mkdir(exist_ok=True)
-            write_atomically(file, wish)
+            write_atomically(file, request)
         references = ReferenceCache(cache)
         references.clean()
-        return Experiment(config, run, corpus, partition, judge, template, references, progress)
+        return Experiment(PreparedRun(config, run, corpus, partition, judge, template, references), progress)
     except BaseException as error:
         run.undo(error)  # nothing has been learned yet
         _put_back(kept)
@@ -242,12 +248,12 @@ def _put_back(kept: Mapping[Path, bytes]) -> None:
 
 
 def _check_same(config: Config, run: RunFolder) -> None:
-    """See that a run is taken up with the settings it was made with, before anything else is done to it."""
+    """See that a run is resumed with the settings it was made with, before anything else is done to it."""
     made = resolve(configuration.load(run.config))
-    told = differences(made.model_dump(mode="json"), config.model_dump(mode="json"))
-    if told:
+    changed = differences(made.model_dump(mode="json"), config.model_dump(mode="json"))
+    if changed:
         raise BadInput(
-            [f"--resume: {run.path} was made with {k} = {a!r}, this run has {b!r}" for k, a, b in told]
+            [f"--resume: {run.path} was made with {k} = {a!r}, this run has {b!r}" for k, a, b in changed]
         )
 
 
@@ -265,7 +271,7 @@ def _check_ledger(run: RunFolder, head: str | None) -> None:
 
 
 def _begin_anew(run: RunFolder) -> dict[Path, bytes]:
-    """Clear away a run of which nothing was ever written down; returns the wishes filed in the meantime.
+    """Clear away a run of which nothing was ever written down; returns the requests filed in the meantime.
 
     Raises:
         BadInput: devices have answered to somebody already, so that clearing would lose requests.
@@ -280,23 +286,23 @@ def _begin_anew(run: RunFolder) -> dict[Path, bytes]:
     return waiting
 
 
-def _take_up(
-    config: Config, run: RunFolder, cache: Path, progress: Progress, heard: DecodedCorpus | None
+def _resume(
+    config: Config, run: RunFolder, cache: Path, progress: Progress, decoded: DecodedCorpus | None
 ) -> Experiment:
-    """The experiment of a run that was left, as it stands."""
-    corpus, speech = heard or listen(config, progress)
+    """Prepare the experiment of a run that was interrupted, or that is over."""
+    corpus, speech = decoded or decode_corpus(config, progress)
     corpus, partition = read_speech(config, corpus)
     corpus = _warn_of_few(corpus, partition)
     template = build_model(config.model, len(corpus.emotions), rng_for(config.seed, "template"))
     judge = _judge(config, corpus, partition, speech, template, progress)
-    shelf = RunCheckpoints(run.standings, config, judge.content_of([]), cache)
-    standing, damaged = shelf.latest(trained_names(template))
+    checkpoints = RunCheckpoints(run.standings, config, judge.content_of([]), cache)
+    saved, damaged = checkpoints.latest(trained_names(template))
     for line in damaged:
         progress.warn(line)
-    if standing is None:
+    if saved is None:
         check_unused(run)
     else:
-        _check_ledger(run, shelf.ledger_head)
+        _check_ledger(run, checkpoints.ledger_head)
     clean(run)
     # The processes that were at work are dead, which tells nothing of the devices.
     reset_liveness(run, len(partition.clients))
@@ -304,7 +310,7 @@ def _take_up(
     for share in partition.clients:
         vault = run.vault(share.client)
         entries = [entry for entry, _ in _recordings(share, corpus, speech, later)]
-        asked = [] if standing is None else [r for r, client in standing.requests if client == share.client]
+        asked = _requests_of(saved, share.client)
         check_index(vault, entries)
         restore_arrays_from_corpus(run, corpus, share.client)
         check_vault(vault, entries, speech, template, asked)
@@ -312,9 +318,15 @@ def _take_up(
     references = ReferenceCache(cache)
     references.clean()
     try:
-        return Experiment(config, run, corpus, partition, judge, template, references, progress, standing)
+        prepared = PreparedRun(config, run, corpus, partition, judge, template, references)
+        return Experiment(prepared, progress, saved)
     except (DamagedLedger, ValueError) as error:  # of another salt
         raise BadInput(f"--resume: {error}; {AS_LEFT}") from error
+
+
+def _requests_of(saved: SavedRun | None, client: int) -> list[str]:
+    """Ids of the requests that the server knows of a client."""
+    return [] if saved is None else [name for name, whose in saved.state.requests if whose == client]
 
 
 def _judge(

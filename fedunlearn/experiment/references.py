@@ -1,42 +1,69 @@
-"""Models trained beside the run's main line: the original, had nobody asked, and the retrained ones.
+"""Models trained beside the run's main line: the original and the retrained ones.
 
-A training is found by content where it was done before, and goes on from the standing where it was cut off.
+A training that was done before is found by its content; one that was interrupted goes on from its checkpoint.
 """
 
 import copy
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import replace
 
 from fedunlearn.blockwise import StateDict
 from fedunlearn.config import Config
-from fedunlearn.evaluation.judge import Judge
+from fedunlearn.deletion.schedule import any_while_learning
 from fedunlearn.experiment.folder_check import hold_what_was_trained_on
-from fedunlearn.experiment.reference_cache import Learned, ReferenceCache, reference_key
+from fedunlearn.experiment.prepared_run import PreparedRun
+from fedunlearn.experiment.record import ExperimentRecord, Log, SideTraining
+from fedunlearn.experiment.recorder import RunRecorder
+from fedunlearn.experiment.reference_cache import Learned, reference_key
+from fedunlearn.messages.phase import Phase
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import constants_of
-from fedunlearn.partition import Partition, recorded_later
-from fedunlearn.run_folder import RunFolder
+from fedunlearn.partition import recorded_later
 from fedunlearn.seeding import rng_for, stream_key
 from fedunlearn.server.aggregation import ServerOptimizer
 from fedunlearn.server.app import Server
+from fedunlearn.server.context import ServerContext
 from fedunlearn.server.cost import PhaseCost
 from fedunlearn.server.history import History
 from fedunlearn.server.request_tracker import weights_digest
 from fedunlearn.server.requests import TrackedRequest
-from fedunlearn.server.state import GlobalModel, Log, Training
+from fedunlearn.server.side_training import has_examples_without, train_without_deletions
+from fedunlearn.server.state import GlobalModel, ServerStep
 
 
 def first_weights(config: Config, classes: int, stream: int) -> StateDict:
-    """Random weights that a training begins with. ``stream``: the training's seed."""
+    """Draw the random weights that a training begins with.
+
+    Args:
+        config: the experiment.
+        classes: emotions.
+        stream: the training's seed.
+    """
     model = build_model(config.model, classes, rng_for(stream, "initial weights"))
     return {k: v.clone() for k, v in model.state_dict().items()}
 
 
-def retrained_stream(seed: int, number: int) -> int:
-    """The seed of one retrained model.
+def untrained_weights(config: Config, classes: int, original: StateDict) -> StateDict:
+    """Draw the weights of a model that has learned nothing, with the original's normalisation constants.
 
-    It is never the original's: of two models that differ in the deleted utterances alone, these can be read.
+    Args:
+        config: the experiment.
+        classes: emotions.
+        original: weights of the original.
+    """
+    fresh = first_weights(config, classes, stream_key(config.seed, "destroy") % 2**31)
+    return {**fresh, **constants_of(original)}
+
+
+def retrained_stream(seed: int, number: int) -> int:
+    """Return the seed of one retrained model.
+
+    It is never the original's: the difference of two models of the same seed without and with the deleted
+    utterances alone would give these away.
+
+    Args:
+        seed: of the experiment.
+        number: of the retrained model, 0 ...
     """
     return stream_key(seed, "retrained", number) % 2**31
 
@@ -45,145 +72,185 @@ class References:
     """Trains, or finds, what the run is compared with.
 
     Args:
-        server: trains.
-        cache: of references.
-        judge, partition: who knows what is trained on.
-        run: the folder with the clients' vaults.
-        logging_to: inside, rounds are written to that log.
-        keep: makes the standing durable; surely, if in 2 copies.
+        prepared: what the run is made of.
+        context: of the run's server.
+        record: of the run.
+        recorder: watches the trainings.
     """
 
     def __init__(
         self,
-        server: Server,
-        config: Config,
-        cache: ReferenceCache,
-        judge: Judge,
-        partition: Partition,
-        run: RunFolder,
-        logging_to: Callable[[Log], AbstractContextManager[None]],
-        keep: Callable[[int], None],
+        prepared: PreparedRun,
+        context: ServerContext,
+        record: ExperimentRecord,
+        recorder: RunRecorder,
     ) -> None:
-        self._server, self._config, self._cache = server, config, cache
-        self._judge, self._partition, self._run = judge, partition, run
-        self._logging_to, self._keep = logging_to, keep
-        self._standing = server.standing
+        self._prepared, self._config, self._cache = prepared, prepared.config, prepared.cache
+        self._judge, self._partition = prepared.judge, prepared.partition
+        self._context, self._state = context, context.state
+        self._record, self._recorder = record, recorder
 
-    def begin_after(self, known: Learned, history: History) -> None:
-        """As if learning had just ended with what the cache holds."""
-        standing, config, rounds = self._standing, self._config, self._config.training.rounds
-        standing.model = GlobalModel(dict(known.state), ServerOptimizer(config.training), rounds)
+    # ---- the original --------------------------------------------------------------------------------
+
+    def learn(self, server: Server) -> None:
+        """Learn until the last ordinary round, or take from the cache what learning gives.
+
+        Args:
+            server: of the run.
+        """
+        config, state, record = self._config, self._state, self._record
+        key = record.keys["original"] = self.key(config.seed, [])
+        if state.rounds_done == 0 and state.step is ServerStep.LISTEN:
+            clients = len(self._partition.clients)
+            quiet = not any_while_learning(config.deletions, clients, config.training.rounds, config.seed)
+            known = self._cache.find(key) if quiet else None
+            # A retrained model of the very same data has no history, and not every history has all.
+            enough = known and known.history and (known.history.last or not state.history.keeps_last)
+            record.origins["original"] = "cached" if enough else "trained"
+            if enough and known and known.history:
+                self._begin_after(known, known.history)
+        whole = server.main_line.learning
+        server.play(lambda: not server.main_line.learning)
+        self._recorder.settle()
+        if whole and record.original is None and state.model and not state.faults:
+            # The checkpoint comes first: a resumed run must not find itself in the cache.
+            self._recorder.checkpoint(copies=2)
+            learned = record.log.learned(state.model.weights, state.costs[Phase.LEARN], state.history)
+            self._add_to_cache(key, learned, [])
+
+    def _begin_after(self, known: Learned, history: History) -> None:
+        """Set the state as if learning had just ended with what the cache holds."""
+        state, config, rounds = self._state, self._config, self._config.training.rounds
+        state.model = GlobalModel(dict(known.state), ServerOptimizer(config.training), rounds)
         keeps_last = config.unlearning.reads_last_steps
         history = replace(history, keeps_last=keeps_last, last=history.last if keeps_last else {})
-        standing.history = history
+        state.history = history
         log = Log.of(known)
-        standing.log.rows, standing.log.curve = log.rows, log.curve
-        standing.timeline_round = standing.rounds_done = rounds
-        standing.rounds_done_at = {rounds_done + 1: rounds_done for rounds_done in range(rounds)}
-        standing.costs["learn"] = PhaseCost.of(known.cost)
-        standing.costs["learn"].bytes_stored = history.bytes_stored
-        standing.trained = {client: number - 1 for client, number in history.last_rounds().items()}
+        self._record.log.rows, self._record.log.curve = log.rows, log.curve
+        state.timeline_round = state.rounds_done = rounds
+        state.rounds_done_at = {rounds_done + 1: rounds_done for rounds_done in range(rounds)}
+        state.costs[Phase.LEARN] = PhaseCost.of(known.cost)
+        state.costs[Phase.LEARN].bytes_stored = history.bytes_stored
+        state.last_trained = {client: number - 1 for client, number in history.last_rounds().items()}
         later = recorded_later(self._partition, config.partition, config.seed)
         for share in self._partition.clients:
             client = share.client
-            rounds_done_at = [d for d in range(rounds) if self._server.availability.reachable(client, d)]
-            if rounds_done_at:
-                standing.last_report[client] = rounds_done_at[-1]
-                standing.examples[client] = sum(later.get(u.id, 0) <= rounds_done_at[-1] for u in share.train)
+            reached = [d for d in range(rounds) if self._context.availability.reachable(client, d)]
+            if reached:
+                state.last_report[client] = reached[-1]
+                state.examples[client] = sum(later.get(u.id, 0) <= reached[-1] for u in share.train)
 
-    def counterfactual_original(self) -> StateDict:
-        """The original, while a deletion waits: learn on from here as if there were none."""
-        standing, stream = self._standing, self._config.seed
-        model = standing.model
+    def train_original(self) -> StateDict:
+        """Continue training as if no deletion had been requested, while the deletion waits.
+
+        Returns:
+            weights of the original
+        """
+        stream, model, record = self._config.seed, self._state.model, self._record
         assert model is not None
-        if model.ordinary_rounds >= self._config.training.rounds:
+        if model.learning_rounds >= self._config.training.rounds:
             return model.weights
         known = self._cache.find(self.key(stream, []))
         if known:
-            standing.origins["original"] = "cached"
+            record.origins["original"] = "cached"
             return dict(known.state)
-        if standing.beside is None:
-            branch = GlobalModel(model.weights, copy.deepcopy(model.optimizer), model.ordinary_rounds)
-            standing.beside = Training("counterfactual", branch, Log(), len(standing.faults))
-        return self._train_beside(standing.beside, stream, "counterfactual").weights
+        if record.side_training is None:
+            branch = GlobalModel(model.weights, copy.deepcopy(model.optimizer), model.learning_rounds)
+            name = str(Phase.COUNTERFACTUAL)
+            record.side_training = SideTraining(name, branch, Log(), len(self._state.faults))
+        return self._train(record.side_training, stream, Phase.COUNTERFACTUAL).weights
 
-    def _train_beside(
-        self, training: Training, stream: int, phase: str, withheld: Sequence[TrackedRequest] = ()
-    ) -> GlobalModel:
+    # ---- retrained models ----------------------------------------------------------------------------
 
-        def kept(model: GlobalModel) -> None:
-            training.model = model
-            self._keep(1)
-
-        with self._logging_to(training.log):
-            model = self._server.train_without_deletions(training.model, stream, phase, kept, withheld)
-        self._standing.beside = None
-        return model
-
-    def retrain(self, number: int, forget: Sequence[str], open_: Sequence[str] = ()) -> None:
-        """The retrained model of one seed, into the standing.
+    def retrain(self, number: int, forget: Sequence[str], waiting: Sequence[str] = ()) -> None:
+        """Train the retrained model of one seed, or find it in the cache, and add it to the record.
 
         Args:
             number: of the seed.
-            forget: utterances that are gone.
-            open_: utterances of requests that are open still: nobody trains on these, either.
+            forget: utterances that are deleted.
+            waiting: utterances of requests that are still open: nobody trains on these, either.
         """
-        config, standing, name = self._config, self._standing, f"retrained-{number}"
+        config, state, record, name = self._config, self._state, self._record, f"retrained-{number}"
         stream = retrained_stream(config.seed, number)
-        key, withheld = self.key(stream, [*forget, *open_]), standing.open
-        if len(standing.retrained) > number and standing.keys.get(name) == key:
-            return  # before the run was taken up
-        if standing.keys.get(name) != key:
-            standing.beside = None
-        del standing.retrained[number:]
-        standing.keys[name] = key
+        key, withheld = self.key(stream, [*forget, *waiting]), state.open
+        if len(record.retrained) > number and record.keys.get(name) == key:
+            return  # done before the run was resumed
+        if record.keys.get(name) != key:
+            record.side_training = None
+        del record.retrained[number:]
+        record.keys[name] = key
         known = self._cache.find(key)
-        standing.origins[name] = "cached" if known else "trained"
-        if known is None and standing.beside is None:
-            standing.costs["retrain"] = PhaseCost()
-            faults = len(standing.faults)
-            if not self._server.anybody_without(withheld):
+        record.origins[name] = "cached" if known else "trained"
+        if known is None and record.side_training is None:
+            state.costs[Phase.RETRAIN] = PhaseCost()
+            faults = len(state.faults)
+            if not has_examples_without(self._context, withheld):
                 # Nobody has any speech left: what such a federation learns is nothing.
                 known = Learned(self._first(stream), [], {}, PhaseCost().as_dict())
             else:
                 model = GlobalModel(self._first(stream), ServerOptimizer(config.training))
-                standing.beside = Training(name, model, Log(), faults)
+                record.side_training = SideTraining(name, model, Log(), faults)
         if known is None:
-            training = standing.beside
+            training = record.side_training
             assert training is not None
-            state = self._train_beside(training, stream, "retrain", withheld).weights
-            known = training.log.learned(state, standing.costs["retrain"])
-            if len(standing.faults) == training.faults:
-                # First where the run stands: taken up, it must not find itself in the cache.
-                standing.retrained.append(known)
-                self._keep(2)
-                self.cache(key, known, [*forget, *open_])
+            weights = self._train(training, stream, Phase.RETRAIN, withheld).weights
+            known = training.log.learned(weights, state.costs[Phase.RETRAIN])
+            if len(state.faults) == training.faults:
+                # The checkpoint comes first: a resumed run must not find itself in the cache.
+                record.retrained.append(known)
+                self._recorder.checkpoint(2)
+                self._add_to_cache(key, known, [*forget, *waiting])
                 return
-        standing.retrained.append(known)
-        self._keep(1)
+        record.retrained.append(known)
+        self._recorder.checkpoint(1)
 
-    def cache(self, key: str, learned: Learned, forget: Sequence[str]) -> None:
-        """Keep what was trained without ``forget``, if the clients hold what its key says."""
-        if hold_what_was_trained_on(self._run, self._partition, self._judge, forget):
-            self._cache.keep(key, learned)
+    # ---- parts ---------------------------------------------------------------------------------------
 
     def key(self, stream: int, forget: Sequence[str]) -> str:
-        """Of the model trained without ``forget``. ``stream``: the training's seed."""
+        """Compute the cache key of the model trained without some utterances.
+
+        Args:
+            stream: the training's seed.
+            forget: utterances that nobody trains on.
+        """
         constants = weights_digest(self._constants())
         return reference_key(self._config, stream, self._contents(forget), constants, self._absences())
+
+    def _train(
+        self,
+        training: SideTraining,
+        stream: int,
+        phase: Phase,
+        withheld: Sequence[TrackedRequest] = (),
+    ) -> GlobalModel:
+        def after_round(model: GlobalModel) -> None:
+            training.model = model
+            self._recorder.checkpoint(1)
+
+        with self._recorder.logging_to(training.log):
+            model = train_without_deletions(
+                self._context, training.model, stream, phase, after_round, withheld
+            )
+        self._record.side_training = None
+        return model
+
+    def _add_to_cache(self, key: str, learned: Learned, forget: Sequence[str]) -> None:
+        """Keep what was trained without ``forget``, if the clients hold what its key says."""
+        if hold_what_was_trained_on(self._prepared.run, self._partition, self._judge, forget):
+            self._cache.keep(key, learned)
 
     def _contents(self, forget: Sequence[str]) -> list[str]:
         gone = set(forget)
         kept = [[u.id for u in share.train if u.id not in gone] for share in self._partition.clients]
         later = recorded_later(self._partition, self._config.partition, self._config.seed)
-        rounds_done_at = [[[i, later[u]] for i, u in enumerate(ids) if u in later] for ids in kept]
+        recorded = [[[i, later[u]] for i, u in enumerate(ids) if u in later] for ids in kept]
         contents = [self._judge.content_of(ids) if ids else "" for ids in kept]
-        return [f"{c} later {d}" if d else c for c, d in zip(contents, rounds_done_at, strict=True)]
+        return [f"{c} later {d}" if d else c for c, d in zip(contents, recorded, strict=True)]
 
     def _absences(self) -> list[list[int]]:
-        """Who cannot be reached in each round of learning; empty where everybody always can."""
-        rounds = self._config.training.rounds
-        away = [list(self._server.availability.unreachable(rounds_done)) for rounds_done in range(rounds)]
+        """Clients that cannot be reached in each round of learning; empty where all always can."""
+        availability, rounds = self._context.availability, self._config.training.rounds
+        away = [list(availability.unreachable(rounds_done)) for rounds_done in range(rounds)]
         return away if any(away) else []
 
     def _first(self, stream: int) -> StateDict:
@@ -191,6 +258,6 @@ class References:
         return {**first_weights(self._config, self._judge.classes, stream), **self._constants()}
 
     def _constants(self) -> StateDict:
-        model = self._standing.model
+        model = self._state.model
         assert model is not None
         return constants_of(model.weights)

@@ -17,16 +17,16 @@ from fedunlearn.evaluation.gum import gum_of
 from fedunlearn.evaluation.judge import Judge, Predictions
 from fedunlearn.evaluation.verdict import STAGES, Verdict
 from fedunlearn.experiment.analyses import attacks, measure_kept_models, relearning
-from fedunlearn.experiment.request_contents import named_by
+from fedunlearn.experiment.record import ExperimentRecord, Log
+from fedunlearn.experiment.request_contents import utterances_of
 from fedunlearn.experiment.shadows import Shadows
 from fedunlearn.ledger import LedgerReader
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition
 from fedunlearn.server.availability import Availability
-from fedunlearn.server.clients import Fault
 from fedunlearn.server.cost import PhaseCost
 from fedunlearn.server.requests import RequestKey, TrackedRequest
-from fedunlearn.server.state import Log, Standing
+from fedunlearn.server.state import Fault, ServerState
 from fedunlearn.unlearning import method_named
 from fedunlearn.unlearning.contract import MethodCard
 from fedunlearn.unlearning.privileged.contract import PrivilegedCard
@@ -77,7 +77,8 @@ class ResultsAssembler:
         judge: evaluates the models.
         model: of the run's kind.
         ledger: the run's ledger file.
-        standing: the state of the run.
+        state: of the server.
+        record: of the experimenter.
     """
 
     config: Config
@@ -86,7 +87,8 @@ class ResultsAssembler:
     judge: Judge
     model: EmotionModel
     ledger: Path
-    standing: Standing
+    state: ServerState
+    record: ExperimentRecord
 
     def describe_run(self, requests: Mapping[RequestKey, DeletionRequest]) -> dict[str, Any]:
         """Collect what can be said of every run, however it ended.
@@ -94,7 +96,7 @@ class ResultsAssembler:
         Args:
             requests: all requests of the run, with the utterances that they name.
         """
-        config, corpus, partition, standing = self.config, self.corpus, self.partition, self.standing
+        config, corpus, partition, state = self.config, self.corpus, self.partition, self.state
         attackers = config.attackers
         with LedgerReader(self.ledger) as reader:
             entries, head = len(reader.entries()), reader.head()
@@ -114,11 +116,11 @@ class ResultsAssembler:
                 "warnings": list(corpus.warnings),
             },
             "model": self.model.about(),
-            "requests": request_rows(standing.requests.values(), requests, standing.faults),
-            "cost": {phase: cost.as_dict() for phase, cost in standing.costs.items()},
-            "guard": standing.guarded,
+            "requests": request_rows(state.requests.values(), requests, state.faults),
+            "cost": {str(phase): cost.as_dict() for phase, cost in state.costs.items()},
+            "guard": state.guarded,
             "attackers": attackers.model_dump(mode="json") if attackers.clients else None,
-            "faults": [vars(f) for f in standing.faults],
+            "faults": [{**vars(f), "phase": str(f.phase)} for f in state.faults],
             "ledger": {"entries": entries, "head": head},
         }
 
@@ -137,10 +139,10 @@ class ResultsAssembler:
             requests: all requests of the run, with the utterances that they name.
             started: when the run was started.
         """
-        log = self.standing.log
+        log = self.record.log
         # A run may be stopped between a round's row and its predictions.
         whole = min(len(log.rows), len(log.curve))
-        forget = named_by((r for r in self.standing.requests.values() if r.gone), requests)
+        forget = utterances_of((r for r in self.state.requests.values() if r.gone), requests)
         return self.describe_run(requests) | {
             "status": status,
             "failure": failure,
@@ -161,15 +163,15 @@ class ResultsAssembler:
             requests: all requests of the run, with the utterances that they name.
             times: when the run started and how long its phases took.
         """
-        judge, config, standing = self.judge, self.config, self.standing
-        served = standing.requests.values()
+        judge, config, state, record = self.judge, self.config, self.state, self.record
+        served = state.requests.values()
         gone = {r.key: requests[r.key] for r in served if r.gone and r.key in requests}
-        forget = named_by((r for r in served if r.gone), requests)
-        first = standing.retrained[0] if standing.retrained else None
+        forget = utterances_of((r for r in served if r.gone), requests)
+        first = record.retrained[0] if record.retrained else None
         retrained_log = Log.of(first) if first else Log()
         judged = {name: models.states[name] for name in STAGES} | {"destroy": models.destroyed}
-        open_ends = unfulfilled(served, standing.silent_clients, standing.faults)
-        entries = timeline(standing.log.rows, standing.log.curve, judge, forget)
+        open_ends = unfulfilled(served, state.silent_clients, state.faults)
+        entries = timeline(record.log.rows, record.log.curve, judge, forget)
         emotions, method = self.corpus.emotions, config.unlearning.method
         verdict = Verdict(judge, judged, models.retrained, forget, emotions, method).as_results()
         original = verdict["models"]["original"]["forget"]["accuracy"]
@@ -185,7 +187,7 @@ class ResultsAssembler:
             "failure": "; ".join(open_ends) or None,
             "relearn": relearning(judge, self.model, models.states, forget, original, config),
             "gum": gum_of(verdict["models"], about["cost"]),
-            "references": standing.keys,
+            "references": record.keys,
             "timeline": entries,
             "retrained_timeline": timeline(retrained_log.rows, retrained_log.curve, judge, forget),
             "availability": self._availability(),
@@ -195,10 +197,10 @@ class ResultsAssembler:
         }
 
     def _availability(self) -> dict[str, Any] | None:
-        config, standing = self.config, self.standing
+        config, state = self.config, self.state
         availability = Availability(config.availability, config.seed, config.partition.clients)
-        requesters = {client for _, client in standing.requests}
-        return None if availability.certain else availability.in_results(standing.rounds_done_at, requesters)
+        requesters = {client for _, client in state.requests}
+        return None if availability.certain else availability.in_results(state.rounds_done_at, requesters)
 
 
 def reversion_steps(

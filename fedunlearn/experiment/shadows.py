@@ -1,4 +1,4 @@
-"""Shadow federations: what the run did, done again without a random half of what was to be forgotten.
+"""Shadow federations: what the run did, done again without a random half of what was to be unlearned.
 
 Each is trained from scratch on everything but the candidates that are outside, then unlearns those inside as
 the run did: same method, aggregation, server scalars, joint steps and recovery. From the logits of all
@@ -55,7 +55,7 @@ class Shadows:
         candidates: the K utterances of all unlearn steps, sorted.
         labels: [K].
         request: [K] places in
-        requests: ids of the requests that took candidates back, in the order of asking.
+        requests: ids of the requests that name the candidates, in the order of asking.
         inside: [S, K] which were trained on and unlearned in which shadow; about half.
         logits: "original" (before any unlearn step), "unlearned" (after the last), "recovered" -> [S, K, C].
         replay: exact: whether the same loop, with the run's seed and nothing outside, gave the run's weights
@@ -76,7 +76,7 @@ class Shadows:
 
 @dataclass(frozen=True)
 class ShadowTask:
-    """One federation to be gone through: of a shadow, or (``_REPLAY``) the run's own."""
+    """One federation to be played: of a shadow, or (``_REPLAY``) the run's own."""
 
     number: int
     stream: int
@@ -87,7 +87,7 @@ def shadow_federations(
     config: Config,
     judge: Judge,
     partition: Partition,
-    plan: Timeline,
+    timeline: Timeline,
     states: States,
     folder: Path,
     shadows: int,
@@ -95,12 +95,13 @@ def shadow_federations(
     advance: Callable[[], None] = lambda: None,
     stop: Event | None = None,
 ) -> Shadows:
-    """Train shadow federations, or find them in the cache, and go through the run itself again.
+    """Train shadow federations, or find them in the cache, and replay the run itself.
 
     Args:
-        config, partition: of the run.
+        config: the experiment.
         judge: who has all features.
-        plan: ``build_timeline`` the run.
+        partition: of the run.
+        timeline: ``build_timeline`` the run.
         states: the run's own "original", "unlearned" and "recovered", for the replay.
         folder: of the reference cache; shadows are kept in its folder "shadows", each when it is finished.
         shadows: how many, S >= 0.
@@ -111,23 +112,24 @@ def shadow_federations(
     Raises:
         RunFailed: a training diverged, a process died; Interrupted where ``stop`` was set.
     """
-    candidates = plan.candidates
-    requests = tuple(dict.fromkeys(w.id for w in plan.wishes if w.applied is not None))
+    candidates = timeline.candidates
+    requests = tuple(dict.fromkeys(r.id for r in timeline.requests if r.applied is not None))
     where = {request: number for number, request in enumerate(requests)}
-    request = np.array([where[plan.request_of[u]] for u in candidates], np.int64)
+    request = np.array([where[timeline.request_of[u]] for u in candidates], np.int64)
     labels = judge.examples(candidates).labels.numpy()
     inside = halves(config.seed, shadows, len(candidates))
-    why = plan.why or ("" if shadows else "none were asked for")
+    why = timeline.why or ("" if shadows else "none were asked for")
     if why:
         return Shadows(
-            candidates, labels, request, requests, inside, {}, None, plan.why or "none were asked for"
+            candidates, labels, request, requests, inside, {}, None, timeline.why or "none were asked for"
         )
-    shelf = ShadowCache(folder / "shadows", config, plan, _contents(judge, partition, plan), judge.classes)
+    contents = contents_of(judge, partition)
+    cache = ShadowCache(folder / "shadows", config, timeline, contents, judge.classes)
     found: dict[int, Arrays] = {}
     tasks = [ShadowTask(_REPLAY, config.seed, np.ones(len(candidates), bool))]
     for number in range(shadows):
         task = ShadowTask(number, stream_key(config.seed, "shadow", number) % 2**31, inside[number])
-        known = shelf.find(task)
+        known = cache.find(task)
         if known is None:
             tasks.append(task)
         else:
@@ -135,14 +137,14 @@ def shadow_federations(
             advance()
     replay: Mapping[str, Any] | None = None
     alive = partial(_check, stop)
-    world = _world(config, judge, partition, plan)
+    data = replay_data(config, judge, partition, timeline)
     try:
-        with closing(make_all(play, world, tasks, workers, alive)) as finished:
+        with closing(make_all(play, data, tasks, workers, alive)) as finished:
             for task, made in finished:
                 if task.number == _REPLAY:
-                    replay = _compared(made, states, plan)
+                    replay = _compare(made, states, timeline)
                     continue
-                shelf.keep(task, made)
+                cache.keep(task, made)
                 found[task.number] = made
                 advance()
     except TrainingDiverged as error:
@@ -157,15 +159,15 @@ def halves(seed: int, shadows: int, candidates: int) -> npt.NDArray[np.bool_]:
     return np.array(drawn, bool).reshape(shadows, candidates)
 
 
-def play(world: ReplayData, task: ShadowTask) -> Arrays:
+def play(data: ReplayData, task: ShadowTask) -> Arrays:
     """One federation: the candidates' logits [K, C] at each stage; of the replay the weights.
 
     Raises:
         TrainingDiverged: a loss is not finite.
     """
-    candidates = world.plan.candidates
+    candidates = data.timeline.candidates
     outside = [u for u, there in zip(candidates, task.inside, strict=True) if not there]
-    federation = Replay(world, task.stream, outside)
+    federation = Replay(data, task.stream, outside)
     stages = federation.play()
     if task.number == _REPLAY:
         return {f"{stage}/{k}": v.numpy() for stage, state in stages.items() for k, v in state.items()}
@@ -181,7 +183,9 @@ class ShadowCache:
 
     Args:
         folder: theirs; made when the first is kept.
-        config, plan, classes: of the run.
+        config: the experiment.
+        timeline: of the run.
+        classes: emotions.
         contents: digests of what is trained on and held out, client by client, and each id's number.
     """
 
@@ -189,11 +193,11 @@ class ShadowCache:
         self,
         folder: Path,
         config: Config,
-        plan: Timeline,
+        timeline: Timeline,
         contents: tuple[list[str], Mapping[str, int]],
         classes: int,
     ) -> None:
-        self._folder, self._shape = folder, (len(plan.candidates), classes)
+        self._folder, self._shape = folder, (len(timeline.candidates), classes)
         digests, place = contents
         unlearning = config.unlearning
         settings = getattr(unlearning, section_of(unlearning.method), None) or unlearning.options
@@ -209,8 +213,8 @@ class ShadowCache:
             "method": _as_json(settings),
             **({"plugins": config.plugins, "joint": _as_json(joint)} if config.plugins else {}),
             "contents": digests,
-            "plan": plan.as_dict(place),
-            "candidates": [place[u] for u in plan.candidates],
+            "timeline": timeline.as_dict(place),
+            "candidates": [place[u] for u in timeline.candidates],
         }
 
     def find(self, task: ShadowTask) -> Arrays | None:
@@ -253,22 +257,39 @@ def _ids(partition: Partition) -> list[tuple[str, ...]]:
     return [tuple(u.id for u in utterances) for split in splits for utterances in split]
 
 
-def _contents(judge: Judge, partition: Partition, plan: Timeline) -> tuple[list[str], Mapping[str, int]]:
+def contents_of(judge: Judge, partition: Partition) -> tuple[list[str], Mapping[str, int]]:
+    """List what the clients of a federation hold.
+
+    Args:
+        judge: who knows all speech.
+        partition: of the run.
+
+    Returns:
+        (digests of what is trained on and held out, client by client; each id's number)
+    """
     ids = _ids(partition)
     return [judge.content_of(of) for of in ids], {u: n for n, u in enumerate(u for of in ids for u in of)}
 
 
-def _world(config: Config, judge: Judge, partition: Partition, plan: Timeline) -> ReplayData:
+def replay_data(config: Config, judge: Judge, partition: Partition, timeline: Timeline) -> ReplayData:
+    """Collect what replays of a run are made of.
+
+    Args:
+        config: the experiment.
+        judge: who has all features.
+        partition: of the run.
+        timeline: ``build_timeline`` the run.
+    """
     ids, clients = _ids(partition), len(partition.clients)
     everything = [u for of in ids for u in of]
     examples = judge.examples(everything)
     audio = {}
     if METHODS[config.unlearning.method].needs_waveform(config.unlearning):
-        wanted = set(plan.candidates)
+        wanted = set(timeline.candidates)
         audio = {u.id: u.pcm() for u in partition.train if u.id in wanted}
     return ReplayData(
         config,
-        plan,
+        timeline,
         judge.classes,
         tuple(ids[:clients]),
         tuple(ids[clients:]),
@@ -280,7 +301,7 @@ def _world(config: Config, judge: Judge, partition: Partition, plan: Timeline) -
     )
 
 
-def _compared(made: Arrays, states: States, plan: Timeline) -> dict[str, Any]:
+def _compare(made: Arrays, states: States, timeline: Timeline) -> dict[str, Any]:
     stages = {}
     for stage in STAGES:
         far = [np.abs(made[f"{stage}/{k}"].astype(float) - v.numpy()).max() for k, v in states[stage].items()]
@@ -290,5 +311,5 @@ def _compared(made: Arrays, states: States, plan: Timeline) -> dict[str, Any]:
         "exact": largest == 0.0,
         "difference": largest,
         "stages": stages,
-        "departures": list(plan.departures),
+        "departures": list(timeline.departures),
     }

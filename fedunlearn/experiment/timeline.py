@@ -1,20 +1,21 @@
-"""What a run did, as a list of rounds that can be gone through again: who was asked, who was there, who left.
+"""What a run did, as a list of rounds that can be replayed: requests, absences, purges.
 
-Taken from the run's own standing, so that shadow federations forget in the same joint steps, at the same
-rounds of the clock, as the run did.
+Taken from the run's own state, so that shadow federations unlearn in the same joint steps, at the same
+timeline rounds, as the run did.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from fedunlearn.config import Config
 from fedunlearn.deletion.purge import held_out_of_leaving
 from fedunlearn.deletion.request import DeletionRequest, RequestState
+from fedunlearn.messages.phase import Phase
 from fedunlearn.partition import Partition, recorded_later
 from fedunlearn.server.availability import Availability
 from fedunlearn.server.requests import RequestKey, TrackedRequest
-from fedunlearn.server.state import Standing
+from fedunlearn.server.state import ServerState
 from fedunlearn.unlearning import METHODS
 
 _NEVER = 2**62
@@ -25,13 +26,15 @@ class TimelineRequest:
     """One request of the run, or the part of it on one device.
 
     Attributes:
-        id, client: whose.
-        utterances: training utterances that must go, as the device lists them.
-        heard: round of the clock; trained on in no later one.
-        applied: round of the clock at which it joined an unlearn step; None = in no step.
-        gone: when its speech left the vault.
-        withdrawn, closed: when it was.
-        held_out: utterances of this kind that it names, and those that went along.
+        id: of the person's request.
+        client: the device.
+        utterances: training utterances that it names, as the device lists them.
+        reported: timeline round in which the server learned of it; no later round trains on its utterances.
+        applied: timeline round in which it joined an unlearn step; None = in no step.
+        gone: timeline round in which its speech left the vault.
+        withdrawn: timeline round in which it was withdrawn.
+        closed: timeline round in which it was verified.
+        held_out: held-out utterances that it names, and those that are deleted with them.
     """
 
     id: str
@@ -50,32 +53,32 @@ class TimelineRound:
     """One row of the run's timeline.
 
     Attributes:
-        kind: of it.
+        phase: LEARN, UNLEARN or RECOVER.
         timeline_round: its number.
         rounds_done: rounds done when it begins, recovery during learning left out.
-        wishes: of an unlearn step, as places in the plan's list.
+        requests: of an unlearn step, as places in the timeline's list.
     """
 
-    kind: Literal["learn", "unlearn", "recover"]
+    phase: Phase
     timeline_round: int
     rounds_done: int
-    wishes: tuple[int, ...] = ()
+    requests: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """A run to be gone through again.
+    """A run to be replayed.
 
     Attributes:
-        wishes: in the order of the devices and their books.
+        requests: in the order of the devices and their request stores.
         rounds: in order.
-        away: at each date who could not be reached.
+        away: for each number of rounds done, the clients that could not be reached.
         later: utterance -> rounds done when it is recorded, of those that are not there from the start.
-        departures: what the run met that a plan cannot tell, one line each.
+        departures: what the run met that a replay leaves out, one line each.
         why: one line, why there can be no shadow federations of this run; empty = there can.
     """
 
-    wishes: tuple[TimelineRequest, ...]
+    requests: tuple[TimelineRequest, ...]
     rounds: tuple[TimelineRound, ...]
     away: tuple[tuple[int, ...], ...]
     later: Mapping[str, int]
@@ -85,41 +88,59 @@ class Timeline:
     @property
     def candidates(self) -> tuple[str, ...]:
         """All utterances that joined an unlearn step, sorted."""
-        return tuple(sorted({u for w in self.wishes if w.applied is not None for u in w.utterances}))
+        return tuple(sorted({u for r in self.requests if r.applied is not None for u in r.utterances}))
 
     @property
     def request_of(self) -> dict[str, str]:
-        """Candidate -> the id of the request that took it back."""
+        """Candidate -> the id of the request that names it."""
         taken: dict[str, str] = {}
-        for wish in sorted((w for w in self.wishes if w.applied is not None), key=lambda w: w.reported):
-            taken = {u: wish.id for u in wish.utterances} | taken
+        applied = (r for r in self.requests if r.applied is not None)
+        for request in sorted(applied, key=lambda r: r.reported):
+            taken = {u: request.id for u in request.utterances} | taken
         return taken
 
     def withheld(self, timeline_round: int) -> set[str]:
-        """Utterances that a round of this number may not train on."""
-        return {u for w in self.wishes if w.reported < timeline_round <= w.withdrawn for u in w.utterances}
+        """List utterances that a round may not train on.
+
+        Args:
+            timeline_round: of the round.
+        """
+        return {u for r in self.requests if r.reported < timeline_round <= r.withdrawn for u in r.utterances}
 
     def purged(self, timeline_round: int) -> set[str]:
-        """Utterances, held-out ones too, that are in no vault any more when this round begins."""
-        return {u for w in self.wishes if w.gone < timeline_round for u in (*w.utterances, *w.held_out)}
+        """List utterances, held-out ones too, that are in no vault any more when a round begins.
 
-    def asking(self, timeline_round: int) -> set[int]:
-        """Clients with a request open at an unlearn step of this number."""
+        Args:
+            timeline_round: of the round.
+        """
+        return {u for r in self.requests if r.gone < timeline_round for u in (*r.utterances, *r.held_out)}
+
+    def requesters(self, timeline_round: int) -> set[int]:
+        """List clients with a request open at an unlearn step.
+
+        Args:
+            timeline_round: of the step.
+        """
         return {
-            w.client
-            for w in self.wishes
-            if w.reported <= timeline_round <= w.closed and timeline_round < w.withdrawn
+            r.client
+            for r in self.requests
+            if r.reported <= timeline_round <= r.closed and timeline_round < r.withdrawn
         }
 
     def as_dict(self, place: Mapping[str, int]) -> dict[str, Any]:
-        """All that decides what comes of it, as plain data. ``place``: utterance -> a number for it."""
+        """Write all that decides the outcome of a replay as plain data.
 
-        def placed(wish: TimelineRequest) -> dict[str, Any]:
-            numbers = {name: [place[u] for u in getattr(wish, name)] for name in ("utterances", "held_out")}
-            return {**asdict(wish), **numbers}
+        Args:
+            place: utterance -> a number for it.
+        """
+
+        def placed(request: TimelineRequest) -> dict[str, Any]:
+            names = ("utterances", "held_out")
+            numbers = {name: [place[u] for u in getattr(request, name)] for name in names}
+            return {**asdict(request), **numbers}
 
         return {
-            "wishes": [placed(w) for w in self.wishes],
+            "requests": [placed(r) for r in self.requests],
             "rounds": [asdict(r) for r in self.rounds],
             "away": self.away,
             "later": sorted([place[u], rounds_done] for u, rounds_done in self.later.items()),
@@ -127,20 +148,27 @@ class Timeline:
 
 
 def build_timeline(
-    standing: Standing, books: Mapping[RequestKey, DeletionRequest], partition: Partition, config: Config
+    state: ServerState,
+    rows: Iterable[Mapping[str, Any]],
+    deletions: Mapping[RequestKey, DeletionRequest],
+    partition: Partition,
+    config: Config,
 ) -> Timeline:
-    """What this run did, to be gone through again.
+    """List what a run did, to be replayed.
 
     Args:
-        standing: of a run that is over.
-        books: every device's, with the utterances that requests name.
+        state: of a run that is over.
+        rows: of the main line's rounds.
+        deletions: all requests of the run, with the utterances that they name.
+        partition: of the run.
+        config: the experiment.
     """
-    later, rounds_done_at = recorded_later(partition, config.partition, config.seed), standing.rounds_done_at
-    wishes = _with_held_out(
+    later, rounds_done_at = recorded_later(partition, config.partition, config.seed), state.rounds_done_at
+    requests = _with_held_out(
         [
-            _wish(standing.requests[key], book)
-            for key, book in books.items()
-            if key in standing.requests and standing.requests[key].state is not RequestState.REFUSED
+            _make_request(state.requests[key], deletion)
+            for key, deletion in deletions.items()
+            if key in state.requests and state.requests[key].state is not RequestState.REFUSED
         ],
         partition,
         later,
@@ -148,83 +176,88 @@ def build_timeline(
     )
     rounds = tuple(
         TimelineRound(
-            row["phase"],
+            Phase(row["phase"]),
             row["round"],
-            _date(row["phase"], row["round"], rounds_done_at),
-            _joined(row, wishes),
+            _rounds_done(Phase(row["phase"]), row["round"], rounds_done_at),
+            _joined(row, requests),
         )
-        for row in standing.log.rows
-        if row["phase"] in {"learn", "unlearn", "recover"}
+        for row in rows
+        if row["phase"] in {Phase.LEARN, Phase.UNLEARN, Phase.RECOVER}
     )
     availability = Availability(config.availability, config.seed, config.partition.clients)
     last = max([config.training.rounds, *(r.rounds_done for r in rounds)])
     away = tuple(availability.unreachable(rounds_done) for rounds_done in range(last + 1))
-    return Timeline(wishes, rounds, away, later, _departures(standing, config), _why_not(wishes, config))
+    return Timeline(requests, rounds, away, later, _departures(state, config), _why_not(requests, config))
 
 
-def _wish(served: TrackedRequest, book: DeletionRequest) -> TimelineRequest:
+def _make_request(served: TrackedRequest, deletion: DeletionRequest) -> TimelineRequest:
     first: dict[str, int] = {}
     for reached in served.history:
         first.setdefault(reached["state"], reached["round"])
     return TimelineRequest(
         served.id,
         served.client,
-        book.utterances,
+        deletion.utterances,
         served.round_raised,
         served.round_applied,
         gone=first.get(RequestState.PURGED, _NEVER),
         withdrawn=first.get(RequestState.WITHDRAWN, _NEVER),
         closed=first.get(RequestState.VERIFIED, _NEVER),
-        held_out=book.held_out,
+        held_out=deletion.held_out,
     )
 
 
 def _with_held_out(
-    wishes: list[TimelineRequest],
+    requests: list[TimelineRequest],
     partition: Partition,
     later: Mapping[str, int],
     rounds_done_at: Mapping[int, int],
 ) -> tuple[TimelineRequest, ...]:
-    """Adds what left with each: of whom no training speech was left there. What never left is left out."""
+    """Add what was deleted with each: held-out speech of speakers without training speech."""
     found: dict[int, tuple[str, ...]] = {}
-    for number in sorted(range(len(wishes)), key=lambda n: (wishes[n].gone, n)):
-        wish = wishes[number]
-        if wish.gone == _NEVER:
+    for number in sorted(range(len(requests)), key=lambda n: (requests[n].gone, n)):
+        request = requests[number]
+        if request.gone == _NEVER:
             break
-        share = partition.clients[wish.client]
-        gone = {u for n in found for u in (*wishes[n].utterances, *found[n])}
+        share = partition.clients[request.client]
+        gone = {u for n in found for u in (*requests[n].utterances, *found[n])}
         there = {u.id: u.speaker for u in share.train if u.id not in gone}
-        asked, rounds_done = set(wish.utterances), _date("unlearn", wish.gone, rounds_done_at)
-        leaving = {there[u] for u in wish.utterances if u in there}
-        staying = {s for u, s in there.items() if u not in asked and later.get(u, 0) <= rounds_done}
-        named = tuple(u for u in wish.held_out if u not in gone)
-        held_out = {u.id: u.speaker for u in share.test if u.id not in {*gone, *named}}
-        found[number] = (*named, *held_out_of_leaving(leaving, staying, held_out))
+        named, rounds_done = (
+            set(request.utterances),
+            _rounds_done(Phase.UNLEARN, request.gone, rounds_done_at),
+        )
+        leaving = {there[u] for u in request.utterances if u in there}
+        staying = {s for u, s in there.items() if u not in named and later.get(u, 0) <= rounds_done}
+        own = tuple(u for u in request.held_out if u not in gone)
+        held_out = {u.id: u.speaker for u in share.test if u.id not in {*gone, *own}}
+        found[number] = (*own, *held_out_of_leaving(leaving, staying, held_out))
     return tuple(
-        TimelineRequest(**{**vars(wish), "held_out": found.get(number, ())})
-        for number, wish in enumerate(wishes)
+        TimelineRequest(**{**vars(request), "held_out": found.get(number, ())})
+        for number, request in enumerate(requests)
     )
 
 
-def _date(kind: str, timeline_round: int, rounds_done_at: Mapping[int, int]) -> int:
+def _rounds_done(phase: Phase, timeline_round: int, rounds_done_at: Mapping[int, int]) -> int:
     """Requests are served once the round of this number is done."""
-    return rounds_done_at[timeline_round] + (kind == "unlearn") if timeline_round in rounds_done_at else 0
+    return (
+        rounds_done_at[timeline_round] + (phase is Phase.UNLEARN) if timeline_round in rounds_done_at else 0
+    )
 
 
-def _joined(row: Mapping[str, Any], wishes: tuple[TimelineRequest, ...]) -> tuple[int, ...]:
-    if row["phase"] != "unlearn":
+def _joined(row: Mapping[str, Any], requests: tuple[TimelineRequest, ...]) -> tuple[int, ...]:
+    if row["phase"] != Phase.UNLEARN:
         return ()
-    asked = set(row["requests"])
-    return tuple(n for n, w in enumerate(wishes) if w.id in asked and w.applied == row["round"])
+    ids = set(row["requests"])
+    return tuple(n for n, r in enumerate(requests) if r.id in ids and r.applied == row["round"])
 
 
-def _departures(standing: Standing, config: Config) -> tuple[str, ...]:
+def _departures(state: ServerState, config: Config) -> tuple[str, ...]:
     lines = []
-    counted = [f for f in standing.faults if f.kind != "repeated"]
-    missing = sum(f.phase in {"learn", "recover", "evaluate", "guard"} for f in counted)
+    counted = [f for f in state.faults if f.kind != "repeated"]
+    missing = sum(f.phase in {Phase.LEARN, Phase.RECOVER, Phase.EVALUATE, Phase.GUARD} for f in counted)
     if missing:
         lines.append(f"{missing} replies of the run did not count; in the replay all do")
-    if any(f.phase == "unlearn" for f in standing.faults):
+    if any(f.phase is Phase.UNLEARN for f in state.faults):
         lines.append("requesters of the run had to be asked again; in the replay each answers at once")
     if config.availability.slow > 0:
         lines.append("unlearn replies of the run may have come late; in the replay each comes at once")
@@ -233,12 +266,12 @@ def _departures(standing: Standing, config: Config) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _why_not(wishes: tuple[TimelineRequest, ...], config: Config) -> str:
+def _why_not(requests: tuple[TimelineRequest, ...], config: Config) -> str:
     if config.unlearning.method not in METHODS:
         return (
-            f"{config.unlearning.method} is an upper reference: it unlearns in rounds of all clients on what "
-            "they keep, and shadow federations follow methods that see the forget set alone"
+            f"{config.unlearning.method} is a privileged baseline: it unlearns in rounds of all clients on "
+            "what they keep, and shadow federations follow methods that see the forget set alone"
         )
-    if not any(w.applied is not None and w.utterances for w in wishes):
+    if not any(r.applied is not None and r.utterances for r in requests):
         return "nothing was unlearned: no request joined an unlearn step"
     return ""

@@ -48,44 +48,62 @@ class Availability:
         chances = (self._settings.offline, self._settings.slow, self._settings.drop)
         return not any(chances) and not self._trace
 
-    def reachable(self, client: int, round: int) -> bool:
-        """Whether the server can reach a client in a round."""
-        if any(start <= round < end for start, end in self._trace.get(client, ())):
+    def reachable(self, client: int, rounds_done: int) -> bool:
+        """Find out whether the server can reach a client.
+
+        Args:
+            client: 0 ...
+            rounds_done: rounds done.
+        """
+        if any(start <= rounds_done < end for start, end in self._trace.get(client, ())):
             return False
         if self._settings.offline == 0.0:
             return True
-        return not any(self._begins(client, round - ago) for ago in range(self._settings.offline_rounds))
+        return not any(
+            self._begins(client, rounds_done - ago) for ago in range(self._settings.offline_rounds)
+        )
 
-    def unreachable(self, round: int) -> tuple[int, ...]:
-        """All clients that cannot be reached in a round, in order."""
-        return tuple(c for c in range(self._clients) if not self.reachable(c, round))
-
-    def delay(self, client: int, round: int, attempt: int) -> int:
-        """By how many rounds the reply of an unlearn step is late; 0 = it comes at once.
+    def unreachable(self, rounds_done: int) -> tuple[int, ...]:
+        """List all clients that cannot be reached, in order.
 
         Args:
-            round: in which the step was asked for.
+            rounds_done: rounds done.
+        """
+        return tuple(c for c in range(self._clients) if not self.reachable(c, rounds_done))
+
+    def delay(self, client: int, rounds_done: int, attempt: int) -> int:
+        """Find out by how many rounds the reply of an unlearn step is late; 0 = it comes at once.
+
+        Args:
+            client: the requester.
+            rounds_done: rounds done when the client was sent its message.
             attempt: which lease of the client's this is, 0 ...
         """
-        late = self._happens(self._settings.slow, "slow", client, round, attempt)
+        late = self._happens(self._settings.slow, "slow", client, rounds_done, attempt)
         return self._settings.slow_rounds if late else 0
 
-    def drops(self, client: int, round: int, attempt: int) -> bool:
-        """Whether a client drops in the middle of an unlearn step, and nothing comes back."""
-        return self._happens(self._settings.drop, "drop", client, round, attempt)
-
-    def in_results(self, rounds: Mapping[int, int], requesters: Iterable[int]) -> dict[str, Any]:
-        """What ``results.json`` tells of absences.
+    def drops(self, client: int, rounds_done: int, attempt: int) -> bool:
+        """Find out whether a client drops out in the middle of an unlearn step, and nothing comes back.
 
         Args:
-            rounds: each round of the run's clock -> the round that ``reachable`` was asked about in it.
-            requesters: clients whose absences are told one by one.
+            client: the requester.
+            rounds_done: rounds done when the client was sent its message.
+            attempt: which lease of the client's this is, 0 ...
+        """
+        return self._happens(self._settings.drop, "drop", client, rounds_done, attempt)
+
+    def in_results(self, rounds_done_at: Mapping[int, int], requesters: Iterable[int]) -> dict[str, Any]:
+        """List absences for ``results.json``.
+
+        Args:
+            rounds_done_at: timeline round -> rounds done when it was played.
+            requesters: clients whose absences are listed one by one.
 
         Returns:
-            "unreachable": [round of the clock, how many clients] wherever it is not none;
-            "requesters": [client, from, until] of the clock, in order.
+            "unreachable": [timeline round, how many clients] wherever it is not none;
+            "requesters": [client, from, until] in timeline rounds, in order.
         """
-        away = {timeline_round: self.unreachable(round) for timeline_round, round in sorted(rounds.items())}
+        away = {when: self.unreachable(rounds_done) for when, rounds_done in sorted(rounds_done_at.items())}
         absences = []
         for client in sorted(set(requesters)):
             missed = [timeline_round for timeline_round, clients in away.items() if client in clients]
@@ -95,10 +113,12 @@ class Availability:
         counts = [[timeline_round, len(clients)] for timeline_round, clients in away.items() if clients]
         return {"unreachable": counts, "requesters": absences}
 
-    def _begins(self, client: int, round: int) -> bool:
-        known = self._begun.get((client, round))
+    def _begins(self, client: int, rounds_done: int) -> bool:
+        known = self._begun.get((client, rounds_done))
         if known is None:
-            known = self._begun[client, round] = self._happens(self._begin, "absence", client, round)
+            known = self._begun[client, rounds_done] = self._happens(
+                self._begin, "absence", client, rounds_done
+            )
         return known
 
     def _happens(self, chance: float, *name: str | int) -> bool:

@@ -1,54 +1,70 @@
-"""Whoever watches a run, and makes it durable: the server speaks to it and knows nothing of files."""
+"""What the server calls when something has happened, so that others can watch a run and make it durable."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from torch import Tensor
-
+from fedunlearn.blockwise import StateDict
 from fedunlearn.messages.update import Update
 from fedunlearn.server.requests import TrackedRequest
 
 
 class Callbacks(Protocol):
-    """The judge's learning curve, the progress display, the ledger, the checkpoints."""
+    """Watches a run; the server itself knows nothing of files."""
 
-    def on_round_end(self, row: Mapping[str, Any], weights: Mapping[str, Tensor] | None) -> None:
-        """A round is over; ``weights`` where the judge shall look, not to be changed any more."""
+    def on_round_end(self, row: Mapping[str, Any], weights: StateDict | None) -> None:
+        """Receive the row of a round that has ended.
+
+        Args:
+            row: of the timeline, or of a training beside it.
+            weights: to be evaluated, and not to be changed any more; None = not this time.
+        """
         ...
 
-    def on_request_state(self, request: TrackedRequest, state: str, round: int) -> None:
-        """A request moved on; must be durable when this returns."""
+    def on_request_state(self, request: TrackedRequest, state: str, timeline_round: int) -> None:
+        """Receive a request's new state, which must be durable when this returns.
+
+        Args:
+            request: the request.
+            state: the state it has reached.
+            timeline_round: the timeline round.
+        """
         ...
 
     def ledger_head(self) -> str:
-        """Hash of the ledger's last row: a device that purges puts it into its receipts."""
+        """Return the hash of the ledger's last row, which a device that purges writes into its receipts."""
         ...
 
     def on_first_request(self) -> None:
-        """Somebody has asked, for the first time, and nothing is forgotten yet."""
+        """Act on the first request for a deletion of what was learned, before anything is unlearned."""
         ...
 
     def on_unlearn_updates(
         self,
-        before: Mapping[str, Tensor],
+        before: StateDict,
         updates: Sequence[Update],
-        asked: Mapping[int, Sequence[str]],
-        round: int,
+        request_ids: Mapping[int, Sequence[str]],
+        timeline_round: int,
     ) -> dict[int, Any]:
-        """Requesters' own updates have come, as they were sent, and have not joined ``before`` yet.
+        """Receive the requesters' own updates, as they were sent, before they join the global model.
 
         Args:
-            asked: client -> ids of the requests that its update serves.
+            before: the global model's weights.
+            updates: of the requesters.
+            request_ids: client -> ids of the requests that its update serves.
+            timeline_round: the timeline round.
 
         Returns:
             client -> what was measured on its update, as plain data
         """
         ...
 
-    def keep(self, copies: int = 1) -> None:
-        """Where the run stands must be durable when this returns; ``copies`` in as many files.
+    def checkpoint(self, copies: int = 1) -> None:
+        """Write the state of the run down; it must be durable when this returns.
 
-        One round more or less does not matter where ``copies`` is 1, so that it may be left out; what is
-        removed for good afterwards does, and comes with 2.
+        One round more or less does not matter where ``copies`` is 1, so that it may be left out. Where
+        something is purged next, it does matter: such calls come with 2.
+
+        Args:
+            copies: files to write the same state to.
         """
         ...

@@ -1,4 +1,4 @@
-"""Asking clients and counting what comes back: retries, refusals, quorum, bytes and seconds."""
+"""Messages to clients and their replies: retries, refusals, quorum, bytes and seconds."""
 
 import threading
 import time
@@ -15,70 +15,56 @@ from torch import Tensor
 from fedunlearn.config.federation import FederationSettings
 from fedunlearn.console import warn
 from fedunlearn.errors import RunFailed
+from fedunlearn.messages.phase import Phase
 from fedunlearn.messages.records import Refused, lend
 from fedunlearn.messages.replies import Introduction, read_effort, read_introduction
 from fedunlearn.messages.scalars import Evaluation, pooled, read_evaluation
 from fedunlearn.messages.sizes import size
 from fedunlearn.server.cost import REQUESTING, PhaseCost
 from fedunlearn.server.requests import TrackedRequest
+from fedunlearn.server.state import NOBODY, Fault, ServerState
 from fedunlearn.unlearning.contract import ServerScalars
 
 T = TypeVar("T")
 _MEETING = "query.population"
 _POLL_SECONDS = 0.005
 _FIRST_WORD_SECONDS, _NEXT_WORD_SECONDS = 3.0, 30.0
-"""after which one is told that clients are missing, the first time and then again"""
+"""s after which a warning says that clients are missing, the first time and then again"""
 _MORE_CLIENTS = (
     "with flwr run, the federation needs as many SuperNodes as there are clients: set "
     "options.num-supernodes, or clients in --run-config"
 )
 _FEWEST_AHEAD, _MOST_AHEAD, _BYTES_AHEAD = 4, 64, 1 << 28
-"""how many clients' replies may come before it is their turn: so many, and no more bytes than these"""
-
-
-NOBODY = -1
-"""the client of a fault of a node that has not introduced itself"""
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One reply that did not count.
-
-    Attributes:
-        round: of the timeline;
-        phase: what was being done;
-        reason: one line.
-        client: who; ``NOBODY`` = a node that has not said which client it is.
-        kind: "refused" = what it says cannot be; "failed" = it says that it failed; "late" = it came too
-            late, or never; "repeated" = its message had been answered; "dropped" = its device was gone in
-            the middle of an unlearn step.
-    """
-
-    round: int
-    phase: str
-    client: int
-    reason: str
-    kind: str = "refused"
+"""how many clients' replies may arrive before it is their turn: so many, and no more bytes than these"""
 
 
 @dataclass(frozen=True)
 class ExchangeInfo:
-    """When and why clients are asked; names the fault, carries the meter."""
+    """When and why clients are sent messages.
+
+    Attributes:
+        round: the timeline round, which faults name.
+        phase: which faults name.
+        cost: what the exchange costs is added here.
+    """
 
     round: int
-    phase: str
+    phase: Phase
     cost: PhaseCost
 
 
 class Clients:
-    """The server's view of its clients.
+    """The server's view of its clients, which meets them when it is made.
+
+    What the clients hold, and their faults, are in the server's state. Of a resumed run, the state knows
+    better than the introductions what the vaults hold: a purge may have been interrupted in the middle.
 
     Args:
-        grid: Flower's, of either engine.
+        grid: Flower's, of any engine.
         settings: quorum, retries, timeout.
-        clients: how many there must be.
+        count: how many clients there must be.
         stop: set from outside to end all waiting (the run was interrupted).
-        faults: of the run so far; new ones are added to it. None = there are none.
+        state: of the server.
         later: client -> utterances that it will record in the course of the run.
 
     Raises:
@@ -89,45 +75,52 @@ class Clients:
         self,
         grid: Grid,
         settings: FederationSettings,
-        clients: int,
+        count: int,
         stop: threading.Event,
-        faults: list[Fault] | None = None,
+        state: ServerState,
         later: Mapping[int, int] | None = None,
     ) -> None:
         self._grid, self._settings, self._stop = grid, settings, stop
-        self.faults: list[Fault] = [] if faults is None else faults
+        self._state = state
         self.later = dict(later or {})
-        self.examples: dict[int, int] = {}
-        """client -> training utterances it holds now"""
-        self.held_out: dict[int, int] = {}
-        """client -> utterances that it never trains on"""
-        self.most: dict[int, int] = {}
-        """client -> training utterances that it can ever hold: those it began with, and those it records"""
         self._withheld: dict[int, list[str]] = {}
         self._node: dict[int, int] = {}
-        self._meet(clients)
+        introductions = self._meet(count)
+        self.most = {c: one.train + self.later.get(c, 0) for c, one in introductions.items()}
+        """client -> training utterances that it can ever hold: those it began with, and those it records"""
+        state.examples = state.examples or {c: one.train for c, one in introductions.items()}
+        state.held_out = state.held_out or {c: one.held_out for c, one in introductions.items()}
 
     @property
-    def clients(self) -> tuple[int, ...]:
+    def active(self) -> tuple[int, ...]:
         """Clients that hold training data, in order; one that deleted everything has left."""
-        return tuple(c for c, n in sorted(self.examples.items()) if n > 0)
+        return tuple(c for c, n in sorted(self._state.examples.items()) if n > 0)
+
+    @property
+    def examples(self) -> Mapping[int, int]:
+        """Client -> training utterances that it holds now, without those that are withheld."""
+        return self._state.examples
 
     @contextmanager
     def withholding(self, requests: Sequence[TrackedRequest]) -> Iterator[None]:
-        """Inside, what these requests take back counts as gone, though the vaults still hold it.
+        """Inside, what these requests name counts as deleted, though the vaults still hold it.
 
         Every message names to its client the requests whose utterances it must leave out; a client that
         would keep nothing has left.
+
+        Args:
+            requests: whose utterances are withheld.
         """
-        left = {r.client: self.examples[r.client] for r in requests}
+        examples = self._state.examples
+        before = {r.client: examples[r.client] for r in requests}
         for request in requests:
             self._withheld.setdefault(request.client, []).append(request.id)
-            self.examples[request.client] -= request.withheld
+            examples[request.client] -= request.withheld
         try:
             yield
         finally:
             self._withheld.clear()
-            self.examples.update(left)
+            examples.update(before)
 
     def ask(
         self,
@@ -144,7 +137,7 @@ class Clients:
             content: client -> what to send; several may be sent the same record.
             read: turns a client's reply into a value, or raises Refused. It is called in client order, for
                 each as soon as it and all before it have answered, so that it may add up what it reads.
-            occasion: for the books.
+            occasion: names the faults, counts the cost.
             quorum: share of them that must answer; None = the federation's setting.
 
         Returns:
@@ -155,129 +148,138 @@ class Clients:
             RunFailed: fewer than the quorum answered.
         """
         answers: dict[int, T] = {}
-        content = {client: self._told(client, record) for client, record in sorted(content.items())}
-        with occasion.cost.timeline_round():
-            letters = _Exchange(kind, content, {c: self._node[c] for c in content}, occasion)
-            self._push(letters, self._longest_first(letters))
+        content = {client: self._addressed(client, record) for client, record in sorted(content.items())}
+        with occasion.cost.measure_time():
+            exchange = _Exchange(kind, content, {c: self._node[c] for c in content}, occasion)
+            self._push(exchange, self._longest_first(exchange))
             for client in content:
                 for tries_left in reversed(range(1 + self._settings.retries)):
-                    reply = self._reply(letters, client)
+                    reply = self._reply(exchange, client)
                     try:
                         answers[client] = self._read(client, reply, read, occasion, kind)
                         break
                     except RunFailed:
                         raise
                     except Exception as error:  # of a stranger's bytes no reader knows all ways to fail
-                        why = _reason(error)
-                        sort = "late" if reply is None else "failed" if reply.has_error() else "refused"
-                        self._fault(client, why, occasion, sort)
+                        reason = _reason(error)
+                        fault = "late" if reply is None else "failed" if reply.has_error() else "refused"
+                        self._fault(client, reason, occasion, fault)
                     if tries_left:
-                        self._push(letters, [client])
+                        self._push(exchange, [client])
         needed = self._settings.quorum if quorum is None else quorum
         # Whatever the quorum, one survivor's model is not everybody's.
         least = max(needed * len(content), min(2, len(content))) if needed > 0 else 0
         if len(answers) < least:
             raise RunFailed(
                 f"round {occasion.round} ({occasion.phase}): {len(answers)} of {len(content)} clients "
-                f"answered properly, {needed:.0%} are needed; last reason: {self.faults[-1].reason}"
+                f"answered properly, {needed:.0%} are needed; last reason: {self._state.faults[-1].reason}"
             )
         return answers
 
-    def _told(self, client: int, record: RecordDict) -> RecordDict:
-        """What a client is sent, and which of its requests it must leave out."""
+    def _addressed(self, client: int, record: RecordDict) -> RecordDict:
+        """The content of a message with the requests that this client must leave out."""
         withheld = self._withheld.get(client)
         if withheld is None:
             return record
         return RecordDict({**record, "withheld": ConfigRecord({"requests": withheld})})
 
-    def _longest_first(self, letters: "_Exchange") -> list[int]:
+    def _longest_first(self, exchange: "_Exchange") -> list[int]:
         """In which order to ask: who holds most first, so that nobody begins a long task when others end.
 
         In stretches of client order, so that few replies wait for their turn to be read.
         """
-        clients = list(letters.content)
-        if self._settings.engine == "inline" or letters.kind in REQUESTING:
+        clients = list(exchange.content)
+        if self._settings.engine == "inline" or exchange.kind in REQUESTING:
             return clients
-        stretch = max(_FEWEST_AHEAD, min(_MOST_AHEAD, _BYTES_AHEAD // max(1, letters.largest)))
+        stretch = max(_FEWEST_AHEAD, min(_MOST_AHEAD, _BYTES_AHEAD // max(1, exchange.largest)))
         stretches = (clients[start : start + stretch] for start in range(0, len(clients), stretch))
-        return [c for part in stretches for c in sorted(part, key=lambda c: -self.examples.get(c, 0))]
+        return [c for part in stretches for c in sorted(part, key=lambda c: -self._state.examples.get(c, 0))]
 
-    def _push(self, letters: "_Exchange", clients: Sequence[int]) -> None:
-        """Ask these clients."""
-        messages = [letters.to(client) for client in clients]
-        asked = dict(zip(self._grid.push_messages(messages), clients, strict=True))
-        letters.waiting |= asked
-        letters.asked |= asked
-        letters.deadline = time.monotonic() + self._settings.timeout
+    def _push(self, exchange: "_Exchange", clients: Sequence[int]) -> None:
+        """Send these clients their messages."""
+        messages = [exchange.to(client) for client in clients]
+        sent = dict(zip(self._grid.push_messages(messages), clients, strict=True))
+        exchange.waiting |= sent
+        exchange.sent |= sent
+        exchange.deadline = time.monotonic() + self._settings.timeout
 
-    def _reply(self, letters: "_Exchange", client: int) -> Message | None:
-        """What a client answers; None where nothing comes in time. Others' replies wait for their turn."""
-        while client not in letters.arrived:
-            if time.monotonic() > letters.deadline:
-                letters.give_up()
+    def _reply(self, exchange: "_Exchange", client: int) -> Message | None:
+        """A client's reply; None where none comes in time. Other clients' replies wait for their turn."""
+        while client not in exchange.arrived:
+            if time.monotonic() > exchange.deadline:
+                exchange.give_up()
             else:
-                letters.arrived |= self._pull(letters)
-        return letters.arrived.pop(client)
+                exchange.arrived |= self._pull(exchange)
+        return exchange.arrived.pop(client)
 
-    def _pull(self, letters: "_Exchange") -> dict[int, Message]:
-        """Replies that have come; they wait no more. Waits a little where there are none.
+    def _pull(self, exchange: "_Exchange") -> dict[int, Message]:
+        """Replies that have arrived, after a short wait where there are none.
 
-        A reply counts if its message waits for it and it is from the node that was asked. Any other has no
-        effect but that it is in the books.
+        A reply counts if its message waits for it and it is from the node that the message went to. Any other
+        has no effect but to be noted as a fault.
         """
-        come: dict[int, Message] = {}
-        for message in self._grid.pull_messages(letters.waiting):
+        arrived: dict[int, Message] = {}
+        for message in self._grid.pull_messages(exchange.waiting):
             name, node = message.metadata.reply_to_message_id, message.metadata.src_node_id
-            client = letters.asked.get(name)
-            if client is None or letters.nodes[client] != node:
+            client = exchange.sent.get(name)
+            if client is None or exchange.nodes[client] != node:
                 sender = next((c for c, known in self._node.items() if known == node), NOBODY)
                 reason = f"a reply of node {node} to no message that it was sent in this exchange"
-                self._fault(sender, reason, letters.occasion, "late" if client is None else "refused")
-            elif name not in letters.waiting:
-                given_up = name in letters.given_up
+                self._fault(sender, reason, exchange.occasion, "late" if client is None else "refused")
+            elif name not in exchange.waiting:
+                given_up = name in exchange.given_up
                 reason = "its reply came when it was waited for no more" if given_up else "it replied twice"
-                sender = NOBODY if letters.kind == _MEETING else client
-                self._fault(sender, reason, letters.occasion, "late" if given_up else "repeated")
+                sender = NOBODY if exchange.kind == _MEETING else client
+                self._fault(sender, reason, exchange.occasion, "late" if given_up else "repeated")
             else:
-                come[letters.waiting.pop(name)] = message
-        self._check_time(None, "the run was interrupted", wait=not come)
-        return come
+                arrived[exchange.waiting.pop(name)] = message
+        self._check_time(None, "the run was interrupted", wait=not arrived)
+        return arrived
 
-    def _meet(self, clients: int) -> None:
+    def _meet(self, clients: int) -> dict[int, Introduction]:
+        """Have all clients introduce themselves; client -> introduction, in client order."""
         # Node ids are random in every run, and the list is empty when a ServerApp starts.
         begin = time.monotonic()
-        say_again = begin + _FIRST_WORD_SECONDS
+        next_warning = begin + _FIRST_WORD_SECONDS
         nodes: list[int] = []
         while len(nodes) < clients:
             here = f"{len(nodes)} of {clients} clients are connected"
-            if (now := time.monotonic()) > say_again:
+            if (now := time.monotonic()) > next_warning:
                 warn(f"{here}; waiting for the others, {self._settings.timeout - (now - begin):.0f} s more")
-                say_again = now + _NEXT_WORD_SECONDS
+                next_warning = now + _NEXT_WORD_SECONDS
             self._check_time(begin + self._settings.timeout, here, more=f"; {_MORE_CLIENTS}")
             nodes = sorted(self._grid.get_node_ids())
         reasons: dict[int, str] = {}
+        known: dict[int, Introduction] = {}
         for _ in range(1 + self._settings.retries):
             missing = [n for n in nodes if n not in self._node.values()]
             if len(self._node) < clients:
-                reasons = self._introduce(missing, clients)
+                found, reasons = self._introduce(missing, clients)
+                known |= found
         if sorted(self._node) != list(range(clients)):
             lost = sorted(set(range(clients)) - set(self._node))
-            told = "; ".join(f"node {node}: {reason}" for node, reason in reasons.items())
+            why = "; ".join(f"node {node}: {reason}" for node, reason in reasons.items())
             raise RunFailed(
-                f"clients {lost} did not say who they are; their vaults may be unreadable ({told})"
+                f"clients {lost} did not say who they are; their vaults may be unreadable ({why})"
             )
         self._node = dict(sorted(self._node.items()))
-        self.examples = dict(sorted(self.examples.items()))
+        return dict(sorted(known.items()))
 
-    def _introduce(self, nodes: Sequence[int], clients: int) -> dict[int, str]:
-        """Ask nodes which clients they are; of each that has not said so properly, why."""
-        occasion, empty = ExchangeInfo(0, "meet", PhaseCost()), {node: RecordDict() for node in nodes}
-        letters = _Exchange(_MEETING, empty, dict(zip(nodes, nodes, strict=True)), occasion)
-        self._push(letters, nodes)
+    def _introduce(
+        self, nodes: Sequence[int], clients: int
+    ) -> tuple[dict[int, Introduction], dict[int, str]]:
+        """Ask nodes which clients they are.
+
+        Returns:
+            (client -> its introduction, node -> why its introduction does not count)
+        """
+        occasion, empty = ExchangeInfo(0, Phase.MEET, PhaseCost()), {node: RecordDict() for node in nodes}
+        exchange = _Exchange(_MEETING, empty, dict(zip(nodes, nodes, strict=True)), occasion)
+        self._push(exchange, nodes)
         found: dict[int, Introduction] = {}
         refused: dict[int, str] = {}
         for node in nodes:
-            reply = self._reply(letters, node)
+            reply = self._reply(exchange, node)
             try:
                 content = self._check_reply(reply)
                 read_effort(content)
@@ -286,18 +288,19 @@ class Clients:
                 raise
             except Exception as error:
                 refused[node] = _reason(error)
-                sort = "late" if reply is None else "failed" if reply.has_error() else "refused"
-                self._fault(NOBODY, f"node {node}: {refused[node]}", occasion, sort)
-        claims = Counter(said.client for said in found.values()) + Counter(self._node)
-        for node, said in found.items():
-            if claims[said.client] > 1:
-                refused[node] = f"it says that it is client {said.client}, as another node does"
+                fault = "late" if reply is None else "failed" if reply.has_error() else "refused"
+                self._fault(NOBODY, f"node {node}: {refused[node]}", occasion, fault)
+        claims = Counter(introduction.client for introduction in found.values()) + Counter(self._node)
+        met: dict[int, Introduction] = {}
+        for node, introduction in found.items():
+            client = introduction.client
+            if claims[client] > 1:
+                refused[node] = f"it says that it is client {client}, as another node does"
                 self._fault(NOBODY, f"node {node}: {refused[node]}", occasion, "refused")
                 continue
-            self._node[said.client] = node
-            self.examples[said.client], self.held_out[said.client] = said.train, said.held_out
-            self.most[said.client] = said.train + self.later.get(said.client, 0)
-        return refused
+            self._node[client] = node
+            met[client] = introduction
+        return met, refused
 
     def _check_time(self, deadline: float | None, what: str, wait: bool = True, more: str = "") -> None:
         if self._stop.wait(_POLL_SECONDS if wait else 0):
@@ -306,7 +309,7 @@ class Clients:
             raise RunFailed(f"{what} after {self._settings.timeout:g} s{more}")
 
     def _fault(self, client: int, reason: str, occasion: ExchangeInfo, kind: str) -> None:
-        self.faults.append(Fault(occasion.round, occasion.phase, client, reason, kind))
+        self._state.faults.append(Fault(occasion.round, occasion.phase, client, reason, kind))
 
     def _read(
         self,
@@ -326,7 +329,7 @@ class Clients:
         return read(client, content)
 
     def _check_reply(self, reply: Message | None) -> RecordDict:
-        """What a reply says, if it has come and is no failure."""
+        """The content of a reply, if it has arrived and reports no failure."""
         if reply is None:
             raise Refused(f"no reply within {self._settings.timeout:g} s")
         if reply.has_error():
@@ -339,16 +342,16 @@ class _Exchange:
 
     Args:
         kind: of message.
-        content: client -> what it says; of introductions, node -> what it says.
-        nodes: client -> where it is.
-        occasion: names the faults, carries the books that it is entered in.
+        content: client -> content of its message; of introductions, node -> content.
+        nodes: client -> its node.
+        occasion: names the faults, counts the cost.
     """
 
     def __init__(
         self, kind: str, content: Mapping[int, RecordDict], nodes: Mapping[int, int], occasion: ExchangeInfo
     ) -> None:
         self.kind, self.content, self.nodes, self.occasion = kind, content, nodes, occasion
-        self.asked: dict[str, int] = {}
+        self.sent: dict[str, int] = {}
         self.waiting: dict[str, int] = {}
         self.given_up: set[str] = set()
         self.arrived: dict[int, Message | None] = {}
@@ -358,35 +361,47 @@ class _Exchange:
         self.largest = max(self._sizes.values(), default=0)
 
     def to(self, client: int) -> Message:
-        """The message, which is then on its way."""
+        """Make the message to a client, and count its bytes."""
         record = self.content[client]
         self.occasion.cost.share(self.kind).bytes_down += self._sizes[id(record)]
         return Message(record, dst_node_id=self.nodes[client], message_type=self.kind)
 
     def give_up(self) -> None:
-        """Nothing that is waited for has come in time."""
+        """Stop waiting for what has not arrived in time."""
         self.arrived |= dict.fromkeys(self.waiting.values())
         self.given_up |= self.waiting.keys()
         self.waiting.clear()
 
 
 def settings(**values: int | float | str | list[str]) -> ConfigRecord:
-    """The small settings of a message."""
+    """Make the settings of a message.
+
+    Args:
+        values: plain numbers, text and lists of text.
+    """
     return ConfigRecord(dict(values))
 
 
 class Payload:
-    """What several clients are sent: the model, and beside it the one to learn from where there is one.
+    """Weights that several clients are sent: the model, and a teacher where there is one.
 
     Neither is copied, so neither may be changed any more.
+
+    Args:
+        weights: of the model.
+        teacher: weights of the model to learn from; None = there is none.
     """
 
     def __init__(self, weights: Mapping[str, Tensor], teacher: Mapping[str, Tensor] | None = None) -> None:
         self._records = {"weights": lend(weights)} | ({} if teacher is None else {"teacher": lend(teacher)})
 
-    def __call__(self, asked: ConfigRecord) -> RecordDict:
-        """With these settings."""
-        return RecordDict({**self._records, "settings": asked})
+    def with_settings(self, config: ConfigRecord) -> RecordDict:
+        """Make the content of a message.
+
+        Args:
+            config: settings of the message.
+        """
+        return RecordDict({**self._records, "settings": config})
 
 
 def _reason(error: Exception) -> str:
@@ -403,25 +418,33 @@ def _one_line(text: str) -> str:
 
 def ask_scalars(
     clients: Clients,
-    there: Mapping[int, int],
+    known: Mapping[int, int],
+    held_out: Mapping[int, int],
     weights: Mapping[str, Tensor],
     log_odds: bool,
     occasion: ExchangeInfo,
 ) -> ServerScalars:
-    """Accuracy on all clients' held-out speech, and the log-odds where asked for; None: nobody said.
+    """Ask clients for the accuracy on their held-out speech, and for log-odds where wanted.
 
     Args:
-        clients: the federation.
-        there: those to be asked -> the date up to which their recordings count.
+        clients: of the server.
+        known: clients to ask -> rounds done up to which their recordings count.
+        held_out: client -> utterances it holds out.
+        weights: of the model to evaluate.
+        log_odds: whether the log-odds are wanted.
+        occasion: names the faults, counts the cost.
+
+    Returns:
+        pooled over the clients; a number is None where no client reports it
     """
-    letter = Payload(weights)
-    by_date = {
-        rounds_done: letter(settings(log_odds=int(log_odds), rounds_done=rounds_done))
-        for rounds_done in {*there.values()}
+    payload = Payload(weights)
+    by_rounds_done = {
+        rounds_done: payload.with_settings(settings(log_odds=int(log_odds), rounds_done=rounds_done))
+        for rounds_done in {*known.values()}
     }
-    content = {client: by_date[rounds_done] for client, rounds_done in there.items()}
+    content = {client: by_rounds_done[rounds_done] for client, rounds_done in known.items()}
 
     def read(client: int, reply: RecordDict) -> Evaluation:
-        return read_evaluation(reply, clients.examples[client], clients.held_out[client], log_odds)
+        return read_evaluation(reply, clients.examples[client], held_out[client], log_odds)
 
     return pooled(clients.ask("evaluate", content, read, occasion, quorum=0.0).values())

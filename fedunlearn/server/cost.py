@@ -1,4 +1,4 @@
-"""What each phase costs: time on the clients, time on the clock, bytes on the wire and in memory, by role."""
+"""What each phase costs: clients' and wall time, bytes on the wire and in memory, by role."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -70,7 +70,7 @@ class PhaseCost:
         return self.requesters if kind in REQUESTING else self.others
 
     @contextmanager
-    def timeline_round(self) -> Iterator[None]:
+    def measure_time(self) -> Iterator[None]:
         """Add the time spent inside to ``wall_seconds``."""
         start = perf_counter()
         try:

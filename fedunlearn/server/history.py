@@ -41,68 +41,85 @@ class History:
     initial: Mapping[str, Tensor] = field(default_factory=dict)
     last: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     keeps_last: bool = True
-    # ordinary round, from 1 -> rows of a client and its sizes, in the order of ``trained``
+    # learning round, from 1 -> rows of a client and its sizes, in the order of ``trained``
     _rows: dict[int, "array[float]"] = field(default_factory=dict)
 
     def remember(
         self,
         client: int,
         difference: Mapping[str, Tensor],
-        ordinary_round: int | None,
+        learning_round: int | None,
         sizes: Mapping[str, float] | None = None,
     ) -> None:
-        """One client's difference.
+        """Remember one client's difference.
 
         Args:
+            client: whose.
             difference: copied where it is kept.
-            ordinary_round: 1 ...; None = a recovery round, whose sizes are of no ordinary step.
+            learning_round: 1 ...; None = a recovery round, whose sizes are of no ordinary step.
             sizes: tensor -> L2 norm of its difference, where they are known already.
         """
         if self.keeps_last:
             self.last[client] = {name: difference[name].clone() for name in self.trained}
-        if ordinary_round is not None:
+        if learning_round is not None:
             sizes = sizes or {name: math.sqrt(sum_of_squares(difference[name])) for name in self.trained}
             row = (client, *(sizes[name] for name in self.trained))
-            self._rows.setdefault(ordinary_round, array("d")).extend(row)
+            self._rows.setdefault(learning_round, array("d")).extend(row)
 
     def forget(self, client: int, left: bool) -> None:
-        """A client's data were purged: what was made from them goes too.
+        """Forget what was made from a client's data, which were purged.
 
         Its last difference is a step along the gradient of its utterances, from which they can be guessed
         (Zhu et al. 2019, arXiv 1906.08935). The sizes, a few numbers a round, go where the client ``left``.
+
+        Args:
+            client: whose.
+            left: whether it holds no training data any more.
         """
         self.last.pop(client, None)
         if left:
-            for round_ in self._rows:
-                table = self._table(round_)
-                self._rows[round_] = array("d", table[table[:, 0] != client].ravel())
+            for learning_round in self._rows:
+                table = self._table(learning_round)
+                self._rows[learning_round] = array("d", table[table[:, 0] != client].ravel())
 
     @property
     def norms(self) -> dict[int, Sizes]:
         """Ordinary round, from 1 -> client -> trained tensor -> L2 norm of the client's difference."""
-        return {round_: self.norms_of(round_) for round_ in self._rows}
+        return {learning_round: self.norms_of(learning_round) for learning_round in self._rows}
 
-    def norms_of(self, round_: int) -> Sizes:
-        """Of one ordinary round; empty where nobody took part in it."""
-        rows = self._table(round_).tolist()
+    def norms_of(self, learning_round: int) -> Sizes:
+        """Read the norms of one learning round; empty where nobody took part in it.
+
+        Args:
+            learning_round: from 1.
+        """
+        rows = self._table(learning_round).tolist()
         return {int(client): dict(zip(self.trained, own, strict=True)) for client, *own in rows}
 
     def usual_norm(self, clients: Collection[int]) -> float:
-        """Median of these clients' L2 norms, all tensors together, each of its last ordinary round.
+        """Compute the median of clients' L2 norms, all tensors together, each of its last learning round.
 
-        Infinity where none of them took part in any.
+        Args:
+            clients: that count.
+
+        Returns:
+            infinity where none of them took part in any round
         """
         lately: dict[int, float] = {}
-        for round_ in sorted(self._rows, reverse=True):
-            rows = self._table(round_).tolist()
+        for learning_round in sorted(self._rows, reverse=True):
+            rows = self._table(learning_round).tolist()
             lately = {int(c): math.hypot(*own) for c, *own in rows if c in clients} | lately
             if len(lately) == len(clients):
                 break
         return median(lately.values()) if lately else math.inf
 
     def last_rounds(self) -> dict[int, int]:
-        """Client -> the last ordinary round in which it took part."""
-        return {int(client): round_ for round_ in sorted(self._rows) for client in self._table(round_)[:, 0]}
+        """Find the last learning round in which each client took part."""
+        return {
+            int(client): learning_round
+            for learning_round in sorted(self._rows)
+            for client in self._table(learning_round)[:, 0]
+        }
 
     @property
     def bytes_stored(self) -> int:
@@ -111,18 +128,18 @@ class History:
         rows = sum(map(len, self._rows.values())) // (1 + len(self.trained))
         return sum(t.nbytes for t in tensors) + 8 * rows * len(self.trained)
 
-    def _table(self, round_: int) -> npt.NDArray[np.float64]:
-        rows: Any = self._rows.get(round_, ())
+    def _table(self, learning_round: int) -> npt.NDArray[np.float64]:
+        rows: Any = self._rows.get(learning_round, ())
         return np.array(rows, np.float64).reshape(-1, 1 + len(self.trained))
 
     def as_tensors(self) -> dict[str, Tensor]:
-        """Everything but ``trained`` as named tensors.
+        """Write everything but ``trained`` as named tensors.
 
         "initial.<tensor>", "last.<client>.<tensor>", and "norms" [n, 2 + tensors] float64: round, client and
         the norms in the order of ``trained``, a row for each.
         """
-        tables = {round_: self._table(round_) for round_ in self._rows}
-        dated = [np.insert(table, 0, round_, axis=1) for round_, table in tables.items()]
+        tables = {learning_round: self._table(learning_round) for learning_round in self._rows}
+        dated = [np.insert(table, 0, learning_round, axis=1) for learning_round, table in tables.items()]
         norms = torch.from_numpy(np.concatenate([np.zeros((0, 2 + len(self.trained))), *dated]))
         last = {f"last.{c}.{name}": t for c, own in self.last.items() for name, t in own.items()}
         return {"norms": norms, **{f"initial.{name}": t for name, t in self.initial.items()}, **last}
@@ -131,9 +148,11 @@ class History:
     def from_tensors(
         cls, trained: Sequence[str], tensors: Mapping[str, Tensor], order: Iterable[str]
     ) -> "History":
-        """What ``as_tensors`` gave, with everything in its old order.
+        """Read what ``as_tensors`` gave, with everything in its old order.
 
         Args:
+            trained: names of the model's trained tensors.
+            tensors: from ``as_tensors``.
             order: of the names of the model's whole state.
 
         Raises:
@@ -143,8 +162,8 @@ class History:
         if norms.ndim != 2 or norms.shape[1] != 2 + len(trained):
             raise ValueError("the norms do not fit the trained tensors")
         history = cls(trained, {name: tensors[f"initial.{name}"] for name in order})
-        for round_, *row in norms.tolist():
-            history._rows.setdefault(int(round_), array("d")).extend(row)
+        for learning_round, *row in norms.tolist():
+            history._rows.setdefault(int(learning_round), array("d")).extend(row)
         clients = {int(key.split(".")[1]) for key in tensors if key.startswith("last.")}
         for client in sorted(clients):
             history.last[client] = {name: tensors[f"last.{client}.{name}"] for name in trained}

@@ -1,7 +1,7 @@
-"""The server of an upper reference: its unlearn step asks all clients, on what they keep.
+"""The server of a privileged baseline: its unlearn step asks all clients, on what they keep.
 
 Everything else (learning, listening, requests and their states, purges, recovery) is the ordinary server's.
-Each round of a reference is a round of the clock, so that requests wait for as long as it takes.
+Each round of a baseline is a timeline round, so that requests wait for as long as it takes.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -9,18 +9,18 @@ from functools import partial
 from typing import Any
 
 from fedunlearn.blockwise import StateDict
-from fedunlearn.config import Config
+from fedunlearn.messages.phase import Phase
 from fedunlearn.messages.update import Update
 from fedunlearn.models import build_model
-from fedunlearn.models.contract import EmotionModel, constants_of
+from fedunlearn.models.contract import constants_of
 from fedunlearn.seeding import rng_for, stream_key
 from fedunlearn.server.aggregation import ServerOptimizer, step
 from fedunlearn.server.app import Server
-from fedunlearn.server.callbacks import Callbacks
-from fedunlearn.server.clients import Clients, settings
+from fedunlearn.server.clients import settings
+from fedunlearn.server.context import ServerContext
 from fedunlearn.server.requests import TrackedRequest, grouped
-from fedunlearn.server.state import GlobalModel, Standing
-from fedunlearn.server.training_rounds import RoundResult
+from fedunlearn.server.state import GlobalModel
+from fedunlearn.server.training_rounds import CollectionSettings, RoundResult
 from fedunlearn.server.unlearn_step import Outcomes
 from fedunlearn.unlearning.contract import ServerScalars
 from fedunlearn.unlearning.privileged.contract import HistoryCard, PrivilegedCard, RoundsCard, ScratchCard
@@ -33,138 +33,136 @@ class PrivilegedServer(Server):
     """A server that unlearns with more than the forget set.
 
     Args:
-        federation, config, template, observer: as of ``Server``.
-        card: of the reference.
+        context: of this server.
+        card: of the privileged baseline.
     """
 
-    def __init__(
-        self,
-        federation: Clients,
-        config: Config,
-        template: EmotionModel,
-        standing: Standing,
-        observer: Callbacks,
-        card: PrivilegedCard,
-    ) -> None:
-        super().__init__(federation, config, template, standing, observer)
-        self._card = card
+    def __init__(self, context: ServerContext, card: PrivilegedCard) -> None:
+        super().__init__(context)
+        self._template, self._card = context.template, card
 
     def _unlearn(self, model: GlobalModel, requests: list[TrackedRequest]) -> tuple[GlobalModel, Outcomes]:
         again: Callable[[GlobalModel, int], GlobalModel]
         match self._card:
             case RoundsCard() as card:
-                weights, told = self.in_rounds(card, model.weights, requests)
-                return GlobalModel(weights, model.optimizer, model.ordinary_rounds), told
+                weights, outcomes = self.unlearn_in_rounds(card, model.weights, requests)
+                return GlobalModel(weights, model.optimizer, model.learning_rounds), outcomes
             case HistoryCard() as card:
-                again = partial(self.through_history, card)
+                again = partial(self.relearn_from_history, card)
             case ScratchCard():
-                again = self.from_scratch
-        name = stream_key(self._config.seed, "method", self._card.name, self.standing.timeline_round)
-        with self._clients.withholding(self.standing.open):
+                again = self.train_from_scratch
+        name = stream_key(self._config.seed, "method", self._card.name, self.state.timeline_round)
+        with self._clients.withholding(self.state.open):
             return again(model, name % 2**31), _left_out(grouped(requests))
 
-    def in_rounds(
+    def unlearn_in_rounds(
         self, card: RoundsCard, original: StateDict, requests: list[TrackedRequest]
     ) -> tuple[StateDict, Outcomes]:
-        """Rounds of two halves: requesters leave their forget sets behind, then all train on what they keep.
+        """Play rounds of two halves: requesters unlearn their forget sets, then all train on what they keep.
 
         Where the forget sets are used, a requester that fails in one of these rounds is not asked again: its
         requests stay open. If none is left, nothing was unlearned, and the original stands.
 
+        Args:
+            card: of the baseline.
+            original: weights of the global model.
+            requests: to be served.
+
         Returns:
-            (the weights, what became of the requests of each client that forgot)
+            (the next weights, the outcome at each client that unlearned)
         """
         plan = card.plan(self._config.unlearning)
-        standing, teacher = self.standing, original if card.teacher else None
+        state, teacher = self.state, original if card.teacher else None
         used = plan.forget_rounds and plan.rounds
-        scalars = self.unlearn_step.scalars(original, log_odds=False) if used else ServerScalars()
-        weights, told = card.start(original, self._template), _left_out(grouped(requests))
+        scalars = self.unlearn_step.ask_scalars(original, log_odds=False) if used else ServerScalars()
+        weights, outcomes = card.start(original, self._template), _left_out(grouped(requests))
         for number in range(1, plan.rounds + 1):
-            standing.next_round()
+            state.next_timeline_round()
             if number <= plan.forget_rounds:
-                left = [r for r in requests if r.client in told]
+                left = [r for r in requests if r.client in outcomes]
                 weights, new = self.unlearn_step.take(
                     weights, left, scalars, "train.forget_part", teacher, plan.forget_share
                 )
-                told = {c: _together(told[c], outcome) for c, outcome in new.items()}
-                if not told:
-                    return original, told
-            with self._clients.withholding(standing.open):
-                came = RoundResult()
-                if self._clients.clients and plan.retain_share:
-                    asked = settings(round=standing.timeline_round, rounds_done=standing.rounds_done)
-                    came = self.rounds.ask(
+                outcomes = {c: _together(outcomes[c], outcome) for c, outcome in new.items()}
+                if not outcomes:
+                    return original, outcomes
+            with self._clients.withholding(state.open):
+                result = RoundResult()
+                if self._clients.active and plan.retain_share:
+                    when = state.timeline_round, state.rounds_done
+                    result = self.rounds.collect_updates(
                         weights,
-                        standing.timeline_round,
-                        standing.rounds_done,
-                        "unlearn",
-                        asked,
-                        "train.retain_part",
-                        teacher,
+                        *when,
+                        Phase.UNLEARN,
+                        settings(round=state.timeline_round, rounds_done=state.rounds_done),
+                        CollectionSettings("train.retain_part", teacher),
                     )
-                    if came.mean is not None:
-                        weights = step(weights, came.mean, plan.retain_share)
-            self.rounds.report(standing.timeline_round, "unlearn", weights, came, True)
-        return weights, told
+                    if result.mean is not None:
+                        weights = step(weights, result.mean, plan.retain_share)
+            self.rounds.report_round(state.timeline_round, Phase.UNLEARN, weights, result, True)
+        return weights, outcomes
 
-    def through_history(self, card: HistoryCard, model: GlobalModel, stream: int) -> GlobalModel:
-        """The ordinary rounds again, from the weights that learning began with.
+    def relearn_from_history(self, card: HistoryCard, model: GlobalModel, stream: int) -> GlobalModel:
+        """Train the ordinary rounds again, from the weights that learning began with.
 
         Args:
+            card: of the baseline.
+            model: the global model.
             stream: seed of the clients' training streams.
         """
         chosen = self._config.unlearning
         epochs = card.epochs(chosen, self._config.training.local.epochs)
-        again = GlobalModel(dict(self.standing.history.initial), ServerOptimizer(self._config.training))
-        for number in card.rounds(chosen, model.ordinary_rounds):
-            sizes = self.standing.history.norms_of(number)
+        again = GlobalModel(dict(self.state.history.initial), ServerOptimizer(self._config.training))
+        for learning_round in card.rounds(chosen, model.learning_rounds):
+            sizes = self.state.history.norms_of(learning_round)
 
-            def calibrated(update: Update, sizes: Sizes = sizes) -> Update | None:
+            def calibrate(update: Update, sizes: Sizes = sizes) -> Update | None:
                 if update.client not in sizes:
                     return None
                 new = card.calibrate(update.difference, sizes[update.client])
                 return Update(update.client, update.examples, new)
 
-            again = self._again(again, number, stream, epochs, calibrated)
-        return GlobalModel(again.weights, again.optimizer, model.ordinary_rounds)
+            again = self._train_again(again, learning_round, stream, epochs, calibrate)
+        return GlobalModel(again.weights, again.optimizer, model.learning_rounds)
 
-    def from_scratch(self, model: GlobalModel, stream: int) -> GlobalModel:
-        """As many ordinary rounds as the model has had, from new random weights and the same constants.
+    def train_from_scratch(self, model: GlobalModel, stream: int) -> GlobalModel:
+        """Train as many ordinary rounds as the model has had, from new random weights and the same constants.
 
         The normalisation constants stay those of learning: no device sends its moments twice.
 
         Args:
+            model: the global model.
             stream: seed of the weights and of the clients' training streams.
         """
         rng = rng_for(stream, "initial weights")
         fresh = build_model(self._config.model, self._template.classes, rng).state_dict()
         again = GlobalModel({**fresh, **constants_of(model.weights)}, ServerOptimizer(self._config.training))
         epochs = self._config.training.local.epochs
-        for number in range(1, model.ordinary_rounds + 1):
-            again = self._again(again, number, stream, epochs, lambda update: update)
-        return GlobalModel(again.weights, again.optimizer, model.ordinary_rounds)
+        for learning_round in range(1, model.learning_rounds + 1):
+            again = self._train_again(again, learning_round, stream, epochs, lambda update: update)
+        return GlobalModel(again.weights, again.optimizer, model.learning_rounds)
 
-    def _again(
+    def _train_again(
         self,
         model: GlobalModel,
-        number: int,
+        learning_round: int,
         stream: int,
         epochs: int,
         counted: Callable[[Update], Update | None],
     ) -> GlobalModel:
-        """One ordinary round; nothing where nobody keeps any speech.
+        """Train one ordinary round; nothing where nobody keeps any speech.
 
         Args:
             counted: an update as it counts; None = it does not.
         """
-        if not self._clients.clients:
+        if not self._clients.active:
             return model
-        standing = self.standing
-        standing.next_round()
-        again, came = self.rounds.ordinary(
-            model, stream, standing.timeline_round, "unlearn", number, epochs, counted
+        self.state.next_timeline_round()
+        timeline_round = self.state.timeline_round
+        again, result = self.rounds.train_round(
+            model, stream, timeline_round, Phase.UNLEARN, learning_round, epochs, counted
         )
-        self.rounds.report(standing.timeline_round, "unlearn", again.weights, came, True)
+        self.rounds.report_round(timeline_round, Phase.UNLEARN, again.weights, result, True)
         return again
 
 

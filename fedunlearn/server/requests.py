@@ -1,4 +1,4 @@
-"""Deletion requests as the server knows them: an id, who asked, how much, and what became of it."""
+"""Deletion requests as the server knows them: an id, the client, how much, and what became of it."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,20 +23,23 @@ class TrackedRequest:
     """A request as the server knows it; of a person with several devices, the part on one of them.
 
     Attributes:
-        id, client, utterances: what is asked, and where. Training utterances are counted alone: where there
-            are none, what is to go was held out, and there is nothing to unlearn.
-        rounds_done: rounds done when the server heard of it.
-        round_raised, round_applied: of the timeline.
+        id: of the person's request.
+        client: the device.
+        utterances: training utterances that it names; where there are none, what is to go was held out, and
+            there is nothing to unlearn.
+        round_raised: timeline round in which the server learned of it.
+        round_applied: timeline round in which it joined an unlearn step; None = not yet.
+        rounds_done: rounds done when the server learned of it.
         state: see ``deletion.State``.
         deadline: rounds after ``rounds_done`` within which it should be verified; None = as soon as may be.
         devices: how many of the person's devices hold speech that must go.
         learned: how many of its utterances a round has been trained with.
         overdue: the deadline passed while it was open.
-        lease: the date until which the device has it in work; None = it is at the server.
+        lease: rounds done until which the device has it in work; None = it is at the server.
         attempts: how often it was given out.
         history: each state with the round of the timeline in which it was reached.
         model: digest of the weights right after it was applied; empty before, and where nothing was learned.
-        outcome: what the device told of its unlearning.
+        outcome: what the device reports of its unlearning.
     """
 
     id: str
@@ -79,7 +82,7 @@ class TrackedRequest:
 
     @property
     def stays(self) -> bool:
-        """Whether its utterances must be in the vault still: nobody has asked the device to purge them."""
+        """Whether its utterances must be in the vault still: the device was not told to purge them."""
         waits = {RequestState.RAISED, RequestState.ACCEPTED, RequestState.UNLEARNED}
         return self.state in waits and self.learned > 0 and not self.purged_there
 
@@ -112,15 +115,15 @@ class ReportedRequest:
 
 @dataclass(frozen=True)
 class ClientReport:
-    """A device's answer to the listening: all it has been asked, and how many utterances it holds now."""
+    """A device's answer to the listening: all requests made to it, and how many utterances it holds now."""
 
-    wishes: tuple[ReportedRequest, ...]
+    requests: tuple[ReportedRequest, ...]
     train: int
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a requester tells of its unlearning: the update, and numbers and a few words for the results."""
+    """A requester's report of its unlearning: the update, and numbers and a few words for the results."""
 
     update: Update
     about: dict[str, Any]
@@ -128,7 +131,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class PurgeReport:
-    """What a device tells after a purge: whether it found no trace, and how many utterances it holds now."""
+    """A device's report of a purge: whether it found no trace, and how many utterances it holds now."""
 
     verified: bool
     train: int
@@ -136,7 +139,11 @@ class PurgeReport:
 
 
 def grouped(requests: Iterable[TrackedRequest]) -> dict[int, list[TrackedRequest]]:
-    """By client, in client order."""
+    """Group requests by client, in client order.
+
+    Args:
+        requests: of any clients.
+    """
     by_client: dict[int, list[TrackedRequest]] = {}
     for request in sorted(requests, key=lambda r: r.client):
         by_client.setdefault(request.client, []).append(request)
@@ -152,7 +159,7 @@ _WORDS = 100
 def read_requests(
     reply: RecordDict, most: int, devices: int, known: Mapping[str, TrackedRequest]
 ) -> ClientReport:
-    """The answer to "query.deletions": a client's requests and how many utterances it holds.
+    """Read the answer to "query.deletions": a client's requests and how many utterances it holds.
 
     Args:
         reply: of a client.
@@ -174,27 +181,29 @@ def read_requests(
         raise Refused("the reply's list of requests is not one")
     if len(lists[0]) > MOST_REQUESTS:
         raise Refused(f"the reply lists {len(lists[0])} requests; at most {MOST_REQUESTS} were expected")
-    wishes = tuple(_wish(*row) for row in zip(*lists, strict=True))
-    by_id = {wish.id: wish for wish in wishes}
-    if len(by_id) < len(wishes):
+    reported = tuple(_read_request(*row) for row in zip(*lists, strict=True))
+    by_id = {one.id: one for one in reported}
+    if len(by_id) < len(reported):
         raise Refused("the reply lists a request twice")
-    for wish in wishes:
-        before = known.get(wish.id)
-        if before and wish.utterances != before.utterances:
+    for one in reported:
+        before = known.get(one.id)
+        if before and one.utterances != before.utterances:
             raise Refused(
-                f"request {wish.id} counts {wish.utterances} utterances, but it counted {before.utterances}"
+                f"request {one.id} counts {one.utterances} utterances, but it counted {before.utterances}"
             )
-        if wish.devices > devices:
-            raise Refused(f"request {wish.id} names {wish.devices} devices of {devices}")
-    waiting = {wish.id: wish.utterances for wish in wishes if wish.state is RequestState.RAISED}
+        if one.devices > devices:
+            raise Refused(f"request {one.id} names {one.devices} devices of {devices}")
+    waiting = {one.id: one.utterances for one in reported if one.state is RequestState.RAISED}
     there = waiting | {name: r.utterances for name, r in known.items() if r.stays and name not in by_id}
-    asked = sum(n for name, n in there.items() if name not in known or known[name].stays)
-    if asked > train:
-        raise Refused(f"claims {train} utterances, but its requests name {asked}")
-    return ClientReport(wishes, train)
+    named = sum(n for name, n in there.items() if name not in known or known[name].stays)
+    if named > train:
+        raise Refused(f"claims {train} utterances, but its requests name {named}")
+    return ClientReport(reported, train)
 
 
-def _wish(name: Any, count: Any, state: Any, deadline: Any, devices: Any, learned: Any) -> ReportedRequest:
+def _read_request(
+    name: Any, count: Any, state: Any, deadline: Any, devices: Any, learned: Any
+) -> ReportedRequest:
     if not isinstance(name, str) or not _ID.fullmatch(name):
         raise Refused(f"a request's id is {name!r:.60}, not 16 hexadecimal digits")
     if state not in _REPORTED:
@@ -213,7 +222,7 @@ def _wish(name: Any, count: Any, state: Any, deadline: Any, devices: Any, learne
 
 
 def read_outcome(reply: RecordDict, client: int, kind: str, wanted: int, form: UpdateForm) -> Outcome:
-    """The answer to "train.unlearn" or "train.forget_part".
+    """Read the answer to "train.unlearn" or "train.forget_part".
 
     Args:
         reply: of a requester.
@@ -229,8 +238,8 @@ def read_outcome(reply: RecordDict, client: int, kind: str, wanted: int, form: U
     examples = metrics.whole("examples")
     if examples != wanted:
         raise Refused(f"forgot {examples} utterances, but {wanted} were asked for")
-    said = reply.config_records.get("outcome", ConfigRecord())
-    stopped, scalars_read = said.get("stopped"), said.get("scalars_read")
+    words = reply.config_records.get("outcome", ConfigRecord())
+    stopped, scalars_read = words.get("stopped"), words.get("scalars_read")
     if not isinstance(stopped, str) or not isinstance(scalars_read, str):
         raise Refused("the reply does not say, in a few words, how its unlearning ended")
     if len(stopped + scalars_read) > _WORDS or not (stopped + scalars_read).isprintable():
@@ -247,7 +256,7 @@ def read_outcome(reply: RecordDict, client: int, kind: str, wanted: int, form: U
 
 
 def read_purged(reply: RecordDict, least: int, most: int, held_out: int) -> PurgeReport:
-    """The answer to "query.purge".
+    """Read the answer to "query.purge".
 
     Args:
         reply: of a device.
@@ -258,15 +267,19 @@ def read_purged(reply: RecordDict, least: int, most: int, held_out: int) -> Purg
     Raises:
         Refused: a number is out of range.
     """
-    said = Metrics("query.purge", reply)
-    train, held = said.whole("train"), said.whole("held")
+    metrics = Metrics("query.purge", reply)
+    train, held = metrics.whole("train"), metrics.whole("held")
     if not least <= train <= most:
         raise Refused(f"claims {train} utterances after the purge; {least} to {most} were expected")
     if held > held_out:
         raise Refused(f"claims to hold out {held} utterances, but it held out {held_out}")
-    return PurgeReport(said.whole("verified") == 1, train, held)
+    return PurgeReport(metrics.whole("verified") == 1, train, held)
 
 
 def ids_of(requests: Sequence[TrackedRequest]) -> list[str]:
-    """Their ids, as a message names them."""
+    """List the ids of requests, as a message names them.
+
+    Args:
+        requests: of one client.
+    """
     return [r.id for r in requests]

@@ -4,6 +4,7 @@ Pure functions of what the server knows: the run's server takes these steps, and
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -19,72 +20,90 @@ from fedunlearn.training import set_calibration
 from fedunlearn.unlearning import METHODS
 
 Accuracy = Callable[[StateDict, Sequence[int]], float | None]
-"""Of a model on the held-out speech of these clients; None = nobody could say."""
+"""Of a model on the held-out speech of these clients; None = no client could report it."""
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """What a joint unlearn step depends on besides the weights and the updates.
+
+    Attributes:
+        config: the experiment.
+        template: a model of the run's kind.
+        history: of the main line.
+        examples: client -> training utterances it holds.
+        requesters: clients with a request open, whose history and accuracy do not count here.
+        accuracy: called by the guard.
+        timeline_round: the timeline round.
+        share: of the joint step.
+    """
+
+    config: Config
+    template: EmotionModel
+    history: History
+    examples: Mapping[int, int]
+    requesters: Collection[int]
+    accuracy: Accuracy
+    timeline_round: int
+    share: float = 1.0
 
 
 def apply_unlearn_updates(
     weights: StateDict,
     updates: Sequence[Update],
-    asked: Mapping[int, Sequence[str]],
-    config: Config,
-    template: EmotionModel,
-    history: History,
-    examples: Mapping[int, int],
-    asking: Collection[int],
-    accuracy: Accuracy,
-    timeline_round: int,
-    share: float = 1.0,
+    inputs: StepInputs,
+    request_ids: Mapping[int, Sequence[str]],
 ) -> tuple[StateDict, list[Update], list[Intervention]]:
-    """The requesters' joint step, as far as the guard lets their updates join.
+    """Take the requesters' joint step, as far as the guard lets their updates join.
 
     Args:
         weights: that the updates start from.
         updates: at least one.
-        asked: client -> ids of the requests that its update answers.
-        template: a model of the run's kind.
-        history: of the main line.
-        examples: client -> training utterances it holds.
-        asking: clients with a request open: they do not speak for those who did not ask.
-        accuracy: asked by the guard.
-        timeline_round: of the timeline.
-        share: of the joint step.
+        inputs: what else the step depends on.
+        request_ids: client -> ids of the requests that its update serves.
 
     Returns:
         (the next global model, the updates that joined, what the guard did)
     """
-    staying = [client for client in examples if client not in asking]
+    config, history = inputs.config, inputs.history
+    staying = [client for client in inputs.examples if client not in inputs.requesters]
     last = [history.last[client] for client in staying if client in history.last]
     unlearning, usual = config.unlearning, history.usual_norm(staying)
-    total, longest = sum(examples.values()), unlearning.clip * usual
+    total, longest = sum(inputs.examples.values()), unlearning.clip * usual
 
     def join(those: Sequence[Update]) -> StateDict:
         how, options = unlearning.aggregation, unlearning.aggregation_options
         joint = aggregate_unlearning(those, how, total, last, longest, options)
-        return {name: share * value for name, value in joint.items()}
+        return {name: inputs.share * value for name, value in joint.items()}
+
+    def accuracy(candidate: StateDict) -> float | None:
+        return inputs.accuracy(candidate, staying)
 
     passed, done = list(updates), list[Intervention]()
     card = METHODS.get(unlearning.method)
     if card is None or card.guarded:
-        probes = Probes(template, weights, config.seed)
-        guard = Guard(
-            config.guard, weights, join, usual, lambda state: accuracy(state, staying), probes.silenced
-        )
-        passed, done = guard.examine(updates, asked, timeline_round)
+        probes = Probes(inputs.template, weights, config.seed)
+        guard = Guard(config.guard, weights, join, usual, accuracy, probes.silenced)
+        passed, done = guard.examine(updates, request_ids, inputs.timeline_round)
     return step(weights, join(passed)) if passed else weights, passed, done
 
 
-def recovered(
+def apply_recovery(
     weights: StateDict, mean: StateDict | None, reversion: str, unlearn_steps: Sequence[StateDict]
 ) -> StateDict:
-    """The global model after a recovery round.
+    """Take a recovery round's step.
 
     Reversion is removed from the mean, where FedOSD removes it from each client's step: the mean is what
     moves the model, and clients that pull back may be outweighed by those that do not.
 
     Args:
+        weights: of the global model.
         mean: of the clients' differences; None = nothing moves.
         reversion: "kept" or "removed".
         unlearn_steps: what each of the run so far moved the model by; read where reversion is removed.
+
+    Returns:
+        the next global model
     """
     if mean is None:
         return weights
@@ -92,34 +111,44 @@ def recovered(
 
 
 def sample_clients(
-    clients: Collection[int], count: int, seed: int, what: str, timeline_round: int
+    clients: Collection[int], count: int, seed: int, phase: str, timeline_round: int
 ) -> tuple[int, ...]:
-    """So many of these clients, drawn at random, in order; all of them where ``count`` is 0 or is not less.
+    """Draw clients at random.
 
     Args:
+        clients: to draw from.
+        count: how many; 0 = all.
         seed: of the experiment.
-        what, timeline_round: for what they are asked, and at which round of the clock.
+        phase: what they are asked for.
+        timeline_round: in which they are asked.
+
+    Returns:
+        in order; all of them where ``count`` is not less
     """
     there = sorted(clients)
     if not count or count >= len(there):
         return tuple(there)
-    drawn = rng_for(seed, "asked", what, timeline_round).choice(len(there), count, replace=False)
+    drawn = rng_for(seed, "asked", phase, timeline_round).choice(len(there), count, replace=False)
     return tuple(there[i] for i in sorted(drawn.tolist()))
 
 
-def calibrated(
+def calibrate_model(
     template: EmotionModel, initial: Mapping[str, Tensor], moments: Sequence[Update]
 ) -> dict[str, Tensor]:
-    """First weights with the normalisation constants that follow from all clients' moments.
+    """Set the normalisation constants that follow from all clients' moments.
 
     Args:
         template: of the kind; its weights are overwritten.
+        initial: weights to start from.
         moments: "mean" and "mean_square", counted by frames. A client with too little speech to hide in an
             average has none.
+
+    Returns:
+        the first weights
     """
     template.load_state_dict(dict(initial))
-    told = [update for update in moments if update.examples]
-    if told:
-        means = weighted_mean(told)
+    counted = [update for update in moments if update.examples]
+    if counted:
+        means = weighted_mean(counted)
         set_calibration(template, means["mean"], means["mean_square"])
     return {k: v.clone() for k, v in template.state_dict().items()}

@@ -1,4 +1,4 @@
-"""One round of all clients: ask them to train, read their updates. What the phases are made of."""
+"""One round of all clients: have them train, read their updates. What the phases are made of."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from flwr.app import ConfigRecord, RecordDict
 from torch import Tensor
 
 from fedunlearn.blockwise import StateDict
-from fedunlearn.config import Config
 from fedunlearn.errors import RunFailed
+from fedunlearn.messages.phase import Phase
 from fedunlearn.messages.replies import (
     LONGEST_UPDATE,
     LONGEST_UTTERANCE,
@@ -18,20 +18,19 @@ from fedunlearn.messages.replies import (
     read_training,
 )
 from fedunlearn.messages.update import Update
-from fedunlearn.models.contract import EmotionModel, trained_names
+from fedunlearn.models.contract import trained_names
 from fedunlearn.server.aggregation import RunningMean, ServerOptimizer
-from fedunlearn.server.availability import Availability
-from fedunlearn.server.callbacks import Callbacks
-from fedunlearn.server.clients import Clients, ExchangeInfo, Payload, settings
+from fedunlearn.server.clients import ExchangeInfo, Payload, settings
+from fedunlearn.server.context import ServerContext
 from fedunlearn.server.history import History
-from fedunlearn.server.state import GlobalModel, Standing
-from fedunlearn.server.steps import calibrated, sample_clients
+from fedunlearn.server.state import GlobalModel
+from fedunlearn.server.steps import calibrate_model, sample_clients
 from fedunlearn.training import round_lr
 
 
 @dataclass(frozen=True)
 class RoundResult:
-    """What came of asking all clients to train.
+    """The result of a round in which clients trained.
 
     Attributes:
         mean: of the differences that count, weighted by examples, float64; None = there are none.
@@ -44,190 +43,228 @@ class RoundResult:
     refused: int = 0
 
 
+@dataclass(frozen=True)
+class CollectionSettings:
+    """How updates are collected and what is done with them.
+
+    Attributes:
+        kind: of message.
+        teacher: weights that go with the model; None = none.
+        counted: an update as it counts; None = it does not.
+        remember: called with every update as it arrived; None = nothing is remembered.
+        most: clients that are asked; 0 = all.
+    """
+
+    kind: str = "train"
+    teacher: StateDict | None = None
+    counted: Callable[[Update], Update | None] = lambda update: update
+    remember: Callable[[Update], None] | None = None
+    most: int = 0
+
+
 class TrainingRounds:
     """Exchanges in which every client that can be reached takes part.
 
     Args:
-        federation: the clients.
-        config: the experiment.
-        template: a model of its kind.
-        standing: of the run.
-        observer: told of every round.
-        availability: of the clients.
+        context: of the server.
     """
 
-    def __init__(
-        self,
-        federation: Clients,
-        config: Config,
-        template: EmotionModel,
-        standing: Standing,
-        observer: Callbacks,
-        availability: Availability,
-    ) -> None:
-        self._clients, self._config, self._template = federation, config, template
-        self._standing, self._observer = standing, observer
-        self._availability = availability
+    def __init__(self, context: ServerContext) -> None:
+        self._context, self._clients, self._config = context, context.clients, context.config
+        self._state = context.state
 
-    def reachable(self, rounds_done: int) -> tuple[int, ...]:
-        """Clients that hold training data and can be reached once ``rounds_done`` rounds are done."""
-        return tuple(c for c in self._clients.clients if self._availability.reachable(c, rounds_done))
+    def calibrate(self, initial: Mapping[str, Tensor]) -> GlobalModel:
+        """Ask all clients for their moments, and make the first global model from them.
 
-    def start(self, initial: Mapping[str, Tensor]) -> GlobalModel:
-        """Round 0: normalisation constants from all clients' moments, averaged by frames."""
-        occasion = ExchangeInfo(0, "calibrate", self._standing.costs["learn"])
-        dims = len(self._template.norm.mean)
-        seconds = self._template.calibration_seconds
+        Args:
+            initial: weights that learning begins with.
+
+        Returns:
+            the model with normalisation constants from all clients' moments, averaged by frames
+        """
+        template = self._context.template
+        occasion = ExchangeInfo(0, Phase.CALIBRATE, self._state.costs[Phase.LEARN])
+        dims = len(template.norm.mean)
+        seconds = template.calibration_seconds
         rows = 1.0 if seconds is None else LONGEST_UTTERANCE / seconds  # of an utterance, at most
         replies = self._clients.ask(
             "train.calibrate",
-            {c: RecordDict({"settings": settings(rounds_done=0)}) for c in self.reachable(0)},
+            {c: RecordDict({"settings": settings(rounds_done=0)}) for c in self._context.reachable_at(0)},
             lambda client, reply: read_moments(reply, client, dims, rows * self._clients.examples[client]),
             occasion,
         )
-        weights = calibrated(self._template, initial, list(replies.values()))
+        weights = calibrate_model(template, initial, list(replies.values()))
         return GlobalModel(weights, ServerOptimizer(self._config.training))
 
-    def ordinary(
+    def train_round(
         self,
         model: GlobalModel,
         stream: int,
-        row_round: int,
-        phase: str,
-        number: int | None = None,
+        timeline_round: int,
+        phase: Phase,
+        learning_round: int | None = None,
         epochs: int | None = None,
         counted: Callable[[Update], Update | None] = lambda update: update,
     ) -> tuple[GlobalModel, RoundResult]:
-        """One ordinary round.
+        """Train one ordinary round.
 
         Args:
+            model: to be trained.
             stream: seed of the clients' training streams.
-            row_round: of the timeline.
-            phase: whose cost this is; the main line's, "learn", is remembered.
-            number: of the ordinary round, from 1; None = the model's next.
+            timeline_round: as rows and faults name it.
+            phase: whose cost this is; the main line's, LEARN, is remembered.
+            learning_round: number of the ordinary round, from 1; None = the model's next.
             epochs: None = training.local's.
             counted: an update as it counts; None = it does not.
 
         Returns:
-            (the next model, what came)
+            (the next model, the result of the round)
         """
-        number = number or model.ordinary_rounds + 1
-        lr = round_lr(self._config.training, number)
-        asked = settings(
+        number = learning_round or model.learning_rounds + 1
+        config = settings(
             round=number,
             rounds_done=number - 1,
-            phase="learn",
+            phase=str(Phase.LEARN),
             stream=stream,
             epochs=epochs or self._config.training.local.epochs,
-            lr=lr,
+            lr=round_lr(self._config.training, number),
         )
-        remembers = (lambda update: self._remember(update, number)) if phase == "learn" else None
-        gathered = self.ask(
-            model.weights, row_round, number - 1, phase, asked, counted=counted, remembers=remembers
-        )
+        main_line = phase is Phase.LEARN
+        remember = (lambda update: self._remember(update, number)) if main_line else None
+        collection = CollectionSettings(counted=counted, remember=remember)
+        result = self.collect_updates(model.weights, timeline_round, number - 1, phase, config, collection)
         weights = model.weights
-        if gathered.mean is not None:
-            weights = model.optimizer.apply(weights, gathered.mean)
-        if remembers:
-            self._standing.costs["learn"].bytes_stored = self._standing.history.bytes_stored
-        return GlobalModel(weights, model.optimizer, number), gathered
+        if result.mean is not None:
+            weights = model.optimizer.apply(weights, result.mean)
+        if main_line:
+            self._state.costs[Phase.LEARN].bytes_stored = self._state.history.bytes_stored
+        return GlobalModel(weights, model.optimizer, number), result
 
-    def recovering(self, weights: StateDict, asked: ConfigRecord) -> RoundResult:
-        """One recovery round of the main line, which is remembered, though as no ordinary step."""
-        standing = self._standing
-        return self.ask(
-            weights,
-            standing.timeline_round,
-            standing.rounds_done,
-            "recover",
-            asked,
-            remembers=lambda update: self._remember(update, None),
-            most=self._config.recovery.clients,
+    def recovery_round(self, weights: StateDict, config: ConfigRecord) -> RoundResult:
+        """Train one recovery round of the main line, which is remembered, though as no learning round.
+
+        Args:
+            weights: of the global model.
+            config: settings of the messages.
+        """
+        state = self._state
+        collection = CollectionSettings(
+            remember=lambda update: self._remember(update, None), most=self._config.recovery.clients
         )
+        when = state.timeline_round, state.rounds_done
+        return self.collect_updates(weights, *when, Phase.RECOVER, config, collection)
 
-    def ask(
+    def collect_updates(
         self,
         weights: StateDict,
-        row_round: int,
+        timeline_round: int,
         rounds_done: int,
-        phase: str,
-        asked: ConfigRecord,
-        kind: str = "train",
-        teacher: StateDict | None = None,
-        counted: Callable[[Update], Update | None] = lambda update: update,
-        remembers: Callable[[Update], None] | None = None,
-        most: int = 0,
+        phase: Phase,
+        config: ConfigRecord,
+        collection: CollectionSettings,
     ) -> RoundResult:
-        """All reachable clients' updates, each read once, in client order, and then let go.
+        """Collect all reachable clients' updates, each read once, in client order, and then dropped.
 
-        Nobody is asked, and nothing comes back, where fewer than two of several can be reached: one
+        Nobody is asked, and the result is empty, where fewer than two of several clients can be reached: one
         survivor's model is not everybody's.
 
         Args:
-            counted: an update as it counts; None = it does not.
-            remembers: told of every update as it came.
-            most: clients that are asked; 0 = all.
+            weights: of the model that clients start from.
+            timeline_round: as faults name it.
+            rounds_done: rounds done; decides who can be reached, and which recordings count.
+            phase: whose cost this is.
+            config: settings of the messages.
+            collection: how updates are collected and what is done with them.
+
+        Raises:
+            RunFailed: no client holds any training data, or the round has no quorum.
         """
-        occasion = ExchangeInfo(row_round, phase, self._standing.costs[phase])
+        occasion = ExchangeInfo(timeline_round, phase, self._state.costs[phase])
         occasion.cost.rounds += 1
-        before = len(self._clients.faults)
-        if not self._clients.clients:
-            raise RunFailed(f"round {row_round} ({phase}): no client holds any training data")
-        there = self.reachable(rounds_done)
-        if len(there) < min(2, len(self._clients.clients)):
+        faults_before = len(self._state.faults)
+        if not self._clients.active:
+            raise RunFailed(f"round {timeline_round} ({phase}): no client holds any training data")
+        there = self._context.reachable_at(rounds_done)
+        if len(there) < min(2, len(self._clients.active)):
             return RoundResult()
-        there = sample_clients(there, most, self._config.seed, phase, row_round)
-        beside, last_report = phase in {"retrain", "counterfactual"}, self._standing.last_report
-        known = {c: rounds_done if beside else min(rounds_done, last_report.get(c, 0)) for c in there}
-        letter = Payload(weights, teacher)
-        by_date = {by: letter(ConfigRecord({**asked, "rounds_done": by})) for by in {*known.values()}}
+        there = sample_clients(there, collection.most, self._config.seed, phase, timeline_round)
+        side_training, last_report = phase in {Phase.RETRAIN, Phase.COUNTERFACTUAL}, self._state.last_report
+        known = {c: rounds_done if side_training else min(rounds_done, last_report.get(c, 0)) for c in there}
+        payload = Payload(weights, collection.teacher)
+        by_rounds_done = {
+            until: payload.with_settings(ConfigRecord({**config, "rounds_done": until}))
+            for until in {*known.values()}
+        }
         running = RunningMean()
-        form = UpdateForm.of(weights, trained_names(self._template), LONGEST_UPDATE)
+        form = UpdateForm.of(weights, trained_names(self._context.template), LONGEST_UPDATE)
 
         def read(client: int, reply: RecordDict) -> tuple[int, float]:
-            # What it held at another date than it last spoke at, a client with recordings knows alone.
-            another = bool(self._config.partition.recordings) and known[client] != last_report.get(client, 0)
-            held = self._clients.most[client] if another else self._clients.examples[client]
-            said = read_training(reply, client, kind, held, form, exactly=not another)
-            update, examples = said.update, said.update.examples
+            # How many recordings it held at another moment than its last report, the client alone knows.
+            other = bool(self._config.partition.recordings) and known[client] != last_report.get(client, 0)
+            held = self._clients.most[client] if other else self._clients.examples[client]
+            report = read_training(reply, client, collection.kind, held, form, exactly=not other)
+            update, examples = report.update, report.update.examples
             if examples:
-                if remembers:
-                    remembers(update)
-                if (counts := counted(update)) is not None:
+                if collection.remember:
+                    collection.remember(update)
+                if (counts := collection.counted(update)) is not None:
                     running.add(counts)
-            return examples, said.loss
+            return examples, report.loss
 
-        content = {client: by_date[by] for client, by in known.items()}
-        replies = self._clients.ask(kind, content, read, occasion)
-        trained = {c: loss for c, loss in replies.items() if loss[0]}
-        if not beside:
-            rounds_done_at = self._standing.trained
-            rounds_done_at |= {c: max(known[c], rounds_done_at.get(c, -1)) for c in trained}
-        refused = len(self._clients.faults) - before
+        content = {client: by_rounds_done[until] for client, until in known.items()}
+        replies = self._clients.ask(collection.kind, content, read, occasion)
+        trained = {c: (examples, loss) for c, (examples, loss) in replies.items() if examples}
+        if not side_training:
+            last_trained = self._state.last_trained
+            last_trained |= {c: max(known[c], last_trained.get(c, -1)) for c in trained}
+        refused = len(self._state.faults) - faults_before
         if not trained:
             return RoundResult(refused=refused)
         total = sum(n for n, _ in trained.values())
         loss = sum(n * loss for n, loss in trained.values()) / total
         return RoundResult(running.mean() if running.examples else None, loss, refused)
 
-    def _remember(self, update: Update, ordinary_round: int | None) -> None:
-        """What the main line's client sent; an ``ordinary_round`` counts, recovery (None) is remembered."""
-        self._standing.history.remember(update.client, update.difference, ordinary_round, update.sizes)
-
     def begin_history(self, model: GlobalModel) -> None:
-        """The main line begins here."""
-        known = self._standing.history
-        self._standing.history = History(known.trained, model.weights, keeps_last=known.keeps_last)
+        """Begin the history of the main line.
 
-    def report(
+        Args:
+            model: that learning begins with.
+        """
+        known = self._state.history
+        self._state.history = History(known.trained, model.weights, keeps_last=known.keeps_last)
+
+    def is_evaluated(self, learning_round: int) -> bool:
+        """Find out whether the model is evaluated after this ordinary round.
+
+        Args:
+            learning_round: from 1.
+        """
+        every, last = self._config.evaluation.curve_every, self._config.training.rounds
+        return learning_round == last or (every > 0 and learning_round % every == 0)
+
+    def report_round(
         self,
-        round_: int,
-        phase: str,
+        timeline_round: int,
+        phase: Phase,
         weights: StateDict,
-        came: RoundResult,
-        look: bool,
-        requests: Sequence[str] = (),
+        result: RoundResult,
+        evaluate: bool,
+        request_ids: Sequence[str] = (),
     ) -> None:
-        """Tell the observer that a round is over."""
-        row: dict[str, Any] = {"round": round_, "phase": phase, "loss": came.loss, "refused": came.refused}
-        self._observer.on_round_end({**row, "requests": list(requests)}, weights if look else None)
+        """Report to the callbacks that a round has ended.
+
+        Args:
+            timeline_round: its number.
+            phase: of the round.
+            weights: of the model after it.
+            result: of the round.
+            evaluate: whether the model is to be evaluated.
+            request_ids: of the requests that were applied.
+        """
+        row: dict[str, Any] = {"round": timeline_round, "phase": str(phase), "loss": result.loss}
+        row |= {"refused": result.refused, "requests": list(request_ids)}
+        self._context.callbacks.on_round_end(row, weights if evaluate else None)
+
+    def _remember(self, update: Update, learning_round: int | None) -> None:
+        """Remember what a client of the main line sent; None = in a recovery round."""
+        self._state.history.remember(update.client, update.difference, learning_round, update.sizes)

@@ -1,7 +1,7 @@
-"""The unlearn step: requesters forget, each on its own forget set alone, and their updates join the model.
+"""The unlearn step: requesters unlearn, each on its own forget set alone, and their updates join the model.
 
-A reply may take its time (``availability``): it joins the model of the date at which it comes, if the lease
-of its request still runs; else it is refused, and the request is given out anew.
+A reply may be late (``availability``): it joins the model of the round in which it arrives, if the lease of
+its request still runs; else it is refused, and the request is given out anew.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,18 +13,17 @@ from flwr.app import RecordDict
 
 from fedunlearn.blockwise import StateDict
 from fedunlearn.client.privacy import guarantee
-from fedunlearn.config import Config
+from fedunlearn.messages.phase import Phase
 from fedunlearn.messages.replies import LONGEST_UNLEARN_UPDATE, UpdateForm
 from fedunlearn.messages.scalars import as_settings
 from fedunlearn.messages.update import Update
-from fedunlearn.models.contract import EmotionModel, trained_names
-from fedunlearn.server.availability import Availability
-from fedunlearn.server.callbacks import Callbacks
-from fedunlearn.server.clients import Clients, ExchangeInfo, Fault, Payload, ask_scalars, settings
+from fedunlearn.models.contract import trained_names
+from fedunlearn.server.clients import ExchangeInfo, Payload, ask_scalars, settings
+from fedunlearn.server.context import ServerContext
 from fedunlearn.server.guard import Intervention
 from fedunlearn.server.requests import RequestKey, TrackedRequest, grouped, ids_of, read_outcome
-from fedunlearn.server.state import Reply, Standing
-from fedunlearn.server.steps import apply_unlearn_updates, sample_clients
+from fedunlearn.server.state import Fault, LateReply
+from fedunlearn.server.steps import StepInputs, apply_unlearn_updates, sample_clients
 from fedunlearn.unlearning.contract import ServerScalars
 
 Outcomes = dict[int, dict[str, Any]]
@@ -33,43 +32,39 @@ Answers = dict[int, tuple[Update, dict[str, Any]]]
 
 
 class UnlearnStep:
-    """Asks requesters to forget and joins what they send.
+    """Has requesters unlearn and joins their updates.
 
     Args:
-        federation: the clients.
-        config: the experiment.
-        template: a model of its kind.
-        standing: of the run.
-        observer: of the run.
-        availability: of the clients.
+        context: of the server.
     """
 
-    def __init__(
-        self,
-        federation: Clients,
-        config: Config,
-        template: EmotionModel,
-        standing: Standing,
-        observer: Callbacks,
-        availability: Availability,
-    ) -> None:
-        self._clients, self._config, self._standing = federation, config, standing
-        self._template, self._observer = template, observer
-        self._availability = availability
+    def __init__(self, context: ServerContext) -> None:
+        self._context, self._clients, self._config = context, context.clients, context.config
+        self._state, self._template = context.state, context.template
+        self._availability = context.availability
 
-    def scalars(self, weights: StateDict, log_odds: bool) -> ServerScalars:
-        """The few numbers that requesters are told, asked of all clients that can be reached."""
-        standing = self._standing
-        occasion = ExchangeInfo(standing.timeline_round, "evaluate", standing.costs["unlearn"])
-        return ask_scalars(self._clients, self._there(), weights, log_odds, occasion)
+    def ask_scalars(self, weights: StateDict, log_odds: bool) -> ServerScalars:
+        """Ask all clients that can be reached for the few numbers that requesters are sent.
 
-    def _there(self) -> dict[int, int]:
-        """Clients that are asked for numbers -> the date up to which the server knows of their recordings."""
-        standing = self._standing
-        there = [c for c in self._clients.clients if self._availability.reachable(c, standing.rounds_done)]
-        asked, seed = self._config.unlearning.asked, self._config.seed
-        there = list(sample_clients(there, asked, seed, "evaluate", standing.timeline_round))
-        return {c: standing.last_report.get(c, 0) for c in there}
+        Args:
+            weights: of the global model.
+            log_odds: whether the method reads log-odds.
+        """
+        return self._scalars_of(weights, log_odds, Phase.EVALUATE, self._evaluating())
+
+    def _scalars_of(
+        self, weights: StateDict, log_odds: bool, phase: Phase, known: Mapping[int, int]
+    ) -> ServerScalars:
+        state = self._state
+        occasion = ExchangeInfo(state.timeline_round, phase, state.costs[Phase.UNLEARN])
+        return ask_scalars(self._clients, known, state.held_out, weights, log_odds, occasion)
+
+    def _evaluating(self) -> dict[int, int]:
+        """Clients that evaluate -> rounds done up to which the server knows of their recordings."""
+        state = self._state
+        there, most, seed = self._context.reachable(), self._config.unlearning.asked, self._config.seed
+        drawn = sample_clients(there, most, seed, Phase.EVALUATE, state.timeline_round)
+        return {c: state.last_report.get(c, 0) for c in drawn}
 
     def take(
         self,
@@ -80,74 +75,91 @@ class UnlearnStep:
         teacher: StateDict | None = None,
         share: float = 1.0,
     ) -> tuple[StateDict, Outcomes]:
-        """The requesters' joint step, and what became of it at each whose answer has come.
+        """Take the requesters' joint step.
 
         Args:
+            weights: of the global model.
             requests: of clients that can be reached.
             scalars: for them.
             kind: of the message.
             teacher: weights that go with it.
             share: of the joint step.
+
+        Returns:
+            (the next weights, the outcome at each client whose reply has arrived)
         """
-        told: Outcomes = {}
+        outcomes: Outcomes = {}
         by_client = grouped(requests)
         turns = [[c] for c in by_client] if self._sequential else [list(by_client)]
         for turn in turns:
-            self._standing.costs["unlearn"].rounds += 1
-            if told:  # somebody has moved the model since
-                scalars = self.scalars(weights, scalars.trained is not None)
+            self._state.costs[Phase.UNLEARN].rounds += 1
+            if outcomes:  # somebody has moved the model since
+                scalars = self.ask_scalars(weights, scalars.trained is not None)
             answers = self._ask(weights, {c: by_client[c] for c in turn}, scalars, kind, teacher)
             weights, new = self.join(weights, answers, {c: ids_of(by_client[c]) for c in answers}, share)
-            told |= new
-        return weights, told
+            outcomes |= new
+        return weights, outcomes
 
     def join(
-        self, weights: StateDict, answers: Answers, asked: Mapping[int, Sequence[str]], share: float = 1.0
+        self,
+        weights: StateDict,
+        answers: Answers,
+        request_ids: Mapping[int, Sequence[str]],
+        share: float = 1.0,
     ) -> tuple[StateDict, Outcomes]:
-        """The model after these answers, and what became of the requests of each.
+        """Join the requesters' updates with the global model, as far as the guard lets them.
 
         Args:
-            asked: client -> ids of the requests that its answer is to. One whose update the guard refuses
-                is as if it had not answered.
+            weights: of the global model.
+            answers: client -> its update and what it reports.
+            request_ids: client -> ids of the requests that its answer is to. A client whose update the guard
+                refuses is as if it had not answered.
+            share: of the joint step.
+
+        Returns:
+            (the next weights, the outcome at each client whose update joined)
         """
         if not answers:
             return weights, {}
-        standing = self._standing
+        state = self._state
         updates = [update for update, _ in answers.values()]
-        measured = self._observer.on_unlearn_updates(weights, updates, asked, standing.timeline_round)
-        occasion = ExchangeInfo(standing.timeline_round, "guard", standing.costs["unlearn"])
+        measured = self._context.callbacks.on_unlearn_updates(
+            weights, updates, request_ids, state.timeline_round
+        )
 
-        def accuracy(state: StateDict, staying: Sequence[int]) -> float | None:
-            there = {c: rounds_done for c, rounds_done in self._there().items() if c in staying}
-            return ask_scalars(self._clients, there, state, False, occasion).test_accuracy
+        def accuracy(candidate: StateDict, staying: Sequence[int]) -> float | None:
+            known = {c: until for c, until in self._evaluating().items() if c in staying}
+            return self._scalars_of(candidate, False, Phase.GUARD, known).test_accuracy
 
-        asking = {r.client for r in standing.open}
-        usual = standing.history.usual_norm([c for c in self._clients.examples if c not in asking])
+        requesters = {r.client for r in state.open}
+        usual = state.history.usual_norm([c for c in state.examples if c not in requesters])
         weights, passed, done = apply_unlearn_updates(
             weights,
             updates,
-            asked,
-            self._config,
-            self._template,
-            standing.history,
-            self._clients.examples,
-            asking,
-            accuracy,
-            standing.timeline_round,
-            share,
+            StepInputs(
+                self._config,
+                self._template,
+                state.history,
+                state.examples,
+                requesters,
+                accuracy,
+                state.timeline_round,
+                share,
+            ),
+            request_ids,
         )
-        self._write_down(done)
+        self._record_interventions(done)
         more = {"noise": self._noise()} if self._config.privacy.clip else {}
-        told = {}
+        outcomes = {}
         for client in (u.client for u in passed):
-            sent, outcome = answers[client]
-            lengths = {"update_norm": sent.norm, "usual_norm": usual if isfinite(usual) else None}
-            told[client] = {**outcome, **more, **lengths, "privacy": measured.get(client)}
-        return weights, told
+            update, outcome = answers[client]
+            lengths = {"update_norm": update.norm, "usual_norm": usual if isfinite(usual) else None}
+            outcomes[client] = {**outcome, **more, **lengths, "privacy": measured.get(client)}
+        return weights, outcomes
 
-    def _write_down(self, done: Sequence[Intervention]) -> None:
-        """Keep what the guard did; whom it refused may try again."""
-        self._standing.guarded += [intervention.as_row() for intervention in done]
+    def _record_interventions(self, done: Sequence[Intervention]) -> None:
+        """Record what the guard did; clients that it refused may try again."""
+        self._state.guarded += [intervention.as_row() for intervention in done]
         for refusal in (i for i in done if i.what == "refused"):
             self._fault(refusal.client, refusal.reason, "refused")
             self._give_back((name, refusal.client) for name in refusal.requests)
@@ -157,16 +169,19 @@ class UnlearnStep:
         epsilon = worth.epsilon if isfinite(worth.epsilon) else None
         return {"clip": privacy.clip, "multiplier": privacy.noise, "epsilon": epsilon, "delta": privacy.delta}
 
-    def arrived(self, weights: StateDict) -> tuple[StateDict, dict[RequestKey, dict[str, Any]]]:
-        """Join the replies that were on their way and have come, each to the model of now.
+    def join_late_replies(self, weights: StateDict) -> tuple[StateDict, dict[RequestKey, dict[str, Any]]]:
+        """Join the replies that were on their way and have arrived.
+
+        Args:
+            weights: of the global model.
 
         Returns:
-            (the model, what became of each of their requests)
+            (the next weights, request -> its outcome)
         """
-        standing, done = self._standing, dict[RequestKey, dict[str, Any]]()
-        now = [r for r in standing.late_replies if r.due <= standing.rounds_done]
-        standing.late_replies = [r for r in standing.late_replies if r.due > standing.rounds_done]
-        in_time: dict[int, Reply] = {}
+        state, outcomes = self._state, dict[RequestKey, dict[str, Any]]()
+        now = [r for r in state.late_replies if r.due <= state.rounds_done]
+        state.late_replies = [r for r in state.late_replies if r.due > state.rounds_done]
+        in_time: dict[int, LateReply] = {}
         for reply in now:
             if all(self._counts(key, attempt, reply.due) for key, attempt in reply.requests):
                 in_time[reply.update.client] = reply
@@ -176,32 +191,32 @@ class UnlearnStep:
                 )
                 self._give_back(key for key, attempt in reply.requests if self._waits(key, attempt))
         if in_time:
-            standing.costs["unlearn"].rounds += 1
+            state.costs[Phase.UNLEARN].rounds += 1
         for turn in [[c] for c in in_time] if self._sequential else [list(in_time)]:
             answers = {c: (in_time[c].update, in_time[c].outcome) for c in turn}
-            asked = {c: [name for (name, _), _ in in_time[c].requests] for c in turn}
-            weights, told = self.join(weights, answers, asked)
-            done |= {key: told[c] for c in told for key, _ in in_time[c].requests}
-        return weights, done
+            request_ids = {c: [name for (name, _), _ in in_time[c].requests] for c in turn}
+            weights, new = self.join(weights, answers, request_ids)
+            outcomes |= {key: new[c] for c in new for key, _ in in_time[c].requests}
+        return weights, outcomes
 
     @property
     def _sequential(self) -> bool:
         return self._config.unlearning.aggregation == "sequential"
 
     def _waits(self, key: RequestKey, attempt: int) -> bool:
-        request = self._standing.requests[key]
+        request = self._state.requests[key]
         return request.lease is not None and request.attempts == attempt
 
     def _counts(self, key: RequestKey, attempt: int, due: int) -> bool:
-        lease = self._standing.requests[key].lease
+        lease = self._state.requests[key].lease
         return self._waits(key, attempt) and lease is not None and due < lease
 
     def _give_back(self, keys: Iterable[RequestKey]) -> None:
         for key in keys:
-            self._standing.requests[key].lease = None
+            self._state.requests[key].lease = None
 
     def _fault(self, client: int, reason: str, kind: str) -> None:
-        self._clients.faults.append(Fault(self._standing.timeline_round, "unlearn", client, reason, kind))
+        self._state.faults.append(Fault(self._state.timeline_round, Phase.UNLEARN, client, reason, kind))
 
     def _ask(
         self,
@@ -211,43 +226,46 @@ class UnlearnStep:
         kind: str,
         teacher: StateDict | None,
     ) -> Answers:
-        """The answers that come at once; the others are lost, or on their way."""
-        standing, content, letter = self._standing, {}, Payload(weights, teacher)
+        """The answers that arrive at once; the others are lost, or on their way."""
+        state, content, payload = self._state, {}, Payload(weights, teacher)
         for client, own in requests.items():
             share = min(1.0, sum(r.utterances for r in own) / self._clients.examples[client])
-            told = as_settings(replace(scalars, share=share))
-            asked = settings(
-                requests=ids_of(own), round=standing.timeline_round, rounds_done=standing.rounds_done, **told
+            numbers = as_settings(replace(scalars, share=share))
+            config = settings(
+                requests=ids_of(own),
+                round=state.timeline_round,
+                rounds_done=state.rounds_done,
+                **numbers,
             )
-            content[client] = letter(asked)
+            content[client] = payload.with_settings(config)
             for request in own:
                 request.attempts += 1
-                request.lease = standing.rounds_done + self._config.availability.lease
+                request.lease = state.rounds_done + self._config.availability.lease
 
         form = UpdateForm.of(weights, trained_names(self._template), LONGEST_UNLEARN_UPDATE)
 
         def read(client: int, reply: RecordDict) -> tuple[Update, dict[str, Any]]:
             wanted = sum(r.utterances for r in requests[client])
-            said = read_outcome(reply, client, kind, wanted, form)
-            return said.update, said.about
+            outcome = read_outcome(reply, client, kind, wanted, form)
+            return outcome.update, outcome.about
 
-        occasion = ExchangeInfo(standing.timeline_round, "unlearn", standing.costs["unlearn"])
+        occasion = ExchangeInfo(state.timeline_round, Phase.UNLEARN, state.costs[Phase.UNLEARN])
         answers = self._clients.ask(kind, content, read, occasion, quorum=0.0)
-        # Who has failed has said so: no lease is waited for.
+        # A client that failed has reported it: no lease is waited for.
         self._give_back(r.key for c, own in requests.items() if c not in answers for r in own)
-        if kind != "train.unlearn":  # an upper reference's rounds know no patience
+        if kind != "train.unlearn":  # the rounds of a privileged baseline do not wait for late replies
             return answers
         return {c: answer for c, answer in answers.items() if self._at_once(c, answer, requests[c])}
 
     def _at_once(
         self, client: int, answer: tuple[Update, dict[str, Any]], requests: Sequence[TrackedRequest]
     ) -> bool:
-        standing, attempt = self._standing, max(r.attempts for r in requests)
-        if self._availability.drops(client, standing.rounds_done, attempt):
+        state, attempt = self._state, max(r.attempts for r in requests)
+        if self._availability.drops(client, state.rounds_done, attempt):
             self._fault(client, "dropped out in the middle of its unlearn step", "dropped")
             return False
-        delay = self._availability.delay(client, standing.rounds_done, attempt)
+        delay = self._availability.delay(client, state.rounds_done, attempt)
         if delay:
             given = tuple((r.key, r.attempts) for r in requests)
-            standing.late_replies.append(Reply(standing.rounds_done + delay, answer[0], given, answer[1]))
+            state.late_replies.append(LateReply(state.rounds_done + delay, answer[0], given, answer[1]))
         return not delay

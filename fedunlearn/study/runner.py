@@ -15,7 +15,7 @@ from fedunlearn.config import Config
 from fedunlearn.corpora.utterance import Corpus
 from fedunlearn.engines.engine import play
 from fedunlearn.errors import BadInput, RunFailed
-from fedunlearn.experiment.preparation import DecodedCorpus, check, listen, prepare, resolve
+from fedunlearn.experiment.preparation import DecodedCorpus, check, decode_corpus, prepare, resolve
 from fedunlearn.experiment.progress import Progress
 from fedunlearn.files import write_atomically
 from fedunlearn.partition import Partition, deal
@@ -132,7 +132,7 @@ class StudyRunner:
         if self._heard is None or self._heard[0] != key:
             self._heard = None  # two corpora at a time would be too many
             self._clear()  # vaults of other speech, perhaps of a study that was killed
-            self._heard = key, listen(config, quiet)
+            self._heard = key, decode_corpus(config, quiet)
             for line in self._heard[1][0].warnings:
                 self._warn(line)
         return self._heard[1]

@@ -42,7 +42,7 @@ def _of_ledger(experiment: Experiment) -> Iterator[str]:
         damage = reader.verify()
         if damage:
             yield f"ledger: {damage}"
-        for request in experiment.standing.requests.values():
+        for request in experiment.state.requests.values():
             states = [s for s in reader.states(request.id, request.client) if s != OVERDUE]
             if len(set(states)) < len(states):
                 yield f"ledger: request {request.id} of client {request.client} is twice in one of {states}"
@@ -58,7 +58,7 @@ def _of_ledger(experiment: Experiment) -> Iterator[str]:
 
 
 def _of_requests(experiment: Experiment, accepted: set[tuple[str, int]]) -> Iterator[str]:
-    known = experiment.standing.requests
+    known = experiment.state.requests
     for request in known.values():
         applied = sum(step["state"] == RequestState.APPLIED for step in request.history)
         if applied > 1:
@@ -70,13 +70,13 @@ def _of_requests(experiment: Experiment, accepted: set[tuple[str, int]]) -> Iter
 
 
 def _of_vaults(experiment: Experiment) -> Iterator[str]:
-    standing = experiment.standing
+    state = experiment.state
     for share in experiment.partition.clients:
         client, folder = share.client, experiment.run.vault(share.client)
         entries = {e.id: e for e in Index.read(folder).entries}
         purged, verified = set[str](), set[str]()
         for request in RequestStore(folder).all():
-            server = standing.requests.get((request.id, client))
+            server = state.requests.get((request.id, client))
             if server is not None and server.gone:
                 purged |= {*request.utterances, *request.held_out}
                 if server.state is RequestState.VERIFIED:
@@ -86,16 +86,16 @@ def _of_vaults(experiment: Experiment) -> Iterator[str]:
         for request_id in verified:
             if (folder / "evidence" / request_id).exists():
                 yield f"client {client} keeps evidence of request {request_id}, which is verified"
-        late_replies = any(r.client == client and r.unfinished for r in standing.requests.values())
+        waits = any(r.client == client and r.unfinished for r in state.requests.values())
         trains = sum(
-            e.split == "train" and e.recorded <= standing.last_report.get(client, 0) for e in entries.values()
+            e.split == "train" and e.recorded <= state.last_report.get(client, 0) for e in entries.values()
         )
-        if not late_replies and standing.examples[client] != trains:
-            yield f"client {client} trains on {trains}, the server believes {standing.examples[client]}"
+        if not waits and state.examples[client] != trains:
+            yield f"client {client} trains on {trains}, the server believes {state.examples[client]}"
 
 
 def _of_weights(experiment: Experiment) -> Iterator[str]:
-    model = experiment.standing.model
+    model = experiment.state.model
     for name, value in model.weights.items() if model else ():
         if not math.isfinite(float(value.abs().sum())):
             yield f"the global model's {name} is not finite"

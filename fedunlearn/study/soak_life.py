@@ -15,7 +15,7 @@ from fedunlearn.errors import EXIT_FAILED, EXIT_OK, RunFailed
 from fedunlearn.experiment.experiment import Experiment
 from fedunlearn.experiment.preparation import prepare
 from fedunlearn.experiment.progress import Progress
-from fedunlearn.experiment.request_contents import close_books
+from fedunlearn.experiment.request_contents import close_requests
 from fedunlearn.seeding import rng_for
 from fedunlearn.study.soak_invariants import broken
 
@@ -56,20 +56,14 @@ def play_life(folder: Path) -> int:
     out = folder / "run"
     resume = (out / "config.toml").exists()
     experiment = prepare(config, out, folder / "references", Progress(Console(quiet=True)), resume=resume)
-    on_round_end, check = experiment.on_round_end, _RoundCheck(folder, experiment)
-
-    def checked(row: Mapping[str, Any], weights: Any) -> None:
-        on_round_end(row, weights)
-        check(row)
-
-    experiment.on_round_end = checked  # type: ignore[method-assign]
+    experiment.recorder.add_listener(_RoundCheck(folder, experiment))
     try:
         results = play(experiment, [_RandomFailures(folder / "failures")])
     except RunFailed as failure:
         print(failure, flush=True)
         return EXIT_FAILED
     experiment.run.write_results(results)
-    close_books(experiment.run, experiment.partition, experiment.standing)
+    close_requests(experiment.run, experiment.partition, experiment.saved)
     return EXIT_OK
 
 

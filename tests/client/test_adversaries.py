@@ -16,8 +16,8 @@ from fedunlearn.client.adversaries import BEHAVIOURS, Adversary, craft_update
 from fedunlearn.config import LocalSettings
 from fedunlearn.config.guard import AttackerSettings
 from fedunlearn.errors import BadInput
+from fedunlearn.experiment.checkpoint import from_checkpoint, to_checkpoint
 from fedunlearn.report.run_page import render
-from fedunlearn.server.state import Standing
 from fedunlearn.training import predict
 
 OFF: dict[str, Any] = {"guard__norm": 0, "guard__together": 0, "guard__drop": 0, "guard__silenced": 0}
@@ -144,12 +144,12 @@ def test_whoever_is_refused_waits_and_the_run_says_so(tmp_path: Path, cache: Pat
     assert all(f["reason"].startswith("guard: refused, ") for f in results["faults"])
 
 
-def test_the_guard_goes_on_where_a_run_is_taken_up(tmp_path: Path, cache: Path) -> None:
-    """What it did is part of where a run stands."""
+def test_what_the_guard_did_is_part_of_a_checkpoint(tmp_path: Path, cache: Path) -> None:
+    """A resumed run goes on with it."""
     experiment = prepared(tmp_path / "run", small_config(), cache)
-    experiment.standing.guarded.append({"client": 1, "what": "clipped"})
-    tensors, about = experiment.standing.as_checkpoint()
+    experiment.state.guarded.append({"client": 1, "what": "clipped"})
+    tensors, about = to_checkpoint(experiment.saved)
     about = json.loads(json.dumps(about))
-    taken = Standing.from_checkpoint(experiment.config, [], tensors, about)
-    assert taken.guarded == [{"client": 1, "what": "clipped"}]
+    taken = from_checkpoint(experiment.config, [], tensors, about)
+    assert taken.state.guarded == [{"client": 1, "what": "clipped"}]
     experiment.close()

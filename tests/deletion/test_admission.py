@@ -148,7 +148,7 @@ def test_only_what_nobody_has_asked_for_counts(vault: Vault) -> None:
     assert (again.state, again.note) == (RequestState.REFUSED, "already asked for")
 
 
-def test_an_id_is_heard_once_whatever_else_it_says(vault: Vault) -> None:
+def test_an_id_is_admitted_once_whatever_else_it_says(vault: Vault) -> None:
     Inbox(vault.folder).file(new_request(1, "named", utterances=("u1",)))
     first = hear(vault)
     Inbox(vault.folder).file(FiledRequest(new_request(1).id, "named", "another event", utterances=("u2",)))

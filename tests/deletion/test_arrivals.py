@@ -14,7 +14,7 @@ from fedunlearn.config import Config, load
 from fedunlearn.config.deletion import DeletionSettings, ScheduledDeletion
 from fedunlearn.deletion.admission import raise_due
 from fedunlearn.deletion.request import DeletionRequest, RequestState
-from fedunlearn.deletion.schedule import any_while_learning, last_scheduled_round
+from fedunlearn.deletion.schedule import any_while_learning
 from fedunlearn.deletion.schedule_check import check_schedule
 from fedunlearn.errors import BadInput
 from fedunlearn.vault.index import VaultEntry
@@ -92,14 +92,14 @@ def test_arrivals_end_with_learning_or_so_many_rounds_after_it(
     )
     (book,) = events(asked(tmp_path, config, 99))
     assert book == [f"{kind}-{r}" for r in range(last + 1) for kind in ("arrival", "burst")]
-    assert last_scheduled_round(config.deletions, LEARNING) == max(last, LEARNING)
+    assert config.deletions.last_round(LEARNING) == max(last, LEARNING)
 
 
 def test_without_chance_nothing_is_waited_for_after_learning() -> None:
-    assert last_scheduled_round(DeletionSettings(schedule=(), arrive_for=50), LEARNING) == LEARNING
+    assert DeletionSettings(schedule=(), arrive_for=50).last_round(LEARNING) == LEARNING
     late = (ScheduledDeletion(client=0, after_learning=70),)
     settings = DeletionSettings(schedule=late, rate=0.1, arrive_for=50)
-    assert last_scheduled_round(settings, LEARNING) == LEARNING + 70
+    assert settings.last_round(LEARNING) == LEARNING + 70
 
 
 def test_arrivals_are_the_same_however_often_one_listens(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from fedunlearn.config.deletion import DeletionSettings, ScheduledDeletion
 from fedunlearn.deletion.admission import raise_due
 from fedunlearn.deletion.request import DeletionRequest, ImpossibleStep, RequestState
 from fedunlearn.deletion.request_store import RequestStore
-from fedunlearn.deletion.schedule import any_while_learning, last_scheduled_round
+from fedunlearn.deletion.schedule import any_while_learning
 from fedunlearn.deletion.schedule_check import check_schedule
 from fedunlearn.errors import BadInput
 from fedunlearn.vault.index import VaultEntry
@@ -80,7 +80,7 @@ def test_a_scheduled_request_is_raised_on_its_date_and_not_before(
         assert ask(vault, wanted, rounds_done) == []
     (request,) = ask(vault, wanted, due)
     assert (request.round, request.client, request.state) == (due, 0, RequestState.RAISED)
-    assert last_scheduled_round(wanted, ROUNDS) == max(due, ROUNDS)
+    assert wanted.last_round(ROUNDS) == max(due, ROUNDS)
 
 
 def test_a_date_that_was_missed_is_made_up_for(tmp_path: Path) -> None:

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 from flwr.app import Context, Message
+from flwr.serverapp import Grid
 from small_run import prepared, run_small, small_config, weights_of, without_times
 
 from fedunlearn.audio import PCM
 from fedunlearn.engines.engine import play
+from fedunlearn.experiment.final_search import EngineStorage
 from fedunlearn.vault.relocation import (
     mark_as_moved,
     read_all_files,
@@ -122,7 +124,9 @@ class KillNode:
 
 
 @pytest.mark.slow
-def test_a_node_that_is_killed_in_the_middle_costs_nothing_but_time(cluster: Nodes, tmp_path: Path) -> None:
+def test_a_node_that_is_killed_in_the_middle_costs_nothing_but_time(
+    cluster: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its devices move to the other node with vaults made anew from the corpus; the outcome is the same bits.
 
     What was on its disk nobody can reach: the requests that came later make the run say so, and where.
@@ -142,12 +146,19 @@ def test_a_node_that_is_killed_in_the_middle_costs_nothing_but_time(cluster: Nod
     killer = threading.Thread(target=kill)
     killer.start()
     experiment = prepared(tmp_path / "run", config)
+    conduct, stored = experiment.conduct, list[EngineStorage]()
+
+    def watched(grid: Grid, storage: EngineStorage) -> None:
+        stored.append(storage)
+        conduct(grid, storage)
+
+    monkeypatch.setattr(experiment, "conduct", watched)
     results = play(experiment, [KillNode(flag)])
     killer.join()
     run_small(tmp_path / "inline")
     assert weights_of(tmp_path / "run") == weights_of(tmp_path / "inline")
     assert [r["state"] for r in results["requests"]] == ["verified"] * 3
-    (lost,) = experiment.elsewhere.lost  # type: ignore[union-attr]
+    (lost,) = stored[0].nodes.lost  # type: ignore[union-attr]
     assert lost.clients and results["status"] == "partial"
     assert results["failure"] == (
         f"deleted speech may be left on a node that was lost: wipe {lost.folder} on {lost.address}"

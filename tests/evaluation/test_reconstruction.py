@@ -9,7 +9,7 @@ import pytest
 import torch
 from flwr.app import Context, Message, RecordDict
 from safetensors.torch import load_file
-from small_run import heard_once, prepared, resumed, run_small, small_config
+from small_run import decoded_once, prepared, resumed, run_small, small_config
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -112,7 +112,7 @@ def features_of_the_deleted(folder: Path) -> tuple[Tensor, dict[str, Tensor]]:
     config = small_config(deletions__schedule=ONE)
     experiment = prepared(folder / f"other-{len(list(folder.iterdir()))}", config)
     gone = RequestStore(folder / "run" / "vaults" / "client-0002").all()[0].utterances[0]
-    heard = heard_once(config)
+    heard = decoded_once(config)
     assert heard is not None
     norm = load_file(folder / "run" / "checkpoints" / "recovered.safetensors")
     seen = {

@@ -14,6 +14,7 @@ from fedunlearn.config import LocalSettings
 from fedunlearn.engines.engine import play
 from fedunlearn.evaluation.relearning import relearn
 from fedunlearn.examples import Examples
+from fedunlearn.experiment.references import untrained_weights
 from fedunlearn.seeding import rng_for
 
 
@@ -109,17 +110,17 @@ def test_random_weights_take_longer_than_the_retrained_model(tmp_path: Path) -> 
     """Of a small run: the original needs none, the retrained model some, random weights more."""
     experiment = prepared(tmp_path / "run", small_config(training__rounds=6))
     play(experiment)
-    standing, judge = experiment.standing, experiment._judge
-    forget = sorted(experiment._forgotten(experiment._books()))
+    record, judge = experiment.record, experiment.judge
+    forget = experiment.forget_set(experiment.recorder.read_deletions())
     examples, settings = judge.examples(forget), experiment.config.training.local
-    original = standing.original
+    original = record.original
     assert original is not None
     target = judge.retain_and_forget(judge.predictions(original), forget)[1]
     assert target is not None
     states = {
         "original": original,
-        "retrained": standing.retrained[0].state,
-        "random": experiment._destroyed(),
+        "retrained": record.retrained[0].state,
+        "random": untrained_weights(experiment.config, judge.classes, original),
     }
     steps = {}
     for name, state in states.items():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedunlearn.evaluation.judge import Predictions
 from fedunlearn.experiment.background_evaluation import BackgroundEvaluation
-from fedunlearn.server.state import Log
+from fedunlearn.experiment.record import Log
 
 Told = list[tuple[int, int | None]]
 

@@ -259,7 +259,7 @@ def test_after_a_purge_both_newest_states_are_beyond_it(tmp_path: Path) -> None:
     manifests = sorted((out / "checkpoints" / "standing").glob("*.json"))
     assert len(manifests) == 2
     for file in manifests:
-        told = json.loads(file.read_text())["standing"]
+        told = json.loads(file.read_text())["state"]
         assert told["step"] != "purge"
         assert [r["state"] for r in told["requests"]] == ["verified"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from command_line import call, small_file, write_corpus
-from small_run import heard_once, small_config
+from small_run import decoded_once, small_config
 
 from fedunlearn import files, folders
 from fedunlearn.deletion.inbox import FiledRequest, Inbox
@@ -94,7 +94,7 @@ def test_whatever_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, er
     config = small_config()
     with pytest.raises(error, match="the first"):
         preparation.prepare(
-            config, out, tmp_path / "cache", preparation.Progress(quiet()), heard_once(config)
+            config, out, tmp_path / "cache", preparation.Progress(quiet()), decoded_once(config)
         )
     assert out.is_symlink() and tree(tmp_path) == ["out", "scratch"]
 
@@ -123,14 +123,14 @@ def test_a_run_that_cannot_begin_anew_keeps_what_people_have_filed(
     """Nothing was ever written down of it: --resume begins from nothing, and fails."""
     config, out, name = small_config(), tmp_path / "run", "0123456789abcdef"
     progress = preparation.Progress(quiet())
-    preparation.prepare(config, out, tmp_path / "cache", progress, heard_once(config)).close()
+    preparation.prepare(config, out, tmp_path / "cache", progress, decoded_once(config)).close()
     Inbox(RunFolder(out).vault(2)).file(FiledRequest(name, "all", f"person-{name}"))
     with monkeypatch.context() as patch:
         patch.setattr(preparation, "_fill_vaults", fails)
         with pytest.raises(OSError, match="No space left"):
-            preparation.prepare(config, out, tmp_path / "cache", progress, heard_once(config), resume=True)
+            preparation.prepare(config, out, tmp_path / "cache", progress, decoded_once(config), resume=True)
     RunFolder(out).check_resumable()
-    again = preparation.prepare(config, out, tmp_path / "cache", progress, heard_once(config), resume=True)
+    again = preparation.prepare(config, out, tmp_path / "cache", progress, decoded_once(config), resume=True)
     again.close()
     assert [w.id for w in Inbox(RunFolder(out).vault(2)).waiting()] == [name]
 

@@ -23,15 +23,15 @@ from fedunlearn.deletion.request_store import RequestStore
 from fedunlearn.engines.engine import play
 from fedunlearn.experiment.checkpoint import RunCheckpoints
 from fedunlearn.experiment.experiment import Experiment
-from fedunlearn.experiment.preparation import listen, prepare, resolve
+from fedunlearn.experiment.preparation import decode_corpus, prepare, resolve
 from fedunlearn.experiment.progress import Progress
-from fedunlearn.experiment.request_contents import close_books
+from fedunlearn.experiment.record import SavedRun
+from fedunlearn.experiment.request_contents import close_requests
 from fedunlearn.ledger import Ledger
 from fedunlearn.messages.records import MessageConfig
 from fedunlearn.partition import Partition
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.server.clients import Clients
-from fedunlearn.server.state import Standing
 from fedunlearn.study.soak_invariants import broken
 
 RISKS = (0.02, 0.05, 0.1, 0.2)
@@ -153,7 +153,7 @@ class Persons:
 
 
 def mortal(patched: pytest.MonkeyPatch, dice: random.Random, risk: float) -> None:
-    """The server may die around an exchange, a standing, a row of the ledger, a state in a device's book."""
+    """The server may die around an exchange, a checkpoint, a row of the ledger, a state on a device."""
 
     def around(
         owner: Any, name: str, before: float, after: float, spared: Callable[..., bool] = lambda *_: False
@@ -177,22 +177,22 @@ def mortal(patched: pytest.MonkeyPatch, dice: random.Random, risk: float) -> Non
     around(RequestStore, "set_state", risk / 2, risk / 2)
 
 
-def has_ended_partial(_: RunCheckpoints, standing: Standing, __: str) -> bool:
+def has_ended_partial(_: RunCheckpoints, saved: SavedRun, __: str) -> bool:
     """Whoever resumes a run that ended with something open has it tried anew: another run from there on."""
-    return standing.finished and bool(standing.open or standing.silent_clients)
+    return saved.record.finished and bool(saved.state.open or saved.state.silent_clients)
 
 
 # ---- what must hold --------------------------------------------------------------------------------------
 
 
 def no_late_reply_of_the_purged(patched: pytest.MonkeyPatch) -> None:
-    """No standing, of either run, may keep what was made of speech that has been purged."""
+    """No checkpoint, of either run, may keep what was made of speech that has been purged."""
     put = RunCheckpoints.put
 
-    def looked(self: RunCheckpoints, standing: Standing, head: str) -> None:
-        put(self, standing, head)
-        for reply in standing.late_replies:
-            if any(standing.requests[key].gone for key, _ in reply.requests):
+    def looked(self: RunCheckpoints, saved: SavedRun, head: str) -> None:
+        put(self, saved, head)
+        for reply in saved.state.late_replies:
+            if any(saved.state.requests[key].gone for key, _ in reply.requests):
                 assert not any(t.numel() for t in reply.update.difference.values()), (
                     reply.requests,
                     reply.due,
@@ -205,7 +205,7 @@ def assert_sound(experiment: Experiment, results: Mapping[str, Any]) -> None:
     assert broken(experiment, set()) == []
     faults = [f for f in results["faults"] if f["kind"] == "refused" and not f["reason"].startswith("guard")]
     assert not faults, "everybody is honest here"
-    requests = experiment.standing.requests.values()
+    requests = experiment.state.requests.values()
     assert results["status"] == "partial" or not [r.key for r in requests if r.unfinished]
     for request in requests:
         verified = [step["date"] for step in request.history if step["state"] == RequestState.VERIFIED]
@@ -232,12 +232,12 @@ def live(folder: Path, seed: int) -> int:
     """An undisturbed run of a seed, and one that is killed. Returns how often the second one died."""
     dice, quiet = random.Random(seed), Progress(Console(quiet=True))
     config = drawn_config(dice)
-    heard = listen(resolve(config), quiet)
+    decoded = decode_corpus(resolve(config), quiet)
     whole, out = folder / "whole", folder / "run"
     deaths, results = 0, None
     with pytest.MonkeyPatch.context() as watched:
         no_late_reply_of_the_purged(watched)
-        experiment = prepare(config, whole, folder / "whole-run" / "cache", quiet, heard)
+        experiment = prepare(config, whole, folder / "whole-run" / "cache", quiet, decoded)
         plan, risk = drawn_wishes(dice, config, experiment.partition), dice.choice(RISKS)
         expected = play(experiment, [Persons(whole, plan)])
         assert_sound(experiment, expected)
@@ -246,7 +246,7 @@ def live(folder: Path, seed: int) -> int:
             with pytest.MonkeyPatch.context() as patched:
                 mortal(patched, dice, risk if deaths < MOST_DEATHS else 0)
                 try:
-                    results = resumed(out, config, folder / "cache", [Persons(out, plan)], heard)
+                    results = resumed(out, config, folder / "cache", [Persons(out, plan)], decoded)
                 except Death:
                     deaths += 1
         assert_same(out, results, (expected, weights_of(whole)))
@@ -254,8 +254,8 @@ def live(folder: Path, seed: int) -> int:
         assert on_devices(out) == on_devices(whole)
         assert check_ledger(RunFolder(out)).contradictions == ()
         if expected["status"] == "complete":  # what was left open would be tried anew
-            close_books(experiment.run, experiment.partition, experiment.standing)
-            again = resumed(whole, config, folder / "whole-run" / "cache", heard=heard)
+            close_requests(experiment.run, experiment.partition, experiment.saved)
+            again = resumed(whole, config, folder / "whole-run" / "cache", decoded=decoded)
             assert without_times(again) == without_times(expected)
     return deaths
 

@@ -24,10 +24,10 @@ class Again:
         config = small_config(evaluation__retrained_seeds=2, training__rounds=5)
         run = prepared(folder / "run", config)
         self.results: dict[str, Any] = play(run)
-        standing, part = run.standing, run.partition
-        assert standing.original is not None and standing.unlearned is not None and standing.model is not None
+        record, model, part = run.record, run.state.model, run.partition
+        assert record.original is not None and record.unlearned is not None and model is not None
         everyone = [*part.train, *part.test, *part.unseen]
-        gone = set(run._forgotten(run._books()))
+        gone = set(run.forget_set(run.recorder.read_deletions()))
         sizes = len(part.train), len(part.test), len(part.unseen)
         place = np.repeat(["train", "test", "unseen"], sizes)
         self.y = np.array([run.corpus.emotions.index(u.emotion) for u in everyone])
@@ -38,11 +38,11 @@ class Again:
 
         def logits(state: Any) -> Floats:
             run.template.load_state_dict(dict(state))
-            return predict(run.template, run._judge.examples(ids)).numpy().astype(np.float64)
+            return predict(run.template, run.judge.examples(ids)).numpy().astype(np.float64)
 
-        states = (standing.original, standing.unlearned, standing.model.weights)
+        states = (record.original, record.unlearned, model.weights)
         self.logits = {name: logits(state) for name, state in zip(STAGES, states, strict=True)}
-        self.retrained = [logits(learned.state) for learned in standing.retrained]
+        self.retrained = [logits(learned.state) for learned in record.retrained]
 
     def losses(self, z: Floats) -> Floats:
         return np.log(np.exp(z).sum(1)) - z[np.arange(len(z)), self.y]

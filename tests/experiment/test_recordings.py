@@ -64,8 +64,8 @@ def test_new_audio_after_a_deletion_is_welcome(tmp_path: Path) -> None:
     assert results["status"] == "complete"
     (request,) = results["requests"]
     assert request["state"] == "verified" and request["utterances"] == whole - 5
-    assert experiment.standing.trained[1] == 4
-    assert experiment.standing.examples[1] == 5
+    assert experiment.state.last_trained[1] == 4
+    assert experiment.state.examples[1] == 5
     assert len(Vault(tmp_path / "run" / "vaults" / "client-0001").ids("train")) == 5
     # Learned from it in the original and, as the first of its life, once in the main line; then as new.
     assert 5 in counted.counts[1, 3] and 5 in counted.counts[1, 4]
@@ -184,7 +184,7 @@ def test_what_leaves_with_the_last_of_a_speaker_is_held_out_no_more(tmp_path: Pa
     results = play(experiment)
     assert results["status"] == "complete" and not results["faults"]
     left = len(Vault(tmp_path / "run" / "vaults" / "client-0001").ids("test"))
-    assert experiment.standing.held_out[1] == left < held_out
+    assert experiment.state.held_out[1] == left < held_out
 
 
 def test_a_client_that_records_twice_is_believed_each_time(tmp_path: Path) -> None:

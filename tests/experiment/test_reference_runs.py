@@ -15,6 +15,7 @@ from spoiled_replies import Spoil
 from torch import Tensor
 
 import fedunlearn.server.privileged
+from fedunlearn.blockwise import StateDict
 from fedunlearn.checkpoints import load_checkpoint
 from fedunlearn.client.app import make_client_app
 from fedunlearn.client.device import Device
@@ -22,19 +23,21 @@ from fedunlearn.config import Config
 from fedunlearn.deletion.request_store import RequestStore
 from fedunlearn.engines.engine import run_inline
 from fedunlearn.errors import RunFailed
-from fedunlearn.evaluation.judge import Predictions
 from fedunlearn.examples import Examples
 from fedunlearn.experiment.reference_cache import ReferenceCache
 from fedunlearn.experiment.references import retrained_stream
 from fedunlearn.ledger import Ledger
+from fedunlearn.messages.phase import Phase
 from fedunlearn.messages.records import unpack
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import trained_names
 from fedunlearn.seeding import rng_for
+from fedunlearn.server.availability import Availability
 from fedunlearn.server.clients import Clients
+from fedunlearn.server.context import ServerContext
 from fedunlearn.server.history import History
 from fedunlearn.server.privileged import PrivilegedServer
-from fedunlearn.server.state import Standing
+from fedunlearn.server.state import ServerState
 from fedunlearn.unlearning import PRIVILEGED
 from fedunlearn.unlearning.privileged.contract import HistoryCard, RoundsCard
 from fedunlearn.vault.vault import Vault
@@ -269,20 +272,18 @@ def test_retraining_as_a_method_is_the_judges_with_another_stream(
 
 
 class Nobody:
-    """An observer that looks away."""
+    """Callbacks that do nothing."""
 
-    def look(self, state: Mapping[str, Tensor]) -> Predictions:
-        return torch.zeros(1).byte().numpy()
-
-    def on_round_end(self, row: Mapping[str, Any], predictions: Predictions | None) -> None: ...
-
+    def on_round_end(self, row: Mapping[str, Any], weights: StateDict | None) -> None: ...
     def on_request_state(self, *_: Any) -> None: ...
     def ledger_head(self) -> str:
         return ""
 
     def on_first_request(self) -> None: ...
-    def updated(self, *_: Any) -> None: ...
-    def keep(self, copies: int = 1) -> None: ...
+    def on_unlearn_updates(self, *_: Any) -> dict[int, Any]:
+        return {}
+
+    def checkpoint(self, copies: int = 1) -> None: ...
 
 
 def with_server(
@@ -293,13 +294,15 @@ def with_server(
     app = ServerApp()
 
     @app.main()
-    def main(grid: Grid, context: Context) -> None:
-        federation = Clients(grid, config.federation, 6, threading.Event())
+    def main(grid: Grid, _: Context) -> None:
         template = build_model(config.model, 6, rng_for(0, "template"))
         initial = build_model(config.model, 6, rng_for(config.seed, "initial weights")).state_dict()
         card = PRIVILEGED[config.unlearning.method]
-        standing = Standing(History(trained_names(template)), examples=federation.examples)
-        body(PrivilegedServer(federation, config, template, standing, Nobody(), card), initial)
+        state = ServerState(History(trained_names(template)))
+        clients = Clients(grid, config.federation, 6, threading.Event(), state)
+        availability = Availability(config.availability, config.seed, 6)
+        context = ServerContext(clients, config, template, state, Nobody(), availability)
+        body(PrivilegedServer(context, card), initial)
 
     client_app = make_client_app(str(out.resolve()))
     run_inline(app, client_app, 6, config.federation, experiment.run.log)
@@ -321,19 +324,19 @@ def test_fed_eraser_with_nothing_to_erase_learns_the_same_again(tmp_path: Path, 
 
     def body(server: PrivilegedServer, initial: dict[str, Tensor]) -> None:
         server.begin(initial)
-        learned = server.standing.model
+        learned = server.state.model
         assert learned is not None
         for number in range(1, 4):
-            learned, _ = server.rounds.ordinary(learned, config.seed, number, "learn")
+            learned, _ = server.rounds.train_round(learned, config.seed, number, Phase.LEARN)
         card = PRIVILEGED["fed-eraser"]
         assert isinstance(card, HistoryCard)
         for stream in (config.seed, config.seed + 1):
-            again = server.through_history(card, learned, stream)
-            assert again.ordinary_rounds == 3
+            again = server.relearn_from_history(card, learned, stream)
+            assert again.learning_rounds == 3
             distances.append(
                 max(float((again.weights[k] - v).abs().max()) for k, v in learned.weights.items())
             )
-        scratch = server.from_scratch(learned, config.seed)
+        scratch = server.train_from_scratch(learned, config.seed)
         distances.append(max(float((scratch.weights[k] - v).abs().max()) for k, v in learned.weights.items()))
 
     with_server(tmp_path / "run", config, body)

@@ -1,4 +1,4 @@
-"""A run that was left, in whatever way, is taken up and ends as if nothing had been."""
+"""A run that was interrupted, in whatever way, is resumed and ends as if it had not been."""
 
 import json
 import os
@@ -25,14 +25,15 @@ from fedunlearn.config import Config
 from fedunlearn.deletion.inbox import FiledRequest, Inbox
 from fedunlearn.errors import BadInput, Interrupted, RunFailed
 from fedunlearn.experiment import checkpoint as resume_room
-from fedunlearn.experiment.checkpoint import RunCheckpoints
-from fedunlearn.experiment.preparation import DecodedCorpus, listen, resolve
+from fedunlearn.experiment.checkpoint import RunCheckpoints, from_checkpoint, to_checkpoint
+from fedunlearn.experiment.preparation import DecodedCorpus, decode_corpus, resolve
 from fedunlearn.experiment.progress import Progress
+from fedunlearn.experiment.record import SavedRun
 from fedunlearn.experiment.reference_cache import ReferenceCache
 from fedunlearn.models.contract import trained_names
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.server.clients import Clients
-from fedunlearn.server.state import ServerStep, Standing
+from fedunlearn.server.state import ServerStep
 from fedunlearn.vault.vault import Vault
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,8 +51,8 @@ def eventful(**overrides: Any) -> Config:
 
 
 @pytest.fixture(scope="module")
-def heard() -> DecodedCorpus:
-    return listen(resolve(eventful()), Progress(Console(quiet=True)))
+def decoded() -> DecodedCorpus:
+    return decode_corpus(resolve(eventful()), Progress(Console(quiet=True)))
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def dying(monkeypatch: pytest.MonkeyPatch, when: Callable[[str, int, Sequence[st
 def test_whatever_the_devices_had_answered_when_the_server_died(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    heard: DecodedCorpus,
+    decoded: DecodedCorpus,
     whole: tuple[dict[str, Any], dict[str, str]],
     share: int,
 ) -> None:
@@ -103,7 +104,7 @@ def test_whatever_the_devices_had_answered_when_the_server_died(
         with monkeypatch.context() as patched:
             seen = dying(patched, lambda _, number, __, lasts=lasts: number == 1 + lasts % 9)  # type: ignore[misc]
             try:
-                results = resumed(out, config, tmp_path / "cache", heard=heard)
+                results = resumed(out, config, tmp_path / "cache", decoded=decoded)
                 done = True
             except Death:
                 deaths += 1
@@ -120,17 +121,17 @@ def _once_more(kind: str, least: int, sent: str, number: int, seen: Sequence[str
 def test_a_death_at_every_message_of_a_request(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    heard: DecodedCorpus,
+    decoded: DecodedCorpus,
     whole: tuple[dict[str, Any], dict[str, str]],
     kind: str,
 ) -> None:
-    """The devices have purged (or unlearned, or said what they want), and the server never heard of it."""
+    """The devices have purged (or unlearned, or said what they want), and the server never decoded of it."""
     config, out, died = eventful(), tmp_path / "run", 0
     while True:
         with monkeypatch.context() as patched:
             dying(patched, partial(_once_more, kind, died % 2))
             try:
-                results = resumed(out, config, tmp_path / "cache", heard=heard)
+                results = resumed(out, config, tmp_path / "cache", decoded=decoded)
                 break
             except Death:
                 died += 1
@@ -139,7 +140,7 @@ def test_a_death_at_every_message_of_a_request(
     assert_same(out, results, whole)
 
 
-def killed_in_a_loop(folder: Path, heard: DecodedCorpus, whole: Any, kills: int) -> None:
+def killed_in_a_loop(folder: Path, decoded: DecodedCorpus, whole: Any, kills: int) -> None:
     """A child plays the run and is killed -9 at a random moment, again and again, until it has finished."""
     torch.set_num_threads(1)
     config, dice, killed, number = eventful(), random.Random(5), 0, 0
@@ -154,7 +155,7 @@ def killed_in_a_loop(folder: Path, heard: DecodedCorpus, whole: Any, kills: int)
                 try:
                     if out.exists() and not (out / "config.toml").exists():
                         shutil.rmtree(out)  # killed before it had even said what it is
-                    resumed(out, config, folder / "cache", heard=heard)
+                    resumed(out, config, folder / "cache", decoded=decoded)
                     os._exit(0)
                 except BaseException as error:
                     print(repr(error), file=sys.stderr)
@@ -191,17 +192,17 @@ def _promised(out: Path) -> list[tuple[str, str]]:
     return _rows(out) if (out / "ledger.sqlite").exists() else []
 
 
-def test_killed_at_random_moments(tmp_path: Path, heard: DecodedCorpus, whole: Any) -> None:
-    killed_in_a_loop(tmp_path, heard, whole, kills=15)
+def test_killed_at_random_moments(tmp_path: Path, decoded: DecodedCorpus, whole: Any) -> None:
+    killed_in_a_loop(tmp_path, decoded, whole, kills=15)
 
 
 @pytest.mark.slow
-def test_killed_at_a_hundred_random_moments(tmp_path: Path, heard: DecodedCorpus, whole: Any) -> None:
-    killed_in_a_loop(tmp_path, heard, whole, kills=110)
+def test_killed_at_a_hundred_random_moments(tmp_path: Path, decoded: DecodedCorpus, whole: Any) -> None:
+    killed_in_a_loop(tmp_path, decoded, whole, kills=110)
 
 
 def test_a_full_disk_fails_the_run_and_room_lets_it_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: DecodedCorpus, whole: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: DecodedCorpus, whole: Any
 ) -> None:
     config, out = eventful(), tmp_path / "run"
     written = [0]
@@ -216,55 +217,56 @@ def test_a_full_disk_fails_the_run_and_room_lets_it_go_on(
     with monkeypatch.context() as patched:
         patched.setattr(resume_room, "save_checkpoint", full)
         with pytest.raises(RunFailed, match="No space left on device"):
-            resumed(out, config, tmp_path / "cache", heard=heard)
-    assert_same(out, resumed(out, config, tmp_path / "cache", heard=heard), whole)
+            resumed(out, config, tmp_path / "cache", decoded=decoded)
+    assert_same(out, resumed(out, config, tmp_path / "cache", decoded=decoded), whole)
 
 
 def test_the_last_round_of_a_retraining_is_all_that_is_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: DecodedCorpus, whole: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: DecodedCorpus, whole: Any
 ) -> None:
     """Died in the second round of the first retrained model: that round is trained again, no other."""
     config, out = eventful(recovery__reversion="removed"), tmp_path / "run"
     with monkeypatch.context() as patched:
         dying(patched, lambda kind, _, seen: kind == "retrain" and seen.count("retrain") == 2)
         with pytest.raises(Death):
-            resumed(out, config, tmp_path / "cache", heard=heard)
+            resumed(out, config, tmp_path / "cache", decoded=decoded)
     seen = dying(monkeypatch, lambda *_: False)
-    assert_same(out, resumed(out, config, tmp_path / "cache", heard=heard), whole)
+    assert_same(out, resumed(out, config, tmp_path / "cache", decoded=decoded), whole)
     assert seen.count("retrain") == 2 + 3  # of the first retrained model, of the second
 
 
-# ---- standings -------------------------------------------------------------------------------------------
+# ---- checkpoints -----------------------------------------------------------------------------------------
 
 
-def left_in_the_middle(out: Path, config: Config, cache: Path, heard: DecodedCorpus) -> None:
+def left_in_the_middle(out: Path, config: Config, cache: Path, decoded: DecodedCorpus) -> None:
     """A run whose server dies when it hears of the first deletion after learning."""
     with pytest.MonkeyPatch.context() as patched:
         dying(patched, lambda kind, _, seen: kind == "train.unlearn" and seen.count(kind) == 2)
         with pytest.raises(Death):
-            resumed(out, config, cache, heard=heard)
+            resumed(out, config, cache, decoded=decoded)
 
 
-def standings(out: Path) -> list[Path]:
+def checkpoints_of(out: Path) -> list[Path]:
     return sorted((out / "checkpoints" / "standing").glob("*.safetensors"))
 
 
-def test_a_standing_comes_back_from_its_file_as_it_was(tmp_path: Path, heard: DecodedCorpus) -> None:
+def test_a_checkpoint_comes_back_from_its_file_as_it_was(tmp_path: Path, decoded: DecodedCorpus) -> None:
     config = eventful()
-    left_in_the_middle(tmp_path / "run", config, tmp_path / "cache", heard)
+    left_in_the_middle(tmp_path / "run", config, tmp_path / "cache", decoded)
     experiment = prepared(tmp_path / "other", config)
-    shelf = RunCheckpoints(
+    checkpoints = RunCheckpoints(
         tmp_path / "run" / "checkpoints" / "standing",
         resolve(config),
-        experiment.corpus_digest,
+        experiment.judge.content_of([]),
         tmp_path / "sealed",
     )
-    standing, damaged = shelf.latest(trained_names(experiment.template))
-    assert standing is not None and not damaged
-    assert standing.step in ServerStep and standing.history.initial and standing.original is not None
-    tensors, about = standing.as_checkpoint()
-    again = Standing.from_checkpoint(config, standing.history.trained, tensors, json.loads(json.dumps(about)))
-    tensors_again, about_again = again.as_checkpoint()
+    saved, damaged = checkpoints.latest(trained_names(experiment.template))
+    assert saved is not None and not damaged
+    state = saved.state
+    assert state.step in ServerStep and state.history.initial and saved.record.original is not None
+    tensors, about = to_checkpoint(saved)
+    again = from_checkpoint(config, state.history.trained, tensors, json.loads(json.dumps(about)))
+    tensors_again, about_again = to_checkpoint(again)
     assert about_again == json.loads(json.dumps(about))
     assert tensors.keys() == tensors_again.keys()
     assert all(torch.equal(tensors[k], tensors_again[k]) for k in tensors)
@@ -273,45 +275,52 @@ def test_a_standing_comes_back_from_its_file_as_it_was(tmp_path: Path, heard: De
 
 @pytest.mark.parametrize("part", ["weights", "manifest"])
 @pytest.mark.parametrize("how", ["a flipped bit", "a cut tail", "emptied"])
-def test_a_damaged_standing_is_passed_over(
-    tmp_path: Path, heard: DecodedCorpus, whole: Any, part: str, how: str, capsys: pytest.CaptureFixture[str]
+def test_a_damaged_checkpoint_is_passed_over(
+    tmp_path: Path,
+    decoded: DecodedCorpus,
+    whole: Any,
+    part: str,
+    how: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     config, out = eventful(), tmp_path / "run"
-    left_in_the_middle(out, config, tmp_path / "cache", heard)
-    file = standings(out)[-1]
+    left_in_the_middle(out, config, tmp_path / "cache", decoded)
+    file = checkpoints_of(out)[-1]
     file = file if part == "weights" else file.with_name(f"{file.name}.json")
     content = bytearray(file.read_bytes())
     if how == "a flipped bit":
         content[len(content) // 2] ^= 1
     file.write_bytes(b"" if how == "emptied" else bytes(content[: len(content) - (how == "a cut tail")]))
-    assert_same(out, resumed(out, config, tmp_path / "cache", heard=heard), whole)
+    assert_same(out, resumed(out, config, tmp_path / "cache", decoded=decoded), whole)
 
 
-def test_a_damaged_standing_is_named_and_two_are_the_end(tmp_path: Path, heard: DecodedCorpus) -> None:
+def test_a_damaged_checkpoint_is_named_and_two_are_the_end(tmp_path: Path, decoded: DecodedCorpus) -> None:
     config, out = eventful(), tmp_path / "run"
-    left_in_the_middle(out, config, tmp_path / "cache", heard)
-    older, newest = standings(out)
+    left_in_the_middle(out, config, tmp_path / "cache", decoded)
+    older, newest = checkpoints_of(out)
     experiment = prepared(tmp_path / "other", config)
-    shelf = RunCheckpoints(older.parent, resolve(config), experiment.corpus_digest, tmp_path / "sealed")
+    checkpoints = RunCheckpoints(
+        older.parent, resolve(config), experiment.judge.content_of([]), tmp_path / "sealed"
+    )
     names = trained_names(experiment.template)
     experiment.close()
     newest.write_bytes(newest.read_bytes()[:-1])
-    standing, damaged = shelf.latest(names)
-    assert standing is not None and len(damaged) == 1
+    saved, damaged = checkpoints.latest(names)
+    assert saved is not None and len(damaged) == 1
     assert newest.name in damaged[0] and "the one before it is used" in damaged[0]
     older.write_bytes(b"")
     with pytest.raises(BadInput, match="no checkpoint is whole"):
-        shelf.latest(names)
+        checkpoints.latest(names)
 
 
-def test_two_standings_are_kept_and_both_are_beyond_the_purge(tmp_path: Path) -> None:
+def test_two_checkpoints_are_kept_and_both_are_beyond_the_purge(tmp_path: Path) -> None:
     """From neither of the files that stay can one come back to where somebody's step was still remembered."""
     config = eventful()
     run_small(tmp_path / "run", config)
-    files = standings(tmp_path / "run")
+    files = checkpoints_of(tmp_path / "run")
     assert len(files) == 2
     for file in files:
-        told = json.loads(file.with_name(f"{file.name}.json").read_text())["standing"]
+        told = json.loads(file.with_name(f"{file.name}.json").read_text())["state"]
         assert told["step"] == "over"
         assert {r["state"] for r in told["requests"]} == {"verified"}
     assert len(list((tmp_path / "run" / "checkpoints" / "standing").iterdir())) == 4
@@ -328,7 +337,7 @@ def test_two_standings_are_kept_and_both_are_beyond_the_purge(tmp_path: Path) ->
         ({"unlearning__method": "none"}, "unlearning.method = 'calm', this run has 'none'"),
     ],
 )
-def test_a_standing_of_another_experiment_is_refused_with_both_values(
+def test_a_checkpoint_of_another_experiment_is_refused_with_both_values(
     tmp_path: Path, change: dict[str, Any], line: str
 ) -> None:
     config, out = eventful(), tmp_path / "run"
@@ -378,11 +387,11 @@ def test_a_ledger_that_lost_rows_is_not_gone_on_with(tmp_path: Path, how: str) -
     assert (ledger.read_bytes() if ledger.exists() else None) == before
 
 
-def test_the_machinery_may_change(tmp_path: Path, heard: DecodedCorpus, whole: Any) -> None:
+def test_the_machinery_may_change(tmp_path: Path, decoded: DecodedCorpus, whole: Any) -> None:
     config, out = eventful(), tmp_path / "run"
-    left_in_the_middle(out, config, tmp_path / "cache", heard)
+    left_in_the_middle(out, config, tmp_path / "cache", decoded)
     other = eventful(federation__checkpoint_every=3, federation__timeout=99.0)
-    assert_same(out, resumed(out, other, tmp_path / "cache", heard=heard), whole)
+    assert_same(out, resumed(out, other, tmp_path / "cache", decoded=decoded), whole)
 
 
 def test_nobody_else_plays_a_run_that_is_played(tmp_path: Path) -> None:
@@ -598,17 +607,17 @@ def test_a_cached_original_tells_of_the_same_absences(tmp_path: Path) -> None:
     assert without_times(found) == without_times(trained)
 
 
-def test_no_standing_holds_a_late_reply_of_a_purged_request(
+def test_no_checkpoint_holds_a_late_reply_of_a_purged_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its lease ran out, the second reply was applied, the speech purged; the first is on its way."""
     held: list[int] = []
     put = resume_room.RunCheckpoints.put
 
-    def looked(self: Any, standing: Standing, head: str) -> None:
-        put(self, standing, head)
-        for reply in standing.late_replies:
-            if all(standing.requests[key].gone for key, _ in reply.requests):
+    def looked(self: Any, saved: SavedRun, head: str) -> None:
+        put(self, saved, head)
+        for reply in saved.state.late_replies:
+            if all(saved.state.requests[key].gone for key, _ in reply.requests):
                 held.append(sum(t.numel() for t in reply.update.difference.values()))
 
     monkeypatch.setattr(resume_room.RunCheckpoints, "put", looked)
@@ -682,21 +691,23 @@ def test_a_device_whose_part_has_gone_before_says_so_and_the_others_wait_no_more
     assert states == {(there, "verified"), (here, "verified"), (there, "refused")}
 
 
-def test_what_a_killed_writer_left_beside_the_standings_goes(tmp_path: Path, heard: DecodedCorpus) -> None:
-    """Half a file may hold what somebody has taken back since; and it is no standing to come back to."""
+def test_what_a_killed_writer_left_beside_the_checkpoints_goes(
+    tmp_path: Path, decoded: DecodedCorpus
+) -> None:
+    """Half a file may hold what somebody has taken back since; and it is no checkpoint to resume from."""
     config, out = eventful(), tmp_path / "run"
-    left_in_the_middle(out, config, tmp_path / "cache", heard)
+    left_in_the_middle(out, config, tmp_path / "cache", decoded)
     folder = out / "checkpoints" / "standing"
     left = [".00000099.safetensors.1.tmp", "00000099.safetensors", "00000001.safetensors.json"]
     for name in left:
         (folder / name).write_bytes(b"half")
-    resumed(out, config, tmp_path / "cache", heard=heard)
+    resumed(out, config, tmp_path / "cache", decoded=decoded)
     names = sorted(path.name for path in folder.iterdir())
     assert len(names) == 4 and not {*left} & {*names}
 
 
 def test_a_partial_run_that_dies_while_it_is_compared_ends_as_it_would_have(tmp_path: Path) -> None:
-    """Client 5 is never heard. The run that was cut off waits no longer; a finished one is tried anew."""
+    """Client 5 is never decoded. The run that was cut off waits no longer; a finished one is tried anew."""
     config = small_config(
         availability__trace=trace(tmp_path / "trace.csv", 5, 1, 1000), deletions__schedule=SCHEDULE[:1]
     )

@@ -41,20 +41,24 @@ class Played:
         self.folder = folder
         self.run: Experiment = prepared(folder / "run", small_config(**overrides))
         play(self.run)
-        standing = self.run.standing
-        assert standing.original is not None and standing.model is not None
-        unlearned = standing.model.weights if standing.unlearned is None else standing.unlearned
-        self.states = {"original": standing.original, "unlearned": unlearned}
-        self.states["recovered"] = standing.model.weights
-        self.plan = self.plan_for(self.run.config)
+        record, model = self.run.record, self.run.state.model
+        assert record.original is not None and model is not None
+        unlearned = model.weights if record.unlearned is None else record.unlearned
+        self.states = {"original": record.original, "unlearned": unlearned, "recovered": model.weights}
+        self.timeline = self.timeline_for(self.run.config)
 
-    def plan_for(self, config: Config) -> Timeline:
-        return build_timeline(self.run.standing, self.run._books(), self.run.partition, config)
+    def timeline_for(self, config: Config) -> Timeline:
+        run, rows = self.run, self.run.record.log.rows
+        return build_timeline(run.state, rows, run.recorder.read_deletions(), run.partition, config)
 
     def shadows(self, count: int = 1, workers: int = 1, **more: Any) -> Shadows:
-        given: dict[str, Any] = {"config": self.run.config, "plan": self.plan, "states": self.states} | more
+        given: dict[str, Any] = {
+            "config": self.run.config,
+            "timeline": self.timeline,
+            "states": self.states,
+        } | more
         return shadow_federations(
-            judge=self.run._judge,
+            judge=self.run.judge,
             partition=self.run.partition,
             folder=self.folder / "cache",
             shadows=count,
@@ -62,8 +66,8 @@ class Played:
             **given,
         )
 
-    def world(self) -> ReplayData:
-        return module._world(self.run.config, self.run._judge, self.run.partition, self.plan)
+    def data(self) -> ReplayData:
+        return module.replay_data(self.run.config, self.run.judge, self.run.partition, self.timeline)
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +134,8 @@ def assert_exact(found: Shadows) -> None:
 
 
 def test_the_replay_is_the_run_bit_for_bit(calm: Played) -> None:
-    joint = [r for r in calm.plan.rounds if r.kind == "unlearn"]
-    assert [len(r.wishes) for r in joint] == [1, 2], "one requester, then two at once"
+    joint = [r for r in calm.timeline.rounds if r.phase == "unlearn"]
+    assert [len(r.requests) for r in joint] == [1, 2], "one requester, then two at once"
     assert_exact(calm.shadows(1))
 
 
@@ -170,14 +174,14 @@ def test_with_everything_outside_the_original_is_the_retrained_model(
     """The other oracle: the run trained its reference without D_f, in its own way, from the same stream and
     with the normalisation constants of the run.
     """
-    model = calm.run.standing.model
+    model = calm.run.state.model
     assert model is not None
     constants = constants_of(model.weights)
     module = import_module("fedunlearn.experiment.replay")
-    monkeypatch.setattr(module, "calibrated", lambda _, initial, __: {**initial, **constants})
-    federation = Replay(calm.world(), retrained_stream(calm.run.config.seed, 0), calm.plan.candidates)
+    monkeypatch.setattr(module, "calibrate_model", lambda _, initial, __: {**initial, **constants})
+    federation = Replay(calm.data(), retrained_stream(calm.run.config.seed, 0), calm.timeline.candidates)
     stages = federation.play()
-    retrained = calm.run.standing.retrained[0].state
+    retrained = calm.run.record.retrained[0].state
     assert all(torch.equal(stages["original"][k], v) for k, v in retrained.items())
     assert any(not torch.equal(stages["recovered"][k], v) for k, v in retrained.items()), "it goes on"
 
@@ -191,20 +195,20 @@ def test_shadows_know_what_is_inside_and_not_what_is_outside(tmp_path: Path) -> 
     found = played.shadows(4)
     right = found.logits["original"].argmax(2) == found.labels
     assert right[found.inside].mean() > 0.9 > 0.8 > right[~found.inside].mean()
-    assert found.candidates == tuple(sorted(played.run._forgotten(played.run._books())))
+    assert found.candidates == tuple(played.run.forget_set(played.run.recorder.read_deletions()))
     for stage in STAGES:
-        assert found.logits[stage].shape == (4, len(found.candidates), played.run._judge.classes)
+        assert found.logits[stage].shape == (4, len(found.candidates), played.run.judge.classes)
         assert found.logits[stage].dtype == np.float32
     assert np.array_equal(found.logits["original"], found.logits["recovered"]), "none changes nothing"
     assert len({found.logits["original"][s].tobytes() for s in range(4)}) == 4
 
 
 def test_candidates_know_their_request_and_their_label(calm: Played) -> None:
-    found, books = calm.shadows(1), calm.run._books()
+    found, deletions = calm.shadows(1), calm.run.recorder.read_deletions()
     assert len(found.requests) == 3
     for number, candidate in enumerate(found.candidates):
         request = found.requests[found.request[number]]
-        assert any(candidate in b.utterances for (name, _), b in books.items() if name == request)
+        assert any(candidate in b.utterances for (name, _), b in deletions.items() if name == request)
     speech = {u.id: u.emotion for u in calm.run.partition.train}
     emotions = calm.run.corpus.emotions
     assert [emotions[label] for label in found.labels] == [speech[u] for u in found.candidates]
@@ -259,28 +263,26 @@ def test_what_is_kept_tells_nothing_of_whose_speech_it_is(calm: Played) -> None:
 )
 def test_a_shadow_is_found_by_all_that_decides_it(calm: Played, key: str, value: Any, counts: bool) -> None:
     config = small_config(**{key: value})
-    shelves = [shelf_of(calm, calm.run.config), shelf_of(calm, config)]
-    task = ShadowTask(0, 5, np.ones(len(calm.plan.candidates), bool))
-    assert (shelves[0]._file(task) != shelves[1]._file(task)) == counts
-    other = ShadowTask(0, 5, np.zeros(len(calm.plan.candidates), bool))
-    assert (
-        shelves[0]._file(task) != shelves[0]._file(other) != shelves[0]._file(ShadowTask(0, 6, other.inside))
-    )
+    caches = [cache_of(calm, calm.run.config), cache_of(calm, config)]
+    task = ShadowTask(0, 5, np.ones(len(calm.timeline.candidates), bool))
+    assert (caches[0]._file(task) != caches[1]._file(task)) == counts
+    other = ShadowTask(0, 5, np.zeros(len(calm.timeline.candidates), bool))
+    assert caches[0]._file(task) != caches[0]._file(other) != caches[0]._file(ShadowTask(0, 6, other.inside))
 
 
-def shelf_of(played: Played, config: Config) -> module.ShadowCache:
+def cache_of(played: Played, config: Config) -> module.ShadowCache:
     run = played.run
-    contents = module._contents(run._judge, run.partition, played.plan)
-    return module.ShadowCache(Path("nowhere"), config, played.plan, contents, run._judge.classes)
+    contents = module.contents_of(run.judge, run.partition)
+    return module.ShadowCache(Path("nowhere"), config, played.timeline, contents, run.judge.classes)
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     numbers: list[int] = []
     real: Callable[[ReplayData, ShadowTask], Any] = module.play
 
-    def counting(world: ReplayData, task: ShadowTask) -> Any:
+    def counting(data: ReplayData, task: ShadowTask) -> Any:
         numbers.append(task.number)
-        return real(world, task)
+        return real(data, task)
 
     monkeypatch.setattr(module, "play", counting)
     return numbers
@@ -289,10 +291,10 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 # ---- where there are none ----------------------------------------------------------------------------------
 
 
-def test_an_upper_reference_has_none_and_says_why(calm: Played) -> None:
+def test_a_privileged_baseline_has_none_and_says_why(calm: Played) -> None:
     config = small_config(unlearning__method="scrub")
-    found = calm.shadows(4, config=config, plan=calm.plan_for(config))
-    assert "scrub is an upper reference" in found.why and "\n" not in found.why
+    found = calm.shadows(4, config=config, timeline=calm.timeline_for(config))
+    assert "scrub is a privileged baseline" in found.why and "\n" not in found.why
     assert found.replay is None and not found.logits
 
 

@@ -17,7 +17,7 @@ from fedunlearn.deletion.receipts import receipt_of
 from fedunlearn.deletion.request import RequestState
 from fedunlearn.engines.engine import play
 from fedunlearn.experiment.preparation import read_speech, resolve
-from fedunlearn.experiment.request_contents import close_books
+from fedunlearn.experiment.request_contents import close_requests
 from fedunlearn.messages.records import pack, unpack
 from fedunlearn.partition import ClientShare, Partition
 from fedunlearn.run_folder import RunFolder
@@ -177,13 +177,13 @@ def test_a_book_is_closed_only_when_the_run_has_judged_its_requests(tmp_path: Pa
     book = tmp_path / "run/vaults/client-0002/requests.json"
     before = book.read_text()
     assert json.loads(before)[0]["utterances"]
-    experiment.standing.finished = False
-    close_books(experiment.run, experiment.partition, experiment.standing)
+    experiment.record.finished = False
+    close_requests(experiment.run, experiment.partition, experiment.saved)
     assert book.read_text() == before
-    experiment.standing.finished = True
-    served = next(r for r in experiment.standing.requests.values() if r.client == 2)
+    experiment.record.finished = True
+    served = next(r for r in experiment.state.requests.values() if r.client == 2)
     served.state = RequestState.PURGED  # its speech was found somewhere: it will be looked for again
-    close_books(experiment.run, experiment.partition, experiment.standing)
+    close_requests(experiment.run, experiment.partition, experiment.saved)
     assert book.read_text() == before
     assert not json.loads(book.with_name("requests.json").read_text())[0]["dropped"]
     others = json.loads((tmp_path / "run/vaults/client-0003/requests.json").read_text())

@@ -279,7 +279,7 @@ def test_a_known_request_does_not_change_its_size_nor_vanish_with_its_utterances
     ):
         assert read_requests(silent, HELD, CLIENTS, {name: going}).train == 2
         again = reply_of("query.deletions", {"train": 2})
-        assert len(read_requests(again, HELD, CLIENTS, {name: going}).wishes) == 2
+        assert len(read_requests(again, HELD, CLIENTS, {name: going}).requests) == 2
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import copy
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -15,10 +15,13 @@ from flwr.app import Error, Message, MetricRecord, RecordDict
 from fedunlearn.config.federation import FederationSettings
 from fedunlearn.engines.inline_grid import LocalGrid
 from fedunlearn.errors import RunFailed
+from fedunlearn.messages.phase import Phase
 from fedunlearn.messages.records import Refused, number
 from fedunlearn.messages.sizes import size
-from fedunlearn.server.clients import Clients, ExchangeInfo, Fault, Payload, settings
+from fedunlearn.server.clients import Clients, ExchangeInfo, Payload, settings
 from fedunlearn.server.cost import PhaseCost
+from fedunlearn.server.history import History
+from fedunlearn.server.state import ServerState
 
 
 class OutOfOrder(LocalGrid):
@@ -47,18 +50,30 @@ class OutOfOrder(LocalGrid):
         return [Message(RecordDict({"metrics": MetricRecord(metrics)}), reply_to=message)]
 
 
+class Met(NamedTuple):
+    clients: Clients
+    state: ServerState
+
+
+def meet(grid: OutOfOrder, **more: Any) -> Met:
+    chosen, state = FederationSettings(**{"engine": "ray", "timeout": 5.0, **more}), ServerState(History(()))
+    count = len(list(grid.get_node_ids()))
+    return Met(Clients(grid, chosen, count, threading.Event(), state), state)
+
+
 def federation(grid: OutOfOrder, **more: Any) -> Clients:
-    chosen = FederationSettings(**{"engine": "ray", "timeout": 5.0, **more})
-    return Clients(grid, chosen, len(list(grid.get_node_ids())), threading.Event())
+    return meet(grid, **more).clients
 
 
 def ask(clients: Clients, content: dict[int, RecordDict], read: Any) -> tuple[dict[int, Any], PhaseCost]:
     cost = PhaseCost()
-    return clients.ask("train", content, read, ExchangeInfo(1, "learn", cost)), cost
+    return clients.ask("train", content, read, ExchangeInfo(1, Phase.LEARN, cost)), cost
 
 
-def letters(clients: int) -> dict[int, RecordDict]:
-    return dict.fromkeys(range(clients), Payload({"w": torch.zeros(3)})(settings(rounds_done=0)))
+def contents(clients: int) -> dict[int, RecordDict]:
+    return dict.fromkeys(
+        range(clients), Payload({"w": torch.zeros(3)}).with_settings(settings(rounds_done=0))
+    )
 
 
 def test_replies_are_read_in_client_order() -> None:
@@ -68,10 +83,10 @@ def test_replies_are_read_in_client_order() -> None:
         order.append(client)
         return number(reply, "client")
 
-    answers, cost = ask(federation(grid), letters(6), read)
+    answers, cost = ask(federation(grid), contents(6), read)
     assert order == list(answers) == list(range(6)) and list(answers.values()) == list(range(6))
     assert cost.client_seconds == 3.0
-    assert cost.bytes_down == 6 * size(letters(1)[0]), "though it is one record"
+    assert cost.bytes_down == 6 * size(contents(1)[0]), "though it is one record"
 
 
 def test_a_failure_is_asked_again_before_later_ones_are_read() -> None:
@@ -80,12 +95,12 @@ def test_a_failure_is_asked_again_before_later_ones_are_read() -> None:
     def read(client: int, _: RecordDict) -> None:
         order.append(client)
 
-    clients = federation(grid, retries=1)
-    answers, cost = ask(clients, letters(4), read)
+    clients, state = meet(grid, retries=1)
+    answers, cost = ask(clients, contents(4), read)
     assert order == [0, 1, 2, 3] and list(answers) == [0, 1, 2, 3]
     assert grid.asked == [0, 1, 2, 3, 1]
-    assert [(f.client, f.kind, f.reason) for f in clients.faults] == [(1, "failed", "the disk is full")]
-    assert cost.bytes_down == 5 * size(letters(1)[0]), "each attempt is on the wire"
+    assert [(f.client, f.kind, f.reason) for f in state.faults] == [(1, "failed", "the disk is full")]
+    assert cost.bytes_down == 5 * size(contents(1)[0]), "each attempt is on the wire"
 
 
 def test_one_that_is_refused_every_time_is_left_out_and_the_rest_is_read() -> None:
@@ -94,15 +109,15 @@ def test_one_that_is_refused_every_time_is_left_out_and_the_rest_is_read() -> No
             raise Refused("odd")
         return client
 
-    clients = federation(OutOfOrder([4] * 5), retries=2)
-    assert list(ask(clients, letters(5), read)[0]) == [0, 1, 3, 4]
-    assert [f.reason for f in clients.faults] == ["odd"] * 3
+    clients, state = meet(OutOfOrder([4] * 5), retries=2)
+    assert list(ask(clients, contents(5), read)[0]) == [0, 1, 3, 4]
+    assert [f.reason for f in state.faults] == ["odd"] * 3
 
 
 def test_without_a_quorum_it_fails() -> None:
     clients = federation(OutOfOrder([4] * 4, fails={0: 9, 1: 9}), retries=0)
     with pytest.raises(RunFailed, match=r"2 of 4 clients answered properly, 80% are needed"):
-        ask(clients, letters(4), lambda *_: None)
+        ask(clients, contents(4), lambda *_: None)
 
 
 def test_whoever_does_not_answer_in_time_is_late() -> None:
@@ -114,9 +129,9 @@ def test_whoever_does_not_answer_in_time_is_late() -> None:
                 del self.waiting[name]
             return super().pull_messages(message_ids)
 
-    clients = federation(Silent([4] * 5), retries=0, timeout=0.2)
-    assert list(ask(clients, letters(5), lambda *_: None)[0]) == [0, 2, 3, 4]
-    assert [(f.client, f.kind) for f in clients.faults] == [(1, "late")]
+    clients, state = meet(Silent([4] * 5), retries=0, timeout=0.2)
+    assert list(ask(clients, contents(5), lambda *_: None)[0]) == [0, 2, 3, 4]
+    assert [(f.client, f.kind) for f in state.faults] == [(1, "late")]
 
 
 @pytest.mark.parametrize(
@@ -124,17 +139,19 @@ def test_whoever_does_not_answer_in_time_is_late() -> None:
 )
 def test_who_holds_most_is_asked_first_where_several_work(engine: str, order: list[int]) -> None:
     grid = OutOfOrder([7, 3, 9, 7, 1])
-    ask(federation(grid, engine=engine), letters(5), lambda *_: None)
+    ask(federation(grid, engine=engine), contents(5), lambda *_: None)
     assert grid.asked == order
 
 
 def test_not_so_far_ahead_that_many_replies_wait_for_their_turn() -> None:
     """In stretches of 64 clients; of weights so large that 64 would be too much to hold, of fewer."""
     grid = OutOfOrder(list(range(1, 131)))
-    ask(federation(grid), letters(130), lambda *_: None)
+    ask(federation(grid), contents(130), lambda *_: None)
     assert grid.asked == [*range(63, -1, -1), *range(127, 63, -1), 129, 128]
     grid = OutOfOrder(list(range(1, 11)))
-    large = dict.fromkeys(range(10), Payload({"w": torch.zeros(20_000_000)})(settings(rounds_done=0)))
+    large = dict.fromkeys(
+        range(10), Payload({"w": torch.zeros(20_000_000)}).with_settings(settings(rounds_done=0))
+    )
     ask(federation(grid), large, lambda *_: None)
     assert grid.asked == [3, 2, 1, 0, 7, 6, 5, 4, 9, 8]
 
@@ -161,10 +178,10 @@ def test_a_reply_that_comes_again_or_to_no_message_has_no_effect_and_is_counted(
         unasked.metadata.__dict__["_reply_to_message_id"] = "nobody's"
         return [unasked, *come, *come]
 
-    clients, read = federation(Stray(3, stray)), list[int]()
-    ask(clients, letters(3), lambda client, _: read.append(client))
+    (clients, state), read = meet(Stray(3, stray)), list[int]()
+    ask(clients, contents(3), lambda client, _: read.append(client))
     assert read == [0, 1, 2]
-    kinds = Counter((f.client, f.kind) for f in clients.faults)
+    kinds = Counter((f.client, f.kind) for f in state.faults)
     assert kinds == {(c, kind): 1 for c in range(3) for kind in ("late", "repeated")}
 
 
@@ -180,20 +197,20 @@ def test_nobody_answers_for_another_node() -> None:
         forged[0].content.metric_records["metrics"]["client"] = 99
         return [forged[0], *come]
 
-    clients = federation(Stray(3, stray))
-    answers, _ = ask(clients, letters(3), lambda _, reply: number(reply, "client"))
+    clients, state = meet(Stray(3, stray))
+    answers, _ = ask(clients, contents(3), lambda _, reply: number(reply, "client"))
     assert answers == {0: 0, 1: 1, 2: 2}
-    assert [(f.client, f.kind) for f in clients.faults] == [(2, "refused")]
+    assert [(f.client, f.kind) for f in state.faults] == [(2, "refused")]
 
 
 def test_a_reader_that_fails_as_nobody_expected_refuses_the_reply() -> None:
     def read(client: int, _: RecordDict) -> int:
         return 1 // (client - 1)
 
-    clients = federation(OutOfOrder([4] * 6), retries=0)
-    assert list(ask(clients, letters(6), read)[0]) == [0, 2, 3, 4, 5]
+    clients, state = meet(OutOfOrder([4] * 6), retries=0)
+    assert list(ask(clients, contents(6), read)[0]) == [0, 2, 3, 4, 5]
     reason = "the reply cannot be read, ZeroDivisionError: integer division or modulo by zero"
-    assert [(f.client, f.kind, f.reason) for f in clients.faults] == [(1, "refused", reason)]
+    assert [(f.client, f.kind, f.reason) for f in state.faults] == [(1, "refused", reason)]
 
 
 class Strangers(OutOfOrder):
@@ -231,16 +248,16 @@ class Strangers(OutOfOrder):
 def test_a_bad_introduction_is_counted_asked_again_and_named_in_the_end(
     said: dict[str, Any] | None, reason: str
 ) -> None:
-    known = federation(Strangers(3, {2: [said]}), retries=1, timeout=0.2)
-    assert known.clients == (0, 1, 2)
-    assert any("node 2" in f.reason and reason in f.reason for f in known.faults)
-    assert {(f.client, f.phase) for f in known.faults} == {(-1, "meet")}
-    faults: list[Fault] = []
+    known, state = meet(Strangers(3, {2: [said]}), retries=1, timeout=0.2)
+    assert known.active == (0, 1, 2)
+    assert any("node 2" in f.reason and reason in f.reason for f in state.faults)
+    assert {(f.client, f.phase) for f in state.faults} == {(-1, "meet")}
+    failed = ServerState(History(()))
     grid = Strangers(3, {2: [said, said]})
     with pytest.raises(RunFailed, match=rf"did not say who they are.*node 2: .*{reason}"):
         settings_ = FederationSettings(engine="ray", timeout=0.2, retries=1)
-        Clients(grid, settings_, 3, threading.Event(), faults)
-    assert sum("node 2" in f.reason for f in faults) == 2
+        Clients(grid, settings_, 3, threading.Event(), failed)
+    assert sum("node 2" in f.reason for f in failed.faults) == 2
 
 
 def test_requests_withheld_are_told_to_their_own_client_alone() -> None:
@@ -258,5 +275,5 @@ def test_requests_withheld_are_told_to_their_own_client_alone() -> None:
     clients = federation(grid)
     grid._take = take  # type: ignore[method-assign]
     with clients.withholding([Request()]):  # type: ignore[list-item]
-        ask(clients, letters(3), lambda *_: None)
+        ask(clients, contents(3), lambda *_: None)
     assert heard == {0: False, 1: True, 2: False}

@@ -143,8 +143,8 @@ def test_cached_and_trained_originals_have_the_same_history(
     trained = played(tmp_path / "trained", config, tmp_path / "cache")
     cached = played(tmp_path / "cached", config, tmp_path / "cache")
     assert [r["times"]["references"]["original"] for r in (trained, cached)] == ["trained", "cached"]
-    history = servers[0].standing.history
-    assert same(history, servers[1].standing.history)
+    history = servers[0].state.history
+    assert same(history, servers[1].state.history)
     assert tuple(history.trained) == FUNCTIONALS
     assert list(history.norms) == [1, 2, 3] and all(list(c) == list(range(6)) for c in history.norms.values())
     assert list(history.last) == list(range(6))
@@ -181,7 +181,7 @@ def test_the_history_retells_the_first_round(tmp_path: Path, monkeypatch: pytest
         moved = history.initial[name].double() + mean
         torch.testing.assert_close(learned.state[name].double(), moved, rtol=1e-6, atol=1e-7)
         assert history.norms[1][3][name] == pytest.approx(float(history.last[3][name].norm()), rel=1e-5)
-    assert same(history, servers[0].standing.history)
+    assert same(history, servers[0].state.history)
 
 
 def test_the_server_keeps_no_step_of_deleted_speech(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +189,7 @@ def test_the_server_keeps_no_step_of_deleted_speech(tmp_path: Path, monkeypatch:
     servers = watched(monkeypatch)
     config = small_config(recovery__rounds=0, unlearning__aggregation="projected")
     played(tmp_path / "run", config, tmp_path / "cache")
-    history = servers[0].standing.history
+    history = servers[0].state.history
     assert list(history.last) == [0, 4, 5]
     assert all(list(of_round) == [0, 2, 3, 4, 5] for of_round in history.norms.values())
     cache = ReferenceCache(tmp_path / "cache")
@@ -215,7 +215,7 @@ def test_last_steps_are_kept_only_where_somebody_reads_them(
     for number, how in enumerate(["sum", "projected", "sum", "projected"]):
         config = small_config(deletions__schedule=some, unlearning__aggregation=how)
         runs[number] = run_small(tmp_path / str(number), config, cache=cache)
-        assert bool(servers[-1].standing.history.last) == (how == "projected")
+        assert bool(servers[-1].state.history.last) == (how == "projected")
     origins = [run["times"]["references"]["original"] for run in runs.values()]
     assert origins == ["trained", "trained", "cached", "cached"]
     assert without_times(runs[2]) == without_times(runs[0])
@@ -234,7 +234,7 @@ def test_a_deletion_during_learning_leaves_the_history_going_on(
     config = small_config(deletions__schedule=early, unlearning__aggregation="projected")
     result = played(tmp_path / "run", config, tmp_path / "cache")
     assert result["status"] == "complete" and result["cost"]["counterfactual"]["rounds"] == 2
-    history = servers[0].standing.history
+    history = servers[0].state.history
     assert list(history.norms) == [1, 2, 3]
     assert all(sorted(of_round) == [0, 1, 2, 3, 5] for of_round in history.norms.values())
     assert sorted(history.last) == [0, 1, 2, 3, 5]

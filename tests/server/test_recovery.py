@@ -34,7 +34,7 @@ class Watch:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.moves: list[tuple[str, Tensor]] = []
-        report = TrainingRounds.report
+        report = TrainingRounds.report_round
         before: list[Tensor] = []
 
         def watched(rounds: TrainingRounds, round_: int, phase: str, weights: StateDict, *rest: Any) -> None:
@@ -44,7 +44,7 @@ class Watch:
                 before[:] = [flat(weights)]
             report(rounds, round_, phase, weights, *rest)
 
-        monkeypatch.setattr(TrainingRounds, "report", watched)
+        monkeypatch.setattr(TrainingRounds, "report_round", watched)
 
     def ways_back(self) -> list[float]:
         """Of each recovery round the cosines with the way back along each unlearn step before it."""
@@ -172,7 +172,7 @@ def test_those_who_did_not_ask_and_they_alone_are_heard(
     assert play(experiment)["status"] == "complete"
     assert [(clients, others) for clients, others, _ in joined.steps] == [([1], 5), ([2, 3], 3)]
     first, second = (longest for _, _, longest in joined.steps)
-    last_round = experiment.standing.history.norms[3]
+    last_round = experiment.state.history.norms[3]
     sizes = {c: sum(n * n for n in own.values()) ** 0.5 for c, own in last_round.items()}
     assert second == pytest.approx(2.0 * sorted(sizes[c] for c in (0, 4, 5))[1])
     assert 2 * min(sizes.values()) <= first <= 2 * max(sizes.values())
