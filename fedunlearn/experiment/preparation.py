@@ -12,7 +12,7 @@ from fedunlearn import config as configuration
 from fedunlearn import corpora
 from fedunlearn.audio import PCM
 from fedunlearn.client.liveness import reset_liveness
-from fedunlearn.config import Config, CorpusSettings
+from fedunlearn.config import Config
 from fedunlearn.corpora.folder import name_few
 from fedunlearn.corpora.utterance import Corpus
 from fedunlearn.deletion.admission import note_devices
@@ -37,7 +37,7 @@ from fedunlearn.experiment.progress import Progress
 from fedunlearn.experiment.record import SavedRun
 from fedunlearn.experiment.reference_cache import ReferenceCache
 from fedunlearn.files import write_atomically
-from fedunlearn.inputs import looked_up
+from fedunlearn.inputs import looked_up, refuse_inside_corpus
 from fedunlearn.ledger import DamagedLedger, LedgerReader
 from fedunlearn.models import build_model, resolved
 from fedunlearn.models.contract import EmotionModel, trained_names
@@ -50,7 +50,7 @@ from fedunlearn.vault.arrays import DamagedVault, write_vault
 from fedunlearn.vault.calibration import CALIBRATION, FEWEST
 from fedunlearn.vault.index import VaultEntry
 from fedunlearn.vault.relocation import restore_arrays_from_corpus
-from fedunlearn.vault.vault import Vault
+from fedunlearn.vault.vault import Vault, is_untouched
 
 DecodedCorpus = tuple[Corpus, RecordingCache]
 """A corpus and its decoded recordings."""
@@ -110,12 +110,12 @@ def check(config: Config, out: Path, cache: Path, corpus: Corpus | None = None) 
     ]
     output = [
         *_problems(RunFolder(out).check),
-        *_problems(lambda: _check_outside("--out", out, config.corpus)),
+        *_problems(lambda: refuse_inside_corpus("--out", out, config.corpus.path)),
     ]
     # The cache lies beside the output unless it is named; what is wrong with both is said once.
     output = output or [
         *_problems(lambda: _check_cache(cache)),
-        *_problems(lambda: _check_outside("--cache", cache, config.corpus)),
+        *_problems(lambda: refuse_inside_corpus("--cache", cache, config.corpus.path)),
     ]
     if problems or output:
         raise BadInput([*problems, *output])
@@ -137,14 +137,6 @@ def _check_cache(cache: Path) -> None:
     nearest = looked_up(f"--cache {cache}", lambda: next(p for p in places if p.exists() or p.is_symlink()))
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise BadInput(f"--cache {cache}: cannot be written ({nearest} is no folder, or not yours to write)")
-
-
-def _check_outside(option: str, folder: Path, corpus: CorpusSettings) -> None:
-    for speech in corpus.folders:
-        if looked_up(f"{option} {folder}", folder.resolve).is_relative_to(speech):
-            raise BadInput(
-                f"{option} {folder}: lies inside the corpus {speech}, which is never written; name another"
-            )
 
 
 def decode_corpus(config: Config, progress: Progress) -> DecodedCorpus:
@@ -197,7 +189,7 @@ def prepare(
             check_files(run)
             _check_same(config, run)
             _check_cache(cache)
-            _check_outside("--cache", cache, config.corpus)
+            refuse_inside_corpus("--cache", cache, config.corpus.path)
             resolved(config.model)  # what is wrong with it, before anything is decoded
             if run.standings.exists():
                 return _resume(config, run, cache, progress, decoded)
@@ -394,6 +386,6 @@ def _recordings(
 
 def _is_untouched(folder: Path, entries: Sequence[VaultEntry], classes: int) -> bool:
     try:
-        return folder.exists() and Vault(folder).is_untouched(entries, classes)
+        return folder.exists() and is_untouched(Vault(folder), entries, classes)
     except DamagedVault:
         return False

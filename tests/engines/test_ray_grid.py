@@ -8,23 +8,23 @@ from flwr.app import Message, RecordDict
 
 from fedunlearn.engines.ray_grid import RayGrid, WorkerPool
 from fedunlearn.messages.flower_internals import sign_as_simulation
-from fedunlearn.messages.records import Held, borrow, lend
+from fedunlearn.messages.records import TensorArray, borrow, lend
 from fedunlearn.server.clients import Payload, settings
 
 
 def given_out(kind: str, count: int, seconds: float, workers: int = 2, values: int = 10) -> list[int]:
     """Sizes of the calls that so many messages make, where one takes so many seconds."""
-    site = WorkerPool([None] * workers)
-    grid = RayGrid(count, [site])
+    pool = WorkerPool([None] * workers)
+    grid = RayGrid(count, [pool])
     grid._seconds[kind] = seconds
     record = Payload({"w": torch.zeros(values)})(settings(rounds_done=0))
     sign_as_simulation()
-    site.take(Message(record, dst_node_id=n + 1, message_type=kind) for n in range(count))
+    pool.add(Message(record, dst_node_id=n + 1, message_type=kind) for n in range(count))
     sizes = []
-    while site.queue:
-        sizes.append(grid._at_once(site))
+    while pool.queue:
+        sizes.append(grid._call_size(pool))
         for _ in range(sizes[-1]):
-            site.queue.popleft()
+            pool.queue.popleft()
     return sizes
 
 
@@ -70,6 +70,6 @@ def test_a_lent_array_is_the_one_that_flower_would_make() -> None:
     from flwr.app import Array
 
     for values in (torch.randn(3, 4), torch.tensor(2.5, dtype=torch.float64), torch.zeros(0, 3)):
-        ours, theirs = Held(values), Array(values.numpy())
+        ours, theirs = TensorArray(values), Array(values.numpy())
         assert (ours.dtype, tuple(ours.shape), ours.stype) == (theirs.dtype, theirs.shape, theirs.stype)
         assert ours.data == theirs.data and ours.bytes == len(theirs.data)
