@@ -492,7 +492,9 @@ def _checked(
             plugin.settings.model_validate(dict(use.options or {}))
         except ValidationError as error:
             below = (use.section, use.options_key)
-            problems += [_line(source, {**e, "loc": (*below, *e["loc"])}) for e in error.errors()]
+            own = f"misspelt? its settings are {', '.join(plugin.settings.model_fields) or 'none'}"
+            lines = (_line(source, {**e, "loc": (*below, *e["loc"])}) for e in error.errors())
+            problems += [line.replace("misspelt? see docs/configuration.md", own) for line in lines]
     return digests, problems
 
 

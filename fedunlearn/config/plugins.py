@@ -228,7 +228,7 @@ def _pick(kind: Kind, registered: Sequence[Plugin], module: ModuleType, name: st
         return fitting[-1]
     decorator = f"@fedunlearn.{kind}"
     if named:
-        raise BadInput(f"{place}: {name} is registered as a {named[-1].kind}, not as {_a(kind)}")
+        raise BadInput(f"{place}: {name} is registered as {_a(named[-1].kind)}, not as {_a(kind)}")
     if name and hasattr(module, name):
         raise BadInput(f"{place}: {name} is not registered as {_a(kind)}; decorate it with {decorator}")
     known = ", ".join(dict.fromkeys(p.name for p in registered if p.kind == kind))
