@@ -11,7 +11,6 @@ from rich.console import Console
 
 from fedunlearn import config as configuration
 from fedunlearn.config import Config
-from fedunlearn.config.presets import find_config
 from fedunlearn.errors import Interrupted, RunFailed
 from fedunlearn.results_schema import Results
 
@@ -53,7 +52,7 @@ def load_config(source: str | Path | None = None, /, **overrides: Any) -> Config
             placed |= {f"{key}.{name}": _plain(inner) for name, inner in _leaves(value)}
         else:
             placed[dotted] = _plain(value)
-    return configuration.load(None if source is None else find_config(source), placed)
+    return configuration.load(None if source is None else Path(source), placed)
 
 
 def _leaves(section: Mapping[str, Any]) -> list[tuple[str, Any]]:
