@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedunlearn.api import load_config, run
+    from fedunlearn.api import compare, load_config, run
     from fedunlearn.audio import SAMPLE_RATE
     from fedunlearn.config import Config, DescentSettings
     from fedunlearn.config.fields import Settings
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from fedunlearn.results_schema import Results, load_results
     from fedunlearn.server.aggregation import AggregationContext
     from fedunlearn.server.plugin import aggregation
+    from fedunlearn.study.compare import Comparison
+    from fedunlearn.study.grid import Variant
     from fedunlearn.unlearning.contract import ServerScalars, UnlearnFailed, UnlearnResult
     from fedunlearn.unlearning.descent import cross_entropy_to, descend
     from fedunlearn.unlearning.plugin import method
@@ -42,6 +44,7 @@ __all__ = [
     "SAMPLE_RATE",
     "AggregationContext",
     "BadInput",
+    "Comparison",
     "Config",
     "DescentSettings",
     "EmotionModel",
@@ -57,7 +60,9 @@ __all__ = [
     "UnlearnResult",
     "Update",
     "Utterance",
+    "Variant",
     "aggregation",
+    "compare",
     "corpus",
     "cross_entropy_to",
     "descend",
@@ -70,7 +75,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "api": ("load_config", "run"),
+    "api": ("compare", "load_config", "run"),
     "audio": ("SAMPLE_RATE",),
     "config": ("Config", "DescentSettings"),
     "config.fields": ("Settings",),
@@ -84,6 +89,8 @@ _HOMES = {
     "results_schema": ("Results", "load_results"),
     "server.aggregation": ("AggregationContext",),
     "server.plugin": ("aggregation",),
+    "study.compare": ("Comparison",),
+    "study.grid": ("Variant",),
     "unlearning.contract": ("ServerScalars", "UnlearnFailed", "UnlearnResult"),
     "unlearning.descent": ("cross_entropy_to", "descend"),
     "unlearning.plugin": ("method",),

@@ -3,16 +3,21 @@
 They do what the commands ``run`` and ``compare`` do, and print nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from fedunlearn import config as configuration
 from fedunlearn.config import Config
+from fedunlearn.config.presets import find_config
 from fedunlearn.errors import Interrupted, RunFailed
 from fedunlearn.results_schema import Results
+from fedunlearn.study.grid import Axes, Variant, comparison_config, variant_of
+
+if TYPE_CHECKING:
+    from fedunlearn.study.compare import Comparison
 
 SHORT_KEYS: Mapping[str, str] = {
     "aggregation": "unlearning.aggregation",
@@ -44,15 +49,18 @@ def load_config(source: str | Path | None = None, /, **overrides: Any) -> Config
     Raises:
         BadInput: no such file or preset; or settings that will not do: every one of them, one line each.
     """
+    return configuration.load(None if source is None else find_config(source), _dotted(overrides))
+
+
+def _dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides as keyword arguments -> dotted keys to values."""
     placed: dict[str, Any] = {}
     for key, value in overrides.items():
-        dotted = SHORT_KEYS.get(key, key)
         if isinstance(value, Mapping):
-            dotted = key
             placed |= {f"{key}.{name}": _plain(inner) for name, inner in _leaves(value)}
         else:
-            placed[dotted] = _plain(value)
-    return configuration.load(None if source is None else Path(source), placed)
+            placed[SHORT_KEYS.get(key, key)] = _plain(value)
+    return placed
 
 
 def _leaves(section: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -120,3 +128,57 @@ def run(
     close_books(experiment.run, experiment.partition, experiment.standing)
     write_report(found, experiment.run.report)
     return Results.read(folder)
+
+
+def compare(
+    source: str | Path | None = None,
+    /,
+    *,
+    methods: Sequence[str | Variant],
+    out: str | Path,
+    sizes: Sequence[int] = (10,),
+    requesters: Sequence[int] = (1,),
+    seeds: Sequence[int] = (0,),
+    aggregations: Sequence[str] = (),
+    recoveries: Sequence[str] = (),
+    **overrides: Any,
+) -> "Comparison":
+    """Compare unlearning methods: every combination of what is listed is a whole run.
+
+    The guard is off, so that methods are compared as they are, unless ``overrides`` say otherwise. Finished
+    runs are kept in ``out``: call it again to continue.
+
+    >>> found = compare("ravdess", data="RAVDESS", methods=["calm", "none", "mine.py:mine"],
+    ...                 seeds=range(3), out="runs/compare")  # doctest: +SKIP
+    >>> print(found.summary)  # doctest: +SKIP
+
+    Args:
+        source: the experiment to start from, as of ``load_config``.
+        methods: names of methods, references to your own, or ``Variant`` objects: a method with settings.
+        out: folder for finished runs, compare.csv, compare.md, compare.tex and figures.
+        sizes: utterances that each requester deletes.
+        requesters: how many clients request a deletion, all at the same time.
+        seeds: of partition, training and requesters.
+        aggregations: how the requesters' updates are joined; empty = as the experiment has it.
+        recoveries: names of ``study.grid.RECOVERIES``; empty = as the experiment has it.
+        overrides: as of ``load_config``.
+
+    Returns:
+        rows, a summary in Markdown, and which runs failed and why.
+
+    Raises:
+        BadInput: settings, corpus, partition or ``out`` do not allow a run; nothing was trained.
+        Interrupted: Ctrl-C stopped it; finished runs are kept.
+    """
+    from fedunlearn.study.compare import compare_methods
+
+    base = comparison_config(None if source is None else find_config(source), _dotted(overrides))
+    axes = Axes(
+        variants=[m if isinstance(m, Variant) else variant_of(m) for m in methods],
+        sizes=list(sizes),
+        requesters=list(requesters),
+        seeds=list(seeds),
+        aggregations=list(aggregations),
+        recoveries=list(recoveries),
+    )
+    return compare_methods(base, axes, Path(out))

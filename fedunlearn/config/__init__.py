@@ -485,8 +485,8 @@ def _checked(
         if pinned.get(place, plugin.sha256) != plugin.sha256:
             problems.append(
                 f"{source}: {key}: {place}: is not the file that the experiment was made with (SHA-256 "
-                f"{plugin.sha256[:12]}..., plugins has {str(pinned[place])[:12]}...); put it back, or remove "
-                "the entry to take the new one"
+                f"{plugin.sha256[:12]}..., plugins has {str(pinned[place])[:12]}...); put it back or, "
+                "for a new run, remove the entry"
             )
         try:
             plugin.settings.model_validate(dict(use.options or {}))

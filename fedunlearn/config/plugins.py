@@ -155,6 +155,21 @@ def canonical(kind: Kind, name: str) -> str:
     return name
 
 
+def short_name(name: str) -> str:
+    """A name as tables and files show it: of a reference, what follows the file."""
+    match = _FILE.fullmatch(name)
+    return match["name"] or Path(match["file"]).stem if match else name
+
+
+def split_reference(text: str) -> tuple[str, str]:
+    """``NAME:REST`` -> (name, rest), where the name may be a reference to a file, with a colon of its own."""
+    match = re.match(r"(.+?\.py:[^:/\\]+)(?::(.*))?$", text, re.DOTALL)
+    if match:
+        return match[1], match[2] or ""
+    name, _, rest = text.partition(":")
+    return name, rest
+
+
 def key_of(kind: Kind, reference: str) -> str:
     """The name under which ``Config.plugins`` keeps the digest of a reference's file."""
     match = _FILE.fullmatch(reference)
