@@ -28,7 +28,7 @@ ROOMS = (
     ("experiment", "report"),
     ("engines",),
     ("study",),
-    ("flower_app", "cli"),
+    ("flower_app", "cli", "api"),
     ("__main__",),
     ("simulations",),
 )

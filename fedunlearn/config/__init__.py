@@ -485,14 +485,16 @@ def _checked(
         if pinned.get(place, plugin.sha256) != plugin.sha256:
             problems.append(
                 f"{source}: {key}: {place}: is not the file that the experiment was made with (SHA-256 "
-                f"{plugin.sha256[:12]}..., plugins has {str(pinned[place])[:12]}...); put it back, or remove "
-                "the entry to take the new one"
+                f"{plugin.sha256[:12]}..., plugins has {str(pinned[place])[:12]}...); put it back or, "
+                "for a new run, remove the entry"
             )
         try:
             plugin.settings.model_validate(dict(use.options or {}))
         except ValidationError as error:
             below = (use.section, use.options_key)
-            problems += [_line(source, {**e, "loc": (*below, *e["loc"])}) for e in error.errors()]
+            own = f"misspelt? its settings are {', '.join(plugin.settings.model_fields) or 'none'}"
+            lines = (_line(source, {**e, "loc": (*below, *e["loc"])}) for e in error.errors())
+            problems += [line.replace("misspelt? see docs/configuration.md", own) for line in lines]
     return digests, problems
 
 

@@ -155,6 +155,21 @@ def canonical(kind: Kind, name: str) -> str:
     return name
 
 
+def short_name(name: str) -> str:
+    """A name as tables and files show it: of a reference, what follows the file."""
+    match = _FILE.fullmatch(name)
+    return match["name"] or Path(match["file"]).stem if match else name
+
+
+def split_reference(text: str) -> tuple[str, str]:
+    """``NAME:REST`` -> (name, rest), where the name may be a reference to a file, with a colon of its own."""
+    match = re.match(r"(.+?\.py:[^:/\\]+)(?::(.*))?$", text, re.DOTALL)
+    if match:
+        return match[1], match[2] or ""
+    name, _, rest = text.partition(":")
+    return name, rest
+
+
 def key_of(kind: Kind, reference: str) -> str:
     """The name under which ``Config.plugins`` keeps the digest of a reference's file."""
     match = _FILE.fullmatch(reference)
@@ -228,7 +243,7 @@ def _pick(kind: Kind, registered: Sequence[Plugin], module: ModuleType, name: st
         return fitting[-1]
     decorator = f"@fedunlearn.{kind}"
     if named:
-        raise BadInput(f"{place}: {name} is registered as a {named[-1].kind}, not as {_a(kind)}")
+        raise BadInput(f"{place}: {name} is registered as {_a(named[-1].kind)}, not as {_a(kind)}")
     if name and hasattr(module, name):
         raise BadInput(f"{place}: {name} is not registered as {_a(kind)}; decorate it with {decorator}")
     known = ", ".join(dict.fromkeys(p.name for p in registered if p.kind == kind))

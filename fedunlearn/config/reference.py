@@ -10,7 +10,7 @@ import annotated_types
 from pydantic.fields import FieldInfo
 
 from fedunlearn.config import Config
-from fedunlearn.config.fields import LARGEST, LARGEST_FLOAT, LARGEST_SEED, Settings
+from fedunlearn.config.fields import LARGEST, LARGEST_FLOAT, LARGEST_SEED, Options, Settings
 
 INTRODUCTION = """\
 # Settings
@@ -124,13 +124,15 @@ def _values(field: FieldInfo) -> str:
         return {str: "list of texts", int: "list of integers"}.get(
             _plain(get_args(kind)[0]), "list of tables"
         )
+    if get_origin(_plain(kind)) is dict or _plain(kind) is Options:
+        return "table"
     name = "integer" if _plain(kind) is int else "number"
     return f"{name} {_range([*field.metadata, *_bounds_within(kind)])}"
 
 
 def _plain(kind: Any) -> Any:
     """The type under annotations and under "or none"."""
-    while get_args(kind):
+    while get_args(kind) and get_origin(kind) is not dict:
         kind = get_args(kind)[0]
     return kind
 

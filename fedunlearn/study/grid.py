@@ -10,7 +10,7 @@ from fedunlearn import config as configuration
 from fedunlearn.config import Config, parse_override
 from fedunlearn.config.deletion import DeletionSettings, ScheduledDeletion
 from fedunlearn.config.fields import LARGEST
-from fedunlearn.config.plugins import is_plugin
+from fedunlearn.config.plugins import canonical, is_plugin, short_name, split_reference
 from fedunlearn.config.unlearning import section_of
 from fedunlearn.errors import BadInput
 from fedunlearn.seeding import rng_for
@@ -59,7 +59,7 @@ def loader_of(config: Config) -> ConfigLoader:
 
 def _dotted(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and key != "plugins":  # keys of that are file names, with dots
             yield from _dotted(value, f"{before}{key}.")
         else:
             yield before + key, value
@@ -140,7 +140,7 @@ def parse_variant(text: str) -> Variant:
         BadInput: not of this form.
     """
     name, _, what = text.partition("=")
-    algorithm, _, settings = what.partition(":")
+    algorithm, settings = split_reference(what)
     name, algorithm = name.strip(), algorithm.strip()
     if not algorithm or not _NAME.fullmatch(name):
         raise BadInput(
@@ -157,7 +157,7 @@ def parse_variant(text: str) -> Variant:
 def variant_of(method: str) -> Variant:
     """Return the variant of a method with the experiment's own settings; "default" = the product's method."""
     name = Config().unlearning.method if method == "default" else method
-    return Variant(name, name)
+    return Variant(short_name(name), name)
 
 
 def parse_numbers(option: str, text: str, least: int, most: int = LARGEST) -> list[int]:
@@ -187,11 +187,11 @@ def cells_of(load: ConfigLoader, axes: Axes) -> list[Cell]:
     if twice:
         raise BadInput(f"--methods, --variant: {', '.join(twice)} comes twice; give each a name of its own")
     base = load({})
-    aggregations = [(a, {"unlearning.aggregation": a}) for a in axes.aggregations]
+    aggregations = [(short_name(a), {"unlearning.aggregation": a}) for a in axes.aggregations]
     recoveries = [(r, recovery_overrides(r, base)) for r in axes.recoveries]
     problems: list[str] = []
     for variant in axes.variants:
-        problems += _refused(f"--variant {variant.name}", load, variant.overrides)
+        problems += _refused(f"--variant {variant.name}", load, _overrides(variant, base))
     for name, overrides in aggregations:
         problems += _refused(f"--aggregations {name}", load, overrides)
     for name, overrides in recoveries:
@@ -204,8 +204,8 @@ def cells_of(load: ConfigLoader, axes: Axes) -> list[Cell]:
     if problems:
         raise BadInput(problems)
     experiments = [
-        (variant, aggregation, recovery, load({**variant.overrides, **joining, **recovering}))
-        for aggregation, joining in aggregations or [(base.unlearning.aggregation, {})]
+        (variant, aggregation, recovery, load({**_overrides(variant, base), **joining, **recovering}))
+        for aggregation, joining in aggregations or [(short_name(base.unlearning.aggregation), {})]
         for recovery, recovering in recoveries or [(recovery_name(base), {})]
         for variant in axes.variants
     ]
@@ -226,6 +226,15 @@ def cells_of(load: ConfigLoader, axes: Axes) -> list[Cell]:
         for size in axes.sizes
         for variant, aggregation, recovery, experiment in experiments
     ]
+
+
+def _overrides(variant: Variant, base: Config) -> dict[str, Any]:
+    """A variant's overrides; options that the experiment has for another method of one's own are dropped."""
+    unlearning = base.unlearning
+    if unlearning.options is None or canonical("method", variant.algorithm) == unlearning.method:
+        return variant.overrides
+    own = is_plugin("method", variant.algorithm)
+    return {"unlearning.options": {} if own else None, **variant.overrides}
 
 
 def _refused(option: str, load: ConfigLoader, overrides: Mapping[str, Any]) -> list[str]:
