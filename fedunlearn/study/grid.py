@@ -125,7 +125,7 @@ class Axes:
         seeds: whole experiments.
         aggregations: as ``unlearning.aggregation``; empty = the experiment's own.
         recoveries: of ``RECOVERIES``; empty = the experiment's own.
-        windows: rounds that a request waits so that others may be served with it; empty = the experiment's own.
+        windows: rounds that a request waits so that others are served with it; empty = the experiment's own.
         apart: rounds between one requester and the next; 0 = all at once.
     """
 
