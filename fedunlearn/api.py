@@ -108,7 +108,7 @@ def run(
     from fedunlearn.engines.engine import play
     from fedunlearn.experiment.preparation import prepare
     from fedunlearn.experiment.progress import Progress
-    from fedunlearn.experiment.request_contents import close_books
+    from fedunlearn.experiment.request_contents import close_requests
     from fedunlearn.report.run_page import write_report
     from fedunlearn.run_folder import RunFolder
 
@@ -125,7 +125,7 @@ def run(
             write_report(ended, experiment.run.report)
             raise
     experiment.run.write_results(found)
-    close_books(experiment.run, experiment.partition, experiment.standing)
+    close_requests(experiment.run, experiment.partition, experiment.saved)
     write_report(found, experiment.run.report)
     return Results.read(folder)
 

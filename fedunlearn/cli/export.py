@@ -57,7 +57,7 @@ def leave_model(run: RunFolder, results: Mapping[str, Any]) -> Path | None:
 
 def _export(run: RunFolder, out: Path) -> int:
     results = read_results(run.path)
-    with suppress(PermissionError):  # what may not be locked, nobody here plays
+    with suppress(PermissionError):  # a folder that may not be locked has no run going on here
         run.lock()
     try:
         if problems := [why for why in (_why_not(run, results), _unfit(out, results)) if why]:
@@ -125,6 +125,6 @@ def _save(run: RunFolder, results: Mapping[str, Any], folder: Path) -> None:
         model.load_state_dict(state)
     except (BadCheckpoint, RuntimeError) as error:
         why = " ".join(str(error).split())
-        told = why if isinstance(error, BadCheckpoint) else f"{file}: does not fit the run's encoder ({why})"
-        raise BadInput(told) from error
+        line = why if isinstance(error, BadCheckpoint) else f"{file}: does not fit the run's encoder ({why})"
+        raise BadInput(line) from error
     save_model(model.eval(), emotions, folder, model_card(results))

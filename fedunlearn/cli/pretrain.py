@@ -1,7 +1,7 @@
 """``fedunlearn pretrain``: a small speech encoder, trained from scratch without labels."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.progress import (
@@ -16,7 +16,6 @@ from rich.progress import (
 from fedunlearn.cli.exit_codes import run_command, stopped_as_interrupt
 from fedunlearn.config.fields import LARGEST, LARGEST_SEED, LARGEST_SHAPE
 from fedunlearn.console import errors, warn
-from fedunlearn.corpora import unlabelled
 from fedunlearn.errors import EXIT_OK, BadInput
 
 
@@ -26,7 +25,7 @@ def pretrain(
     data: Annotated[Path | None, typer.Option(help="Folder of recordings; only read.")] = None,
     corpus: Annotated[
         str, typer.Option(help="Whose names its files have; folder = any sound files.")
-    ] = unlabelled.FOLDER,
+    ] = "folder",
     only: Annotated[str, typer.Option(help="Learn from these speakers, such as 03,11; empty = all.")] = "",
     leave_out: Annotated[str, typer.Option(help="Not from these speakers.")] = "",
     speakers: Annotated[
@@ -55,25 +54,26 @@ def pretrain(
     """
 
     def command() -> int:
-        choice = unlabelled.Choice(
-            corpus=corpus,
-            data=str(data) if data else "",
-            only=_names(only),
-            leave_out=_names(leave_out),
-            speakers=speakers,
-            generated=generated if generated is not None else 0 if data else 200,
-        )
+        wanted = {
+            "corpus": corpus,
+            "data": str(data) if data else "",
+            "only": _names(only),
+            "leave_out": _names(leave_out),
+            "speakers": speakers,
+            "generated": generated if generated is not None else 0 if data else 200,
+        }
         shape = {"steps": steps, "batch": batch, "lr": lr, "hidden": hidden, "layers": layers}
-        return _pretrain(out, kind, choice, seed, {k: v for k, v in shape.items() if v is not None})
+        return _pretrain(out, kind, wanted, seed, {k: v for k, v in shape.items() if v is not None})
 
     raise SystemExit(run_command(command))
 
 
-def _pretrain(
-    out: Path, kind: str, choice: unlabelled.Choice, seed: int, shape: dict[str, int | float]
-) -> int:
+def _pretrain(out: Path, kind: str, wanted: dict[str, Any], seed: int, shape: dict[str, int | float]) -> int:
+    # Heavy imports wait until the command is called.
+    from fedunlearn.corpora import unlabelled
     from fedunlearn.models.encoders import pretrained_folder, pretraining
 
+    choice = unlabelled.Choice(**wanted)
     recipe = pretraining.Recipe(kind=kind, **shape)  # type: ignore[arg-type]
     problems: list[str] = []
     sources: list[unlabelled.Source] = []

@@ -1,7 +1,7 @@
-"""``fedunlearn delete``, ``withdraw`` and ``requests``: what a person says to their device, at any moment.
+"""``fedunlearn delete``, ``withdraw`` and ``requests``: the requests that people file, at any moment.
 
-The command leaves a note in the device's inbox, in the run folder, and is done: the device finds it when the
-server asks next. Nothing heavy is imported, so that it takes no time.
+A command leaves a file in the device's inbox, in the run folder; the device finds it at the server's next
+query. Nothing heavy is imported, so that a command takes no time.
 """
 
 import secrets
@@ -50,11 +50,11 @@ def delete(
     deadline: Annotated[int | None, typer.Option(help="Rounds within which it should be verified.")] = None,
     reason: Annotated[str, typer.Option(help="In your own words; stays on the device.")] = "",
 ) -> None:
-    """Take speech back: exactly one of --utterances, --speaker, --emotion and --all.
+    """Delete recordings: exactly one of --utterances, --speaker, --emotion and --all.
 
     Exit codes: 0 the device will find the request; 2 it cannot be served, and nothing was filed.
     """
-    asked = _Asked(
+    options = _DeletionOptions(
         tuple([*(utterances or []), *(more or [])]),
         bool(utterances),
         speaker,
@@ -63,7 +63,7 @@ def delete(
         deadline,
         reason,
     )
-    raise SystemExit(run_command(lambda: _delete(RunFolder(run), client, asked)))
+    raise SystemExit(run_command(lambda: _delete(RunFolder(run), client, options)))
 
 
 def withdraw(
@@ -74,7 +74,7 @@ def withdraw(
         typer.Option(help="Its id, as `fedunlearn delete` gave it, or how that begins (4 digits or more)."),
     ],
 ) -> None:
-    """Take a request back, on every device that it concerns. Too late once a device has unlearned."""
+    """Withdraw a request, on every device that it concerns. Too late once a device has unlearned."""
     raise SystemExit(run_command(lambda: _withdraw(RunFolder(run), client, request)))
 
 
@@ -82,12 +82,12 @@ def requests(
     run: Run,
     client: Annotated[int | None, typer.Option(help="Of this client alone.")] = None,
 ) -> None:
-    """Show what has been asked and what became of it, on the devices and at the server, and what waits."""
+    """Show every request and its state, on the devices and at the server, and what still waits."""
     raise SystemExit(run_command(lambda: _requests(RunFolder(run), client)))
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _DeletionOptions:
     utterances: tuple[str, ...]
     named: bool
     speaker: str
@@ -124,67 +124,67 @@ class _Asked:
         )
 
 
-def _delete(run: RunFolder, client: int, asked: _Asked) -> int:
+def _delete(run: RunFolder, client: int, options: _DeletionOptions) -> int:
     problems: list[str] = []
     try:
         vaults = _vaults(run, client)
     except BadInput as error:
         problems += error.problems
     try:
-        request = asked.request()
+        request = options.request()
     except BadInput as error:
         problems += error.problems
     if problems:
         raise BadInput(problems)
-    expected = _expected(run, client, request)
-    if expected.state is RequestState.REFUSED:
-        raise BadInput(f"client {client}: {expected.note}; nothing was filed")
-    served = [expected]
+    preview = _preview(run, client, request)
+    if preview.state is RequestState.REFUSED:
+        raise BadInput(f"client {client}: {preview.note}; nothing was filed")
+    served = [preview]
     if request.what == "speaker":
-        parts = (_expected(run, other, request) for other in vaults if other != client)
+        parts = (_preview(run, other, request) for other in vaults if other != client)
         served += [part for part in parts if part.state is RequestState.RAISED]
     request = replace(request, devices=len(served))
     for part in sorted(served, key=lambda r: r.client):
         Inbox(run.vault(part.client)).file(request)
-    _say(f"Request {request.id}: {_told(served)}.")
+    say(f"Request {request.id}: {_describe(served)}.")
     if any(part.count and part.held_out for part in served):
         total = sum(len(part.held_out) for part in served if part.count)
-        _say(f"Of the same speech {_counted(total, 'held-out utterance')} will be removed, too.")
-    _say(
+        say(f"Of the same speech {_number_of(total, 'held-out utterance')} will be removed, too.")
+    say(
         "The device finds it at the next query; if no run is going on: "
         f"python simulations/run.py --resume --out {shlex.quote(str(run.path))}"
     )
     return EXIT_OK
 
 
-def _told(parts: Sequence[DeletionRequest]) -> str:
+def _describe(parts: Sequence[DeletionRequest]) -> str:
     first = parts[0]
-    told = f"client {first.client} takes back {_taken(first)}"
+    text = f"client {first.client} takes back {_amount(first)}"
     if len(parts) > 1:
-        others = ", ".join(f"{_taken(p)} of client {p.client}" for p in parts[1:])
-        told += f"; the same request goes to {len(parts) - 1} more of the speaker's devices: {others}"
-    return told
+        others = ", ".join(f"{_amount(p)} of client {p.client}" for p in parts[1:])
+        text += f"; the same request goes to {len(parts) - 1} more of the speaker's devices: {others}"
+    return text
 
 
-def _taken(part: DeletionRequest) -> str:
-    """What is to be unlearned, or, where that is nothing, what is removed all the same."""
+def _amount(part: DeletionRequest) -> str:
+    """Count what is unlearned or, where that is nothing, what is removed all the same."""
     if part.count:
-        return _counted(part.count)
-    return _counted(part.held_out_count, "held-out utterance")
+        return _number_of(part.count)
+    return _number_of(part.held_out_count, "held-out utterance")
 
 
-def _counted(count: int, what: str = "utterance") -> str:
+def _number_of(count: int, what: str = "utterance") -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-def _expected(run: RunFolder, client: int, request: FiledRequest) -> DeletionRequest:
-    """What the device would make of a request if it read it now, after all that was filed before."""
+def _preview(run: RunFolder, client: int, request: FiledRequest) -> DeletionRequest:
+    """Admit a request as the device would if it read it now, after all that was filed before."""
     folder = run.vault(client)
     entries, inbox = _entries(folder), Inbox(folder).waiting()
-    book = list(RequestStore(folder).all())
-    for earlier in (w.request for w in inbox if w.request and all(w.id != r.id for r in book)):
-        book.append(admit(earlier, client, entries, book, _ANY_DATE))
-    return admit(request, client, entries, book, _ANY_DATE)
+    known = list(RequestStore(folder).all())
+    for earlier in (w.request for w in inbox if w.request and all(w.id != r.id for r in known)):
+        known.append(admit(earlier, client, entries, known, _ANY_DATE))
+    return admit(request, client, entries, known, _ANY_DATE)
 
 
 def _withdraw(run: RunFolder, client: int, request: str) -> int:
@@ -203,13 +203,13 @@ def _withdraw(run: RunFolder, client: int, request: str) -> int:
     for other in waiting:
         Inbox(run.vault(other)).file_withdrawal(request)
     where = ", ".join(map(str, waiting))
-    _say(f"Request {request}: to be withdrawn at client{'s' if len(waiting) > 1 else ''} {where}.")
-    _say("The device honours it at the next query, unless it has unlearned by then.")
+    say(f"Request {request}: to be withdrawn at client{'s' if len(waiting) > 1 else ''} {where}.")
+    say("The device honours it at the next query, unless it has unlearned by then.")
     return EXIT_OK
 
 
 def _whole_id(run: RunFolder, client: int, start: str) -> str:
-    """The one id of a client's that begins so; what was given where there is none."""
+    """Return the one id of a client's requests that begins so; what was given where there is none."""
     states = _states(run.vault(client))
     ids = [start] if start in states else [i for i in states if len(start) >= 4 and i.startswith(start)]
     if len(ids) > 1:
@@ -230,18 +230,18 @@ def _requests(run: RunFolder, client: int | None) -> int:
             table.add_row(row[0], str(number), *row[1:])
     if table.row_count:
         Screen().table(table)
-        _say("Rounds leave out recovery rounds in the middle of learning; the ledger counts those, too.")
-        _say(f"Of what is purged there is a receipt: {run.vaults}/client-NNNN/receipts/ID.json")
+        say("Rounds leave out recovery rounds in the middle of learning; the ledger counts those, too.")
+        say(f"Of what is purged there is a receipt: {run.vaults}/client-NNNN/receipts/ID.json")
     else:
-        _say(f"No requests in {run.path}.")
+        say(f"No requests in {run.path}.")
     return EXIT_OK
 
 
 def _rows(run: RunFolder, client: int) -> list[tuple[str, ...]]:
     vault = run.vault(client)
     waiting = Inbox(vault).waiting()
-    book = RequestStore(vault).all()
-    recorded = _recorded(run, client, [r.id for r in book])
+    stored = RequestStore(vault).all()
+    recorded = _recorded(run, client, [r.id for r in stored])
     leaving = {w.withdraws for w in waiting if w.withdraws}
     rows: list[tuple[str, ...]] = [
         (
@@ -253,8 +253,8 @@ def _rows(run: RunFolder, client: int) -> list[tuple[str, ...]]:
             f"{state}, to be withdrawn" if r.id in leaving else str(state),
             r.note,
         )
-        for r in book
-        for state in [_reached(r, recorded.get(r.id), vault)]
+        for r in stored
+        for state in [_furthest_state(r, recorded.get(r.id), vault)]
     ]
     known = {row[0] for row in rows}
     for request in (w.request for w in waiting if w.request and w.id not in known):
@@ -262,8 +262,8 @@ def _rows(run: RunFolder, client: int) -> list[tuple[str, ...]]:
     return rows
 
 
-def _reached(request: DeletionRequest, recorded: RequestState | None, vault: Path) -> RequestState:
-    """How far a request has come, by the device's book and by what the server has recorded of it."""
+def _furthest_state(request: DeletionRequest, recorded: RequestState | None, vault: Path) -> RequestState:
+    """Return how far a request has come, by the device's request store and by the ledger."""
     state = request.state
     if (
         recorded
@@ -280,7 +280,7 @@ def _reached(request: DeletionRequest, recorded: RequestState | None, vault: Pat
 
 
 def _recorded(run: RunFolder, client: int, ids: Sequence[str]) -> dict[str, RequestState]:
-    """What the ledger has on a client's requests; nothing where it cannot be read (``ledger verify``)."""
+    """Read the states of a client's requests in the ledger; empty where it cannot be read."""
     try:
         with LedgerReader(run.ledger) as ledger:
             known = {request: ledger.states(request, client) for request in ids}
@@ -296,7 +296,7 @@ def _states(vault: Path) -> dict[str, str]:
 
 
 def _vaults(run: RunFolder, client: int | None = None) -> list[int]:
-    """The clients of a run folder, in order; ``client`` must be one of them."""
+    """List the clients of a run folder, in order; ``client`` must be one of them."""
     found = run.clients()
     if not found:
         raise BadInput(f"--run {run.path}: is no run folder (no vaults in it); give the --out of a run")
@@ -310,7 +310,3 @@ def _entries(vault: Path) -> Mapping[str, VaultEntry]:
         return {e.id: e for e in Index.read(vault).entries}
     except (OSError, ValueError, KeyError) as error:
         raise BadInput(f"{vault}: its index cannot be read ({error})") from error
-
-
-def _say(line: str) -> None:
-    say(line)

@@ -16,10 +16,10 @@ from fedunlearn.errors import BadInput
 from fedunlearn.seeding import rng_for
 
 ConfigLoader = Callable[[Mapping[str, Any]], Config]
-"""Overrides, dotted keys to values -> the experiment with them on top."""
+"""Puts overrides (dotted keys to values) on top of an experiment."""
 
 RECOVERIES = ("none", "gentle", "ordinary", "gentle-removed", "ordinary-removed")
-"""No rounds; those of the experiment's recovery; as many with the epochs and lr of ordinary training; and
+"""No rounds; those of the experiment's recovery; as many with the epochs and lr of local training; and
 both again with ``recovery.reversion`` = "removed"."""
 
 GUARD_OFF: Mapping[str, Any] = dict.fromkeys(
@@ -81,7 +81,7 @@ class Variant:
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """As dotted keys of the experiment."""
+        """The settings as dotted keys of the experiment."""
         own = is_plugin("method", self.algorithm)
         section = "options" if own else section_of(self.algorithm)
         settings = {f"unlearning.{section}.{key}": value for key, value in self.settings}
@@ -89,13 +89,13 @@ class Variant:
 
     @property
     def written(self) -> str:
-        """The settings as a reader writes them: "attack.eps=0.1, elasticity=0"."""
+        """The settings as text: "attack.eps=0.1, elasticity=0"."""
         return ", ".join(f"{key}={value}" for key, value in self.settings)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the study. ``experiment`` is all that decides it; the rest are its names."""
+    """One run of the study; ``experiment`` decides it, the other fields name it."""
 
     variant: Variant
     size: int
@@ -108,7 +108,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Readable, and good for a file."""
+        """A readable name that fits a file."""
         what = f"{self.variant.name}-{self.requesters}x{self.size}-{self.aggregation}-{self.recovery}"
         window = f"-window{self.window}" if self.window else ""
         return f"{what}{window}-seed{self.seed}".replace(" ", "_")
@@ -116,11 +116,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Axes:
-    """What is crossed. ``aggregations``, ``recoveries`` and ``windows`` empty = the experiment's own.
+    """The axes that are crossed.
 
     Attributes:
-        windows: rounds that a request waits so that others may be served with it.
-        apart: rounds between one requester and the next; 0 = all ask at once.
+        variants: methods, some with settings of their own.
+        sizes: utterances that each requester deletes.
+        requesters: clients that request a deletion.
+        seeds: whole experiments.
+        aggregations: as ``unlearning.aggregation``; empty = the experiment's own.
+        recoveries: of ``RECOVERIES``; empty = the experiment's own.
+        windows: rounds that a request waits so that others are served with it; empty = the experiment's own.
+        apart: rounds between one requester and the next; 0 = all at once.
     """
 
     variants: Sequence[Variant]
@@ -134,7 +140,7 @@ class Axes:
 
 
 def parse_variant(text: str) -> Variant:
-    """``NAME=METHOD:KEY=VALUE,KEY=VALUE`` of ``--variant``; the part from the colon on may be missing.
+    """Read ``NAME=METHOD:KEY=VALUE,KEY=VALUE`` of ``--variant``; the part from the colon on may be missing.
 
     Raises:
         BadInput: not of this form.
@@ -161,7 +167,13 @@ def variant_of(method: str) -> Variant:
 
 
 def parse_numbers(option: str, text: str, least: int, most: int = LARGEST) -> list[int]:
-    """Whole numbers of an option, by commas; each once.
+    """Read the whole numbers of an option, by commas; each once.
+
+    Args:
+        option: its name, for the message.
+        text: its value.
+        least: smallest number allowed.
+        most: largest number allowed.
 
     Raises:
         BadInput: something else, or one that is too small or too large.
@@ -176,7 +188,11 @@ def parse_numbers(option: str, text: str, least: int, most: int = LARGEST) -> li
 
 
 def cells_of(load: ConfigLoader, axes: Axes) -> list[Cell]:
-    """All cells, seed by seed, so that an original serves all its cells one after another.
+    """List all cells, seed by seed, so that an original serves all its cells one after another.
+
+    Args:
+        load: puts overrides on top of the experiment.
+        axes: what is crossed.
 
     Raises:
         BadInput: a name that comes twice, windows that change nothing, or anything that the experiment's
@@ -218,7 +234,7 @@ def cells_of(load: ConfigLoader, axes: Axes) -> list[Cell]:
             recovery,
             window,
             seed,
-            _asked(experiment, size, asking, seed, window, axes.apart),
+            _requesting(experiment, size, asking, seed, window, axes.apart),
         )
         for seed in axes.seeds
         for window in axes.windows or [base.deletions.window]
@@ -247,7 +263,11 @@ def _refused(option: str, load: ConfigLoader, overrides: Mapping[str, Any]) -> l
 
 
 def recovery_overrides(name: str, base: Config) -> dict[str, Any]:
-    """Dotted keys that turn the experiment's recovery into the named one.
+    """Return the overrides that turn the experiment's recovery into the named one.
+
+    Args:
+        name: of ``RECOVERIES``.
+        base: the experiment.
 
     Raises:
         BadInput: no such name; or rounds are wanted, and the experiment has none.
@@ -270,7 +290,7 @@ def recovery_overrides(name: str, base: Config) -> dict[str, Any]:
 
 
 def recovery_name(experiment: Config) -> str:
-    """Which of ``RECOVERIES`` an experiment's own is."""
+    """Return which of ``RECOVERIES`` an experiment's own recovery is."""
     recovery, local = experiment.recovery, experiment.training.local
     if recovery.rounds == 0:
         return "none"
@@ -279,18 +299,26 @@ def recovery_name(experiment: Config) -> str:
 
 
 def requesters_of(clients: int, requesters: int, seed: int) -> list[int]:
-    """Which clients ask: drawn from the seed, in client order; fewer requesters are among the more."""
+    """Draw the requesting clients from the seed, in client order.
+
+    Fewer requesters of a seed are among its more.
+
+    Args:
+        clients: number of clients.
+        requesters: how many are drawn.
+        seed: of the experiment.
+    """
     return sorted(int(c) for c in rng_for(seed, "requesters").permutation(clients)[:requesters])
 
 
-def _asked(experiment: Config, size: int, requesters: int, seed: int, window: int, apart: int) -> Config:
+def _requesting(experiment: Config, size: int, requesters: int, seed: int, window: int, apart: int) -> Config:
     schedule = tuple(
         ScheduledDeletion(client=client, what="some", count=size, after_learning=number * apart)
         for number, client in enumerate(requesters_of(experiment.partition.clients, requesters, seed))
     )
     patience = experiment.deletions.patience
     deletions = DeletionSettings(schedule=schedule, window=window, patience=patience)
-    # Nobody takes a cell up, and nothing of it but its numbers stays.
+    # A cell is never resumed, and only its numbers are kept.
     federation = experiment.federation.model_copy(update={"checkpoint_every": 0})
     evaluation = experiment.evaluation.model_copy(update={"search": False, "relearn_steps": 0, "shadows": 0})
     changed = {"deletions": deletions, "federation": federation, "evaluation": evaluation}

@@ -1,4 +1,4 @@
-"""What a requester that lies does to the model, with and without the guard: cases, guards, cells and rows."""
+"""What a malicious requester does to the model, with and without the guard: cases, guards, cells and rows."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ GUARDS: dict[str, dict[str, Any]] = {
     "refuse": {"guard.too_long": "refuse", "guard.harmful": "refuse"},
     "strict": {"guard.norm": 8.0, "guard.together": 12.0, "guard.drop": 0.1, "guard.silenced": 0.6},
 }
-"""Name -> overrides: off; the experiment's own; the same, refusing; tighter than some honest methods need."""
+"""Name -> overrides: off; the experiment's own; the same, refusing; tighter than honest methods need."""
 
 _KINDS = ("scaled", "flipped", "targeted", "random")
 
@@ -57,7 +57,7 @@ class Case:
 
 
 def parse_case(text: str) -> Case:
-    """``honest``, ``KIND:FACTOR``, ``targeted:FACTOR:CLASS`` or ``noise:CLIP:SIGMA``.
+    """Read a case: ``honest``, ``KIND:FACTOR``, ``targeted:FACTOR:CLASS`` or ``noise:CLIP:SIGMA``.
 
     Raises:
         BadInput: none of these.
@@ -86,7 +86,7 @@ def parse_case(text: str) -> Case:
 
 @dataclass(frozen=True)
 class Trial:
-    """One run: who lies how, under which guard."""
+    """One run: how the first requester behaves, under which guard."""
 
     cell: Cell
     case: str
@@ -102,7 +102,16 @@ def trials_of(
     requesters: int,
     seeds: Sequence[int],
 ) -> list[Trial]:
-    """All runs, seed by seed.
+    """List all runs, seed by seed.
+
+    Args:
+        load: puts overrides on top of the experiment.
+        methods: unlearning methods of honest requesters.
+        cases: behaviours of the first requester.
+        guards: names of ``GUARDS``.
+        size: utterances that each requester deletes.
+        requesters: clients that request a deletion.
+        seeds: whole experiments.
 
     Raises:
         BadInput: a guard that is not known, or settings that the experiment refuses.
@@ -113,12 +122,12 @@ def trials_of(
     clients = load({}).partition.clients
     found = []
     for seed in seeds:
-        liar = min(requesters_of(clients, 1, seed))
+        attacker = min(requesters_of(clients, 1, seed))
         for method in methods:
             for case in cases:
                 for guard in guards:
                     name = f"{method}-{case.name}-{guard}".replace(":", "_")
-                    overrides = {**GUARDS[guard], **case.overrides(liar)}
+                    overrides = {**GUARDS[guard], **case.overrides(attacker)}
                     axes = Axes([Variant(name, method)], [size], [requesters], [seed])
                     (cell,) = cells_of(_with(load, overrides), axes)
                     found.append(Trial(cell, case.name, guard))
@@ -133,12 +142,17 @@ def _with(load: ConfigLoader, overrides: Mapping[str, Any]) -> ConfigLoader:
 
 
 def row_of(trial: Trial, results: Mapping[str, Any]) -> dict[str, Any]:
-    """The row of one run; what a run has no value for is None."""
+    """Return the row of one run; a missing value is None.
+
+    Args:
+        trial: the run.
+        results: its results.json.
+    """
     models, cell = results["models"], trial.cell
-    liar = min(requesters_of(results["corpus"]["clients"], 1, cell.seed))
-    told = next((r.get("privacy") for r in results["requests"] if r["client"] == liar), None) or {}
-    mix, membership = told.get("label_mix") or {}, told.get("membership") or {}
-    done = [i for i in results["guard"] if i["client"] == liar]
+    attacker = min(requesters_of(results["corpus"]["clients"], 1, cell.seed))
+    privacy = next((r.get("privacy") for r in results["requests"] if r["client"] == attacker), None) or {}
+    mix, membership = privacy.get("label_mix") or {}, privacy.get("membership") or {}
+    done = [i for i in results["guard"] if i["client"] == attacker]
     verified = sum(r["state"] == "verified" for r in results["requests"])
     left = 1.0
     for intervention in done:
@@ -159,13 +173,15 @@ def row_of(trial: Trial, results: Mapping[str, Any]) -> dict[str, Any]:
         "worst_recall_unlearned": worst_recall(models["unlearned"]["confusion"]["test"]),
         "worst_recall_recovered": worst_recall(models["recovered"]["confusion"]["test"]),
         "forget_recovered": models["recovered"]["forget"]["accuracy"],
-        # Where nothing was forgotten there is nothing to compare with.
+        # Where nothing was unlearned there is nothing to compare with.
         "gap_recovered": results["gap"]["recovered"]["mean"] if verified else None,
         "label_tv": mix.get("tv"),
         "label_uniform": mix.get("uniform"),
         "told_auc": membership.get("auc"),
-        "features_update": (told.get("reconstruction") or {}).get("r"),
-        "features_kept": next((row["r"] for row in results.get("kept", []) if row["client"] == liar), None),
+        "features_update": (privacy.get("reconstruction") or {}).get("r"),
+        "features_kept": next(
+            (row["r"] for row in results.get("kept", []) if row["client"] == attacker), None
+        ),
         "done": " + ".join(dict.fromkeys(i["what"] for i in done)) or "nothing",
         "factor": left,
         "fulfilled": verified / len(results["requests"]),
@@ -173,7 +189,11 @@ def row_of(trial: Trial, results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def worst_recall(confusion: Sequence[Sequence[int]]) -> float | None:
-    """The lowest recall of the emotions that occur. Counts [true][recognised]."""
+    """Return the lowest recall of the emotions that occur.
+
+    Args:
+        confusion: counts [true][recognised].
+    """
     recalls = [row[label] / sum(row) for label, row in enumerate(confusion) if sum(row)]
     return min(recalls, default=None)
 
@@ -192,7 +212,7 @@ _SHOWN = (
 
 
 def table_of(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Means over the seeds, as Markdown: a line for each method, case and guard."""
+    """Format means over the seeds as Markdown: one line for each method, case and guard."""
     groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["method"], row["case"], row["guard"]), []).append(row)

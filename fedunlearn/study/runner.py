@@ -1,4 +1,4 @@
-"""Where the cells of a study are played, one at a time, and what each leaves: one JSON file."""
+"""The cells of a study are run one at a time; each leaves one JSON file."""
 
 import hashlib
 import json
@@ -26,15 +26,15 @@ _KEPT = ("config", "corpus", "models", "gap", "cost", "requests", "references", 
 
 
 class StudyRunner:
-    """A folder of finished cells, trained references beside them.
+    """Runs the cells of a study in a folder of finished cells and trained references.
 
-    Speech is decoded once, and the vaults that a cell has left untouched serve the next one. Both go when the
-    bench is left: use it in a ``with`` statement.
+    Recordings are decoded once, and vaults that a cell left unchanged serve the next one. Both are removed at
+    the end: use the runner in a ``with`` statement.
 
     Args:
-        out: of the study; made by the first cell.
+        out: folder of the study; made by the first cell.
         partial: whether a run may end with requests unfulfilled.
-        warn: called with each line that the corpus gives reason for, once it has been decoded.
+        warn: called with each warning about the corpus, once it has been decoded.
     """
 
     def __init__(
@@ -43,22 +43,22 @@ class StudyRunner:
         self._partial, self._warn = partial, warn
         self._out, self._cells = out, out / "cells"
         self._running = out / "running"
-        self._heard: tuple[str, DecodedCorpus] | None = None
-        self._named: tuple[str, Corpus] | None = None
+        self._decoded: tuple[str, DecodedCorpus] | None = None
+        self._undecoded: tuple[str, Corpus] | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._heard is not None:  # else nothing in there is ours
+        if self._decoded is not None:  # else nothing in the folder is ours
             self._clear()
 
     def check(self, cells: Sequence[Cell]) -> None:
-        """See that every cell can be played, before any is.
+        """Check that every cell can be run, before any is.
 
         Raises:
             BadInput: method, corpus, partition, output; more requesters than clients; a requester that holds
-                less than it shall take back. One line each.
+                less than it is to delete. One line each.
         """
         problems: dict[str, str] = {}
         most = max(cell.requesters for cell in cells)
@@ -70,10 +70,10 @@ class StudyRunner:
         for seed, of_seed in _by_seed(cells).items():
             config = resolve(of_seed[0].experiment)
             try:
-                corpus = self._names(config)
+                corpus = self._corpus(config)
                 partition = deal(corpus, config.partition, seed)
             except BadInput as error:
-                # Said of one seed; what the others lack is nearly always the same.
+                # Reported for one seed; the problems of the others are nearly always the same.
                 raise BadInput([*problems.values(), *error.problems]) from error
             for cell in of_seed:
                 option, why = _cannot_ask(cell, partition)
@@ -84,13 +84,16 @@ class StudyRunner:
         check(resolve(cells[0].experiment), self._out / "next", self._out / "references")
 
     def file(self, cell: Cell) -> Path:
-        """Named by the cell and by every setting that went into it: another experiment is computed anew."""
+        """Return a cell's file, named by the cell and by a digest of its settings.
+
+        A cell of another experiment has another file, so that it is computed.
+        """
         decides = cell.experiment.model_dump(mode="json", exclude={"federation"})
         written = json.dumps({"version": __version__, **decides}, sort_keys=True)
         return self._cells / f"{cell.name}-{hashlib.sha256(written.encode()).hexdigest()[:12]}.json"
 
     def results(self, cell: Cell) -> dict[str, Any] | None:
-        """What a finished cell found; None where it is not finished."""
+        """Read what a finished cell found; None where it is not finished."""
         try:
             found: dict[str, Any] = json.loads(self.file(cell).read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -98,24 +101,24 @@ class StudyRunner:
         return found
 
     def play(self, cell: Cell) -> None:
-        """Run a cell and keep what it found; nothing else of the run stays.
+        """Run a cell and keep what it found; the rest of the run is removed.
 
         Raises:
             BadInput: a recording cannot be read.
-            RunFailed: the run; Interrupted where somebody stopped it.
+            RunFailed: the run failed; Interrupted where somebody stopped it.
         """
         quiet = Progress(Console(quiet=True))
         config = resolve(cell.experiment)
-        heard = self._listen(config, quiet)
+        decoded = self._decode(config, quiet)
         run, vaults = self._running / "run", self._running / "vaults"
         try:
-            experiment = prepare(config, run, self._out / "references", quiet, heard, vaults)
+            experiment = prepare(config, run, self._out / "references", quiet, decoded, vaults)
         except BadInput as error:
             raise RunFailed("; ".join(error.problems)) from error
         try:
             results = play(experiment)
         finally:
-            # What cannot be moved or removed is in the way of the next cell, which says so.
+            # A folder that cannot be moved or removed is in the way of the next cell, which reports it.
             shutil.rmtree(vaults, ignore_errors=True)
             with suppress(OSError):
                 experiment.run.vaults.rename(vaults)
@@ -127,28 +130,28 @@ class StudyRunner:
         self._cells.mkdir(parents=True, exist_ok=True)
         write_atomically(self.file(cell), json.dumps({key: results[key] for key in _KEPT}))
 
-    def _listen(self, config: Config, quiet: Progress) -> DecodedCorpus:
-        key = _speech_of(config)
-        if self._heard is None or self._heard[0] != key:
-            self._heard = None  # two corpora at a time would be too many
-            self._clear()  # vaults of other speech, perhaps of a study that was killed
-            self._heard = key, decode_corpus(config, quiet)
-            for line in self._heard[1][0].warnings:
+    def _decode(self, config: Config, quiet: Progress) -> DecodedCorpus:
+        key = _recordings_key(config)
+        if self._decoded is None or self._decoded[0] != key:
+            self._decoded = None  # two corpora at a time would be too many
+            self._clear()  # vaults of other recordings, perhaps of a study that was killed
+            self._decoded = key, decode_corpus(config, quiet)
+            for line in self._decoded[1][0].warnings:
                 self._warn(line)
-        return self._heard[1]
+        return self._decoded[1]
 
-    def _names(self, config: Config) -> Corpus:
-        key = _speech_of(config)
-        if self._named is None or self._named[0] != key:
-            self._named = key, corpora.load(config.corpus, config.seed)
-        return self._named[1]
+    def _corpus(self, config: Config) -> Corpus:
+        key = _recordings_key(config)
+        if self._undecoded is None or self._undecoded[0] != key:
+            self._undecoded = key, corpora.load(config.corpus, config.seed)
+        return self._undecoded[1]
 
     def _clear(self) -> None:
         shutil.rmtree(self._running, ignore_errors=True)
 
 
-def _speech_of(config: Config) -> str:
-    """Generated speech depends on the seed, recordings do not."""
+def _recordings_key(config: Config) -> str:
+    """Return the settings that decide the recordings: the seed counts for generated speech only."""
     return f"{config.corpus.model_dump_json()}{config.seed if config.corpus.name == 'synthetic' else ''}"
 
 
@@ -161,7 +164,7 @@ def _by_seed(cells: Sequence[Cell]) -> dict[int, list[Cell]]:
 
 
 def _cannot_ask(cell: Cell, partition: Partition) -> tuple[str, str]:
-    """An option, and why this cell's requests cannot be raised; empty where they can."""
+    """Return an option, and why this cell's requests cannot be raised; empty where they can."""
     clients = len(partition.clients)
     if cell.requesters > clients:
         return f"--requesters {cell.requesters}", f"there are {clients} clients"
@@ -172,7 +175,7 @@ def _cannot_ask(cell: Cell, partition: Partition) -> tuple[str, str]:
 
 
 def _way_out(cell: Cell, corpus: Corpus, most: int) -> str:
-    """How many clients there may be, ``most`` of which ask, for each to hold as much as this cell takes."""
+    """Find how many clients there may be for each to hold enough, if ``most`` of them request a deletion."""
     settings = cell.experiment.partition
     for clients in range(settings.clients - 1, most - 1, -1):
         dealt = deal(corpus, settings.model_copy(update={"clients": clients}), cell.seed)
