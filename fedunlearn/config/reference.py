@@ -44,10 +44,9 @@ def describe(settings: type[Settings], name: str) -> str:
     Raises:
         ValueError: the field has no description.
     """
-    for kind in settings.__mro__:
-        field = kind.model_fields.get(name) if issubclass(kind, Settings) else None
-        if field is not None and field.description:
-            return field.description
+    description = settings.model_fields[name].description
+    if description:
+        return description
     raise ValueError(f"{settings.__name__}.{name} has no description")
 
 
