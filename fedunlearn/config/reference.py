@@ -10,7 +10,7 @@ import annotated_types
 from pydantic.fields import FieldInfo
 
 from fedunlearn.config import Config
-from fedunlearn.config.fields import LARGEST, LARGEST_FLOAT, LARGEST_SEED, Settings
+from fedunlearn.config.fields import LARGEST, LARGEST_FLOAT, LARGEST_SEED, Options, Settings
 
 INTRODUCTION = """\
 # Settings
@@ -113,6 +113,10 @@ def _default(value: Any, field: FieldInfo) -> str:
 def _values(field: FieldInfo) -> str:
     """Legal values of a field: its choices, or its type with the range."""
     kind: Any = field.annotation
+    if type(None) in get_args(kind):
+        kind = get_args(kind)[0]
+    if get_origin(kind) is dict or (isinstance(kind, type) and issubclass(kind, Options)):
+        return "table"
     if get_origin(kind) is Literal:
         return ", ".join(f'`"{choice}"`' for choice in get_args(kind))
     if kind is bool:
@@ -135,11 +139,10 @@ def _plain(kind: Any) -> Any:
 
 
 def _bounds_within(kind: Any) -> list[Any]:
-    """Bounds inside a union, as in ``Count | None``."""
+    """Bounds inside an annotated type, as in the ``Count`` of ``Count | None``."""
     found: list[Any] = []
-    for part in get_args(kind):
-        for annotation in getattr(part, "__metadata__", ()):
-            found += getattr(annotation, "metadata", [annotation])
+    for annotation in getattr(kind, "__metadata__", ()):
+        found += getattr(annotation, "metadata", [annotation])
     return found
 
 
