@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?= --clients 20
 
-.PHONY: run test test-all check setup clean
+.PHONY: run test test-all check docs setup clean
 
 run: setup
 	$(BIN)/python simulations/run.py $(ARGS)
@@ -19,6 +19,14 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The API reference, into build/docs (open index.html). All modules are named, since pdoc leaves out those of a
+# package that lists its public names in __all__.
+MODULES = $(patsubst %/__init__.py,%,$(shell find fedunlearn -name '__init__.py' | sort)) \
+	$(basename $(shell find fedunlearn -name '[a-z]*.py' | sort))
+docs: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	$(BIN)/python -m pdoc --docformat google --output-directory build/docs $(subst /,.,$(MODULES))
 
 setup: $(VENV)/.installed
 

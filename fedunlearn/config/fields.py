@@ -31,6 +31,16 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Let a field whose default alone is changed in a subclass keep its description."""
+        for name, field in cls.model_fields.items():
+            parents = (
+                parent.model_fields.get(name) for parent in cls.__mro__[1:] if issubclass(parent, Settings)
+            )
+            inherited = (parent.description for parent in parents if parent and parent.description)
+            field.description = field.description or next(inherited, None)
+
     @field_validator("*", mode="after")
     @classmethod
     def _can_be_written_down(cls, value: Any) -> Any:

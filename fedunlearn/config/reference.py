@@ -44,10 +44,9 @@ def describe(settings: type[Settings], name: str) -> str:
     Raises:
         ValueError: the field has no description.
     """
-    for kind in settings.__mro__:
-        field = kind.model_fields.get(name) if issubclass(kind, Settings) else None
-        if field is not None and field.description:
-            return field.description
+    description = settings.model_fields[name].description
+    if description:
+        return description
     raise ValueError(f"{settings.__name__}.{name} has no description")
 
 
@@ -114,6 +113,10 @@ def _default(value: Any, field: FieldInfo) -> str:
 def _values(field: FieldInfo) -> str:
     """Legal values of a field: its choices, or its type with the range."""
     kind: Any = field.annotation
+    if type(None) in get_args(kind):
+        kind = get_args(kind)[0]
+    if get_origin(kind) is dict or (isinstance(kind, type) and issubclass(kind, Options)):
+        return "table"
     if get_origin(kind) is Literal:
         return ", ".join(f'`"{choice}"`' for choice in get_args(kind))
     if kind is bool:
@@ -138,11 +141,10 @@ def _plain(kind: Any) -> Any:
 
 
 def _bounds_within(kind: Any) -> list[Any]:
-    """Bounds inside a union, as in ``Count | None``."""
+    """Bounds inside an annotated type, as in the ``Count`` of ``Count | None``."""
     found: list[Any] = []
-    for part in get_args(kind):
-        for annotation in getattr(part, "__metadata__", ()):
-            found += getattr(annotation, "metadata", [annotation])
+    for annotation in getattr(kind, "__metadata__", ()):
+        found += getattr(annotation, "metadata", [annotation])
     return found
 
 
