@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedunlearn.report.tables import MODELS, Cell, Column, Row, Table
+from fedunlearn.report.names import MODELS
+from fedunlearn.report.tables import Cell, Column, Row, Table
 from fedunlearn.report.values import (
     MISSING,
     at,

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fedunlearn.report.names import CONTROL_WORDS, CONTROLS
+from fedunlearn.report.request_view import CLOSED, FULFILLED, wishes
 from fedunlearn.report.values import (
     at,
     duration,
@@ -17,10 +19,7 @@ from fedunlearn.report.values import (
     significant,
     sure,
 )
-from fedunlearn.report.wishes import CLOSED, FULFILLED, wishes
 
-CONTROLS = {"none": "leaves the model as it is", "destroy": "puts random weights in its place"}
-CONTROL_WORDS = {"none": "doing nothing", "destroy": "random weights"}
 SEEN = {"retain": "the retain sets", "history": "the retain sets and the server's history"}
 """what an upper reference sees more than the forget set"""
 NOTHING_TO_FORGET = 2.0  # times the noise floor between original and retrained, in results without rho
@@ -90,6 +89,11 @@ def judgement(results: Mapping[str, Any]) -> tuple[bool | None, str]:
     if ours is None or all(gap is None for gap in controls.values()):
         return None, ""
     return True, plain(at(ranked, "why")) if at(ranked, "why") else ""
+
+
+def is_useless(results: Mapping[str, Any]) -> bool:
+    """Whether the final model is no better than a control, or was made by one."""
+    return judgement(results)[0] is False
 
 
 def nothing_unlearned(results: Mapping[str, Any]) -> bool:

@@ -16,10 +16,10 @@ from fedunlearn.report.attacks import attack_table, attack_words
 from fedunlearn.report.finding import SEEN, asked, closed, final_model, find, nothing_unlearned
 from fedunlearn.report.gaps import gap_table, rho_words
 from fedunlearn.report.guarding import liars
+from fedunlearn.report.request_view import CLOSED, FULFILLED, wishes
 from fedunlearn.report.side_by_side import models_table
 from fedunlearn.report.tables import Row
 from fedunlearn.report.values import at, count, fraction, many, number_at, plain, rows
-from fedunlearn.report.wishes import CLOSED, FULFILLED, wishes
 
 REQUEST_COLUMNS = (
     "request",

@@ -16,8 +16,8 @@ from fedunlearn.report.figures.style import (
     new_figure,
     safe,
 )
+from fedunlearn.report.request_view import wishes
 from fedunlearn.report.values import at, number_at, plain, rows, significant
-from fedunlearn.report.wishes import wishes
 
 SHOWN = 30
 ROW = 24.0  # pixels

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fedunlearn.report.request_view import FULFILLED, RequestView, wishes
 from fedunlearn.report.tables import Cell
 from fedunlearn.report.values import (
     MISSING,
@@ -17,7 +18,6 @@ from fedunlearn.report.values import (
     rows,
     significant,
 )
-from fedunlearn.report.wishes import FULFILLED, RequestView, wishes
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class RequestTable:
     """The table: names of the columns after number and state, and its lines."""
 
     columns: tuple[str, ...]
-    lines: tuple[RequestRow, ...]
+    rows: tuple[RequestRow, ...]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from fedunlearn.report.distances import (
     reversion_words,
 )
 from fedunlearn.report.fairness import by_group, by_speaker, change_table
+from fedunlearn.report.faults import fault_table
 from fedunlearn.report.figures.histograms import confusions, loss_histograms
 from fedunlearn.report.figures.requests import request_lives
 from fedunlearn.report.figures.roc import roc_curves
@@ -36,7 +37,7 @@ from fedunlearn.report.guarding import (
 from fedunlearn.report.norms import update_norms
 from fedunlearn.report.request_table import batches, request_table, unreachable
 from fedunlearn.report.side_by_side import model_dots, models_table
-from fedunlearn.report.tables import fault_table, tiles
+from fedunlearn.report.tiles import tiles
 from fedunlearn.report.values import at, count, duration, fraction, many, noise_floor, number_at, plain, rows
 
 SECTIONS = {

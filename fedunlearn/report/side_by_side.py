@@ -16,7 +16,8 @@ from fedunlearn.report.figures.style import (
     despine,
     new_figure,
 )
-from fedunlearn.report.tables import MODELS, Cell, Column, Row, Table
+from fedunlearn.report.names import MODELS
+from fedunlearn.report.tables import Cell, Column, Row, Table
 from fedunlearn.report.values import (
     MISSING,
     at,

@@ -20,7 +20,7 @@ from fedunlearn.report.gaps import gap_bars, ranking_table
 from fedunlearn.report.request_table import batches, request_table, unreachable
 from fedunlearn.report.run_page import render, write_report
 from fedunlearn.report.side_by_side import models_table
-from fedunlearn.report.tables import tiles
+from fedunlearn.report.tiles import tiles
 from fedunlearn.report.values import between, duration, fraction, signed, significant, size, sure
 
 
@@ -109,7 +109,7 @@ def test_the_models_table_shows_every_number(page: str) -> None:
 
 
 def test_differences_are_signed_and_against_the_retrained_model() -> None:
-    forget = next(row for row in models_table(example_results()).lines if row.head == "Forget accuracy")
+    forget = next(row for row in models_table(example_results()).rows if row.head == "Forget accuracy")
     assert [cell.note for cell in forget.cells] == ["+0.446", "−0.129", "+0.033", "0.543–0.554"]
 
 

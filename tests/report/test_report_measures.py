@@ -16,7 +16,8 @@ from fedunlearn.report.figures import export as papers
 from fedunlearn.report.figures.roc import LOWEST, roc_curves
 from fedunlearn.report.finding import find
 from fedunlearn.report.run_page import SECTIONS, render
-from fedunlearn.report.tables import Table, tiles
+from fedunlearn.report.tables import Table
+from fedunlearn.report.tiles import tiles
 
 TABLES: tuple[Callable[[Any], Table | None], ...] = (
     side_by_side.models_table,
@@ -50,15 +51,15 @@ def section(page: str, name: str) -> str:
 def line(table: Table | None, head: str, after: str = "") -> list[str]:
     """The texts of the first line with this head (below the heading ``after``)."""
     assert table is not None
-    heads = [row.head for row in table.lines]
-    row = table.lines[heads.index(head, heads.index(after) if after else 0)]
+    heads = [row.head for row in table.rows]
+    row = table.rows[heads.index(head, heads.index(after) if after else 0)]
     return [cell.text for cell in row.cells]
 
 
 def notes(table: Table | None, head: str, after: str = "") -> list[str]:
     assert table is not None
-    heads = [row.head for row in table.lines]
-    row = table.lines[heads.index(head, heads.index(after) if after else 0)]
+    heads = [row.head for row in table.rows]
+    row = table.rows[heads.index(head, heads.index(after) if after else 0)]
     return [cell.note for cell in row.cells]
 
 
@@ -154,7 +155,7 @@ def test_gaps_with_intervals_and_to_each_seed(measured: dict[str, Any]) -> None:
     assert line(table, "recovered") == ["0.017", "0.033", "0.001", "0.008", "0.027"]
     assert notes(table, "recovered")[0] == "[0.003, 0.031]"
     assert line(table, "another retraining")[0] == "0.007"
-    assert table is not None and table.lines[0].note == "to each seed: 0.015, 0.019"
+    assert table is not None and table.rows[0].note == "to each seed: 0.015, 0.019"
 
 
 def test_attacks_with_intervals_and_low_false_positive_rates(measured: dict[str, Any]) -> None:
@@ -236,7 +237,7 @@ def test_costs_by_role_add_up_and_bytes_stored_are_there(measured: dict[str, Any
     table = costs.cost_table(measured)
     assert [column.text for column in table.columns][-1] == "stored"
     assert line(table, "Learn")[-1] == "1.92 MB"
-    roles = [(row.note, row.cells[1].text) for row in table.lines if not row.head]
+    roles = [(row.note, row.cells[1].text) for row in table.rows if not row.head]
     assert roles == [
         ("requesters", "1.71 s"),
         ("others", "0.190 s"),
@@ -295,7 +296,7 @@ def test_every_measure_leads_to_its_definition(page: str, measured: dict[str, An
     for make in TABLES:
         table = make(measured)
         assert table is not None
-        named = {part.word for part in (*table.columns, *table.lines) if part.word}
+        named = {part.word for part in (*table.columns, *table.rows) if part.word}
         assert named
         assert {f"word-{word}" for word in named} <= ids
         assert all(f'href="#word-{word}"' in page for word in named)
@@ -307,7 +308,7 @@ def test_tables_stand_on_the_page_as_they_are(page: str, measured: dict[str, Any
     for make in TABLES:
         table = make(measured)
         assert table is not None
-        for row in table.lines:
+        for row in table.rows:
             for cell in row.cells:
                 assert cell.text in text and " ".join(cell.note.split()) in text
 

@@ -8,19 +8,20 @@ import pytest
 from page_reading import Tags, bare, drawings, words
 from results_example import eventful_results, example_results
 
+from fedunlearn.report.faults import fault_table
 from fedunlearn.report.figures.requests import SHOWN, ending, request_lives
 from fedunlearn.report.figures.timeline import events, places
 from fedunlearn.report.finding import asked, closed, find, unfulfilled
 from fedunlearn.report.request_table import batches, request_table, unreachable
+from fedunlearn.report.request_view import wishes
 from fedunlearn.report.run_page import render
-from fedunlearn.report.tables import fault_table, tiles
-from fedunlearn.report.wishes import wishes
+from fedunlearn.report.tiles import tiles
 
 
 def column(results: dict[str, Any], name: str) -> list[tuple[str, str]]:
     table = request_table(results)
     place = table.columns.index(name)
-    return [(line.cells[place].text, line.cells[place].note) for line in table.lines]
+    return [(line.cells[place].text, line.cells[place].note) for line in table.rows]
 
 
 # ---- one person, several devices -------------------------------------------------------------------------
@@ -44,7 +45,7 @@ def test_a_request_is_as_far_as_its_slowest_device() -> None:
     person = wishes(results)[0]
     assert (person.state, person.applied, person.waited) == ("accepted", None, None)
     assert person.history == {"raised": 30}
-    assert request_table(results).lines[0].note == "client 1: verified, client 9: accepted"
+    assert request_table(results).rows[0].note == "client 1: verified, client 9: accepted"
     assert "r-001-1: accepted" in unfulfilled(results)[0]
 
 
@@ -67,7 +68,7 @@ def test_both_devices_are_one_number_in_the_learning_curve() -> None:
 
 def test_states_waiting_and_deadlines_stand_in_the_table() -> None:
     results = eventful_results()
-    lines = request_table(results).lines
+    lines = request_table(results).rows
     assert [(line.state, line.tone) for line in lines] == [
         ("verified", "good"),
         ("verified", "good"),
@@ -253,7 +254,7 @@ def test_faults_are_counted_by_kind_where_it_is_known() -> None:
     results = eventful_results()
     table = fault_table(results)
     assert table.kinds == "2 dropped, 1 late" and table.columns[3] == "kind"
-    assert table.lines[0] == ("32", "unlearn", "9", "late", "3 rounds late")
+    assert table.rows[0] == ("32", "unlearn", "9", "late", "3 rounds late")
     for fault in results["faults"]:
         del fault["kind"]
     old = fault_table(results)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from fedunlearn.report.figures.style import PALETTE, FigureSpec, despine, new_figure, safe
-from fedunlearn.report.tables import MODELS
+from fedunlearn.report.names import MODELS
 from fedunlearn.report.values import at, numbers, plain, rows
 
 CONFUSION_NUMBERS_UP_TO = 10  # emotions; more would not be legible

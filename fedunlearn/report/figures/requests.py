@@ -17,8 +17,8 @@ from fedunlearn.report.figures.style import (
     new_figure,
     safe,
 )
+from fedunlearn.report.request_view import CLOSED, FULFILLED, RequestView, wishes
 from fedunlearn.report.values import at, count, number, rows
-from fedunlearn.report.wishes import CLOSED, FULFILLED, RequestView, wishes
 
 SHOWN = 30
 ROW = 26.0  # pixels

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fedunlearn.report.figures.style import PALETTE, FigureSpec, despine, new_figure
+from fedunlearn.report.request_view import FULFILLED, wishes
 from fedunlearn.report.values import at, number_at, numbers, rows
-from fedunlearn.report.wishes import FULFILLED, wishes
 
 PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("accuracy", (("retain_accuracy", "green"), ("forget_accuracy", "vermillion"))),

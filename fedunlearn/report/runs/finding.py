@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedunlearn.report.finding import CONTROL_WORDS, judgement, still_told
+from fedunlearn.report.finding import judgement, still_told
+from fedunlearn.report.names import CONTROL_WORDS
 from fedunlearn.report.runs.grouping import ComparedRun, ComparedTask, Run, differing
 from fedunlearn.report.study.statistics import compared_to_best
 from fedunlearn.report.values import fraction, many, noise_floor, number_at
