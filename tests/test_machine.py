@@ -15,7 +15,7 @@ from fedunlearn.cpus import usable_cpus
 from fedunlearn.engines import engine
 from fedunlearn.errors import RunFailed
 from fedunlearn.experiment import process_pool as workers
-from fedunlearn.server import clients as exchange
+from fedunlearn.server import meeting
 from fedunlearn.server.clients import Clients
 from fedunlearn.server.history import History
 from fedunlearn.server.state import ServerState
@@ -184,8 +184,8 @@ class Few:
 def test_one_is_told_while_clients_are_missing_and_what_to_do(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(exchange, "_FIRST_WORD_SECONDS", 0.05)
-    monkeypatch.setattr(exchange, "_NEXT_WORD_SECONDS", 0.1)
+    monkeypatch.setattr(meeting, "_FIRST_WORD_SECONDS", 0.05)
+    monkeypatch.setattr(meeting, "_NEXT_WORD_SECONDS", 0.1)
     with pytest.raises(RunFailed) as failed:
         settings, state = FederationSettings(timeout=0.5), ServerState(History(()))
         Clients(Few(), settings, 20, threading.Event(), state)  # type: ignore[arg-type]

@@ -44,6 +44,27 @@ from fedunlearn.unlearning import PRIVILEGED
 Deletions = Mapping[RequestKey, DeletionRequest]
 
 
+def make_context(
+    grid: Grid, prepared: PreparedRun, state: ServerState, recorder: RunRecorder, stop: threading.Event
+) -> ServerContext:
+    """Meet the clients, and make what the parts of the server share.
+
+    Args:
+        grid: to the clients.
+        prepared: what the run is made of.
+        state: of the server.
+        recorder: of the run.
+        stop: set from outside to end all waiting.
+    """
+    config, later = prepared.config, Counter[int]()
+    for recording in config.partition.recordings:
+        later[recording.client] += recording.count
+    count = len(prepared.partition.clients)
+    clients = Clients(grid, config.federation, count, stop, state, later)
+    availability = Availability(config.availability, config.seed, config.partition.clients)
+    return ServerContext(clients, config, prepared.template, state, recorder, availability)
+
+
 class Experiment:
     """A prepared run. ``conduct`` plays it, from where it stands, and leaves ``results``.
 
@@ -97,7 +118,7 @@ class Experiment:
         torch.set_num_threads(1)
         config, record, recorder = self.config, self.record, self.recorder
         with self._phase(RunPhase.MEET, None):
-            context = self._make_context(grid)
+            context = make_context(grid, self._prepared, self.state, self.recorder, self.stop)
         card = PRIVILEGED.get(config.unlearning.method)
         server = Server(context) if card is None else PrivilegedServer(context, card)
         references = References(self._prepared, context, record, recorder)
@@ -163,15 +184,6 @@ class Experiment:
         return utterances_of((r for r in self.state.requests.values() if r.gone), deletions)
 
     # ---- parts ---------------------------------------------------------------------------------------
-
-    def _make_context(self, grid: Grid) -> ServerContext:
-        config, later = self.config, Counter[int]()
-        for recording in config.partition.recordings:
-            later[recording.client] += recording.count
-        count = len(self.partition.clients)
-        clients = Clients(grid, config.federation, count, self.stop, self.state, later)
-        availability = Availability(config.availability, config.seed, config.partition.clients)
-        return ServerContext(clients, config, self.template, self.state, self.recorder, availability)
 
     def _finish_models(self, references: References, deletions: Deletions) -> JudgedModels:
         """Train what the final models are compared with, and collect all of them."""

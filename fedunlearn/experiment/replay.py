@@ -5,29 +5,12 @@ With the run's own seed and nothing left out it gives the run's weights bit for 
 """
 
 import copy
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Collection
 
-import numpy as np
-import numpy.typing as npt
-import torch
-
-from fedunlearn.audio import PCM, pad, to_float
 from fedunlearn.blockwise import StateDict, difference
-from fedunlearn.client.steps import (
-    calibration_moments,
-    evaluate,
-    outgoing_update,
-    train_in_round,
-    train_update,
-    unlearn_update,
-)
-from fedunlearn.config import Config
-from fedunlearn.examples import Examples, ForgetSet
-from fedunlearn.experiment.timeline import Timeline, TimelineRequest, TimelineRound
+from fedunlearn.experiment.replayed_clients import ReplayData, ReplayedClients
+from fedunlearn.experiment.timeline import TimelineRequest, TimelineRound
 from fedunlearn.messages.phase import Phase
-from fedunlearn.messages.scalars import Evaluation, pool_evaluations
 from fedunlearn.messages.update import Update
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import trained_names
@@ -40,42 +23,11 @@ from fedunlearn.server.steps import (
     apply_recovery,
     apply_unlearn_updates,
     calibrate_model,
-    sample_clients,
 )
 from fedunlearn.training import round_lr
 from fedunlearn.unlearning import METHODS
-from fedunlearn.unlearning.contract import ServerScalars, UnlearnFailed
 
 STAGES = ("original", "unlearned", "recovered")
-
-
-@dataclass(frozen=True)
-class ReplayData:
-    """All that a federation is made of, as arrays, so that it can be sent to another process.
-
-    Attributes:
-        config: the experiment.
-        timeline: what its run did.
-        classes: emotions.
-        train: of each client, in client order, the ids of what it trains on.
-        test: of each client, in client order, the ids of what it holds out.
-        place: utterance -> its row in features, frames and labels.
-        features: of all speech [N, T, D].
-        frames: of each utterance [N].
-        labels: of each utterance [N].
-        audio: of the candidates, where the method reads waveforms; else empty.
-    """
-
-    config: Config
-    timeline: Timeline
-    classes: int
-    train: tuple[tuple[str, ...], ...]
-    test: tuple[tuple[str, ...], ...]
-    place: Mapping[str, int]
-    features: npt.NDArray[np.float32]
-    frames: npt.NDArray[np.int64]
-    labels: npt.NDArray[np.int64]
-    audio: Mapping[str, PCM]
 
 
 class Replay:
@@ -90,23 +42,9 @@ class Replay:
     def __init__(self, data: ReplayData, stream: int, outside: Collection[str] = ()) -> None:
         self._data, self._config, self._timeline = data, data.config, data.timeline
         self._stream, self._outside = stream, frozenset(outside)
-        self.model = build_model(self._config.model, data.classes, rng_for(0, "template"))
-        arrays = (data.features, data.frames, data.labels)
-        self._all = Examples(*(torch.from_numpy(array) for array in arrays))
-        self._kept: dict[tuple[str, ...], Examples] = {}
+        self.clients = ReplayedClients(data, stream, outside)
+        self.model = self.clients.model
         self._purged = -1
-
-    def examples(self, ids: Iterable[str]) -> Examples:
-        """Take the features and labels of utterances, in this order.
-
-        Args:
-            ids: of the utterances.
-        """
-        key = tuple(ids)
-        if key not in self._kept:
-            rows = torch.tensor([self._data.place[u] for u in key], dtype=torch.int64)
-            self._kept[key] = self._all.take(rows)
-        return self._kept[key]
 
     def play(self) -> dict[str, StateDict]:
         """Play the timeline.
@@ -145,12 +83,7 @@ class Replay:
         initial = build_model(
             self._config.model, self._data.classes, rng_for(self._stream, "initial weights")
         )
-        updates = []
-        for client, ids in self._there(0, ()).items():
-            moments = calibration_moments(self.model, self.examples(ids))
-            means = {"mean": moments.mean, "mean_square": moments.mean_square}
-            updates.append(Update(client, moments.frames, means))
-        weights = calibrate_model(self.model, initial.state_dict(), updates)
+        weights = calibrate_model(self.model, initial.state_dict(), self.clients.moments())
         return GlobalModel(weights, ServerOptimizer(self._config.training))
 
     def _learn(self, model: GlobalModel, round_: TimelineRound) -> None:
@@ -171,7 +104,7 @@ class Replay:
         local = self._config.training.local
         lr = round_lr(self._config.training, learning_round)
         when = learning_round - 1, withheld, Phase.LEARN, learning_round
-        updates = self._train(model.weights, *when, local.epochs, lr)
+        updates = self.clients.train(model.weights, *when, local.epochs, lr)
         if updates:
             model.weights = model.optimizer.apply(model.weights, weighted_mean(updates))
         model.learning_rounds = learning_round
@@ -179,7 +112,7 @@ class Replay:
 
     def _recover(self, weights: StateDict, round_: TimelineRound) -> StateDict:
         recovery, gone = self._config.recovery, self._timeline.withheld(round_.timeline_round)
-        updates = self._train(
+        updates = self.clients.train(
             weights,
             round_.rounds_done,
             gone,
@@ -194,25 +127,6 @@ class Replay:
         mean = weighted_mean(updates) if updates else None
         return apply_recovery(weights, mean, recovery.reversion, self._steps)
 
-    def _train(
-        self,
-        weights: StateDict,
-        rounds_done: int,
-        withheld: Collection[str],
-        phase: Phase,
-        number: int,
-        epochs: int,
-        lr: float,
-        most: int = 0,
-    ) -> list[Update]:
-        updates, there = [], self._there(rounds_done, withheld)
-        for client in sample_clients(there, most, self._config.seed, phase, number):
-            ids = there[client]
-            kept, when = self.examples(ids), (str(phase), number, self._stream)
-            work = partial(train_in_round, self.model, kept, self._config, epochs, lr, client, *when)
-            updates.append(Update(client, len(kept), train_update(self.model, weights, work)[0]))
-        return updates
-
     def _unlearn(self, weights: StateDict, round_: TimelineRound) -> StateDict:
         """Take the joint step of those requesters that have any of its utterances."""
         before, config, timeline = weights, self._config, self._timeline
@@ -225,12 +139,12 @@ class Replay:
             if ids:
                 forget[client] = ids
         card, moved = METHODS[config.unlearning.method], False
-        scalars = self._scalars(weights, round_, card.reads_log_odds)
+        scalars = self.clients.scalars(weights, round_, card.reads_log_odds)
         one_by_one = config.unlearning.aggregation == "sequential"
         for turn in [[c] for c in forget] if one_by_one else [list(forget)] if forget else []:
             if moved:
-                scalars = self._scalars(weights, round_, scalars.trained is not None)
-            updates = [u for c in turn if (u := self._unlearn_one(weights, round_, c, forget[c], scalars))]
+                scalars = self.clients.scalars(weights, round_, scalars.trained is not None)
+            updates = [u for c in turn if (u := self.clients.unlearn(weights, round_, c, forget[c], scalars))]
             if not updates:
                 continue
             request_ids = {u.client: [r.id for r in own[u.client]] for u in updates}
@@ -241,9 +155,9 @@ class Replay:
                     config,
                     self.model,
                     self._history,
-                    self._holding(round_),
+                    self.clients.holding(round_),
                     timeline.requesters(round_.timeline_round),
-                    lambda candidate, staying: self._accuracy(candidate, staying, round_),
+                    lambda candidate, staying: self.clients.accuracy(candidate, staying, round_),
                     round_.timeline_round,
                 ),
                 request_ids,
@@ -253,98 +167,15 @@ class Replay:
             self._steps.append(difference(weights, before))
         return weights
 
-    def _unlearn_one(
-        self,
-        weights: StateDict,
-        round_: TimelineRound,
-        client: int,
-        ids: tuple[str, ...],
-        scalars: ServerScalars,
-    ) -> Update | None:
-        """Make one requester's update; None where it fails, as in a run it would be left out of the step."""
-        share = min(1.0, len(ids) / self._holding(round_)[client])
-        self.model.load_state_dict(weights)
-        try:
-            _, moved = unlearn_update(
-                self.model,
-                self._forget_set(ids),
-                METHODS[self._config.unlearning.method].unlearn,
-                self._config,
-                replace(scalars, share=share),
-                client,
-                round_.timeline_round,
-                self._stream,
-            )
-        except UnlearnFailed:
-            return None
-
-        def own() -> Examples:
-            return self.examples(
-                self._held(client, round_.rounds_done, self._timeline.purged(round_.timeline_round))
-            )
-
-        leaves = outgoing_update(
-            self.model, moved, own, self._config, client, round_.timeline_round, self._stream
-        )
-        return Update(client, len(ids), leaves)
-
-    def _forget_set(self, ids: tuple[str, ...]) -> ForgetSet:
-        audio = self._data.audio
-        if not audio:
-            return ForgetSet(self.examples(ids), torch.zeros(len(ids), 0), torch.zeros(len(ids)).long())
-        return ForgetSet(self.examples(ids), *pad([to_float(audio[u]) for u in ids]))
-
     def _purge(self, timeline_round: int, rounds_done: int) -> None:
         """Forget in the history what left the vaults since the last round."""
         for request in self._timeline.requests:
             if request.utterances and self._purged <= request.gone < timeline_round:
-                left = not self._held(request.client, rounds_done, self._timeline.purged(timeline_round))
+                left = not self.clients.held(
+                    request.client, rounds_done, self._timeline.purged(timeline_round)
+                )
                 self._history.forget(request.client, left)
         self._purged = timeline_round
-
-    # ---- who holds what ------------------------------------------------------------------------------
-
-    def _held(self, client: int, rounds_done: int, gone: Collection[str]) -> tuple[str, ...]:
-        away, later = self._outside, self._timeline.later
-        return tuple(
-            u
-            for u in self._data.train[client]
-            if u not in away and u not in gone and later.get(u, 0) <= rounds_done
-        )
-
-    def _there(self, rounds_done: int, gone: Collection[str]) -> dict[int, tuple[str, ...]]:
-        """What each client trains on that can be reached; nobody where that is one of several."""
-        held = {c: self._held(c, rounds_done, gone) for c in range(len(self._data.train))}
-        holding = {c: ids for c, ids in held.items() if ids}
-        there = {c: ids for c, ids in holding.items() if c not in self._timeline.away[rounds_done]}
-        return there if len(there) >= min(2, len(holding)) else {}
-
-    def _holding(self, round_: TimelineRound) -> dict[int, int]:
-        """How much training speech is in each vault at an unlearn step."""
-        gone = self._timeline.purged(round_.timeline_round)
-        return {c: len(self._held(c, round_.rounds_done, gone)) for c in range(len(self._data.train))}
-
-    def _scalars(
-        self, weights: StateDict, round_: TimelineRound, log_odds: bool, among: Collection[int] | None = None
-    ) -> ServerScalars:
-        """What the clients that can be reached report of a model."""
-        gone, replies = self._timeline.purged(round_.timeline_round), []
-        rank = self._config.unlearning.calm.rank
-        self.model.load_state_dict(weights)
-        away = self._timeline.away[round_.rounds_done]
-        there = [c for c, held in self._holding(round_).items() if held and c not in away]
-        most, seed = self._config.unlearning.asked, self._config.seed
-        for client in sample_clients(there, most, seed, Phase.EVALUATE, round_.timeline_round):
-            if among and client not in among:
-                continue
-            held_out = self.examples(u for u in self._data.test[client] if u not in gone)
-            own = self.examples(self._held(client, round_.rounds_done, gone)) if log_odds else None
-            right, of_trained, of_held_out = evaluate(self.model, held_out, own, rank)
-            replies.append(Evaluation(right, len(held_out), of_trained, of_held_out))
-        return pool_evaluations(replies)
-
-    def _accuracy(self, weights: StateDict, staying: Sequence[int], round_: TimelineRound) -> float | None:
-        return self._scalars(weights, round_, False, staying).test_accuracy if staying else None
 
     def _comes_after(self, round_: TimelineRound, reported: int) -> bool:
         """Whether, when this round begins, a request that was reported then has been served."""

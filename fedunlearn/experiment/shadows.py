@@ -33,7 +33,8 @@ from fedunlearn.config.unlearning import section_of
 from fedunlearn.errors import Interrupted, RunFailed
 from fedunlearn.evaluation.judge import Judge
 from fedunlearn.experiment.process_pool import make_all
-from fedunlearn.experiment.replay import STAGES, Replay, ReplayData
+from fedunlearn.experiment.replay import STAGES, Replay
+from fedunlearn.experiment.replayed_clients import ReplayData
 from fedunlearn.experiment.timeline import Timeline
 from fedunlearn.partition import Partition
 from fedunlearn.seeding import rng_for, stream_key
@@ -174,7 +175,7 @@ def play(data: ReplayData, task: ShadowTask) -> Arrays:
     logits = {}
     for stage, state in stages.items():
         federation.model.load_state_dict(state)
-        logits[stage] = predict(federation.model, federation.examples(candidates)).numpy()
+        logits[stage] = predict(federation.model, federation.clients.examples(candidates)).numpy()
     return logits
 
 

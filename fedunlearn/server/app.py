@@ -15,7 +15,9 @@ from fedunlearn.blockwise import difference
 from fedunlearn.deletion.request import RequestState
 from fedunlearn.messages.phase import Phase
 from fedunlearn.server.context import ServerContext
+from fedunlearn.server.history import History
 from fedunlearn.server.main_line import MainLine
+from fedunlearn.server.request_queue import RequestQueue
 from fedunlearn.server.request_tracker import RequestTracker, weights_digest
 from fedunlearn.server.requests import TrackedRequest, ids_of
 from fedunlearn.server.state import GlobalModel, ServerStep
@@ -35,9 +37,9 @@ class Server:
         self._clients, self._config, self._callbacks = context.clients, context.config, context.callbacks
         self.state = context.state
         self.rounds = TrainingRounds(context)
-        self.tracker = RequestTracker(context)
+        self.tracker, self.queue = RequestTracker(context), RequestQueue(context)
         self.unlearn_step = UnlearnStep(context)
-        self.main_line = MainLine(context, self.rounds, self.tracker)
+        self.main_line = MainLine(context, self.rounds, self.queue)
 
     def begin(self, initial: Mapping[str, Tensor]) -> None:
         """Calibrate: make the first global model, with the normalisation constants of all models of this run.
@@ -48,8 +50,9 @@ class Server:
         Args:
             initial: weights that learning begins with.
         """
-        self.state.model = self.rounds.calibrate(initial)
-        self.rounds.begin_history(self.state.model)
+        model, known = self.rounds.calibrate(initial), self.state.history
+        self.state.model = model
+        self.state.history = History(known.trained, model.weights, keeps_last=known.keeps_last)
 
     def play(self, until: Callable[[], bool]) -> None:
         """Take steps until the run is over.
@@ -129,7 +132,7 @@ class Server:
             return []
         weights, outcomes = self.unlearn_step.join_late_replies(model.weights)
         served = GlobalModel(weights, model.optimizer, model.learning_rounds)
-        requests = [r for r in self.tracker.ripe() if r.learned]
+        requests = [r for r in self.queue.ripe() if r.learned]
         if requests:
             served, at_once = self._unlearn(served, requests)
             outcomes |= {r.key: at_once[r.client] for r in requests if r.client in at_once}

@@ -3,7 +3,7 @@
 from fedunlearn.messages.phase import Phase
 from fedunlearn.server.clients import settings
 from fedunlearn.server.context import ServerContext
-from fedunlearn.server.request_tracker import RequestTracker
+from fedunlearn.server.request_queue import RequestQueue
 from fedunlearn.server.state import GlobalModel, ServerStep
 from fedunlearn.server.steps import apply_recovery
 from fedunlearn.server.training_rounds import TrainingRounds
@@ -15,12 +15,12 @@ class MainLine:
     Args:
         context: of the server.
         rounds: of the server.
-        tracker: of the server.
+        queue: of the server.
     """
 
-    def __init__(self, context: ServerContext, rounds: TrainingRounds, tracker: RequestTracker) -> None:
+    def __init__(self, context: ServerContext, rounds: TrainingRounds, queue: RequestQueue) -> None:
         self._clients, self._config, self._callbacks = context.clients, context.config, context.callbacks
-        self._state, self._rounds, self._tracker = context.state, rounds, tracker
+        self._state, self._rounds, self._queue = context.state, rounds, queue
 
     @property
     def learning(self) -> bool:
@@ -86,8 +86,8 @@ class MainLine:
         """Recover, or wait, until nothing is planned and nothing is open, or patience is over."""
         state, deletions = self._state, self._config.deletions
         last = deletions.last_round(self._config.training.rounds)
-        planned = max([last, *self._tracker.leases(), *(reply.due for reply in state.late_replies)])
-        waits = state.rounds_done < max(self._tracker.due(), default=0)
+        planned = max([last, *self._queue.leases(), *(reply.due for reply in state.late_replies)])
+        waits = state.rounds_done < max(self._queue.due(), default=0)
         if state.recovery_rounds_left and state.model is not None and self._clients.active:
             self._recover(state.model)
         elif state.rounds_done < planned:

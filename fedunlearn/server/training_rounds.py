@@ -20,9 +20,9 @@ from fedunlearn.messages.replies import (
 from fedunlearn.messages.update import Update
 from fedunlearn.models.contract import trained_names
 from fedunlearn.server.aggregation import RunningMean, ServerOptimizer
-from fedunlearn.server.clients import ExchangeInfo, Payload, settings
+from fedunlearn.server.clients import Payload, settings
 from fedunlearn.server.context import ServerContext
-from fedunlearn.server.history import History
+from fedunlearn.server.exchange import ExchangeInfo
 from fedunlearn.server.state import GlobalModel
 from fedunlearn.server.steps import calibrate_model, sample_clients
 from fedunlearn.training import round_lr
@@ -223,15 +223,6 @@ class TrainingRounds:
         total = sum(n for n, _ in trained.values())
         loss = sum(n * loss for n, loss in trained.values()) / total
         return RoundResult(running.mean() if running.examples else None, loss, refused)
-
-    def begin_history(self, model: GlobalModel) -> None:
-        """Begin the history of the main line.
-
-        Args:
-            model: that learning begins with.
-        """
-        known = self._state.history
-        self._state.history = History(known.trained, model.weights, keeps_last=known.keeps_last)
 
     def is_evaluated(self, learning_round: int) -> bool:
         """Find out whether the model is evaluated after this ordinary round.

@@ -4,31 +4,25 @@ A reply may be late (``availability``): it joins the model of the round in which
 its request still runs; else it is refused, and the request is given out anew.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any
-
-from flwr.app import RecordDict
 
 from fedunlearn.blockwise import StateDict
 from fedunlearn.client.privacy import guarantee
 from fedunlearn.messages.phase import Phase
-from fedunlearn.messages.replies import LONGEST_UNLEARN_UPDATE, UpdateForm
-from fedunlearn.messages.scalars import as_settings
-from fedunlearn.messages.update import Update
-from fedunlearn.models.contract import trained_names
-from fedunlearn.server.clients import ExchangeInfo, Payload, ask_scalars, settings
+from fedunlearn.server.clients import ask_scalars
 from fedunlearn.server.context import ServerContext
+from fedunlearn.server.exchange import ExchangeInfo
 from fedunlearn.server.guard import Intervention
-from fedunlearn.server.requests import RequestKey, TrackedRequest, grouped, ids_of, read_outcome
-from fedunlearn.server.state import Fault, LateReply
+from fedunlearn.server.requesters import Answers, Requesters
+from fedunlearn.server.requests import RequestKey, TrackedRequest, grouped, ids_of
+from fedunlearn.server.state import LateReply
 from fedunlearn.server.steps import StepInputs, apply_unlearn_updates, sample_clients
 from fedunlearn.unlearning.contract import ServerScalars
 
 Outcomes = dict[int, dict[str, Any]]
 """client -> what became of its requests"""
-Answers = dict[int, tuple[Update, dict[str, Any]]]
 
 
 class UnlearnStep:
@@ -41,7 +35,7 @@ class UnlearnStep:
     def __init__(self, context: ServerContext) -> None:
         self._context, self._clients, self._config = context, context.clients, context.config
         self._state, self._template = context.state, context.template
-        self._availability = context.availability
+        self._requesters = Requesters(context)
 
     def ask_scalars(self, weights: StateDict, log_odds: bool) -> ServerScalars:
         """Ask all clients that can be reached for the few numbers that requesters are sent.
@@ -95,7 +89,7 @@ class UnlearnStep:
             self._state.costs[Phase.UNLEARN].rounds += 1
             if outcomes:  # somebody has moved the model since
                 scalars = self.ask_scalars(weights, scalars.trained is not None)
-            answers = self._ask(weights, {c: by_client[c] for c in turn}, scalars, kind, teacher)
+            answers = self._requesters.ask(weights, {c: by_client[c] for c in turn}, scalars, kind, teacher)
             weights, new = self.join(weights, answers, {c: ids_of(by_client[c]) for c in answers}, share)
             outcomes |= new
         return weights, outcomes
@@ -161,8 +155,8 @@ class UnlearnStep:
         """Record what the guard did; clients that it refused may try again."""
         self._state.guarded += [intervention.as_row() for intervention in done]
         for refusal in (i for i in done if i.what == "refused"):
-            self._fault(refusal.client, refusal.reason, "refused")
-            self._give_back((name, refusal.client) for name in refusal.requests)
+            self._requesters.add_fault(refusal.client, refusal.reason, "refused")
+            self._requesters.give_back((name, refusal.client) for name in refusal.requests)
 
     def _noise(self) -> dict[str, float | None]:
         privacy, worth = self._config.privacy, guarantee(self._config.privacy)
@@ -186,10 +180,12 @@ class UnlearnStep:
             if all(self._counts(key, attempt, reply.due) for key, attempt in reply.requests):
                 in_time[reply.update.client] = reply
             else:
-                self._fault(
+                self._requesters.add_fault(
                     reply.update.client, "its unlearn reply came when it was asked for no more", "late"
                 )
-                self._give_back(key for key, attempt in reply.requests if self._waits(key, attempt))
+                self._requesters.give_back(
+                    key for key, attempt in reply.requests if self._waits(key, attempt)
+                )
         if in_time:
             state.costs[Phase.UNLEARN].rounds += 1
         for turn in [[c] for c in in_time] if self._sequential else [list(in_time)]:
@@ -210,62 +206,3 @@ class UnlearnStep:
     def _counts(self, key: RequestKey, attempt: int, due: int) -> bool:
         lease = self._state.requests[key].lease
         return self._waits(key, attempt) and lease is not None and due < lease
-
-    def _give_back(self, keys: Iterable[RequestKey]) -> None:
-        for key in keys:
-            self._state.requests[key].lease = None
-
-    def _fault(self, client: int, reason: str, kind: str) -> None:
-        self._state.faults.append(Fault(self._state.timeline_round, Phase.UNLEARN, client, reason, kind))
-
-    def _ask(
-        self,
-        weights: StateDict,
-        requests: Mapping[int, Sequence[TrackedRequest]],
-        scalars: ServerScalars,
-        kind: str,
-        teacher: StateDict | None,
-    ) -> Answers:
-        """The answers that arrive at once; the others are lost, or on their way."""
-        state, content, payload = self._state, {}, Payload(weights, teacher)
-        for client, own in requests.items():
-            share = min(1.0, sum(r.utterances for r in own) / self._clients.examples[client])
-            numbers = as_settings(replace(scalars, share=share))
-            config = settings(
-                requests=ids_of(own),
-                round=state.timeline_round,
-                rounds_done=state.rounds_done,
-                **numbers,
-            )
-            content[client] = payload.with_settings(config)
-            for request in own:
-                request.attempts += 1
-                request.lease = state.rounds_done + self._config.availability.lease
-
-        form = UpdateForm.of(weights, trained_names(self._template), LONGEST_UNLEARN_UPDATE)
-
-        def read(client: int, reply: RecordDict) -> tuple[Update, dict[str, Any]]:
-            wanted = sum(r.utterances for r in requests[client])
-            outcome = read_outcome(reply, client, kind, wanted, form)
-            return outcome.update, outcome.about
-
-        occasion = ExchangeInfo(state.timeline_round, Phase.UNLEARN, state.costs[Phase.UNLEARN])
-        answers = self._clients.ask(kind, content, read, occasion, quorum=0.0)
-        # A client that failed has reported it: no lease is waited for.
-        self._give_back(r.key for c, own in requests.items() if c not in answers for r in own)
-        if kind != "train.unlearn":  # the rounds of a privileged baseline do not wait for late replies
-            return answers
-        return {c: answer for c, answer in answers.items() if self._at_once(c, answer, requests[c])}
-
-    def _at_once(
-        self, client: int, answer: tuple[Update, dict[str, Any]], requests: Sequence[TrackedRequest]
-    ) -> bool:
-        state, attempt = self._state, max(r.attempts for r in requests)
-        if self._availability.drops(client, state.rounds_done, attempt):
-            self._fault(client, "dropped out in the middle of its unlearn step", "dropped")
-            return False
-        delay = self._availability.delay(client, state.rounds_done, attempt)
-        if delay:
-            given = tuple((r.key, r.attempts) for r in requests)
-            state.late_replies.append(LateReply(state.rounds_done + delay, answer[0], given, answer[1]))
-        return not delay

@@ -17,7 +17,8 @@ from fedunlearn.errors import Interrupted, RunFailed
 from fedunlearn.experiment import shadows as module
 from fedunlearn.experiment.experiment import Experiment
 from fedunlearn.experiment.references import retrained_stream
-from fedunlearn.experiment.replay import STAGES, Replay, ReplayData
+from fedunlearn.experiment.replay import STAGES, Replay
+from fedunlearn.experiment.replayed_clients import ReplayData
 from fedunlearn.experiment.shadows import Shadows, ShadowTask, halves, shadow_federations
 from fedunlearn.experiment.timeline import Timeline, build_timeline
 from fedunlearn.models.contract import constants_of

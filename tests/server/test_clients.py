@@ -18,8 +18,9 @@ from fedunlearn.errors import RunFailed
 from fedunlearn.messages.phase import Phase
 from fedunlearn.messages.records import Refused, number
 from fedunlearn.messages.sizes import size
-from fedunlearn.server.clients import Clients, ExchangeInfo, Payload, settings
+from fedunlearn.server.clients import Clients, Payload, settings
 from fedunlearn.server.cost import PhaseCost
+from fedunlearn.server.exchange import ExchangeInfo
 from fedunlearn.server.history import History
 from fedunlearn.server.state import ServerState
 

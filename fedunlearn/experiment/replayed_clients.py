@@ -1,0 +1,255 @@
+"""The clients of a replayed federation, as arrays: who holds what, and what their devices compute."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fedunlearn.audio import PCM, pad, to_float
+from fedunlearn.blockwise import StateDict
+from fedunlearn.client.steps import (
+    calibration_moments,
+    evaluate,
+    outgoing_update,
+    train_in_round,
+    train_update,
+    unlearn_update,
+)
+from fedunlearn.config import Config
+from fedunlearn.examples import Examples, ForgetSet
+from fedunlearn.experiment.timeline import Timeline, TimelineRound
+from fedunlearn.messages.phase import Phase
+from fedunlearn.messages.scalars import Evaluation, pool_evaluations
+from fedunlearn.messages.update import Update
+from fedunlearn.models import build_model
+from fedunlearn.seeding import rng_for
+from fedunlearn.server.steps import sample_clients
+from fedunlearn.unlearning import METHODS
+from fedunlearn.unlearning.contract import ServerScalars, UnlearnFailed
+
+
+@dataclass(frozen=True)
+class ReplayData:
+    """All that a federation is made of, as arrays, so that it can be sent to another process.
+
+    Attributes:
+        config: the experiment.
+        timeline: what its run did.
+        classes: emotions.
+        train: of each client, in client order, the ids of what it trains on.
+        test: of each client, in client order, the ids of what it holds out.
+        place: utterance -> its row in features, frames and labels.
+        features: of all speech [N, T, D].
+        frames: of each utterance [N].
+        labels: of each utterance [N].
+        audio: of the candidates, where the method reads waveforms; else empty.
+    """
+
+    config: Config
+    timeline: Timeline
+    classes: int
+    train: tuple[tuple[str, ...], ...]
+    test: tuple[tuple[str, ...], ...]
+    place: Mapping[str, int]
+    features: npt.NDArray[np.float32]
+    frames: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    audio: Mapping[str, PCM]
+
+
+class ReplayedClients:
+    """Computes in this process what the clients of a run compute on their devices.
+
+    Args:
+        data: of the run.
+        stream: seed of all randomness.
+        outside: utterances that no client holds.
+    """
+
+    def __init__(self, data: ReplayData, stream: int, outside: Collection[str] = ()) -> None:
+        self._data, self._config, self._timeline = data, data.config, data.timeline
+        self._stream, self._outside = stream, frozenset(outside)
+        self.model = build_model(self._config.model, data.classes, rng_for(0, "template"))
+        arrays = (data.features, data.frames, data.labels)
+        self._all = Examples(*(torch.from_numpy(array) for array in arrays))
+        self._kept: dict[tuple[str, ...], Examples] = {}
+
+    def examples(self, ids: Iterable[str]) -> Examples:
+        """Take the features and labels of utterances, in this order.
+
+        Args:
+            ids: of the utterances.
+        """
+        key = tuple(ids)
+        if key not in self._kept:
+            rows = torch.tensor([self._data.place[u] for u in key], dtype=torch.int64)
+            self._kept[key] = self._all.take(rows)
+        return self._kept[key]
+
+    def moments(self) -> list[Update]:
+        """Compute the clients' moments, for calibration."""
+        updates = []
+        for client, ids in self._there(0, ()).items():
+            moments = calibration_moments(self.model, self.examples(ids))
+            means = {"mean": moments.mean, "mean_square": moments.mean_square}
+            updates.append(Update(client, moments.frames, means))
+        return updates
+
+    def train(
+        self,
+        weights: StateDict,
+        rounds_done: int,
+        withheld: Collection[str],
+        phase: Phase,
+        number: int,
+        epochs: int,
+        lr: float,
+        most: int = 0,
+    ) -> list[Update]:
+        """Train the clients that can be reached.
+
+        Args:
+            weights: that they start from.
+            rounds_done: rounds done.
+            withheld: utterances that nobody trains on.
+            phase: LEARN or RECOVER.
+            number: of the learning round, or of the timeline round in recovery.
+            epochs: over each client's utterances.
+            lr: learning rate.
+            most: clients that train; 0 = all.
+
+        Returns:
+            their updates, in client order
+        """
+        updates, there = [], self._there(rounds_done, withheld)
+        for client in sample_clients(there, most, self._config.seed, phase, number):
+            ids = there[client]
+            kept, when = self.examples(ids), (str(phase), number, self._stream)
+            work = partial(train_in_round, self.model, kept, self._config, epochs, lr, client, *when)
+            updates.append(Update(client, len(kept), train_update(self.model, weights, work)[0]))
+        return updates
+
+    def unlearn(
+        self,
+        weights: StateDict,
+        round_: TimelineRound,
+        client: int,
+        ids: tuple[str, ...],
+        scalars: ServerScalars,
+    ) -> Update | None:
+        """Make one requester's update.
+
+        Args:
+            weights: of the global model.
+            round_: of the timeline.
+            client: the requester.
+            ids: of its forget set.
+            scalars: of the server.
+
+        Returns:
+            None where it fails, as in a run it would be left out of the step
+        """
+        share = min(1.0, len(ids) / self.holding(round_)[client])
+        self.model.load_state_dict(weights)
+        try:
+            _, moved = unlearn_update(
+                self.model,
+                self._forget_set(ids),
+                METHODS[self._config.unlearning.method].unlearn,
+                self._config,
+                replace(scalars, share=share),
+                client,
+                round_.timeline_round,
+                self._stream,
+            )
+        except UnlearnFailed:
+            return None
+
+        def own() -> Examples:
+            return self.examples(
+                self.held(client, round_.rounds_done, self._timeline.purged(round_.timeline_round))
+            )
+
+        leaves = outgoing_update(
+            self.model, moved, own, self._config, client, round_.timeline_round, self._stream
+        )
+        return Update(client, len(ids), leaves)
+
+    def _forget_set(self, ids: tuple[str, ...]) -> ForgetSet:
+        audio = self._data.audio
+        if not audio:
+            return ForgetSet(self.examples(ids), torch.zeros(len(ids), 0), torch.zeros(len(ids)).long())
+        return ForgetSet(self.examples(ids), *pad([to_float(audio[u]) for u in ids]))
+
+    def held(self, client: int, rounds_done: int, gone: Collection[str]) -> tuple[str, ...]:
+        """List what a client trains on.
+
+        Args:
+            client: 0 ...
+            rounds_done: rounds done; later recordings are not there yet.
+            gone: utterances that are deleted or withheld.
+        """
+        away, later = self._outside, self._timeline.later
+        return tuple(
+            u
+            for u in self._data.train[client]
+            if u not in away and u not in gone and later.get(u, 0) <= rounds_done
+        )
+
+    def _there(self, rounds_done: int, gone: Collection[str]) -> dict[int, tuple[str, ...]]:
+        """What each client trains on that can be reached; nobody where that is one of several."""
+        held = {c: self.held(c, rounds_done, gone) for c in range(len(self._data.train))}
+        holding = {c: ids for c, ids in held.items() if ids}
+        there = {c: ids for c, ids in holding.items() if c not in self._timeline.away[rounds_done]}
+        return there if len(there) >= min(2, len(holding)) else {}
+
+    def holding(self, round_: TimelineRound) -> dict[int, int]:
+        """Count the training utterances in each vault at an unlearn step.
+
+        Args:
+            round_: of the timeline.
+        """
+        gone = self._timeline.purged(round_.timeline_round)
+        return {c: len(self.held(c, round_.rounds_done, gone)) for c in range(len(self._data.train))}
+
+    def scalars(
+        self, weights: StateDict, round_: TimelineRound, log_odds: bool, among: Collection[int] | None = None
+    ) -> ServerScalars:
+        """Have the clients that can be reached evaluate a model.
+
+        Args:
+            weights: of the model.
+            round_: of the timeline.
+            log_odds: whether log-odds are wanted.
+            among: clients that count; None = all.
+        """
+        gone, replies = self._timeline.purged(round_.timeline_round), []
+        rank = self._config.unlearning.calm.rank
+        self.model.load_state_dict(weights)
+        away = self._timeline.away[round_.rounds_done]
+        there = [c for c, held in self.holding(round_).items() if held and c not in away]
+        most, seed = self._config.unlearning.asked, self._config.seed
+        for client in sample_clients(there, most, seed, Phase.EVALUATE, round_.timeline_round):
+            if among and client not in among:
+                continue
+            held_out = self.examples(u for u in self._data.test[client] if u not in gone)
+            own = self.examples(self.held(client, round_.rounds_done, gone)) if log_odds else None
+            right, of_trained, of_held_out = evaluate(self.model, held_out, own, rank)
+            replies.append(Evaluation(right, len(held_out), of_trained, of_held_out))
+        return pool_evaluations(replies)
+
+    def accuracy(self, weights: StateDict, staying: Sequence[int], round_: TimelineRound) -> float | None:
+        """Have clients evaluate a model on their held-out speech.
+
+        Args:
+            weights: of the model.
+            staying: clients that count.
+            round_: of the timeline.
+
+        Returns:
+            None where there are no such clients
+        """
+        return self.scalars(weights, round_, False, staying).test_accuracy if staying else None
