@@ -52,7 +52,7 @@ def delete(
 ) -> None:
     """Take speech back: exactly one of --utterances, --speaker, --emotion and --all.
 
-    Exit codes: 0 the device will find the wish; 2 it cannot be served, and nothing was filed.
+    Exit codes: 0 the device will find the request; 2 it cannot be served, and nothing was filed.
     """
     asked = _Asked(
         tuple([*(utterances or []), *(more or [])]),
@@ -131,22 +131,22 @@ def _delete(run: RunFolder, client: int, asked: _Asked) -> int:
     except BadInput as error:
         problems += error.problems
     try:
-        wish = asked.request()
+        request = asked.request()
     except BadInput as error:
         problems += error.problems
     if problems:
         raise BadInput(problems)
-    expected = _expected(run, client, wish)
+    expected = _expected(run, client, request)
     if expected.state is RequestState.REFUSED:
         raise BadInput(f"client {client}: {expected.note}; nothing was filed")
     served = [expected]
-    if wish.what == "speaker":
-        parts = (_expected(run, other, wish) for other in vaults if other != client)
+    if request.what == "speaker":
+        parts = (_expected(run, other, request) for other in vaults if other != client)
         served += [part for part in parts if part.state is RequestState.RAISED]
-    wish = replace(wish, devices=len(served))
+    request = replace(request, devices=len(served))
     for part in sorted(served, key=lambda r: r.client):
-        Inbox(run.vault(part.client)).file(wish)
-    _say(f"Request {wish.id}: {_told(served)}.")
+        Inbox(run.vault(part.client)).file(request)
+    _say(f"Request {request.id}: {_told(served)}.")
     if any(part.count and part.held_out for part in served):
         total = sum(len(part.held_out) for part in served if part.count)
         _say(f"Of the same speech {_counted(total, 'held-out utterance')} will be removed, too.")
@@ -177,14 +177,14 @@ def _counted(count: int, what: str = "utterance") -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-def _expected(run: RunFolder, client: int, wish: FiledRequest) -> DeletionRequest:
-    """What the device would make of a wish if it read it now, after all that was filed before."""
+def _expected(run: RunFolder, client: int, request: FiledRequest) -> DeletionRequest:
+    """What the device would make of a request if it read it now, after all that was filed before."""
     folder = run.vault(client)
     entries, inbox = _entries(folder), Inbox(folder).waiting()
     book = list(RequestStore(folder).all())
     for earlier in (w.request for w in inbox if w.request and all(w.id != r.id for r in book)):
         book.append(admit(earlier, client, entries, book, _ANY_DATE))
-    return admit(wish, client, entries, book, _ANY_DATE)
+    return admit(request, client, entries, book, _ANY_DATE)
 
 
 def _withdraw(run: RunFolder, client: int, request: str) -> int:
@@ -257,8 +257,8 @@ def _rows(run: RunFolder, client: int) -> list[tuple[str, ...]]:
         for state in [_reached(r, recorded.get(r.id), vault)]
     ]
     known = {row[0] for row in rows}
-    for wish in (w.request for w in waiting if w.request and w.id not in known):
-        rows.append((wish.id, wish.what, "", "", "", "filed", "the device has not read it yet"))
+    for request in (w.request for w in waiting if w.request and w.id not in known):
+        rows.append((request.id, request.what, "", "", "", "filed", "the device has not read it yet"))
     return rows
 
 

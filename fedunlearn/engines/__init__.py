@@ -1,1 +1,1 @@
-"""What carries messages between the apps: one process, Ray, a Ray cluster, or Flower's own simulation."""
+"""Engines, which run both apps: one process, Ray, a Ray cluster, or Flower's own simulation."""

@@ -160,7 +160,7 @@ def run_cluster(experiment: Experiment, server_app: ServerApp, mods: Sequence[An
         try:
             server_app(grid, _server_context())
         finally:
-            grid.leave()
+            grid.wipe_nodes()
 
 
 def run_flower(
@@ -281,11 +281,11 @@ def ray_options(workers: int, sharing: Sharing | None) -> dict[str, Any]:
 
 def backend_config(workers: int, sharing: Sharing | None) -> dict[str, Any]:
     """What Flower tells Ray: how many workers, and which part of the one GPU each of them takes."""
-    from fedunlearn.engines.ray_grid import LIVES
+    from fedunlearn.engines.ray_grid import RESTARTS
 
     share = sharing.share if sharing else 0.0
     # Flower hands these to Ray as options of the worker, so any option may stand here.
-    resources = {"num_cpus": 1, "num_gpus": share, **LIVES}
+    resources = {"num_cpus": 1, "num_gpus": share, **RESTARTS}
     return {"init_args": ray_options(workers, sharing), "client_resources": resources}
 
 

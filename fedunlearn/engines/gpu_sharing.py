@@ -1,8 +1,8 @@
-"""One GPU for all: what a process needs of it, and how many of Ray's workers it carries.
+"""Shares one GPU among Ray's workers: measures what a process needs, and limits how many there are.
 
-A process that computes on a GPU holds a CUDA context (the driver's own share of memory), the model, and what
-torch's allocator has reserved at the busiest moment, which it keeps for the next time. The driver of the run,
-where the judge listens, is such a process too, and it is the one that measures.
+A process that computes on a GPU holds a CUDA context (memory of the GPU driver), the model, and what torch's
+allocator has reserved at its peak, which it keeps. The main process of the run, where the judge evaluates, is
+such a process, too, and it is the one that measures.
 """
 
 import gc
@@ -24,32 +24,32 @@ from fedunlearn.training import train
 from fedunlearn.unlearning.targeted_attack import targeted_pgd
 
 CONTEXT = 700 * 2**20
-"""bytes of a CUDA context with the kernels of cuBLAS and cuDNN; 300 to 600 MiB on the cards of today"""
+"""bytes of a CUDA context with the kernels of cuBLAS and cuDNN; 300 to 600 MiB on current GPUs"""
 MARGIN = 1.2
-"""times what was measured: batches differ, and what is reserved is reserved in pieces"""
+"""factor on the measured memory: batches differ, and memory is reserved in blocks"""
 _RAY_STEP = 10_000
-"""Ray counts parts of a GPU in ten-thousandths."""
+"""unit in which Ray counts parts of a GPU: ten-thousandths"""
 _ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
-"""where torch reads how to allocate, the first one first"""
+"""environment variables with torch's allocator settings; the first one has priority"""
 
 
 class Cuda(Protocol):
-    """What is asked of torch.cuda."""
+    """The functions of torch.cuda that are used here."""
 
     def mem_get_info(self) -> tuple[int, int]:
-        """Bytes that are free on the GPU, whoever holds the rest, and bytes in all."""
+        """Return the free bytes of the GPU, and all its bytes."""
 
     def memory_reserved(self) -> int:
-        """Bytes that this process's allocator holds."""
+        """Return the bytes that this process's allocator holds."""
 
     def max_memory_reserved(self) -> int:
-        """The most that it held since the count was last reset."""
+        """Return the most bytes that it held since the last reset."""
 
     def reset_peak_memory_stats(self) -> None:
-        """Count anew."""
+        """Reset that maximum."""
 
     def empty_cache(self) -> None:
-        """Give back what is reserved and not in use."""
+        """Release what is reserved and not in use."""
 
     def synchronize(self) -> None:
         """Wait until all work is done."""
@@ -57,12 +57,12 @@ class Cuda(Protocol):
 
 @dataclass(frozen=True)
 class Sharing:
-    """How a GPU is divided.
+    """How a GPU is divided among workers.
 
     Attributes:
-        workers: that fit, >= 1.
-        share: of the GPU for each, in (0, 1], in whole ten-thousandths; workers * share <= 1.
-        allocator: the part of the GPU that a worker's tensors may take: its share less its context.
+        workers: number of workers that fit, >= 1.
+        share: part of the GPU for each, in (0, 1], in whole ten-thousandths; workers * share <= 1.
+        allocator: part of the GPU for a worker's tensors: its share minus its context.
     """
 
     workers: int
@@ -71,15 +71,15 @@ class Sharing:
 
 
 def divide(need: int, free: int, total: int, workers: int, share: float = 0.0) -> Sharing:
-    """Divide a GPU among workers, evenly.
+    """Divide a GPU evenly among workers.
 
     Args:
-        need: bytes of one worker's tensors at the busiest moment, as measured.
+        need: measured peak of one worker's tensors in bytes.
         free: bytes that are left for workers.
-        total: of the GPU.
-        workers: that are wanted, >= 1; fewer come where they do not fit.
-        share: part of the GPU for each, as the user wants it; 0 = what is left, in equal parts, each at least
-            ``MARGIN`` times ``need`` and a context.
+        total: bytes of the GPU.
+        workers: number of workers wanted, >= 1; the result may be fewer.
+        share: part of the GPU for each, as set by the user; 0 = what is left, in equal parts, each at least
+            ``MARGIN`` times ``need`` plus a context.
 
     Raises:
         RunFailed: not even one fits, or the share is too small for anything.
@@ -111,9 +111,13 @@ def _steps(share: float) -> int:
 
 
 def left_for_workers(peak: int, cuda: Cuda) -> tuple[int, int]:
-    """Bytes free for workers, after this process has had its own busiest moment again, and bytes in all.
+    """Compute the bytes left for workers when this process is at its own peak, and all bytes of the GPU.
 
-    This process holds its context and model already; up to its peak it will grow once more.
+    This process holds its context and model already; it will grow up to its peak.
+
+    Args:
+        peak: of this process in bytes.
+        cuda: of the process.
     """
     free, total = cuda.mem_get_info()
     growth = max(0, math.ceil(MARGIN * peak) - cuda.memory_reserved())
@@ -121,17 +125,20 @@ def left_for_workers(peak: int, cuda: Cuda) -> tuple[int, int]:
 
 
 def measure_peak(model: EmotionModel, config: Config, samples: int, cuda: Cuda) -> int:
-    """Bytes of GPU memory that one process reserves at the busiest moment of a client's work.
+    """Measure the peak of GPU memory that one process reserves for a client's work.
 
-    One training step on a full batch, and one step of an attack as the settings have it, on the longest
-    utterance of the corpus; beside them what unlearning methods keep of the trained weights: importance,
-    a centre and a second model. With a frozen encoder it is one utterance being listened to.
+    It runs one training step on a full batch, and one step of the configured attack, on utterances of the
+    longest length. To this it adds what unlearning methods keep of the trained weights: importance, a centre
+    and a second model. With a frozen encoder it runs the encoder on one utterance.
 
     Args:
-        model: on the GPU; left as it was.
-        config: batch size, attack.
-        samples: of the longest utterance.
+        model: on the GPU; its weights are restored.
+        config: with batch size and attack.
+        samples: number of samples of the longest utterance.
         cuda: of the process.
+
+    Returns:
+        peak in bytes
     """
     rng = rng_for(0, "measure memory")
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -147,7 +154,7 @@ def measure_peak(model: EmotionModel, config: Config, samples: int, cuda: Cuda) 
     whole = {"epochs": 1, "crop_seconds": 0.0, "time_mask": 0.0, "band_mask": 0.0}
     train(model, examples, config.training.local.model_copy(update=whole), 1e-6, rng)
     attack = config.unlearning.l2ul.attack.model_copy(update={"steps": 1, "per_utterance": 1})
-    if attack.domain != "log-mel":  # which encoders have not
+    if attack.domain != "log-mel":  # encoders have none
         targeted_pgd(model, ForgetSet(examples, waveform, lengths), attack, rng)
     cuda.synchronize()
     kept = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad and not p.is_cpu)
@@ -161,12 +168,14 @@ def measure_peak(model: EmotionModel, config: Config, samples: int, cuda: Cuda) 
 def share_gpu(
     model: EmotionModel, config: Config, longest: Callable[[], int], workers: int, cuda: Cuda = torch.cuda
 ) -> Sharing | None:
-    """How Ray's workers share the GPU; None where the model does not live on one.
+    """Decide how Ray's workers share the GPU; None if the model is not on one.
 
     Args:
-        model: this process's own.
-        longest: samples of the longest utterance.
-        workers: wanted.
+        model: of this process.
+        config: the experiment.
+        longest: gives the number of samples of the longest utterance.
+        workers: number of workers wanted.
+        cuda: of the process.
 
     Raises:
         RunFailed: not even one worker fits beside this process.
@@ -189,10 +198,13 @@ def share_gpu(
 
 @contextmanager
 def workers_limited(sharing: Sharing | None) -> Iterator[None]:
-    """Processes that are started in here get at most their part of the GPU's memory.
+    """Limit processes that are started inside to their part of the GPU's memory.
 
-    One that wants more gives back what it has reserved and does not use; one that needs more fails alone,
-    and takes no other with it.
+    One that reaches the limit releases what it has reserved and does not use; one that needs more fails
+    without affecting the others.
+
+    Args:
+        sharing: how the GPU is divided; None = no limit.
     """
     if sharing is None:
         yield

@@ -1,7 +1,7 @@
-"""Flower's Grid on this machine, without Flower's runtime: the messages and the apps are Flower's own.
+"""Flower's Grid in one process, without Flower's runtime; messages and apps are Flower's own.
 
-The runtime looks for a message at every node in turn and polls between: 6 ms a message at 2,000 nodes,
-whatever is in it (docs/scale.md). A grid here knows at once what there is to do.
+The runtime polls every node for messages in turn: 6 ms per message at 2,000 nodes, whatever it carries
+(docs/scale.md). These grids have all messages at hand.
 """
 
 from abc import abstractmethod
@@ -19,7 +19,7 @@ _CLIENT_FAILED = 3
 
 
 class LocalGrid(Grid):
-    """What every grid does that has the whole federation at hand.
+    """Base of the grids that have the whole federation at hand.
 
     Args:
         clients: how many nodes there are; node ids are 1 ... clients.
@@ -30,35 +30,35 @@ class LocalGrid(Grid):
         self._nodes = list(range(1, clients + 1))
 
     def set_run(self, run: Any) -> None:
-        """There is one run only."""
+        """Do nothing: there is only one run."""
 
     @property
     def run(self) -> Any:
-        """There is one run only."""
+        """Nothing: there is only one run."""
         return None
 
     def create_message(self, *args: Any, **kwargs: Any) -> Message:
-        """Deprecated upstream; messages are made by their own constructor."""
+        """Refuse: deprecated by Flower in favour of the constructor of ``Message``."""
         raise RuntimeError("make messages with flwr.app.Message")
 
     def get_node_ids(self) -> Iterable[int]:
-        """All nodes."""
+        """List the ids of all nodes."""
         return list(self._nodes)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Take messages, to be answered in this order or nearly so; their ids."""
+        """Accept messages, which are answered in about this order; returns their ids."""
         named = {}
         for message in messages:
             name = str(uuid4())
             set_message_id(message, name)
             named[name] = message
-        self._take(named)
+        self._accept(named)
         return list(named)
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Push, then pull until all are answered."""
+        """Push messages, then pull until all are answered."""
         waiting, replies = set(self.push_messages(messages)), list[Message]()
         while waiting:
             replies += (come := list(self.pull_messages(waiting)))
@@ -66,15 +66,15 @@ class LocalGrid(Grid):
         return replies
 
     @abstractmethod
-    def _take(self, messages: dict[str, Message]) -> None:
-        """Messages by their ids, to be answered when they are pulled or before."""
+    def _accept(self, messages: dict[str, Message]) -> None:
+        """Accept messages (id -> message), to be answered when they are pulled, or before."""
 
 
 class InlineGrid(LocalGrid):
-    """Every message is answered in this process when its reply is pulled.
+    """A grid whose messages are answered in this process when their replies are pulled.
 
     Args:
-        client_app: answers.
+        client_app: answers the messages.
         clients: how many.
     """
 
@@ -84,28 +84,30 @@ class InlineGrid(LocalGrid):
         self._unanswered: dict[str, Message] = {}
         self._states = {node: RecordDict() for node in self._nodes}
 
-    def _take(self, messages: dict[str, Message]) -> None:
+    def _accept(self, messages: dict[str, Message]) -> None:
         self._unanswered |= messages
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Answer the first of these messages that has no answer yet: nobody's reply waits for another's."""
+        """Answer the first of these messages that is not answered yet, and return its reply."""
         wanted = set(message_ids)
         name = next((name for name in self._unanswered if name in wanted), None)
         if name is None:
             return []
         message = self._unanswered.pop(name)
-        content, failure = answered(self._app, message, self._states[message.metadata.dst_node_id])
-        return [reply_to(message, content, failure)]
+        content, failure = run_app(self._app, message, self._states[message.metadata.dst_node_id])
+        return [make_reply(message, content, failure)]
 
 
-def answered(app: ClientApp, message: Message, state: RecordDict) -> tuple[RecordDict | None, str]:
-    """What a node's app says to a message.
+def run_app(app: ClientApp, message: Message, state: RecordDict) -> tuple[RecordDict | None, str]:
+    """Run a node's app on a message.
 
     Args:
-        state: the node's, which the app may change.
+        app: the ClientApp.
+        message: to the node.
+        state: of the node, which the app may change.
 
     Returns:
-        (content, "") or, where it failed, (None, why)
+        (content of the reply, ""), or (None, why it failed)
     """
     node = message.metadata.dst_node_id
     node_config: dict[str, bool | float | int | str] = {"partition-id": node - 1}
@@ -117,8 +119,8 @@ def answered(app: ClientApp, message: Message, state: RecordDict) -> tuple[Recor
     return (None, reply.error.reason or "") if reply.has_error() else (reply.content, "")
 
 
-def reply_to(message: Message, content: RecordDict | None, failure: str) -> Message:
-    """The reply with this content, or that says that it failed."""
+def make_reply(message: Message, content: RecordDict | None, failure: str) -> Message:
+    """Make the reply to a message: with this content, or with an error if there is none."""
     if content is None:
         return Message(Error(_CLIENT_FAILED, failure), reply_to=message)
     return Message(content, reply_to=message)

@@ -26,7 +26,7 @@ from fedunlearn.client.steps import (
 from fedunlearn.config import Config
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.experiment.timeline import Timeline, TimelineRequest, TimelineRound
-from fedunlearn.messages.scalars import Evaluation, pooled
+from fedunlearn.messages.scalars import Evaluation, pool_evaluations
 from fedunlearn.messages.update import Update
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import trained_names
@@ -317,7 +317,7 @@ class Replay:
             own = self.examples(self._held(client, round_.rounds_done, gone)) if log_odds else None
             right, of_trained, of_held_out = evaluate(self.model, held_out, own, rank)
             replies.append(Evaluation(right, len(held_out), of_trained, of_held_out))
-        return pooled(replies)
+        return pool_evaluations(replies)
 
     def _accuracy(self, state: StateDict, staying: Sequence[int], round_: TimelineRound) -> float | None:
         return self._scalars(state, round_, False, staying).test_accuracy if staying else None

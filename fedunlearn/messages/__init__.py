@@ -1,1 +1,1 @@
-"""What travels between server and clients: records, scalars, and their sizes in bytes."""
+"""What messages between server and clients carry: weights, scalars, and their sizes in bytes."""

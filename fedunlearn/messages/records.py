@@ -1,7 +1,7 @@
-"""Weights in and out of Flower's records, and the refusal of whatever is not weights.
+"""Weights in Flower's records, and the checks that a reply's weights must pass.
 
-A record of ours holds tensors, and serialises them when somebody asks for bytes. In a deployment Flower does,
-for the wire. The engines on one host or one cluster never do: in process a message hands over the tensors
+These records hold tensors, which are serialised only if somebody reads their bytes. In a deployment Flower
+does, to send them. The engines on one host or one cluster do not: in process a message passes the tensors
 themselves, and Ray puts them into its object store, where every worker of the host reads them in place.
 """
 
@@ -20,21 +20,21 @@ from torch import Tensor
 from fedunlearn.blockwise import StateDict, sum_of_squares
 
 LARGEST_SIGNED = 2**63 - 1
-"""the largest whole number that a protobuf metric carries with a sign"""
+"""the largest integer that fits into a signed protobuf metric"""
 
 LARGE = 1 << 23
-"""bytes of weights from which on each update is dealt with by itself: sent alone, and read before the next"""
+"""bytes of weights from which on updates are sent one per call, and read one after another"""
 
 
 class Refused(Exception):
-    """A reply that must not enter the global model; ``str(error)`` says why."""
+    """A reply must not enter the global model; ``str(error)`` says why."""
 
 
-class Held(Array):
-    """An array of a message that is still the tensor it was made of.
+class TensorArray(Array):
+    """An array of a message that shares the memory of the tensor it was made from.
 
     Args:
-        values: on the CPU; not to be changed as long as the message lives.
+        values: must not change as long as the message exists.
     """
 
     def __init__(self, values: Tensor) -> None:
@@ -44,34 +44,34 @@ class Held(Array):
 
     @property
     def data(self) -> bytes:  # type: ignore[override]
-        """NumPy's own format, as Flower would have serialised it at once."""
+        """The values in NumPy's file format, as Flower serialises an array."""
         buffer = io.BytesIO()
         np.save(buffer, self.values.numpy(), allow_pickle=False)
         return buffer.getvalue()
 
     @property
     def bytes(self) -> int:
-        """``len(data)``, without making it."""
+        """The length of ``data``, computed without serialising it."""
         return _header(self.dtype, self.shape) + self.values.nbytes
 
     def numpy(self) -> np.ndarray[Any, Any]:
-        """The values, not copied."""
+        """Return the values without copying them."""
         return self.values.numpy()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Pickled with protocol 5, as Ray does, the values travel beside the pickle and are mapped
-        return _held, (self.values.numpy(),)
+        # With pickle protocol 5, which Ray uses, the values are stored beside the pickle and memory-mapped.
+        return _tensor_array, (self.values.numpy(),)
 
 
-def _held(array: np.ndarray[Any, Any]) -> Held:
+def _tensor_array(array: np.ndarray[Any, Any]) -> TensorArray:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # shared memory is read-only, which torch cannot express
-        return Held(torch.from_numpy(array))
+        warnings.simplefilter("ignore")  # shared memory is read-only, which torch has no type for
+        return TensorArray(torch.from_numpy(array))
 
 
 @lru_cache(maxsize=1024)
 def _header(dtype: str, shape: tuple[int, ...]) -> int:
-    """Bytes that NumPy's format puts before the values."""
+    """Number of bytes before the values in NumPy's file format."""
     buffer = io.BytesIO()
     form = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(buffer, form)
@@ -79,42 +79,45 @@ def _header(dtype: str, shape: tuple[int, ...]) -> int:
 
 
 def lend(state: Mapping[str, Tensor]) -> ArrayRecord:
-    """State dict to an array record that shares its memory: nobody may change it any more."""
+    """Turn a state dict into an array record that shares its memory; it must not be changed any more."""
     record = ArrayRecord()
     for key, value in state.items():
-        record[key] = Held(value)
+        record[key] = TensorArray(value)
     return record
 
 
 def pack(state: Mapping[str, Tensor]) -> ArrayRecord:
-    """State dict to an array record with a copy of it, in the state's key order."""
+    """Turn a state dict into an array record with a copy of it, in the state dict's key order."""
     return lend({key: value.detach().clone() for key, value in state.items()})
 
 
 def borrow(record: ArrayRecord) -> StateDict:
-    """Array record to a state dict, for reading only: it may share the record's memory. No pickle is read."""
+    """Turn an array record into a read-only state dict, which may share its memory; reads no pickle."""
     return {
-        key: array.values if isinstance(array, Held) else torch.from_numpy(np.array(array.numpy()))
+        key: array.values if isinstance(array, TensorArray) else torch.from_numpy(np.array(array.numpy()))
         for key, array in record.items()
     }
 
 
 def unpack(record: ArrayRecord) -> StateDict:
-    """Array record to a state dict of one's own. Never reads pickled data."""
+    """Turn an array record into a state dict with memory of its own; reads no pickle."""
     return {key: torch.from_numpy(np.array(array.numpy())) for key, array in record.items()}
 
 
 def weights_like(
     content: RecordDict, name: str, like: Mapping[str, Tensor], borrowed: bool = False, finite: bool = True
 ) -> StateDict:
-    """The weights in a reply, if they are of the global model's form and finite.
+    """Read the weights in a reply and check their keys, shapes, types and values.
 
     Args:
-        borrowed: for reading only, and no longer than the reply lives.
-        finite: whether to look that they are; if not, the caller does.
+        content: of the reply.
+        name: of the array record.
+        like: state dict with the expected keys, shapes and types.
+        borrowed: whether the result may share the reply's memory, and is only read.
+        finite: whether to check that all values are finite; otherwise the caller does.
 
     Raises:
-        Refused: missing, of other keys, shapes or types, or with NaN or infinity.
+        Refused: they are missing, have other keys, shapes or types, or contain NaN or infinity.
     """
     record = content.array_records.get(name)
     if record is None:
@@ -124,7 +127,7 @@ def weights_like(
         raise Refused(f"{name} has other keys than the model: {', '.join(odd[:3])}")
     try:
         state = borrow(record) if borrowed else unpack(record)
-    except Exception as error:  # bytes of a stranger: NumPy's reader fails in many ways
+    except Exception as error:  # NumPy fails in many ways on bytes that are not its own
         raise Refused(f"{name} cannot be read ({error})") from error
     for key, expected in like.items():
         if state[key].shape != expected.shape or state[key].dtype != expected.dtype:
@@ -138,13 +141,17 @@ def weights_like(
 
 
 def _finite(values: Tensor) -> bool:
-    if values.dtype == torch.float32:  # whose squares no float64 is too small for
+    if values.dtype == torch.float32:  # its squares always fit into float64
         return math.isfinite(sum_of_squares(values))
     return bool(torch.isfinite(values).all())
 
 
 def number(content: RecordDict, name: str) -> float:
-    """A scalar metric of a reply.
+    """Read a scalar metric of a reply.
+
+    Args:
+        content: of the reply.
+        name: of the metric.
 
     Raises:
         Refused: missing, a list, or not finite.
@@ -158,38 +165,41 @@ def number(content: RecordDict, name: str) -> float:
 
 
 class MessageConfig:
-    """The small settings that go with a message (round, stream, learning rate), read with their types.
+    """The settings in a message, such as its round or learning rate, read with their types.
 
-    Raises (every method):
-        ValueError: the message lacks the setting, or it is of another type.
+    Every method raises ValueError if the message lacks the setting, or if it has another type.
+
+    Args:
+        content: of the message.
+        record: name of the config record.
     """
 
     def __init__(self, content: RecordDict, record: str = "settings") -> None:
         self._settings = content.config_records.get(record, ConfigRecord())
 
     def integer(self, name: str) -> int:
-        """A whole number."""
+        """Read an integer."""
         value = self._settings.get(name)
         if not isinstance(value, int) or isinstance(value, bool):
             raise ValueError(f"the message's {name} is {value!r}, not a whole number")
         return value
 
     def real(self, name: str) -> float:
-        """A number."""
+        """Read a float."""
         value = self._settings.get(name)
         if not isinstance(value, float):
             raise ValueError(f"the message's {name} is {value!r}, not a number")
         return value
 
     def text(self, name: str) -> str:
-        """A word."""
+        """Read a string."""
         value = self._settings.get(name)
         if not isinstance(value, str):
             raise ValueError(f"the message's {name} is {value!r}, not a word")
         return value
 
     def texts(self, name: str) -> list[str]:
-        """A list of words."""
+        """Read a list of strings."""
         value = self._settings.get(name)
         if not isinstance(value, list):
             raise ValueError(f"the message's {name} is {value!r}, not a list")

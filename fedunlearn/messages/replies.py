@@ -1,9 +1,10 @@
-"""What a client may answer: every field of every message, its type and its range, declared in this one place.
+"""What a client may reply: every field of every message, its type and its range, declared in one place.
 
-A reply is read into a frozen value or refused with a line that names the field and what it says. Nothing of a
-refused reply enters a model, the books or the results. Ranges that hold for every client stand in ``RANGES``;
-tighter ones follow from what the server knows of the client and are arguments of the readers. Those of
-requests and of held-out speech are in ``requests`` and ``scalars``; they, too, read through ``Metrics``.
+A reply is read into a frozen value, or refused with a line that names the field and its value. Nothing of a
+refused reply enters a model, the server's state or the results. Ranges that hold for every client are in
+``RANGES``; tighter ones follow from what the server knows about the client and are arguments of the readers.
+The readers for requests are in ``server.requests``, those for evaluations in ``scalars``; they, too, read
+through ``Metrics``.
 """
 
 import math
@@ -22,32 +23,32 @@ MOST_UTTERANCES = 1_000_000
 """on one device, and of one request"""
 MOST_CLIENTS = 1_000_000
 MOST_ROUNDS = 2**31 - 1
-"""of a deadline; how long a run waits does not depend on what a client says"""
+"""of a deadline; how long a run waits does not depend on what a client reports"""
 MOST_REQUESTS = 10_000
-"""that one device tells of, closed ones included"""
+"""that one device reports, closed ones included"""
 LONGEST_UTTERANCE = 120.0
-"""s, on average over a client's utterances: bounds the calibration rows that it speaks for"""
+"""s, on average over a client's utterances: bounds the number of frames that its moments stand for"""
 LARGEST_LOSS = 1e12
 """nats"""
 LARGEST_FEATURE = 1e6
-"""absolute mean of a feature, and root of its mean square"""
+"""bound of the absolute mean of a feature, and of the root of its mean square"""
 LARGEST_LOG_ODDS = 1000.0
-"""of float32 logits"""
+"""bound of log-odds from float32 logits"""
 LONGEST_UPDATE = 100.0
 """L2 norm of an ordinary update, as a multiple of 1 + that of the model's trained weights"""
 LONGEST_UNLEARN_UPDATE = 1e18
-"""the same of an unlearn update: unbounded ascent is honest and diverges, and what is shorter is for the
-guard; the squares of what is longer do not fit into float32"""
+"""the same for an unlearn update: unbounded gradient ascent is honest and diverges, and shorter updates are left to
+the guard; the squares of longer ones do not fit into float32"""
 
 
 @dataclass(frozen=True)
 class Range:
-    """What one number of a reply may be.
+    """The allowed values of one number in a reply.
 
     Attributes:
         least: the smallest value.
         most: the largest value.
-        whole: whether it is a count: 3.7 is refused, not cut.
+        whole: whether it is a count: 3.7 is refused, not rounded.
         optional: whether it may be absent.
     """
 
@@ -57,7 +58,11 @@ class Range:
     optional: bool = False
 
     def read(self, content: RecordDict, name: str) -> float | None:
-        """A metric of a reply; None where it is absent and may be.
+        """Read a metric of a reply; None if it is absent and optional.
+
+        Args:
+            content: of the reply.
+            name: of the metric.
 
         Raises:
             Refused: it is missing, no finite number, not whole, or out of range.
@@ -72,7 +77,7 @@ class Range:
         return value
 
     def holds(self, value: float) -> bool:
-        """Whether a finite number is within it."""
+        """Tell whether a finite number is within the range."""
         return self.least <= value <= self.most and (not self.whole or value == int(value))
 
 
@@ -98,7 +103,7 @@ EVERY_REPLY: Mapping[str, Range] = {
     "seconds": Range(0.0, 86_400.0, whole=False, optional=True),
     "died": Range(0, 1, optional=True),
 }
-"""Metrics of every reply: CPU seconds, and whether the process that tried it before died."""
+"""metrics of every reply: CPU seconds, and whether a process died when it tried the message before"""
 RANGES: Mapping[str, Mapping[str, Range]] = {
     "query.population": {
         "client": Range(0, MOST_CLIENTS - 1),
@@ -123,39 +128,43 @@ RANGES: Mapping[str, Mapping[str, Range]] = {
         "held": _UTTERANCES,
     },
 }
-"""Kind of message -> its reply's metrics."""
+"""message type -> metrics of the reply"""
 REQUEST_RANGES: Mapping[str, Range] = {
     "counts": _UTTERANCES,
     "deadlines": Range(-1, MOST_ROUNDS),
     "devices": Range(1, MOST_CLIENTS),
     "learned": _UTTERANCES,
 }
-"""Lists of numbers in the reply to "query.deletions"; beside them "ids" and "states"."""
+"""lists of numbers in the reply to "query.deletions", beside its "ids" and "states" of requests"""
 
 
 class Metrics:
-    """The metrics of one reply, each within the range of its kind of message.
+    """The metrics of one reply, each within its range.
+
+    Args:
+        kind: message type, of ``RANGES``.
+        reply: its content.
 
     Raises:
-        Refused: one of them is not.
+        Refused: a metric is missing or out of range.
     """
 
     def __init__(self, kind: str, reply: RecordDict) -> None:
         self._values = {name: range_.read(reply, name) for name, range_ in RANGES[kind].items()}
 
     def whole(self, name: str) -> int:
-        """A count that must be there."""
+        """Return a count that is not optional."""
         return int(self.real(name))
 
     def real(self, name: str) -> float:
-        """A number that must be there."""
+        """Return a number that is not optional."""
         value = self._values[name]
         if value is None:
             raise Refused(f"the reply's metric {name} is None, not a finite number")
         return value
 
     def known(self, name: str) -> float | None:
-        """A number that may be absent."""
+        """Return an optional number; None = absent."""
         return self._values[name]
 
 
@@ -164,14 +173,19 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Effort:
-    """What a reply cost its client: CPU seconds, and whether a process died over it."""
+    """What a reply cost its client.
+
+    Attributes:
+        seconds: CPU time in s.
+        died: whether a process died when it tried the message before.
+    """
 
     seconds: float
     died: bool
 
 
 def read_effort(reply: RecordDict) -> Effort:
-    """What a reply cost.
+    """Read what a reply cost.
 
     Raises:
         Refused: a number is out of range.
@@ -182,7 +196,13 @@ def read_effort(reply: RecordDict) -> Effort:
 
 @dataclass(frozen=True)
 class Introduction:
-    """Who a node is: its client number, and how many utterances it trains on and holds out."""
+    """A node's answer to "query.population".
+
+    Attributes:
+        client: its number.
+        train: number of utterances it trains on.
+        held_out: number of utterances it holds out.
+    """
 
     client: int
     train: int
@@ -190,20 +210,20 @@ class Introduction:
 
 
 def read_introduction(reply: RecordDict, clients: int) -> Introduction:
-    """The answer to "query.population".
+    """Read the reply to "query.population".
 
     Args:
-        reply: of a node.
-        clients: how many there are, 0 ... clients - 1.
+        reply: its content.
+        clients: number of clients; their numbers are 0 ... clients - 1.
 
     Raises:
         Refused: a number is out of range.
     """
-    said = Metrics("query.population", reply)
-    client = said.whole("client")
+    metrics = Metrics("query.population", reply)
+    client = metrics.whole("client")
     if client >= clients:
         raise Refused(f"the reply's metric client is {client}, but the clients are 0 to {clients - 1}")
-    return Introduction(client, said.whole("train"), said.whole("test"))
+    return Introduction(client, metrics.whole("train"), metrics.whole("test"))
 
 
 # ---- weights -------------------------------------------------------------------------------------------
@@ -211,12 +231,12 @@ def read_introduction(reply: RecordDict, clients: int) -> Introduction:
 
 @dataclass(frozen=True)
 class UpdateForm:
-    """What an update of a model must be like.
+    """The form that an update of a model must have.
 
     Attributes:
-        weights: of the model: the names, shapes and types.
+        weights: of the model; they give names, shapes and types.
         trained: names of the tensors that training moves; the others must not move.
-        longest: the largest L2 norm.
+        longest: the largest L2 norm allowed.
     """
 
     weights: Mapping[str, Tensor]
@@ -225,7 +245,13 @@ class UpdateForm:
 
     @classmethod
     def of(cls, weights: Mapping[str, Tensor], trained: Collection[str], times: float) -> "UpdateForm":
-        """Of these weights, at most ``times`` (1 + the norm of those that are trained) long."""
+        """Make the form for a model.
+
+        Args:
+            weights: of the model.
+            trained: names of the tensors that training moves.
+            times: the largest norm, as a multiple of 1 + the norm of the trained weights.
+        """
         norm = math.sqrt(sum(sum_of_squares(weights[name]) for name in trained))
         return cls(weights, frozenset(trained), times * (1.0 + norm))
 
@@ -233,17 +259,17 @@ class UpdateForm:
 def read_update(
     reply: RecordDict, client: int, examples: int, form: UpdateForm, borrowed: bool = False
 ) -> Update:
-    """The weight difference in a reply.
+    """Read and check the weight difference in a reply.
 
     Args:
-        reply: of any kind that carries an update.
-        client: whose.
-        examples: how many utterances stand behind it.
-        form: what it must be like.
-        borrowed: for reading only, and no longer than the reply lives.
+        reply: content of any reply that carries an update.
+        client: whose reply.
+        examples: number of utterances it was computed from.
+        form: that it must have.
+        borrowed: whether the result may share the reply's memory, and is only read.
 
     Raises:
-        Refused: of another form than the model, not finite, too long, or it moves what nobody trains.
+        Refused: it has another form, is not finite or too long, or moves tensors that are not trained.
     """
     difference = weights_like(reply, "update", form.weights, borrowed=borrowed, finite=False)
     update = Update(client, examples, difference)
@@ -258,16 +284,19 @@ def read_update(
 
 
 def read_moments(reply: RecordDict, client: int, dims: int, most: float) -> Update:
-    """The answer to "train.calibrate": mean and mean square of each feature, counted by frames.
+    """Read the reply to "train.calibrate": mean and mean square of each feature dimension.
 
     Args:
-        reply: of a client.
-        client: which.
-        dims: of the moments.
-        most: frames that it can speak for.
+        reply: its content.
+        client: whose reply.
+        dims: number of feature dimensions.
+        most: largest possible number of frames.
+
+    Returns:
+        the moments as an update, weighted by the number of frames
 
     Raises:
-        Refused: a number is out of range, or no features have such moments.
+        Refused: a number is out of range, or no features can have such moments.
     """
     frames = Metrics("train.calibrate", reply).whole("examples")
     if frames > most:
@@ -277,7 +306,7 @@ def read_moments(reply: RecordDict, client: int, dims: int, most: float) -> Upda
     mean, mean_square = moments["mean"], moments["mean_square"]
     if float(mean.abs().max()) > LARGEST_FEATURE or float(mean_square.max()) > LARGEST_FEATURE**2:
         raise Refused(f"moments: a feature is larger than {LARGEST_FEATURE:g}")
-    # Both were summed in float64; a feature that is constant has none but rounding between them.
+    # Both were summed in float64; for a constant feature they differ by rounding only.
     if bool((mean_square < mean.square() * (1 - 1e-6) - 1e-9).any()):
         raise Refused("moments: a mean square is less than the square of its mean")
     return Update(client, frames, moments)
@@ -288,7 +317,12 @@ def read_moments(reply: RecordDict, client: int, dims: int, most: float) -> Upda
 
 @dataclass(frozen=True)
 class Trained:
-    """A client's round: the loss and the update, whose ``examples`` are how many utterances it trained on."""
+    """A client's reply to a round of training.
+
+    Attributes:
+        loss: of its last epoch.
+        update: weighted by the number of utterances it trained on.
+    """
 
     loss: float
     update: Update
@@ -297,21 +331,22 @@ class Trained:
 def read_training(
     reply: RecordDict, client: int, kind: str, held: int, form: UpdateForm, exactly: bool = True
 ) -> Trained:
-    """The answer to "train" or "train.retain_part".
+    """Read the reply to "train" or "train.retain_part".
 
     Args:
-        reply: of a client.
-        client: which.
-        kind: of message.
-        held: utterances that it trains on.
-        form: what the update must be like.
-        exactly: False where the server does not know how many of them it held at the date in question.
+        reply: its content.
+        client: whose reply.
+        kind: message type.
+        held: number of utterances that the client trains on.
+        form: that the update must have.
+        exactly: whether it must have trained on all of them; false if the server does not know how many it
+            held in the round in question.
 
     Raises:
         Refused: a number or the update cannot be right.
     """
-    said = Metrics(kind, reply)
-    examples = said.whole("examples")
+    metrics = Metrics(kind, reply)
+    examples = metrics.whole("examples")
     if examples > held or (exactly and examples != held):
         raise Refused(f"claims {examples} utterances, but it holds {held}")
-    return Trained(said.real("loss"), read_update(reply, client, examples, form, borrowed=True))
+    return Trained(metrics.real("loss"), read_update(reply, client, examples, form, borrowed=True))

@@ -1,7 +1,8 @@
-"""The few numbers that the server sends to requesters, from asking to reading: no weights, no features.
+"""The few numbers that the server sends to requesters with the weights, and how they are collected.
 
-Every client says how its held-out speech fares with the global model: right answers, and, where the method
-reads them, sums of log-odds. The server sees these sums of each client, a requester gets averages over all.
+Every client evaluates the global model on its held-out examples: number of correct predictions and, if the
+unlearning method reads them, sums of log-odds. The server sees these sums of each client; a requester gets
+averages over all clients.
 """
 
 import math
@@ -20,7 +21,13 @@ _NOT_KNOWN = -1.0
 
 @dataclass(frozen=True)
 class Sums:
-    """Of one client's log-odds: how many, their sum and the sum of their squares."""
+    """Sums of one client's log-odds.
+
+    Attributes:
+        count: how many there are.
+        total: their sum.
+        squares: the sum of their squares.
+    """
 
     count: float = 0.0
     total: float = 0.0
@@ -28,16 +35,21 @@ class Sums:
 
     @classmethod
     def of(cls, values: Tensor) -> "Sums":
-        """[n] -> their sums."""
+        """Sum up log-odds [n]."""
         return cls(len(values), float(values.sum()), float(values.square().sum()))
 
     def as_metrics(self, name: str) -> dict[str, float]:
-        """As a reply carries them."""
+        """Return them as metrics of a reply, with ``name`` before each."""
         return {f"{name}_{part}": value for part, value in vars(self).items()}
 
     @classmethod
     def read(cls, reply: RecordDict, name: str, held: int) -> "Sums":
-        """Back from a reply of a client that holds ``held`` such utterances.
+        """Read what ``as_metrics`` gave.
+
+        Args:
+            reply: content of the reply.
+            name: before each metric.
+            held: number of such utterances that the client holds.
 
         Raises:
             Refused: a number is missing or not finite, the count is neither 0 nor ``held``, or they cannot
@@ -56,7 +68,7 @@ class Sums:
         return Sums(self.count + other.count, self.total + other.total, self.squares + other.squares)
 
     def spread(self) -> LogOdds | None:
-        """Mean and standard deviation; None of nothing, or where all are equal."""
+        """Compute mean and standard deviation; None if there are no values, or all are equal."""
         if not self.count:
             return None
         mean = self.total / self.count
@@ -66,13 +78,13 @@ class Sums:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a client's speech fares with a model.
+    """A client's evaluation of a model.
 
     Attributes:
-        right: held-out utterances that the model gets right.
-        examples: held-out utterances.
-        trained: sums of the log-odds of its training speech; of nothing where they were not asked for.
-        held_out: the same of its held-out speech.
+        right: number of held-out utterances that the model gets right.
+        examples: number of held-out utterances.
+        trained: sums of the log-odds of its training utterances; empty if they were not requested.
+        held_out: the same for its held-out utterances.
     """
 
     right: int
@@ -82,19 +94,19 @@ class Evaluation:
 
 
 def read_evaluation(reply: RecordDict, train: int, held_out: int, log_odds: bool) -> Evaluation:
-    """The answer to "evaluate".
+    """Read the reply to "evaluate".
 
     Args:
-        reply: of a client.
-        train: utterances that it trains on.
-        held_out: utterances that it holds out.
-        log_odds: whether their sums were asked for.
+        reply: its content.
+        train: number of utterances that the client trains on.
+        held_out: number of utterances that it holds out.
+        log_odds: whether sums of log-odds were requested.
 
     Raises:
-        Refused: a number is out of range, or cannot be right of so many utterances.
+        Refused: a number is out of range, or cannot be right for so many utterances.
     """
-    said = Metrics("evaluate", reply)
-    right, examples = said.whole("right"), said.whole("examples")
+    metrics = Metrics("evaluate", reply)
+    right, examples = metrics.whole("right"), metrics.whole("examples")
     if examples != held_out or right > examples:
         raise Refused(f"{right} right of {examples}, but it holds out {held_out}")
     if not log_odds:
@@ -103,8 +115,8 @@ def read_evaluation(reply: RecordDict, train: int, held_out: int, log_odds: bool
     return Evaluation(right, examples, trained, Sums.read(reply, "held_out", held_out))
 
 
-def pooled(replies: Collection[Evaluation]) -> ServerScalars:
-    """What all clients' replies say together.
+def pool_evaluations(replies: Collection[Evaluation]) -> ServerScalars:
+    """Combine the evaluations of all clients into the numbers that requesters get.
 
     Args:
         replies: in client order.
@@ -118,23 +130,27 @@ def pooled(replies: Collection[Evaluation]) -> ServerScalars:
 
 
 def as_settings(scalars: ServerScalars) -> dict[str, float]:
-    """As a message to a requester carries them."""
-    told = {"level": scalars.test_accuracy, "share": scalars.share}
+    """Return the numbers as settings of a message to a requester."""
+    values = {"level": scalars.test_accuracy, "share": scalars.share}
     for name, spread in (("trained", scalars.trained), ("held_out", scalars.held_out)):
-        told[f"{name}_mean"] = spread.mean if spread else None
-        told[f"{name}_std"] = spread.std if spread else None
-    return {name: _NOT_KNOWN if value is None else value for name, value in told.items()}
+        values[f"{name}_mean"] = spread.mean if spread else None
+        values[f"{name}_std"] = spread.std if spread else None
+    return {name: _NOT_KNOWN if value is None else value for name, value in values.items()}
 
 
-def read_scalars(asked: MessageConfig) -> ServerScalars:
-    """Back from the message."""
+def read_scalars(settings: MessageConfig) -> ServerScalars:
+    """Read what ``as_settings`` gave.
+
+    Raises:
+        ValueError: a number is missing.
+    """
 
     def known(name: str) -> float | None:
-        value = asked.real(name)
+        value = settings.real(name)
         return value if value >= 0 else None
 
     def spread(name: str) -> LogOdds | None:
         std = known(f"{name}_std")
-        return None if std is None else LogOdds(asked.real(f"{name}_mean"), std)
+        return None if std is None else LogOdds(settings.real(f"{name}_mean"), std)
 
     return ServerScalars(known("level"), known("share"), spread("trained"), spread("held_out"))

@@ -1,4 +1,4 @@
-"""What a client sends of its training or its unlearning: a difference of weights."""
+"""A client's update: the weight difference from its training or unlearning."""
 
 import math
 from collections.abc import Mapping
@@ -15,8 +15,8 @@ class Update:
     """One client's contribution.
 
     Attributes:
-        client: its number; sums run in this order.
-        examples: how many utterances stand behind it, > 0.
+        client: its number; sums are computed in this order.
+        examples: number of utterances it was computed from, > 0.
         difference: trained (or unlearned) weights minus the weights it started from.
     """
 
@@ -26,12 +26,12 @@ class Update:
 
     @cached_property
     def sizes(self) -> dict[str, float]:
-        """L2 norm of each tensor of the difference: finite where all of its values are."""
+        """L2 norm of each tensor of the difference; finite if all of its values are."""
         return {name: math.sqrt(sum_of_squares(d)) for name, d in self.difference.items()}
 
     @property
     def not_finite(self) -> str | None:
-        """The first tensor with a value that is not finite; None = there is none."""
+        """Name of the first tensor with a value that is not finite; None = there is none."""
         return next((name for name, norm in self.sizes.items() if not math.isfinite(norm)), None)
 
     @property

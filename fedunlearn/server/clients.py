@@ -17,7 +17,7 @@ from fedunlearn.console import warn
 from fedunlearn.errors import RunFailed
 from fedunlearn.messages.records import Refused, lend
 from fedunlearn.messages.replies import Introduction, read_effort, read_introduction
-from fedunlearn.messages.scalars import Evaluation, pooled, read_evaluation
+from fedunlearn.messages.scalars import Evaluation, pool_evaluations, read_evaluation
 from fedunlearn.messages.sizes import size
 from fedunlearn.server.cost import REQUESTING, PhaseCost
 from fedunlearn.server.requests import TrackedRequest
@@ -424,4 +424,4 @@ def ask_scalars(
     def read(client: int, reply: RecordDict) -> Evaluation:
         return read_evaluation(reply, clients.examples[client], clients.held_out[client], log_odds)
 
-    return pooled(clients.ask("evaluate", content, read, occasion, quorum=0.0).values())
+    return pool_evaluations(clients.ask("evaluate", content, read, occasion, quorum=0.0).values())

@@ -8,7 +8,7 @@ from flwr.app import Message, RecordDict
 
 from fedunlearn.engines.ray_grid import RayGrid, WorkerPool
 from fedunlearn.messages.flower_internals import sign_as_simulation
-from fedunlearn.messages.records import Held, borrow, lend
+from fedunlearn.messages.records import TensorArray, borrow, lend
 from fedunlearn.server.clients import Payload, settings
 
 
@@ -70,6 +70,6 @@ def test_a_lent_array_is_the_one_that_flower_would_make() -> None:
     from flwr.app import Array
 
     for values in (torch.randn(3, 4), torch.tensor(2.5, dtype=torch.float64), torch.zeros(0, 3)):
-        ours, theirs = Held(values), Array(values.numpy())
+        ours, theirs = TensorArray(values), Array(values.numpy())
         assert (ours.dtype, tuple(ours.shape), ours.stype) == (theirs.dtype, theirs.shape, theirs.stype)
         assert ours.data == theirs.data and ours.bytes == len(theirs.data)
