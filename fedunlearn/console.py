@@ -1,7 +1,7 @@
-"""Everything that is printed: strings are shown as they are, and a reader who has left ends nothing.
+"""Printing: strings are shown literally, and a closed output does not end the program.
 
-Paths, ids, names and messages come from outside. None of them is read as markup, none reaches the terminal
-as a control sequence, and whatever the stream's encoding lacks is written as an escape.
+Paths, ids, names and messages come from outside. They are never interpreted as markup or sent to the terminal
+as control sequences, and characters that the stream's encoding lacks are written as escapes.
 """
 
 import errno
@@ -19,18 +19,18 @@ from rich.text import Text
 from fedunlearn.streams import give_up
 
 _SHOWN_ESCAPED = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
-"""Unicode categories: control and format characters (also those that turn the direction of writing), halves
-of characters (bytes of a name that is not UTF-8), private ones, separators of lines and paragraphs"""
+"""Unicode categories: control and format characters (also those that change the direction of writing),
+surrogates (bytes of a name that is not UTF-8), private ones, separators of lines and paragraphs"""
 _JOINERS = {"\u200c", "\u200d", "\u00ad"}
 """format characters that ordinary words and emoji are written with"""
 _WIDEST = 10_000
 
 
 def visible(text: str, keep: str = "") -> str:
-    """The same text with every character that would not be seen written as an escape, such as ``\\x1b``.
+    """Write every invisible character of a text as an escape, such as ``\\x1b``.
 
     Args:
-        text: from wherever.
+        text: any text.
         keep: characters that stay as they are.
     """
     return text if text.isprintable() else "".join(_shown(character, keep) for character in text)
@@ -44,7 +44,7 @@ def _shown(character: str, keep: str) -> str:
 
 
 def plain(text: str) -> str:
-    """A message in one line."""
+    """Put a message into one line, with invisible characters as escapes."""
     return visible(" ".join(text.split()))
 
 
@@ -61,7 +61,7 @@ class Screen(Console):
 
     @property
     def file(self) -> IO[str]:
-        """Where it is written; nothing that happens there is raised."""
+        """The output stream; errors in writing to it are not raised."""
         return cast(IO[str], _Sturdy(cast(TextIO, super().file)))
 
     @file.setter
@@ -69,24 +69,24 @@ class Screen(Console):
         self._file = new_file
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """A string as text without any markup."""
+        """Turn a string into text without interpreting markup."""
         return super().render_str(visible(text, "\n"), **(options | {"markup": False, "emoji": False}))
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """As rich does, less control characters in any text, however it was made."""
+        """Render as rich does, with control characters of any text as escapes."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=visible(segment.text, "\n"))
 
     def tell(self, text: str) -> None:
-        """One line, however long."""
+        """Print one line without wrapping it."""
         self.print(Text(visible(text)), soft_wrap=True)
 
     def labelled(self, label: str, style: str, text: str) -> None:
-        """One line that begins with a coloured word."""
+        """Print one line that begins with a coloured word."""
         self.print(Text.assemble((label, style), " ", plain(text)), soft_wrap=True)
 
     def table(self, table: Table) -> None:
-        """A table of which nothing is cut; where nobody watches (a pipe, a file), as wide as it takes."""
+        """Print a table without cutting it; into a pipe or file, as wide as it needs to be."""
         for column in table.columns:
             column.overflow = "fold"
         if not self.is_terminal:
@@ -96,7 +96,7 @@ class Screen(Console):
 
 
 class _Sturdy:
-    """A stream of which a failure to write is said once, on standard error, and changes nothing else."""
+    """A stream whose first failure to write is reported on standard error, and has no other effect."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -129,10 +129,10 @@ errors = Screen(stderr=True, soft_wrap=True)
 
 
 def say(text: str) -> None:
-    """One line on standard output."""
+    """Print one line on standard output."""
     Screen().tell(text)
 
 
 def warn(text: str) -> None:
-    """One line for the user, on standard error; the command goes on."""
+    """Print a warning on standard error; the command goes on."""
     errors.labelled("warning:", "yellow", text)

@@ -1,8 +1,10 @@
-"""The two apps as ``flwr run .`` finds them; ``python simulations/run.py`` needs none of this.
+"""The two apps for ``flwr run .``; ``python simulations/run.py`` does not use this module.
 
-Run config (``--run-config 'out="/abs/path" clients=20'``): ``out``, an absolute path that does not exist
-yet and that every node sees; ``config``, a TOML file or a preset (empty = generated speech);
-``data``, a corpus folder; ``clients``, as many as the federation has nodes.
+Run config (``--run-config 'out="/abs/path" clients=20'``):
+    out      absolute path that does not exist yet and that every node can access
+    config   TOML file or preset; empty = generated speech
+    data     folder of the corpus
+    clients  number of nodes of the federation
 """
 
 from pathlib import Path
@@ -26,21 +28,22 @@ server_app = ServerApp()
 
 @server_app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Prepare in the folder that the run config names, conduct, write results.json.
+    """Prepare the experiment in the folder that the run config names, conduct it, and write results.json.
 
-    The page is drawn afterwards by ``fedunlearn report OUT``: Flower ships no templates with an app.
+    The report is made afterwards by ``fedunlearn report OUT``: Flower ships no templates with an app.
 
     Raises:
-        BadInput: the run config. RunFailed: the run could not be completed, or a request is unfulfilled.
+        BadInput: the run config is wrong.
+        RunFailed: the run could not be completed, or a request is unfulfilled.
     """
-    asked = context.run_config
-    out = Path(str(asked["out"]))
+    settings = context.run_config
+    out = Path(str(settings["out"]))
     if not out.is_absolute():
         raise BadInput(f'out = "{out}": give an absolute path, such as --run-config \'out="/tmp/run"\'')
-    file = find_config(str(asked["config"])) if asked["config"] else None
-    overrides: dict[str, Any] = {"partition.clients": int(asked["clients"])}
-    if asked["data"]:
-        overrides["corpus.path"] = str(asked["data"])
+    file = find_config(str(settings["config"])) if settings["config"] else None
+    overrides: dict[str, Any] = {"partition.clients": int(settings["clients"])}
+    if settings["data"]:
+        overrides["corpus.path"] = str(settings["data"])
     config = configuration.load(file, overrides)
     with Progress(errors) as progress:
         experiment = prepare(config, out, out.parent / "references", progress)

@@ -1,4 +1,4 @@
-"""New folders: made whole or not at all, and taken away again without touching what was there before."""
+"""New folders: made whole or not at all, and removed again without touching what was there before."""
 
 import itertools
 import os
@@ -11,16 +11,19 @@ from fedunlearn.errors import BadInput
 
 
 def make_folders(path: Path) -> list[Path]:
-    """Make a folder and those above it that are missing; returns what was made, the innermost first.
+    """Make a folder and the missing ones above it; what exists, links to folders included, is left as it is.
+
+    Returns:
+        folders that were made, the innermost first
 
     Raises:
-        OSError: one cannot be made. What is already there, a link to a folder too, is left as it is.
+        OSError: one cannot be made.
     """
     made: list[Path] = []
     missing = itertools.takewhile(lambda folder: not folder.exists(), (path, *path.absolute().parents))
     try:
         for folder in reversed(list(missing)):
-            with suppress(FileExistsError):  # somebody else has just made it
+            with suppress(FileExistsError):  # another process has just made it
                 folder.mkdir()
                 made.insert(0, folder)
         path.mkdir(exist_ok=True)
@@ -31,10 +34,10 @@ def make_folders(path: Path) -> list[Path]:
 
 
 def make_new_folder(wanted: Path) -> tuple[Path, list[Path]]:
-    """Make a folder that is nobody else's: as wanted, or with -2, -3, ... where that is taken.
+    """Make a folder that did not exist: as wanted, or with -2, -3, ... if the name is taken.
 
     Returns:
-        (the folder, all that was made, the innermost first)
+        (the folder, all folders that were made, the innermost first)
 
     Raises:
         BadInput: it cannot be made.
@@ -52,7 +55,7 @@ def make_new_folder(wanted: Path) -> tuple[Path, list[Path]]:
 
 
 def remove_folders(made: Iterable[Path]) -> None:
-    """Remove folders that ``make_folders`` made, as far as they are empty."""
+    """Remove those of the folders that ``make_folders`` made which are empty."""
     for folder in made:
         with suppress(OSError):
             folder.rmdir()
@@ -60,17 +63,19 @@ def remove_folders(made: Iterable[Path]) -> None:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Fill a folder, so that it appears whole or not at all.
+    """Fill a folder so that it appears whole or not at all.
+
+    If filling fails, the first error is raised and nothing is left of it.
 
     Args:
         folder: new; or empty, which may be a link to a folder or a file system of its own, and stays.
 
     Yields:
-        a new folder to be filled. Where that fails, the first error is raised and nothing is left of it.
+        a temporary folder to be filled
     """
     made = make_folders(folder.parent)
     there = folder.is_dir()
-    # What is there may be another file system, into which nothing can be renamed from outside.
+    # An existing folder may be another file system, into which nothing can be renamed from outside.
     unfinished = (folder if there else folder.parent) / f".{folder.name}.{os.getpid()}.tmp"
     moved: list[Path] = []
     try:
@@ -90,10 +95,10 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def remove_all(path: Path) -> str:
-    """Remove a file, a link or a folder with all in it.
+    """Remove a file, a link or a folder with everything in it.
 
     Returns:
-        one line that says why it could not be removed; empty where it was
+        one line that says why it could not be removed; empty if it was removed
     """
     try:
         if path.is_dir() and not path.is_symlink():

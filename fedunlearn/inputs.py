@@ -1,4 +1,4 @@
-"""Files and folders that a user names: whether they are there, and the text in them."""
+"""Files and folders that a user names: lookups, reading text, and the refusal to write into a corpus."""
 
 import codecs
 from collections.abc import Callable
@@ -15,33 +15,34 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-"""what a file begins with -> its encoding; UTF-32 first, whose mark begins with that of UTF-16"""
+"""byte-order mark -> encoding; UTF-32 first, since its mark begins with that of UTF-16"""
 
 
 def looked_up(path: Path | str, look: Callable[[], T]) -> T:
-    """What can be found out about a path, such as whether it is there.
+    """Look something up about a path, such as whether it exists.
 
     Args:
-        path: as the user gave it.
+        path: as the user gave it, for the message.
         look: asks the file system.
 
     Raises:
-        BadInput: it cannot be asked about: the name is too long, or a folder on the way is closed.
+        BadInput: the file system cannot tell: the name is too long, or a folder on the way is not readable.
     """
     try:
         return look()
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (RuntimeError, ValueError) as error:  # links in a circle, a ~name of nobody, a zero in the name
+    except (RuntimeError, ValueError) as error:  # a cycle of links, an unknown ~user, a null character
         raise BadInput(f"{path}: is no path that can be read ({error})") from error
 
 
 def read_text(file: Path, what: str = "", kind: str = "") -> str:
-    """A text file in UTF-8, with or without the mark that some editors put at its beginning.
+    """Read a text file in UTF-8, with or without a byte-order mark.
 
     Args:
         file: to be read.
-        what: the setting that names it, and kind: what it should be, for the message.
+        what: the setting that names it, for the message.
+        kind: what it should be, for the message.
 
     Raises:
         BadInput: it cannot be read, or is in another encoding.
@@ -58,3 +59,25 @@ def read_text(file: Path, what: str = "", kind: str = "") -> str:
         line = 1 + content.count(b"\n", 0, error.start)
         why = f"{error.reason} at byte {error.start}, line {line}"
         raise BadInput(f"{place}: {is_not}is not UTF-8 ({why}); save it as UTF-8") from error
+
+
+def refuse_inside_corpus(option: str, path: Path, corpus: Path | str | None) -> None:
+    """Refuse to write a file or folder inside the user's corpus.
+
+    Args:
+        option: that names the path, such as "--out", for the message.
+        path: to be written.
+        corpus: folder or manifest file as the user gave it; a manifest stands for the folder that it is in.
+            Empty or None = generated speech, which has no folder.
+
+    Raises:
+        BadInput: the path lies inside the corpus, or cannot be looked up.
+    """
+    if not corpus:
+        return
+    speech = looked_up(corpus, lambda: Path(corpus).expanduser().resolve())
+    folder = speech.parent if looked_up(corpus, speech.is_file) else speech
+    if looked_up(f"{option} {path}", path.resolve).is_relative_to(folder):
+        raise BadInput(
+            f"{option} {path}: lies inside the corpus {corpus}, which is never written; name another"
+        )

@@ -1,7 +1,7 @@
-"""What became of every request: append-only rows in SQLite, each chained to the one before by its hash.
+"""The ledger: an append-only record in SQLite of every request's states, chained by hashes.
 
-A row holds no name, no client number and no request id, but salted hashes of them, a round and a state. The
-salt lies in a file of its own beside the database: whoever gets the database alone can link a row to nobody.
+A row contains no name, client number or request id, but salted hashes of them, a round and a state. The salt
+is in a file of its own beside the database: with the database alone, no row can be linked to anybody.
 """
 
 import hashlib
@@ -34,19 +34,19 @@ BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 _LAST = "SELECT position, hash FROM entries ORDER BY position DESC LIMIT 1"
 _KIND = "SELECT type FROM sqlite_master WHERE name = 'entries'"
 _PATIENCE = 30.0
-"""seconds that a reader waits for a process that locks the file"""
+"""seconds that a reader waits for a process that has locked the file"""
 _NOT_NOW = {sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN}
 _LONGEST_WORD = 100
 GENESIS = "0" * 64
-"""what the first row follows: the head of an empty ledger"""
+"""hash before the first row: the head of an empty ledger"""
 
 
 class DamagedLedger(Exception):
-    """A file that is no ledger, or one that SQLite cannot read; ``str(error)`` names it."""
+    """A file is no ledger, or one that SQLite cannot read; ``str(error)`` names it."""
 
 
 class UnreadableLedger(DamagedLedger):
-    """One that cannot be opened now: another process locks it, or it may not be read."""
+    """A ledger cannot be opened now: another process has locked it, or it is not readable."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,11 @@ class LedgerEntry:
     Attributes:
         position: 1, 2, ...
         subject: salted hash of the client (hexadecimal).
-        request: salted hash of the request's id and its client: each device's part is followed by itself.
-        round, state: the step.
-        previous, hash: the chain (SHA-256).
+        request: salted hash of the request's id and its client, so that each device's part has its own rows.
+        round: of the timeline.
+        state: that the request reached.
+        previous: hash of the row before (SHA-256, hexadecimal).
+        hash: of this row.
     """
 
     position: int
@@ -74,21 +76,21 @@ _TYPES: Mapping[str, type] = {field.name: field.type for field in fields(LedgerE
 
 
 class LedgerReader:
-    """A ledger to look at: nothing is changed and no file is made. Works while a run is writing.
+    """A ledger opened for reading, which changes and makes no file; works while a run is writing.
 
     Args:
-        path: of the database. The salt is read where it lies beside it and may be read.
+        path: of the database. The salt is read from beside it, if it is readable.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such file.
         UnreadableLedger: it cannot be opened.
-        DamagedLedger: it is none.
+        DamagedLedger: it is no ledger.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.salt: bytes | None = None
-        with suppress(OSError):  # whoever may not read it can still verify
+        with suppress(OSError):  # without the salt the chain can still be verified
             if _salt_file(path).is_file():
                 self.salt = _salt_file(path).read_bytes()
         self._copy: tempfile.TemporaryDirectory[str] | None = None
@@ -98,7 +100,7 @@ class LedgerReader:
             is_file = path.is_file()
         except PermissionError as error:
             raise UnreadableLedger(f"{path}: cannot be read ({error.strerror})") from error
-        if not is_file:  # SQLite would wait for ever for whoever writes into a pipe
+        if not is_file:  # SQLite would wait for ever for the other end of a pipe
             raise UnreadableLedger(f"{path}: is no file")
         self._connection = self._connect()
 
@@ -106,9 +108,9 @@ class LedgerReader:
         log, shared = (self.path.with_name(self.path.name + end) for end in ("-wal", "-shm"))
         path, how = self.path, "mode=ro"
         if not log.exists():
-            how += "&immutable=1"  # SQLite would make both files only to read the database
+            how += "&immutable=1"  # SQLite would make both files just to read the database
         elif not shared.exists():
-            # Nobody is writing, and a database that was copied with its log needs a place to read that in.
+            # No process is writing; SQLite can read a database that was copied with its log only in a copy.
             self._copy = tempfile.TemporaryDirectory()
             path = Path(self._copy.name) / self.path.name
             try:
@@ -123,11 +125,11 @@ class LedgerReader:
             return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_PATIENCE)
 
     def entries(self) -> tuple[LedgerEntry, ...]:
-        """All rows in order.
+        """Read all rows in order.
 
         Raises:
-            DamagedLedger: a row is none, whatever it is.
-            UnreadableLedger: another process locks the file.
+            DamagedLedger: a row is malformed.
+            UnreadableLedger: another process has locked the file.
         """
         with self._readable():
             if self._connection.execute(_KIND).fetchall() != [("table",)]:
@@ -138,7 +140,7 @@ class LedgerReader:
             return tuple(_entry(number, row) for number, row in enumerate(found, start=1))
 
     def head(self) -> str:
-        """Hash of the last row, which stands for all rows before it: keep it elsewhere, and compare."""
+        """Read the hash of the last row, which covers all rows: note it elsewhere, and compare later."""
         with self._readable():
             last = self._connection.execute(_LAST).fetchone()
             if last and not isinstance(last[1], str):
@@ -146,7 +148,7 @@ class LedgerReader:
         return last[1] if last else GENESIS
 
     def states(self, request: str, client: int) -> tuple[str, ...]:
-        """What a client's request has reached, in order.
+        """Read the states that a client's request has reached, in order.
 
         Raises:
             ValueError: the salt is missing.
@@ -159,11 +161,14 @@ class LedgerReader:
             return tuple(state for (state,) in found)
 
     def verify(self, head: str | None = None) -> str | None:
-        """None if the chain is whole, else one line that names the first row that is not.
+        """Verify the chain of hashes.
 
         Args:
-            head: what ``head()`` once said, noted outside this file. Without it, rows cut off at the end and
-                a chain made anew from end to end cannot be told from an honest ledger.
+            head: a former result of ``head()``, noted outside this file. Without it, rows that were cut off
+                at the end and a chain that was forged as a whole cannot be detected.
+
+        Returns:
+            None if the chain is whole, else one line that names the first wrong row
         """
         entries = self.entries()
         if broken := broken_link(entries):
@@ -173,11 +178,19 @@ class LedgerReader:
         return None
 
     def subject(self, client: int) -> str:
-        """How rows name a client. Raises ValueError where the salt is missing."""
+        """Hash a client number as rows contain it.
+
+        Raises:
+            ValueError: the salt is missing.
+        """
         return self._hash("client", client)
 
     def hashed(self, request: str, client: int) -> str:
-        """How rows name a client's request. Raises ValueError where the salt is missing."""
+        """Hash a client's request id as rows contain it.
+
+        Raises:
+            ValueError: the salt is missing.
+        """
         return self._hash("request", request, client)
 
     def close(self) -> None:
@@ -210,15 +223,15 @@ class LedgerReader:
 
 
 class Ledger(LedgerReader):
-    """The record of one run, to be written. Every ``append`` is on disk before it returns.
+    """The ledger of one run, opened for writing; every ``append`` is on disk before it returns.
 
     Args:
-        path: made where there is none.
-        salt: bytes that nobody can guess, the same for the whole life of the ledger; kept beside it, readable
-            by the owner alone. None: as it was when the ledger was made.
+        path: of the database, made if it does not exist.
+        salt: random bytes, the same as long as the ledger exists; stored beside it, readable by the owner
+            only. None = the stored one.
 
     Raises:
-        ValueError: there is no salt, or another one.
+        ValueError: there is no salt, or it differs from the stored one.
     """
 
     def __init__(self, path: Path, salt: bytes | None = None) -> None:
@@ -237,8 +250,14 @@ class Ledger(LedgerReader):
     def append(self, request: str, client: int, round: int, state: str) -> bool:
         """Record that a client's request reached a state.
 
+        Args:
+            request: id.
+            client: its number.
+            round: of the timeline.
+            state: that the request reached.
+
         Returns:
-            False: it is on record already, and is not recorded twice.
+            whether it was recorded; false if it had been recorded before
         """
         subject, hashed = self.subject(client), self.hashed(request, client)
         execute = self._connection.execute
@@ -259,7 +278,7 @@ class Ledger(LedgerReader):
 
 
 def broken_link(entries: Sequence[LedgerEntry]) -> str | None:
-    """None if rows form a whole chain, else one line that names the first that does not fit."""
+    """Check the chain of rows; return one line that names the first wrong row, or None."""
     previous = GENESIS
     for expected, e in enumerate(entries, start=1):
         if e.position != expected:
@@ -273,12 +292,12 @@ def broken_link(entries: Sequence[LedgerEntry]) -> str | None:
 
 
 def missing_end(entries: Sequence[LedgerEntry]) -> str:
-    """One line for a head that was noted and is none of these rows."""
+    """Describe in one line that a noted head is none of these rows."""
     return f"the last row that was noted elsewhere is missing (row {len(entries)} is the last here)"
 
 
 def printable(text: str) -> str:
-    """A word of a row or a file as it is, or, where it could not be printed in a line, escaped and cut."""
+    """Escape and cut a word of a row or a file if it cannot be printed as it is in a line."""
     return text if text.isprintable() and len(text) <= _LONGEST_WORD else ascii(text[:_LONGEST_WORD])
 
 

@@ -1,12 +1,12 @@
-"""The one rule for links, for all that a run searches, writes, wipes and removes.
+"""Searching, writing, wiping and removing files, with one rule for links.
 
-Searching follows every link: a folder or file behind one is searched as if it lay there, each once. What
-cannot be searched is told. Writing, wiping and removing follow none: a link in the way is unlinked itself,
-and what it leads to stays as it was. The folders of a run's layout (the run folder, the cache, a vault,
-checkpoints/standing) may be links themselves: they stand for the folders that they lead to.
+Searching follows every link: a folder or file behind one is searched as if it were there, each once. What
+cannot be searched is reported. Writing, wiping and removing follow none: a link in the way is unlinked
+itself, and its target stays as it was. The folders of a run's layout (the run folder, the cache, a vault,
+checkpoints/standing) may be links themselves: they stand for their targets.
 
-Hard links: what this program wrote itself is overwritten under all its names (``wipe``); what is found lying
-somewhere and has other names may be somebody's, and is not overwritten (``discard``).
+Hard links: what this program wrote itself is overwritten under all its names (``wipe``). What it finds and
+has other names may belong to somebody else, and is not overwritten (``discard``).
 """
 
 import os
@@ -19,24 +19,24 @@ from pathlib import Path
 from typing import TextIO
 
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-"""neither through a link nor waiting for the other end of a pipe; Windows knows neither"""
+"""flags of os.open: follow no link, and do not wait for the other end of a pipe; Windows has neither"""
 
 _Place = tuple[int, int]
 
 
 class FileSearch:
-    """The plain files in some files and folders, each folder once. It yields (path, whether through a link).
+    """Iterates over the plain files in some files and folders as (path, whether it was reached by a link).
 
-    Sockets, pipes and devices are no files; what vanishes meanwhile, and a place that is not there, holds
-    none. Paths begin with the places as they were given.
+    Each folder is searched once. Sockets, pipes and devices are left out, and so is what does not exist or
+    vanishes in the meantime. Paths begin with the places as they were given.
 
     Args:
         places: files and folders, or links to them.
-        spared: folders that are not searched where they are met inside a place: somebody else's.
+        spared: folders that are not searched inside a place: they belong to somebody else.
 
     Attributes:
-        unsearched: what could not be looked into -> why; nothing is known of it.
-        met: links that lead into what is spared, and spared folders themselves.
+        unsearched: path that could not be searched -> why.
+        met: links that lead into spared folders, and spared folders themselves.
     """
 
     def __init__(self, places: Iterable[Path], spared: Iterable[Path] = ()) -> None:
@@ -89,7 +89,7 @@ class FileSearch:
                 if folder != top and _place(status) in self._spared_places:
                     self.met.append(folder)
                     continue
-                if _place(status) in self._seen:  # also where it is mounted a second time
+                if _place(status) in self._seen:  # also if it is mounted a second time
                     continue
                 self._seen.add(_place(status))
                 inside = _children(folder)
@@ -127,19 +127,23 @@ def _children(folder: Path) -> list[Path]:
 
 
 def open_to_read(path: Path) -> int:
-    """A handle on a file, which never waits for the other end of a pipe that has taken its place."""
+    """Open a file for reading; never waits for the other end of a pipe that is in its place.
+
+    Returns:
+        file descriptor
+    """
     return os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
 
 
 def is_plain(path: Path) -> bool:
-    """Whether this is a file of its own: no link, folder, pipe, socket or device."""
+    """Tell whether this is a regular file: no link, folder, pipe, socket or device."""
     with suppress(OSError):
         return stat.S_ISREG(path.lstat().st_mode)
     return False
 
 
 def has_other_names(path: Path) -> bool:
-    """Whether a file has further names (hard links), here or anywhere."""
+    """Tell whether a file has other names (hard links) anywhere."""
     with suppress(OSError):
         status = path.lstat()
         return stat.S_ISREG(status.st_mode) and status.st_nlink > 1
@@ -147,20 +151,20 @@ def has_other_names(path: Path) -> bool:
 
 
 def plain_files(folder: Path) -> Iterator[Path]:
-    """All plain files below a folder, hidden ones included, in order; no link inside is followed."""
+    """List all regular files below a folder in order, hidden ones included; follows no link inside."""
     for parent, folders, names in os.walk(folder):
         folders.sort()
         yield from (path for name in sorted(names) if is_plain(path := Path(parent) / name))
 
 
 def wipe(path: Path) -> None:
-    """Overwrite a file with zeros, flush, unlink. (On a copy-on-write disk the old blocks may live on.)
+    """Overwrite a file with zeros, flush it and unlink it. (On a copy-on-write disk old blocks may remain.)
 
-    For what this program wrote: other names of the same file (hard links) then hold zeros, too. A symbolic
-    link is unlinked itself; what it leads to stays as it was.
+    It is for files that this program wrote: other names of the file (hard links) then hold zeros, too. A
+    symbolic link is unlinked itself; its target stays as it was.
 
     Raises:
-        OSError: it is not there, is a folder, or cannot be written.
+        OSError: it does not exist, is a folder, or cannot be written.
     """
     if is_plain(path):
         with os.fdopen(os.open(path, os.O_RDWR | _NO_FOLLOW), "r+b") as file:
@@ -173,13 +177,13 @@ def wipe(path: Path) -> None:
 
 
 def discard(path: Path) -> None:
-    """``wipe`` a file that was found lying; one that has other names is unlinked and not overwritten."""
+    """Wipe a file that this program found; if it has other names, it is unlinked and not overwritten."""
     with suppress(FileNotFoundError):
         path.unlink() if has_other_names(path) else wipe(path)
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link, or a folder with all that is in it; links in it are unlinked, not followed."""
+    """Remove a file, a link, or a folder with everything in it; links in it are unlinked, not followed."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -187,7 +191,7 @@ def remove(path: Path) -> None:
 
 
 def open_to_append(path: Path) -> TextIO:
-    """Open a text file to write at its end, made where there is none.
+    """Open a text file for appending; it is created if it does not exist.
 
     A link, a pipe or a device in its place is removed first.
     """
@@ -199,14 +203,18 @@ def open_to_append(path: Path) -> TextIO:
 
 
 def make_own_folder(path: Path) -> None:
-    """Make a folder where there is none. A link in its place is unlinked: what is written here stays here."""
+    """Make a folder if it does not exist; a link in its place is unlinked, so that writes stay here."""
     if path.is_symlink():
         path.unlink()
     path.mkdir(exist_ok=True)
 
 
 def create_new(path: Path, mode: int = 0o666) -> int:
-    """A handle on a file that is made anew; whatever had its name is unlinked first, and not written to."""
+    """Create a file for writing; whatever had its name is unlinked first, and not written to.
+
+    Returns:
+        file descriptor
+    """
     path.unlink(missing_ok=True)
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW, mode)
 
@@ -215,7 +223,7 @@ def create_new(path: Path, mode: int = 0o666) -> int:
 
 
 def is_abandoned(temporary: Path) -> bool:
-    """Whether nobody is writing this file any more: its name is .<name>.<process>.tmp."""
+    """Tell whether nobody writes this temporary file any more; its name is .<name>.<process>.tmp."""
     process = temporary.stem.rpartition(".")[2]
     if not process.isdecimal() or int(process) == os.getpid():
         return True
@@ -229,7 +237,7 @@ def is_abandoned(temporary: Path) -> bool:
 
 
 def wipe_abandoned(files: Iterable[Path]) -> None:
-    """Wipe those of these files and folders that are temporary and whose writer has died."""
+    """Wipe those of these files and folders that are temporary and whose process has died."""
     for path in files:
         if path.suffix != ".tmp" or not path.name.startswith(".") or not is_abandoned(path):
             continue

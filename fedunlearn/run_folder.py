@@ -1,4 +1,4 @@
-"""The folder of one run, how anything is written into it (whole or not at all) and taken out for good."""
+"""The folder of one run: the names of its files, its lock, and how its files are written."""
 
 import errno
 import json
@@ -14,11 +14,15 @@ from fedunlearn.links import open_to_append, remove
 
 _LOCK = ".lock"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
-"""what file systems say that have no locks"""
+"""error numbers of file systems that have no locks"""
 
 
 class RunFolder:
-    """Names of everything that a run leaves behind."""
+    """The folder of a run.
+
+    Args:
+        path: of the folder.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -35,27 +39,27 @@ class RunFolder:
         self.vaults = path / "vaults"
         self.log = path / "log.txt"
         self.purges = path / "purges"
-        """one byte a purge, of whichever device; by its length every worker sees that there was one"""
+        """one byte per purge of any device; by its length every worker sees that there was one"""
         self.liveness = path / "liveness"
         """one byte per client: whether a process is serving it at the moment"""
         self.on_metrics: Callable[[Mapping[str, Any]], None] | None = None
-        """told of every line of metrics.jsonl, after it is written"""
+        """called with every line of metrics.jsonl after it is written"""
         self._locked: int | None = None
         self._made: list[Path] = []
         """folders that ``create`` made, the innermost first"""
         self._made_lock = False
 
     def vault(self, client: int) -> Path:
-        """The store of one device."""
+        """Return the folder of a client's vault."""
         return self.vaults / f"client-{client:04d}"
 
     def clients(self) -> list[int]:
-        """Those that have a store here, in order."""
+        """List the clients that have a vault here, in order."""
         numbers = (p.name.removeprefix("client-") for p in self.vaults.glob("client-*"))
         return sorted(int(number) for number in numbers if number.isdecimal())
 
     def check(self) -> None:
-        """See that the folder can be made, without making it.
+        """Check that the folder can be made, without making it.
 
         Raises:
             BadInput: it holds something already, or cannot be written.
@@ -77,7 +81,7 @@ class RunFolder:
         """Make the folder.
 
         Raises:
-            BadInput: as ``check``; or its file system has no locks. Nothing is left of it then.
+            BadInput: as in ``check``; or its file system has no locks. Nothing is left of it then.
         """
         self.check()
         try:
@@ -92,14 +96,14 @@ class RunFolder:
             raise BadInput(f"--out {self.path}: cannot be written ({error.strerror})") from error
 
     def undo(self, error: BaseException) -> None:
-        """Take out what was made since ``create``, and the folder itself where that was made then.
+        """Remove what was made since ``create``, and the folder itself if that was made then.
 
-        A folder that was there before stays, be it a link or a file system of its own.
+        A folder that existed before stays. Nothing is raised here, since that would hide ``error``.
 
         Args:
-            error: why; gets a note of what cannot be removed. Nothing is raised here that would hide it.
+            error: reason for the removal; gets a note of what cannot be removed.
         """
-        mine = self._made or self._locked is not None  # else the folder is somebody else's by now
+        mine = self._made or self._locked is not None  # otherwise another process has the folder now
         try:
             parts = [p for p in self.path.iterdir() if p.name != _LOCK] if mine else []
         except OSError as unreadable:
@@ -114,7 +118,7 @@ class RunFolder:
         self._made = []
 
     def check_resumable(self) -> None:
-        """See that the folder holds a run.
+        """Check that the folder holds a run.
 
         Raises:
             BadInput: it does not.
@@ -123,10 +127,10 @@ class RunFolder:
             raise BadInput(f"--resume: {self.path} holds no run ({self.config.name} is missing)")
 
     def lock(self) -> None:
-        """Keep every other process from playing this run until this one ends, however it ends.
+        """Lock the folder against other processes until this one ends, however it ends.
 
         Raises:
-            BadInput: another process plays it.
+            BadInput: another process has locked it, or its file system has no locks.
         """
         if not HAS_LOCKS or self._locked is not None:
             return
@@ -137,7 +141,7 @@ class RunFolder:
         try:
             lock_file(file)
             if not lock.exists() or not os.path.samestat(os.fstat(file), lock.stat()):
-                raise BadInput(taken)  # it has just been given up, and perhaps made anew
+                raise BadInput(taken)  # it has just been released, and perhaps made anew
         except OSError as error:
             os.close(file)
             if error.errno in _NO_LOCKS:
@@ -154,35 +158,42 @@ class RunFolder:
         self._locked, self._made_lock = file, new
 
     def unlock(self) -> None:
-        """Let others play it."""
+        """Release the lock."""
         if self._locked is not None:
             os.close(self._locked)
             self._locked = None
 
     def clear(self) -> None:
-        """Remove what the preparation of a run left; the lock stays.
+        """Remove what the preparation of a run made, except for the lock.
 
-        For a run in which nothing has been learned or asked yet.
+        It is for a run that has not started training yet.
         """
         for path in self.path.iterdir():
             if path.name != _LOCK:
                 remove(path)
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
-        """Add one line to metrics.jsonl."""
+        """Append one line to metrics.jsonl.
+
+        Args:
+            row: to be written as JSON.
+        """
         with open_to_append(self.metrics) as file:
             file.write(json.dumps(row) + "\n")
         if self.on_metrics is not None:
             self.on_metrics(row)
 
     def truncate_metrics(self, lines: int) -> int:
-        """Leave the first so many lines of metrics.jsonl; later ones belong to rounds still to come.
+        """Keep only the first lines of metrics.jsonl; later ones belong to rounds that are run again.
+
+        Args:
+            lines: number of lines to keep.
 
         Returns:
-            how many were left: fewer, where the file is gone or its end was cut off.
+            number of lines that are left: fewer if the file is missing or its end was cut off
 
         Raises:
-            BadInput: its lines are not what was written.
+            BadInput: a line is not JSON.
         """
         if not self.metrics.exists():
             return 0

@@ -1,4 +1,4 @@
-"""Standard output and standard error that may be closed, full or gone: none of it ends a command."""
+"""Standard streams that may be closed, full or disconnected, without ending a command."""
 
 import os
 import sys
@@ -7,9 +7,9 @@ from typing import TextIO
 
 
 def open_closed() -> None:
-    """Give the process all three standard streams; one that was closed leads nowhere.
+    """Open closed standard streams on the null device.
 
-    Otherwise the next file that is opened would take its number, and messages would be written into it.
+    Otherwise the next file that is opened would get the stream's number, and messages would go into it.
     """
     for number in range(3):
         try:
@@ -23,8 +23,8 @@ def open_closed() -> None:
 
 
 def give_up(stream: TextIO) -> None:
-    """Lead a stream that cannot be written any more nowhere, with all that is still in its buffer."""
-    with suppress(OSError, ValueError):  # a stream of a test has no number
+    """Redirect a stream that cannot be written any more to the null device, with its buffer."""
+    with suppress(OSError, ValueError):  # a stream of a test has no file descriptor
         nowhere = os.open(os.devnull, os.O_WRONLY)
         try:
             os.dup2(nowhere, stream.fileno())
@@ -33,7 +33,7 @@ def give_up(stream: TextIO) -> None:
 
 
 def flush() -> None:
-    """Write out both streams. What cannot be written is dropped: at exit it would change the exit code."""
+    """Flush both streams; what cannot be written is dropped, since at exit it would change the exit code."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

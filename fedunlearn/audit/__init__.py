@@ -1,1 +1,1 @@
-"""What a run folder shows somebody who did not make the run: its ledger, its receipts, what still knows."""
+"""Audits of a run folder: its ledger, its receipts, and files that still know what was deleted."""

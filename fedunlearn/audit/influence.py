@@ -1,8 +1,8 @@
-"""Which files of an experiment still know what was deleted, after the purge and beside the vaults.
+"""Files of an experiment that still know what was deleted: models that were trained on it before.
 
-What is deleted leaves the vaults; models that were trained on it before do not vanish with it.
-The run folder keeps none that gives them away once a run is over. The reference cache, which is the
-experimenter's, does: the exact original, and what resuming the run needs of it.
+A purge removes recordings from the vaults, but not the models that were trained on them. Once a run is over,
+its run folder keeps no such model in a form that reveals the recordings. The reference cache, which belongs
+to the experimenter, does: it keeps the exact original, and what is needed to resume the run.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,9 +25,9 @@ class Influence:
     """A file that knows what was deleted.
 
     Attributes:
-        file: where it is.
+        file: path.
         what: what it holds, in a few words.
-        needed_for: what cannot be done any more without it, in a few words.
+        needed_for: what it is needed for, in a few words.
     """
 
     file: Path
@@ -38,18 +38,18 @@ class Influence:
 def files_with_influence(
     run: RunFolder, cache: Path, results: Mapping[str, Any] | None = None
 ) -> list[Influence]:
-    """All files of a run and of its reference cache that know what was deleted.
+    """Find all files of a run and of its reference cache that know what was deleted.
 
     Args:
         run: the folder of the run.
         cache: the reference cache that the run was made with.
-        results: of the run; None = as they stand in its folder.
+        results: of the run; None = read them from its folder.
 
     Returns:
-        existing files, each once, in the order of their names; empty where nothing was deleted.
+        existing files, each once, in the order of their names; empty if nothing was deleted
 
     Raises:
-        BadInput: the folder holds no results.json that can be read.
+        BadInput: the folder has no readable results.json.
     """
     results = _object(run.results) if results is None else results
     if results is None:
@@ -61,8 +61,17 @@ def files_with_influence(
     return [found[file] for file in sorted(found)]
 
 
-def named(files: Iterable[Influence], run: RunFolder, cache: Path) -> list[dict[str, str]]:
-    """These files as a receipt names them: by the folder that they lie in, without the path of it."""
+def describe_files(files: Iterable[Influence], run: RunFolder, cache: Path) -> list[dict[str, str]]:
+    """Describe files as a receipt does: relative to the run folder or the cache, without its path.
+
+    Args:
+        files: what ``files_with_influence`` found.
+        run: the folder of the run.
+        cache: the reference cache.
+
+    Returns:
+        {file, what} each
+    """
     roots = {run.path: run.path.name, cache: cache.name}
     return [
         {"file": str(Path(name) / one.file.relative_to(root)), "what": one.what}
@@ -73,17 +82,17 @@ def named(files: Iterable[Influence], run: RunFolder, cache: Path) -> list[dict[
 
 
 def delete_influence(run: RunFolder, cache: Path) -> list[Influence]:
-    """Delete these files for good; the lock of the run is held meanwhile.
+    """Delete these files for good, while holding the lock of the run.
 
     Args:
         run: the folder of the run.
         cache: the reference cache that the run was made with.
 
     Returns:
-        what was deleted.
+        what was deleted
 
     Raises:
-        BadInput: the run goes on, or has not come to its end: what it needs to go on is not deleted.
+        BadInput: the run is in progress or was not completed: it needs these files to be resumed.
     """
     run.lock()
     try:

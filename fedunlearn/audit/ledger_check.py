@@ -1,9 +1,9 @@
-"""Does a run's ledger agree with what was noted of it elsewhere, in the run folder and outside?
+"""Compares a run's ledger with what other files, in the run folder and outside, say about it.
 
-The chain of hashes shows that a ledger is whole in itself; one that was made anew is whole, too. So its rows
-are compared with the heads that results.json, the checkpoints and the receipts noted, with the requests in
-results.json, with the devices' own books, and with every receipt. Nothing is signed: whoever may write the
-whole run folder can make all of these anew, except what somebody keeps outside.
+The chain of hashes shows that a ledger is consistent in itself; but a forged one is consistent, too. So its
+rows are compared with the heads that results.json, the checkpoints and the receipts contain, with the
+requests in results.json, with the devices' own request stores, and with every receipt. Nothing is signed:
+whoever can write the whole run folder can forge all of these, except for what somebody keeps outside.
 """
 
 import re
@@ -17,9 +17,9 @@ from fedunlearn.audit.ledger_notes import (
     LedgerNotes,
     NotedLedger,
     RequestKey,
-    read_books,
     read_copy,
     read_notes,
+    read_stores,
 )
 from fedunlearn.deletion.receipts import Receipt, every_receipt
 from fedunlearn.deletion.request import FOLLOWS, OVERDUE, RequestState
@@ -39,15 +39,14 @@ from fedunlearn.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class LedgerCheck:
-    """What a ledger was compared with, and what came of it.
+    """The result of checking a ledger.
 
     Attributes:
-        rows: how many there are.
-        head: hash of the last one.
-        contradictions: one line each; none = everything agrees.
-        compared: what the ledger was compared with, such as "3 receipts"; none = nothing there says anything
-            of it.
-        names_rows: whether the salt was there, without which no row can be linked to a request.
+        rows: number of rows.
+        head: hash of the last row.
+        contradictions: one line each; empty = everything agrees.
+        compared: what the ledger was compared with, such as "3 receipts"; empty = there was nothing.
+        names_rows: whether the salt exists, without which no row can be linked to a request.
     """
 
     rows: int
@@ -58,42 +57,44 @@ class LedgerCheck:
 
 
 def check_ledger(run: RunFolder, head: str = "", receipts: Sequence[Path] = ()) -> LedgerCheck:
-    """Compare a run's ledger with everything that was noted of it.
+    """Check a run's ledger against everything that other files say about it.
 
-    Works while the run is going on. Nothing is changed and no file is made.
+    It works while the run is in progress. It changes no file and makes none.
 
     Args:
         run: the folder.
-        head: that somebody noted outside; empty = none.
+        head: a head of the ledger that somebody noted outside; empty = none.
         receipts: copies that somebody keeps outside.
 
     Raises:
-        BadInput: there is no ledger, it or another file cannot be read, or what the caller gave is no head or
-            no receipt.
+        BadInput: there is no ledger, a file cannot be read, or an argument is no head or no receipt.
         RunFailed: the file is no ledger.
     """
     if head and not re.fullmatch("[0-9a-f]{64}", head):
         raise BadInput(f"--head {printable(head)}: a head has 64 hexadecimal digits")
     copies = tuple((f"--receipt {path}", read_copy(path)) for path in receipts)
-    # Notes first: a run that is going on may add rows, but never takes back what was noted of earlier ones.
+    # Notes first: a run in progress may add rows, but what was noted about earlier rows stays true.
     notes = read_notes(run, head, copies)
-    with opened_ledger(run) as ledger:
+    with open_ledger(run) as ledger:
         entries = ledger.entries()
     last = entries[-1].hash if entries else GENESIS
     if broken := broken_link(entries):
         return LedgerCheck(len(entries), last, (f"{run.ledger}: {broken}",), (), ledger.salt is not None)
     comparison = _Comparison(run, ledger, entries, notes)
     contradictions = (*notes.unusable, *comparison.contradictions())
-    return LedgerCheck(len(entries), last, contradictions, comparison.made(), ledger.salt is not None)
+    return LedgerCheck(len(entries), last, contradictions, comparison.compared(), ledger.salt is not None)
 
 
 @contextmanager
-def opened_ledger(run: RunFolder) -> Iterator[LedgerReader]:
-    """The ledger of a run folder, to be read.
+def open_ledger(run: RunFolder) -> Iterator[LedgerReader]:
+    """Open the ledger of a run folder for reading.
+
+    Args:
+        run: the folder.
 
     Raises:
-        BadInput: there is none, or it cannot be read.
-        RunFailed: it is none.
+        BadInput: there is no ledger, or it cannot be read.
+        RunFailed: the file is no ledger.
     """
     try:
         ledger = LedgerReader(run.ledger)
@@ -120,11 +121,11 @@ _ENDS = {
     RequestState.WITHDRAWN: {RequestState.WITHDRAWN},
     RequestState.REFUSED: {RequestState.REFUSED},
 }
-"""state in the ledger -> what the device's book says then"""
+"""state in the ledger -> states that the device's request store may have then"""
 
 
 class _Comparison:
-    """A ledger whose chain is whole, beside what was noted of it."""
+    """Compares a ledger whose chain is consistent with the notes about it."""
 
     def __init__(
         self, run: RunFolder, ledger: LedgerReader, entries: Sequence[LedgerEntry], notes: LedgerNotes
@@ -136,10 +137,10 @@ class _Comparison:
         for entry in entries:
             self._rows.setdefault(entry.request, []).append(entry)
         self._linked = ledger.salt is not None
-        """whether rows can be told to be of a request"""
+        """whether rows can be linked to requests"""
 
-    def made(self) -> tuple[str, ...]:
-        """What the ledger could be compared with."""
+    def compared(self) -> tuple[str, ...]:
+        """List what the ledger could be compared with."""
         heads = [head for _, head in self._notes.heads if head != GENESIS or not self._entries]
         receipts = [r for _, _, r in self._notes.receipts] + [r for _, r in self._notes.copies]
         telling = [r for r in receipts if self._linked or r.rows or r.head_at_purge]
@@ -147,10 +148,10 @@ class _Comparison:
         return tuple(f"{n} {what}{'' if n == 1 else 's'}" for what, n in counts.items() if n)
 
     def contradictions(self) -> Iterator[str]:
-        """One line each."""
-        yield from self._of_heads()
-        yield from self._of_states()
-        if self._linked and self._entries and not any(self._own(key) for key in self._notes.keys):
+        """Find all contradictions, as one line each."""
+        yield from self._check_heads()
+        yield from self._check_states()
+        if self._linked and self._entries and not any(self._rows_of(key) for key in self._notes.keys):
             if self._notes.keys:
                 yield (
                     f"{self._run.ledger}: no row is of any request that this run knows; the rows, or the "
@@ -158,19 +159,19 @@ class _Comparison:
                 )
             self._linked = False
         if self._notes.results:
-            yield from self._of_results(self._notes.results)
+            yield from self._check_results(self._notes.results)
         for place, client, receipt in self._notes.receipts:
-            yield from self._of_receipt(place, client, receipt)
+            yield from self._check_receipt(place, client, receipt)
         for place, receipt in self._notes.copies:
-            yield from self._of_copy(place, receipt)
+            yield from self._check_copy(place, receipt)
         if self._linked:
-            yield from self._of_books()
-            yield from self._of_rows()
+            yield from self._check_stores()
+            yield from self._check_rows()
 
-    def _own(self, key: RequestKey) -> list[LedgerEntry]:
+    def _rows_of(self, key: RequestKey) -> list[LedgerEntry]:
         return self._rows.get(self._ledger.hashed(*key), [])
 
-    def _of_heads(self) -> Iterator[str]:
+    def _check_heads(self) -> Iterator[str]:
         noted = list(self._notes.heads)
         for place, receipt in (*((p, r) for p, _, r in self._notes.receipts), *self._notes.copies):
             noted += [(place, head) for head in (receipt.head, receipt.head_at_purge) if head]
@@ -181,7 +182,7 @@ class _Comparison:
         for place in missing.values():
             yield f"{self._run.ledger}: {missing_end(self._entries)} (head noted in {place})"
 
-    def _of_states(self) -> Iterator[str]:
+    def _check_states(self) -> Iterator[str]:
         for rows in self._rows.values():
             for row in rows:
                 if row.subject != rows[0].subject:
@@ -200,31 +201,31 @@ class _Comparison:
                         following, f"a request that was {one.state} cannot become {following.state}"
                     )
 
-    def _of_results(self, results: NotedLedger) -> Iterator[str]:
+    def _check_results(self, results: NotedLedger) -> Iterator[str]:
         place, known = self._run.results, self._positions.get(results.head)
         if None not in (known, results.entries) and known != results.entries:
             yield f"{place}: says that the ledger had {results.entries} rows, and its head is row {known}"
         if not self._linked:
             return
-        told: set[int] = set()
+        reported_rows: set[int] = set()
         for reported in results.requests:
-            rows = {row.state: row for row in self._own(reported.key)}
+            rows = {row.state: row for row in self._rows_of(reported.key)}
             whose = _named(reported.key)
-            told |= {row.position for row in rows.values() if row.state == OVERDUE}
+            reported_rows |= {row.position for row in rows.values() if row.state == OVERDUE}
             for state, round in reported.history or ((reported.state, None),):
                 row = rows.get(state)
                 if row is None:
                     yield f"{place}: {whose} was {state}, and no row of the ledger says so"
                     break
-                told.add(row.position)
+                reported_rows.add(row.position)
                 if round not in (None, row.round):
                     yield self._at(row, f"says round {row.round} of {whose}, {place.name} says {round}")
         if results.complete and results.entries is not None:
             for row in self._entries[: results.entries]:
-                if row.position not in told:
+                if row.position not in reported_rows:
                     yield self._at(row, f"{place.name} knows nothing of it")
 
-    def _of_receipt(self, place: str, client: int | None, receipt: Receipt) -> Iterator[str]:
+    def _check_receipt(self, place: str, client: int | None, receipt: Receipt) -> Iterator[str]:
         for noted in receipt.rows:
             row = self._entries[noted.position - 1] if noted.position <= len(self._entries) else None
             if row is None or (row.hash, row.state, row.round) != (noted.hash, noted.state, noted.round):
@@ -234,7 +235,7 @@ class _Comparison:
         if client is None or not self._linked:
             return
         key = receipt.request, client
-        rows = {row.state: row.position for row in self._own(key)}
+        rows = {row.state: row.position for row in self._rows_of(key)}
         if not rows:
             yield f"{place}: no row of the ledger is of {_named(key)}"
             return
@@ -249,10 +250,10 @@ class _Comparison:
         if receipt.rows and {row.position for row in receipt.rows} - set(rows.values()):
             yield f"{place}: some of the rows in it are not of {_named(key)}"
 
-    def _of_copy(self, place: str, copy: Receipt) -> Iterator[str]:
+    def _check_copy(self, place: str, copy: Receipt) -> Iterator[str]:
         ours = [(p, client, r) for p, client, r in self._notes.receipts if r.request == copy.request]
         same = [client for _, client, r in ours if r.permanent == copy.permanent]
-        yield from self._of_receipt(place, same[0] if same else None, copy)
+        yield from self._check_receipt(place, same[0] if same else None, copy)
         if not ours:
             yield f"{place}: no device of this run has a receipt of request {copy.request}"
         elif not same:
@@ -261,35 +262,35 @@ class _Comparison:
             differ = sorted(p for p in parts if other.permanent.get(p) != copy.permanent.get(p))
             yield f"{place}: differs from {there} in {', '.join(map(printable, differ))}"
 
-    def _of_books(self) -> Iterator[str]:
-        for key, request in self._notes.books.items():
+    def _check_stores(self) -> Iterator[str]:
+        for key, request in self._notes.stores.items():
             if request.state in {
                 RequestState.UNLEARNED,
                 RequestState.PURGED,
                 RequestState.VERIFIED,
-            } and not self._own(key):
+            } and not self._rows_of(key):
                 place = self._run.vault(key[1]) / "requests.json"
                 yield f"{place}: {_named(key)} is {request.state}, and no row of the ledger is of it"
 
-    def _of_rows(self) -> Iterator[str]:
-        """What rows say of the devices; these wrote it down before the ledger did."""
+    def _check_rows(self) -> Iterator[str]:
+        """Compare the rows with the devices' own files, which are written before the ledger."""
         if not self._run.clients():
             return
-        books = read_books(self._run, [])
+        stores = read_stores(self._run, [])
         receipts = {(path.stem, client) for client, path in every_receipt(self._run)}
-        owners = {self._ledger.hashed(*key): key for key in {*books, *self._notes.keys}}
+        owners = {self._ledger.hashed(*key): key for key in {*stores, *self._notes.keys}}
         for request, rows in self._rows.items():
             key = owners.get(request)
-            if key is None or key not in books:
+            if key is None or key not in stores:
                 yield self._at(rows[0], "its request is in no device's book")
                 continue
             if rows[0].subject != self._ledger.subject(key[1]):
                 yield self._at(rows[0], f"{_named(key)} is not of the client that it names")
             for row in rows:
                 ends = _ENDS.get(RequestState(row.state)) if row.state in _STATES else None
-                if ends and books[key].state not in ends:
+                if ends and stores[key].state not in ends:
                     yield self._at(
-                        row, f"says {row.state}, in the device's book {_named(key)} is {books[key].state}"
+                        row, f"says {row.state}, in the device's book {_named(key)} is {stores[key].state}"
                     )
                 if row.state == RequestState.VERIFIED and key not in receipts:
                     yield self._at(row, f"says verified, and there is no receipt of {_named(key)}")

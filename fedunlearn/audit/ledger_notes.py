@@ -1,4 +1,4 @@
-"""What files say of a ledger: results, checkpoints, devices' books and receipts, and copies kept outside."""
+"""What files say about a ledger: results, checkpoints, request stores, receipts, and copies kept outside."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from fedunlearn.files import read_json_object
 from fedunlearn.run_folder import RunFolder
 
 RequestKey = tuple[str, int]
-"""a request's id and its client"""
+"""id of a request, and its client"""
 
 
 @dataclass(frozen=True)
 class NotedRequest:
-    """A request as results.json has it.
+    """A request in results.json.
 
     Attributes:
         key: its id and client.
-        state: the last one that it reached.
+        state: its last state.
         history: state and round of each step.
     """
 
@@ -33,13 +33,13 @@ class NotedRequest:
 
 @dataclass(frozen=True)
 class NotedLedger:
-    """What results.json says of the ledger.
+    """What results.json says about the ledger.
 
     Attributes:
         head: hash of its last row.
-        entries: how many rows it had; None = not said.
-        complete: whether the run had ended well by then.
-        requests: all that the server knew.
+        entries: number of its rows; None = not stated.
+        complete: whether the run was complete by then.
+        requests: all requests that the server knew.
     """
 
     head: str
@@ -50,49 +50,54 @@ class NotedLedger:
 
 @dataclass(frozen=True)
 class LedgerNotes:
-    """All that the run folder and the caller's own files say of the ledger.
+    """Everything that the run folder and the caller's own files say about the ledger.
 
     Attributes:
-        heads: where each was noted, and the head.
-        receipts: in the vaults: name, client and content.
-        copies: kept outside of the run folder: name and content.
+        heads: (where it was noted, head) each.
+        results: what results.json says; None = there is none.
+        stores: requests in the devices' request stores.
+        receipts: (name, client, content) of each receipt in the vaults.
+        copies: (name, content) of each receipt kept outside of the run folder.
         unusable: one line for each file in the run folder that is not what it should be.
     """
 
     heads: tuple[tuple[str, str], ...]
     results: NotedLedger | None
-    books: Mapping[RequestKey, DeletionRequest]
+    stores: Mapping[RequestKey, DeletionRequest]
     receipts: tuple[tuple[str, int, Receipt], ...]
     copies: tuple[tuple[str, Receipt], ...]
     unusable: tuple[str, ...]
 
     @property
     def keys(self) -> set[RequestKey]:
-        """Every request that is named somewhere."""
+        """All requests that are named anywhere."""
         reported = {r.key for r in self.results.requests} if self.results else set()
-        return {*self.books, *reported, *((r.request, client) for _, client, r in self.receipts)}
+        return {*self.stores, *reported, *((r.request, client) for _, client, r in self.receipts)}
 
 
 def known_requests(run: RunFolder) -> set[RequestKey]:
-    """Every request that the devices' books or results.json name.
+    """Read which requests the devices' request stores and results.json name.
+
+    Args:
+        run: the folder.
 
     Raises:
         BadInput: one of these files is not what it should be, or cannot be read.
     """
     unusable: list[str] = []
-    results, books = _read_results(run, unusable), read_books(run, unusable)
+    results, stores = _read_results(run, unusable), read_stores(run, unusable)
     if unusable:
         raise BadInput(unusable)
-    return {*books, *(r.key for r in results.requests)} if results else {*books}
+    return {*stores, *(r.key for r in results.requests)} if results else {*stores}
 
 
 def read_notes(run: RunFolder, head: str, copies: Sequence[tuple[str, Receipt]]) -> LedgerNotes:
-    """All notes that there are.
+    """Read everything that files say about the ledger.
 
     Args:
         run: the folder.
-        head: that somebody noted outside; empty = none.
-        copies: receipts that somebody keeps outside, each with its name.
+        head: a head of the ledger that somebody noted outside; empty = none.
+        copies: (name, content) of each receipt that somebody keeps outside.
 
     Raises:
         BadInput: a file cannot be read.
@@ -106,15 +111,18 @@ def read_notes(run: RunFolder, head: str, copies: Sequence[tuple[str, Receipt]])
     ]
     receipts = tuple(_read_receipts(run, unusable))
     return LedgerNotes(
-        tuple(heads), results, read_books(run, unusable), receipts, tuple(copies), tuple(unusable)
+        tuple(heads), results, read_stores(run, unusable), receipts, tuple(copies), tuple(unusable)
     )
 
 
 def read_copy(path: Path) -> Receipt:
-    """A receipt that somebody keeps outside.
+    """Read a receipt that somebody keeps outside.
+
+    Args:
+        path: of the receipt.
 
     Raises:
-        BadInput: it is none, was damaged, or cannot be read.
+        BadInput: it is no receipt, is damaged, or cannot be read.
     """
     try:
         return read_receipt(path)
@@ -125,7 +133,7 @@ def read_copy(path: Path) -> Receipt:
 
 
 def _read_object(file: Path, unusable: list[str]) -> dict[str, Any] | None:
-    """Of a file in the run folder; None where there is none, or where it is not what it should be."""
+    """Read a JSON object in the run folder; None if it does not exist or is not what it should be."""
     try:
         return read_json_object(file)
     except (FileNotFoundError, NotADirectoryError):
@@ -138,7 +146,7 @@ def _read_object(file: Path, unusable: list[str]) -> dict[str, Any] | None:
 
 
 def _read_manifests(run: RunFolder, unusable: list[str]) -> Iterator[tuple[str, str]]:
-    """Heads that were noted beside checkpoints."""
+    """Read the heads that were noted beside checkpoints."""
     for file in sorted(run.checkpoints.rglob("*.safetensors.json")):
         manifest = _read_object(file, unusable) or {}
         head = manifest.get("ledger_head")
@@ -163,15 +171,15 @@ def _read_receipts(run: RunFolder, unusable: list[str]) -> Iterator[tuple[str, i
             unusable.append(f"{file}: is the receipt of another request ({receipt.request})")
 
 
-def read_books(run: RunFolder, unusable: list[str]) -> dict[RequestKey, DeletionRequest]:
-    """The requests in all devices' books.
+def read_stores(run: RunFolder, unusable: list[str]) -> dict[RequestKey, DeletionRequest]:
+    """Read the requests in all devices' request stores.
 
     Args:
         run: the folder.
-        unusable: gets a line for each book that is none.
+        unusable: gets a line for each file that holds no requests.
 
     Raises:
-        BadInput: a book cannot be read.
+        BadInput: a file cannot be read.
     """
     found: dict[RequestKey, DeletionRequest] = {}
     for client in run.clients():

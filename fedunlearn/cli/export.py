@@ -14,6 +14,7 @@ from fedunlearn.cli.report import read_results
 from fedunlearn.console import say, warn
 from fedunlearn.deletion.inbox import Inbox
 from fedunlearn.errors import EXIT_OK, BadInput
+from fedunlearn.inputs import refuse_inside_corpus
 from fedunlearn.links import remove
 from fedunlearn.run_folder import RunFolder
 
@@ -98,10 +99,10 @@ def _unfit(out: Path, results: Mapping[str, Any]) -> str:
         check_folder(out)
     except BadInput as error:
         return f"--out {error}"
-    corpus = results["config"]["corpus"]["path"]
-    speech = Path(corpus).expanduser().resolve() if corpus else None
-    if speech and out.resolve().is_relative_to(speech.parent if speech.is_file() else speech):
-        return f"--out {out}: lies inside the corpus {corpus}, which is never written; name another"
+    try:
+        refuse_inside_corpus("--out", out, results["config"]["corpus"]["path"])
+    except BadInput as error:
+        return str(error)
     return ""
 
 

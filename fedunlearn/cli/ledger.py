@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from fedunlearn.audit.ledger_check import check_ledger, opened_ledger
+from fedunlearn.audit.ledger_check import check_ledger, open_ledger
 from fedunlearn.audit.ledger_notes import known_requests
 from fedunlearn.cli.exit_codes import run_command
 from fedunlearn.console import Screen, errors, say
@@ -65,7 +65,7 @@ def receipt(
 
 
 def _show(run: RunFolder) -> int:
-    with opened_ledger(run) as ledger:
+    with open_ledger(run) as ledger:
         entries = ledger.entries()
         known = known_requests(run) if ledger.salt is not None else ()
         names = {ledger.hashed(*key): (str(key[1]), key[0]) for key in known}

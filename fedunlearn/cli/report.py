@@ -12,7 +12,7 @@ import typer
 from fedunlearn.cli.exit_codes import run_command
 from fedunlearn.console import say, warn
 from fedunlearn.errors import EXIT_OK, BadInput
-from fedunlearn.inputs import looked_up, read_text
+from fedunlearn.inputs import looked_up, read_text, refuse_inside_corpus
 from fedunlearn.run_folder import RunFolder
 
 _DEFAULT = Path("comparison.html")
@@ -120,10 +120,10 @@ def unfit(page: Path, runs: Iterable[Mapping[str, Any]]) -> list[str]:
         corpus = config.get("corpus") if isinstance(config, dict) else None
         path = corpus.get("path") if isinstance(corpus, dict) else None
         if isinstance(path, str) and path:
-            own = Path(path).expanduser().resolve()
-            inside = place.parent == own.parent if own.is_file() else place.is_relative_to(own)
-            if inside:
-                return [f"--out {page}: is inside the corpus {path}, which is only read; name another place"]
+            try:
+                refuse_inside_corpus("--out", page, path)
+            except BadInput as error:
+                return list(error.problems)
     return []
 
 

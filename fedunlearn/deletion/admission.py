@@ -200,7 +200,7 @@ _DEVICES = "devices.json"
 
 
 def note_devices(vault_folder: Path, devices: Mapping[str, int]) -> None:
-    """Write into a vault on how many devices the recordings of its speakers lie.
+    """Write into a vault how many devices hold recordings of its speakers.
 
     Args:
         vault_folder: of the device.

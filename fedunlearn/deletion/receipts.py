@@ -150,7 +150,7 @@ class Receipt:
 
 
 def receipt_of(vault_folder: Path, request: str) -> Path:
-    """Return where the receipt of a request lies.
+    """Return the file of a request's receipt.
 
     Args:
         vault_folder: of the device.

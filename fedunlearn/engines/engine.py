@@ -1,6 +1,6 @@
-"""Three engines for the same two apps: Ray, one process, or Flower's own simulation on Ray.
+"""Runs the two apps on an engine: Ray, a Ray cluster, one process, or Flower's own simulation on Ray.
 
-The apps cannot tell which runs them, and their results agree bit for bit.
+The apps do not know which engine runs them, and the results agree bit for bit.
 """
 
 import logging
@@ -34,7 +34,7 @@ from fedunlearn.vault.relocation import restore_arrays_from_corpus
 
 _REACH_SECONDS = 5.0
 _LONGEST_FOR_RAY = 35
-"""bytes of a temporary folder: a socket's whole name has 107, of which Ray adds about 70"""
+"""bytes in the name of a temporary folder: a socket's whole name may have 107, of which Ray adds about 70"""
 
 
 def play(experiment: Experiment, mods: Sequence[Any] = ()) -> dict[str, Any]:
@@ -82,13 +82,13 @@ def play(experiment: Experiment, mods: Sequence[Any] = ()) -> dict[str, Any]:
 
 
 def _longest(experiment: Experiment) -> int:
-    """Samples of the longest utterance on any device."""
+    """Return the number of samples of the longest utterance on any device."""
     folders = [experiment.run.vault(share.client) for share in experiment.partition.clients]
     return max((entry.samples for folder in folders for entry in Index.read(folder).entries), default=1)
 
 
 def make_server_app(experiment: Experiment) -> ServerApp:
-    """The ServerApp that conducts this experiment."""
+    """Make the ServerApp that conducts an experiment."""
     app = ServerApp()
 
     @app.main()
@@ -171,8 +171,9 @@ def run_flower(
     log: Path,
     gpu: Callable[[int], Sharing | None] = lambda workers: None,
 ) -> None:
-    """Run both apps on Flower's own simulation, as ``flwr run`` does: slower, and the proof that they are
-    nothing but Flower apps.
+    """Run both apps on Flower's own simulation, as ``flwr run`` does.
+
+    It is slower than ``run_ray``; it shows that both are ordinary Flower apps. The arguments are the same.
     """
     from flwr.simulation import run_simulation
 
@@ -198,7 +199,11 @@ def run_flower(
 
 
 def _reach(address: str) -> None:
-    """See that somebody listens: Ray itself would try for minutes. Raises ConnectionError."""
+    """Check that a process listens at an address; Ray itself would try for minutes.
+
+    Raises:
+        ConnectionError: there is none.
+    """
     import grpc
 
     if address == "auto":
@@ -216,11 +221,11 @@ def _server_context() -> Context:
 
 @contextmanager
 def _ray_for(sharing: Sharing | None, log: Path) -> Iterator[None]:
-    """Inside, Ray may be started: what it has to say goes to the log, and all of it ends with this."""
+    """Prepare for starting Ray inside: its output goes to the log, and its processes end with the block."""
     import ray
 
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    with _noise_to(log), workers_limited(sharing), _importing_as_here():
+    with _output_to(log), workers_limited(sharing), _importing_as_here():
         try:
             yield
         finally:
@@ -231,9 +236,9 @@ def _ray_for(sharing: Sharing | None, log: Path) -> Iterator[None]:
 
 @contextmanager
 def _short_folder_for_ray() -> Iterator[None]:
-    """Inside, Ray's temporary folder is short enough for the names of its sockets.
+    """Give Ray a temporary folder with a name short enough for its sockets.
 
-    Where TMPDIR is not (batch systems), Ray is given a folder of its own, which goes when this ends.
+    If TMPDIR has too long a name (batch systems), Ray gets a folder of its own, which is removed at the end.
     """
     usual = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     if len(os.fsencode(usual)) <= _LONGEST_FOR_RAY or os.name != "posix":
@@ -260,7 +265,7 @@ def _short_folder_for_ray() -> Iterator[None]:
 
 @contextmanager
 def _importing_as_here() -> Iterator[None]:
-    """Processes that are started in here find what this one finds, however it came to."""
+    """Let processes that are started inside import from the same places as this one."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*sys.path, before]))
     try:
@@ -273,24 +278,24 @@ def _importing_as_here() -> Iterator[None]:
 
 
 def ray_options(workers: int, sharing: Sharing | None) -> dict[str, Any]:
-    """How Ray is started: how many workers it has room for, and whether there is a GPU to share."""
-    # "local": one that runs here already is somebody else's.
+    """Return the arguments of ``ray.init``: number of CPUs, and a GPU if there is one to share."""
+    # "local": a Ray that runs here already belongs to somebody else.
     options = {"address": "local", "num_cpus": workers, "include_dashboard": False, "log_to_driver": False}
     return options if sharing is None else options | {"num_cpus": sharing.workers, "num_gpus": 1}
 
 
 def backend_config(workers: int, sharing: Sharing | None) -> dict[str, Any]:
-    """What Flower tells Ray: how many workers, and which part of the one GPU each of them takes."""
+    """Return Flower's backend settings: number of workers, and the part of the GPU for each."""
     from fedunlearn.engines.ray_grid import RESTARTS
 
     share = sharing.share if sharing else 0.0
-    # Flower hands these to Ray as options of the worker, so any option may stand here.
+    # Flower passes these to Ray as options of the worker, so any option may be given.
     resources = {"num_cpus": 1, "num_gpus": share, **RESTARTS}
     return {"init_args": ray_options(workers, sharing), "client_resources": resources}
 
 
 def _end(processes: Sequence[psutil.Process]) -> None:
-    """See that what Ray has started ends with it: interrupted while it starts, it forgets its agents."""
+    """End all processes that Ray has started: interrupted during its start, it leaves some behind."""
     _, alive = psutil.wait_procs(processes, timeout=2.0)
     for process in alive:
         with suppress(psutil.NoSuchProcess):
@@ -299,7 +304,7 @@ def _end(processes: Sequence[psutil.Process]) -> None:
 
 
 def ray_folders() -> list[Path]:
-    """Where Ray writes in this session, spilled objects included; none where it is not running."""
+    """List the folders that Ray writes to in this session, spilled objects included; empty without Ray."""
     import ray
 
     if not ray.is_initialized():
@@ -309,9 +314,9 @@ def ray_folders() -> list[Path]:
 
 
 @contextmanager
-def _noise_to(log: Path) -> Iterator[None]:
-    """Send what Flower and Ray log and print to log.txt; the clients' replies tell the user of troubles."""
-    open_to_append(log).close()  # sees that it is a file of the run's own
+def _output_to(log: Path) -> Iterator[None]:
+    """Redirect what Flower and Ray log and print to log.txt; the clients' replies report problems."""
+    open_to_append(log).close()  # a link in its place is removed
     handler = logging.FileHandler(log, encoding="utf-8")
     loggers = [logging.getLogger(name) for name in ("flwr", "ray")]
     before = [(list(logger.handlers), logger.propagate) for logger in loggers]

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from fedunlearn.audit.influence import files_with_influence, named
+from fedunlearn.audit.influence import describe_files, files_with_influence
 from fedunlearn.deletion.receipts import (
     add_evidence,
     add_kept,
@@ -137,7 +137,7 @@ def note_kept(run: RunFolder, cache: Path, results: Mapping[str, Any]) -> None:
         cache: the reference cache.
         results: of the run.
     """
-    kept = named(files_with_influence(run, cache, results), run, cache)
+    kept = describe_files(files_with_influence(run, cache, results), run, cache)
     for _, path in every_receipt(run):
         add_kept(path, kept)
 

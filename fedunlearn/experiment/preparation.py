@@ -12,7 +12,7 @@ from fedunlearn import config as configuration
 from fedunlearn import corpora
 from fedunlearn.audio import PCM
 from fedunlearn.client.liveness import reset_liveness
-from fedunlearn.config import Config, CorpusSettings
+from fedunlearn.config import Config
 from fedunlearn.corpora.folder import name_few
 from fedunlearn.corpora.utterance import Corpus
 from fedunlearn.deletion.admission import note_devices
@@ -35,7 +35,7 @@ from fedunlearn.experiment.folder_check import (
 from fedunlearn.experiment.progress import Progress
 from fedunlearn.experiment.reference_cache import ReferenceCache
 from fedunlearn.files import write_atomically
-from fedunlearn.inputs import looked_up
+from fedunlearn.inputs import looked_up, refuse_inside_corpus
 from fedunlearn.ledger import DamagedLedger, LedgerReader
 from fedunlearn.models import build_model, resolved
 from fedunlearn.models.contract import EmotionModel, trained_names
@@ -108,12 +108,12 @@ def check(config: Config, out: Path, cache: Path, corpus: Corpus | None = None) 
     ]
     output = [
         *_problems(RunFolder(out).check),
-        *_problems(lambda: _check_outside("--out", out, config.corpus)),
+        *_problems(lambda: refuse_inside_corpus("--out", out, config.corpus.path)),
     ]
     # The cache lies beside the output unless it is named; what is wrong with both is said once.
     output = output or [
         *_problems(lambda: _check_cache(cache)),
-        *_problems(lambda: _check_outside("--cache", cache, config.corpus)),
+        *_problems(lambda: refuse_inside_corpus("--cache", cache, config.corpus.path)),
     ]
     if problems or output:
         raise BadInput([*problems, *output])
@@ -135,14 +135,6 @@ def _check_cache(cache: Path) -> None:
     nearest = looked_up(f"--cache {cache}", lambda: next(p for p in places if p.exists() or p.is_symlink()))
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise BadInput(f"--cache {cache}: cannot be written ({nearest} is no folder, or not yours to write)")
-
-
-def _check_outside(option: str, folder: Path, corpus: CorpusSettings) -> None:
-    for speech in corpus.folders:
-        if looked_up(f"{option} {folder}", folder.resolve).is_relative_to(speech):
-            raise BadInput(
-                f"{option} {folder}: lies inside the corpus {speech}, which is never written; name another"
-            )
 
 
 def listen(config: Config, progress: Progress) -> DecodedCorpus:
@@ -191,7 +183,7 @@ def prepare(
             check_files(run)
             _check_same(config, run)
             _check_cache(cache)
-            _check_outside("--cache", cache, config.corpus)
+            refuse_inside_corpus("--cache", cache, config.corpus.path)
             resolved(config.model)  # what is wrong with it, before anything is heard
             if run.standings.exists():
                 return _take_up(config, run, cache, progress, heard)

@@ -37,8 +37,8 @@ LARGEST_LOG_ODDS = 1000.0
 LONGEST_UPDATE = 100.0
 """L2 norm of an ordinary update, as a multiple of 1 + that of the model's trained weights"""
 LONGEST_UNLEARN_UPDATE = 1e18
-"""the same for an unlearn update: unbounded gradient ascent is honest and diverges, and shorter updates are up to
-the guard; the squares of longer ones do not fit into float32"""
+"""the same for an unlearn update: unbounded gradient ascent is honest and diverges, and shorter ones are up
+to the guard; the squares of longer ones do not fit into float32"""
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fedunlearn.audio import SAMPLE_RATE
-from fedunlearn.errors import BadInput
 from fedunlearn.files import write_atomically
 from fedunlearn.folders import whole_folder
+from fedunlearn.inputs import refuse_inside_corpus
 from fedunlearn.models.encoders.checkpoint import quietly
 from fedunlearn.models.encoders.pretraining import SPAN, Pretrained, Recipe
 from fedunlearn.run_folder import RunFolder
@@ -50,14 +50,17 @@ extractor = AutoFeatureExtractor.from_pretrained("PATH OF THIS FOLDER")
 
 
 def check(folder: Path, data: Path | None = None) -> None:
-    """See that the folder can be made.
+    """Check that the folder can be made.
+
+    Args:
+        folder: to be made.
+        data: corpus of the pre-training; None = generated speech.
 
     Raises:
-        BadInput: it holds something already, cannot be written, or lies in ``data``, which is never written.
+        BadInput: it holds something already, cannot be written, or lies inside ``data``.
     """
     RunFolder(folder).check()
-    if data is not None and folder.resolve().is_relative_to(data.expanduser().resolve()):
-        raise BadInput(f"--out {folder}: lies inside {data}, which is never written; name another")
+    refuse_inside_corpus("--out", folder, data)
 
 
 def write(folder: Path, pretrained: Pretrained, recipe: Recipe, sources: Sequence[str], seed: int) -> None:
