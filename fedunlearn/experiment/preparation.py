@@ -48,7 +48,7 @@ from fedunlearn.vault.arrays import DamagedVault, write_vault
 from fedunlearn.vault.calibration import CALIBRATION, FEWEST
 from fedunlearn.vault.index import VaultEntry
 from fedunlearn.vault.relocation import restore_arrays_from_corpus
-from fedunlearn.vault.vault import Vault
+from fedunlearn.vault.vault import Vault, is_untouched
 
 DecodedCorpus = tuple[Corpus, RecordingCache]
 """A corpus and its decoded recordings."""
@@ -374,6 +374,6 @@ def _recordings(
 
 def _is_untouched(folder: Path, entries: Sequence[VaultEntry], classes: int) -> bool:
     try:
-        return folder.exists() and Vault(folder).is_untouched(entries, classes)
+        return folder.exists() and is_untouched(Vault(folder), entries, classes)
     except DamagedVault:
         return False

@@ -38,7 +38,7 @@ from fedunlearn.vault.arrays import (
     write_vault,
 )
 from fedunlearn.vault.calibration import CALIBRATION
-from fedunlearn.vault.index import Index, VaultEntry
+from fedunlearn.vault.index import INDEX, Index, VaultEntry
 from fedunlearn.vault.traces import Fingerprints
 
 
@@ -84,24 +84,6 @@ class Vault:
     def is_current(self) -> bool:
         """Whether this is still the vault on disk: neither purged nor replaced in the meantime."""
         return self._stamp == stamp(self.folder)
-
-    def is_untouched(self, entries: Sequence[VaultEntry], classes: int) -> bool:
-        """Tell whether the vault is as ``build`` made it from these entries: nothing was added or purged.
-
-        Args:
-            entries: the vault's, in order.
-            classes: number of emotions in the corpus.
-        """
-        if not self.features_are_whole:
-            return False
-        built = {"index.json", self._audio_path.name} | {
-            path.name for path in self.folder.iterdir() if path.suffix in {".f32", ".frames"}
-        }
-        return (self.generation, self.classes, tuple(self.entries.values())) == (
-            1,
-            classes,
-            tuple(entries),
-        ) and {path.name for path in self.folder.iterdir()} - {CALIBRATION} == built
 
     def ids(self, split: Split, by: int | None = None) -> tuple[str, ...]:
         """List the ids of the utterances of one split, in vault order.
@@ -253,3 +235,18 @@ class Vault:
             name: {e.id: torch.from_numpy(np.array(features.rows(e.id))) for e in kept}
             for name, features in stored.items()
         }
+
+
+def is_untouched(vault: Vault, entries: Sequence[VaultEntry], classes: int) -> bool:
+    """Tell whether a vault is as ``build`` made it from these entries: nothing was added or purged.
+
+    Args:
+        vault: to be checked.
+        entries: that it was built from, in order.
+        classes: number of emotions in the corpus.
+    """
+    built = (vault.generation, vault.classes, tuple(vault.entries.values())) == (1, classes, tuple(entries))
+    names = {path.name for path in vault.folder.iterdir()}
+    features = {name for name in names if name.endswith((".f32", ".frames"))}
+    others = names - features - {CALIBRATION}
+    return built and vault.features_are_whole and others == {INDEX, "audio-1.i16"}

@@ -14,17 +14,17 @@ from fedunlearn.server.clients import Payload, settings
 
 def given_out(kind: str, count: int, seconds: float, workers: int = 2, values: int = 10) -> list[int]:
     """Sizes of the calls that so many messages make, where one takes so many seconds."""
-    site = WorkerPool([None] * workers)
-    grid = RayGrid(count, [site])
+    pool = WorkerPool([None] * workers)
+    grid = RayGrid(count, [pool])
     grid._seconds[kind] = seconds
     record = Payload({"w": torch.zeros(values)})(settings(rounds_done=0))
     sign_as_simulation()
-    site.take(Message(record, dst_node_id=n + 1, message_type=kind) for n in range(count))
+    pool.add(Message(record, dst_node_id=n + 1, message_type=kind) for n in range(count))
     sizes = []
-    while site.queue:
-        sizes.append(grid._at_once(site))
+    while pool.queue:
+        sizes.append(grid._call_size(pool))
         for _ in range(sizes[-1]):
-            site.queue.popleft()
+            pool.queue.popleft()
     return sizes
 
 

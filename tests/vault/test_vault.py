@@ -27,7 +27,7 @@ from fedunlearn.seeding import rng_for
 from fedunlearn.vault.arrays import DamagedVault
 from fedunlearn.vault.index import VaultEntry
 from fedunlearn.vault.traces import Fingerprints, find_traces
-from fedunlearn.vault.vault import Vault
+from fedunlearn.vault.vault import Vault, is_untouched
 
 RECORDINGS = recordings_of(tiny_partition(), 0)
 SPEECH = {entry.id: pcm for entry, pcm in RECORDINGS}
@@ -142,17 +142,17 @@ def test_features_are_derived_once(
 
 def test_a_vault_is_untouched_until_something_is_added_or_purged(vault: Vault, model: EmotionModel) -> None:
     entries = [entry for entry, _ in RECORDINGS]
-    assert vault.is_untouched(entries, len(EMOTIONS))
-    assert not vault.is_untouched(entries[1:], len(EMOTIONS))
-    assert not vault.is_untouched(entries, len(EMOTIONS) + 1)
+    assert is_untouched(vault, entries, len(EMOTIONS))
+    assert not is_untouched(vault, entries[1:], len(EMOTIONS))
+    assert not is_untouched(vault, entries, len(EMOTIONS) + 1)
     vault.derive(model)
-    assert Vault(vault.folder).is_untouched(entries, len(EMOTIONS))
+    assert is_untouched(Vault(vault.folder), entries, len(EMOTIONS))
     for name in ("requests.json", "log.txt"):
         (vault.folder / name).touch()
-        assert not vault.is_untouched(entries, len(EMOTIONS))
+        assert not is_untouched(vault, entries, len(EMOTIONS))
         (vault.folder / name).unlink()
     vault.purge([entries[0].id])
-    assert not vault.is_untouched(entries[1:], len(EMOTIONS))
+    assert not is_untouched(vault, entries[1:], len(EMOTIONS))
 
 
 @pytest.mark.parametrize("name", ["functionals", "cnn"])
