@@ -91,7 +91,7 @@ def run(
     Args:
         config: from ``load_config``.
         out: the run folder; it is made, and must not exist yet. Afterwards it holds results.json,
-            report.html, checkpoints and the clients' vaults.
+            report.html, checkpoints, the clients' vaults and, of a speech encoder, the final model.
         cache: folder of trained references, which other runs find again; None = references/ beside ``out``.
         resume: continue the run in ``out`` from where it stands; ``config`` must be the one it was made with.
         show_progress: draw progress bars on the terminal.
@@ -105,6 +105,7 @@ def run(
         RunFailed: the run could not be completed; what it found until then is in ``out``/results.json.
             ``Interrupted``, a kind of it, where Ctrl-C stopped it.
     """
+    from fedunlearn.cli.export import leave_model
     from fedunlearn.engines.engine import play
     from fedunlearn.experiment.preparation import prepare
     from fedunlearn.experiment.progress import Progress
@@ -127,6 +128,7 @@ def run(
     experiment.run.write_results(found)
     close_requests(experiment.run, experiment.partition, experiment.saved)
     write_report(found, experiment.run.report)
+    leave_model(experiment.run, found)
     return Results.read(folder)
 
 

@@ -172,6 +172,10 @@ class MethodUsed(Part):
         description="What it sees: forget (the forget set alone), retain (the retain sets, too), history.",
     )
     source: Known[Text] = Field(None, description="The publication that it is from.")
+    title: Known[Text] = Field(None, description="Its name as a page shows it.")
+    control: Known[Text] = Field(
+        None, description="Of a control, what it does in place of unlearning; else empty."
+    )
 
 
 class Recognizer(Part):

@@ -346,3 +346,28 @@ def test_a_config_made_in_python_is_completed_by_the_same_checks(place: Path) ->
     unlearning = base.unlearning.model_copy(update={"method": "my_method.py:uniform"})
     whole = configuration.with_plugins(base.model_copy(update={"unlearning": unlearning}))
     assert whole == fu.load_config(method="my_method.py:uniform")
+
+
+@pytest.mark.slow
+def test_shadow_federations_use_ones_own_method_and_aggregation_exactly(place: Path) -> None:
+    """Their processes load the files; the replay of the run itself gives the run's own bits."""
+    config = fu.load_config(
+        None,
+        engine="inline",
+        clients=4,
+        method="my_method.py:uniform",
+        aggregation="my_aggregation.py:median",
+        **{
+            **{key: value for key, value in SETTINGS.items() if key != "deletions.schedule"},
+            "deletions.schedule": (
+                {"client": 0, "what": "some", "count": 6, "after_learning": 0},
+                {"client": 2, "what": "some", "count": 6, "after_learning": 0},
+            ),
+            "evaluation.shadows": 8,
+            "evaluation.shadow_workers": 2,
+        },
+    )
+    results = fu.run(config, out="out")
+    assert results.status == "complete"
+    replay = results.attacks.replay
+    assert replay is not None and replay.exact, replay

@@ -43,8 +43,10 @@ def versions() -> dict[str, str]:
 
 
 def about_method(card: MethodCard | PrivilegedCard) -> dict[str, str]:
-    """The method, what it sees ("forget": the forget set alone), and whom it is from."""
-    return {"method": card.name, "sees": card.sees, "source": card.source}
+    """The method: its names, what it sees ("forget": the forget set alone), its source, whether a control."""
+    title, control = (card.title, card.control) if isinstance(card, MethodCard) else ("", "")
+    about = {"method": card.name, "sees": card.sees, "source": card.source}
+    return {**about, "title": title or card.name, "control": control}
 
 
 @dataclass(frozen=True)

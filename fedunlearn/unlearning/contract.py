@@ -135,7 +135,8 @@ class MethodCard:
         source: whom it is from.
         unlearn: the method.
         reads_log_odds: whether the server has to ask the clients for ``trained`` and ``held_out``.
-        control: whether it is a control, not meant to unlearn.
+        control: of a control, what it does in place of unlearning: "leaves the model as it is"; else empty.
+        title: as a page shows it; empty = the name.
         guarded: whether the server's guard examines its updates; not where it wrecks the model on purpose.
         needs_waveform: whether, with these settings, it reads the forget set's waveforms.
     """
@@ -145,9 +146,10 @@ class MethodCard:
     source: str
     unlearn: Method
     reads_log_odds: bool = False
-    control: bool = False
+    control: str = ""
     guarded: bool = True
     needs_waveform: Callable[[UnlearningSettings], bool] = lambda chosen: False
+    title: str = ""
 
 
 S = TypeVar("S")
@@ -161,9 +163,10 @@ def method(
     source: str,
     settings: Callable[[UnlearningSettings], S],
     reads_log_odds: bool = False,
-    control: bool = False,
+    control: str = "",
     guarded: bool = True,
     needs_waveform: Callable[[UnlearningSettings], bool] = lambda chosen: False,
+    title: str = "",
 ) -> Callable[[Objective[S]], MethodCard]:
     """Make a method's card from its objective.
 
@@ -179,6 +182,7 @@ def method(
         control: as of ``MethodCard``.
         guarded: as of ``MethodCard``.
         needs_waveform: as of ``MethodCard``.
+        title: as of ``MethodCard``.
     """
     choose = settings
 
@@ -194,6 +198,8 @@ def method(
                 return unchanged(model, "empty forget set")
             return objective(model, forget_set, choose(settings), rng, scalars)
 
-        return MethodCard(name, "forget", source, unlearn, reads_log_odds, control, guarded, needs_waveform)
+        return MethodCard(
+            name, "forget", source, unlearn, reads_log_odds, control, guarded, needs_waveform, title
+        )
 
     return card

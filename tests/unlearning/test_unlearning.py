@@ -1,6 +1,8 @@
 """The L2UL-style method and the two controls: by hand, at their edges, and by what they may not do."""
 
 import copy
+from keyword import iskeyword
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +12,12 @@ import torch.nn.functional as F
 from tiny_model import TinyModel, forget_set, separable, speechless, tiny
 from torch import Tensor
 
+from fedunlearn import unlearning
 from fedunlearn.config.unlearning import AttackSettings, L2ULSettings, UnlearningSettings
 from fedunlearn.errors import BadInput
 from fedunlearn.examples import ForgetSet
 from fedunlearn.models.functionals import FunctionalsModel
-from fedunlearn.unlearning import METHODS, method_named
+from fedunlearn.unlearning import CONTROLS, METHODS, PRIVILEGED, method_named
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnFailed, UnlearnResult
 from fedunlearn.unlearning.importance import importance
 
@@ -442,3 +445,25 @@ def test_every_card_is_filed_under_its_own_name_and_sees_the_forget_set_alone() 
 def test_an_unknown_method_lists_the_known() -> None:
     with pytest.raises(BadInput, match=r'no "l2lu"; known: .*destroy.*l2ul.*none'):
         method_named("l2lu")
+
+
+# ---- the registry ----------------------------------------------------------------------------------------
+
+
+def test_the_files_of_a_folder_are_the_names_of_the_methods() -> None:
+    """A new method is one new file: no list of names is kept anywhere."""
+    folder = Path(unlearning.__file__).parent
+    for known, folders in ((METHODS, ("methods", "controls")), (PRIVILEGED, ("privileged",))):
+        files = {file.stem for name in folders for file in (folder / name).glob("*.py")}
+        names = {f"{name.replace('-', '_')}{'_' * iskeyword(name)}" for name in known}
+        assert names == files - {"__init__", "contract"}
+    assert {name for name, card in METHODS.items() if card.control} == set(CONTROLS) == {"none", "destroy"}
+    assert [name for name, card in METHODS.items() if not card.guarded] == ["destroy"]
+    assert "magic" not in METHODS and METHODS.get("magic") is None
+
+
+@pytest.mark.parametrize(("domain", "needed"), [("feature", False), ("waveform", True)])
+def test_only_an_attack_on_the_sound_needs_the_waveforms(domain: Any, needed: bool) -> None:
+    settings = UnlearningSettings(l2ul=L2ULSettings(attack=AttackSettings(domain=domain)))
+    assert METHODS["l2ul"].needs_waveform(settings) == needed
+    assert not METHODS["calm"].needs_waveform(settings)

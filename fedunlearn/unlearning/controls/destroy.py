@@ -16,7 +16,7 @@ from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult, forget_
     "destroy",
     source="control: random weights",
     settings=lambda chosen: chosen,
-    control=True,
+    control="puts random weights in its place",
     guarded=False,
 )
 @torch.no_grad()

@@ -10,7 +10,12 @@ from fedunlearn.models.contract import EmotionModel
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult, forget_accuracy, method, unchanged
 
 
-@method("none", source="control: the model unchanged", settings=lambda chosen: chosen, control=True)
+@method(
+    "none",
+    source="control: the model unchanged",
+    settings=lambda chosen: chosen,
+    control="leaves the model as it is",
+)
 def none(
     model: EmotionModel,
     forget_set: ForgetSet,

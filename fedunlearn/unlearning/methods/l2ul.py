@@ -33,6 +33,7 @@ from fedunlearn.unlearning.targeted_attack import targeted_pgd, wrong_labels
     "l2ul",
     source="L2UL-style, after Ren et al. 2025 (arXiv 2510.04251) and Cha et al. 2024 (arXiv 2301.11578)",
     settings=lambda chosen: chosen.l2ul,
+    title="L2UL-style, after Ren et al. 2025",
     needs_waveform=lambda chosen: chosen.l2ul.attack.domain != "feature",
 )
 def l2ul(
