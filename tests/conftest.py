@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from markupsafe import Markup
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "simulations"))  # as Python does for its scripts
 torch.set_num_threads(1)  # as on a device; and tests share their cores
@@ -21,6 +22,12 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "patient"))
 def _same_weights_each_time() -> None:
     """Models that a test makes without a generator draw from torch's own: a test passes always or never."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages of runs without their drawings, which take longer than a small run; tests/report draws them."""
+    monkeypatch.setattr("fedunlearn.report.figures.style.FigureSpec.svg", lambda *_: Markup("<svg></svg>"))
 
 
 @pytest.fixture(scope="session")

@@ -22,18 +22,39 @@ from fedunlearn.unlearning import METHODS, PRIVILEGED
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_a_run_ends_with_a_table_a_page_and_exit_code_0(tmp_path: Path) -> None:
-    code, said = call("run", "--config", small_file(tmp_path), "--out", tmp_path / "run")
-    assert code == 0, said
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "subprocess.CompletedProcess[str]"]:
+    """A run of the script in a process of its own: its folder, and how it ended."""
+    folder = tmp_path_factory.mktemp("finished")
+    arguments = ["--config", small_file(folder), "--out", folder / "run"]
+    command = [sys.executable, str(ROOT / "simulations" / "run.py"), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, cwd=folder, check=False)
+    return folder / "run", done
+
+
+def test_a_run_ends_with_a_table_a_page_and_exit_code_0(
+    finished: tuple[Path, "subprocess.CompletedProcess[str]"],
+) -> None:
+    run, done = finished
+    assert done.returncode == 0, done.stderr
     for word in ("original", "unlearned", "recovered", "retrained", "forget accuracy", "mean gap"):
-        assert word in said
-    assert f"Report: {tmp_path / 'run' / 'report.html'}" in said
-    page = (tmp_path / "run" / "report.html").read_text()
+        assert word in done.stdout
+    assert f"Report: {run / 'report.html'}" in done.stdout
+    page = (run / "report.html").read_text()
     assert "<svg" in page and "3 deletion requests" in page
-    before = page
-    (tmp_path / "run" / "report.html").unlink()
-    code, said = call("report", tmp_path / "run")
-    assert code == 0 and (tmp_path / "run" / "report.html").read_text() == before
+    (run / "report.html").unlink()
+    code, _ = call("report", run)
+    assert code == 0 and (run / "report.html").read_text() == page
+
+
+def test_the_script_is_quiet_when_nobody_watches(
+    finished: tuple[Path, "subprocess.CompletedProcess[str]"],
+) -> None:
+    """Not on a terminal: no bars, no control characters; the table and the report's place remain."""
+    _, done = finished
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "\x1b" not in done.stdout and "Report:" in done.stdout
 
 
 def bad(tmp_path: Path, *arguments: str | Path) -> str:
@@ -46,6 +67,7 @@ def bad(tmp_path: Path, *arguments: str | Path) -> str:
     return said
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_upper_reference_is_named_as_one(tmp_path: Path) -> None:
     """In the closing table, in the results and on the page; a method of the forget set alone is not."""
     shown, config = {}, small_file(tmp_path)
@@ -135,6 +157,7 @@ def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
     assert (tmp_path / "used" / "mine.txt").read_text() == "precious"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_unreadable_file_stops_the_run_unless_it_may_be_skipped(tmp_path: Path) -> None:
     folder = write_corpus(tmp_path / "corpus")
     broken = folder / "s03-angry-1.wav"
@@ -149,6 +172,7 @@ def test_an_unreadable_file_stops_the_run_unless_it_may_be_skipped(tmp_path: Pat
     assert results["corpus"]["utterances"] == 8 * 3 * 4 - 1
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_failed_run_exits_with_3_and_leaves_a_page_that_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +190,7 @@ def test_a_failed_run_exits_with_3_and_leaves_a_page_that_says_so(
     assert "No space left on device" in (tmp_path / "run" / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_unfulfilled_request_exits_with_3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fedunlearn.client.app import HANDLERS, unlearn_locally
 
@@ -254,6 +279,7 @@ def test_ctrl_c_while_modules_are_read_is_one_line(capsys: Any) -> None:
     assert ended.value.code == 3 and capsys.readouterr().err == "failed: interrupted\n"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_misspelt_setting_of_a_resumed_run_is_all_that_is_said(tmp_path: Path) -> None:
     config = small_file(tmp_path)
     assert call("run", "--config", config, "--out", tmp_path / "run", "--method", "none")[0] == 0
@@ -269,6 +295,7 @@ def test_report_of_a_folder_without_results(tmp_path: Path) -> None:
     assert code == 2 and "is not a results.json of fedunlearn" in said
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_of_all_that_lies_in_a_folder(tmp_path: Path) -> None:
     """As a shell expands runs/*: what else of ours lies there is left out with a word, strangers are not."""
     runs = tmp_path / "runs"
@@ -307,16 +334,6 @@ def test_signals_that_stop_a_run_are_restored_and_an_ignored_one_stays_ignored(n
             signal.raise_signal(number)
     finally:
         signal.signal(number, before)
-
-
-def test_the_script_is_quiet_when_nobody_watches(tmp_path: Path) -> None:
-    """Not on a terminal: no bars, no control characters; the table and the report's place remain."""
-    arguments = ["--config", small_file(tmp_path), "--out", tmp_path / "run"]
-    command = [sys.executable, str(ROOT / "simulations" / "run.py"), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, cwd=tmp_path, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert "\x1b" not in done.stdout and "Report:" in done.stdout
 
 
 def test_a_broken_torch_pair_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

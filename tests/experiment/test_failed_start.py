@@ -1,5 +1,6 @@
 """A run that cannot start: the reason is said, what was made goes, what was there before stays."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -144,10 +145,11 @@ def test_folders_of_the_same_name_get_numbers(tmp_path: Path) -> None:
     assert found == ["x", "x-2", "x-3"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_two_runs_of_the_same_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from datetime import datetime
 
-    from fedunlearn.cli import run as experiment
+    command = importlib.import_module("fedunlearn.cli.run")
 
     class Fixed(datetime):
         @classmethod
@@ -155,7 +157,7 @@ def test_two_runs_of_the_same_second(tmp_path: Path, monkeypatch: pytest.MonkeyP
             return cls(2026, 1, 1, tzinfo=tz)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(experiment, "datetime", Fixed)
+    monkeypatch.setattr(command, "datetime", Fixed)
     asked: list[Path] = []
 
     def prepare(config: Any, out: Path, *_: Any, **__: Any) -> None:
@@ -293,6 +295,7 @@ def test_text_files_of_other_editors(tmp_path: Path, encoding: str, mark: str, c
         manifest.read(corpus)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_config_with_a_mark_runs(tmp_path: Path) -> None:
     file = small_file(tmp_path)
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())

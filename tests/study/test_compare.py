@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without figures, which test_comparison.py draws."""
     monkeypatch.setattr("fedunlearn.report.study.figures.write_figures", lambda rows, folder: [])
 
@@ -173,7 +173,7 @@ def test_doing_nothing_is_the_original_whatever_the_aggregation(
     assert after != {next(iter(before))[0]}
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("without_figures")
 def test_a_finished_cell_is_never_computed_again_and_another_experiment_is(
     finished: tuple[Path, list[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,7 +212,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, fail: Callable[[Cell], None]) -> li
 SHORT = ("--methods", "none,destroy", "--sizes", "3", "--requesters", "1", "--seeds", "0")
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("without_figures")
 def test_a_cell_that_fails_is_named_and_the_rest_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,7 +227,7 @@ def test_a_cell_that_fails_is_named_and_the_rest_goes_on(
     assert {r["method"] for r in read(tmp_path)} == {"destroy"}
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt(), Interrupted("the run was interrupted")])
 def test_an_interruption_leaves_finished_cells_and_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interruption: BaseException
@@ -261,7 +261,7 @@ def test_an_interrupted_run_leaves_no_speech_behind(tmp_path: Path, monkeypatch:
     assert list(tmp_path.rglob("*.i16")) == []
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("without_figures")
 def test_on_a_terminal_there_are_bars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     monkeypatch.setattr(

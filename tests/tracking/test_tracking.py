@@ -81,6 +81,7 @@ def row(number: int, phase: str = "learn", **more: Any) -> dict[str, Any]:
     return fixed | {"test_uar": 0.1 * number, "seconds": 1.5} | more
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_tells_its_tracker_every_round_and_its_end(tmp_path: Path, notebooks: Shelf) -> None:
     out = tmp_path / "run"
     config = small_file(tmp_path, evaluation__retrained_seeds=1)
@@ -114,6 +115,7 @@ def test_a_tracker_that_fails_is_one_warning(
     assert len(lines(tmp_path)) == 3
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_that_fails_tells_so(tmp_path: Path, notebooks: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     from fedunlearn.engines import engine
     from fedunlearn.errors import RunFailed
