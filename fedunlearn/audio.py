@@ -1,7 +1,7 @@
-"""Decoding: any sound file that libsndfile reads becomes 16 kHz mono 16-bit PCM.
+"""Decoding: any sound file that libsndfile reads is converted to 16 kHz mono 16-bit PCM.
 
-Everything downstream (vaults, features, the judge) starts from these same integers, so that a device and
-the experimenter derive identical features from the same utterance.
+Everything downstream (vaults, features, the judge) starts from these integers, so that a device and the
+experimenter derive identical features from the same utterance.
 """
 
 import math
@@ -26,43 +26,52 @@ SAMPLE_RATE = 16_000
 PCM = npt.NDArray[np.int16]
 FULL_SCALE = 32_768.0
 
-BLOCK = 1 << 20  # frames; a header that lies about its length must not decide how much memory is taken
-RATES = range(4_000, 384_001)  # Hz; beyond, the header lies, and upsampling would fill the memory
+BLOCK = 1 << 20  # frames; a wrong length in a header must not decide how much memory is allocated
+RATES = range(4_000, 384_001)  # Hz; beyond, the header is wrong, and resampling would fill the memory
 LARGEST_FILTER = 2_000_000  # taps x phases of the resampling filter; every usual rate stays below 500,000
-SLOPPY = 64  # bytes; some writers count their own header as sound, and 2 ms are no loss
+SLOPPY = 64  # bytes; some programs count their own header as sound, and 2 ms do not matter
 POINTER = b"version https://git-lfs"
-INTEGER_SCALE = 4.0  # 12 dB above full scale: no mixing console and no codec goes so far
+INTEGER_SCALE = 4.0  # 12 dB above full scale: no mixing console and no codec reaches that
 CLIPPED, MUTE = "clipped at full scale", "with silent channels, averaged in"
 LOW_RATE = f"of a lower rate than {SAMPLE_RATE} Hz (nothing is heard above half of it)"
 COARSE = "of 8-bit samples"
 ODDITIES = (CLIPPED, MUTE, LOW_RATE, COARSE)
-"""All keys of ``Recording.oddities``."""
+"""The possible keys of ``Recording.oddities``."""
 PLACEHOLDER = 0x7FFF_0000  # a data chunk "this long" was written to a pipe, its length not known yet
 
 
 class BadAudio(Exception):
-    """A sound file that cannot be used; ``str(error)`` names the file and the reason."""
+    """A sound file cannot be used; the message names the file and the reason.
+
+    Args:
+        path: the file.
+        reason: what is wrong, in words that follow the path.
+    """
 
     def __init__(self, path: Path, reason: str) -> None:
         self.path, self.reason = path, reason
-        # A name that is not UTF-8 must not break the log that tells of it.
+        # A name that is not UTF-8 must not break the log that reports it.
         name = os.fsencode(path).decode("utf-8", "replace")
         super().__init__(f"{name}: {reason}")
 
 
 def quantise(waveform: npt.NDArray[np.floating]) -> PCM:
-    """Float waveform [S] in [-1, 1] to 16-bit PCM [S]; values outside are clipped."""
+    """Convert a float waveform [S] in [-1, 1] to 16-bit PCM [S].
+
+    Args:
+        waveform: samples; values outside [-1, 1] are clipped.
+    """
     return np.clip(np.rint(np.asarray(waveform, np.float64) * FULL_SCALE), -32_768, 32_767).astype(np.int16)
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A sound file that has been decoded.
+    """A decoded sound file.
 
     Attributes:
         pcm: int16 [S], mono, 16 kHz.
-        oddities: what the user should know of it -> the figures, both for people: {"clipped at full scale":
-            "120 of 48000 samples"}. It can be used all the same.
+        oddities: what the user should know about a recording that can be used all the same, with the figures:
+            {"clipped at full scale": "120 of 48000 samples"}.
     """
 
     pcm: PCM
@@ -70,10 +79,13 @@ class Recording:
 
 
 class _Sums:
-    """What can be said of a file's channels without keeping them: gathered block by block.
+    """Statistics of a file's channels, gathered block by block.
+
+    Args:
+        channels: number of channels.
 
     Attributes:
-        peak: [channels], greatest absolute value.
+        peak: [channels], largest absolute value.
     """
 
     def __init__(self, channels: int) -> None:
@@ -84,7 +96,7 @@ class _Sums:
         self._last = np.zeros((2, channels), bool)
 
     def add(self, block: npt.NDArray[np.float64]) -> None:
-        """Take in the next frames [S, channels]."""
+        """Add the next frames [S, channels]."""
         size = np.abs(block)
         self.peak = np.maximum(self.peak, size.max(axis=0))
         self._frames += len(block)
@@ -102,10 +114,13 @@ class _Sums:
             self._last = full[-2:]
 
     def channels_cancel(self, mono: npt.NDArray[np.float64]) -> bool:
-        """Whether averaging the channels has destroyed the sound, as where one of two is inverted.
+        """Tell whether averaging the channels has destroyed the sound, as when one of two is inverted.
 
-        The mean [S] of n independent channels of one strength has 1/n of a channel's power; here, less than a
-        twentieth of that is left. Offsets are no sound and do not count.
+        The mean [S] of n independent channels of equal power has 1/n of a channel's power; the channels
+        cancel if less than a twentieth of that is left. Constant offsets do not count.
+
+        Args:
+            mono: [S], the mean of the channels.
         """
         channels = len(self.peak)
         if channels == 1 or self.peak.max() < 1e-3:
@@ -114,7 +129,12 @@ class _Sums:
         return power > 1e-8 and channels * float(mono.var()) < power / 20
 
     def oddities(self, coding: str, rate: int) -> dict[str, str]:
-        """As in ``Recording``, of a file of this subtype (libsndfile's name) and rate in Hz."""
+        """Return what ``Recording.oddities`` contains.
+
+        Args:
+            coding: libsndfile's name of the file's subtype.
+            rate: sampling rate in Hz.
+        """
         found = {}
         peak = float(self.peak.max())
         # A single sample at full scale is where a recording was normalised to; a flat top was cut off.
@@ -133,27 +153,37 @@ class _Sums:
 
 
 def to_float(pcm: PCM) -> npt.NDArray[np.float32]:
-    """16-bit PCM [S] to a float32 waveform [S] in [-1, 1)."""
+    """Convert 16-bit PCM [S] to a float32 waveform [S] in [-1, 1)."""
     return pcm.astype(np.float32) / np.float32(FULL_SCALE)
 
 
 def decode(path: Path) -> PCM:
-    """Read a sound file as 16 kHz mono PCM, int16 [S]. Raises BadAudio; both as of ``examine``."""
+    """Read a sound file as 16 kHz mono PCM, int16 [S].
+
+    Args:
+        path: the file.
+
+    Raises:
+        BadAudio: the file cannot be used, see ``examine``.
+    """
     return examine(path).pcm
 
 
 def examine(path: Path) -> Recording:
-    """Read a sound file as 16 kHz mono PCM, and say what is odd about it.
+    """Read a sound file as 16 kHz mono PCM, and report what is odd about it.
 
-    Channels are averaged, other rates are resampled with torchaudio's windowed-sinc filter. 16 kHz mono
-    16-bit files come back unchanged, sample for sample.
+    Channels are averaged; other rates are resampled with torchaudio's windowed-sinc filter. 16 kHz mono
+    16-bit files are returned unchanged, sample for sample.
+
+    Args:
+        path: the file.
 
     Raises:
-        BadAudio: unreadable, truncated (WAV, AIFF, FLAC, MP3; other formats do not always tell), empty, of a
-            rate that is no recording's, with samples that are not finite or of integer scale (a peak above
-            4 times full scale), or with channels that cancel each other.
+        BadAudio: the file is unreadable, truncated (WAV, AIFF, FLAC, MP3; other formats do not always show
+            it) or empty, has an implausible rate, samples that are not finite or of integer scale (a peak
+            above 4 times full scale), or channels that cancel each other.
     """
-    if not path.is_file():  # a pipe would be waited for without end
+    if not path.is_file():  # reading a pipe could block forever
         raise BadAudio(path, "is not a file" if path.exists() else "no such file")
     try:
         source = _checked(path)
@@ -161,7 +191,7 @@ def examine(path: Path) -> Recording:
             rate, promised, coding = file.samplerate, file.frames, file.subtype
             mono, sums = _mono(file)
     except (soundfile.SoundFileError, OSError, RuntimeError, TypeError) as error:
-        # A TypeError: samples without a header (.raw), of which nobody knows rate and width.
+        # A TypeError: samples without a header (.raw), whose rate and width are unknown.
         raise BadAudio(path, f"cannot be read ({error}{_advice(path)})") from error
     if len(mono) == 0:
         raise BadAudio(path, "holds no samples")
@@ -191,8 +221,11 @@ def examine(path: Path) -> Recording:
 def pad(waveforms: Sequence[npt.NDArray[np.float32]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Stack waveforms of different lengths.
 
+    Args:
+        waveforms: B waveforms.
+
     Returns:
-        (waveforms [B, S] float32, zero beyond each true length; lengths [B] int64 in samples)
+        The waveforms [B, S] float32, zero beyond each true length, and the lengths [B] int64 in samples.
     """
     lengths = torch.tensor([len(w) for w in waveforms], dtype=torch.int64)
     batch = torch.zeros(len(waveforms), int(lengths.max()) if len(waveforms) else 0)
@@ -208,7 +241,7 @@ def _resampler(rate: int) -> torchaudio.transforms.Resample:
 
 
 def _mono(file: soundfile.SoundFile) -> tuple[npt.NDArray[np.float64], _Sums]:
-    """(all frames, channels averaged: [S]; what the channels were like)."""
+    """Return all frames with channels averaged, [S], and the statistics of the channels."""
     blocks: list[npt.NDArray[np.float64]] = []
     sums = _Sums(file.channels)
     while len(block := file.read(BLOCK, dtype="float64", always_2d=True)):
@@ -218,7 +251,7 @@ def _mono(file: soundfile.SoundFile) -> tuple[npt.NDArray[np.float64], _Sums]:
 
 
 def _scale(peak: float) -> int:
-    """Full scale of the narrowest integers that hold such a sample."""
+    """Return full scale of the narrowest integer type that holds such a sample."""
     return next((1 << bits for bits in (7, 15, 23) if peak <= 1 << bits), 1 << 31)
 
 
@@ -231,9 +264,12 @@ def _advice(path: Path) -> str:
 class _Chunk(NamedTuple):
     """Where a file holds its samples.
 
-    The first byte; the length in bytes as claimed and as the file has it; whether the length was never filled
-    in, as happens when a program writes to a pipe; whether bytes follow the claimed ones that belong to no
-    part of the file.
+    Attributes:
+        start: position of the first byte.
+        claimed: length in bytes according to the header.
+        present: length in bytes that the file has.
+        unfinished: whether the length was never filled in, as when a program writes to a pipe.
+        continues: whether further bytes follow that belong to no part of the file.
     """
 
     start: int
@@ -244,7 +280,7 @@ class _Chunk(NamedTuple):
 
 
 def _checked(path: Path) -> str | BytesIO:
-    """What soundfile shall open. libsndfile silently shortens a WAV or AIFF file that is cut off."""
+    """Return what soundfile shall open. libsndfile silently shortens a truncated WAV or AIFF file."""
     with path.open("rb") as stream:
         if stream.read(len(POINTER)) == POINTER:
             raise BadAudio(
@@ -254,11 +290,11 @@ def _checked(path: Path) -> str | BytesIO:
         if chunk is None:
             return str(path)
         if chunk.unfinished:
-            # libsndfile would find it empty. Told the greatest length, it reads to the end of the file.
+            # libsndfile would find it empty. With the largest length it reads to the end of the file.
             stream.seek(0)
             whole = bytearray(stream.read())
             whole[chunk.start - 4 : chunk.start] = b"\xff" * 4
-            if whole.startswith(b"RF64"):  # the length stands in a chunk that ordinary files do not have
+            if whole.startswith(b"RF64"):  # the length is in a chunk that ordinary files do not have
                 whole[:4] = b"RIFF"
             return BytesIO(whole)
     if chunk.claimed - chunk.present > SLOPPY:
@@ -277,7 +313,7 @@ def _checked(path: Path) -> str | BytesIO:
 
 
 def _samples(stream: BinaryIO) -> _Chunk | None:
-    """The sample chunk of a RIFF, RIFX, RF64 or AIFF file; None = another format, or no such chunk."""
+    """Find the sample chunk of a RIFF, RIFX, RF64 or AIFF file; None = another format, or no such chunk."""
     end = stream.seek(0, os.SEEK_END)
     stream.seek(0)
     form, _, kind = struct.unpack("4s4s4s", stream.read(12).ljust(12, b"\0"))
@@ -303,17 +339,17 @@ def _samples(stream: BinaryIO) -> _Chunk | None:
             return _Chunk(start, size, end - start, unfinished, continues)
         if name == b"ds64" and size >= 16:
             (long_size,) = struct.unpack("<8xQ", stream.read(16))
-        stream.seek(start + size + size % 2)  # chunks begin at even places
+        stream.seek(start + size + size % 2)  # chunks start at even positions
     return None
 
 
 def _only_chunks(stream: BinaryIO, start: int, order: str) -> bool:
-    """Whether chunks and padding, and nothing else, fill the file from there. The stream's place is lost."""
+    """Tell whether only chunks and padding fill the rest of the file. Moves the stream's position."""
     stream.seek(start)
     rest = stream.read()
     if not rest.strip(b"\0") or rest.startswith((b"ID3", b"TAG", b"APETAGEX")):
         return True
-    # Some writers leave out the byte that brings a chunk to an even place.
+    # Some programs omit the byte that aligns a chunk to an even position.
     return any(_are_chunks(rest[skipped:], order) for skipped in range(1 + start % 2))
 
 

@@ -1,4 +1,4 @@
-"""Who holds what: utterances to clients by speaker, train and held-out, disjoint and checked to be so."""
+"""Which client holds which utterances: disjoint training and held-out sets, and unseen speakers."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,7 +18,13 @@ Split = Literal["train", "test"]
 
 @dataclass(frozen=True)
 class ClientShare:
-    """One device's utterances: those it trains on (D_f and D_r come from these) and those held out."""
+    """The utterances of one client.
+
+    Attributes:
+        client: number of the client, counted from 0.
+        train: the utterances it trains on, of which D_f and D_r are parts.
+        test: the held-out utterances.
+    """
 
     client: int
     train: tuple[Utterance, ...]
@@ -26,17 +32,17 @@ class ClientShare:
 
     @property
     def splits(self) -> tuple[tuple[Split, tuple[Utterance, ...]], ...]:
-        """Both parts by name."""
+        """Both sets, by name."""
         return ("train", self.train), ("test", self.test)
 
 
 @dataclass(frozen=True)
 class Partition:
-    """The whole deal: every utterance of the corpus is in exactly one place.
+    """A partition of a corpus: every utterance is in exactly one place.
 
     Attributes:
-        clients: in client order 0 ... N-1.
-        unseen: all utterances of the speakers that no client has.
+        clients: the clients' utterances, in client order 0 ... N-1.
+        unseen: all utterances of the speakers that no client holds.
     """
 
     clients: tuple[ClientShare, ...]
@@ -44,7 +50,7 @@ class Partition:
 
     @property
     def train(self) -> tuple[Utterance, ...]:
-        """Everything the federation trains on, in client order."""
+        """All utterances that the federation trains on, in client order."""
         return tuple(u for share in self.clients for u in share.train)
 
     @property
@@ -54,7 +60,7 @@ class Partition:
 
     @cached_property
     def holders(self) -> dict[str, tuple[int, ...]]:
-        """speaker -> the clients that hold their speech, to train on or held out, in client order."""
+        """Map each speaker to the clients that hold their training or held-out speech, in client order."""
         found: dict[str, list[int]] = defaultdict(list)
         for share in self.clients:
             for speaker in {u.speaker for u in (*share.train, *share.test)}:
@@ -62,18 +68,30 @@ class Partition:
         return {speaker: tuple(clients) for speaker, clients in sorted(found.items())}
 
     def devices_of(self, client: int) -> dict[str, int]:
-        """The speakers of one client who have other devices as well -> how many hold their speech."""
+        """Count the devices of those speakers of a client who have more than one.
+
+        Args:
+            client: number of the client.
+
+        Returns:
+            Speaker -> number of clients that hold their speech, >= 2.
+        """
         return {
             s: len(holders) for s, holders in self.holders.items() if client in holders and len(holders) > 1
         }
 
 
 def deal(corpus: Corpus, settings: PartitionSettings, seed: int) -> Partition:
-    """Deal a corpus to clients.
+    """Partition a corpus over clients.
 
-    Unseen speakers are drawn at random, taking genders in turn where the corpus names them. Each client
-    speaker's utterances are split by emotion in the ratio of ``test_fraction`` (largest remainder). Those of
-    a shared speaker go to their own client and the next ones in turn, the emotions evenly among them.
+    Unseen speakers are drawn at random, alternating between genders where the corpus names them. Each client
+    speaker's utterances are split by emotion according to ``test_fraction`` (largest remainder). Those of a
+    shared speaker go to their own client and the following ones in turn, with the emotions evenly spread.
+
+    Args:
+        corpus: the corpus.
+        settings: number of clients, unseen speakers and so on.
+        seed: seed of the experiment.
 
     Raises:
         BadInput: fewer client speakers than clients or than shared ones, more devices than clients, or too
@@ -115,10 +133,18 @@ def deal(corpus: Corpus, settings: PartitionSettings, seed: int) -> Partition:
 
 
 def recorded_later(partition: Partition, settings: PartitionSettings, seed: int) -> dict[str, int]:
-    """Utterance -> rounds done when it is recorded, of those that are not there from the start.
+    """Draw the utterances that are recorded only in the course of the run.
+
+    Args:
+        partition: the partition.
+        settings: ``settings.recordings`` says how many, where and when.
+        seed: seed of the experiment.
+
+    Returns:
+        Utterance id -> number of rounds done when it is recorded, for those not present from the start.
 
     Raises:
-        BadInput: a client that there is not, or more utterances than it trains on.
+        BadInput: there is no such client, or more utterances are named than it trains on.
     """
     later: dict[str, int] = {}
     problems = []

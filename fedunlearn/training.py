@@ -1,7 +1,7 @@
-"""Local training and prediction: what one device does with one model and its own examples.
+"""Local training and prediction: what one client does with a model and its own examples.
 
-There is no federation in here. Whatever is random comes from the generator that is passed in; torch's
-global generator (which dropout draws from) is seeded from it for the time of the call and then put back.
+There is no federation here. All randomness comes from the generator that is passed in; torch's global
+generator, from which dropout draws, is seeded from it during the call and then restored.
 """
 
 import math
@@ -19,34 +19,34 @@ from fedunlearn.models.contract import EmotionModel
 from fedunlearn.models.frontend import frame_mask
 
 MEAN_STEP = 0.5
-"""of a standard deviation: means are rounded to multiples of it; standard deviations to powers of sqrt(2)"""
+"""In standard deviations: means are rounded to multiples of it, standard deviations to powers of sqrt(2)."""
 _VARIANCE_FLOOR = 1e-6
 
 Objective = Callable[[Examples, Tensor, Tensor], Tensor]
-"""A batch as it was augmented, its logits [b, C] and its cross-entropy -> the loss to descend, a scalar."""
+"""Maps an augmented batch, its logits [b, C] and its cross-entropy to the loss to minimise, a scalar."""
 
 
 def descend_cross_entropy(batch: Examples, logits: Tensor, cross_entropy: Tensor) -> Tensor:
-    """The ordinary objective."""
+    """Return the cross-entropy: the objective of ordinary training."""
     return cross_entropy
 
 
 class TrainingDiverged(Exception):
-    """A loss that is not finite; the message names the step."""
+    """The loss is not finite; the message names the step."""
 
 
 def round_lr(settings: TrainingSettings, round: int) -> float:
-    """The local learning rate of an ordinary round.
+    """Return the local learning rate of an ordinary round.
 
     "cosine" (Loshchilov & Hutter 2017, without restarts) is lr * (1 + cos(pi * (round - 1) / rounds)) / 2:
-    the whole lr in round 1, half of it at the middle, just above zero in the last round.
+    the full lr in round 1, half of it in the middle, just above zero in the last round.
 
     Args:
-        settings: of training.
-        round: 1 ... settings.rounds.
+        settings: settings of ordinary training.
+        round: number of the round, 1 ... settings.rounds.
 
     Raises:
-        ValueError: a round that the schedule does not have.
+        ValueError: the schedule has no such round.
     """
     if not 1 <= round <= settings.rounds:
         raise ValueError(f"round must be in 1 ... {settings.rounds} (got {round})")
@@ -63,22 +63,23 @@ def train(
     rng: np.random.Generator,
     objective: Objective = descend_cross_entropy,
 ) -> float:
-    """Train in place: SGD with momentum (starting at rest), on cross-entropy unless told otherwise.
+    """Train a model in place by SGD with momentum, whose velocity starts at zero.
 
     Args:
-        model: changed in place; its training flag is put back.
-        examples: this client's own.
-        settings: epochs, batch size, momentum, augmentation. ``settings.lr`` is not read:
-        lr: the caller has applied the round's schedule (``round_lr``).
-        rng: shuffles, augments and seeds dropout.
-        objective: makes of each batch the loss to descend.
+        model: the model, changed in place; its training flag is restored.
+        examples: the client's own examples.
+        settings: epochs, batch size, momentum and augmentation. ``settings.lr`` is not read.
+        lr: learning rate, to which the round's schedule was applied (``round_lr``).
+        rng: source of the order of examples, of augmentation and of dropout.
+        objective: the loss to minimise on each batch.
 
     Returns:
-        mean loss per example over the last epoch, in nats.
+        Mean loss per example over the last epoch, in nats.
 
     Raises:
-        TrainingDiverged: the loss is not finite; the model is then of no use.
-        ValueError: no examples, or frame-wise augmentation of a model whose utterances are one frame.
+        TrainingDiverged: the loss is not finite; the model is then unusable.
+        ValueError: there are no examples, or frame-wise augmentation is set for a model with one frame for
+            each utterance.
     """
     if len(examples) == 0:
         raise ValueError("nothing to train on: the set of examples is empty")
@@ -109,7 +110,16 @@ def train(
 
 @torch.inference_mode()
 def predict(model: EmotionModel, examples: Examples, batch_size: int = 256) -> Tensor:
-    """Logits [n, C] in evaluation mode; n = 0 gives [0, C]. The model's training flag is put back."""
+    """Return the model's logits in evaluation mode.
+
+    Args:
+        model: the model; its training flag is restored.
+        examples: n examples, possibly none.
+        batch_size: examples in one forward pass.
+
+    Returns:
+        Logits [n, C].
+    """
     was_training = model.training
     model.eval()
     logits = [torch.zeros(0, model.classes)]
@@ -122,12 +132,13 @@ def predict(model: EmotionModel, examples: Examples, batch_size: int = 256) -> T
 
 @dataclass(frozen=True)
 class Moments:
-    """What a client tells of its features before round 1, so that all can standardise alike.
+    """Moments of a client's features, sent once before round 1 for a common standardisation.
 
     Attributes:
-        mean, mean_square: [D] float64, over all the client's calibration rows (real frames, unless the model
-            says otherwise); zeros where it has none.
-        frames: how many rows, >= 0: the client's weight in the server's average.
+        mean: [D] float64, mean over the client's calibration rows (its unpadded frames, unless the model
+            says otherwise); zeros if it has none.
+        mean_square: [D] float64, mean of their squares; zeros if it has none.
+        frames: number of rows, >= 0: the client's weight in the server's average.
     """
 
     mean: Tensor
@@ -136,9 +147,13 @@ class Moments:
 
 
 def calibrate(model: EmotionModel, examples: Examples) -> Moments:
-    """One client's part of the calibration round.
+    """Compute one client's moments for the calibration round.
 
-    Averages of the clients' moments, weighted by their frames, are exactly those of the pooled frames.
+    The averages of the clients' moments, weighted by their frames, are exactly those of the pooled frames.
+
+    Args:
+        model: the model, which says which rows are used.
+        examples: the client's examples, possibly none.
     """
     if len(examples) == 0:
         nothing = torch.zeros_like(model.norm.mean, dtype=torch.float64)
@@ -150,16 +165,17 @@ def calibrate(model: EmotionModel, examples: Examples) -> Moments:
 def set_calibration(model: EmotionModel, mean: Tensor, mean_square: Tensor) -> None:
     """Set the model's standardisation constants, rounded coarsely, from the server's averages.
 
-    Exact constants give single utterances away: two averages of sets that differ by one utterance, or one
-    average beside all other features, are that utterance's features. Rounding makes the constants a function
-    of the average that hardly ever changes when a few utterances go, and whose error, times the number of
-    utterances, is larger than any of their features. Standardisation does not need more.
+    Exact constants reveal single utterances: two averages over sets that differ by one utterance, or one
+    average together with all other features, give that utterance's features. Rounded constants hardly ever
+    change when a few utterances are removed, and their error, times the number of utterances, is larger than
+    any utterance's features. Standardisation does not need more precision.
 
     Args:
-        model: changed in place.
+        model: the model, changed in place.
         mean: [D], average of the features.
-        mean_square: [D], average of their squares. The variance is mean_square - mean ** 2, not below zero,
-            plus 1e-6: a feature that is constant in training is not blown up by a small deviation later.
+        mean_square: [D], average of their squares. The variance is mean_square - mean ** 2, at least zero,
+            plus 1e-6, so that a feature that is constant in training does not amplify a small deviation
+            later.
     """
     mean, mean_square = mean.double(), mean_square.double()
     variance = (mean_square - mean.square()).clamp(min=0.0)
@@ -177,9 +193,17 @@ def sgd_step(
     momentum: float,
     weight_decay: float = 0.0,
 ) -> None:
-    """One step in place, in the order of torch.optim.SGD.
+    """Take one step of SGD in place, with the arithmetic of torch.optim.SGD in the same order.
 
-    An optimiser object costs more than a small model's step, and its first one seconds of imports.
+    An optimiser object would cost more than a small model's step, and the first one seconds of imports.
+
+    Args:
+        weights: the parameters.
+        velocities: their momentum buffers, of the same shapes.
+        gradients: their gradients.
+        lr: learning rate.
+        momentum: momentum, in [0, 1).
+        weight_decay: L2 penalty, >= 0.
     """
     with torch.no_grad():
         for weight, velocity, gradient in zip(weights, velocities, gradients, strict=True):
@@ -226,13 +250,13 @@ def _refuse_misplaced(model: EmotionModel, settings: LocalSettings) -> None:
 
 
 def crop(examples: Examples, index: Tensor, length: int, rng: np.random.Generator) -> Examples:
-    """These examples, each cut to ``length`` frames at a random place.
+    """Select examples and crop each of them to ``length`` frames at a random place.
 
     Args:
-        examples: all of a client's.
-        index: [b] positions.
-        length: in frames; 0 = whole. A shorter example stays whole.
-        rng: where to cut.
+        examples: all examples of a client.
+        index: [b] positions of the selected ones.
+        length: length of a crop in frames; 0 = no cropping. A shorter example stays whole.
+        rng: source of the places.
     """
     if length == 0:
         return examples.take(index)
@@ -248,9 +272,14 @@ def crop(examples: Examples, index: Tensor, length: int, rng: np.random.Generato
 
 
 def mix(batch: Examples, partner: Tensor, share: float) -> Examples:
-    """Mixup (Zhang et al. 2018): share * x + (1 - share) * x[partner], over the frames that both have.
+    """Apply mixup (Zhang et al. 2018): share * x + (1 - share) * x[partner], over the frames that both have.
 
-    The labels stay those of x; the loss weighs both.
+    The labels stay those of x; the caller's loss weighs both.
+
+    Args:
+        batch: b examples.
+        partner: [b] position of each example's partner in the batch.
+        share: weight of the example itself, in [0, 1].
     """
     frames = torch.minimum(batch.frames, batch.frames[partner])
     width = int(frames.max())
@@ -262,13 +291,14 @@ def mix(batch: Examples, partner: Tensor, share: float) -> Examples:
 def mask_spans(
     batch: Examples, time_share: float, band_share: float, fill: Tensor, rng: np.random.Generator
 ) -> Examples:
-    """SpecAugment (Park et al. 2019) without warping: one span of frames, one of bands, set to the mean.
+    """Apply SpecAugment (Park et al. 2019) without warping: mask one span of frames and one of bands.
 
     Args:
-        batch: features [b, T, D].
-        time_share, band_share: greatest share of an example's frames / of its bands, in [0, 1).
-        fill: [D].
-        rng: how long and where.
+        batch: examples with features [b, T, D].
+        time_share: largest share of an example's frames that is masked, in [0, 1).
+        band_share: largest share of its bands that is masked, in [0, 1).
+        fill: [D], the mean that replaces masked values.
+        rng: source of the lengths and places.
     """
     width, dims = batch.features.shape[1:]
     in_time = _random_spans(batch.frames, width, time_share, rng)[:, :, None]
@@ -278,7 +308,7 @@ def mask_spans(
 
 
 def _random_spans(lengths: Tensor, width: int, share: float, rng: np.random.Generator) -> Tensor:
-    """bool [b, width]: a span of up to share * length positions, all of it within the length."""
+    """bool [b, width]: for each example a span of up to share * length positions within its length."""
     whole = lengths.numpy()
     span = rng.integers(0, np.floor(share * whole).astype(np.int64) + 1)
     start = rng.integers(0, whole - span + 1)
@@ -288,7 +318,13 @@ def _random_spans(lengths: Tensor, width: int, share: float, rng: np.random.Gene
 
 
 def add_noise(batch: Examples, std: Tensor, rng: np.random.Generator) -> Examples:
-    """Gaussian noise on the real frames, of standard deviation std [D] or [b, T, D]."""
+    """Add Gaussian noise to the unpadded frames.
+
+    Args:
+        batch: examples with features [b, T, D].
+        std: standard deviation, [D] or [b, T, D].
+        rng: source of the noise.
+    """
     shape = batch.features.shape
     noise = torch.from_numpy(rng.standard_normal(tuple(shape), dtype=np.float32)) * std
     real = frame_mask(batch.frames, shape[1])[:, :, None]

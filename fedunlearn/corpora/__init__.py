@@ -1,6 +1,6 @@
-"""Speech with known speakers and emotions: one file per corpus, and speech that is generated.
+"""Speech with known speakers and emotions: a reader for each corpus, and generated speech.
 
-``load`` reads names only; ``recordings`` then decodes everything once and says what is wrong with it.
+``load`` reads file names only; ``recordings`` then decodes everything once and reports what is wrong.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -56,7 +56,7 @@ def _own(settings: CorpusSettings, seed: int) -> Corpus:
 
 
 def _without(corpus: Corpus, speakers: Collection[str]) -> Corpus:
-    """The corpus without some of its speakers; its emotions keep their order."""
+    """Remove speakers from a corpus; the emotions keep their order."""
     if not speakers:
         return corpus
     known = set(corpus.speakers)
@@ -84,19 +84,20 @@ READERS: Mapping[str, Reader] = {
     "shemo": _real(shemo.read),
     "manifest": _real(manifest.read),
 }
-"""Every corpus of this package that ``corpus.name`` may name."""
+"""The corpora of this package, by their ``corpus.name``."""
 
 
 def load(settings: CorpusSettings, seed: int) -> Corpus:
-    """The corpus that the settings name. No recording is decoded yet.
+    """Read the corpus that the settings name. No recording is decoded yet.
 
     Args:
         settings: name, path, and the size of generated speech.
-        seed: of generated speech; real corpora do not depend on it.
+        seed: seed of generated speech; real corpora do not depend on it.
 
     Raises:
-        BadInput: an unknown name, no such folder, nothing recognised in it, an unknown speaker left out,
-            fewer than two emotions, more than 256, or as many as there are recordings.
+        BadInput: the name is unknown, there is no such folder, nothing is recognised in it, an unknown
+            speaker is left out, or there are fewer than two emotions, more than 256, or as many as
+            recordings.
     """
     reader = _own if is_plugin("corpus", settings.name) else READERS.get(settings.name)
     if reader is None:

@@ -32,7 +32,7 @@ SENTENCES = {
     "TSI": "The surface is slick.",
     "WSI": "We'll stop in a couple of minutes.",
 }
-# The corpus's VideoDemographics.csv, which most copies leave out.
+# From the corpus's VideoDemographics.csv, which most copies omit.
 # fmt: off
 FEMALE = frozenset((
     1002, 1003, 1004, 1006, 1007, 1008, 1009, 1010, 1012, 1013, 1018, 1020, 1021, 1024, 1025,
@@ -63,9 +63,9 @@ SCHEME = folder.Scheme(
 
 
 def read(root: Path) -> Corpus:
-    """CREMA-D under ``root``: 91 speakers, 6 emotions, 7,442 recordings.
+    """Read CREMA-D under ``root``: 91 speakers, 6 emotions, 7,442 recordings.
 
     Raises:
-        BadInput: no such folder, or none of its recordings in it.
+        BadInput: there is no such folder, or none of the corpus's recordings in it.
     """
     return folder.read(root, SCHEME)

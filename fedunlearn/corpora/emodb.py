@@ -1,7 +1,7 @@
 """EmoDB, the Berlin database: ``03a01Wa.wav`` (Burkhardt et al. 2005, Interspeech).
 
 Speaker, sentence, emotion (a letter of its German word: W is Wut, anger), take. Copies that sort the files
-into folders by emotion are read the same way: the name says it all.
+into folders by emotion are read in the same way: everything is in the name.
 """
 
 import re
@@ -52,9 +52,9 @@ SCHEME = folder.Scheme("emodb", "names such as wav/03a01Wa.wav", tuple(EMOTIONS.
 
 
 def read(root: Path) -> Corpus:
-    """EmoDB under ``root``: 10 speakers, 7 emotions, 535 recordings.
+    """Read EmoDB under ``root``: 10 speakers, 7 emotions, 535 recordings.
 
     Raises:
-        BadInput: no such folder, or none of its recordings in it.
+        BadInput: there is no such folder, or none of the corpus's recordings in it.
     """
     return folder.read(root, SCHEME)

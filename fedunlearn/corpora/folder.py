@@ -1,8 +1,8 @@
-"""What the readers of real corpora share: walk a folder, let file names say who speaks and how.
+"""The common part of the readers of real corpora: walk a folder and read speaker and emotion from file names.
 
-Downloads are messy. Folders may be nested, flat, linked or sorted by emotion; endings may be upper-case; the
-same recording may lie in two places. A reader gives a ``Scheme``; everything else is done here, and nothing
-is decoded yet.
+Folders may be nested, flat, linked or sorted by emotion; file extensions may be upper-case; the same
+recording may be in two places. A reader provides a ``Scheme``; everything else is done here. Nothing is
+decoded yet.
 """
 
 import os
@@ -17,8 +17,8 @@ from fedunlearn import audio
 from fedunlearn.corpora.utterance import Corpus, Utterance
 from fedunlearn.errors import BadInput
 
-# In order of preference, where one recording lies there in several formats (CREMA-D ships WAV and MP3).
-# Video is looked at only to be counted as skipped.
+# In order of preference, for recordings in several formats (CREMA-D has WAV and MP3). Video files are only
+# counted as left out.
 ENDINGS = (".wav", ".flac", ".aif", ".aiff", ".ogg", ".opus", ".mp3", ".mp4")
 NOT_READ = frozenset(
     (
@@ -71,17 +71,20 @@ NOT_READ = frozenset(
         *(".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip", ".crdownload", ".download", ".part"),
     )
 )
-"""Endings of sound, of archives not unpacked and of downloads not finished: counted, never read."""
+"""Extensions of other sound formats, archives and unfinished downloads: counted, never read."""
 NAMED_AT_MOST = 5
 
 
 @dataclass(frozen=True)
 class Label:
-    """What a name says about one recording.
+    """What a file name says about a recording.
 
     Attributes:
-        speaker, emotion, gender, text: as in ``Utterance``.
-        key: the same for two copies of one recording; empty = the file's stem.
+        speaker: the person who speaks.
+        emotion: one of the corpus's emotions.
+        gender: the speaker's gender, if known.
+        text: what is said, if known.
+        key: the same for all copies of one recording; empty = the file's stem.
     """
 
     speaker: str
@@ -96,7 +99,7 @@ class Skip:
     """A file that belongs to the corpus and is left out on purpose.
 
     Attributes:
-        what: such as "song recordings"; files are counted under it. Empty = not worth a word.
+        what: what is left out, such as "song recordings"; files are counted under it. Empty = not mentioned.
     """
 
     what: str
@@ -108,10 +111,10 @@ class Scheme:
 
     Attributes:
         name: the reader's name.
-        expected: such names, for a user whose folder holds none.
+        expected: an example of such names, for a user whose folder has none.
         emotions: every emotion, in the order of the model's classes.
-        parse: a path relative to the corpus folder, its last part without ending (NFC), to what it says;
-            None = not a name of this corpus.
+        parse: maps a path relative to the corpus folder, without extension and in Unicode NFC, to what it
+            says; None = not a name of this corpus.
     """
 
     name: str
@@ -121,13 +124,17 @@ class Scheme:
 
 
 def read(root: Path, scheme: Scheme) -> Corpus:
-    """All recordings under ``root`` that ``scheme`` recognises.
+    """Find all recordings under ``root`` that ``scheme`` recognises.
 
-    A recording found twice (the same name in two folders) is read once: uncompressed before compressed, then
-    the one nearest to ``root``, then the first by name. Ids are paths relative to ``root`` without ending.
+    A recording found twice (the same name in two folders) is used once: uncompressed before compressed, then
+    the one nearest to ``root``, then the first by name. Ids are paths relative to ``root`` without extension.
+
+    Args:
+        root: the corpus folder.
+        scheme: how its files are named.
 
     Raises:
-        BadInput: no such folder, an unreadable folder in it, or no recognised file in it.
+        BadInput: there is no such folder, a folder in it is unreadable, or no file in it is recognised.
     """
     found: dict[str, Utterance] = {}
     strays: list[str] = []
@@ -141,7 +148,7 @@ def read(root: Path, scheme: Scheme) -> Corpus:
         if label is None:
             if readable:
                 strays.append(str(inside))
-            elif inside.suffix:  # a name without an ending is most often a README
+            elif inside.suffix:  # a name without an extension is usually a README
                 not_read.append(inside)
         elif isinstance(label, Skip):
             skipped[label.what] += 1
@@ -177,21 +184,33 @@ def read(root: Path, scheme: Scheme) -> Corpus:
 def assemble(
     name: str, utterances: Iterable[Utterance], emotions: Sequence[str], warnings: Sequence[str] = ()
 ) -> Corpus:
-    """A corpus in order: utterances by id; of ``emotions``, in their order, those that occur."""
+    """Make a corpus of utterances.
+
+    Args:
+        name: the reader's name.
+        utterances: the utterances in any order; the corpus has them by id.
+        emotions: all emotions in the order of the classes; the corpus has those that occur.
+        warnings: one line each.
+    """
     ordered = tuple(sorted(utterances, key=lambda u: u.id))
     occurring = {u.emotion for u in ordered}
     return Corpus(name, ordered, tuple(e for e in emotions if e in occurring), tuple(warnings))
 
 
 def counted(names: Sequence[str]) -> str:
-    """Names in one line: how many, and the first few."""
+    """Summarise file names in one line: how many there are, and the first few."""
     more = f" and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
     shown = ", ".join(names[:NAMED_AT_MOST])
     return f"{len(names)} {'file' if len(names) == 1 else 'files'} ({shown}{more})"
 
 
 def name_few(what: str, names: Sequence[str]) -> list[str]:
-    """One warning that says how many there are and names the first few; none where there are none."""
+    """Make one warning with the number of names and the first few; none if there are no names.
+
+    Args:
+        what: what the names have in common.
+        names: the names.
+    """
     if not names:
         return []
     more = f"; and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
@@ -199,7 +218,7 @@ def name_few(what: str, names: Sequence[str]) -> list[str]:
 
 
 def name_not_read(paths: Sequence[PurePath]) -> list[str]:
-    """One warning about files whose formats are not read; none where there are none."""
+    """Make one warning about files in formats that are not read; none if there are no files."""
     if not paths:
         return []
     kinds = Counter(path.suffix.lower() or "no ending" for path in paths)
@@ -211,10 +230,14 @@ def name_not_read(paths: Sequence[PurePath]) -> list[str]:
 
 
 def files(root: Path, endings: Sequence[str]) -> Iterator[Path]:
-    """Files below ``root`` with one of the (lower-case) endings, in any case and no particular order.
+    """Yield the files below a folder that have certain extensions, in no particular order.
 
-    Hidden files and what archives leave behind (``._x.wav``, ``__MACOSX``) are passed over. Links are
-    followed, into each folder once.
+    Hidden files and remains of archives (``._x.wav``, ``__MACOSX``) are ignored. Links are followed, each
+    folder is entered once.
+
+    Args:
+        root: the folder.
+        endings: extensions in lower case; files may have them in any case.
 
     Raises:
         BadInput: ``root`` is not a folder, or a folder cannot be read.
@@ -223,7 +246,7 @@ def files(root: Path, endings: Sequence[str]) -> Iterator[Path]:
         raise BadInput(f"{root}: is not a folder")
 
     def refuse(error: OSError) -> None:
-        # Going on would silently train on a part of the corpus.
+        # Continuing would silently train on a part of the corpus.
         raise BadInput(f"{error.filename}: cannot be read ({error.strerror})") from error
 
     entered: set[tuple[int, int]] = set()
@@ -240,7 +263,7 @@ def files(root: Path, endings: Sequence[str]) -> Iterator[Path]:
 
 
 def _inside(root: Path, path: Path) -> PurePosixPath:
-    # NFC: the same name comes decomposed from macOS. A name that is not UTF-8 would break every log.
+    # NFC: macOS stores names decomposed. A name that is not UTF-8 would break every log.
     name = os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "replace")
     return PurePosixPath(unicodedata.normalize("NFC", name))
 

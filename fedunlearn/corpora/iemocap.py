@@ -1,8 +1,8 @@
 """IEMOCAP: ``Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav`` (Busso et al. 2008).
 
-Names say who speaks: in a dialogue recorded as Ses01F (she wore the markers) both speak, and the letter
-before the turn number tells whose turn it is. Emotions stand in ``dialog/EmoEvaluation/*.txt``. The usual
-four classes: neutral, happy (with excited), sad, angry; 5,531 of 10,039 turns.
+Names identify the speaker: in a dialogue recorded as Ses01F (she wore the markers) both people speak, and the
+letter before the turn number says whose turn it is. Emotions are in ``dialog/EmoEvaluation/*.txt``. The usual
+four classes are used: neutral, happy (with excited), sad, angry; 5,531 of 10,039 turns.
 """
 
 import re
@@ -42,7 +42,7 @@ def _parse(
 
 
 def _lines(root: Path, place: str, line: re.Pattern[str]) -> Iterator[tuple[Path, str, str]]:
-    """(file, turn, what ``line`` finds there) of the text files directly in folders of the name ``place``."""
+    """Yield (file, turn, match of ``line``) for the text files directly in folders named ``place``."""
     for path in sorted(folder.files(root, (".txt",))):
         if path.parent.name == place:
             try:
@@ -53,7 +53,7 @@ def _lines(root: Path, place: str, line: re.Pattern[str]) -> Iterator[tuple[Path
 
 
 def _labels(root: Path) -> dict[str, str]:
-    """Turn -> its label."""
+    """Map each turn to its label."""
     labels: dict[str, str] = {}
     for path, turn, label in _lines(root, "EmoEvaluation", LABEL):
         if labels.setdefault(turn, label) != label:
@@ -64,10 +64,11 @@ def _labels(root: Path) -> dict[str, str]:
 
 
 def read(root: Path) -> Corpus:
-    """IEMOCAP under ``root``: 10 speakers, 4 emotions, 5,531 recordings.
+    """Read IEMOCAP under ``root``: 10 speakers, 4 emotions, 5,531 recordings.
 
     Raises:
-        BadInput: no such folder, no label files, two labels of one turn, or none of its recordings in it.
+        BadInput: there is no such folder, there are no label files, a turn has two labels, or none of the
+            corpus's recordings is in the folder.
     """
     labels = _labels(root)
     if not labels:

@@ -1,4 +1,4 @@
-"""Listen to a corpus once, before anything is trained on it: what cannot be used, and what is odd."""
+"""Decode a corpus once before training, and report what cannot be used and what is odd."""
 
 import hashlib
 from collections import defaultdict
@@ -14,13 +14,13 @@ from fedunlearn.corpora.utterance import Corpus, Utterance
 from fedunlearn.errors import BadInput
 
 SHORT = 0.1
-"""Seconds; a clip below it is named."""
+"""Seconds; shorter recordings are named."""
 LONG = 60.0
-"""Seconds; a clip above it is named."""
+"""Seconds; longer recordings are named."""
 BAD_AT_MOST = 20
-"""Recordings named where the run stops because of them."""
+"""Number of unusable recordings that are named when the run stops because of them."""
 SILENT = -60.0
-"""dB relative to full scale; a clip whose peak lies below it is named."""
+"""dB relative to full scale; recordings whose peak is below it are named."""
 
 
 def recordings(
@@ -29,20 +29,20 @@ def recordings(
     """Decode every utterance, once.
 
     Args:
-        corpus: as read.
-        skip_bad: leave out what cannot be read, with a warning, instead of stopping.
-        progress: called after each utterance with how many are done.
+        corpus: the corpus as it was read.
+        skip_bad: leave out what cannot be decoded, with a warning, instead of stopping.
+        progress: called after each utterance with the number of finished ones.
 
     Returns:
-        (the corpus without what was left out, its warnings completed; id to int16 PCM [S] at 16 kHz).
-        Warned about and still used: recordings equal sample for sample, silent ones (peak below -60 dB of
-        full scale), those shorter than 0.1 s or longer than 60 s, what ``audio.examine`` finds odd (clipped,
-        a silent channel, a low rate, 8 bits), emotions and speakers of a single recording, speakers lacking
-        an emotion.
+        The corpus without what was left out and with all warnings, and a map from id to int16 PCM [S] at 16
+        kHz. Used with a warning: recordings equal sample for sample, silent ones (peak below -60 dB of full
+        scale), those shorter than 0.1 s or longer than 60 s, what ``audio.examine`` finds odd (clipped, a
+        silent channel, a low rate, 8 bits), emotions and speakers with a single recording, speakers without
+        some emotion.
 
     Raises:
-        BadInput: names the recordings that cannot be read (the first 20), unless ``skip_bad``; none can, or
-            what can be read is of one emotion.
+        BadInput: recordings cannot be decoded (the first 20 are named) and ``skip_bad`` is not set; or none
+            can; or all that can be have the same emotion.
     """
     sound: dict[str, PCM] = {}
     bad: list[str] = []

@@ -1,4 +1,4 @@
-"""What the labels alone tell is wrong with a corpus, whatever its recordings sound like."""
+"""Checks of a corpus that need its labels only, not its recordings."""
 
 from collections import Counter
 
@@ -7,23 +7,23 @@ from fedunlearn.corpora.utterance import Corpus
 from fedunlearn.errors import BadInput
 
 MOST_EMOTIONS = 256
-"""Predictions are kept as 8-bit numbers (``evaluation.judge``)."""
+"""Predictions are stored as 8-bit numbers (``evaluation.judge``)."""
 MANY = 32
-"""Emotions; the largest sets in use have fewer, so that more are named."""
+"""Number of emotions above which a warning is given; the largest sets in use have fewer."""
 TELLING = 10
-"""Recordings, emotions or speakers; of fewer, a count of one says nothing."""
+"""Smallest number of recordings, emotions or speakers for which counts of one mean anything."""
 
 
 def check_emotions(corpus: Corpus, place: str) -> None:
-    """See that the emotions can be classes.
+    """Check that the emotions can serve as classes.
 
     Args:
-        corpus: with at least one recording.
-        place: where it was read from.
+        corpus: a corpus with at least one recording.
+        place: where it was read from, for the message.
 
     Raises:
-        BadInput: fewer than two or more than 256; or ten or more, most of them of a single recording, as
-            where a column holds names or scores.
+        BadInput: there are fewer than two or more than 256 emotions; or ten or more, most of which have a
+            single recording, as when a column contains names or scores.
     """
     count, recordings = len(corpus.emotions), len(corpus.utterances)
     if count < 2:
@@ -44,7 +44,14 @@ def check_emotions(corpus: Corpus, place: str) -> None:
 
 
 def warn_of_labels(corpus: Corpus) -> list[str]:
-    """Lines on many emotions, emotions of a single recording, and speakers of a single recording."""
+    """Warn of many emotions, and of emotions and speakers with a single recording.
+
+    Args:
+        corpus: the corpus.
+
+    Returns:
+        One line for each warning.
+    """
     warnings = []
     if len(corpus.emotions) > MANY:
         warnings.append(f"{len(corpus.emotions)} emotions in {len(corpus.utterances)} recordings")

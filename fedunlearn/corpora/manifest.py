@@ -1,4 +1,4 @@
-"""Any other corpus: a CSV file with the columns path, speaker, emotion, and if you like gender and text."""
+"""Any other corpus: a CSV file with the columns path, speaker, emotion and, optionally, gender and text."""
 
 import csv
 import io
@@ -26,7 +26,7 @@ PROBLEMS_AT_MOST = 20
 MISSING = frozenset(
     ("nan", "-nan", "none", "null", "nil", "na", "n/a", "n.a.", "<na>", "#na", "#n/a", "#value!", "nat")
 )
-"""What pandas, R and spreadsheets write into an empty cell, without case."""
+"""What pandas, R and spreadsheets write into an empty cell, in lower case."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class _Row:
     """One row that is not blank.
 
     Attributes:
-        line: where it begins, from 1.
-        lines: how many it takes; more than one where a quoted field holds a line end.
-        fields: stripped, in the order of the file.
+        line: number of its first line, counted from 1.
+        lines: number of lines it spans; more than one if a quoted field contains a line break.
+        fields: its fields without surrounding space, in the order of the file.
     """
 
     line: int
@@ -45,21 +45,22 @@ class _Row:
 
 
 def read(path: Path) -> Corpus:
-    """The recordings that a manifest lists.
+    """Read the recordings that a manifest lists.
 
     Args:
-        path: a UTF-8 CSV file (a byte-order mark is fine), or a folder that holds a ``manifest.csv``. Its
-            ``path`` column is relative to the file's own folder, or absolute. Other columns are not read.
+        path: a UTF-8 CSV file (with or without byte-order mark), or a folder that contains a
+            ``manifest.csv``. Its ``path`` column is relative to the file's own folder, or absolute. Other
+            columns are not read.
 
     Returns:
-        ids: the ``path`` column without ending (with it, where two rows differ in nothing else).
-        emotions: as written, in alphabetical order.
-        warnings: rows over several lines, speakers that differ only in spelling, speakers of two genders.
+        The corpus. Ids are the ``path`` column without extension (with it, if two rows differ in nothing
+        else); emotions are as written, in alphabetical order. Rows that span several lines, speakers that
+        differ only in spelling and speakers with two genders are warned of.
 
     Raises:
-        BadInput: a missing column, a column named twice, or every wrong row, one line each (the first 20):
-            more or fewer fields than the header, an empty field or one that says "nan" and the like, a file
-            that is not there, a file listed twice, emotions that differ only in spelling, scores in place of
+        BadInput: a column is missing or named twice; or rows are wrong, one line each (the first 20): more or
+            fewer fields than the header, an empty field or one that says "nan" and the like, a file that does
+            not exist, a file listed twice, emotions that differ only in spelling, scores in place of
             emotions.
     """
     file = path / FILE_NAME if looked_up(path, path.is_dir) else path
@@ -98,7 +99,7 @@ def read(path: Path) -> Corpus:
 
 
 def _problems(file: Path, width: int, rows: Sequence[tuple[_Row, Mapping[str, str]]]) -> list[str]:
-    """What is wrong with the rows, in their order."""
+    """List what is wrong with the rows, in their order."""
     problems: list[str] = []
     listed: dict[object, tuple[int, Mapping[str, str]]] = {}
     spelling: dict[str, str] = {}
@@ -131,7 +132,7 @@ def _problems(file: Path, width: int, rows: Sequence[tuple[_Row, Mapping[str, st
 
 
 def _wrong_fields(row: _Row, values: Mapping[str, str], width: int) -> str:
-    """Why the fields of a row cannot be what its header says; empty where they can."""
+    """Say why the fields of a row do not fit the header; empty if they do."""
     count = len(row.fields)
     if count > width:
         return (
@@ -155,7 +156,7 @@ def _wrong_fields(row: _Row, values: Mapping[str, str], width: int) -> str:
 
 
 def _identity(recording: Path) -> tuple[object, str]:
-    """(the same for two paths to one file, why the file cannot be used; empty where it can)."""
+    """Return an identity shared by all paths to one file, and why it cannot be used (empty if it can)."""
     try:
         status = recording.stat()
     except FileNotFoundError:
@@ -163,7 +164,7 @@ def _identity(recording: Path) -> tuple[object, str]:
     except OSError as error:
         return recording, f"cannot be read ({error.strerror})"
     reason = "" if stat.S_ISREG(status.st_mode) else "no such file"
-    # A file system without inodes says 0 for all.
+    # A file system without inodes gives 0 for all.
     return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(recording), reason
 
 
@@ -182,7 +183,7 @@ def _about_speakers(utterances: Sequence[Utterance]) -> list[str]:
 
 
 def _spoken(word: str) -> str:
-    """The same for two spellings of one word: case, spaces, hyphens, invisible characters, 1 and 1.0."""
+    """Normalise the spelling of a word: case, spaces, hyphens, invisible characters, 1 and 1.0."""
     number = _number(word)
     if number is not None:
         return f"{number:g}"
@@ -199,13 +200,13 @@ def _number(word: str) -> float | None:
 
 
 def _gender(written: str) -> str:
-    """The same words as the other readers use, so that groups can be compared."""
+    """Return the word that the other readers use, so that groups can be compared."""
     word = written.lower()
     return "" if word in MISSING else {"m": "male", "f": "female"}.get(word, word)
 
 
 def _columns(file: Path, header: Sequence[str]) -> dict[str, int]:
-    """Column -> its place, of those that are read and there."""
+    """Map the columns that are read, if present, to their positions."""
     missing = [name for name in REQUIRED if name not in header]
     if missing:
         mark = next((m for m in (";", "\t", "|") if len(header) == 1 and m in header[0]), "")
@@ -225,9 +226,9 @@ def _columns(file: Path, header: Sequence[str]) -> dict[str, int]:
 
 
 def _table(file: Path) -> tuple[tuple[str, ...], list[_Row]]:
-    """(the names of the columns, stripped and in lower case; every row that is not blank)."""
+    """Return the column names, in lower case, and every row that is not blank."""
     text = _text(file)
-    # newline="": a line may end as on any system, and a quoted field keeps its own line ends.
+    # newline="": lines may end as on any system, and a quoted field keeps its own line breaks.
     reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
     rows: list[_Row] = []
     line = 0

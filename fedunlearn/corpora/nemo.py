@@ -30,9 +30,9 @@ SCHEME = folder.Scheme("nemo", "names such as samples/WR0_anger_64.wav", EMOTION
 
 
 def read(root: Path) -> Corpus:
-    """Polish emotional speech under ``root``: 9 speakers, 6 emotions, 4,481 recordings of up to 90 sentences.
+    """Read nEMO under ``root``: 9 speakers, 6 emotions, 4,481 recordings of up to 90 sentences.
 
     Raises:
-        BadInput: no such folder, or none of its recordings in it.
+        BadInput: there is no such folder, or none of the corpus's recordings in it.
     """
     return folder.read(root, SCHEME)

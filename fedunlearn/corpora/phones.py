@@ -1,22 +1,26 @@
-"""The sounds of the generated language: sixteen consonants and seven vowels, in states of the mouth."""
+"""The sounds of generated speech: sixteen consonants and seven vowels, as states of the vocal tract."""
 
 from typing import NamedTuple
 
 import numpy as np
 
 NEUTRAL_TRACT = 17.2
-"""cm: the vocal tract whose formants the inventory lists."""
+"""Length in cm of the vocal tract whose formants the inventory lists."""
 
 
 class PhoneState(NamedTuple):
     """A stretch of speech in which the articulators rest.
 
     Attributes:
-        seconds: its length at tempo 1.
-        voicing, aspiration, frication: amplitudes of the three sources in [0, 1].
-        place: index into the places of frication.
-        f1, f2, f3: formants in Hz for a vocal tract of 17.2 cm.
-        glide: share of the state spent coming from and going to its neighbours' formants.
+        seconds: its duration at tempo 1.
+        voicing: amplitude of the voice source in [0, 1].
+        aspiration: amplitude of the aspiration noise in [0, 1].
+        frication: amplitude of the frication noise in [0, 1].
+        place: index into ``PLACES``, the places of frication.
+        f1: first formant in Hz, for a vocal tract of 17.2 cm.
+        f2: second formant.
+        f3: third formant.
+        glide: share of the state spent on the transitions from and to its neighbours' formants.
     """
 
     seconds: float

@@ -1,9 +1,10 @@
-"""Who speaks, and how a feeling changes it: voices, and the prosody of six emotions.
+"""Voices, and how emotions change them: the prosody of six emotions.
 
 The directions of the effects follow the review of Juslin & Laukka (2003, doi 10.1037/0033-2909.129.5.770)
 for anger, fear, happiness and sadness, and that of Murray & Arnott (1993, doi 10.1121/1.405558) for disgust,
 with the lowered formants found by Chong, Kim & Davis (2018, Speech Communication 98). Their sizes, and how
-widely people differ, are ours: chosen so that a recogniser finds the corpus about as hard as acted speech.
+widely people differ, are this project's: chosen so that the corpus is about as hard to recognise as acted
+speech.
 """
 
 from dataclasses import dataclass

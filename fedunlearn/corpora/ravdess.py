@@ -38,9 +38,9 @@ SCHEME = folder.Scheme(
 
 
 def read(root: Path) -> Corpus:
-    """The audio-only speech of RAVDESS under ``root``: 24 speakers, 8 emotions, 60 recordings each.
+    """Read the audio-only speech of RAVDESS under ``root``: 24 speakers, 8 emotions, 60 recordings each.
 
     Raises:
-        BadInput: no such folder, or none of its recordings in it.
+        BadInput: there is no such folder, or none of the corpus's recordings in it.
     """
     return folder.read(root, SCHEME)

@@ -40,9 +40,9 @@ SCHEME = folder.Scheme(
 
 
 def read(root: Path) -> Corpus:
-    """The Surrey database under ``root``: 4 speakers, 7 emotions, 480 recordings.
+    """Read SAVEE under ``root``: 4 speakers, 7 emotions, 480 recordings.
 
     Raises:
-        BadInput: no such folder, or none of its recordings in it.
+        BadInput: there is no such folder, or none of the corpus's recordings in it.
     """
     return folder.read(root, SCHEME)

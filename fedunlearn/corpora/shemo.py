@@ -1,6 +1,6 @@
 """ShEMO, Persian: ``F01A01.wav`` (Mohamad Nezami et al. 2019, doi 10.1007/s10579-018-9427-x).
 
-Gender and number make the speaker (F01 and M01 are two people), then emotion and a running number.
+Gender and number identify the speaker (F01 and M01 are two people); emotion and a running number follow.
 """
 
 import re
@@ -32,9 +32,9 @@ SCHEME = folder.Scheme("shemo", "names such as female/F01A01.wav", tuple(EMOTION
 
 
 def read(root: Path) -> Corpus:
-    """The Sharif database under ``root``: 87 speakers, 6 emotions, 3,000 recordings.
+    """Read ShEMO under ``root``: 87 speakers, 6 emotions, 3,000 recordings.
 
     Raises:
-        BadInput: no such folder, or none of its recordings in it.
+        BadInput: there is no such folder, or none of the corpus's recordings in it.
     """
     return folder.read(root, SCHEME)

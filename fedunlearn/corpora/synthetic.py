@@ -2,7 +2,7 @@
 
 A source-filter synthesiser (``vocal_tract``) speaks pseudo-sentences (``phones``) in voices and emotions
 drawn by ``prosody``. Nothing is stored: an utterance is generated when it is read, always from the same named
-streams, so that the judge and a device get the same bytes.
+random streams, so that the judge and a device get the same bytes.
 """
 
 from functools import lru_cache, partial
@@ -26,10 +26,10 @@ from fedunlearn.corpora.vocal_tract import Score, render, upper_formants
 from fedunlearn.seeding import rng_for
 
 SHORTEST, LONGEST = 1.2, 2.6
-"""Seconds of an utterance, silence at both ends included."""
+"""Duration of an utterance in seconds, including silence at both ends."""
 
 _PEAK = 0.97
-"""Of full scale: louder takes are turned down, as a recorder's limiter does."""
+"""Share of full scale: louder takes are attenuated, as by a recorder's limiter."""
 
 # A hand-held device is never twice in the same place: standard deviations, between one speaker's takes, of
 # the response at each of the microphone's knots and of the room's noise, in dB.
@@ -40,14 +40,14 @@ _TAKE_ROOM = 6.0
 def read(speakers: int, utterances: int, seed: int) -> Corpus:
     """Generate a corpus.
 
-    Speaker "s003" is the same person, and "s003-017" the same bytes, however many others are asked for.
-    Each speaker says the six emotions in turn, in a random order within every six utterances; odd speakers
+    Speaker "s003" is the same person, and "s003-017" the same bytes, however many others are generated. Each
+    speaker expresses the six emotions in turn, in a random order within every six utterances; odd speakers
     are male, even ones female.
 
     Args:
-        speakers: >= 1.
-        utterances: of each speaker, >= 1; a multiple of six balances the emotions exactly.
-        seed: names the streams of ``seeding.rng_for``.
+        speakers: number of speakers, >= 1.
+        utterances: number of utterances of each, >= 1; a multiple of six balances the emotions exactly.
+        seed: seed of the random streams.
     """
     generated = [
         Utterance(
@@ -65,12 +65,23 @@ def read(speakers: int, utterances: int, seed: int) -> Corpus:
 
 
 def write_wav(utterance: Utterance, path: Path) -> None:
-    """Write an utterance (of any corpus) as 16 kHz mono 16-bit WAV, to listen to."""
+    """Write an utterance of any corpus as 16 kHz mono 16-bit WAV, to listen to.
+
+    Args:
+        utterance: the utterance.
+        path: the file to write.
+    """
     soundfile.write(str(path), utterance.pcm(), SAMPLE_RATE, subtype="PCM_16", format="WAV")
 
 
 def speak(seed: int, speaker: int, index: int) -> PCM:
-    """Synthesise one utterance: int16 [S], 16 kHz, 1.2 to 2.6 s."""
+    """Synthesise one utterance: int16 [S], 16 kHz, 1.2 to 2.6 s.
+
+    Args:
+        seed: seed of the corpus.
+        speaker: number of the speaker.
+        index: number of the utterance among the speaker's.
+    """
     who = _voice(seed, speaker)
     rng = rng_for(seed, "speech", speaker, index, "sound")
     how = express(who, _emotion(seed, speaker, index), rng_for(seed, "speech", speaker, index, "expression"))
@@ -97,7 +108,7 @@ def _emotion(seed: int, speaker: int, index: int) -> str:
 
 
 def _sentence(seed: int, speaker: int, index: int) -> list[tuple[str, str]]:
-    """Seven to nine syllables of a consonant and a vowel."""
+    """Draw seven to nine syllables, each a consonant and a vowel."""
     rng = rng_for(seed, "speech", speaker, index, "text")
     count = int(rng.integers(7, 10))
     onsets = rng.integers(len(CONSONANTS), size=count)

@@ -1,6 +1,6 @@
 """TESS: ``OAF_back_angry.wav`` (Dupuis & Pichora-Fuller 2010): actress, word, emotion.
 
-OAF is the older (64), YAF the younger actress (26); ps is pleasant surprise. One of the original files begins
+OAF is the older (64), YAF the younger actress (26); ps is pleasant surprise. One of the original files starts
 with OA instead of OAF.
 """
 
@@ -40,9 +40,9 @@ SCHEME = folder.Scheme("tess", "names such as OAF_angry/OAF_back_angry.wav", tup
 
 
 def read(root: Path) -> Corpus:
-    """The Toronto emotional speech set under ``root``: 2 speakers, 7 emotions, 2,800 recordings.
+    """Read TESS under ``root``: 2 speakers, 7 emotions, 2,800 recordings.
 
     Raises:
-        BadInput: no such folder, or none of its recordings in it.
+        BadInput: there is no such folder, or none of the corpus's recordings in it.
     """
     return folder.read(root, SCHEME)

@@ -1,4 +1,4 @@
-"""Speech to learn from without labels: generated, any folder of sound files, or some speakers of a corpus."""
+"""Speech without labels for pre-training: generated, a folder of sound files, or speakers of a corpus."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,23 +15,23 @@ from fedunlearn.inputs import looked_up
 from fedunlearn.seeding import rng_for, stream_key
 
 FOLDER = "folder"
-"""Name, beside those of the corpora, of any folder of sound files, whoever speaks in them."""
+"""Name, beside those of the corpora, of any folder of sound files."""
 _UTTERANCES = 20
-"""Of each generated speaker."""
+"""Utterances of each generated speaker."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which speech, and whose.
+    """Which speech is used, and of which speakers.
 
     Attributes:
         corpus: a reader's name, or "folder".
-        data: where it lies; "" = none.
-        only: these speakers of it; empty = all.
-        leave_out: not these.
-        speakers: of those that remain, the first so many in the order of a seeded deal; 0 = all.
-        generated: speakers to generate besides; their voices are those of no generated corpus of a run,
-            whatever its seed.
+        data: where the recordings are; "" = none.
+        only: use only these speakers; empty = all.
+        leave_out: do not use these speakers.
+        speakers: of the remaining ones use this many, drawn at random; 0 = all.
+        generated: number of speakers to generate in addition. Their voices occur in no generated corpus of a
+            run, whatever its seed.
     """
 
     corpus: str = FOLDER
@@ -47,9 +47,9 @@ class Source:
     """Speech that has been chosen; nothing is decoded yet.
 
     Attributes:
-        text: what it is, for people: "48 recordings of ravdess (speakers 03, 11)".
-        readers: one for each recording: int16 PCM [S] at 16 kHz. Raises audio.BadAudio.
-        warnings: what was passed over, one line each.
+        text: a description: "48 recordings of ravdess (speakers 03, 11)".
+        readers: one function for each recording: returns int16 PCM [S] at 16 kHz, raises audio.BadAudio.
+        warnings: what was left out, one line each.
     """
 
     text: str
@@ -58,10 +58,15 @@ class Source:
 
 
 def choose(choice: Choice, seed: int) -> list[Source]:
-    """What there is to learn from; labels are not looked at.
+    """Find the speech to pre-train on. Labels are not read.
+
+    Args:
+        choice: what is wanted.
+        seed: seed of the speakers drawn and generated.
 
     Raises:
-        BadInput: an unknown corpus, no such folder, no sound in it, speakers that it has not, none left.
+        BadInput: the corpus is unknown, there is no such folder or no sound in it, the corpus does not have
+            the speakers, or none are left.
     """
     found = []
     if choice.data:
@@ -78,10 +83,14 @@ def choose(choice: Choice, seed: int) -> list[Source]:
 
 
 def decode(sources: Sequence[Source], progress: Callable[[], None] | None = None) -> list[PCM]:
-    """All recordings, in order.
+    """Decode all recordings, in order.
+
+    Args:
+        sources: the recordings.
+        progress: called after each recording.
 
     Raises:
-        BadInput: names those that cannot be read.
+        BadInput: recordings cannot be read; the message names them.
     """
     sound: list[PCM] = []
     bad: list[str] = []
@@ -152,7 +161,7 @@ def _some_speakers(choice: Choice, seed: int) -> Source:
 def _generated(speakers: int, seed: int) -> Source:
     from fedunlearn.corpora import synthetic
 
-    # A stream of its own: the speech of seed 1 is what a federation of seed 1 is dealt.
+    # A separate random stream: a federation with seed 1 uses the generated speech of seed 1.
     corpus = synthetic.read(speakers, _UTTERANCES, stream_key(seed, "pretraining", "speech"))
     return Source(
         f"{len(corpus.utterances)} generated utterances of {speakers} generated speakers",

@@ -1,4 +1,4 @@
-"""What every corpus is turned into: a list of utterances and the order of their emotions."""
+"""The common form of every corpus: a list of utterances and the order of their emotions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,12 +12,13 @@ class Utterance:
     """One recording.
 
     Attributes:
-        id: unique in its corpus; stays on the device and with the judge, never in a message.
+        id: name, unique in its corpus. It stays on the device and with the judge and is never sent.
         speaker: the person who speaks, unique in its corpus.
         emotion: one of the corpus's emotions.
         pcm: reads (or generates again) the recording: int16 [S], 16 kHz. Raises audio.BadAudio.
-        gender, text: where the corpus tells; empty otherwise.
-        path: the file that ``pcm`` decodes; None where there is none.
+        gender: the speaker's gender; empty if the corpus does not give it.
+        text: what is said; empty if the corpus does not give it.
+        path: the file that ``pcm`` decodes; None if there is none.
     """
 
     id: str
@@ -35,9 +36,9 @@ class Corpus:
 
     Attributes:
         name: the reader's name, such as "ravdess".
-        utterances: sorted by id.
+        utterances: all utterances, sorted by id.
         emotions: the class order of every model trained on this corpus.
-        warnings: what the reader skipped or found odd, one line each.
+        warnings: what the reader left out or found odd, one line each.
     """
 
     name: str

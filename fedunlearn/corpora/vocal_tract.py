@@ -1,4 +1,4 @@
-"""Source and filter: from what a mouth does to how it sounds.
+"""Source-filter synthesis of speech from articulation.
 
 A cascade formant synthesiser after Klatt (1980, doi 10.1121/1.383940), computed frame by frame in the
 spectral domain: glottal pulses, shaped by a glottal formant and a spectral tilt (Doval & d'Alessandro 2006),
@@ -17,7 +17,7 @@ from fedunlearn.corpora.phones import PLACES
 Array = npt.NDArray[np.float64]
 
 COLOUR_KNOTS = np.array([0.0, 250.0, 500.0, 900.0, 1400.0, 2000.0, 2800.0, 3800.0, 5500.0, 8000.0])
-"""Hz, where a microphone's response is given; linear in between."""
+"""Frequencies in Hz at which a microphone's response is given; linear in between."""
 
 _HOP = 160
 _FFT = 3 * _HOP
@@ -32,23 +32,27 @@ _WINDOW = np.hanning(2 * _HOP + 1)[:-1]
 
 @dataclass(frozen=True)
 class Score:
-    """All that the synthesiser needs to know of an utterance; K states in a row.
+    """Everything that the synthesiser needs for one utterance: a sequence of K articulatory states.
 
     Attributes:
-        seconds: [K] lengths.
-        voicing, aspiration, frication: [K] source amplitudes in [0, 1].
+        seconds: [K] durations in s.
+        voicing: [K] amplitudes of the voice source in [0, 1].
+        aspiration: [K] amplitudes of aspiration noise in [0, 1].
+        frication: [K] amplitudes of frication noise in [0, 1].
         place: [K] int, place of frication.
-        formants: [K, 3] in Hz, this speaker's.
+        formants: [K, 3] this speaker's formants in Hz.
         glide: [K] share of a state spent on formant transitions.
-        upper: [5] in Hz, formants above the third.
-        scale: formant frequencies over those of a 17.2 cm tract.
-        pitch_times, pitch: [P] knots of the F0 contour, s and Hz.
-        tilt: corner frequency of the glottal spectrum, Hz.
+        upper: [5] formants above the third, in Hz.
+        scale: formant frequencies relative to those of a 17.2 cm tract.
+        pitch_times: [P] times of the knots of the F0 contour, in s.
+        pitch: [P] F0 at these knots, in Hz.
+        tilt: corner frequency of the glottal spectrum, in Hz.
         breath: amplitude of aspiration while voiced, relative to the voice source.
-        jitter, shimmer: standard deviations of a glottal period and pulse, as fractions.
-        tremor: semitones, at 6 Hz.
-        onset: seconds in which a voice sets in or dies away.
-        colour: [10] dB at ``COLOUR_KNOTS``: what microphone and room do to the sound.
+        jitter: standard deviation of a glottal period, as a fraction of it.
+        shimmer: standard deviation of a glottal pulse's amplitude, as a fraction of it.
+        tremor: amplitude of the 6 Hz pitch tremor, in semitones.
+        onset: time in which the voice starts or fades, in s.
+        colour: [10] response of microphone and room in dB at ``COLOUR_KNOTS``.
     """
 
     seconds: Array
@@ -72,12 +76,21 @@ class Score:
 
 
 def upper_formants(scale: float) -> Array:
-    """[5] formants 4 to 8 in Hz of a uniform tube, ``scale`` = 17.2 cm over its length."""
+    """Return formants 4 to 8, [5] in Hz, of a uniform tube.
+
+    Args:
+        scale: 17.2 cm divided by its length.
+    """
     return _UPPER * scale
 
 
 def render(score: Score, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Speech pressure [S] at 16 kHz, in arbitrary units (scale it before use)."""
+    """Synthesise sound pressure [S] at 16 kHz, in arbitrary units (scale it before use).
+
+    Args:
+        score: what is spoken, and how.
+        rng: source of noise, jitter, shimmer and flutter.
+    """
     ends = np.cumsum(score.seconds)
     starts = ends - score.seconds
     samples = round(float(ends[-1]) * SAMPLE_RATE)

@@ -1,4 +1,4 @@
-"""The emotion recognisers, and the one place that makes one from its settings."""
+"""The emotion recognisers, and the function that builds one from its settings."""
 
 from pathlib import Path
 
@@ -14,13 +14,16 @@ __all__ = ["EmotionModel", "Standardise", "build_model", "resolved"]
 
 
 def resolved(settings: ModelSettings) -> ModelSettings:
-    """The settings with nothing left open: an encoder's whole path, its digest, its device and precision.
+    """Complete the settings: an encoder's absolute path, its digest, its device and precision.
 
-    Weights that are named as on the Hugging Face hub and are not on this machine are fetched.
+    Weights with a name on the Hugging Face hub that are not on this machine are downloaded.
+
+    Args:
+        settings: settings of the recogniser.
 
     Raises:
-        BadInput: the encoder cannot be had, is another than its digest says, or asks for a missing device;
-            or a user's own model cannot be built.
+        BadInput: the encoder is not available, does not match its digest, or asks for a missing device; or a
+            user's own model cannot be built.
     """
     if settings.is_plugin:
         build_model(settings, 2, torch.Generator())  # whether it can be built
@@ -42,19 +45,19 @@ def resolved(settings: ModelSettings) -> ModelSettings:
 def build_model(
     settings: ModelSettings, classes: int, rng: np.random.Generator | torch.Generator
 ) -> EmotionModel:
-    """A fresh recogniser.
+    """Build a recogniser with initial weights.
 
     Args:
-        settings: which one, and its sizes.
+        settings: settings of the recogniser.
         classes: number of emotions C, >= 2.
-        rng: the stream that the initial weights are drawn from; torch's global generator is left as it was.
+        rng: source of the initial weights; torch's global generator is left unchanged.
 
     Returns:
-        a model in training mode, its standardisation not yet calibrated (mean 0, std 1).
+        A model in training mode, its standardisation not yet calibrated (mean 0, std 1).
 
     Raises:
-        ValueError: fewer than two classes.
-        BadInput: the encoder is not here, or is another than its digest says.
+        ValueError: there are fewer than two classes.
+        BadInput: the encoder is not available, or does not match its digest.
     """
     if classes < 2:
         raise ValueError(f"a recogniser needs at least 2 emotions to tell apart (got {classes})")

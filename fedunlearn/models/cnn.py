@@ -1,8 +1,8 @@
-"""A small convolutional network over log-mel frames (about 140 k parameters), blind to padding.
+"""A small convolutional network over log-mel frames (about 140 k parameters), unaffected by padding.
 
-Chosen because it learns quickly under federation (docs/cnn-recipe.md): no layer normalises over an
-utterance's frames, which would take its loudness away and mix padding in, and the statistics of every
-layer reach the classifier, as those of the functionals model do.
+It was chosen because it learns quickly in a federation (docs/cnn-recipe.md): no layer normalises over an
+utterance's frames, which would remove its loudness and include padding, and the statistics of every layer
+reach the classifier, as in the functionals model.
 """
 
 import torch
@@ -30,9 +30,10 @@ class Convolution(nn.Module):
     depends on padding.
 
     Args:
-        channels_in, channels: of input and output.
-        kernel: odd, in frames.
-        stride: of n frames, ceil(n / stride) are left.
+        channels_in: input channels.
+        channels: output channels.
+        kernel: width in frames, odd.
+        stride: step in frames; n frames become ceil(n / stride).
     """
 
     def __init__(self, channels_in: int, channels: int, kernel: int, stride: int) -> None:
@@ -43,7 +44,15 @@ class Convolution(nn.Module):
         self.stride, self.padding = stride, kernel // 2
 
     def forward(self, x: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """x [B, C_in, T], zero beyond the true lengths frames [B] -> the same of the output."""
+        """Convolve.
+
+        Args:
+            x: [B, C_in, T], zero beyond the true lengths.
+            frames: [B] true lengths.
+
+        Returns:
+            The output [B, C, T'], zero beyond its true lengths, and these lengths [B].
+        """
         fan_in = self.weight[0].numel()
         variance, mean = torch.var_mean(self.weight, (1, 2), keepdim=True, correction=0)
         weight = (self.weight - mean) * (variance * fan_in + _EPS).rsqrt() * self.gain
@@ -53,13 +62,13 @@ class Convolution(nn.Module):
 
 
 def even_out_spectrum(x: Tensor, frames: Tensor) -> Tensor:
-    """Take away half of an utterance's mean spectrum, but none of its level.
+    """Subtract half of an utterance's mean spectrum, but not its level.
 
-    What stays the same through an utterance tells who speaks, and where, more than how. Taking all of it
-    away did worse than half (docs/cnn-recipe.md); the level, loudness, is left because anger is loud.
+    What is constant in an utterance says more about speaker and place than about emotion. Subtracting all of
+    it was worse than half (docs/cnn-recipe.md); the level, loudness, stays because anger is loud.
 
     Args:
-        x: [B, T, M] standardised log-mel;
+        x: [B, T, M] standardised log-mel.
         frames: [B] true lengths, >= 1.
 
     Returns:
@@ -72,10 +81,10 @@ def even_out_spectrum(x: Tensor, frames: Tensor) -> Tensor:
 
 
 def statistics(x: Tensor, frames: Tensor) -> Tensor:
-    """Mean and standard deviation over true frames (statistics pooling, Snyder et al. 2018).
+    """Compute mean and standard deviation over unpadded frames (statistics pooling, Snyder et al. 2018).
 
     Args:
-        x: [B, C, T];
+        x: [B, C, T].
         frames: [B] true lengths, >= 1.
 
     Returns:
@@ -89,7 +98,7 @@ def statistics(x: Tensor, frames: Tensor) -> Tensor:
 
 
 class CnnModel(MelModel):
-    """Log-mel [T, 40] -> standardise, even out -> 3 convolutions -> statistics of all 4 -> 2 linear layers.
+    """A CNN: log-mel [T, 40], standardise, even out, 3 convolutions, statistics of all 4, 2 linear layers.
 
     Args:
         classes: number of emotions C, >= 2.
@@ -120,16 +129,16 @@ class CnnModel(MelModel):
         )
 
     def log_mel(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Waveforms [B, S] with true lengths [B] -> (log-mel [B, T, 40], frames [B])."""
+        """Compute the log-mel frames, see ``MelModel.log_mel``."""
         mel: tuple[Tensor, Tensor] = self.frontend(waveform, samples)
         return mel
 
     def from_mel(self, mel: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """The features are the log-mel frames, as they are."""
+        """Return the log-mel frames unchanged: they are the features."""
         return mel, frames
 
     def classify(self, features: Tensor, frames: Tensor) -> Tensor:
-        """Log-mel [B, T, 40] with true lengths [B] -> logits [B, C]."""
+        """Compute logits [B, C] from log-mel frames [B, T, 40], see ``EmotionModel.classify``."""
         x = even_out_spectrum(self.norm(features), frames).transpose(1, 2)
         vectors = [self.pooled[0](statistics(x, frames))]
         for layer, norm in zip(self.layers, self.pooled[1:], strict=True):

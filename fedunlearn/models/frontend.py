@@ -1,4 +1,4 @@
-"""The log-mel frontend: waveform to mel-band energies, differentiable, blind to padding."""
+"""The log-mel frontend: mel-band energies of a waveform, differentiable, unaffected by padding."""
 
 import torch
 import torchaudio.functional
@@ -8,28 +8,33 @@ from fedunlearn.audio import SAMPLE_RATE
 
 N_MELS = 40
 WINDOW = 400
-"""samples: 25 ms"""
+"""Window in samples: 25 ms."""
 HOP = 320
-"""samples: 20 ms"""
+"""Step in samples: 20 ms."""
 _FFT = 512
 _FLOOR = 1e-6
 
 
 def frames_of(samples: Tensor) -> Tensor:
-    """Number of log-mel frames of waveforms with these many samples. [B] -> [B]"""
+    """Compute the number of log-mel frames [B] of waveforms with ``samples`` [B] samples."""
     return samples // HOP + 1
 
 
 def frame_mask(frames: Tensor, width: int) -> Tensor:
-    """True where a frame is real and not padding. frames [B] -> bool [B, width]"""
+    """Return a mask, bool [B, width], that is True on unpadded frames.
+
+    Args:
+        frames: [B] true lengths.
+        width: length of the padded batch.
+    """
     return torch.arange(width, device=frames.device)[None, :] < frames[:, None]
 
 
 class LogMel(nn.Module):
     """40 log-mel bands (20 Hz to 8 kHz), 25 ms Hann windows every 20 ms.
 
-    The filterbank is no parameter and no persistent buffer: it never travels in a message. Windows that
-    reach past either end of an utterance see zeros, so appending zeros (padding) changes no real frame.
+    The filterbank is neither a parameter nor a persistent buffer, so it is never sent. Windows that reach
+    past either end of an utterance see zeros, so padding with zeros changes no frame.
     """
 
     window: Tensor
@@ -44,14 +49,14 @@ class LogMel(nn.Module):
         self.register_buffer("filters", filters, persistent=False)
 
     def forward(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Log energies of the mel bands.
+        """Compute the log energies of the mel bands.
 
         Args:
             waveform: [B, S] in [-1, 1], zero beyond the true lengths.
             samples: [B] true lengths in samples.
 
         Returns:
-            (log-mel [B, T, 40], zero on padding frames; frames [B])
+            Log-mel [B, T, 40], zero on padding frames, and true lengths in frames [B].
         """
         spectrum = torch.stft(
             waveform, _FFT, HOP, WINDOW, self.window, center=True, pad_mode="constant", return_complex=True

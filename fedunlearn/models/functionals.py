@@ -15,18 +15,19 @@ from fedunlearn.models.frontend import HOP, N_MELS, LogMel, frame_mask
 
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _MODULATIONS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.5, 8.0, 12.0)
-"""Hz; syllables come at about 4 a second."""
+"""Modulation frequencies in Hz; there are about 4 syllables a second."""
 _QUIET = 5.0
-"""nats of log power below the loudest frame: 21.7 dB"""
+"""Nats of log power below the loudest frame: 21.7 dB."""
 _EPS = 1e-6
 
 
 def masked_quantiles(values: Tensor, frames: Tensor, quantiles: tuple[float, ...]) -> Tensor:
-    """Quantiles over true frames, linear between order statistics (as numpy.quantile).
+    """Compute quantiles over unpadded frames, linear between order statistics (as numpy.quantile).
 
     Args:
-        values: [B, T, D];
+        values: [B, T, D].
         frames: [B] true lengths, >= 1.
+        quantiles: in [0, 1].
 
     Returns:
         [B, len(quantiles), D]
@@ -44,17 +45,17 @@ def masked_quantiles(values: Tensor, frames: Tensor, quantiles: tuple[float, ...
 
 
 def speech_span(mel: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-    """Cut the quiet off both ends: keep the first to the last frame within 5 nats of the loudest.
+    """Trim quiet at both ends: keep the first to the last frame within 5 nats of the loudest.
 
-    How long a recording waits before and after the words is the recordist's habit, not emotion. On RAVDESS
-    the cut raises test UAR by .03 and unseen-speaker UAR by .04 (means of five partitions).
+    The length of the pauses before and after the words depends on the recording setup, not on emotion. On
+    RAVDESS trimming raises test UAR by .03 and unseen-speaker UAR by .04 (means of five partitions).
 
     Args:
-        mel: [B, T, M] log-mel;
+        mel: [B, T, M] log-mel.
         frames: [B] true lengths, >= 1.
 
     Returns:
-        (mel [B, T', M], zero beyond the span; frames [B] of the span, >= 1)
+        Log-mel [B, T', M], zero beyond the span, and lengths of the spans in frames [B], >= 1.
     """
     level = mel.detach().mean(2).masked_fill(~frame_mask(frames, mel.shape[1]), -math.inf)
     loud = level >= level.max(dim=1, keepdim=True).values - _QUIET
@@ -67,10 +68,12 @@ def speech_span(mel: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def functionals(mel: Tensor, frames: Tensor) -> Tensor:
-    """18 statistics of each band: mean, std, delta std, 5 quantiles less the mean, 10 modulation magnitudes.
+    """Compute 18 statistics of each band: mean, std, delta std, 5 quantiles, 10 modulation magnitudes.
+
+    The mean is subtracted from the quantiles.
 
     Args:
-        mel: [B, T, M] log-mel;
+        mel: [B, T, M] log-mel.
         frames: [B] true lengths, >= 1.
 
     Returns:
@@ -88,13 +91,13 @@ def functionals(mel: Tensor, frames: Tensor) -> Tensor:
     real = torch.einsum("btm,tf->bfm", centred, angle.cos())
     imaginary = torch.einsum("btm,tf->bfm", centred, angle.sin())
     modulation = ((real.square() + imaginary.square()) / count[:, :, None].square() + _EPS).sqrt()
-    # Less the mean: five more copies of the band's level would drown its shape.
+    # Minus the mean: five more copies of the band's level would hide its shape.
     quantiles = masked_quantiles(mel, frames, _QUANTILES) - mean[:, None, :]
     return torch.cat([mean, std, delta_std, quantiles.flatten(1), modulation.flatten(1)], dim=1)
 
 
 class FunctionalsModel(MelModel):
-    """Functionals [720] -> standardise -> linear -> ReLU -> dropout -> linear -> logits.
+    """A multi-layer perceptron: functionals [720], standardise, linear, ReLU, dropout, linear, logits.
 
     Args:
         classes: number of emotions C, >= 2.
@@ -115,14 +118,14 @@ class FunctionalsModel(MelModel):
         )
 
     def log_mel(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Waveforms [B, S] with true lengths [B] -> (log-mel [B, T, 40] of the speech span, frames [B])."""
+        """Compute the log-mel frames of the speech span, see ``MelModel.log_mel``."""
         return speech_span(*self.frontend(waveform, samples))
 
     def from_mel(self, mel: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-mel [B, T, 40] of the speech -> (functionals [B, 1, 720], ones [B]): one frame an utterance."""
+        """Compute functionals [B, 1, 720], one frame for each utterance, see ``MelModel.from_mel``."""
         return functionals(mel, frames)[:, None, :], torch.ones_like(frames)
 
     def classify(self, features: Tensor, frames: Tensor) -> Tensor:
-        """Functionals [B, 1, 720] -> logits [B, C]."""
+        """Compute logits [B, C] from functionals [B, 1, 720], see ``EmotionModel.classify``."""
         logits: Tensor = self.head(self.norm(features[:, 0]))
         return logits

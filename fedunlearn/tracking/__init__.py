@@ -1,13 +1,13 @@
-"""Other tools that may follow a run while it plays: ``--track NAME``. Off unless asked for.
+"""Tracking a run in another tool while it is in progress: ``--track NAME``. Off by default.
 
 A tool is one module of this package, named after it, with
 
-- ``LIBRARY``: the module that it cannot do without, imported when it is asked for and not before;
-- ``INSTALL``: the command that brings it;
-- ``tracker(run, config)``: a ``Tracker``; ``run`` is its folder, ``config`` its settings as TOML.
+- ``LIBRARY``: the module that it needs, imported only when the tool is asked for;
+- ``INSTALL``: the command that installs it;
+- ``tracker(run, config)``: returns a ``Tracker``; ``run`` is the run folder, ``config`` its settings as TOML.
 
-Nothing else has to be changed for another one (wandb, mlflow). What it says of the run comes from
-metrics.jsonl and results.json, which stay the record.
+Nothing else has to be changed to add a tool (wandb, mlflow). What it shows comes from metrics.jsonl and
+results.json, which remain the record.
 """
 
 import json
@@ -23,37 +23,42 @@ from fedunlearn.run_folder import RunFolder
 TRACKERS: dict[str, str] = {
     module.name: f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__)
 }
-"""Name -> the module that has it; code outside of the package may add its own."""
+"""Name of a tool -> its module. Code outside the package may add its own."""
 
 
 class Tracker(Protocol):
-    """Follows one run. It may fail: the run goes on without it."""
+    """Tracks one run. If it fails, the run continues without it."""
 
     def round(self, row: Mapping[str, Any]) -> None:
-        """A round is over.
+        """Record a round that has ended.
 
-        Of a run that is taken up (``--resume``), all earlier rounds are told again, in order, first.
+        In a resumed run (``--resume``) all earlier rounds are passed again first, in order.
 
         Args:
-            row: as in metrics.jsonl; values may be None.
+            row: the round's row of metrics.jsonl; values may be None.
         """
         ...
 
     def finished(self, results: Mapping[str, Any]) -> None:
-        """The run has ended: as in results.json, which after a failure lacks most."""
+        """Record the end of the run.
+
+        Args:
+            results: the content of results.json, most of which is absent after a failure.
+        """
         ...
 
     def close(self) -> None:
-        """Nothing more will come; what was told is kept when this returns."""
+        """Finish. Everything recorded has been written when this returns."""
         ...
 
 
 class Follower:
-    """Tells a tracker of a run until it fails, which is said once and hurts nobody.
+    """Passes a run on to a tracker until that fails, which gives one warning and does not affect the run.
 
     Args:
-        name: one of ``TRACKERS``; None = nobody follows.
-        warn: says one line to the user.
+        name: one of ``TRACKERS``; None = no tracking.
+        run: the run folder.
+        warn: shows one line to the user.
     """
 
     def __init__(self, name: str | None, run: RunFolder, warn: Callable[[str], None]) -> None:
@@ -73,22 +78,22 @@ class Follower:
         run.on_metrics = self.round
 
     def round(self, row: Mapping[str, Any]) -> None:
-        """As ``Tracker.round``."""
+        """Record a round, see ``Tracker.round``."""
         if self._tracker is not None:
             tracker = self._tracker
             self._try(lambda: tracker.round(row))
 
     def finished(self, results: Mapping[str, Any]) -> None:
-        """As ``Tracker.finished``, then ``Tracker.close``."""
+        """Record the end of the run and close, see ``Tracker.finished`` and ``Tracker.close``."""
         if self._tracker is not None:
             tracker = self._tracker
             self._try(lambda: tracker.finished(results))
             self._try(tracker.close)
             self._tracker = None
 
-    def _try(self, told: Callable[[], None]) -> None:
+    def _try(self, call: Callable[[], None]) -> None:
         try:
-            told()
+            call()
         except Exception as error:  # whatever a foreign library may raise
             if self._name is not None:
                 self._warn(f"--track {self._name}: failed, the run goes on without it ({_said(error)})")
@@ -96,10 +101,13 @@ class Follower:
 
 
 def check_tracker(name: str) -> None:
-    """See that a run can be followed, before anything heavy starts.
+    """Check that a run can be tracked, before any work starts.
+
+    Args:
+        name: one of ``TRACKERS``.
 
     Raises:
-        BadInput: nobody has that name, or what it needs is not installed.
+        BadInput: there is no such tool, or its library is not installed.
     """
     if name not in TRACKERS:
         raise BadInput(f"--track {name}: unknown; there is {', '.join(sorted(TRACKERS))}")

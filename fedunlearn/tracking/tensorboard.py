@@ -1,11 +1,11 @@
-"""TensorBoard: ``tensorboard --logdir RUN/tensorboard`` shows a run's curves while it plays.
+"""TensorBoard: ``tensorboard --logdir RUN/tensorboard`` shows a run's curves while it is in progress.
 
-Each model is one of TensorBoard's "runs", so that their curves lie over each other: ``global`` is the global
-model; ``retraining-1``, ... what was trained from scratch beside it, in that order (one that was found in the
-cache has no rounds); ``original`` the model had nobody asked. Scalars are those of metrics.jsonl, by round;
-at the end come the measures of the four models and their gaps.
+Each model is one of TensorBoard's "runs", so that their curves are drawn over each other: ``global`` is
+the global model; ``retraining-1``, ... are the models trained from scratch beside it, in that order (a model
+found in the cache has no rounds); ``original`` is the model as if no deletion had been requested. Scalars are
+those of metrics.jsonl, by round; the measures of the four models and their gaps follow at the end.
 
-The event files are made anew each time a run is taken up, from its metrics.jsonl: no step is there twice.
+When a run is resumed the event files are rewritten from its metrics.jsonl, so that no step appears twice.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,23 +19,27 @@ INSTALL = 'pip install -e ".[tracking]"   (or: pip install tensorboard)'
 
 _MODELS = ("original", "unlearned", "recovered", "retrained")
 _OF_GAP = {"none": "original", "noise_floor": "noise-floor"}
-"""gap -> the model that it is of, where that has another name"""
+"""Key of a gap in results.json -> its model, where the names differ."""
 
 
 def tracker(run: RunFolder, config: str) -> "TensorBoard":
-    """Writes to RUN/tensorboard.
+    """Return a tracker that writes to RUN/tensorboard.
+
+    Args:
+        run: the run folder.
+        config: the settings, as TOML.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the folder cannot be written.
     """
     return TensorBoard(run.path / "tensorboard", config)
 
 
 class TensorBoard:
-    """As ``fedunlearn.tracking.Tracker``.
+    """Writes event files; implements ``fedunlearn.tracking.Tracker``.
 
     Args:
-        folder: for event files; older ones in it are removed.
+        folder: where the event files go; older ones in it are removed.
         config: the settings, as TOML.
     """
 
@@ -51,14 +55,14 @@ class TensorBoard:
         self._text("settings", config)
 
     def round(self, row: Mapping[str, Any]) -> None:
-        """One point on each curve of the model that the row is of."""
+        """Add one point to each curve of the row's model."""
         step, model = int(row["round"]), self._model(row)
         values = {k: v for k, v in row.items() if k != "round"} | {"requests": len(row["requests"])}
         self._scalars(model, "rounds", values, step)
         self._writers[model].flush()
 
     def finished(self, results: Mapping[str, Any]) -> None:
-        """Measures and gaps, at the step of the last round; and how the run ended."""
+        """Add measures and gaps at the step of the last round, and how the run ended."""
         step = max((int(row["round"]) for row in results.get("timeline") or ()), default=0)
         for name in _MODELS:
             self._scalars(name, "models", (results.get("models") or {}).get(name) or {}, step)
@@ -74,7 +78,7 @@ class TensorBoard:
             writer.close()
 
     def _model(self, row: Mapping[str, Any]) -> str:
-        """Rows of retraining do not say of which model: a new one begins where rounds begin again."""
+        """Name the model of a row. Rows of retraining do not: a new model starts where rounds start again."""
         if row["phase"] == "counterfactual":
             return "original"
         if row["phase"] != "retrain":
@@ -99,7 +103,7 @@ class TensorBoard:
 
 
 def _numbers(node: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, float]]:
-    """All numbers in nested mappings, "test_uar" for what is under test and uar; counts of utterances not."""
+    """Yield all numbers in nested mappings, "test_uar" for test.uar, without counts of utterances."""
     for key, value in node.items():
         if isinstance(value, Mapping):
             yield from _numbers(value, f"{before}{key}_")

@@ -1,7 +1,7 @@
-"""Which pre-trained encoder, and its weights: a folder, a published name, or one that has learned nothing.
+"""Pre-trained encoders: from a folder, by a published name, or with random weights.
 
-``locate`` finds and checks the files, which is quick; ``load`` reads the weights. Weights come from
-safetensors files alone, and no network is used unless it is asked for.
+``locate`` finds and checks the files, which is fast; ``load`` reads the weights. Weights are read from
+safetensors files only, and no network is used unless asked for.
 """
 
 import difflib
@@ -24,7 +24,7 @@ from fedunlearn.models.encoders.saved_folder import MASK_NAMES, SavedFolder, is_
 from fedunlearn.seeding import stream_key
 
 _SHOWN = 3
-"""names of weights in one line"""
+"""Number of weights named in one line."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Checkpoint:
     """A pre-trained speech encoder.
 
     Attributes:
-        name: as it was asked for.
-        folder: absolute; None where it has learned nothing.
-        sha256: of its configuration and weights; of its shape where it has learned nothing.
+        name: the name that was asked for.
+        folder: absolute path of its folder; None for random weights.
+        sha256: digest of its configuration and weights; of its shape for random weights.
         kind: "wav2vec2", "hubert" or "wavlm".
-        normalise: whether its waveforms are to have mean 0 and variance 1.
-        layers: L, transformer layers.
-        hidden: H, their width.
+        normalise: whether its waveforms must have mean 0 and variance 1.
+        layers: number of transformer layers L.
+        hidden: their width H.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Checkpoint:
 
     @property
     def is_random(self) -> bool:
-        """Whether it has learned nothing: good for measuring times, not for emotions."""
+        """Whether its weights are random: useful for measuring times, not for emotions."""
         return self.folder is None
 
 
@@ -59,12 +59,12 @@ def locate(name: str, download: bool = False) -> Checkpoint:
     """Find an encoder and check its files; no weight is loaded.
 
     Args:
-        name: a folder as transformers saves it (~ is understood), a published name such as
+        name: a folder saved by transformers (~ is expanded), a published name such as
             "facebook/wav2vec2-base", or "random:wav2vec2-base" and the like.
-        download: whether a published one may be fetched from huggingface.co.
+        download: whether a published encoder may be downloaded from huggingface.co.
 
     Raises:
-        BadInput: there is none of that name here, or its files are not those of a speech encoder at 16 kHz.
+        BadInput: there is no such encoder here, or its files are not those of a speech encoder at 16 kHz.
     """
     if name.startswith(PREFIX):
         return _random(name)
@@ -91,15 +91,17 @@ def locate(name: str, download: bool = False) -> Checkpoint:
 
 
 def load(checkpoint: Checkpoint) -> Any:
-    """The encoder itself: float32, in evaluation mode, no gradients, nothing masked and no layer left out.
+    """Load an encoder: float32, in evaluation mode, without gradients, masking or layer drop.
+
+    Args:
+        checkpoint: which one.
 
     Returns:
-        transformers' Wav2Vec2Model, HubertModel or WavLMModel, on the CPU; a new one each time, so the caller
-        may change it. A random one has the same weights each time, whatever else is drawn, as long as torch
-        and transformers stay the same.
+        transformers' Wav2Vec2Model, HubertModel or WavLMModel, on the CPU; a new object each time, which the
+        caller may change. Random weights are the same each time for the same torch and transformers.
 
     Raises:
-        BadInput: weights are missing, too many, of the wrong shape, or not finite.
+        BadInput: weights are missing, superfluous, of the wrong shape, or not finite.
     """
     with torch.random.fork_rng(devices=[]), quietly():
         encoder = _drawn(checkpoint) if checkpoint.folder is None else _read(checkpoint, checkpoint.folder)
@@ -107,7 +109,15 @@ def load(checkpoint: Checkpoint) -> Any:
 
 
 def check_digest(checkpoint: Checkpoint, expected: str) -> None:
-    """Raise BadInput where another checkpoint was expected; "" expects any."""
+    """Check that a checkpoint is the expected one.
+
+    Args:
+        checkpoint: the checkpoint that was found.
+        expected: its digest; "" accepts any.
+
+    Raises:
+        BadInput: it is another one.
+    """
     if expected not in ("", checkpoint.sha256):
         raise BadInput(
             f"model.encoder.sha256: {checkpoint.folder or checkpoint.name} is not the encoder that was used "
@@ -117,7 +127,15 @@ def check_digest(checkpoint: Checkpoint, expected: str) -> None:
 
 
 def check_trains(checkpoint: Checkpoint, trains: str) -> None:
-    """Raise BadInput where ``model.encoder.trains`` asks for layers, or for a library, that are not there."""
+    """Check that what ``model.encoder.trains`` asks for is available.
+
+    Args:
+        checkpoint: the encoder.
+        trains: "head", "top:N", "lora" or "all".
+
+    Raises:
+        BadInput: the encoder has fewer layers, or peft is not installed.
+    """
     if trains.startswith("top:") and int(trains.removeprefix("top:")) > checkpoint.layers:
         raise BadInput(
             f'model.encoder.trains = "{trains}": {checkpoint.name} has {checkpoint.layers} layers; '
@@ -183,7 +201,7 @@ def _read(checkpoint: Checkpoint, folder: Path) -> Any:
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
-            ignore_mismatched_sizes=True,  # they are told below, with the others
+            ignore_mismatched_sizes=True,  # reported below, with the others
             output_loading_info=True,
         )
     except RunFailed:
@@ -199,13 +217,13 @@ def _read(checkpoint: Checkpoint, folder: Path) -> Any:
 
 
 _AS_USED = {"layerdrop": 0.0, "apply_spec_augment": False}
-"""Gradients and repetitions need all layers and all frames each time."""
+"""All layers and all frames are used each time, for gradients and for reproducibility."""
 
 
 def _clear_mask(encoder: Any, report: dict[str, Any]) -> None:
-    """Where the encoder has a mask embedding but its files have none that fits: zeros, the same each time.
+    """Set the mask embedding to zeros if the files have none that fits.
 
-    It is never used (no frame is masked), but saved with the encoder.
+    It is never used (no frame is masked) but saved with the encoder, so it must be the same each time.
     """
     mask = getattr(encoder, "masked_spec_embed", None)
     if mask is None:
@@ -246,7 +264,7 @@ def _some(names: Any) -> str:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Inside, transformers shows no bars and says nothing but errors."""
+    """Suppress transformers' progress bars and messages, except errors, inside this context."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

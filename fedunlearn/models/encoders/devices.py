@@ -1,4 +1,4 @@
-"""Where an encoder computes, and in which arithmetic."""
+"""The device and precision of an encoder."""
 
 import os
 from contextlib import AbstractContextManager, nullcontext
@@ -9,11 +9,11 @@ import torch
 from fedunlearn.errors import BadInput
 
 _SAME_EACH_TIME = ":4096:8"
-"""cuBLAS's work space, in fixed blocks; without it, its sums may come in another order each time"""
+"""cuBLAS's workspace in fixed blocks; without it the order of its sums may vary."""
 
 
 class Cuda(Protocol):
-    """What is asked of torch.cuda."""
+    """The part of torch.cuda that is used here."""
 
     def is_available(self) -> bool:
         """Whether there is a GPU that this torch can use."""
@@ -27,18 +27,21 @@ def choose(
     precision: Literal["auto", "float32", "bfloat16"],
     cuda: Cuda = torch.cuda,
 ) -> tuple[Literal["cpu", "cuda"], Literal["float32", "bfloat16"]]:
-    """What ``model.encoder.device`` and ``model.encoder.precision`` come to on this machine.
+    """Resolve ``model.encoder.device`` and ``model.encoder.precision`` on this machine.
 
-    On a CPU "auto" is float32: bfloat16 is faster only where the processor has instructions for it, and its
-    answers are other than those of all CPU runs before. Who asks for it gets it. A GPU that would only
-    imitate bfloat16 does not have it.
+    On a CPU "auto" is float32: bfloat16 is faster only if the processor has instructions for it, and its
+    outputs differ from those of other CPU runs. A GPU that only emulates bfloat16 counts as lacking it.
 
     Args:
-        device, precision: as set; what is chosen already stays.
-        cuda: asked what there is; not before a GPU is in question.
+        device: the setting; "auto" is resolved, other values stay.
+        precision: the setting; "auto" is resolved, other values stay.
+        cuda: torch.cuda, or a substitute for tests; queried only if a GPU is possible.
+
+    Returns:
+        Device and precision.
 
     Raises:
-        BadInput: a GPU, or bfloat16 on it, is asked for and is not there.
+        BadInput: a GPU, or bfloat16 on it, is asked for and not available.
     """
     if device == "cpu" or not cuda.is_available():
         if device == "cuda":
@@ -57,13 +60,15 @@ def choose(
 
 
 def make_ready(device: str, deterministic: bool) -> None:
-    """Set this process up, before its first computation on a GPU. For a CPU there is nothing to do.
+    """Configure this process before its first computation on a GPU; a CPU needs nothing.
 
-    float32 is float32: TF32, which keeps 10 of its 23 bits of fraction, is off. With ``deterministic``,
-    operations take the form that gives the same bits each time, one that has none raises RuntimeError, and
-    cuDNN does not choose its algorithms by trying which is faster.
+    TF32, which keeps 10 of float32's 23 fraction bits, is switched off. These are settings of the whole
+    process, so every process that computes on the GPU calls this.
 
-    These are switches of the whole process, so every process that computes on the GPU calls this.
+    Args:
+        device: "cpu" or "cuda".
+        deterministic: use only operations that give the same bits each time (others raise RuntimeError), and
+            no cuDNN benchmarking.
     """
     if torch.device(device).type != "cuda":
         return
@@ -78,7 +83,12 @@ def make_ready(device: str, deterministic: bool) -> None:
 
 
 def arithmetic(device: str, precision: str) -> AbstractContextManager[object]:
-    """Inside, an encoder computes in this precision; "bfloat16" leaves weights, sums and norms in float32."""
+    """Return a context in which an encoder computes in a precision.
+
+    Args:
+        device: "cpu" or "cuda".
+        precision: "float32" or "bfloat16", which leaves weights, sums and norms in float32.
+    """
     if precision == "float32":
         return nullcontext()
     return torch.autocast(torch.device(device).type, torch.bfloat16)

@@ -1,7 +1,7 @@
-"""Published checkpoints: where they lie in the local Hugging Face cache, and how they get there.
+"""Published checkpoints: where they are in the local Hugging Face cache, and how they are downloaded.
 
-Only what is needed is fetched, and never a pickle: where a repository has no safetensors file, the one that
-the hub's own converter has proposed for it is taken.
+Only what is needed is downloaded, and never a pickle: if a repository has no safetensors file, the one that
+the hub's own converter has proposed for it is used.
 """
 
 import re
@@ -12,9 +12,9 @@ from fedunlearn.models.encoders.saved_folder import conversion
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _CONVERTER, _CONVERSION = "SFconvertbot", "Adding `safetensors` variant of this model"
-"""Who proposes it and under which title, for every repository that somebody loaded."""
+"""Author and title of the converter's pull requests."""
 FILES = "config.json, preprocessor_config.json and model.safetensors"
-"""What an encoder's folder holds."""
+"""The files in an encoder's folder."""
 WANTED = (
     "config.json",
     "preprocessor_config.json",
@@ -23,16 +23,16 @@ WANTED = (
     "model-*.safetensors",
     "model.safetensors.index.json",
 )
-"""What is fetched."""
+"""The files that are downloaded."""
 
 
 def is_name(name: str) -> bool:
-    """Whether it could name a repository: "owner/model"."""
+    """Tell whether a name has the form of a repository's: "owner/model"."""
     return _NAME.fullmatch(name) is not None
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a folder holds all that an encoder needs."""
+    """Tell whether a folder has all files that an encoder needs."""
     needed = (
         ("config.json",),
         ("preprocessor_config.json", "processor_config.json"),
@@ -42,14 +42,14 @@ def is_whole(folder: Path) -> bool:
 
 
 def cache() -> Path:
-    """The folder that published checkpoints are kept in ($HF_HOME and $HF_HUB_CACHE move it)."""
+    """Return the folder of the local cache ($HF_HOME and $HF_HUB_CACHE change it)."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)
 
 
 def cached(name: str) -> Path | None:
-    """The folder of a repository in the local cache, the newest that is whole; None if not there."""
+    """Find the newest complete copy of a repository in the local cache; None if there is none."""
     from huggingface_hub.file_download import repo_folder_name
 
     home = cache() / repo_folder_name(repo_id=name, repo_type="model")
@@ -63,7 +63,10 @@ def cached(name: str) -> Path | None:
 
 
 def fetch(name: str) -> None:
-    """Bring a repository's configuration and safetensors files into the local cache.
+    """Download a repository's configuration and safetensors files into the local cache.
+
+    Args:
+        name: "owner/model".
 
     Raises:
         BadInput: there is no such repository, or the hub cannot be reached.
@@ -85,7 +88,7 @@ def fetch(name: str) -> None:
 
 
 def by_hand(name: str) -> str:
-    """What to do where nothing can be fetched."""
+    """Explain what to do if nothing can be downloaded."""
     return (
         f"download {FILES} from https://huggingface.co/{name}, put them into one folder and give that as "
         "--model; where there is internet this makes such a folder, out of pytorch_model.bin too: "

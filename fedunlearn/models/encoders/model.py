@@ -1,9 +1,9 @@
-"""A pre-trained speech encoder with an emotion head: what is frozen is shared, what trains travels.
+"""A pre-trained speech encoder with an emotion head: frozen parts are shared, trained parts are sent.
 
-The head is that of the SUPERB benchmark (Yang et al. 2021, arXiv 2105.01051), as transformers'
-``...ForSequenceClassification`` has it: a softmax-weighted sum of all layers, a projection, the mean over the
-true frames, a linear classifier. Nothing in there stands between the layers and the mean but sums, so the
-mean can be taken first, which is why a frozen encoder needs to listen to an utterance only once.
+The head is that of the SUPERB benchmark (Yang et al. 2021, arXiv 2105.01051), as in transformers'
+``...ForSequenceClassification``: a softmax-weighted sum of all layers, a projection, the mean over the
+unpadded frames, a linear classifier. Everything before the mean is linear, so the mean can be taken first.
+Therefore an utterance passes a frozen encoder only once.
 """
 
 import copy
@@ -30,32 +30,31 @@ LORA_TARGETS = {
     "hubert": ("q_proj", "v_proj"),
     "wavlm": ("intermediate_dense", "output_dense"),
 }
-"""Queries and values, as in Hu et al. 2022 (arXiv 2106.09685). WavLM's attention takes its weights past any
-adapter, so there it is the two feed-forward layers."""
+"""Queries and values, as in Hu et al. 2022 (arXiv 2106.09685). WavLM's attention bypasses adapters, so there
+the two feed-forward layers are adapted."""
 _AROUND = 401
 """samples: 25 ms"""
 _VARIANCE_FLOOR = 1e-7
-"""of the utterance, as transformers' feature extractor has it"""
+"""Added to an utterance's variance, as in transformers' feature extractor."""
 
 
 class TrueFramesGroupNorm(nn.GroupNorm):
-    """The norm over time in the first convolution of "group" encoders, over true frames only.
+    """The normalisation over time in the first convolution of "group" encoders, over unpadded frames only.
 
-    Over a padded batch the ordinary one counts the padding, and an utterance's output depends on what else is
-    in its batch.
+    The ordinary one includes padding, so that an utterance's output depends on what else is in its batch.
 
     Args:
-        norm: one channel a group; its gain and bias are shared, not copied.
+        norm: a group norm with one channel in each group; its gain and bias are shared, not copied.
     """
 
     def __init__(self, norm: nn.GroupNorm) -> None:
         super().__init__(norm.num_groups, norm.num_channels, norm.eps)
         self.weight, self.bias = norm.weight, norm.bias
         self.frames: Tensor | None = None
-        """[B] of the batch to come; None where it has no padding"""
+        """True lengths [B] of the next batch; None if it has no padding."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, T] -> [B, C, T]; what stands beyond the true frames is of no meaning."""
+        """Normalise x [B, C, T]; values beyond the true lengths are meaningless."""
         if self.frames is None:
             return super().forward(x)
         values = x.float()
@@ -68,7 +67,7 @@ class TrueFramesGroupNorm(nn.GroupNorm):
 
 @dataclass(frozen=True)
 class _Listener:
-    """The pre-trained encoder as it came, shared by all; no module, so that nobody takes it for trained."""
+    """The shared pre-trained encoder. It is not a module, so that its parameters are not those of a model."""
 
     encoder: Any
 
@@ -89,19 +88,19 @@ class EncoderModel(EmotionModel):
     """A speech encoder (wav2vec 2.0, HuBERT or WavLM) and an emotion head.
 
     With ``trains = "head"`` the features are the means over time of all layers' outputs, [1, (L + 1) * H],
-    and ``classify`` touches no encoder. Otherwise the features are the waveform, [samples, 1] (of mean 0 and
-    variance 1 where the encoder was trained on such), and ``classify`` goes through the encoder.
+    and ``classify`` needs no encoder. Otherwise the features are the waveform, [samples, 1] (with mean 0 and
+    variance 1 if the encoder was trained on such), and ``classify`` passes it through the encoder.
 
-    ``state_dict`` holds what travels: the normalisation constants and the trained parameters, on the CPU. The
-    rest is the checkpoint, which everybody has, and is shared between all models of a process.
+    ``state_dict`` contains what is sent: the normalisation constants and the trained parameters, on the CPU.
+    The rest is the checkpoint, which every device has and all models of a process share.
 
     Args:
-        checkpoint: which weights.
+        checkpoint: the pre-trained encoder.
         classes: number of emotions C, >= 2.
-        settings: ``settings.encoder`` is read, and ``settings.dropout``.
+        settings: ``settings.encoder`` and ``settings.dropout`` are read.
 
     Raises:
-        BadInput: the encoder has fewer layers than shall train, or LoRA is asked for and peft is not there.
+        BadInput: the encoder has fewer layers than are to be trained, or LoRA needs peft, which is missing.
     """
 
     def __init__(self, checkpoint: Checkpoint, classes: int, settings: ModelSettings) -> None:
@@ -114,13 +113,13 @@ class EncoderModel(EmotionModel):
         self._piece = round(chosen.seconds_at_once * SAMPLE_RATE)
         self._listener = _listener(checkpoint, self.device)
         config = self.pretrained.config
-        # What comes out of the convolutions counts as a layer, too.
+        # The output of the convolutions counts as a layer, too.
         self.layers, self.hidden = config.num_hidden_layers + 1, config.hidden_size
         kernels_and_strides = list(zip(config.conv_kernel, config.conv_stride, strict=True))
         self._least = _receptive_field(kernels_and_strides)
         self._first_kernel, self._first_stride = kernels_and_strides[0]
         if chosen.trains == "head":
-            # Another device, or arithmetic, gives other bits.
+            # Another device or precision gives other bits.
             self.feature_name = f"layers-{checkpoint.sha256[:16]}-{self.device}-{self.precision}"
             self.dims = self.layers * self.hidden
         else:
@@ -135,15 +134,15 @@ class EncoderModel(EmotionModel):
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         self._travels = trained | {f"norm.{name}" for name, _ in self.norm.named_buffers()}
 
-    # ---- what travels ------------------------------------------------------------------------------------
+    # ---- what is sent -------------------------------------------------------------------------------------
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """What travels, in the order of the modules; on the CPU."""
+        """Return what is sent, in the order of the modules, on the CPU."""
         whole = super().state_dict(*args, **kwargs)
         return {name: value.cpu() for name, value in whole.items() if name in self._travels}
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Set what travels. Raises RuntimeError where other tensors come than those."""
+        """Set what is sent. Raises RuntimeError if the tensors are not exactly those."""
         if strict and set(state_dict) != self._travels:
             odd = sorted(set(state_dict) ^ self._travels)
             raise RuntimeError(f"weights of another model: {', '.join(odd[:3])}")
@@ -158,7 +157,7 @@ class EncoderModel(EmotionModel):
         return copied
 
     def about(self) -> dict[str, Any]:
-        """Beside what every recogniser says: kind, sha256, what trains, device and precision."""
+        """Describe the recogniser, with kind, sha256, what is trained, device and precision in addition."""
         said = super().about()
         if self.trains == "head":
             said["parameters"] += sum(p.numel() for p in self.pretrained.parameters())
@@ -175,20 +174,20 @@ class EncoderModel(EmotionModel):
 
     @property
     def feature_mean(self) -> Tensor:
-        """[D]; a waveform's is 0."""
+        """Mean feature frame, [D]; 0 for waveforms."""
         return self.norm.mean if self.trains == "head" else torch.zeros(1)
 
     @property
     def pretrained(self) -> Any:
-        """The encoder as it came; shared, not to be changed."""
+        """The encoder before training; shared, not to be changed."""
         return self._listener.encoder
 
     def unit_at(self, features: Tensor) -> Tensor:
-        """Of layers' means their standard deviations; of a waveform how loud it is there, within 25 ms.
+        """Return the standard deviations of the layers' means, or a waveform's local loudness within 25 ms.
 
-        Noise that is equally loud everywhere fills the pauses, and an encoder hears nothing but that: on
-        RAVDESS white noise 30 dB below the speech moved the layers' means by 2.5 standard deviations, noise
-        as loud as 0.3 of where it is added by 0.8.
+        Noise of constant loudness fills the pauses and dominates an encoder's output: on RAVDESS white noise
+        30 dB below the speech moved the layers' means by 2.5 standard deviations, noise with 0.3 of the local
+        loudness by 0.8.
         """
         if self.trains == "head":
             return self.norm.std
@@ -197,7 +196,7 @@ class EncoderModel(EmotionModel):
         return around[:, 0, :, None].sqrt()
 
     def derive(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Waveforms [B, S] with true lengths [B] -> (features [B, T, D], frames [B])."""
+        """Compute features from waveforms, see ``EmotionModel.derive``."""
         if self.checkpoint.normalise:
             waveform = normalised(waveform, samples)
         if self.trains != "head":
@@ -206,26 +205,27 @@ class EncoderModel(EmotionModel):
         return means.flatten(1)[:, None, :], torch.ones_like(samples)
 
     def calibration_rows(self, features: Tensor, frames: Tensor) -> Tensor:
-        """The layers' means [B, (L + 1) * H] of the encoder as it came, one row an utterance."""
+        """Return the layers' means [B, (L + 1) * H] of the encoder before training, one row an utterance."""
         if self.trains == "head":
             return features[:, 0]
         with torch.no_grad():
             return self._layer_means(self.pretrained, features[:, :, 0], frames).flatten(1)
 
     def noise(self, count: int, frames: int, generator: torch.Generator) -> Tensor:
-        """Random means of all layers [count, 1, (L + 1) * H]: through an encoder, all noise sounds alike.
+        """Draw random means of all layers [count, 1, (L + 1) * H], not waveforms.
 
-        Layers say much the same of an utterance, so that what is drawn is the same for all.
+        An encoder's outputs hardly differ between noisy waveforms. The layers of an encoder are correlated,
+        so the same numbers are drawn for all of them.
         """
         drawn = torch.randn(count, 1, self.hidden, generator=generator)
         return self.norm.mean + self.norm.std * drawn.repeat(1, 1, self.layers)
 
     def smoothable(self) -> Iterator[tuple[Tensor, Tensor | float]]:
-        """The encoder's trained matrices, each with the pre-trained values.
+        """Yield the encoder's trained matrices, each with its pre-trained values.
 
-        Not the head: it is linear, so that all it has learned has fewer directions than there are emotions,
-        which lie among the many random ones that its projection began with. Nor LoRA's adapters, which are
-        of low rank as they are.
+        The head is excluded: it is linear, so what it has learned has fewer directions than there are
+        emotions, among the many random ones of its initial projection. LoRA's adapters are of low rank
+        already.
         """
         if self.trains not in ("head", "lora"):
             pretrained = dict(self.pretrained.named_parameters())
@@ -234,17 +234,17 @@ class EncoderModel(EmotionModel):
                     yield weight, pretrained[name]
 
     def answers_to(self, noise: Tensor) -> Tensor:
-        """What the head says of some of the ``noise``: logits [n, C]."""
+        """Compute the head's logits [n, C] of random means that ``noise`` has drawn."""
         return self._decide(noise[:, 0].reshape(-1, self.layers, self.hidden))
 
     def classify(self, features: Tensor, frames: Tensor) -> Tensor:
-        """Features [B, T, D] with true lengths [B] -> logits [B, C]."""
+        """Compute logits [B, C] from features [B, T, D], see ``EmotionModel.classify``."""
         if self.trains == "head":
             return self.answers_to(features)
         return self._decide(self._layer_means(self.encoder, features[:, :, 0], frames))
 
     def _decide(self, means: Tensor) -> Tensor:
-        """Layers' means [B, L + 1, H] -> logits [B, C]."""
+        """Compute logits [B, C] from the layers' means [B, L + 1, H]."""
         of_layer, of_width = self.scales()
         mean = self.norm.mean.view(self.layers, self.hidden)
         standard = (means - mean) / (of_layer[:, None] * of_width)
@@ -253,9 +253,9 @@ class EncoderModel(EmotionModel):
         return logits
 
     def scales(self) -> tuple[Tensor, Tensor]:
-        """What a layer's values are divided by: a number a layer [L + 1], times a vector [H].
+        """Return the scales of standardisation: one number for each layer [L + 1], times a vector [H].
 
-        Their product stands for ``norm.std``. Of this form it can be folded into the head, so that the saved
+        Their product approximates ``norm.std`` in a form that can be folded into the head, so that the saved
         model needs no normalisation.
         """
         std = self.norm.std.view(self.layers, self.hidden)
@@ -265,7 +265,7 @@ class EncoderModel(EmotionModel):
     # ---- through the encoder -----------------------------------------------------------------------------
 
     def _layer_means(self, encoder: Any, waveform: Tensor, samples: Tensor) -> Tensor:
-        """Mean over the true frames of every layer's output: [B, S], [B] -> [B, L + 1, H], on the CPU."""
+        """Average every layer's output over the unpadded frames: [B, L + 1, H], on the CPU."""
         if len(samples) == 0:
             return torch.zeros(0, self.layers, self.hidden)
         pieces = self.pieces(samples)
@@ -275,7 +275,7 @@ class EncoderModel(EmotionModel):
             lengths = samples[piece].clamp(min=self._least)
             heard = nn.functional.pad(waveform[piece], (0, max(0, self._least - waveform.shape[1])))
             heard = heard[:, : int(lengths.max())]
-            # Dropout must be the same when a piece is computed again for its gradients.
+            # Dropout must be the same when a piece is recomputed for its gradients.
             seed = int(torch.randint(2**62, ())) if encoder.training else 0
             if again:
                 arguments = (encoder, heard, lengths, seed)
@@ -286,10 +286,10 @@ class EncoderModel(EmotionModel):
         return torch.cat(means)[torch.cat(pieces).argsort()]
 
     def pieces(self, lengths: Tensor) -> list[Tensor]:
-        """Positions that go through the encoder together: no more audio, padding included, than a piece.
+        """Group positions into pieces of limited audio, padding included, that pass the encoder together.
 
-        Utterances of like length do, so that little of it is padding: of 32 of RAVDESS in pieces of 30 s, 3 %
-        is, where neighbours would make it 12 %.
+        Utterances of similar length are grouped, so that little is padding: 3 % for 32 utterances of RAVDESS
+        in pieces of 30 s, where grouping neighbours would give 12 %.
         """
         if len(lengths) * int(lengths.max()) <= self._piece:
             return [torch.arange(len(lengths))]
@@ -301,12 +301,12 @@ class EncoderModel(EmotionModel):
         return list(torch.split(order, [*cuts, len(lengths) - start]))
 
     def _listen(self, encoder: Any, waveform: Tensor, samples: Tensor, seed: int) -> Tensor:
-        """One piece: [b, S], [b] -> [b, L + 1, H]."""
+        """Compute the layers' means [b, L + 1, H] of one piece [b, S]."""
         x, lengths = waveform.to(self.device), samples.to(self.device)
         first = encoder.feature_extractor.conv_layers[0]
         if isinstance(getattr(first, "layer_norm", None), TrueFramesGroupNorm):
             heard = (samples - self._first_kernel) // self._first_stride + 1
-            # Asked here: of a GPU's tensor the answer would have to be waited for.
+            # Decided on the CPU: a GPU tensor would force a synchronisation.
             padded = bool((heard < (x.shape[1] - self._first_kernel) // self._first_stride + 1).any())
             first.layer_norm.frames = heard.to(self.device) if padded else None
         frames = encoder._get_feat_extract_output_lengths(lengths)
@@ -315,21 +315,21 @@ class EncoderModel(EmotionModel):
         with drawing, arithmetic(self.device, self.precision), _quiet():
             states = encoder(x, attention_mask=mask, output_hidden_states=True).hidden_states
         real = frame_mask(frames, states[0].shape[1])[:, :, None]
-        # A layer at a time: all of them at once would be the largest tensor here.
+        # One layer at a time: all at once would be the largest tensor here.
         means = [(state.float() * real).sum(1) / frames[:, None] for state in states]
         return torch.stack(means, 1).cpu()
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """WavLM hands torch two masks of different types, which is right but warned of."""
+    """Suppress the warning about WavLM's two masks of different types, which are correct."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask")
         yield
 
 
 class _Seeded:
-    """Inside, torch draws from this seed; outside as if nothing had been drawn."""
+    """A context in which torch draws from a seed; its generators are restored afterwards."""
 
     def __init__(self, seed: int, device: str) -> None:
         self._seed, self._gpu = seed, torch.device(device).type == "cuda"
@@ -346,11 +346,11 @@ class _Seeded:
 
 
 def normalised(waveform: Tensor, samples: Tensor) -> Tensor:
-    """Each utterance with mean 0 and variance 1 over its true samples, zero beyond.
+    """Normalise each utterance to mean 0 and variance 1 over its true samples, zero beyond.
 
     Args:
-        waveform: [B, S], zero beyond the true lengths;
-        samples: [B], >= 1.
+        waveform: [B, S], zero beyond the true lengths.
+        samples: [B] true lengths, >= 1.
     """
     real, count = frame_mask(samples, waveform.shape[1]), samples[:, None]
     centred = (waveform - waveform.sum(1, keepdim=True) / count) * real
@@ -359,7 +359,7 @@ def normalised(waveform: Tensor, samples: Tensor) -> Tensor:
 
 
 def _receptive_field(kernels_and_strides: list[tuple[int, int]]) -> int:
-    """Samples that the first frame sees."""
+    """Compute the number of samples that one frame sees."""
     field = 1
     for kernel, stride in reversed(kernels_and_strides):
         field = (field - 1) * stride + kernel
@@ -367,7 +367,7 @@ def _receptive_field(kernels_and_strides: list[tuple[int, int]]) -> int:
 
 
 def _trainable(pretrained: Any, settings: ModelSettings) -> Any:
-    """A copy of an encoder in which the chosen part has its own tensors and trains; the rest is shared."""
+    """Copy an encoder so that the trained part has its own tensors; the rest is shared."""
     trains, config = settings.encoder.trains, pretrained.config
     chosen: set[str] = set()
     if trains != "lora":
@@ -376,7 +376,7 @@ def _trainable(pretrained: Any, settings: ModelSettings) -> Any:
         for name, _ in pretrained.named_parameters():
             parts = name.split(".")
             upper = parts[:2] == ["encoder", "layers"] and parts[2] in layers
-            # What no hidden state depends on has no gradient.
+            # Parameters on which no hidden state depends have no gradient.
             unused = name == "masked_spec_embed" or (
                 config.do_stable_layer_norm and name.startswith("encoder.layer_norm.")
             )

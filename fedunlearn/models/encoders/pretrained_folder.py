@@ -1,4 +1,4 @@
-"""A pre-trained encoder as an ordinary transformers folder; README.md says what it learned from, and how."""
+"""Saving a pre-trained encoder as a transformers folder, whose README.md says what it was trained on."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,19 +16,18 @@ _README = """---
 library_name: transformers
 tags: [speech, self-supervised, {kind}]
 ---
-# A small {kind} encoder, trained from nothing
+# A small {kind} encoder, trained from scratch
 
 {parameters:,} parameters: {layers} transformer layers of width {hidden} over the usual seven convolutions
 (a frame of 25 ms every 20 ms, 16 kHz). Made by `simulations/pretrain.py` of fedunlearn.
 
-**Learned from:** {sources}; {recordings:,} recordings, {hours:.2f} h in all.
-No label was used. Whoever is among these speakers has been heard by the encoder before any federation begins:
-a test on their speech is not independent of them, and deleting their speech from a federation does not take
-it out of this encoder.
+**Trained on:** {sources}; {recordings:,} recordings, {hours:.2f} h in all.
+No labels were used. The encoder has heard these speakers before any federation starts: a test on their speech
+is not independent of them, and deleting their speech from a federation does not remove it from this encoder.
 
-**Learned how:** spans of {span} latent frames are hidden, and the log-mel frames there are told (masked
-regression); beside that, from every layer's mean over a crop, the crop's log-mel functionals, and from the
-convolutions their log-mel frames. Seed {seed}; torch {torch}, transformers {transformers}.
+**Training:** spans of {span} latent frames are masked, and the log-mel frames there are predicted (masked
+regression). In addition the crop's log-mel functionals are predicted from every layer's mean over it, and
+log-mel frames from the convolutions. Seed {seed}; torch {torch}, transformers {transformers}.
 
 | setting | value |
 |---|---|
@@ -50,29 +49,31 @@ extractor = AutoFeatureExtractor.from_pretrained("PATH OF THIS FOLDER")
 
 
 def check(folder: Path, data: Path | None = None) -> None:
-    """Check that the folder can be made.
+    """Check that the folder can be created.
 
     Args:
-        folder: to be made.
-        data: corpus of the pre-training; None = generated speech.
+        folder: the folder.
+        data: corpus of the pre-training, which is never written to; None = generated speech.
 
     Raises:
-        BadInput: it holds something already, cannot be written, or lies inside ``data``.
+        BadInput: it is not empty, cannot be written, or is inside ``data``.
     """
     RunFolder(folder).check()
     refuse_inside_corpus("--out", folder, data)
 
 
 def write(folder: Path, pretrained: Pretrained, recipe: Recipe, sources: Sequence[str], seed: int) -> None:
-    """Save the encoder: all of it, or nothing where this is interrupted.
+    """Save the encoder; an interruption leaves nothing behind.
 
     Args:
-        folder: new, or empty.
-        pretrained, recipe, seed: what was trained, and how.
-        sources: what it learned from, for people.
+        folder: a new or empty folder.
+        pretrained: the encoder.
+        recipe: how it was trained.
+        sources: descriptions of what it was trained on.
+        seed: the seed.
 
     Raises:
-        BadInput: the folder has come to hold something.
+        BadInput: the folder is no longer empty.
     """
     import torch
     import transformers

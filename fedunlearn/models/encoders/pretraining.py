@@ -1,10 +1,10 @@
-"""A small speech encoder trained from nothing, without labels and without a network.
+"""Pre-training of a small speech encoder from scratch, without labels and without a network.
 
-The encoder hears waveforms of which spans of latent frames are hidden, and tells the log-mel frames there
-(masked regression: Mockingjay, Liu et al. 2020, arXiv 1910.12638; TERA, Liu et al. 2021, arXiv 2007.06028;
-here from the waveform, as in wav2vec 2.0, Baevski et al. 2020, arXiv 2006.11477). Beside that it tells what
-a crop is like as a whole, its log-mel functionals, from the mean over its frames of every layer: regression
-onto plain acoustic measures, as in PASE (Pascual et al. 2019, arXiv 1904.03416).
+Spans of latent frames of a waveform are masked, and the encoder predicts the log-mel frames there (masked
+regression: Mockingjay, Liu et al. 2020, arXiv 1910.12638; TERA, Liu et al. 2021, arXiv 2007.06028; here from
+the waveform, as in wav2vec 2.0, Baevski et al. 2020, arXiv 2006.11477). From the mean over the frames of
+every layer it also predicts the log-mel functionals of the crop: regression onto plain acoustic measures, as
+in PASE (Pascual et al. 2019, arXiv 1904.03416).
 """
 
 import math
@@ -31,38 +31,40 @@ KINDS = {
     "hubert": ("HubertConfig", "HubertModel"),
     "wavlm": ("WavLMConfig", "WavLMModel"),
 }
-"""Kind -> the classes of transformers that it is made of."""
+"""Kind -> its classes in transformers."""
 
 SHORTEST = 0.2
-"""Seconds; shorter recordings are not learned from."""
+"""Seconds; shorter recordings are not used."""
 _KERNELS = (10, 3, 3, 3, 3, 2, 2)
 _STRIDES = (5, 2, 2, 2, 2, 2, 2)
-"""Together a window of 400 samples every 320: the encoders' own, and the log-mel frontend's."""
+"""Together a window of 400 samples every 320, as in published encoders and in the log-mel frontend."""
 SPAN = 10
-"""Hidden latent frames in a row: 200 ms."""
+"""Masked latent frames in a row: 200 ms."""
 _WARM_UP = 0.08
-"""Of the steps; afterwards the learning rate falls along a cosine."""
+"""Share of the steps; afterwards the learning rate falls along a cosine."""
 _FUNCTIONALS = 18 * N_MELS
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """An encoder's shape, and how it learns.
+    """An encoder's architecture, and how it is trained.
 
     Attributes:
         kind: "wav2vec2", "hubert" or "wavlm".
         convolutions: channels of the seven convolutions.
-        hidden, layers, heads: of the transformer; ``heads`` divides ``hidden``.
-        steps: of AdamW.
-        batch: crops in each.
-        seconds: of a crop.
-        lr: at its highest.
-        hide: probability that a span of hidden frames starts at a frame, in (0, 1).
-        seen: weight of the frames that are not hidden.
-        whole: weight of the functionals, each layer's mean telling them.
-        heard: weight of the log-mel frames told from the convolutions alone.
-        gain: dB; crops are made louder or softer by as much at most.
-        tempo: octaves; crops are played faster or slower (and higher or lower) by as much at most.
+        hidden: width of the transformer.
+        layers: number of transformer layers.
+        heads: number of attention heads, which divides ``hidden``.
+        steps: number of AdamW steps.
+        batch: crops in a step.
+        seconds: length of a crop in s.
+        lr: largest learning rate.
+        hide: probability that a masked span starts at a frame, in (0, 1).
+        seen: weight of the frames that are not masked.
+        whole: weight of the functionals, predicted from each layer's mean.
+        heard: weight of the log-mel frames, predicted from the convolutions alone.
+        gain: crops are made louder or softer by at most this many dB.
+        tempo: crops are played faster or slower (and higher or lower) by at most this many octaves.
     """
 
     kind: str = "wav2vec2"
@@ -82,10 +84,10 @@ class Recipe:
     tempo: float = 0.2
 
     def check(self) -> None:
-        """See that an encoder can be made so.
+        """Check the recipe.
 
         Raises:
-            BadInput: an unknown kind, a width that the heads do not divide, no learning rate.
+            BadInput: the kind is unknown, the heads do not divide the width, or the learning rate is 0.
         """
         problems = []
         if self.kind not in KINDS:
@@ -102,12 +104,13 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """What came out.
+    """A pre-trained encoder.
 
     Attributes:
-        encoder: in evaluation mode.
-        curve: (steps done, mean loss since the last entry).
-        recordings, hours: of speech learned from.
+        encoder: the encoder, in evaluation mode.
+        curve: pairs of steps done and mean loss since the last entry.
+        recordings: number of recordings it was trained on.
+        hours: their total duration in hours.
     """
 
     encoder: Any
@@ -117,10 +120,10 @@ class Pretrained:
 
 
 class Objective(nn.Module):
-    """What the encoder is asked, and the linear layers that answer; thrown away after training.
+    """The pre-training task and its linear output layers, which are discarded after training.
 
     Args:
-        recipe: shape and weights.
+        recipe: sizes and weights of the loss terms.
     """
 
     mel_mean: Tensor
@@ -141,14 +144,15 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def targets(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """What is to be told, from the sound alone.
+        """Compute the targets.
 
         Args:
-            waveform: [B, S];
+            waveform: [B, S].
             samples: [B] true lengths, >= 400.
 
         Returns:
-            (log-mel [B, T, 40], frame t made of the samples that latent frame t sees; functionals [B, 720])
+            Log-mel [B, T, 40], whose frame t covers the samples that latent frame t sees, and functionals
+            [B, 720].
         """
         frames = latent_frames(samples)
         # The frontend centres its windows on multiples of the hop; half a window on, they start there.
@@ -157,7 +161,7 @@ class Objective(nn.Module):
         return mel, functionals(mel * frame_mask(frames, mel.shape[1])[:, :, None], frames)
 
     def calibrate(self, batches: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Take mean and standard deviation of the targets from some crops."""
+        """Set mean and standard deviation of the targets from some crops."""
         mels, wholes = [], []
         for waveform, samples in batches:
             mel, whole = self.targets(waveform, samples)
@@ -168,13 +172,13 @@ class Objective(nn.Module):
             getattr(self, f"{name}_std").copy_(values.std(0, unbiased=False).clamp(min=1e-3))
 
     def forward(self, encoder: Any, waveform: Tensor, samples: Tensor, hidden: Tensor) -> Tensor:
-        """The loss of one batch, a scalar.
+        """Compute the loss of one batch, a scalar.
 
         Args:
-            encoder: of transformers, in training mode.
+            encoder: an encoder of transformers, in training mode.
             waveform: [B, S], zero beyond the true lengths.
-            samples: [B], >= 400.
-            hidden: bool [B, T], latent frames that the encoder does not get to see.
+            samples: [B] true lengths, >= 400.
+            hidden: bool [B, T], the masked latent frames.
         """
         mel, whole = self.targets(waveform, samples)
         mel = (mel - self.mel_mean) / self.mel_std
@@ -198,25 +202,26 @@ class Objective(nn.Module):
 
 
 def distance(told: Tensor, mel: Tensor, counted: Tensor) -> Tensor:
-    """Mean absolute difference over the frames that count; 0 where none does.
+    """Compute the mean absolute difference over the selected frames; 0 if none is selected.
 
     Args:
-        told, mel: [B, T, M].
-        counted: bool [B, T].
+        told: [B, T, M], predictions.
+        mel: [B, T, M], targets.
+        counted: bool [B, T], the selected frames.
     """
     return ((told - mel).abs().mean(2) * counted).sum() / counted.sum().clamp(min=1)
 
 
 def latent_frames(samples: Tensor) -> Tensor:
-    """How many frames the convolutions make of so many samples (>= 400). [B] -> [B]"""
+    """Compute the number of latent frames [B] of waveforms with ``samples`` [B] samples, >= 400."""
     return (samples - WINDOW) // HOP + 1
 
 
 def build(recipe: Recipe, seed: int) -> Any:
-    """An encoder that has learned nothing, in training mode.
+    """Build an encoder with initial weights, in training mode.
 
-    Every layer of the convolutions normalises over channels ("layer"), never over time, and waveforms are
-    taken as they are (``do_normalize`` false): how loud somebody speaks tells of emotion.
+    Every convolution normalises over channels ("layer"), never over time, and waveforms are not normalised
+    (``do_normalize`` false), since loudness is a cue to emotion.
     """
     import transformers
 
@@ -251,13 +256,13 @@ def build(recipe: Recipe, seed: int) -> Any:
 def pretrain(
     recordings: Sequence[PCM], recipe: Recipe, seed: int, progress: Callable[[int, float], None] | None = None
 ) -> Pretrained:
-    """Train an encoder on what it hears. Computes on one thread: the same seed gives the same bits.
+    """Pre-train an encoder. It computes on one thread: the same seed gives the same bits.
 
     Args:
-        recordings: int16 [S] at 16 kHz; those shorter than 0.2 s are passed over.
-        recipe: shape and schedule.
-        seed: of all that is drawn.
-        progress: told after each step how many are done, and the loss.
+        recordings: int16 [S] at 16 kHz; those shorter than 0.2 s are not used.
+        recipe: architecture and schedule.
+        seed: seed of all random numbers.
+        progress: called after each step with the number of steps done and the loss.
 
     Raises:
         BadInput: no recording is long enough.
@@ -300,11 +305,11 @@ def pretrain(
 def crops(
     recordings: Sequence[PCM], recipe: Recipe, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch of pieces of recordings, each with a tempo and a loudness of its own, and what to hide of it.
+    """Draw a batch of crops, each with its own tempo and loudness, and the latent frames to mask.
 
     Returns:
-        (waveforms [B, S]; true lengths [B] in samples; bool [B, T], latent frames to hide: at least one of
-        each piece, none beyond its end)
+        Waveforms [B, S], true lengths [B] in samples, and a mask, bool [B, T], that selects at least one
+        latent frame of each crop and none beyond its end.
     """
     chosen = rng.integers(len(recordings), size=recipe.batch)
     waveform, samples = pad([_piece(to_float(recordings[i]), recipe, rng) for i in chosen])
@@ -332,14 +337,14 @@ def _piece(
 
 
 def _rate(step: int, steps: int) -> float:
-    """Share of the learning rate before the step that follows so many."""
+    """Share of the largest learning rate that applies after a number of steps."""
     done = (step + 1) / steps
     return min(1.0, done / _WARM_UP) * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0)))
 
 
 @contextmanager
 def _heard_by(encoder: Any) -> Iterator[list[Tensor]]:
-    """Inside, what the convolutions give, [B, C, T], is put into the list."""
+    """Append the output of the convolutions, [B, C, T], to a list inside this context."""
     features: list[Tensor] = []
     hook = encoder.feature_extractor.register_forward_hook(lambda *call: features.append(call[-1]))
     try:

@@ -1,4 +1,4 @@
-"""Shapes of encoders that have learned nothing, to measure times and to test with."""
+"""Architectures of encoders with random weights, to measure times and for tests."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,12 +34,12 @@ _TINY = {
 
 @dataclass(frozen=True)
 class Shape:
-    """What an encoder is made from.
+    """The architecture of an encoder.
 
     Attributes:
         kind: "wav2vec2", "hubert" or "wavlm".
-        normalise: whether its waveforms are to have mean 0 and variance 1.
-        sizes: where it is other than transformers' configuration of that kind, which is the base model's.
+        normalise: whether its waveforms must have mean 0 and variance 1.
+        sizes: where it differs from transformers' default configuration of that kind, the base model's.
     """
 
     kind: str
@@ -62,10 +62,13 @@ SHAPES = {
 
 
 def shape_of(name: str) -> Shape:
-    """The shape that "random:..." names.
+    """Return the shape that "random:..." names.
+
+    Args:
+        name: the name, with or without "random:".
 
     Raises:
-        BadInput: there is none of that name.
+        BadInput: there is no shape of that name.
     """
     try:
         return SHAPES[name.removeprefix(PREFIX)]

@@ -1,4 +1,4 @@
-"""What a folder saved by transformers holds, read without loading a weight."""
+"""Checks of a folder saved by transformers, without loading a weight."""
 
 import hashlib
 import json
@@ -14,16 +14,16 @@ from fedunlearn.audio import SAMPLE_RATE
 from fedunlearn.errors import BadInput
 
 KINDS = ("wav2vec2", "hubert", "wavlm")
-"""transformers' ``model_type`` of the encoders that can be used."""
+"""The values of transformers' ``model_type`` that can be used."""
 MASK_NAMES = frozenset(("masked_spec_embed", "mask_time_emb_vector", "mask_emb"))
-"""The learned vector that stands in for masked frames: in transformers, in its early versions, in fairseq."""
+"""Names of the vector that replaces masked frames: in transformers, its early versions, and fairseq."""
 _HEADS = frozenset(
     (
         *("lm_head", "projector", "classifier", "layer_weights", "quantizer", "project_q", "project_hid"),
         *("final_proj", "label_embs_concat", "proj", "tdnn", "objective", "dropout"),
     )
 )
-"""First parts of the names of heads: CTC, classification, pre-training."""
+"""First parts of the names of heads for CTC, classification and pre-training."""
 _FLOATS = {"F16", "BF16", "F32", "F64"}
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 _LFS = b"version https://git-lfs"
@@ -31,14 +31,14 @@ _LFS = b"version https://git-lfs"
 
 @dataclass(frozen=True)
 class SavedFolder:
-    """An encoder on disk whose files fit together as far as can be said without loading it.
+    """An encoder on disk whose files are consistent, as far as can be told without loading it.
 
     Attributes:
         kind: one of ``KINDS``.
-        layers: L, transformer layers.
-        hidden: H, their width.
-        normalise: whether its waveforms are to have mean 0 and variance 1.
-        prefix: of the names of its weights: its kind's name where it was saved with a head; "" elsewhere.
+        layers: number of transformer layers L.
+        hidden: their width H.
+        normalise: whether its waveforms must have mean 0 and variance 1.
+        prefix: prefix of its weights' names: the name of its kind if it was saved with a head, otherwise "".
         sha256: digest of configuration, normalisation and weights.
     """
 
@@ -51,16 +51,16 @@ class SavedFolder:
 
 
 def read_folder(folder: Path, source: str) -> SavedFolder:
-    """Look through a folder.
+    """Check a folder.
 
-    Unchanged files are read once a process.
+    Unchanged files are read once in each process.
 
     Args:
-        folder: absolute.
-        source: what it was asked for as: that folder or a published name.
+        folder: absolute path.
+        source: the name it was asked for by: that folder or a published name.
 
     Raises:
-        BadInput: a file is missing, unreadable, corrupt, or not of a speech encoder at 16 kHz.
+        BadInput: a file is missing, unreadable, corrupt, or not that of a speech encoder at 16 kHz.
     """
     try:
         files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
@@ -135,7 +135,7 @@ def _size(folder: Path, config: dict[str, Any], key: str, usual: int) -> int:
 
 
 def _normalise(folder: Path) -> bool:
-    """``do_normalize`` of the feature extractor, which is looked for where transformers looks for it."""
+    """Read ``do_normalize`` of the feature extractor, from where transformers would read it."""
     path = folder / "processor_config.json"
     settings = _json(path).get("feature_extractor") if path.is_file() else None
     if not isinstance(settings, dict):
@@ -177,7 +177,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _weights(folder: Path, source: str) -> tuple[Path, ...]:
-    """The files of the weights, by name; one, or shards."""
+    """List the files of the weights: one, or shards in order of their names."""
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if whole.is_file():
         return (whole,)
@@ -200,7 +200,7 @@ def _weights(folder: Path, source: str) -> tuple[Path, ...]:
 
 
 def conversion(source: str) -> str:
-    """The command that makes safetensors of a pickle: in its folder, or, published, in a new folder."""
+    """Return the command that converts a pickle to safetensors, in its folder or, if published, a new one."""
     here = Path(source).expanduser()
     origin, target = (str(here), str(here)) if here.is_dir() else (source, source.rpartition("/")[2])
     return (
@@ -211,11 +211,11 @@ def conversion(source: str) -> str:
 
 
 def is_needed(name: str, prefix: str) -> bool:
-    """Whether a weight of a file is one of the encoder's own: neither of a head nor the mask embedding.
+    """Tell whether a weight belongs to the encoder itself: neither to a head nor the mask embedding.
 
     Args:
-        name: in the file.
-        prefix: as in ``SavedFolder``. Without one, what is left of a head is known by its name.
+        name: its name in the file.
+        prefix: as in ``SavedFolder``. Without one, a head's weights are recognised by their names.
     """
     if name.rpartition(".")[2] in MASK_NAMES:
         return False
@@ -223,7 +223,7 @@ def is_needed(name: str, prefix: str) -> bool:
 
 
 def _types(path: Path) -> dict[str, str]:
-    """Name -> type of the weights in a file, having looked at its header."""
+    """Map the weights in a file to their types, reading its header only."""
     with path.open("rb") as file:
         if file.read(len(_LFS)) == _LFS:
             raise BadInput(f"{path}: only stands for the weights; fetch them with: git lfs pull")
@@ -244,7 +244,7 @@ def _check_types(path: Path, types: dict[str, str]) -> None:
 
 
 def _digest(files: tuple[Path, ...], normalise: bool) -> str:
-    """SHA-256 over the SHA-256 of each file, and over what else changes what the encoder gives."""
+    """Compute the SHA-256 of the files' SHA-256 and of everything else that affects the encoder's output."""
     whole = hashlib.sha256(f"do_normalize {normalise}".encode())
     for path in files:
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""The trained model as an ordinary transformers folder, which needs nothing of this package."""
+"""Saving the trained model as an ordinary transformers folder, which loads without this package."""
 
 import copy
 import os
@@ -18,11 +18,12 @@ from fedunlearn.models.encoders.model import EncoderModel
 
 
 class Head(NamedTuple):
-    """What stands between the layers' means and the classifier in a transformers model, which has no norm.
+    """The part of a transformers model between the layers' means and the classifier, without normalisation.
 
     Attributes:
         layer_weights: [L + 1], before the softmax.
-        weight, bias: of the projector, [P, H] and [P].
+        weight: [P, H], weight of the projector.
+        bias: [P], bias of the projector.
     """
 
     layer_weights: Tensor
@@ -31,20 +32,20 @@ class Head(NamedTuple):
 
 
 def fold(mean: Tensor, of_layer: Tensor, of_width: Tensor, head: Head) -> Head:
-    """A head that gives of raw layer means what ``head`` gives of standardised ones.
+    """Fold the standardisation into a head, which then takes raw layer means instead of standardised ones.
 
     With p = softmax(layer_weights), a = of_layer, b = of_width and x_l the mean of layer l, ``head`` sees
     z = sum_l p_l (x_l - mean_l) / (a_l b). Now p_l / a_l = Z softmax(log p - log a)_l with
     Z = sum_l p_l / a_l, so that Z and 1 / b go into the projector's columns, and the means into its bias.
 
     Args:
-        mean: [L + 1, H];
-        of_layer: [L + 1], > 0;
-        of_width: [H], > 0.
-        head: as trained.
+        mean: [L + 1, H], means of the standardisation.
+        of_layer: [L + 1], > 0, scale of each layer.
+        of_width: [H], > 0, scale of each dimension.
+        head: the trained head.
 
     Returns:
-        in float32, worked out in float64
+        The new head in float32, computed in float64.
     """
     mean, of_layer, of_width = mean.double(), of_layer.double(), of_width.double()
     logs = head.layer_weights.detach().double().log_softmax(0) - of_layer.log()
@@ -57,19 +58,19 @@ def fold(mean: Tensor, of_layer: Tensor, of_width: Tensor, head: Head) -> Head:
 def save_model(model: EncoderModel, emotions: Sequence[str], folder: Path, card: str) -> None:
     """Write a folder that ``AutoModelForAudioClassification`` and ``AutoFeatureExtractor`` load.
 
-    It holds config.json, model.safetensors, preprocessor_config.json and README.md. Adapters are merged into
-    the weights they adapt, and the normalisation into the head; the model itself stays as it is. The folder
-    appears whole or not at all.
+    It contains config.json, model.safetensors, preprocessor_config.json and README.md. Adapters are merged
+    into the weights they adapt, and the normalisation into the head; the model itself is not changed. The
+    folder appears complete or not at all.
 
     Args:
-        model: as trained.
-        emotions: of its C classes, in their order.
-        folder: new, or empty.
-        card: the model card, Markdown.
+        model: the trained model.
+        emotions: names of its C classes, in their order.
+        folder: a new or empty folder.
+        card: the model card, in Markdown.
 
     Raises:
-        BadInput: the folder holds something, or cannot be made.
-        ValueError: not one emotion a class.
+        BadInput: the folder is not empty, or cannot be created.
+        ValueError: the number of different emotions is not C.
     """
     if len(set(emotions)) != model.classes or len(emotions) != model.classes:
         raise ValueError(
@@ -85,10 +86,13 @@ def save_model(model: EncoderModel, emotions: Sequence[str], folder: Path, card:
 
 
 def check_folder(folder: Path) -> None:
-    """See that a model can be saved there, without making anything.
+    """Check that a model can be saved in a folder, without creating anything.
+
+    Args:
+        folder: the folder.
 
     Raises:
-        BadInput: it holds something already, or cannot be written.
+        BadInput: it is not empty, or cannot be written.
     """
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -101,7 +105,7 @@ def check_folder(folder: Path) -> None:
 
 
 def _classifier(model: EncoderModel, emotions: Sequence[str]) -> Any:
-    """The model as transformers has it; what is not adapted shares its tensors with ``model``."""
+    """Build the transformers model; it shares the tensors that are not adapted with ``model``."""
     from transformers import AutoModelForAudioClassification
 
     build: Any = AutoModelForAudioClassification.from_config
@@ -111,7 +115,7 @@ def _classifier(model: EncoderModel, emotions: Sequence[str]) -> Any:
     config = copy.deepcopy(encoder.config)
     config.update(
         {
-            "name_or_path": "",  # else the user's own folder stands in it
+            "name_or_path": "",  # otherwise it would contain the path of the user's own folder
             "id2label": dict(enumerate(emotions)),
             "label2id": {emotion: label for label, emotion in enumerate(emotions)},
             "use_weighted_layer_sum": True,
@@ -137,7 +141,7 @@ def _classifier(model: EncoderModel, emotions: Sequence[str]) -> Any:
 
 
 def _merged(encoder: Any) -> Any:
-    """A copy, with its adapters added into the weights that they adapt."""
+    """Copy an encoder, with its adapters merged into the weights that they adapt."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     copied = copy.deepcopy(encoder)
@@ -163,7 +167,7 @@ def _extractor(model: EncoderModel) -> Any:
 
 
 def _origin(model: EncoderModel) -> dict[str, Any]:
-    """What the model was made from, for its config.json; of a folder of the user's its name alone."""
+    """Describe what the model was made from, for its config.json; of a user's folder only the name."""
     checkpoint = model.checkpoint
     own = checkpoint.folder is not None and Path(checkpoint.name).expanduser().is_dir()
     return {
