@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedunlearn.report.study.statistics import COLUMNS
+import pandas as pd
+
+from fedunlearn.study.rows import StudyRow, frame_of
 
 
 def rows_of(
@@ -11,7 +13,7 @@ def rows_of(
     sees: Mapping[str, str] | None = None,
     floor: float = 0.01,
     **changed: Any,
-) -> list[dict[str, Any]]:
+) -> pd.DataFrame:
     """One run for each method and gap, seed after seed.
 
     A run's forget accuracy is its gap above the retrained model's 0.5, retain and test are the retrained
@@ -24,11 +26,12 @@ def rows_of(
             for stage in ("original", "unlearned", "recovered", "retrained"):
                 gap = {"original": 0.3, "unlearned": value, "recovered": value, "retrained": floor}[stage]
                 own = {"original": 0.5, "unlearned": value - 0.05, "recovered": value, "retrained": 0.0}
-                row = dict.fromkeys(COLUMNS)
-                row |= {
+                row: dict[str, Any] = {
                     "method": method,
                     "algorithm": method,
                     "sees": (sees or {}).get(method, "forget"),
+                    "model": None,
+                    "corpus": None,
                     "forget_size": 10,
                     "requesters": 1,
                     "aggregation": "sum",
@@ -41,12 +44,23 @@ def rows_of(
                     "forget": 0.5 + own[stage],
                     "retain": 1.0,
                     "test": 0.6,
+                    "unseen": None,
                     "membership": None,
                     "client_seconds": 1.0,
+                    "settings": "",
+                    "recovery_rounds": None,
+                    "recovery_epochs": None,
+                    "recovery_lr": None,
                     "gap_forget": gap,
+                    "gap_retain": None,
+                    "gap_test": None,
+                    "gap_membership": None,
                     "reversion": 0.05 if stage == "recovered" else None,
+                    "reversion_membership": None,
                     "noise_floor": floor,
-                    "seeds": [(0.5, 1.0), (0.52, 0.99), (0.48, 1.01)] if stage == "retrained" else [],
+                    "original": None,
+                    "scalars": "",
+                    "seeds": ((0.5, 1.0), (0.52, 0.99), (0.48, 1.01)) if stage == "retrained" else (),
                 }
-                rows.append(row | changed)
-    return rows
+                rows.append(StudyRow(**row | changed))
+    return frame_of(rows)

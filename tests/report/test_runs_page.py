@@ -21,16 +21,18 @@ from fedunlearn.report.runs.grouping import ComparedTask, Run, tasks_of
 from fedunlearn.report.runs.page import render
 from fedunlearn.report.runs.tables import (
     WORDS,
-    cost_columns,
+    cost_measures,
     gap_table,
-    in_order,
     models_table,
-    other_columns,
+    ordered_entries,
+    other_measures,
     pooled_table,
-    privacy_columns,
+    privacy_measures,
     run_lines,
     settings_table,
 )
+from fedunlearn.report.tables import Table
+from fedunlearn.results_schema import Results
 
 SEES = {"neggrad-plus": "retain", "scrub": "retain"}
 
@@ -59,8 +61,21 @@ EXAMPLE = example_results()
 
 
 def task(*records: tuple[str, dict[str, Any]]) -> ComparedTask:
-    (only,) = tasks_of([Run(name, results) for name, results in records])
+    (only,) = tasks_of([run(name, results) for name, results in records])
     return only
+
+
+def run(name: str, results: dict[str, Any]) -> Run:
+    return Run(name, Results.model_validate(results))
+
+
+def page_of(records: Mapping[str, dict[str, Any]]) -> str:
+    return render({name: Results.model_validate(results) for name, results in records.items()})
+
+
+def heads(table: Table) -> tuple[str, ...]:
+    """Of the columns after the first."""
+    return tuple(column.text for column in table.columns[1:])
 
 
 def runs(gaps: Mapping[str, Sequence[float]], **more: Any) -> list[tuple[str, dict[str, Any]]]:
@@ -86,7 +101,7 @@ def test_runs_that_differ_in_their_seed_are_one_entry_and_so_is_a_copy() -> None
     pooled = entry.pooled(lambda run: run.gap)
     assert entry.label == "calm" and len(entry.runs) == 4
     assert pooled.mean == pytest.approx(0.02) and pooled.half == pytest.approx(0.02484, abs=1e-5)
-    assert len(entry.by_seed(lambda run: run.gap)) == 3
+    assert len(found.by_seed(lambda run: run.gap)["calm"]) == 3
 
 
 def test_settings_of_the_same_method_make_entries_with_names_that_tell_them_apart() -> None:
@@ -123,7 +138,7 @@ def test_what_moves_no_gap_makes_no_entry(change: dict[str, Any]) -> None:
     ],
 )
 def test_what_is_not_comparable_is_not_ranked_and_says_why(change: dict[str, Any], said: str) -> None:
-    tasks = tasks_of([Run("a", record("calm", 1, 0.01)), Run("b", record("l2ul", 1, 0.1, **change))])
+    tasks = tasks_of([run("a", record("calm", 1, 0.01)), run("b", record("l2ul", 1, 0.1, **change))])
     tone, sentence = headline(tasks)
     assert len(tasks) == 2 and tone == "unknown"
     assert sentence.startswith("These 2 runs are about 2 different things and are not ranked together: ")
@@ -207,12 +222,12 @@ def test_a_best_that_wrecked_the_model_in_every_run_is_useless() -> None:
 def test_runs_without_any_gap_to_speak_of_are_drawn_all_the_same() -> None:
     nothing = record("calm", 1, 0.0, gap__none__mean=0.0, gap__noise_floor=None, noise_floor=None)
     only = task(("a", nothing))
-    assert gaps_figure(only, in_order(only), 880, "gaps") is not None  # and no warning
+    assert gaps_figure(only, ordered_entries(only), 880, "gaps") is not None  # and no warning
     assert [row.head for row in gap_table(only, judge(only)).rows] == ["calm"]
 
 
 def test_every_measure_of_the_page_has_its_definition_one_click_away() -> None:
-    page = render({"a": record("calm", 1, 0.05), "b": record("pga", 1, 0.06)})
+    page = page_of({"a": record("calm", 1, 0.05), "b": record("pga", 1, 0.06)})
     heads = set(re.findall(r'<th scope="col">([^<]+)</th>', page))
     assert heads <= {
         "configuration",
@@ -234,7 +249,7 @@ def test_partial_and_failed_runs_are_shown_and_counted_nowhere() -> None:
     partial = record("calm", 3, 0.9, status="partial", failure="request r is open")
     found = task(*runs({"calm": (0.01, 0.02)}), ("half", partial), ("broken", failed))
     (entry,) = found.entries
-    assert entry.by_seed(lambda run: run.gap) == {"1": 0.01, "2": 0.02}
+    assert found.by_seed(lambda run: run.gap)[entry.label].to_dict() == {"1": 0.01, "2": 0.02}
     lines = {line.name: line for line in run_lines(found)}
     assert (lines["half"].status, lines["half"].gap, lines["half"].note) == (
         "partial",
@@ -260,7 +275,7 @@ def test_tables_pool_and_leave_out_what_nobody_has() -> None:
         results["fairness"] = {"change": {"recovered": {"mean": -0.02, "worst": -0.12, "worst_client": 3}}}
         results["relearn"] = {"recovered": {"steps": 50.0}, "retrained": {"steps": 200.0}}
     found = task(*records)
-    assert [e.label for e in in_order(found)] == ["calm", "l2ul", "scrub", "none"]
+    assert [e.label for e in ordered_entries(found)] == ["calm", "l2ul", "scrub", "none"]
     gaps = gap_table(found, judge(found))
     assert [(row.head, row.note) for row in gaps.rows] == [
         ("calm", "best"),
@@ -270,14 +285,14 @@ def test_tables_pool_and_leave_out_what_nobody_has() -> None:
         ("noise floor", "between retrained seeds"),
     ]
     assert [cell.text for cell in gaps.rows[0].cells[:2]] == ["2", "0.015 ± 0.064"]
-    privacy = pooled_table(found, privacy_columns())
-    assert privacy.columns == ("population AUC", "U-LiRA AUC", "U-LiRA TPR at 1 % FPR")
+    privacy = pooled_table(found, privacy_measures())
+    assert heads(privacy) == ("population AUC", "U-LiRA AUC", "U-LiRA TPR at 1 % FPR")
     assert [row.cells[2].text for row in privacy.rows] == ["–", "0.050 ± 0.000", "–", "–"]
-    others = pooled_table(found, other_columns())
-    assert others.columns == ("worst speaker's change", "mean speaker's change", "relearn steps")
+    others = pooled_table(found, other_measures())
+    assert heads(others) == ("worst speaker's change", "mean speaker's change", "relearn steps")
     assert others.rows[1].cells[0].text == "-0.120 ± 0.000"
     assert (others.rows[1].cells[2].text, others.rows[1].cells[2].note) == ("50.0 ± 0.0", "retrained 200.0")
-    costs = pooled_table(found, cost_columns())
+    costs = pooled_table(found, cost_measures())
     assert (
         costs.rows[0].cells[0].text == "11.6 s ± 0 s" and costs.rows[0].cells[0].note == "retraining 2.9 min"
     )
@@ -289,7 +304,7 @@ def test_tables_pool_and_leave_out_what_nobody_has() -> None:
 
 def test_only_settings_that_differ_are_listed() -> None:
     one, two = record("calm", 1, 0.01), record("l2ul", 2, 0.02)
-    assert settings_table([Run("a", one), Run("b", two)]) == [
+    assert settings_table([run("a", one), run("b", two)]) == [
         ("seed", [("1", "a"), ("2", "b")]),
         ("unlearning.method", [("calm", "a"), ("l2ul", "b")]),
     ]
@@ -323,14 +338,14 @@ def test_the_page_is_whole_loads_nothing_and_shows_every_run() -> None:
     hostile = "<script>alert(1)</script>"
     records = dict(runs({"calm": (0.01, 0.02), "destroy": (0.5, 0.6)}))
     records[hostile] = record("l2ul", 1, 0.1, corpus__name=hostile)
-    page = render(records)
+    page = page_of(records)
     tags = Tags(page)
     ids = [attrs["id"] for _, attrs in tags.names if "id" in attrs]
     assert tags.open == [] and len(ids) == len(set(ids))
     targets = {a["href"][1:] for _, a in tags.names if (a.get("href") or "").startswith("#")}  # type: ignore[index]
     assert targets <= set(ids)
     assert not {"script", "link", "img", "iframe"} & {name for name, _ in tags.names}
-    assert page == render(records), "the same results, the same bytes"
+    assert page == page_of(records), "the same results, the same bytes"
     for name in records:
         assert name.replace("<", "&lt;").replace(">", "&gt;") in page
     drawn = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
@@ -341,7 +356,7 @@ def test_the_page_is_whole_loads_nothing_and_shows_every_run() -> None:
 
 def test_holes_are_survived() -> None:
     for hole in ({}, {"gap": None, "models": None}, dict.fromkeys(EXAMPLE), {k: {} for k in EXAMPLE}):
-        page = render({"whole": EXAMPLE, "hole": hole})
+        page = page_of({"whole": EXAMPLE, "hole": hole})
         assert "None" not in re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL) and "nan" not in page
 
 

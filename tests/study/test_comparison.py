@@ -6,23 +6,48 @@ from typing import Any
 
 import matplotlib.image
 import numpy as np
+import pandas as pd
 import pytest
 from comparison_rows import rows_of
 from matplotlib.container import ErrorbarContainer
 from scipy.stats import chi2
 
+from fedunlearn.report.markup import latex, markdown
+from fedunlearn.report.statistics import Spread, compared_to_best, seed_means, spread
 from fedunlearn.report.study.figures import noise_ellipse, waiting_against_gap, write_figures
-from fedunlearn.report.study.statistics import (
-    Setting,
-    Spread,
-    by_seed,
-    compared_to_best,
-    groups_of,
-    less_retrained,
-    settings_of,
-    spread,
-)
-from fedunlearn.report.study.tables import details, latex, markdown, summaries
+from fedunlearn.report.study.statistics import Setting, less_retrained, methods_of, select, settings_of
+from fedunlearn.report.study.tables import details, summaries
+from fedunlearn.report.tables import Row, Table
+
+
+def by_seed(rows: pd.DataFrame, column: str, method: str = "a", **where: Any) -> dict[int, float]:
+    """Seed -> mean of a column over that seed's rows after recovery, of one method."""
+    found = seed_means(select(rows, **where), column, "method")
+    return found[method].to_dict() if method in found else {}
+
+
+def compared(gaps: dict[str, dict[int, float]]) -> dict[str, bool]:
+    return compared_to_best(pd.DataFrame(gaps))
+
+
+def texts(row: Row) -> list[str]:
+    return [row.head, *(cell.text for cell in row.cells)]
+
+
+def heads(table: Table) -> list[str]:
+    return [column.text for column in table.columns]
+
+
+def groups(table: Table) -> list[tuple[str, list[list[str]]]]:
+    """Title of each group, and its lines."""
+    found: list[tuple[str, list[list[str]]]] = []
+    for row in table.rows:
+        if row.cells:
+            found[-1][1].append(texts(row))
+        else:
+            found.append((row.head, []))
+    return found
+
 
 # ---- statistics ------------------------------------------------------------------------------------------
 
@@ -37,7 +62,7 @@ def test_spread_of_three_seeds() -> None:
 
 def test_settings_do_not_count_as_seeds() -> None:
     """Two seeds in two settings are two numbers, each the mean of its seed."""
-    rows = rows_of({"a": [0.1, 0.3]}) + rows_of({"a": [0.2, 0.6]}, forget_size=20)
+    rows = pd.concat([rows_of({"a": [0.1, 0.3]}), rows_of({"a": [0.2, 0.6]}, forget_size=20)])
     assert by_seed(rows, "gap") == {0: pytest.approx(0.15), 1: pytest.approx(0.45)}
     assert by_seed(rows, "gap", forget_size=20) == {0: 0.2, 1: 0.6}
 
@@ -50,26 +75,24 @@ def test_who_cannot_be_told_from_the_best_is_decided_on_the_same_seeds() -> None
     a = {0: 0.1, 1: 0.2, 2: 0.3}
     b = {0: 0.11, 1: 0.21, 2: 0.32}
     c = {0: 0.201, 1: 0.3, 2: 0.399}
-    assert compared_to_best({"a": a, "b": b, "c": c, "empty": {}}) == {"a": True, "b": False}
-    assert compared_to_best({"a": a, "b": {0: 0.11, 1: 0.21, 2: 0.311}}) == {"a": True}
-    assert compared_to_best({"a": a, "twin": dict(a)}) == {"a": True, "twin": True}
-    assert compared_to_best({"a": {0: 0.1}, "b": {0: 0.1000001}}) == {"a": True}, "one seed tells nothing"
-    assert compared_to_best({}) == {}
+    assert compared({"a": a, "b": b, "c": c, "empty": {}}) == {"a": True, "b": False}
+    assert compared({"a": a, "b": {0: 0.11, 1: 0.21, 2: 0.311}}) == {"a": True}
+    assert compared({"a": a, "twin": dict(a)}) == {"a": True, "twin": True}
+    assert compared({"a": {0: 0.1}, "b": {0: 0.1000001}}) == {"a": True}, "one seed tells nothing"
+    assert compared({}) == {}
 
 
 def test_only_shared_seeds_are_compared() -> None:
     """b has lost seed 2, on which a is bad; on the two they share a is better by 0.1 and 0.101."""
-    found = compared_to_best({"a": {0: 0.1, 1: 0.1, 2: 0.2}, "b": {0: 0.2, 1: 0.201}})
+    found = compared({"a": {0: 0.1, 1: 0.1, 2: 0.2}, "b": {0: 0.2, 1: 0.201}})
     assert found == {"a": True}
     hard = dict.fromkeys(range(1, 5), 0.05)
-    assert compared_to_best({"a": {0: 0.01, **hard}, "b": {0: 0.03}}) == {"a": True}, "the easy seed alone"
+    assert compared({"a": {0: 0.01, **hard}, "b": {0: 0.03}}) == {"a": True}, "the easy seed alone"
 
 
 def test_a_difference_to_the_retrained_model_is_that_of_the_same_run() -> None:
     rows = rows_of({"a": [0.1, -0.2]})
-    for row in rows:
-        if row["seed"] == 1 and row["stage"] == "retrained":
-            row["forget"] = 0.4
+    rows.loc[(rows["seed"] == 1) & (rows["stage"] == "retrained"), "forget"] = 0.4
     assert by_seed(less_retrained(rows, "forget"), "forget") == {
         0: pytest.approx(0.1),
         1: pytest.approx(-0.1),
@@ -78,25 +101,24 @@ def test_a_difference_to_the_retrained_model_is_that_of_the_same_run() -> None:
 
 
 def test_settings_come_in_the_order_asked_for() -> None:
-    rows = [
-        row
+    rows = pd.concat(
+        rows_of(
+            {"a": [0.1]}, aggregation=aggregation, recovery=recovery, requesters=requesters, forget_size=size
+        )
         for aggregation, recovery, requesters, size in (
             ("sum", "ordinary", 4, 10),
             ("sum", "ordinary", 1, 48),
             ("mean", "none", 1, 10),
             ("sum", "ordinary", 1, 10),
         )
-        for row in rows_of(
-            {"a": [0.1]}, aggregation=aggregation, recovery=recovery, requesters=requesters, forget_size=size
-        )
-    ]
+    )
     assert settings_of(rows) == [
         Setting("sum", "ordinary", 1, 10),
         Setting("sum", "ordinary", 1, 48),
         Setting("sum", "ordinary", 4, 10),
         Setting("mean", "none", 1, 10),
     ]
-    assert [s.asked for s in settings_of(rows)[1:3]] == ["48 utterances", "4 x 10"]
+    assert [s.request for s in settings_of(rows)[1:3]] == ["48 utterances", "4 x 10"]
 
 
 # ---- tables ----------------------------------------------------------------------------------------------
@@ -112,33 +134,32 @@ GAPS = {
 
 
 def test_groups_are_those_that_see_the_forget_set_then_more_then_controls() -> None:
-    found = groups_of(rows_of(GAPS, {"scrub": "retain"}))
+    found = methods_of(rows_of(GAPS, {"scrub": "retain"}))
     assert found == {"forget": ["b", "near b", "a"], "more": ["scrub"], "control": ["none", "destroy"]}
     renamed = rows_of({"nothing": [0.1]})
-    for row in renamed:
-        row["algorithm"] = "none"
-    assert groups_of(renamed) == {"control": ["nothing"]}
+    renamed["algorithm"] = "none"
+    assert methods_of(renamed) == {"control": ["nothing"]}
 
 
 def test_the_best_forget_only_method_is_bold_ties_are_marked_and_nobody_else() -> None:
     (table,) = summaries(rows_of(GAPS, {"scrub": "retain"}))
-    cells = {line[0]: line[2] for _, body in table.groups for line in body}
+    cells = {line[0]: line[2] for _, body in groups(table) for line in body}
     assert cells["b"] == "**0.203 ± 0.014**"
     assert cells["near b"].endswith("†")
     assert not any(mark in cells[m] for m in ("a", "none", "scrub", "destroy") for mark in "*†")
-    assert [title for title, _ in table.groups][1:] == [
+    assert [title for title, _ in groups(table)][1:] == [
         "Upper references: see more",
         "Controls",
         "References",
     ]
-    assert table.groups[-1][1] == [["retrained (noise floor)", "retain", "0.010 ± 0.000", "1.00"]]
+    assert groups(table)[-1][1] == [["retrained (noise floor)", "retain", "0.010 ± 0.000", "1.00"]]
     assert "paired difference covers 0" in table.caption
 
 
 def test_a_setting_in_full() -> None:
     """a: gap 0.3 is 30 floors of 0.01; forget accuracy 0.3 over the retrained model's, 0.05 came back."""
     (table,) = details(rows_of({"a": [0.3], "none": [0.2]}))
-    assert table.head == [
+    assert heads(table) == [
         "method",
         "sees",
         "gap",
@@ -150,47 +171,44 @@ def test_a_setting_in_full() -> None:
         "reversion",
         "client-seconds",
     ]
-    line = table.groups[0][1][0]
+    line = groups(table)[0][1][0]
     assert line == ["a", "forget", "**0.300**", "30.0", "+0.300", "+0.000", "+0.000", "–", "+0.050", "1.00"]
-    assert table.groups[-1][1][0][:4] == ["original (nothing done)", "all", "0.300", "30.0"]
-    assert table.groups[-1][1][1][:5] == ["retrained (noise floor)", "retain", "0.010", "1.0", "0.010"]
+    assert groups(table)[-1][1][0][:4] == ["original (nothing done)", "all", "0.300", "30.0"]
+    assert groups(table)[-1][1][1][:5] == ["retrained (noise floor)", "retain", "0.010", "1.0", "0.010"]
     assert table.caption.startswith("One seed: no intervals.")
 
 
 def test_without_a_noise_floor_there_is_no_multiple_of_it() -> None:
     rows = rows_of({"a": [0.3]})
-    for row in rows:
-        row["gap"] = None if row["stage"] == "retrained" else row["gap"]
+    rows.loc[rows["stage"] == "retrained", "gap"] = None
     (table,) = details(rows)
-    assert table.groups[0][1][0][3] == "–" and table.groups[-1][1][1][2] == "–"
+    assert groups(table)[0][1][0][3] == "–" and groups(table)[-1][1][1][2] == "–"
 
 
 def test_one_summary_for_each_aggregation_and_recovery_and_one_section_for_each_setting() -> None:
-    rows = [
-        row
+    rows = pd.concat(
+        rows_of({"a": [0.3], "b": [0.2]}, aggregation=aggregation, forget_size=size)
         for aggregation in ("sum", "mean")
         for size in (10, 20)
-        for row in rows_of({"a": [0.3], "b": [0.2]}, aggregation=aggregation, forget_size=size)
-    ]
-    assert [t.head for t in summaries(rows)] == [
+    )
+    assert [heads(t) for t in summaries(rows)] == [
         ["method", "sees", "10 utterances", "20 utterances", "client-seconds"]
     ] * 2
     assert "sum" in summaries(rows)[0].title and "mean" in summaries(rows)[1].title
     assert len(details(rows)) == 4
 
 
-def waiting_rows(methods: dict[str, list[list[float]]], **changed: Any) -> list[dict[str, Any]]:
+def waiting_rows(methods: dict[str, list[list[float]]], **changed: Any) -> pd.DataFrame:
     """Method -> for each of the windows 0, 4, 8 its gap with each seed; a window of w is waited half."""
-    return [
-        row
-        for number, window in enumerate((0, 4, 8))
-        for row in rows_of(
+    return pd.concat(
+        rows_of(
             {m: gaps[number] for m, gaps in methods.items()},
             window=window,
             rounds_waited_mean=window / 2,
             **changed,
         )
-    ]
+        for number, window in enumerate((0, 4, 8))
+    )
 
 
 WAITED = {"a": [[0.3, 0.32], [0.2, 0.22], [0.25, 0.25]], "b": [[0.1, 0.1]] * 3}
@@ -199,23 +217,21 @@ WAITED = {"a": [[0.3, 0.32], [0.2, 0.22], [0.25, 0.25]], "b": [[0.1, 0.1]] * 3}
 def test_windows_are_in_the_tables_only_where_there_is_more_than_one() -> None:
     rows = waiting_rows(WAITED)
     (summary,) = summaries(rows)
-    assert summary.head[2:5] == [f"10 utterances, window {w}" for w in (0, 4, 8)]
-    line = {cells[0]: cells for _, body in summary.groups for cells in body}["a"]
+    assert heads(summary)[2:5] == [f"10 utterances, window {w}" for w in (0, 4, 8)]
+    line = {cells[0]: cells for _, body in groups(summary) for cells in body}["a"]
     assert [cell.split(" ")[0] for cell in line[2:5]] == ["0.310", "0.210", "0.250"]
     tables = details(rows)
     assert [t.title.split(",")[1] for t in tables] == [" window 0", " window 4", " window 8"]
-    assert [t.head[9] for t in tables] == ["rounds waited"] * 3
-    assert [t.groups[0][1][0][9] for t in tables] == ["0.0", "2.0", "4.0"]
-    assert {len(cells) for t in tables for _, body in t.groups for cells in body} == {11}
-    alone = [r for r in rows if r["window"] == 4]
+    assert [heads(t)[9] for t in tables] == ["rounds waited"] * 3
+    assert [groups(t)[0][1][0][9] for t in tables] == ["0.0", "2.0", "4.0"]
+    assert {len(cells) for t in tables for _, body in groups(t) for cells in body} == {11}
+    alone = rows[rows["window"] == 4]
     assert "window" not in markdown([*summaries(alone), *details(alone)])
 
 
 def test_a_gap_is_read_against_the_retrained_model_of_its_own_window() -> None:
     rows = waiting_rows({"a": [[0.1], [0.1], [0.1]]})
-    for row in rows:
-        if row["window"] == 4 and row["stage"] == "retrained":
-            row["forget"] = 0.4
+    rows.loc[(rows["window"] == 4) & (rows["stage"] == "retrained"), "forget"] = 0.4
     found = less_retrained(rows, "forget")
     assert [by_seed(found, "forget", window=w)[0] for w in (0, 4, 8)] == pytest.approx([0.1, 0.2, 0.1])
 
@@ -241,17 +257,14 @@ def test_the_noise_ellipse_is_the_covariance_around_each_runs_own_mean() -> None
     (3, 4) / 5 with 2 runs x 2 free seeds, none across.
     """
     rows = rows_of({"a": [0.1, 0.2]})
-    for row in rows:
-        if row["stage"] == "retrained":
-            centre = 0.2 + 0.5 * row["seed"]
-            row["seeds"] = [(centre + s * 0.03, s * 0.04) for s in (-1, 0, 1)]
+    centres = 0.2 + 0.5 * rows["seed"]
+    rows["seeds"] = [[(centre + s * 0.03, s * 0.04) for s in (-1, 0, 1)] for centre in centres]
     ellipse = noise_ellipse(rows)
     assert ellipse is not None
     assert ellipse.width == pytest.approx(2 * math.sqrt(0.0025 * 4 / 4 * chi2.ppf(0.95, 2)))
     assert ellipse.height == pytest.approx(0.0, abs=1e-6)
     assert math.tan(math.radians(ellipse.angle)) == pytest.approx(4 / 3)
-    for row in rows:
-        row["seeds"] = row["seeds"][:1]
+    rows["seeds"] = rows["seeds"].str[:1]
     assert noise_ellipse(rows) is None
 
 
@@ -259,12 +272,11 @@ def test_the_noise_ellipse_is_the_covariance_around_each_runs_own_mean() -> None
 def test_figures_are_drawn_of_few_and_of_many(tmp_path: Path, methods: int, seeds: int) -> None:
     gaps = {f"method {i}": [0.05 + 0.01 * i + 0.01 * s for s in range(seeds)] for i in range(methods)}
     gaps["destroy"] = [0.5] * seeds
-    rows = [
-        row
+    rows = pd.concat(
+        rows_of(gaps, {"method 3": "retain"}, aggregation=aggregation, requesters=requesters)
         for aggregation in ("sum", "mean")[:methods]
         for requesters in (1, 4)
-        for row in rows_of(gaps, {"method 3": "retain"}, aggregation=aggregation, requesters=requesters)
-    ]
+    )
     names = ["forget-retain", "gap-by-method", "gap-by-size", "aggregation-recovery"][: 3 + (methods > 1)]
     files = {f.name for f in write_figures(rows, tmp_path)}
     assert files == {f"{name}.{ending}" for name in names for ending in ("svg", "pdf", "png")}
@@ -283,10 +295,10 @@ def test_waiting_is_drawn_against_the_gap_a_line_a_method_and_never_mixed_into_t
     assert lines.keys() == {"a", "b"}
     assert np.allclose(lines["a"], [(0, 0.31), (2, 0.21), (4, 0.25)])
     assert np.allclose(lines["b"], [(0, 0.1), (2, 0.1), (4, 0.1)])
-    assert len(waiting_against_gap(rows + waiting_rows(WAITED, requesters=4)).axes) == 2
+    assert len(waiting_against_gap(pd.concat([rows, waiting_rows(WAITED, requesters=4)])).axes) == 2
     files = {f.name for f in write_figures(rows, tmp_path)}
     assert "waiting-gap.svg" in files and "aggregation-recovery.svg" not in files
-    alone = [r for r in rows if r["window"] == 0]
+    alone = rows[rows["window"] == 0]
     (tmp_path / "alone").mkdir()
     write_figures(alone, tmp_path / "alone")
     for file in (tmp_path / "alone").iterdir():

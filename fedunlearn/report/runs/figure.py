@@ -1,16 +1,14 @@
 """The gap of every run, entry by entry: dots with their intervals, means over seeds, the noise floor."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from fedunlearn.report.figures.style import PALETTE, despine, figure_style, new_figure, safe, to_svg
-from fedunlearn.report.finding import final_model
-from fedunlearn.report.runs.finding import floor_of
 from fedunlearn.report.runs.grouping import ComparedRun, ComparedTask, Run
-from fedunlearn.report.values import fraction, number_at
+from fedunlearn.report.values import fraction
 
 _MOST_LANES = 60
 """of single runs; beyond, means alone are drawn"""
@@ -22,17 +20,11 @@ def colour_of(entry: ComparedRun) -> str:
     return _OF_GROUP[entry.group]
 
 
-def interval_of(run: Run) -> tuple[float, float] | None:
-    """The 95 % interval of a run's gap over utterances, where its results tell it."""
-    ends = [number_at(run.results, "gap", final_model(run.results), end) for end in ("low", "high")]
-    low, high = ends
-    return None if low is None or high is None else (low, high)
-
-
 def gaps_figure(task: ComparedTask, ordered: Sequence[ComparedRun], width: int, name: str) -> Markup | None:
     """Entries from the top down, the runs of each below its mean. None where no run has a gap.
 
     Args:
+        task: what is drawn.
         ordered: the task's entries, as the tables have them.
         width: CSS pixels.
         name: unique on the page.
@@ -46,8 +38,8 @@ def gaps_figure(task: ComparedTask, ordered: Sequence[ComparedRun], width: int, 
         lanes.append((entry, None))
         if single and len(entry.runs) > 1:
             lanes += [(entry, run) for run in entry.runs if run.gap is not None]
-    floor = task.once_a_seed(floor_of).mean
-    nothing = task.once_a_seed(lambda run: number_at(run.results, "gap", "none", "mean")).mean
+    floor = task.once_a_seed(lambda run: run.floor).mean
+    nothing = task.once_a_seed(lambda run: run.results.gap.none.mean).mean
     limit = _limit(shown, floor, nothing)
     with figure_style():
         figure = new_figure(width, 64 + 21 * len(lanes))
@@ -97,7 +89,7 @@ def _one(axes: Axes, entry: ComparedRun, run: Run, y: float, limit: float) -> No
     if run.gap is None:
         return
     colour = PALETTE[colour_of(entry)]
-    if (ends := interval_of(run)) is not None:
+    if (ends := run.interval) is not None:
         axes.plot(ends, [y, y], color=colour, linewidth=1.6)
     _dot(axes, run.gap, y, limit, colour, marker="o", size=6, hollow=not run.counts)
 
@@ -132,7 +124,7 @@ def _limit(shown: Sequence[ComparedRun], floor: float, nothing: float) -> float:
         seen += [] if math.isnan(pooled.mean) else [pooled.mean]
         seen += [] if math.isnan(pooled.half) else [min(pooled.mean + pooled.half, 2 * pooled.mean)]
         for run in entry.runs:
-            ends = interval_of(run)
+            ends = run.interval
             seen += [x for x in (run.gap, ends and ends[1]) if x]
     return 1.04 * max(seen, default=0.0) or 1.0
 
@@ -147,7 +139,7 @@ def key(tasks: Sequence[ComparedTask]) -> list[tuple[str, str, str]]:
     """(kind, colour, text) of each sign that the figures of these tasks may hold."""
     entries = [entry for task in tasks for entry in task.entries]
     runs = [run for task in tasks for run in task.runs]
-    words: Mapping[str, str] = {
+    words = {
         "blue": "sees the forget set alone",
         "green": "upper reference: sees more",
         "muted": "control",
@@ -155,12 +147,12 @@ def key(tasks: Sequence[ComparedTask]) -> list[tuple[str, str, str]]:
     signs = [("disc", c, t) for c, t in words.items() if any(colour_of(e) == c for e in entries)]
     if any(len(e.runs) > 1 for e in entries):
         signs.append(("diamond", "ink", "mean over seeds, bar: its 95 % interval"))
-    if any(interval_of(run) for run in runs):
+    if any(run.interval for run in runs):
         signs.append(("line", "ink", "95 % interval of one run, over utterances"))
     if any(run.gap is not None and not run.counts for run in runs):
         signs.append(("ring", "ink", "not complete: counted in no mean"))
-    if any(floor_of(run) is not None for run in runs):
+    if any(run.floor is not None for run in runs):
         signs.append(("patch", "shade", "noise floor"))
-    if any(number_at(run.results, "gap", "none", "mean") is not None for run in runs):
+    if any(run.results.gap.none.mean is not None for run in runs):
         signs.append(("line dashed", "vermillion", "doing nothing"))
     return signs

@@ -4,11 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+
 from fedunlearn.report.finding import judgement, still_told
 from fedunlearn.report.names import CONTROL_WORDS
 from fedunlearn.report.runs.grouping import ComparedRun, ComparedTask, Run, differing
-from fedunlearn.report.study.statistics import compared_to_best
-from fedunlearn.report.values import fraction, many, noise_floor, number_at
+from fedunlearn.report.statistics import compared_to_best
+from fedunlearn.report.values import fraction, many
 
 _SHOWN = 6  # runs or configurations named in one sentence
 _DIFFERENCES = 3  # named in the headline; the table of settings has all
@@ -71,14 +73,12 @@ def judge(task: ComparedTask) -> RunsVerdict:
     if not field:
         ended = "No complete run of a method has a gap: there is nothing to rank."
         return RunsVerdict("unknown", ended, remarks=remarks)
-    # Seeds are text here; any numbering of them does.
-    numbers = {seed: n for n, seed in enumerate(dict.fromkeys(run.seed for run in task.runs))}
-    gaps = {e.label: {numbers[s]: g for s, g in e.by_seed(_gap).items()} for e in field}
+    gaps = task.by_seed(_gap)[[entry.label for entry in field]]
     verdicts = compared_to_best(gaps)
     best = tuple(label for label, first in verdicts.items() if first)
     level = tuple(label for label, first in verdicts.items() if not first)
     winner = next(e for e in field if e.label == best[0])
-    useless = [why for run in winner.counted for ok, why in [judgement(run.results)] if ok is False]
+    useless = [why for run in winner.counted for ok, why in [judgement(run.record)] if ok is False]
     beaten_by = _better_control(task, winner)
     if useless and not beaten_by:
         whys = "; ".join(dict.fromkeys(useless))
@@ -88,7 +88,7 @@ def judge(task: ComparedTask) -> RunsVerdict:
             some = f"In {len(useless)} of {many(len(winner.counted), 'run')}, {winner.label} is useless"
             remarks = (f"{some} by the run's own ranking: {whys}.", *remarks)
     sentence = _sentence(task, field, winner, len(best) - 1, level, gaps)
-    told = [found for run in winner.counted if (found := still_told(run.results))]
+    told = [found for run in winner.counted if (found := still_told(run.record))]
     if told:
         often = f", in {len(told)} of {many(len(winner.counted), 'run')}" if len(winner.counted) > 1 else ""
         remarks = (f"{winner.label} is near in the mean only{often}: {told[0]}.", *remarks)
@@ -104,19 +104,19 @@ def _sentence(
     winner: ComparedRun,
     ties: int,
     level: Sequence[str],
-    gaps: dict[str, dict[int, float]],
+    gaps: pd.DataFrame,
 ) -> str:
     mean = winner.pooled(_gap)
-    floor = task.once_a_seed(floor_of).mean
+    floor = task.once_a_seed(_floor).mean
     beside = "" if math.isnan(floor) else f" (noise floor {fraction(floor)})"
-    seeds = many(len(winner.by_seed(_gap)), "seed")
+    seeds = many(int(gaps[winner.label].count()), "seed")
     sure = "" if math.isnan(mean.half) else ", 95 % interval over runs"
     stands = f"{_written(mean.mean, mean.half)} from the retrained model{sure}{beside}"
     if len(field) == 1:
         more = "" if sure else " One seed gives no interval over runs."
         return f"Over {seeds}, {winner.label} stands {stands}.{more}"
     said = f"Of {len(field)} methods, {winner.label} comes nearest over {seeds}: it stands {stands}"
-    shared = len(set.intersection(*(set(g) for g in gaps.values())))
+    shared = len(gaps.dropna())
     if ties:
         return f"{said}; {many(ties, 'other')} with exactly the same mean."
     if shared < 2:
@@ -131,7 +131,7 @@ def _better_control(task: ComparedTask, winner: ComparedRun) -> str:
     """Which control the best method does not beat: by each run's own records of both."""
     ours = winner.pooled(_gap).mean
     for name, words in CONTROL_WORDS.items():
-        theirs = winner.pooled(lambda run, name=name: number_at(run.results, "gap", name, "mean")).mean  # type: ignore[misc]
+        theirs = winner.pooled(lambda run, name=name: run.results.gap[name].mean).mean  # type: ignore[misc]
         if ours >= theirs:
             return f"{words} ({fraction(theirs)}) stands no farther off than the best method"
     return ""
@@ -139,13 +139,13 @@ def _better_control(task: ComparedTask, winner: ComparedRun) -> str:
 
 def _remarks(task: ComparedTask) -> list[str]:
     said = []
-    floor = task.once_a_seed(floor_of)
-    nothing = task.once_a_seed(lambda run: number_at(run.results, "gap", "none", "mean"))
+    floor = task.once_a_seed(_floor)
+    nothing = task.once_a_seed(_nothing)
     if not math.isnan(nothing.mean):
         said.append(f"Doing nothing would stand at {_written(nothing.mean, nothing.half)}.")
     if task.counted and math.isnan(floor.mean):
         said.append("No run has more than one retrained model: there is no noise floor.")
-    small = [run.name for run in task.counted if run.results["gap"].get("nothing_to_forget") is True]
+    small = [run.name for run in task.counted if run.results.gap.nothing_to_forget]
     if small:
         said.append(f"There was little or nothing to forget in {_listed(small)} (rho near 1).")
     if upper := [e for e in task.entries if e.group == "more" and e.counted]:
@@ -155,25 +155,23 @@ def _remarks(task: ComparedTask) -> list[str]:
         if names := [run.name for run in task.runs if run.status == status]:
             verb = "is" if len(names) == 1 else "are"
             said.append(f"{_listed(names)} {means} and {verb} counted in no mean.")
-    versions = differing(_versions(run) for run in task.runs)
+    versions = differing(run.versions for run in task.runs)
     if versions:
         named = ", ".join(f"{name} ({'; '.join(found)})" for name, found in versions.items())
         said.append(f"The runs were made with different versions: {named}.")
     return said
 
 
-def floor_of(run: Run) -> float | None:
-    """Mean gap between the run's own retrained seeds."""
-    return noise_floor(run.results, "mean")
-
-
 def _gap(run: Run) -> float | None:
     return run.gap
 
 
-def _versions(run: Run) -> dict[str, str]:
-    found = run.results.get("versions")
-    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+def _floor(run: Run) -> float | None:
+    return run.floor
+
+
+def _nothing(run: Run) -> float | None:
+    return run.results.gap.none.mean
 
 
 def _written(mean: float, half: float) -> str:
