@@ -15,7 +15,7 @@ from scipy.stats import t as students_t
 CONTROLS = frozenset({"none", "destroy"})
 GROUPS = {
     "forget": "Forget set alone",
-    "more": "Upper references: see more",
+    "more": "Privileged baselines: see more",
     "control": "Controls",
 }
 """group of methods -> title, in the order of the tables"""
@@ -47,7 +47,7 @@ class Spreads(dict[Any, Spread]):
 
 
 def group_of(method: str, sees: str) -> str:
-    """Which of ``GROUPS`` a method belongs to.
+    """Return which of ``GROUPS`` a method belongs to.
 
     Args:
         method: its name in ``unlearning.method``.

@@ -143,7 +143,7 @@ def test_what_is_not_comparable_is_not_ranked_and_says_why(change: dict[str, Any
     assert len(tasks) == 2 and tone == "unknown"
     assert sentence.startswith("These 2 runs are about 2 different things and are not ranked together: ")
     assert said in sentence
-    assert "nearest" not in sentence
+    assert "closest" not in sentence
 
 
 def test_other_seeds_forget_other_utterances_and_other_versions_have_other_keys() -> None:
@@ -160,9 +160,9 @@ def test_other_seeds_forget_other_utterances_and_other_versions_have_other_keys(
 def test_the_best_is_named_with_its_interval_and_how_sure_it_is() -> None:
     found = verdict({"calm": (0.010, 0.012, 0.011), "l2ul": (0.050, 0.055, 0.051), "none": (0.199,) * 3})
     assert found.sentence == (
-        "Of 2 methods, calm comes nearest over 3 seeds: it stands 0.011 ± 0.002 from the retrained model, "
-        "95 % interval over runs (noise floor 0.007); over the 3 shared seeds its difference to every other "
-        "is beyond chance (95 %)."
+        "Of 2 methods, calm is closest to the retrained model over 3 seeds: mean gap 0.011 ± 0.002, "
+        "95 % interval over runs (noise floor 0.007); on the 3 shared seeds its difference from every other "
+        "is significant (95 %)."
     )
     assert (found.tone, found.best, found.level) == ("good", ("calm",), ())
 
@@ -170,7 +170,7 @@ def test_the_best_is_named_with_its_interval_and_how_sure_it_is() -> None:
 def test_who_cannot_be_told_from_the_best_is_said() -> None:
     """Paired differences 0.001, -0.002, 0.004: mean 0.001, half width 7.5e-3, so 0 is covered."""
     found = verdict({"calm": (0.010, 0.012, 0.011), "l2ul": (0.011, 0.010, 0.015)})
-    assert "but cannot be told from l2ul on the 3 seeds they share" in found.sentence
+    assert "but cannot be distinguished from l2ul on the 3 seeds they share" in found.sentence
     assert found.level == ("l2ul",)
 
 
@@ -186,15 +186,15 @@ def test_the_nearest_is_not_praised_where_single_utterances_are_still_told() -> 
     attacks = {"ulira": {"stages": {"recovered": stage}, "why": None}}
     told = verdict({"calm": (0.010, 0.012), "l2ul": (0.05, 0.06)}, attacks=attacks)
     assert told.tone == "unknown" and told.best == ("calm",)
-    assert told.remarks[0].startswith("calm is near in the mean only, in 2 of 2 runs: U-LiRA still tells")
+    assert told.remarks[0].startswith("calm is close in the mean only, in 2 of 2 runs: U-LiRA still tells")
     stage["low"] = 0.49
     assert verdict({"calm": (0.010, 0.012), "l2ul": (0.05, 0.06)}, attacks=attacks).tone == "good"
 
 
 def test_controls_and_those_that_see_more_do_not_compete() -> None:
     found = verdict({"l2ul": (0.05, 0.06), "none": (0.0, 0.0), "scrub": (0.001, 0.001)})
-    assert found.best == ("l2ul",) and "Over 2 seeds, l2ul stands" in found.sentence
-    assert any("do not compete: scrub at 0.001" in remark for remark in found.remarks)
+    assert found.best == ("l2ul",) and "Over 2 seeds, l2ul has a mean gap" in found.sentence
+    assert any("are not ranked: scrub at 0.001" in remark for remark in found.remarks)
     alone = verdict({"scrub": (0.001, 0.002), "neggrad-plus": (0.1, 0.1)})
     assert alone.best == ("scrub",), "among themselves they do"
 
@@ -202,7 +202,7 @@ def test_controls_and_those_that_see_more_do_not_compete() -> None:
 def test_a_best_that_does_not_beat_doing_nothing_is_useless() -> None:
     found = verdict({"calm": (0.30, 0.31)})
     assert found.tone == "useless"
-    assert found.sentence.startswith("Nothing here is of use: doing nothing (0.199) stands no farther off")
+    assert found.sentence.startswith("No method here is useful: doing nothing (0.199) is no farther")
 
 
 def test_a_best_that_wrecked_the_model_in_every_run_is_useless() -> None:
@@ -237,7 +237,7 @@ def test_every_measure_of_the_page_has_its_definition_one_click_away() -> None:
         "status",
         "model",
         "setting",
-        "values, and who has them",
+        "values, and the runs that have them",
     }
     assert set(re.findall(r'href="#([^"]+)"', page)) <= set(re.findall(r'id="([^"]+)"', page))
     assert all(f'id="word-{word}"' in page for word in WORDS.values())
@@ -258,7 +258,7 @@ def test_partial_and_failed_runs_are_shown_and_counted_nowhere() -> None:
     )
     assert (lines["broken"].status, lines["broken"].gap) == ("failed", "–")
     remarks = " ".join(judge(found).remarks)
-    assert "half did not do all that was asked" in remarks and "broken ended early" in remarks
+    assert "half did not fulfil every request" in remarks and "broken ended early" in remarks
     alone = judge(task(("broken", failed)))
     assert alone.sentence == "No complete run of a method has a gap: there is nothing to rank."
 
@@ -280,7 +280,7 @@ def test_tables_pool_and_leave_out_what_nobody_has() -> None:
     assert [(row.head, row.note) for row in gaps.rows] == [
         ("calm", "best"),
         ("l2ul", ""),
-        ("scrub", "upper reference"),
+        ("scrub", "privileged baseline"),
         ("none", "control"),
         ("noise floor", "between retrained seeds"),
     ]

@@ -148,7 +148,7 @@ def test_the_best_forget_only_method_is_bold_ties_are_marked_and_nobody_else() -
     assert cells["near b"].endswith("†")
     assert not any(mark in cells[m] for m in ("a", "none", "scrub", "destroy") for mark in "*†")
     assert [title for title, _ in groups(table)][1:] == [
-        "Upper references: see more",
+        "Privileged baselines: see more",
         "Controls",
         "References",
     ]

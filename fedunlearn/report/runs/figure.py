@@ -1,4 +1,4 @@
-"""The gap of every run, entry by entry: dots with their intervals, means over seeds, the noise floor."""
+"""The figure of gaps: every run with its interval, means over seeds, the noise floor."""
 
 import math
 from collections.abc import Sequence
@@ -16,18 +16,21 @@ _OF_GROUP = {"forget": "blue", "more": "green", "control": "muted"}
 
 
 def colour_of(entry: ComparedRun) -> str:
-    """Of ``PALETTE``: sees the forget set alone, sees more, or is a control."""
+    """Which colour of ``PALETTE`` an entry has, by what its method sees."""
     return _OF_GROUP[entry.group]
 
 
 def gaps_figure(task: ComparedTask, ordered: Sequence[ComparedRun], width: int, name: str) -> Markup | None:
-    """Entries from the top down, the runs of each below its mean. None where no run has a gap.
+    """Draw entries from the top down, the runs of each below its mean.
 
     Args:
         task: what is drawn.
         ordered: the task's entries, as the tables have them.
         width: CSS pixels.
         name: unique on the page.
+
+    Returns:
+        the SVG; None where no run has a gap
     """
     shown = [e for e in ordered if any(run.gap is not None for run in e.runs)]
     if not shown:
@@ -114,7 +117,7 @@ def _dot(
 
 
 def _limit(shown: Sequence[ComparedRun], floor: float, nothing: float) -> float:
-    """As far as the methods reach, and doing nothing; random weights would push all others together."""
+    """The end of the axis: as far as methods and doing nothing reach; random weights may be beyond it."""
     seen = [1.5 * x for x in (floor,) if not math.isnan(x)]
     seen += [1.08 * x for x in (nothing,) if not math.isnan(x)]
     for entry in shown:
@@ -136,12 +139,12 @@ def _short(text: str, longest: int, single: bool) -> str:
 
 
 def key(tasks: Sequence[ComparedTask]) -> list[tuple[str, str, str]]:
-    """(kind, colour, text) of each sign that the figures of these tasks may hold."""
+    """List (kind, colour, text) of each sign in the legend of these tasks' figures."""
     entries = [entry for task in tasks for entry in task.entries]
     runs = [run for task in tasks for run in task.runs]
     words = {
         "blue": "sees the forget set alone",
-        "green": "upper reference: sees more",
+        "green": "privileged baseline: sees more",
         "muted": "control",
     }
     signs = [("disc", c, t) for c, t in words.items() if any(colour_of(e) == c for e in entries)]

@@ -1,6 +1,6 @@
-"""Several runs as one body of evidence: which may be compared, which are the same but for their seed.
+"""Which runs may be compared, and which differ in their seed alone.
 
-A run's *task* is what it was about: corpus, partition, model, training and what was to be deleted. Gaps of
+A run's *task* is what it is about: corpus, partition, model, training and what was to be deleted. Gaps of
 different tasks are distances to different retrained models, so only runs of one task are ranked. Within a
 task, runs with the same settings but for the seed are one *entry*: its values are pooled over seeds.
 """
@@ -23,7 +23,7 @@ Value = Callable[["Run"], float | None]
 
 _TASK = ("partition", "model", "training", "deletions", "availability", "attackers")
 _SERVING = {"deletions.window", "deletions.deadline", "deletions.patience"}
-"""how requests are served is a choice, like the method; what is asked is the task"""
+"""how requests are served is a choice, like the method; which requests there are is the task"""
 _WITHOUT_EFFECT = (
     "seed",
     "federation.",
@@ -34,7 +34,7 @@ _WITHOUT_EFFECT = (
     "evaluation.relearn_steps",
     "evaluation.bootstrap",
 )
-"""beginnings of settings that move no gap, or that runs of one entry differ in by design"""
+"""beginnings of settings that do not change a gap, or in which runs of one entry differ by design"""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Run:
 
     @cached_property
     def task(self) -> dict[str, str]:
-        """What it was about: dotted name -> value as text."""
+        """What it is about: dotted name -> value as text."""
         corpus = self.results.corpus
         about = {
             "results schema": plain(self.results.format),
@@ -82,7 +82,7 @@ class Run:
 
     @cached_property
     def choices(self) -> dict[str, str]:
-        """The settings that make its entry: those that are neither of the task nor without effect."""
+        """The settings that decide its entry: those that are neither of the task nor without effect."""
         return {
             k: v
             for k, v in self.settings.items()
@@ -181,7 +181,7 @@ class ComparedRun:
 
     @property
     def control(self) -> bool:
-        """Whether its method is one that any method has to beat."""
+        """Whether its method is a control, which any method has to beat."""
         return self.group == "control"
 
     @property
@@ -233,7 +233,7 @@ class ComparedTask:
 
 
 def tasks_of(runs: Sequence[Run]) -> list[ComparedTask]:
-    """Runs by task, in order of appearance; what was forgotten counts where it is known."""
+    """Group runs by task, in order of appearance; by what was forgotten, too, where it is known."""
     groups: dict[tuple[tuple[str, str], ...], list[list[Run]]] = {}
     for run in runs:
         versions = groups.setdefault(tuple(sorted(run.task.items())), [])
@@ -248,7 +248,7 @@ def tasks_of(runs: Sequence[Run]) -> list[ComparedTask]:
 
 
 def differing(records: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
-    """Keys whose values are not all the same -> those values, each once; "–" = has none."""
+    """Find the keys whose values are not all the same: key -> those values, each once; "–" = has none."""
     records = list(records)
     keys = dict.fromkeys(key for record in records for key in record)
     values = {key: list(dict.fromkeys(record.get(key, MISSING) for record in records)) for key in keys}

@@ -58,7 +58,7 @@ WORDS = {
     "doing nothing": "control",
     "requests fulfilled": "states",
 }
-"""head of a column -> the entry among the words of the page that says what it means"""
+"""head of a column -> the entry of the page's glossary that explains it"""
 TONES = {"complete": "good", "failed": "bad", "partial": "bad"}
 
 
@@ -121,7 +121,7 @@ def ordered_entries(task: ComparedTask) -> list[ComparedRun]:
 
 
 def run_lines(task: ComparedTask) -> list[RunLine]:
-    """One line a run, entry by entry."""
+    """One line for each run, entry by entry."""
     return [_line(entry, run) for entry in ordered_entries(task) for run in entry.runs]
 
 
@@ -145,7 +145,7 @@ def _line(entry: ComparedRun, run: Run) -> RunLine:
 
 
 def gap_table(task: ComparedTask, verdict: RunsVerdict) -> Table:
-    """Each entry's mean gap over seeds, its parts, and whether it is the best or cannot be told from it."""
+    """Each entry's mean gap over seeds, its parts, and whether it is the best or cannot be distinguished from it."""
     parts: dict[str, tuple[Value, Value]] = {
         "mean gap": (lambda run: run.gap, lambda run: run.floor),
         "forget": (lambda run: run.final_gap.forget, lambda run: run.results.gap.noise_floor.forget),
@@ -160,8 +160,11 @@ def gap_table(task: ComparedTask, verdict: RunsVerdict) -> Table:
     gaps = [task.pooled(value) for value, _ in parts.values()]
     rows = []
     for entry in ordered_entries(task):
-        cells = [count(int(seeds.get(entry.label, 0))), *(_text(part[entry.label], fraction) for part in gaps)]
-        marks = {"more": "upper reference", "control": "control"}
+        cells = [
+            count(int(seeds.get(entry.label, 0))),
+            *(_text(part[entry.label], fraction) for part in gaps),
+        ]
+        marks = {"more": "privileged baseline", "control": "control"}
         marks |= dict.fromkeys(verdict.best, "best") | dict.fromkeys(verdict.level, "level with it")
         mark = marks.get(entry.label) or marks.get(entry.group, "")
         rows.append(Row(entry.label, mark, tuple(map(Cell, cells))))
@@ -297,7 +300,7 @@ def cost_measures() -> tuple[Measure, ...]:
 
 
 def pooled_table(task: ComparedTask, measures: Sequence[Measure]) -> Table:
-    """One row an entry; measures that no run has are left out."""
+    """One row for each entry; measures that no run has are left out."""
     known = [m for m in measures if any(m.value(run) is not None for run in task.counted)]
     columns = [_cells(task, measure) for measure in known]
     rows = [
@@ -310,7 +313,7 @@ def pooled_table(task: ComparedTask, measures: Sequence[Measure]) -> Table:
 
 
 def settings_table(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Settings and versions that are not the same in all runs: key, and each value with who has it."""
+    """Settings and versions that differ between runs: key, and each value with the runs that have it."""
     records = {
         run.name: {**run.settings, **{f"versions.{name}": version for name, version in run.versions.items()}}
         for run in runs

@@ -25,7 +25,7 @@ _INSIDE = 0.95
 
 
 def write_figures(rows: pd.DataFrame, folder: Path) -> list[Path]:
-    """All figures, each as SVG, PDF and PNG.
+    """Draw all figures, and write each as SVG, PDF and PNG.
 
     The first three are of the aggregation, the recovery and the window that stand first in the rows; where
     there is more than one of them, one more is across aggregations and recoveries, and one across windows.
@@ -53,7 +53,7 @@ def write_figures(rows: pd.DataFrame, folder: Path) -> list[Path]:
 
 
 def forget_against_retain(rows: pd.DataFrame) -> Figure:
-    """Where each method leaves forget and retain accuracy, as distances from the retrained models.
+    """Draw forget and retain accuracy after each method, as differences from the retrained models.
 
     The origin is the mean of each run's retrained seeds; the ellipse holds 95 % of them, were they Gaussian,
     by their covariance around that mean, pooled over runs.
@@ -102,7 +102,7 @@ def forget_against_retain(rows: pd.DataFrame) -> Figure:
 
 
 def noise_ellipse(rows: pd.DataFrame) -> Ellipse | None:
-    """Where 95 % of retrained models lie around the mean of their run's, were they Gaussian.
+    """The region around the mean that holds 95 % of the retrained models of a run, were they Gaussian.
 
     Covariance of (forget, retain) around each run's mean, pooled over runs; None with too few to estimate it.
     """
@@ -121,7 +121,7 @@ def noise_ellipse(rows: pd.DataFrame) -> Ellipse | None:
 
 
 def gap_by_method(rows: pd.DataFrame) -> Figure:
-    """Mean gap of each method over all settings, with its interval over seeds, and the noise floor."""
+    """Draw the mean gap of each method over all settings, its interval over seeds, and the noise floor."""
     groups, gaps = methods_of(rows), pool(select(rows), "gap", "method")
     names = [(m, g) for g, methods in groups.items() for m in methods][::-1]
     figure = new_figure(640, 90 + 24 * max(len(names), 2))
@@ -145,7 +145,7 @@ def gap_by_method(rows: pd.DataFrame) -> Figure:
 
 
 def gap_by_size(rows: pd.DataFrame) -> Figure:
-    """Mean gap against the utterances that each requester takes back; one panel a number of requesters."""
+    """Draw the mean gap over the utterances that each requester deletes, a panel for each number of requesters."""
     asking = _numbers(rows, "requesters")
     sizes = _numbers(rows, "forget_size")
     styles = _styles(rows)
@@ -173,7 +173,7 @@ def gap_by_size(rows: pd.DataFrame) -> Figure:
         axes.fill_between(sizes, 0, floor, color=PALETTE["muted"], alpha=0.25, linewidth=0, label=label)
         axes.set_title("one requester" if requesters == 1 else f"{requesters} requesters", fontsize=10)
         axes.set_xticks(sizes)
-        axes.set_xlabel("utterances each takes back")
+        axes.set_xlabel("utterances that each deletes")
         despine(axes, grid="y")
         lost = pool(select(here), "gap", "method")["destroy"].mean
         if lost > 1.2 * max(tops, default=math.inf):
@@ -185,9 +185,9 @@ def gap_by_size(rows: pd.DataFrame) -> Figure:
 
 
 def waiting_against_gap(rows: pd.DataFrame) -> Figure:
-    """Mean gap over the rounds that requests waited on average, a line a method, from window to window.
+    """Draw the mean gap over the rounds that requests waited on average, a line for each method.
 
-    One panel for each number of requesters; sizes are averaged over.
+    A point is a window; there is a panel for each number of requesters, and sizes are averaged over.
     """
     styles, windows = _styles(rows), windows_of(rows)
     asking = _numbers(rows, "requesters")
@@ -228,7 +228,7 @@ def waiting_against_gap(rows: pd.DataFrame) -> Figure:
 
 
 def aggregation_against_recovery(rows: pd.DataFrame) -> Figure:
-    """Mean gap of each method, controls left out, for every aggregation and recovery: one panel a method."""
+    """Draw the mean gap for every aggregation and recovery, a panel for each method but the controls."""
     groups = methods_of(rows)
     methods = [m for group, own in groups.items() if group != "control" for m in own]
     methods = methods or [m for own in groups.values() for m in own]
@@ -270,7 +270,7 @@ def _heat(axes: Axes, gaps: "np.ndarray[Any, Any]", darkest: float, shades: Line
 
 
 def _look_at(axes: Axes, shown: Iterable[tuple[str, Spread, Spread]], ellipse: Ellipse | None) -> None:
-    """All of the ellipse and the mean of every method but random weights, whose place is said if not seen."""
+    """Show all of the ellipse and every method's mean; random weights may be outside, with a remark."""
     near = {method: (x.mean, y.mean) for method, x, y in shown if not math.isnan(x.mean)}
     seen = [(0.0, 0.0), *(point for method, point in near.items() if method != "destroy")]
     if ellipse is not None:
@@ -292,7 +292,7 @@ def _remark(axes: Axes, text: str, height: float = 0.01) -> None:
 
 
 def _styles(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Method -> how it is drawn, in the order of the tables.
+    """Method -> its style, in the order of the tables.
 
     Colours are for those that see the forget set alone; after seven, hollow and dashed. Others are ink.
     """

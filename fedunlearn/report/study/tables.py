@@ -31,12 +31,12 @@ _FLOOR = "retrained (noise floor)"
 _DIFFERENCES = ("forget", "retain", "test", "membership")
 _BOLD = "Bold: the lowest gap of those that see the forget set alone"
 _DAGGER = (
-    "†: not told from it, as the 95 % interval of the paired difference covers 0 (not corrected for the "
-    "number of methods)"
+    "†: not distinguishable from it, as the 95 % interval of the paired difference covers 0 (not corrected "
+    "for the number of methods)"
 )
 _READS = (
-    "The server tells {method} averages over all clients' training and held-out speech (log-odds of the "
-    "true class), other methods the accuracy on held-out speech at most"
+    "The server sends {method} averages over all clients' training and held-out speech (log-odds of the "
+    "true class); other methods receive the accuracy on held-out speech at most"
 )
 _MEANINGS = (
     "x floor: the gap as a multiple of the noise floor. d: less the retrained model's value; in the last "
@@ -63,8 +63,7 @@ def details(rows: pd.DataFrame) -> list[Table]:
 
 
 def _summary(rows: pd.DataFrame, settings: Sequence[Setting]) -> Table:
-    joining = {"aggregation": settings[0].aggregation, "recovery": settings[0].recovery}
-    mine = select(rows, None, **joining)
+    mine = select(rows, None, aggregation=settings[0].aggregation, recovery=settings[0].recovery)
     methods = methods_of(mine)
     judged, known = select(mine), references(mine)
     gaps = [_gaps(select(judged, **setting.where), methods) for setting in settings]
@@ -84,7 +83,7 @@ def _summary(rows: pd.DataFrame, settings: Sequence[Setting]) -> Table:
             Row("References"),
             _row(_FLOOR, floor),
         ),
-        f"Mean gap to the retrained model: {_joining(settings[0])}",
+        f"Mean gap to the retrained model: {_serving(settings[0])}",
         _caption(mine),
     )
 
@@ -134,7 +133,7 @@ def _detail(rows: pd.DataFrame, setting: Setting, windows: bool) -> Table:
             _row("original (nothing done)", idle),
             _row(_FLOOR, [*last, _seconds(pool_all(known, "client_seconds"))]),
         ),
-        f"{_request(setting, windows)}, {_joining(setting)}",
+        f"{_request(setting, windows)}, {_serving(setting)}",
         f"{_caption(rows)} {_MEANINGS}",
     )
 
@@ -157,8 +156,8 @@ def _same_data(setting: Setting) -> dict[str, int]:
     return {"forget_size": setting.forget_size, "requesters": setting.requesters}
 
 
-def _joining(setting: Setting) -> str:
-    return f"updates joined by {setting.aggregation}, recovery {setting.recovery}"
+def _serving(setting: Setting) -> str:
+    return f"aggregation {setting.aggregation}, recovery {setting.recovery}"
 
 
 def _gaps(judged: pd.DataFrame, methods: dict[str, list[str]]) -> dict[str, str]:
