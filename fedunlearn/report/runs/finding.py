@@ -61,7 +61,7 @@ def apart(tasks: Sequence[ComparedTask]) -> str:
 
 
 def judge(task: ComparedTask) -> RunsVerdict:
-    """Find the entry that is closest to the retrained model over its seeds, and those not distinguishable from it.
+    """Find the entry closest to the retrained model over its seeds, and those not distinguishable from it.
 
     Methods that see the forget set alone are ranked; where there are none, privileged baselines are; controls
     never are. Whether a run is useless is read from the run; here only means over seeds are compared.
@@ -90,9 +90,8 @@ def judge(task: ComparedTask) -> RunsVerdict:
     sentence = _sentence(task, field, winner, len(best) - 1, level, gaps)
     attacked = [found for run in winner.counted if (found := still_told(run.record))]
     if attacked:
-        often = (
-            f", in {len(attacked)} of {many(len(winner.counted), 'run')}" if len(winner.counted) > 1 else ""
-        )
+        runs = len(winner.counted)
+        often = f", in {len(attacked)} of {many(runs, 'run')}" if runs > 1 else ""
         remarks = (f"{winner.label} is close in the mean only{often}: {attacked[0]}.", *remarks)
     if beaten_by:
         sentence = f"No method here is useful: {beaten_by}. {sentence}"
@@ -117,7 +116,8 @@ def _sentence(
     if len(field) == 1:
         more = "" if sure else " One seed gives no interval over runs."
         return f"Over {seeds}, {winner.label} has a mean gap to the retrained model of {gap}.{more}"
-    said = f"Of {len(field)} methods, {winner.label} is closest to the retrained model over {seeds}: mean gap {gap}"
+    closest = f"{winner.label} is closest to the retrained model over {seeds}"
+    said = f"Of {len(field)} methods, {closest}: mean gap {gap}"
     shared = len(gaps.dropna())
     if ties:
         return f"{said}; {many(ties, 'other')} with exactly the same mean."

@@ -145,7 +145,7 @@ def _line(entry: ComparedRun, run: Run) -> RunLine:
 
 
 def gap_table(task: ComparedTask, verdict: RunsVerdict) -> Table:
-    """Each entry's mean gap over seeds, its parts, and whether it is the best or cannot be distinguished from it."""
+    """Each entry's mean gap over seeds, its parts, and whether it is the best or not distinguishable."""
     parts: dict[str, tuple[Value, Value]] = {
         "mean gap": (lambda run: run.gap, lambda run: run.floor),
         "forget": (lambda run: run.final_gap.forget, lambda run: run.results.gap.noise_floor.forget),

@@ -145,7 +145,7 @@ def gap_by_method(rows: pd.DataFrame) -> Figure:
 
 
 def gap_by_size(rows: pd.DataFrame) -> Figure:
-    """Draw the mean gap over the utterances that each requester deletes, a panel for each number of requesters."""
+    """Draw the mean gap over the size of each request, a panel for each number of requesters."""
     asking = _numbers(rows, "requesters")
     sizes = _numbers(rows, "forget_size")
     styles = _styles(rows)
