@@ -8,12 +8,12 @@ _TEX = (("%", r"\%"), ("_", r"\_"), ("&", r"\&"), ("±", r"$\pm$"), ("–", "--"
 
 
 def markdown(tables: Iterable[Table]) -> str:
-    """The tables as Markdown, one below the other, each with its title and caption."""
+    """Write tables as Markdown, one below the other, each with its title and caption."""
     return "\n".join(_markdown(table) for table in tables)
 
 
 def latex(tables: Iterable[Table]) -> str:
-    """The tables as LaTeX, one below the other, each with its title and caption."""
+    """Write tables as LaTeX, one below the other, each with its title and caption."""
     return "\n".join(_latex(table) for table in tables)
 
 

@@ -59,7 +59,7 @@ def group_of(method: str, sees: str) -> str:
 
 
 def seed_means(rows: pd.DataFrame, column: str, *by: str) -> pd.DataFrame:
-    """Mean of a column for each seed and group; several rows of one seed count once, by their mean.
+    """Average a column for each seed and group; several rows of one seed count once, by their mean.
 
     Args:
         rows: with the columns ``seed``, ``column`` and ``by``.
@@ -74,12 +74,12 @@ def seed_means(rows: pd.DataFrame, column: str, *by: str) -> pd.DataFrame:
 
 
 def spread(values: Iterable[float | None]) -> Spread:
-    """Mean of the known values, one a seed, and half its 95 % interval."""
+    """Compute the mean of the known values, one a seed, and half its 95 % interval."""
     return spreads(pd.DataFrame({"": pd.Series(list(values), dtype=float)}))[""]
 
 
 def spreads(values: pd.DataFrame) -> Spreads:
-    """Mean and interval of each column.
+    """Compute mean and interval of each column.
 
     Args:
         values: one row a seed, one column a group.
@@ -91,17 +91,17 @@ def spreads(values: pd.DataFrame) -> Spreads:
 
 
 def pool(rows: pd.DataFrame, column: str, *by: str) -> Spreads:
-    """Mean over seeds and interval of a column, for each group; arguments as of `seed_means`."""
+    """Compute the mean over seeds of a column, and its interval, for each group (see `seed_means`)."""
     return spreads(seed_means(rows, column, *by))
 
 
 def pool_all(rows: pd.DataFrame, column: str) -> Spread:
-    """Mean over seeds and interval of a column, over all rows; several rows of one seed count once."""
+    """Compute the mean over seeds of a column, with its interval; several rows of one seed count once."""
     return spread(rows.groupby("seed", sort=False)[column].mean())
 
 
-def in_order(groups: Mapping[str, str], gaps: Spreads) -> dict[str, list[str]]:
-    """Methods by group, in each by mean gap, lowest first; those without a gap last.
+def order_by_gap(groups: Mapping[str, str], gaps: Spreads) -> dict[str, list[str]]:
+    """Sort methods by group, in each by mean gap, lowest first; those without a gap last.
 
     Args:
         groups: method -> its group.
@@ -115,7 +115,7 @@ def in_order(groups: Mapping[str, str], gaps: Spreads) -> dict[str, list[str]]:
 
 
 def compared_to_best(gaps: pd.DataFrame) -> dict[str, bool]:
-    """Which methods have the lowest mean gap, and which cannot be told apart from the best.
+    """Find the methods with the lowest mean gap, and those that cannot be distinguished from the best.
 
     Only the seeds that all methods have are compared: a run that failed is no advantage.
 

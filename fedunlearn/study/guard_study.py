@@ -102,7 +102,7 @@ class Case:
 
 
 def parse_case(text: str) -> Case:
-    """The case written as ``honest``, ``KIND:FACTOR``, ``targeted:FACTOR:CLASS`` or ``noise:CLIP:SIGMA``.
+    """Read a case written as ``honest``, ``KIND:FACTOR``, ``targeted:FACTOR:CLASS`` or ``noise:CLIP:SIGMA``.
 
     Raises:
         BadInput: it is none of these.
@@ -193,7 +193,7 @@ def _with(load: ConfigLoader, overrides: Mapping[str, Any]) -> ConfigLoader:
 
 
 def row_of(trial: Trial, results: Results) -> GuardRow:
-    """The row of one run."""
+    """Make the row of one run."""
     models, cell = results.models, trial.cell
     clients = results.corpus.clients or 0
     malicious = min(requesters_of(clients, 1, cell.seed))
@@ -230,7 +230,7 @@ def row_of(trial: Trial, results: Results) -> GuardRow:
 
 
 def worst_recall(confusion: Sequence[Sequence[int]]) -> float | None:
-    """The lowest recall of the emotions that occur; None without any.
+    """Return the lowest recall of the emotions that occur; None without any.
 
     Args:
         confusion: counts [true emotion][recognised emotion].
@@ -255,13 +255,13 @@ _NUMBERS = [*_SHOWN.values(), "label_uniform", "factor", "fulfilled"]
 
 
 def csv_of(rows: Iterable[GuardRow]) -> str:
-    """The content of guard.csv; what is not known is empty."""
+    """Write rows as the text of guard.csv; what is not known is empty."""
     frame = pd.DataFrame([asdict(row) for row in rows], columns=list(COLUMNS))
     return frame.to_csv(index=False, lineterminator="\n")  # type: ignore[no-any-return]
 
 
 def table_of(rows: Iterable[GuardRow]) -> str:
-    """Means over the seeds, as Markdown: a line for each method, case and guard."""
+    """Write means over the seeds as Markdown, a line for each method, case and guard."""
     frame = pd.DataFrame([asdict(row) for row in rows], columns=list(COLUMNS))
     by = ["method", "case", "guard"]
     groups = frame.astype(dict.fromkeys(_NUMBERS, float)).groupby(by, sort=False)

@@ -93,7 +93,7 @@ _NUMBERS = [field.name for field in fields(StudyRow) if field.type == (float | N
 
 
 def rows_of(cell: Cell, results: Results) -> Iterator[StudyRow]:
-    """The rows of one cell, one for each model."""
+    """Yield the rows of one cell, one for each model."""
     gap, models = results.gap, results.models
     unlearning, recovery, retraining = (
         results.cost.get(phase, PhaseCostRow.empty()).client_seconds
@@ -111,13 +111,13 @@ def rows_of(cell: Cell, results: Results) -> Iterator[StudyRow]:
 
 
 def frame_of(rows: Iterable[StudyRow]) -> pd.DataFrame:
-    """Rows as a data frame with a column for each field; an unknown number is NaN."""
+    """Make a data frame of rows, with a column for each field; an unknown number is NaN."""
     names = [field.name for field in fields(StudyRow)]
     return pd.DataFrame([asdict(row) for row in rows], columns=names).astype(dict.fromkeys(_NUMBERS, float))
 
 
 def csv_of(rows: pd.DataFrame) -> str:
-    """The content of compare.csv; what is not known is empty."""
+    """Write rows as the text of compare.csv; what is not known is empty."""
     return rows.to_csv(columns=list(COLUMNS), index=False, lineterminator="\n")  # type: ignore[no-any-return]
 
 

@@ -16,7 +16,7 @@ _OF_GROUP = {"forget": "blue", "more": "green", "control": "muted"}
 
 
 def colour_of(entry: ComparedRun) -> str:
-    """Which colour of ``PALETTE`` an entry has, by what its method sees."""
+    """Return which colour of ``PALETTE`` an entry has, by what its method sees."""
     return _OF_GROUP[entry.group]
 
 
@@ -138,7 +138,7 @@ def _short(text: str, longest: int, single: bool) -> str:
     return f"{text}  " if single else text
 
 
-def key(tasks: Sequence[ComparedTask]) -> list[tuple[str, str, str]]:
+def legend_entries(tasks: Sequence[ComparedTask]) -> list[tuple[str, str, str]]:
     """List (kind, colour, text) of each sign in the legend of these tasks' figures."""
     entries = [entry for task in tasks for entry in task.entries]
     runs = [run for task in tasks for run in task.runs]

@@ -37,7 +37,7 @@ class RunsVerdict:
 
 
 def headline(tasks: Sequence[ComparedTask]) -> tuple[str, str]:
-    """(tone, one sentence) for the head of the page: the finding, or that there can be none over all."""
+    """Return tone and sentence of the page's headline: the finding, or that there is none over all runs."""
     if len(tasks) == 1:
         verdict = judge(tasks[0])
         return verdict.tone, verdict.sentence

@@ -96,7 +96,7 @@ class Run:
 
     @property
     def seed(self) -> str:
-        """As text."""
+        """Its seed, as text."""
         return plain(self.results.seed)
 
     @property
@@ -141,7 +141,7 @@ class Run:
         return None if low is None or high is None else (low, high)
 
     def forgets_another_set_than(self, other: "Run") -> bool:
-        """Whether what was forgotten is known to differ, of two runs of the same settings and seed."""
+        """Tell whether two runs of the same settings and seed are known to have forgotten different sets."""
         sizes = {run.results.models.retrained.forget.n for run in (self, other)} - {None}
         if len(sizes) > 1:
             return True
@@ -186,11 +186,11 @@ class ComparedRun:
 
     @property
     def counted(self) -> tuple[Run, ...]:
-        """Those that take part in means."""
+        """The runs that take part in means."""
         return tuple(run for run in self.runs if run.counts)
 
     def pooled(self, value: Value) -> Spread:
-        """Mean of a value over seeds and its interval, of the runs that count."""
+        """Compute the mean of a value over seeds and its interval, of the runs that count."""
         return pool_all(_observed([(self, run) for run in self.counted], value), "value")
 
 
@@ -206,16 +206,16 @@ class ComparedTask:
 
     @property
     def runs(self) -> list[Run]:
-        """All of them."""
+        """All runs of all entries."""
         return [run for entry in self.entries for run in entry.runs]
 
     @property
     def counted(self) -> list[Run]:
-        """Those that take part in means."""
+        """The runs that take part in means."""
         return [run for run in self.runs if run.counts]
 
     def by_seed(self, value: Value) -> pd.DataFrame:
-        """A value of the runs that count: one row a seed, one column an entry (its label).
+        """Collect a value of the runs that count: one row for each seed, one column for each entry's label.
 
         Where a seed was run twice, the mean; entries and seeds without any value are left out.
         """
@@ -223,11 +223,11 @@ class ComparedTask:
         return seed_means(_observed(pairs, value), "value", "entry")
 
     def pooled(self, value: Value) -> Spreads:
-        """Label of each entry -> mean of a value over its seeds, with its interval."""
+        """Compute the mean of a value over seeds and its interval, for the label of each entry."""
         return spreads(self.by_seed(value))
 
     def once_a_seed(self, value: Value) -> Spread:
-        """Mean over seeds and interval of what all entries share, such as the noise floor."""
+        """Compute the mean over seeds and interval of what all entries share, such as the noise floor."""
         pairs = [(entry, run) for entry in self.entries for run in entry.counted]
         return pool_all(_observed(pairs, value), "value")
 

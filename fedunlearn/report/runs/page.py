@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fedunlearn.files import write_atomically
-from fedunlearn.report.runs.figure import gaps_figure, key
+from fedunlearn.report.runs.figure import gaps_figure, legend_entries
 from fedunlearn.report.runs.finding import RunsVerdict, headline, judge
 from fedunlearn.report.runs.grouping import ComparedTask, Run, tasks_of
 from fedunlearn.report.runs.tables import (
@@ -78,7 +78,7 @@ def write_comparison(results: Mapping[str, Results], path: Path) -> None:
 
 
 def render(results: Mapping[str, Results]) -> str:
-    """The page as text."""
+    """Render the page as text."""
     loader = PackageLoader("fedunlearn", "report")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -96,7 +96,7 @@ def render(results: Mapping[str, Results]) -> str:
         headline=sentence,
         several=len(tasks) > 1,
         kicker=_kicker(runs, tasks),
-        key=key(tasks),
+        key=legend_entries(tasks),
         parts=[_part(task, number, len(tasks)) for number, task in enumerate(tasks, start=1)],
         settings=settings_table(runs),
         words=WORDS,

@@ -8,7 +8,7 @@ from typing import Any
 from fedunlearn.report.finding import unfulfilled
 from fedunlearn.report.runs.finding import RunsVerdict
 from fedunlearn.report.runs.grouping import ComparedRun, ComparedTask, Run, Value, differing
-from fedunlearn.report.statistics import Spread, in_order
+from fedunlearn.report.statistics import Spread, order_by_gap
 from fedunlearn.report.tables import Cell, Column, Row, Table
 from fedunlearn.report.values import MISSING, count, duration, fraction, size
 from fedunlearn.results_schema import (
@@ -113,15 +113,15 @@ class RunLine:
 
 
 def ordered_entries(task: ComparedTask) -> list[ComparedRun]:
-    """Entries by group, in the order of ``statistics.GROUPS``; in each by mean gap, lowest first."""
+    """Sort entries by group, in the order of ``statistics.GROUPS``; in each by mean gap, lowest first."""
     entries = {entry.label: entry for entry in task.entries}
     groups = {label: entry.group for label, entry in entries.items()}
-    order = in_order(groups, task.pooled(lambda run: run.gap))
+    order = order_by_gap(groups, task.pooled(lambda run: run.gap))
     return [entries[label] for labels in order.values() for label in labels]
 
 
 def run_lines(task: ComparedTask) -> list[RunLine]:
-    """One line for each run, entry by entry."""
+    """List the runs, entry by entry."""
     return [_line(entry, run) for entry in ordered_entries(task) for run in entry.runs]
 
 
@@ -145,7 +145,7 @@ def _line(entry: ComparedRun, run: Run) -> RunLine:
 
 
 def gap_table(task: ComparedTask, verdict: RunsVerdict) -> Table:
-    """Each entry's mean gap over seeds, its parts, and whether it is the best or not distinguishable."""
+    """Tabulate each entry's mean gap and its parts, and which are the best or not distinguishable from it."""
     parts: dict[str, tuple[Value, Value]] = {
         "mean gap": (lambda run: run.gap, lambda run: run.floor),
         "forget": (lambda run: run.final_gap.forget, lambda run: run.results.gap.noise_floor.forget),
@@ -177,7 +177,7 @@ def gap_table(task: ComparedTask, verdict: RunsVerdict) -> Table:
 
 
 def models_table(task: ComparedTask) -> Table:
-    """Each entry's two models; the original and the retrained one, which all share, last."""
+    """Tabulate each entry's two models; the original and the retrained one, which all share, come last."""
     measures: dict[str, Callable[[ModelScores], float | None]] = {
         "test UAR": lambda scores: scores.test.uar,
         "test accuracy": lambda scores: scores.test.accuracy,
@@ -210,7 +210,7 @@ def models_table(task: ComparedTask) -> Table:
 
 
 def privacy_measures() -> tuple[Measure, ...]:
-    """The membership attacks on the model that a run ends with."""
+    """List the membership attacks on the model that a run ends with."""
 
     def population(of: Callable[[MembershipAttack], float | None]) -> tuple[Value, Value]:
         return lambda run: of(run.final_scores.membership), lambda run: of(
@@ -248,7 +248,7 @@ def privacy_measures() -> tuple[Measure, ...]:
 
 
 def other_measures() -> tuple[Measure, ...]:
-    """Fairness, distances, relearn time, reversion and the combined scores."""
+    """List fairness, distances, relearn time, reversion and the combined scores."""
     return (
         Measure("worst speaker's change", lambda run: run.results.fairness.change[run.final].worst, _signed),
         Measure("mean speaker's change", lambda run: run.results.fairness.change[run.final].mean, _signed),
@@ -270,7 +270,7 @@ def other_measures() -> tuple[Measure, ...]:
 
 
 def cost_measures() -> tuple[Measure, ...]:
-    """Costs of unlearning and recovery together, compared to retraining."""
+    """List the costs of unlearning and recovery together, compared to retraining."""
 
     def spent(of: Callable[[PhaseCostRow], float | None]) -> Value:
         return lambda run: _sum(of(_phase(run, name)) for name in ("unlearn", "recover"))
@@ -300,7 +300,7 @@ def cost_measures() -> tuple[Measure, ...]:
 
 
 def pooled_table(task: ComparedTask, measures: Sequence[Measure]) -> Table:
-    """One row for each entry; measures that no run has are left out."""
+    """Tabulate measures, a row for each entry; measures that no run has are left out."""
     known = [m for m in measures if any(m.value(run) is not None for run in task.counted)]
     columns = [_cells(task, measure) for measure in known]
     rows = [
@@ -313,7 +313,7 @@ def pooled_table(task: ComparedTask, measures: Sequence[Measure]) -> Table:
 
 
 def settings_table(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Settings and versions that differ between runs: key, and each value with the runs that have it."""
+    """List settings and versions that differ between runs: key, and each value with the runs that have it."""
     records = {
         run.name: {**run.settings, **{f"versions.{name}": version for name, version in run.versions.items()}}
         for run in runs

@@ -102,7 +102,7 @@ def forget_against_retain(rows: pd.DataFrame) -> Figure:
 
 
 def noise_ellipse(rows: pd.DataFrame) -> Ellipse | None:
-    """The region around the mean that holds 95 % of the retrained models of a run, were they Gaussian.
+    """Compute the region around the mean that holds 95 % of a run's retrained models, were they Gaussian.
 
     Covariance of (forget, retain) around each run's mean, pooled over runs; None with too few to estimate it.
     """

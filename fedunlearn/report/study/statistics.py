@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from fedunlearn.report.statistics import group_of, in_order, pool
+from fedunlearn.report.statistics import group_of, order_by_gap, pool
 
 _RUN = ["method", "seed", "forget_size", "requesters", "aggregation", "recovery", "window"]
 _DATA = ["seed", "forget_size", "requesters"]
@@ -46,7 +46,7 @@ class Setting:
 
 
 def select(rows: pd.DataFrame, stage: str | None = "recovered", **where: Any) -> pd.DataFrame:
-    """The rows of one stage.
+    """Select the rows of one stage.
 
     Args:
         rows: of a study.
@@ -61,7 +61,7 @@ def select(rows: pd.DataFrame, stage: str | None = "recovered", **where: Any) ->
 
 
 def settings_of(rows: pd.DataFrame) -> list[Setting]:
-    """All settings; aggregations and recoveries in their order of appearance, fewest requesters first."""
+    """List all settings; aggregations and recoveries in order of appearance, fewest requesters first."""
     found = [Setting(*values) for values in rows[_SETTING].drop_duplicates().itertuples(index=False)]
     pairs = list(dict.fromkeys((s.aggregation, s.recovery) for s in found))
     return sorted(
@@ -71,20 +71,20 @@ def settings_of(rows: pd.DataFrame) -> list[Setting]:
 
 
 def windows_of(rows: pd.DataFrame) -> list[int]:
-    """All batching windows, in rounds, shortest first."""
+    """List all batching windows, in rounds, shortest first."""
     return sorted(rows["window"].unique().tolist())
 
 
 def methods_of(rows: pd.DataFrame) -> dict[str, list[str]]:
-    """Group -> its methods in order of their mean gap after recovery, lowest first. No group is empty."""
+    """Sort methods by group and by mean gap after recovery, lowest first; empty groups are left out."""
     judged = select(rows)
     first = judged.drop_duplicates("method")
     groups = {row.method: group_of(row.algorithm, row.sees) for row in first.itertuples()}
-    return in_order(groups, pool(judged, "gap", "method"))
+    return order_by_gap(groups, pool(judged, "gap", "method"))
 
 
-def less_retrained(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """The rows after recovery, with a column as its difference to the retrained model of the same run."""
+def subtract_retrained(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Subtract from a column, after recovery, its value for the retrained model of the same run."""
     retrained = select(rows, "retrained").set_index(_RUN)[column]
     judged = select(rows).set_index(_RUN)
     judged[column] -= retrained[~retrained.index.duplicated(keep="last")].reindex(judged.index)
@@ -92,5 +92,5 @@ def less_retrained(rows: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def references(rows: pd.DataFrame) -> pd.DataFrame:
-    """The retrained models, each once: methods, aggregations and recoveries are compared to the same."""
+    """Select the retrained models, each once: all methods, aggregations and recoveries share them."""
     return select(rows, "retrained").drop_duplicates(_DATA, keep="last")

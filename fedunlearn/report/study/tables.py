@@ -17,11 +17,11 @@ from fedunlearn.report.statistics import (
 )
 from fedunlearn.report.study.statistics import (
     Setting,
-    less_retrained,
     methods_of,
     references,
     select,
     settings_of,
+    subtract_retrained,
     windows_of,
 )
 from fedunlearn.report.tables import Cell, Column, Row, Table
@@ -46,7 +46,7 @@ _MEANINGS = (
 
 
 def summaries(rows: pd.DataFrame) -> list[Table]:
-    """For each aggregation and recovery: the mean gap of each method in every setting."""
+    """Tabulate the mean gap of each method in every setting, for each aggregation and recovery."""
     tables: dict[tuple[str, str], list[Setting]] = {}
     for setting in settings_of(rows):
         tables.setdefault((setting.aggregation, setting.recovery), []).append(setting)
@@ -54,7 +54,7 @@ def summaries(rows: pd.DataFrame) -> list[Table]:
 
 
 def details(rows: pd.DataFrame) -> list[Table]:
-    """For each setting: gap, gap as a multiple of the noise floor, differences to the retrained model."""
+    """Tabulate each setting: gap, gap over the noise floor, differences to the retrained model."""
     windows = windows_of(rows)
     return [
         _detail(select(rows, None, **setting.where), setting, len(windows) > 1)
@@ -92,7 +92,7 @@ def _detail(rows: pd.DataFrame, setting: Setting, windows: bool) -> Table:
     methods, judged, known = methods_of(rows), select(rows), references(rows)
     gaps, gap = _gaps(judged, methods), pool(judged, "gap", "method")
     floor = pool_all(known, "gap")
-    apart = [pool(less_retrained(rows, column), column, "method") for column in _DIFFERENCES]
+    apart = [pool(subtract_retrained(rows, column), column, "method") for column in _DIFFERENCES]
     apart.append(pool(judged, "reversion", "method"))
     waited = pool(judged, "rounds_waited_mean", "method")
     seconds = pool(judged, "client_seconds", "method")
