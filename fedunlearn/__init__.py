@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fedunlearn.api import compare, load_config, run
     from fedunlearn.audio import SAMPLE_RATE
-    from fedunlearn.config import Config, DescentSettings
+    from fedunlearn.config import Config
     from fedunlearn.config.fields import Settings
+    from fedunlearn.config.unlearning import DescentSettings
     from fedunlearn.corpora.plugin import corpus, recording
     from fedunlearn.corpora.utterance import Utterance
     from fedunlearn.errors import BadInput, RunFailed

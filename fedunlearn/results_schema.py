@@ -28,6 +28,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
+    WithJsonSchema,
     field_validator,
     model_serializer,
     model_validator,
@@ -996,7 +997,7 @@ class Results(Part):
         "times",
     )
 
-    format: Known[Literal["fedunlearn/results/1"]] = Field(
+    format: Known[Annotated[Text, WithJsonSchema({"type": "string", "const": SCHEMA})]] = Field(
         None, alias="schema", description="Version of the format of this file."
     )
     config: dict[str, Any] = Field({}, description="All settings, as docs/configuration.md names them.")

@@ -116,7 +116,7 @@ def compare(
                 bars.update(bar, description=name or None, completed=done, total=total)
 
             found = compare_methods(base, axes, out, warn, progress)
-        if found.rows:
+        if found.summary:
             Screen().print(found.summary, soft_wrap=True)
             say(f"Tables and figures: {out}")
         for name, why in found.failures.items():

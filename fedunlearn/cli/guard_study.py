@@ -1,7 +1,5 @@
 """``fedunlearn guard``: what malicious requesters achieve, with and without the server's guard."""
 
-import csv
-import io
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +20,7 @@ from fedunlearn.console import Screen, errors, plain, warn
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, RunFailed
 from fedunlearn.files import write_atomically
 from fedunlearn.study.grid import parse_numbers
-from fedunlearn.study.guard_study import COLUMNS, Trial, parse_case, row_of, table_of, trials_of
+from fedunlearn.study.guard_study import Trial, csv_of, parse_case, row_of, table_of, trials_of
 
 
 def guard(
@@ -90,11 +88,7 @@ def _measure(trials: list[Trial], out: Path) -> int:
                 failed = True
                 errors.print(plain(f"failed: {trial.cell.name}: {error}"), style="red")
         rows = [row_of(trial, found) for trial in trials if (found := runner.results(trial.cell)) is not None]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(out / "guard.csv", text.getvalue())
+    write_atomically(out / "guard.csv", csv_of(rows))
     write_atomically(out / "guard.md", table_of(rows))
     Screen().print(table_of(rows), soft_wrap=True)
     return EXIT_FAILED if failed else EXIT_OK

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +13,7 @@ from fedunlearn.cli.exit_codes import run_command
 from fedunlearn.console import say, warn
 from fedunlearn.errors import EXIT_OK, BadInput
 from fedunlearn.inputs import looked_up, read_text, refuse_inside_corpus
+from fedunlearn.results_schema import Results
 from fedunlearn.run_folder import RunFolder
 
 _DEFAULT = Path("comparison.html")
@@ -61,7 +62,7 @@ def _compare_runs(folders: Sequence[Path], out: Path | None) -> int:
     from fedunlearn.report.runs.page import write_comparison
 
     problems: list[str] = []
-    found: dict[Path, dict[str, Any]] = {}
+    found: dict[Path, Results] = {}
     beside = {folder: what for folder in folders if (what := _what_is_no_run(folder, out or _DEFAULT))}
     for folder in folders:
         if folder in beside:
@@ -71,7 +72,7 @@ def _compare_runs(folders: Sequence[Path], out: Path | None) -> int:
             problems.append(f"{folder}: is named twice; a run counts once")
             continue
         try:
-            found[place] = read_results(folder)
+            found[place] = Results.read(folder)
         except BadInput as error:
             problems += error.problems
     page = out or _DEFAULT
@@ -105,8 +106,13 @@ def _what_is_no_run(place: Path, page: Path) -> str:
     return looked_up(place, look)
 
 
-def unfit(page: Path, runs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Why a page cannot be written there; a user's corpus is never written to."""
+def unfit(page: Path, runs: Iterable[Results]) -> list[str]:
+    """Why a page cannot be written there; a user's corpus is never written to.
+
+    Args:
+        page: where to.
+        runs: what it is about.
+    """
     place = page.resolve()
     if place.is_dir() or not place.parent.is_dir():
         what = "is a folder" if place.is_dir() else "its folder does not exist"
@@ -116,9 +122,7 @@ def unfit(page: Path, runs: Iterable[Mapping[str, Any]]) -> list[str]:
     if not os.access(place.parent, os.W_OK) or (place.exists() and not os.access(place, os.W_OK)):
         return [f"--out {page}: cannot be written; name another place"]
     for results in runs:
-        config = results.get("config")
-        corpus = config.get("corpus") if isinstance(config, dict) else None
-        path = corpus.get("path") if isinstance(corpus, dict) else None
+        path = results.setting("corpus", "path")
         if isinstance(path, str) and path:
             try:
                 refuse_inside_corpus("--out", page, path)
@@ -148,7 +152,7 @@ def _page(folder: Path, out: Path | None) -> int:
     from fedunlearn.report.run_page import write_report
 
     results, page = read_results(folder), out or RunFolder(folder).report
-    if out is not None and (problems := unfit(out, [results])):
+    if out is not None and (problems := unfit(out, [Results.model_validate(results)])):
         raise BadInput(problems)
     write_report(results, page)
     say(f"Report: {page}")

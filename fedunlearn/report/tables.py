@@ -48,12 +48,14 @@ class Column:
         word: the entry of the glossary that explains it; empty where there is none.
         model: the model whose colour it has; empty where there is none.
         reference: whether it is what others are read against.
+        left: whether its cells are words, which Markdown and LaTeX align to the left.
     """
 
     text: str
     word: str = ""
     model: str = ""
     reference: bool = False
+    left: bool = False
 
 
 @dataclass(frozen=True)

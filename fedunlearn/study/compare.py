@@ -1,18 +1,18 @@
 """A comparison of methods: its cells are run one after another, its rows become tables and figures."""
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import pandas as pd
 
 from fedunlearn.config import Config
 from fedunlearn.errors import BadInput, Interrupted, RunFailed
 from fedunlearn.files import write_atomically
-from fedunlearn.report.study import figures, statistics, tables
+from fedunlearn.report.markup import latex, markdown
+from fedunlearn.report.study import figures, tables
 from fedunlearn.study.grid import Axes, Cell, cells_of, loader_of
-from fedunlearn.study.rows import rows_of
+from fedunlearn.study.rows import csv_of, frame_of, rows_of
 from fedunlearn.study.runner import StudyRunner
 
 ProgressCallback = Callable[[str, int, int], None]
@@ -25,13 +25,13 @@ class Comparison:
 
     Attributes:
         folder: where compare.csv, compare.md, compare.tex, the figures and the finished cells are.
-        rows: four for each finished cell, one a model; the keys include ``report.study.statistics.COLUMNS``.
+        rows: four for each finished cell, one a model; the columns are the fields of ``study.rows.StudyRow``.
         failures: name of a cell -> why its run failed.
         summary: the main tables as Markdown; empty where no cell has finished.
     """
 
     folder: Path
-    rows: Sequence[Mapping[str, Any]]
+    rows: pd.DataFrame
     failures: Mapping[str, str]
     summary: str
 
@@ -80,24 +80,19 @@ def compare_methods(
                 failures[cell.name] = str(error)
         progress("", len(cells), len(cells))
         rows = _rows(runner, cells)
-    return Comparison(out, rows, failures, _write(rows, out) if rows else "")
+    return Comparison(out, rows, failures, "" if rows.empty else _write(rows, out))
 
 
-def _rows(runner: StudyRunner, cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    return [
-        row for cell in cells if (found := runner.results(cell)) is not None for row in rows_of(cell, found)
-    ]
+def _rows(runner: StudyRunner, cells: Sequence[Cell]) -> pd.DataFrame:
+    finished = ((cell, runner.results(cell)) for cell in cells)
+    return frame_of(row for cell, found in finished if found is not None for row in rows_of(cell, found))
 
 
-def _write(rows: list[dict[str, Any]], out: Path) -> str:
+def _write(rows: pd.DataFrame, out: Path) -> str:
     """Write tables and figures of all rows; the main tables as Markdown."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, statistics.COLUMNS, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
     summary, details = tables.summaries(rows), tables.details(rows)
-    write_atomically(out / "compare.csv", text.getvalue())
-    write_atomically(out / "compare.md", tables.markdown([*summary, *details]))
-    write_atomically(out / "compare.tex", tables.latex([*summary, *details]))
+    write_atomically(out / "compare.csv", csv_of(rows))
+    write_atomically(out / "compare.md", markdown([*summary, *details]))
+    write_atomically(out / "compare.tex", latex([*summary, *details]))
     figures.write_figures(rows, out)
-    return tables.markdown(summary)
+    return markdown(summary)

@@ -1,13 +1,19 @@
-"""What a malicious requester does to the model, with and without the guard: cases, guards, cells and rows."""
+"""What a malicious requester achieves, with and without the guard: cases, guards, cells and rows."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from math import isfinite
-from statistics import fmean
+from dataclasses import asdict, dataclass, fields
+from math import isfinite, prod
 from typing import Any
+
+import pandas as pd
 
 from fedunlearn.config import Config
 from fedunlearn.errors import BadInput
+from fedunlearn.report.markup import markdown
+from fedunlearn.report.tables import Cell as TableCell
+from fedunlearn.report.tables import Column, Row, Table
+from fedunlearn.report.values import fraction
+from fedunlearn.results_schema import RequestPrivacy, Results
 from fedunlearn.study.grid import GUARD_OFF, Axes, Cell, ConfigLoader, Variant, cells_of, requesters_of
 
 GUARDS: dict[str, dict[str, Any]] = {
@@ -20,47 +26,86 @@ GUARDS: dict[str, dict[str, Any]] = {
 
 _KINDS = ("scaled", "flipped", "targeted", "random")
 
-COLUMNS = (
-    "method",
-    "case",
-    "guard",
-    "seed",
-    "requesters",
-    "size",
-    "test_unlearned",
-    "test_recovered",
-    "uar_unlearned",
-    "uar_recovered",
-    "worst_recall_unlearned",
-    "worst_recall_recovered",
-    "test_original",
-    "worst_recall_original",
-    "forget_recovered",
-    "gap_recovered",
-    "label_tv",
-    "label_uniform",
-    "told_auc",
-    "features_update",
-    "features_kept",
-    "done",
-    "factor",
-    "fulfilled",
-)
+
+@dataclass(frozen=True, kw_only=True)
+class GuardRow:
+    """One run of the guard study, a row of guard.csv. A value that is not known is None.
+
+    Attributes:
+        method: name of the unlearning method.
+        case: behaviour of the first requester.
+        guard: which of ``GUARDS``.
+        seed: of the run.
+        requesters: clients that file a request.
+        size: utterances that each deletes.
+        test_unlearned: test accuracy right after the last unlearn step.
+        test_recovered: test accuracy after recovery.
+        uar_unlearned: test UAR right after the last unlearn step.
+        uar_recovered: test UAR after recovery.
+        worst_recall_unlearned: lowest recall of an emotion right after the last unlearn step.
+        worst_recall_recovered: lowest recall of an emotion after recovery.
+        test_original: test accuracy of the original.
+        worst_recall_original: lowest recall of an emotion of the original.
+        forget_recovered: forget accuracy after recovery.
+        gap_recovered: mean gap after recovery; None where nothing was forgotten.
+        label_tv: how far the best guess of the forget set's label mix is off, as a total variation distance.
+        label_uniform: the same of the guess "all classes alike".
+        told_auc: AUC at which the update tells deleted utterances from those that the client kept.
+        features_update: correlation at which deleted features are read off the update.
+        features_kept: correlation at which they are read off the models that the run folder keeps.
+        done: what the guard did to the first requester's updates.
+        factor: share of the update that was left.
+        fulfilled: share of the requests that were verified.
+    """
+
+    method: str
+    case: str
+    guard: str
+    seed: int
+    requesters: int
+    size: int
+    test_unlearned: float | None
+    test_recovered: float | None
+    uar_unlearned: float | None
+    uar_recovered: float | None
+    worst_recall_unlearned: float | None
+    worst_recall_recovered: float | None
+    test_original: float | None
+    worst_recall_original: float | None
+    forget_recovered: float | None
+    gap_recovered: float | None
+    label_tv: float | None
+    label_uniform: float | None
+    told_auc: float | None
+    features_update: float | None
+    features_kept: float | None
+    done: str
+    factor: float
+    fulfilled: float
+
+
+COLUMNS = tuple(field.name for field in fields(GuardRow))
+"""of guard.csv"""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One behaviour of the first requester: ``overrides(client)`` of the experiment make it so."""
+    """One behaviour of the first requester.
+
+    Attributes:
+        name: as written on the command line.
+        overrides: client -> settings of the experiment that make it behave so.
+    """
 
     name: str
     overrides: Callable[[int], dict[str, Any]]
 
 
 def parse_case(text: str) -> Case:
-    """Read a case: ``honest``, ``KIND:FACTOR``, ``targeted:FACTOR:CLASS`` or ``noise:CLIP:SIGMA``.
+    """Read a case written as ``honest``, ``KIND:FACTOR``, ``targeted:FACTOR:CLASS`` or ``noise:CLIP:SIGMA``.
 
     Raises:
-        BadInput: none of these.
+        BadInput: it is none of these.
     """
     kind, *numbers = text.strip().split(":")
     try:
@@ -86,7 +131,13 @@ def parse_case(text: str) -> Case:
 
 @dataclass(frozen=True)
 class Trial:
-    """One run: how the first requester behaves, under which guard."""
+    """One run of the guard study.
+
+    Attributes:
+        cell: the run.
+        case: name of the first requester's behaviour.
+        guard: which of ``GUARDS``.
+    """
 
     cell: Cell
     case: str
@@ -105,16 +156,16 @@ def trials_of(
     """List all runs, seed by seed.
 
     Args:
-        load: puts overrides on top of the experiment.
+        load: overrides -> the experiment with them.
         methods: unlearning methods of honest requesters.
         cases: behaviours of the first requester.
-        guards: names of ``GUARDS``.
+        guards: which of ``GUARDS``.
         size: utterances that each requester deletes.
-        requesters: clients that request a deletion.
-        seeds: whole experiments.
+        requesters: clients that file a request; the first one is malicious.
+        seeds: of whole experiments.
 
     Raises:
-        BadInput: a guard that is not known, or settings that the experiment refuses.
+        BadInput: a guard is not known, or the experiment refuses the settings.
     """
     unknown = sorted(set(guards) - set(GUARDS))
     if unknown:
@@ -122,12 +173,12 @@ def trials_of(
     clients = load({}).partition.clients
     found = []
     for seed in seeds:
-        attacker = min(requesters_of(clients, 1, seed))
+        malicious = min(requesters_of(clients, 1, seed))
         for method in methods:
             for case in cases:
                 for guard in guards:
                     name = f"{method}-{case.name}-{guard}".replace(":", "_")
-                    overrides = {**GUARDS[guard], **case.overrides(attacker)}
+                    overrides = {**GUARDS[guard], **case.overrides(malicious)}
                     axes = Axes([Variant(name, method)], [size], [requesters], [seed])
                     (cell,) = cells_of(_with(load, overrides), axes)
                     found.append(Trial(cell, case.name, guard))
@@ -141,101 +192,100 @@ def _with(load: ConfigLoader, overrides: Mapping[str, Any]) -> ConfigLoader:
     return loaded
 
 
-def row_of(trial: Trial, results: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the row of one run; a missing value is None.
-
-    Args:
-        trial: the run.
-        results: its results.json.
-    """
-    models, cell = results["models"], trial.cell
-    attacker = min(requesters_of(results["corpus"]["clients"], 1, cell.seed))
-    privacy = next((r.get("privacy") for r in results["requests"] if r["client"] == attacker), None) or {}
-    mix, membership = privacy.get("label_mix") or {}, privacy.get("membership") or {}
-    done = [i for i in results["guard"] if i["client"] == attacker]
-    verified = sum(r["state"] == "verified" for r in results["requests"])
-    left = 1.0
-    for intervention in done:
-        left *= intervention["factor"]
-    return {
-        "method": cell.variant.algorithm,
-        "case": trial.case,
-        "guard": trial.guard,
-        "seed": cell.seed,
-        "requesters": cell.requesters,
-        "size": cell.size,
-        "test_unlearned": models["unlearned"]["test"]["accuracy"],
-        "test_recovered": models["recovered"]["test"]["accuracy"],
-        "test_original": models["original"]["test"]["accuracy"],
-        "uar_unlearned": models["unlearned"]["test"]["uar"],
-        "uar_recovered": models["recovered"]["test"]["uar"],
-        "worst_recall_original": worst_recall(models["original"]["confusion"]["test"]),
-        "worst_recall_unlearned": worst_recall(models["unlearned"]["confusion"]["test"]),
-        "worst_recall_recovered": worst_recall(models["recovered"]["confusion"]["test"]),
-        "forget_recovered": models["recovered"]["forget"]["accuracy"],
-        # Where nothing was unlearned there is nothing to compare with.
-        "gap_recovered": results["gap"]["recovered"]["mean"] if verified else None,
-        "label_tv": mix.get("tv"),
-        "label_uniform": mix.get("uniform"),
-        "told_auc": membership.get("auc"),
-        "features_update": (privacy.get("reconstruction") or {}).get("r"),
-        "features_kept": next(
-            (row["r"] for row in results.get("kept", []) if row["client"] == attacker), None
-        ),
-        "done": " + ".join(dict.fromkeys(i["what"] for i in done)) or "nothing",
-        "factor": left,
-        "fulfilled": verified / len(results["requests"]),
-    }
+def row_of(trial: Trial, results: Results) -> GuardRow:
+    """Make the row of one run."""
+    models, cell = results.models, trial.cell
+    clients = results.corpus.clients or 0
+    malicious = min(requesters_of(clients, 1, cell.seed))
+    privacy = next((r.privacy for r in results.requests if r.client == malicious), RequestPrivacy.empty())
+    interventions = [i for i in results.guard if i.client == malicious]
+    verified = sum(request.state == "verified" for request in results.requests)
+    return GuardRow(
+        method=cell.variant.algorithm,
+        case=trial.case,
+        guard=trial.guard,
+        seed=cell.seed,
+        requesters=cell.requesters,
+        size=cell.size,
+        test_unlearned=models.unlearned.test.accuracy,
+        test_recovered=models.recovered.test.accuracy,
+        uar_unlearned=models.unlearned.test.uar,
+        uar_recovered=models.recovered.test.uar,
+        worst_recall_unlearned=worst_recall(models.unlearned.confusion.test),
+        worst_recall_recovered=worst_recall(models.recovered.confusion.test),
+        test_original=models.original.test.accuracy,
+        worst_recall_original=worst_recall(models.original.confusion.test),
+        forget_recovered=models.recovered.forget.accuracy,
+        # Where nothing was forgotten there is nothing to compare with.
+        gap_recovered=results.gap.recovered.mean if verified else None,
+        label_tv=privacy.label_mix.tv,
+        label_uniform=privacy.label_mix.uniform,
+        told_auc=privacy.membership.auc,
+        features_update=privacy.reconstruction.r,
+        features_kept=next((leak.r for leak in results.kept if leak.client == malicious), None),
+        done=" + ".join(dict.fromkeys(i.what for i in interventions if i.what)) or "nothing",
+        factor=prod((i.factor for i in interventions if i.factor is not None), start=1.0),
+        fulfilled=verified / len(results.requests),
+    )
 
 
 def worst_recall(confusion: Sequence[Sequence[int]]) -> float | None:
-    """Return the lowest recall of the emotions that occur.
+    """Return the lowest recall of the emotions that occur; None without any.
 
     Args:
-        confusion: counts [true][recognised].
+        confusion: counts [true emotion][recognised emotion].
     """
     recalls = [row[label] / sum(row) for label, row in enumerate(confusion) if sum(row)]
     return min(recalls, default=None)
 
 
-_SHOWN = (
-    ("test, after the step", "test_unlearned"),
-    ("test, recovered", "test_recovered"),
-    ("worst recall, after the step", "worst_recall_unlearned"),
-    ("worst recall, recovered", "worst_recall_recovered"),
-    ("gap, recovered", "gap_recovered"),
-    ("label mix TV (uniform)", "label_tv"),
-    ("told apart (AUC)", "told_auc"),
-    ("features read off the update (r)", "features_update"),
-    ("off the models kept (r)", "features_kept"),
-)
+_SHOWN = {
+    "test, after the step": "test_unlearned",
+    "test, recovered": "test_recovered",
+    "worst recall, after the step": "worst_recall_unlearned",
+    "worst recall, recovered": "worst_recall_recovered",
+    "gap, recovered": "gap_recovered",
+    "label mix TV (uniform)": "label_tv",
+    "told apart (AUC)": "told_auc",
+    "features read off the update (r)": "features_update",
+    "off the models kept (r)": "features_kept",
+}
+"""head of a column -> the column of guard.csv"""
+_NUMBERS = [*_SHOWN.values(), "label_uniform", "factor", "fulfilled"]
 
 
-def table_of(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Format means over the seeds as Markdown: one line for each method, case and guard."""
-    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["method"], row["case"], row["guard"]), []).append(row)
-    head = ["method", "case", "guard", *(title for title, _ in _SHOWN), "what the guard did", "fulfilled"]
-    lines = [head, ["---"] * 3 + ["---:"] * len(_SHOWN) + ["---", "---:"]]
-    for (method, case, guard), own in groups.items():
-        numbers = [_mean(own, column) for _, column in _SHOWN]
-        numbers[5] += f" ({_mean(own, 'label_uniform')})"
-        lines.append([method, case, guard, *numbers, _did(own), _mean(own, "fulfilled")])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+def csv_of(rows: Iterable[GuardRow]) -> str:
+    """Write rows as the text of guard.csv; what is not known is empty."""
+    frame = pd.DataFrame([asdict(row) for row in rows], columns=list(COLUMNS))
+    return frame.to_csv(index=False, lineterminator="\n")  # type: ignore[no-any-return]
 
 
-def _mean(rows: Sequence[Mapping[str, Any]], column: str) -> str:
-    known = [row[column] for row in rows if row[column] is not None]
-    return f"{fmean(known):.3f}" if known else "–"
-
-
-def _did(rows: Sequence[Mapping[str, Any]]) -> str:
-    counted: dict[str, list[float]] = {}
-    for row in rows:
-        counted.setdefault(row["done"], []).append(row["factor"])
-    parts = [
-        f"{len(left)} x {what}" + ("" if what == "nothing" or not max(left) else f" to {fmean(left):.2f}")
-        for what, left in counted.items()
+def table_of(rows: Iterable[GuardRow]) -> str:
+    """Write means over the seeds as Markdown, a line for each method, case and guard."""
+    frame = pd.DataFrame([asdict(row) for row in rows], columns=list(COLUMNS))
+    by = ["method", "case", "guard"]
+    groups = frame.astype(dict.fromkeys(_NUMBERS, float)).groupby(by, sort=False)
+    means = groups[_NUMBERS].mean()
+    lines = []
+    for (key, own), (_, mean) in zip(groups, means.iterrows(), strict=True):
+        method, case, guard = key
+        numbers = [fraction(mean[column]) for column in _SHOWN.values()]
+        numbers[5] += f" ({fraction(mean['label_uniform'])})"
+        texts = [case, guard, *numbers, _interventions(own), fraction(mean["fulfilled"])]
+        lines.append(Row(method, cells=tuple(map(TableCell, texts))))
+    columns = [
+        *(Column(name, left=True) for name in by),
+        *(Column(name) for name in _SHOWN),
+        Column("what the guard did", left=True),
+        Column("fulfilled"),
     ]
+    return markdown([Table(tuple(columns), tuple(lines))])
+
+
+def _interventions(rows: pd.DataFrame) -> str:
+    """``2 x clipped to 0.50``: how often the guard did what, and the mean share of the update left."""
+    parts = []
+    for what, left in rows.groupby("done", sort=False)["factor"]:
+        share = "" if what == "nothing" or not left.max() else f" to {left.mean():.2f}"
+        parts.append(f"{len(left)} x {what}{share}")
     return ", ".join(parts)

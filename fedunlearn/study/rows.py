@@ -1,78 +1,176 @@
-"""A finished cell as rows of compare.csv: one for each of its four models."""
+"""Finished cells as the rows of compare.csv: one row for each of a cell's four models."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 
+import pandas as pd
+
+from fedunlearn.results_schema import Gap, ModelScores, PhaseCostRow, Results
 from fedunlearn.study.grid import Cell
 from fedunlearn.unlearning import method_named
 
 
-def rows_of(cell: Cell, results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The rows of one cell.
+@dataclass(frozen=True, kw_only=True)
+class StudyRow:
+    """One model of one run. A value that is not known is None.
 
-    Args:
-        cell: as it was asked for.
-        results: the fields of its results.json that the bench keeps.
-
-    Yields:
-        ``report.comparison.COLUMNS``, and of the retrained model ``seeds``: forget and retain accuracy with
-        each seed. "gap" of the original is that of doing nothing, "gap" of the retrained model the noise
-        floor; what a row has no value for is None.
+    Attributes:
+        method: name of the variant, as tables show it.
+        sees: what its method sees: "forget" is the forget set alone.
+        model: name of the recogniser.
+        corpus: its name.
+        forget_size: utterances that each requester deletes.
+        requesters: clients that file a request.
+        aggregation: how the requesters' updates are aggregated.
+        recovery: name of the recovery.
+        seed: of the run.
+        stage: original, unlearned, recovered or retrained.
+        forget: forget accuracy.
+        retain: retain accuracy.
+        test: test accuracy.
+        unseen: UAR on unseen speakers.
+        membership: AUC of the population attack.
+        gap: mean gap; of the original that of doing nothing, of the retrained model the noise floor.
+        client_seconds: CPU time on the clients until there was this model, in s; 0 for the original.
+        algorithm: name of the method.
+        settings: the variant's own, as written on the command line.
+        recovery_rounds: number of recovery rounds.
+        recovery_epochs: epochs in each.
+        recovery_lr: learning rate in each.
+        reversion: only after recovery: forget accuracy less that right after unlearning.
+        reversion_membership: the same of the membership AUC.
+        gap_forget: gap in forget accuracy.
+        gap_retain: gap in retain accuracy.
+        gap_test: gap in test accuracy.
+        gap_membership: gap in membership AUC.
+        noise_floor: mean gap between retrained seeds.
+        original: key of the original model among the references.
+        scalars: which of the server's numbers the method read, separated by spaces.
+        window: rounds that a request waits for others to be served with it.
+        rounds_waited_mean: rounds that the requests waited, on average.
+        seeds: of the retrained model: forget and retain accuracy with each of its seeds; not in the file.
     """
-    cost, gap, models = results["cost"], results["gap"], results["models"]
-    recovery = results["config"]["recovery"]
-    floor = gap["noise_floor"] or dict.fromkeys(("forget", "retain", "test", "membership", "mean"))
-    unlearning = cost["unlearn"]["client_seconds"]
-    stages = {
-        "original": (gap["none"], 0.0),
-        "unlearned": (gap["unlearned"], unlearning),
-        "recovered": (gap["recovered"], unlearning + cost["recover"]["client_seconds"]),
-        "retrained": (floor, cost["retrain"]["client_seconds"]),
-    }
-    for stage, (distance, seconds) in stages.items():
-        model = models[stage]
-        yield {
-            "method": cell.variant.name,
-            "sees": method_named(cell.variant.algorithm).sees,
-            "model": results["config"]["model"]["name"],
-            "corpus": results["corpus"]["name"],
-            "forget_size": cell.size,
-            "requesters": cell.requesters,
-            "aggregation": cell.aggregation,
-            "recovery": cell.recovery,
-            "seed": cell.seed,
-            "stage": stage,
-            "forget": model["forget"]["accuracy"],
-            "retain": model["retain"]["accuracy"],
-            "test": model["test"]["accuracy"],
-            "unseen": model["unseen"]["uar"],
-            "membership": model["membership"]["auc"],
-            "gap": distance["mean"],
-            "client_seconds": seconds,
-            "algorithm": cell.variant.algorithm,
-            "settings": cell.variant.written,
-            "recovery_rounds": recovery["rounds"],
-            "recovery_epochs": recovery["epochs"],
-            "recovery_lr": recovery["lr"],
-            "reversion": _came_back(models, stage, "forget", "accuracy"),
-            "reversion_membership": _came_back(models, stage, "membership", "auc"),
-            "gap_forget": distance["forget"],
-            "gap_retain": distance["retain"],
-            "gap_test": distance["test"],
-            "gap_membership": distance["membership"],
-            "noise_floor": floor["mean"],
-            "original": results["references"]["original"],
-            "scalars": " ".join(
-                sorted({s for r in results["requests"] for s in r.get("scalars_read") or ()})
-            ),
-            "window": cell.window,
-            "rounds_waited_mean": _mean([r["rounds_waited"] for r in results["requests"]]),
-            "seeds": _accuracies(model["seeds"]) if stage == "retrained" else [],
-        }
+
+    method: str
+    sees: str
+    model: str | None
+    corpus: str | None
+    forget_size: int
+    requesters: int
+    aggregation: str
+    recovery: str
+    seed: int
+    stage: str
+    forget: float | None
+    retain: float | None
+    test: float | None
+    unseen: float | None
+    membership: float | None
+    gap: float | None
+    client_seconds: float | None
+    algorithm: str
+    settings: str
+    recovery_rounds: int | None
+    recovery_epochs: int | None
+    recovery_lr: float | None
+    reversion: float | None
+    reversion_membership: float | None
+    gap_forget: float | None
+    gap_retain: float | None
+    gap_test: float | None
+    gap_membership: float | None
+    noise_floor: float | None
+    original: str | None
+    scalars: str
+    window: int
+    rounds_waited_mean: float | None
+    seeds: tuple[tuple[float, float], ...] = ()
 
 
-def _accuracies(models: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
-    return [(m["forget"]["accuracy"], m["retain"]["accuracy"]) for m in models]
+COLUMNS = tuple(field.name for field in fields(StudyRow) if field.name != "seeds")
+"""of compare.csv"""
+_NUMBERS = [field.name for field in fields(StudyRow) if field.type == (float | None)]
+
+
+def rows_of(cell: Cell, results: Results) -> Iterator[StudyRow]:
+    """Yield the rows of one cell, one for each model."""
+    gap, models = results.gap, results.models
+    unlearning, recovery, retraining = (
+        results.cost.get(phase, PhaseCostRow.empty()).client_seconds
+        for phase in ("unlearn", "recover", "retrain")
+    )
+    reverted = (
+        _difference(models.recovered.forget.accuracy, models.unlearned.forget.accuracy),
+        _difference(models.recovered.membership.auc, models.unlearned.membership.auc),
+    )
+    both = None if unlearning is None or recovery is None else unlearning + recovery
+    yield _row(cell, results, "original", models.original, gap.none, 0.0)
+    yield _row(cell, results, "unlearned", models.unlearned, gap.unlearned, unlearning)
+    yield _row(cell, results, "recovered", models.recovered, gap.recovered, both, reverted)
+    yield _row(cell, results, "retrained", models.retrained, gap.noise_floor, retraining)
+
+
+def frame_of(rows: Iterable[StudyRow]) -> pd.DataFrame:
+    """Make a data frame of rows, with a column for each field; an unknown number is NaN."""
+    names = [field.name for field in fields(StudyRow)]
+    return pd.DataFrame([asdict(row) for row in rows], columns=names).astype(dict.fromkeys(_NUMBERS, float))
+
+
+def csv_of(rows: pd.DataFrame) -> str:
+    """Write rows as the text of compare.csv; what is not known is empty."""
+    return rows.to_csv(columns=list(COLUMNS), index=False, lineterminator="\n")  # type: ignore[no-any-return]
+
+
+def _row(
+    cell: Cell,
+    results: Results,
+    stage: str,
+    scores: ModelScores,
+    gap: Gap,
+    seconds: float | None,
+    reverted: tuple[float | None, float | None] = (None, None),
+) -> StudyRow:
+    return StudyRow(
+        method=cell.variant.name,
+        sees=method_named(cell.variant.algorithm).sees,
+        model=results.setting("model", "name"),
+        corpus=results.corpus.name,
+        forget_size=cell.size,
+        requesters=cell.requesters,
+        aggregation=cell.aggregation,
+        recovery=cell.recovery,
+        seed=cell.seed,
+        stage=stage,
+        forget=scores.forget.accuracy,
+        retain=scores.retain.accuracy,
+        test=scores.test.accuracy,
+        unseen=scores.unseen.uar,
+        membership=scores.membership.auc,
+        gap=gap.mean,
+        client_seconds=seconds,
+        algorithm=cell.variant.algorithm,
+        settings=cell.variant.written,
+        recovery_rounds=results.setting("recovery", "rounds"),
+        recovery_epochs=results.setting("recovery", "epochs"),
+        recovery_lr=results.setting("recovery", "lr"),
+        reversion=reverted[0],
+        reversion_membership=reverted[1],
+        gap_forget=gap.forget,
+        gap_retain=gap.retain,
+        gap_test=gap.test,
+        gap_membership=gap.membership,
+        noise_floor=results.gap.noise_floor.mean,
+        original=results.references.get("original"),
+        scalars=" ".join(sorted({name for request in results.requests for name in request.scalars_read})),
+        window=cell.window,
+        rounds_waited_mean=_mean([request.rounds_waited for request in results.requests]),
+        seeds=_accuracies(scores.seeds),
+    )
+
+
+def _accuracies(models: Sequence[ModelScores]) -> tuple[tuple[float, float], ...]:
+    pairs = ((model.forget.accuracy, model.retain.accuracy) for model in models)
+    return tuple((forget, retain) for forget, retain in pairs if forget is not None and retain is not None)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -80,7 +178,5 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _came_back(models: Mapping[str, Any], stage: str, measure: str, key: str) -> float | None:
-    """The measure after recovery less that right after unlearning."""
-    after, before = models["recovered"][measure][key], models["unlearned"][measure][key]
-    return None if stage != "recovered" or after is None or before is None else after - before
+def _difference(after: float | None, before: float | None) -> float | None:
+    return None if after is None or before is None else after - before

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
 
@@ -19,6 +19,7 @@ from fedunlearn.experiment.preparation import DecodedCorpus, check, decode_corpu
 from fedunlearn.experiment.progress import Progress
 from fedunlearn.files import write_atomically
 from fedunlearn.partition import Partition, deal
+from fedunlearn.results_schema import Results
 from fedunlearn.study.grid import Cell, requesters_of
 from fedunlearn.unlearning import method_named
 
@@ -92,13 +93,12 @@ class StudyRunner:
         written = json.dumps({"version": __version__, **decides}, sort_keys=True)
         return self._cells / f"{cell.name}-{hashlib.sha256(written.encode()).hexdigest()[:12]}.json"
 
-    def results(self, cell: Cell) -> dict[str, Any] | None:
+    def results(self, cell: Cell) -> Results | None:
         """Read what a finished cell found; None where it is not finished."""
         try:
-            found: dict[str, Any] = json.loads(self.file(cell).read_text(encoding="utf-8"))
+            return Results.model_validate(json.loads(self.file(cell).read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
-        return found
 
     def play(self, cell: Cell) -> None:
         """Run a cell and keep what it found; the rest of the run is removed.

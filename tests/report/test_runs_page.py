@@ -21,16 +21,18 @@ from fedunlearn.report.runs.grouping import ComparedTask, Run, tasks_of
 from fedunlearn.report.runs.page import render
 from fedunlearn.report.runs.tables import (
     WORDS,
-    cost_columns,
+    cost_measures,
     gap_table,
-    in_order,
     models_table,
-    other_columns,
+    ordered_entries,
+    other_measures,
     pooled_table,
-    privacy_columns,
+    privacy_measures,
     run_lines,
     settings_table,
 )
+from fedunlearn.report.tables import Table
+from fedunlearn.results_schema import Results
 
 SEES = {"neggrad-plus": "retain", "scrub": "retain"}
 
@@ -59,8 +61,21 @@ EXAMPLE = example_results()
 
 
 def task(*records: tuple[str, dict[str, Any]]) -> ComparedTask:
-    (only,) = tasks_of([Run(name, results) for name, results in records])
+    (only,) = tasks_of([run(name, results) for name, results in records])
     return only
+
+
+def run(name: str, results: dict[str, Any]) -> Run:
+    return Run(name, Results.model_validate(results))
+
+
+def page_of(records: Mapping[str, dict[str, Any]]) -> str:
+    return render({name: Results.model_validate(results) for name, results in records.items()})
+
+
+def heads(table: Table) -> tuple[str, ...]:
+    """Of the columns after the first."""
+    return tuple(column.text for column in table.columns[1:])
 
 
 def runs(gaps: Mapping[str, Sequence[float]], **more: Any) -> list[tuple[str, dict[str, Any]]]:
@@ -86,7 +101,7 @@ def test_runs_that_differ_in_their_seed_are_one_entry_and_so_is_a_copy() -> None
     pooled = entry.pooled(lambda run: run.gap)
     assert entry.label == "calm" and len(entry.runs) == 4
     assert pooled.mean == pytest.approx(0.02) and pooled.half == pytest.approx(0.02484, abs=1e-5)
-    assert len(entry.by_seed(lambda run: run.gap)) == 3
+    assert len(found.by_seed(lambda run: run.gap)["calm"]) == 3
 
 
 def test_settings_of_the_same_method_make_entries_with_names_that_tell_them_apart() -> None:
@@ -123,12 +138,12 @@ def test_what_moves_no_gap_makes_no_entry(change: dict[str, Any]) -> None:
     ],
 )
 def test_what_is_not_comparable_is_not_ranked_and_says_why(change: dict[str, Any], said: str) -> None:
-    tasks = tasks_of([Run("a", record("calm", 1, 0.01)), Run("b", record("l2ul", 1, 0.1, **change))])
+    tasks = tasks_of([run("a", record("calm", 1, 0.01)), run("b", record("l2ul", 1, 0.1, **change))])
     tone, sentence = headline(tasks)
     assert len(tasks) == 2 and tone == "unknown"
     assert sentence.startswith("These 2 runs are about 2 different things and are not ranked together: ")
     assert said in sentence
-    assert "nearest" not in sentence
+    assert "closest" not in sentence
 
 
 def test_other_seeds_forget_other_utterances_and_other_versions_have_other_keys() -> None:
@@ -145,9 +160,9 @@ def test_other_seeds_forget_other_utterances_and_other_versions_have_other_keys(
 def test_the_best_is_named_with_its_interval_and_how_sure_it_is() -> None:
     found = verdict({"calm": (0.010, 0.012, 0.011), "l2ul": (0.050, 0.055, 0.051), "none": (0.199,) * 3})
     assert found.sentence == (
-        "Of 2 methods, calm comes nearest over 3 seeds: it stands 0.011 ± 0.002 from the retrained model, "
-        "95 % interval over runs (noise floor 0.007); over the 3 shared seeds its difference to every other "
-        "is beyond chance (95 %)."
+        "Of 2 methods, calm is closest to the retrained model over 3 seeds: mean gap 0.011 ± 0.002, "
+        "95 % interval over runs (noise floor 0.007); on the 3 shared seeds its difference from every other "
+        "is significant (95 %)."
     )
     assert (found.tone, found.best, found.level) == ("good", ("calm",), ())
 
@@ -155,7 +170,7 @@ def test_the_best_is_named_with_its_interval_and_how_sure_it_is() -> None:
 def test_who_cannot_be_told_from_the_best_is_said() -> None:
     """Paired differences 0.001, -0.002, 0.004: mean 0.001, half width 7.5e-3, so 0 is covered."""
     found = verdict({"calm": (0.010, 0.012, 0.011), "l2ul": (0.011, 0.010, 0.015)})
-    assert "but cannot be told from l2ul on the 3 seeds they share" in found.sentence
+    assert "but cannot be distinguished from l2ul on the 3 seeds they share" in found.sentence
     assert found.level == ("l2ul",)
 
 
@@ -171,15 +186,15 @@ def test_the_nearest_is_not_praised_where_single_utterances_are_still_told() -> 
     attacks = {"ulira": {"stages": {"recovered": stage}, "why": None}}
     told = verdict({"calm": (0.010, 0.012), "l2ul": (0.05, 0.06)}, attacks=attacks)
     assert told.tone == "unknown" and told.best == ("calm",)
-    assert told.remarks[0].startswith("calm is near in the mean only, in 2 of 2 runs: U-LiRA still tells")
+    assert told.remarks[0].startswith("calm is close in the mean only, in 2 of 2 runs: U-LiRA still tells")
     stage["low"] = 0.49
     assert verdict({"calm": (0.010, 0.012), "l2ul": (0.05, 0.06)}, attacks=attacks).tone == "good"
 
 
 def test_controls_and_those_that_see_more_do_not_compete() -> None:
     found = verdict({"l2ul": (0.05, 0.06), "none": (0.0, 0.0), "scrub": (0.001, 0.001)})
-    assert found.best == ("l2ul",) and "Over 2 seeds, l2ul stands" in found.sentence
-    assert any("do not compete: scrub at 0.001" in remark for remark in found.remarks)
+    assert found.best == ("l2ul",) and "Over 2 seeds, l2ul has a mean gap" in found.sentence
+    assert any("are not ranked: scrub at 0.001" in remark for remark in found.remarks)
     alone = verdict({"scrub": (0.001, 0.002), "neggrad-plus": (0.1, 0.1)})
     assert alone.best == ("scrub",), "among themselves they do"
 
@@ -187,7 +202,7 @@ def test_controls_and_those_that_see_more_do_not_compete() -> None:
 def test_a_best_that_does_not_beat_doing_nothing_is_useless() -> None:
     found = verdict({"calm": (0.30, 0.31)})
     assert found.tone == "useless"
-    assert found.sentence.startswith("Nothing here is of use: doing nothing (0.199) stands no farther off")
+    assert found.sentence.startswith("No method here is useful: doing nothing (0.199) is no farther")
 
 
 def test_a_best_that_wrecked_the_model_in_every_run_is_useless() -> None:
@@ -207,12 +222,12 @@ def test_a_best_that_wrecked_the_model_in_every_run_is_useless() -> None:
 def test_runs_without_any_gap_to_speak_of_are_drawn_all_the_same() -> None:
     nothing = record("calm", 1, 0.0, gap__none__mean=0.0, gap__noise_floor=None, noise_floor=None)
     only = task(("a", nothing))
-    assert gaps_figure(only, in_order(only), 880, "gaps") is not None  # and no warning
+    assert gaps_figure(only, ordered_entries(only), 880, "gaps") is not None  # and no warning
     assert [row.head for row in gap_table(only, judge(only)).rows] == ["calm"]
 
 
 def test_every_measure_of_the_page_has_its_definition_one_click_away() -> None:
-    page = render({"a": record("calm", 1, 0.05), "b": record("pga", 1, 0.06)})
+    page = page_of({"a": record("calm", 1, 0.05), "b": record("pga", 1, 0.06)})
     heads = set(re.findall(r'<th scope="col">([^<]+)</th>', page))
     assert heads <= {
         "configuration",
@@ -222,7 +237,7 @@ def test_every_measure_of_the_page_has_its_definition_one_click_away() -> None:
         "status",
         "model",
         "setting",
-        "values, and who has them",
+        "values, and the runs that have them",
     }
     assert set(re.findall(r'href="#([^"]+)"', page)) <= set(re.findall(r'id="([^"]+)"', page))
     assert all(f'id="word-{word}"' in page for word in WORDS.values())
@@ -234,7 +249,7 @@ def test_partial_and_failed_runs_are_shown_and_counted_nowhere() -> None:
     partial = record("calm", 3, 0.9, status="partial", failure="request r is open")
     found = task(*runs({"calm": (0.01, 0.02)}), ("half", partial), ("broken", failed))
     (entry,) = found.entries
-    assert entry.by_seed(lambda run: run.gap) == {"1": 0.01, "2": 0.02}
+    assert found.by_seed(lambda run: run.gap)[entry.label].to_dict() == {"1": 0.01, "2": 0.02}
     lines = {line.name: line for line in run_lines(found)}
     assert (lines["half"].status, lines["half"].gap, lines["half"].note) == (
         "partial",
@@ -243,7 +258,7 @@ def test_partial_and_failed_runs_are_shown_and_counted_nowhere() -> None:
     )
     assert (lines["broken"].status, lines["broken"].gap) == ("failed", "–")
     remarks = " ".join(judge(found).remarks)
-    assert "half did not do all that was asked" in remarks and "broken ended early" in remarks
+    assert "half did not fulfil every request" in remarks and "broken ended early" in remarks
     alone = judge(task(("broken", failed)))
     assert alone.sentence == "No complete run of a method has a gap: there is nothing to rank."
 
@@ -260,24 +275,24 @@ def test_tables_pool_and_leave_out_what_nobody_has() -> None:
         results["fairness"] = {"change": {"recovered": {"mean": -0.02, "worst": -0.12, "worst_client": 3}}}
         results["relearn"] = {"recovered": {"steps": 50.0}, "retrained": {"steps": 200.0}}
     found = task(*records)
-    assert [e.label for e in in_order(found)] == ["calm", "l2ul", "scrub", "none"]
+    assert [e.label for e in ordered_entries(found)] == ["calm", "l2ul", "scrub", "none"]
     gaps = gap_table(found, judge(found))
     assert [(row.head, row.note) for row in gaps.rows] == [
         ("calm", "best"),
         ("l2ul", ""),
-        ("scrub", "upper reference"),
+        ("scrub", "privileged baseline"),
         ("none", "control"),
         ("noise floor", "between retrained seeds"),
     ]
     assert [cell.text for cell in gaps.rows[0].cells[:2]] == ["2", "0.015 ± 0.064"]
-    privacy = pooled_table(found, privacy_columns())
-    assert privacy.columns == ("population AUC", "U-LiRA AUC", "U-LiRA TPR at 1 % FPR")
+    privacy = pooled_table(found, privacy_measures())
+    assert heads(privacy) == ("population AUC", "U-LiRA AUC", "U-LiRA TPR at 1 % FPR")
     assert [row.cells[2].text for row in privacy.rows] == ["–", "0.050 ± 0.000", "–", "–"]
-    others = pooled_table(found, other_columns())
-    assert others.columns == ("worst speaker's change", "mean speaker's change", "relearn steps")
+    others = pooled_table(found, other_measures())
+    assert heads(others) == ("worst speaker's change", "mean speaker's change", "relearn steps")
     assert others.rows[1].cells[0].text == "-0.120 ± 0.000"
     assert (others.rows[1].cells[2].text, others.rows[1].cells[2].note) == ("50.0 ± 0.0", "retrained 200.0")
-    costs = pooled_table(found, cost_columns())
+    costs = pooled_table(found, cost_measures())
     assert (
         costs.rows[0].cells[0].text == "11.6 s ± 0 s" and costs.rows[0].cells[0].note == "retraining 2.9 min"
     )
@@ -289,7 +304,7 @@ def test_tables_pool_and_leave_out_what_nobody_has() -> None:
 
 def test_only_settings_that_differ_are_listed() -> None:
     one, two = record("calm", 1, 0.01), record("l2ul", 2, 0.02)
-    assert settings_table([Run("a", one), Run("b", two)]) == [
+    assert settings_table([run("a", one), run("b", two)]) == [
         ("seed", [("1", "a"), ("2", "b")]),
         ("unlearning.method", [("calm", "a"), ("l2ul", "b")]),
     ]
@@ -323,14 +338,14 @@ def test_the_page_is_whole_loads_nothing_and_shows_every_run() -> None:
     hostile = "<script>alert(1)</script>"
     records = dict(runs({"calm": (0.01, 0.02), "destroy": (0.5, 0.6)}))
     records[hostile] = record("l2ul", 1, 0.1, corpus__name=hostile)
-    page = render(records)
+    page = page_of(records)
     tags = Tags(page)
     ids = [attrs["id"] for _, attrs in tags.names if "id" in attrs]
     assert tags.open == [] and len(ids) == len(set(ids))
     targets = {a["href"][1:] for _, a in tags.names if (a.get("href") or "").startswith("#")}  # type: ignore[index]
     assert targets <= set(ids)
     assert not {"script", "link", "img", "iframe"} & {name for name, _ in tags.names}
-    assert page == render(records), "the same results, the same bytes"
+    assert page == page_of(records), "the same results, the same bytes"
     for name in records:
         assert name.replace("<", "&lt;").replace(">", "&gt;") in page
     drawn = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
@@ -341,7 +356,7 @@ def test_the_page_is_whole_loads_nothing_and_shows_every_run() -> None:
 
 def test_holes_are_survived() -> None:
     for hole in ({}, {"gap": None, "models": None}, dict.fromkeys(EXAMPLE), {k: {} for k in EXAMPLE}):
-        page = render({"whole": EXAMPLE, "hole": hole})
+        page = page_of({"whole": EXAMPLE, "hole": hole})
         assert "None" not in re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL) and "nan" not in page
 
 

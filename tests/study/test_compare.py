@@ -17,9 +17,9 @@ from fedunlearn import config as configuration
 from fedunlearn.errors import Interrupted, RunFailed
 from fedunlearn.experiment.experiment import Experiment
 from fedunlearn.experiment.reference_cache import Learned, ReferenceCache
-from fedunlearn.report.study.statistics import COLUMNS
 from fedunlearn.study import runner as bench
 from fedunlearn.study.grid import Axes, Cell, Variant, cells_of, requesters_of
+from fedunlearn.study.rows import COLUMNS
 from fedunlearn.study.runner import StudyRunner
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -347,7 +347,7 @@ def found_by(bench: StudyRunner, cell: Cell) -> str:
     bench.play(cell)
     results = bench.results(cell)
     assert results is not None
-    return without_times(results)
+    return without_times(results.to_json())
 
 
 def test_a_cell_finds_the_same_whatever_was_played_before_it(tmp_path: Path) -> None:

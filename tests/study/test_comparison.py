@@ -15,7 +15,7 @@ from scipy.stats import chi2
 from fedunlearn.report.markup import latex, markdown
 from fedunlearn.report.statistics import Spread, compared_to_best, seed_means, spread
 from fedunlearn.report.study.figures import noise_ellipse, waiting_against_gap, write_figures
-from fedunlearn.report.study.statistics import Setting, less_retrained, methods_of, select, settings_of
+from fedunlearn.report.study.statistics import Setting, methods_of, select, settings_of, subtract_retrained
 from fedunlearn.report.study.tables import details, summaries
 from fedunlearn.report.tables import Row, Table
 
@@ -93,11 +93,11 @@ def test_only_shared_seeds_are_compared() -> None:
 def test_a_difference_to_the_retrained_model_is_that_of_the_same_run() -> None:
     rows = rows_of({"a": [0.1, -0.2]})
     rows.loc[(rows["seed"] == 1) & (rows["stage"] == "retrained"), "forget"] = 0.4
-    assert by_seed(less_retrained(rows, "forget"), "forget") == {
+    assert by_seed(subtract_retrained(rows, "forget"), "forget") == {
         0: pytest.approx(0.1),
         1: pytest.approx(-0.1),
     }
-    assert by_seed(less_retrained(rows, "membership"), "membership") == {}
+    assert by_seed(subtract_retrained(rows, "membership"), "membership") == {}
 
 
 def test_settings_come_in_the_order_asked_for() -> None:
@@ -148,7 +148,7 @@ def test_the_best_forget_only_method_is_bold_ties_are_marked_and_nobody_else() -
     assert cells["near b"].endswith("†")
     assert not any(mark in cells[m] for m in ("a", "none", "scrub", "destroy") for mark in "*†")
     assert [title for title, _ in groups(table)][1:] == [
-        "Upper references: see more",
+        "Privileged baselines: see more",
         "Controls",
         "References",
     ]
@@ -232,7 +232,7 @@ def test_windows_are_in_the_tables_only_where_there_is_more_than_one() -> None:
 def test_a_gap_is_read_against_the_retrained_model_of_its_own_window() -> None:
     rows = waiting_rows({"a": [[0.1], [0.1], [0.1]]})
     rows.loc[(rows["window"] == 4) & (rows["stage"] == "retrained"), "forget"] = 0.4
-    found = less_retrained(rows, "forget")
+    found = subtract_retrained(rows, "forget")
     assert [by_seed(found, "forget", window=w)[0] for w in (0, 4, 8)] == pytest.approx([0.1, 0.2, 0.1])
 
 

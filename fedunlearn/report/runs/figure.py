@@ -1,16 +1,14 @@
-"""The gap of every run, entry by entry: dots with their intervals, means over seeds, the noise floor."""
+"""The figure of gaps: every run with its interval, means over seeds, the noise floor."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from fedunlearn.report.figures.style import PALETTE, despine, figure_style, new_figure, safe, to_svg
-from fedunlearn.report.finding import final_model
-from fedunlearn.report.runs.finding import floor_of
 from fedunlearn.report.runs.grouping import ComparedRun, ComparedTask, Run
-from fedunlearn.report.values import fraction, number_at
+from fedunlearn.report.values import fraction
 
 _MOST_LANES = 60
 """of single runs; beyond, means alone are drawn"""
@@ -18,24 +16,21 @@ _OF_GROUP = {"forget": "blue", "more": "green", "control": "muted"}
 
 
 def colour_of(entry: ComparedRun) -> str:
-    """Of ``PALETTE``: sees the forget set alone, sees more, or is a control."""
+    """Return which colour of ``PALETTE`` an entry has, by what its method sees."""
     return _OF_GROUP[entry.group]
 
 
-def interval_of(run: Run) -> tuple[float, float] | None:
-    """The 95 % interval of a run's gap over utterances, where its results tell it."""
-    ends = [number_at(run.results, "gap", final_model(run.results), end) for end in ("low", "high")]
-    low, high = ends
-    return None if low is None or high is None else (low, high)
-
-
 def gaps_figure(task: ComparedTask, ordered: Sequence[ComparedRun], width: int, name: str) -> Markup | None:
-    """Entries from the top down, the runs of each below its mean. None where no run has a gap.
+    """Draw entries from the top down, the runs of each below its mean.
 
     Args:
+        task: what is drawn.
         ordered: the task's entries, as the tables have them.
         width: CSS pixels.
         name: unique on the page.
+
+    Returns:
+        the SVG; None where no run has a gap
     """
     shown = [e for e in ordered if any(run.gap is not None for run in e.runs)]
     if not shown:
@@ -46,8 +41,8 @@ def gaps_figure(task: ComparedTask, ordered: Sequence[ComparedRun], width: int, 
         lanes.append((entry, None))
         if single and len(entry.runs) > 1:
             lanes += [(entry, run) for run in entry.runs if run.gap is not None]
-    floor = task.once_a_seed(floor_of).mean
-    nothing = task.once_a_seed(lambda run: number_at(run.results, "gap", "none", "mean")).mean
+    floor = task.once_a_seed(lambda run: run.floor).mean
+    nothing = task.once_a_seed(lambda run: run.results.gap.none.mean).mean
     limit = _limit(shown, floor, nothing)
     with figure_style():
         figure = new_figure(width, 64 + 21 * len(lanes))
@@ -97,7 +92,7 @@ def _one(axes: Axes, entry: ComparedRun, run: Run, y: float, limit: float) -> No
     if run.gap is None:
         return
     colour = PALETTE[colour_of(entry)]
-    if (ends := interval_of(run)) is not None:
+    if (ends := run.interval) is not None:
         axes.plot(ends, [y, y], color=colour, linewidth=1.6)
     _dot(axes, run.gap, y, limit, colour, marker="o", size=6, hollow=not run.counts)
 
@@ -122,7 +117,7 @@ def _dot(
 
 
 def _limit(shown: Sequence[ComparedRun], floor: float, nothing: float) -> float:
-    """As far as the methods reach, and doing nothing; random weights would push all others together."""
+    """The end of the axis: as far as methods and doing nothing reach; random weights may be beyond it."""
     seen = [1.5 * x for x in (floor,) if not math.isnan(x)]
     seen += [1.08 * x for x in (nothing,) if not math.isnan(x)]
     for entry in shown:
@@ -132,7 +127,7 @@ def _limit(shown: Sequence[ComparedRun], floor: float, nothing: float) -> float:
         seen += [] if math.isnan(pooled.mean) else [pooled.mean]
         seen += [] if math.isnan(pooled.half) else [min(pooled.mean + pooled.half, 2 * pooled.mean)]
         for run in entry.runs:
-            ends = interval_of(run)
+            ends = run.interval
             seen += [x for x in (run.gap, ends and ends[1]) if x]
     return 1.04 * max(seen, default=0.0) or 1.0
 
@@ -143,24 +138,24 @@ def _short(text: str, longest: int, single: bool) -> str:
     return f"{text}  " if single else text
 
 
-def key(tasks: Sequence[ComparedTask]) -> list[tuple[str, str, str]]:
-    """(kind, colour, text) of each sign that the figures of these tasks may hold."""
+def legend_entries(tasks: Sequence[ComparedTask]) -> list[tuple[str, str, str]]:
+    """List (kind, colour, text) of each sign in the legend of these tasks' figures."""
     entries = [entry for task in tasks for entry in task.entries]
     runs = [run for task in tasks for run in task.runs]
-    words: Mapping[str, str] = {
+    words = {
         "blue": "sees the forget set alone",
-        "green": "upper reference: sees more",
+        "green": "privileged baseline: sees more",
         "muted": "control",
     }
     signs = [("disc", c, t) for c, t in words.items() if any(colour_of(e) == c for e in entries)]
     if any(len(e.runs) > 1 for e in entries):
         signs.append(("diamond", "ink", "mean over seeds, bar: its 95 % interval"))
-    if any(interval_of(run) for run in runs):
+    if any(run.interval for run in runs):
         signs.append(("line", "ink", "95 % interval of one run, over utterances"))
     if any(run.gap is not None and not run.counts for run in runs):
         signs.append(("ring", "ink", "not complete: counted in no mean"))
-    if any(floor_of(run) is not None for run in runs):
+    if any(run.floor is not None for run in runs):
         signs.append(("patch", "shade", "noise floor"))
-    if any(number_at(run.results, "gap", "none", "mean") is not None for run in runs):
+    if any(run.results.gap.none.mean is not None for run in runs):
         signs.append(("line dashed", "vermillion", "doing nothing"))
     return signs

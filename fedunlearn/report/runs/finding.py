@@ -1,14 +1,16 @@
-"""What several runs say together, in words: the best method and how sure that is, or why there is none."""
+"""What several runs say together, in words: the best method and how sure that is, or why none is ranked."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+
 from fedunlearn.report.finding import judgement, still_told
 from fedunlearn.report.names import CONTROL_WORDS
-from fedunlearn.report.runs.grouping import ComparedRun, ComparedTask, Run, differing
-from fedunlearn.report.study.statistics import compared_to_best
-from fedunlearn.report.values import fraction, many, noise_floor, number_at
+from fedunlearn.report.runs.grouping import ComparedRun, ComparedTask, Run, Value, differing
+from fedunlearn.report.statistics import compared_to_best
+from fedunlearn.report.values import fraction, many
 
 _SHOWN = 6  # runs or configurations named in one sentence
 _DIFFERENCES = 3  # named in the headline; the table of settings has all
@@ -16,14 +18,14 @@ _DIFFERENCES = 3  # named in the headline; the table of settings has all
 
 @dataclass(frozen=True)
 class RunsVerdict:
-    """Of one task.
+    """What the runs of one task say together.
 
     Attributes:
-        tone: "good", "useless" (nothing beats doing nothing) or "unknown", also where an attack on single
-            utterances surely tells them in a run of the best.
-        sentence: what came out, and how sure.
+        tone: "good", "useless" (no method beats doing nothing), or "unknown", also where an attack on single
+            utterances succeeds in a run of the best.
+        sentence: the finding, and how sure it is.
         best: labels of the entries with the lowest mean gap.
-        level: of those that cannot be told from it.
+        level: labels of those that cannot be distinguished from the best.
         remarks: what qualifies it.
     """
 
@@ -35,7 +37,7 @@ class RunsVerdict:
 
 
 def headline(tasks: Sequence[ComparedTask]) -> tuple[str, str]:
-    """(tone, one sentence) for the head of the page: the finding, or that there can be none over all."""
+    """Return tone and sentence of the page's headline: the finding, or that there is none over all runs."""
     if len(tasks) == 1:
         verdict = judge(tasks[0])
         return verdict.tone, verdict.sentence
@@ -47,7 +49,7 @@ def headline(tasks: Sequence[ComparedTask]) -> tuple[str, str]:
 
 
 def apart(tasks: Sequence[ComparedTask]) -> str:
-    """In what the tasks differ, with the values."""
+    """Say in which settings the tasks differ, with the values."""
     found = differing(task.runs[0].task for task in tasks)
     named = [f"{key} ({'; '.join(_short(v) for v in values)})" for key, values in found.items()]
     if not named:
@@ -59,10 +61,10 @@ def apart(tasks: Sequence[ComparedTask]) -> str:
 
 
 def judge(task: ComparedTask) -> RunsVerdict:
-    """Which entry comes nearest to the retrained model, over its seeds, and who cannot be told from it.
+    """Find the entry closest to the retrained model over its seeds, and those not distinguishable from it.
 
-    Those that see the forget set alone compete; where there are none, the upper references do; controls never
-    do.
+    Methods that see the forget set alone are ranked; where there are none, privileged baselines are; controls
+    never are. Whether a run is useless is read from the run; here only means over seeds are compared.
     """
     rivals = [e for e in task.entries if not e.control and e.counted]
     alone = [e for e in rivals if e.group == "forget"]
@@ -71,30 +73,29 @@ def judge(task: ComparedTask) -> RunsVerdict:
     if not field:
         ended = "No complete run of a method has a gap: there is nothing to rank."
         return RunsVerdict("unknown", ended, remarks=remarks)
-    # Seeds are text here; any numbering of them does.
-    numbers = {seed: n for n, seed in enumerate(dict.fromkeys(run.seed for run in task.runs))}
-    gaps = {e.label: {numbers[s]: g for s, g in e.by_seed(_gap).items()} for e in field}
+    gaps = task.by_seed(_gap)[[entry.label for entry in field]]
     verdicts = compared_to_best(gaps)
     best = tuple(label for label, first in verdicts.items() if first)
     level = tuple(label for label, first in verdicts.items() if not first)
     winner = next(e for e in field if e.label == best[0])
-    useless = [why for run in winner.counted for ok, why in [judgement(run.results)] if ok is False]
+    useless = [why for run in winner.counted for ok, why in [judgement(run.record)] if ok is False]
     beaten_by = _better_control(task, winner)
     if useless and not beaten_by:
         whys = "; ".join(dict.fromkeys(useless))
         if len(useless) == len(winner.counted):
-            beaten_by = f"{winner.label}, the nearest, is useless by its own runs, as {whys}"
+            beaten_by = f"{winner.label}, the closest, is useless by its own runs, as {whys}"
         else:
             some = f"In {len(useless)} of {many(len(winner.counted), 'run')}, {winner.label} is useless"
             remarks = (f"{some} by the run's own ranking: {whys}.", *remarks)
     sentence = _sentence(task, field, winner, len(best) - 1, level, gaps)
-    told = [found for run in winner.counted if (found := still_told(run.results))]
-    if told:
-        often = f", in {len(told)} of {many(len(winner.counted), 'run')}" if len(winner.counted) > 1 else ""
-        remarks = (f"{winner.label} is near in the mean only{often}: {told[0]}.", *remarks)
+    attacked = [found for run in winner.counted if (found := still_told(run.record))]
+    if attacked:
+        runs = len(winner.counted)
+        often = f", in {len(attacked)} of {many(runs, 'run')}" if runs > 1 else ""
+        remarks = (f"{winner.label} is close in the mean only{often}: {attacked[0]}.", *remarks)
     if beaten_by:
-        sentence = f"Nothing here is of use: {beaten_by}. {sentence}"
-    tone = "useless" if beaten_by else "unknown" if told else "good"
+        sentence = f"No method here is useful: {beaten_by}. {sentence}"
+    tone = "useless" if beaten_by else "unknown" if attacked else "good"
     return RunsVerdict(tone, sentence, best, level, remarks)
 
 
@@ -104,76 +105,75 @@ def _sentence(
     winner: ComparedRun,
     ties: int,
     level: Sequence[str],
-    gaps: dict[str, dict[int, float]],
+    gaps: pd.DataFrame,
 ) -> str:
     mean = winner.pooled(_gap)
-    floor = task.once_a_seed(floor_of).mean
+    floor = task.once_a_seed(_floor).mean
     beside = "" if math.isnan(floor) else f" (noise floor {fraction(floor)})"
-    seeds = many(len(winner.by_seed(_gap)), "seed")
+    seeds = many(int(gaps[winner.label].count()), "seed")
     sure = "" if math.isnan(mean.half) else ", 95 % interval over runs"
-    stands = f"{_written(mean.mean, mean.half)} from the retrained model{sure}{beside}"
+    gap = f"{_written(mean.mean, mean.half)}{sure}{beside}"
     if len(field) == 1:
         more = "" if sure else " One seed gives no interval over runs."
-        return f"Over {seeds}, {winner.label} stands {stands}.{more}"
-    said = f"Of {len(field)} methods, {winner.label} comes nearest over {seeds}: it stands {stands}"
-    shared = len(set.intersection(*(set(g) for g in gaps.values())))
+        return f"Over {seeds}, {winner.label} has a mean gap to the retrained model of {gap}.{more}"
+    closest = f"{winner.label} is closest to the retrained model over {seeds}"
+    said = f"Of {len(field)} methods, {closest}: mean gap {gap}"
+    shared = len(gaps.dropna())
     if ties:
         return f"{said}; {many(ties, 'other')} with exactly the same mean."
     if shared < 2:
         few = "one seed" if shared == 1 else "no seed"
         return f"{said}; with {few} shared by all, that order may be chance."
     if level:
-        return f"{said}, but cannot be told from {_listed(level)} on the {shared} seeds they share."
-    return f"{said}; over the {shared} shared seeds its difference to every other is beyond chance (95 %)."
+        return f"{said}, but cannot be distinguished from {_listed(level)} on the {shared} seeds they share."
+    return f"{said}; on the {shared} shared seeds its difference from every other is significant (95 %)."
 
 
 def _better_control(task: ComparedTask, winner: ComparedRun) -> str:
-    """Which control the best method does not beat: by each run's own records of both."""
+    """Name a control whose mean gap is no larger than the best method's, on the same runs; else empty."""
     ours = winner.pooled(_gap).mean
     for name, words in CONTROL_WORDS.items():
-        theirs = winner.pooled(lambda run, name=name: number_at(run.results, "gap", name, "mean")).mean  # type: ignore[misc]
+        theirs = winner.pooled(_gap_of(name)).mean
         if ours >= theirs:
-            return f"{words} ({fraction(theirs)}) stands no farther off than the best method"
+            return f"{words} ({fraction(theirs)}) is no farther from the retrained model than the best method"
     return ""
 
 
 def _remarks(task: ComparedTask) -> list[str]:
     said = []
-    floor = task.once_a_seed(floor_of)
-    nothing = task.once_a_seed(lambda run: number_at(run.results, "gap", "none", "mean"))
+    floor = task.once_a_seed(_floor)
+    nothing = task.once_a_seed(_gap_of("none"))
     if not math.isnan(nothing.mean):
-        said.append(f"Doing nothing would stand at {_written(nothing.mean, nothing.half)}.")
+        said.append(f"Doing nothing has a mean gap of {_written(nothing.mean, nothing.half)}.")
     if task.counted and math.isnan(floor.mean):
         said.append("No run has more than one retrained model: there is no noise floor.")
-    small = [run.name for run in task.counted if run.results["gap"].get("nothing_to_forget") is True]
+    small = [run.name for run in task.counted if run.results.gap.nothing_to_forget]
     if small:
         said.append(f"There was little or nothing to forget in {_listed(small)} (rho near 1).")
     if upper := [e for e in task.entries if e.group == "more" and e.counted]:
         gaps = [f"{e.label} at {fraction(e.pooled(_gap).mean)}" for e in upper]
-        said.append(f"Upper references see more than the forget set and do not compete: {_listed(gaps)}.")
-    for status, means in (("partial", "did not do all that was asked"), ("failed", "ended early")):
+        said.append(f"Privileged baselines see more than the forget set and are not ranked: {_listed(gaps)}.")
+    for status, means in (("partial", "did not fulfil every request"), ("failed", "ended early")):
         if names := [run.name for run in task.runs if run.status == status]:
             verb = "is" if len(names) == 1 else "are"
             said.append(f"{_listed(names)} {means} and {verb} counted in no mean.")
-    versions = differing(_versions(run) for run in task.runs)
+    versions = differing(run.versions for run in task.runs)
     if versions:
         named = ", ".join(f"{name} ({'; '.join(found)})" for name, found in versions.items())
         said.append(f"The runs were made with different versions: {named}.")
     return said
 
 
-def floor_of(run: Run) -> float | None:
-    """Mean gap between the run's own retrained seeds."""
-    return noise_floor(run.results, "mean")
-
-
 def _gap(run: Run) -> float | None:
     return run.gap
 
 
-def _versions(run: Run) -> dict[str, str]:
-    found = run.results.get("versions")
-    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+def _floor(run: Run) -> float | None:
+    return run.floor
+
+
+def _gap_of(control: str) -> Value:
+    return lambda run: run.results.gap[control].mean
 
 
 def _written(mean: float, half: float) -> str:

@@ -1,6 +1,6 @@
-"""Several runs as one body of evidence: which may be compared, which are the same but for their seed.
+"""Which runs may be compared, and which differ in their seed alone.
 
-A run's *task* is what it was about: corpus, partition, model, training and what was to be deleted. Gaps of
+A run's *task* is what it is about: corpus, partition, model, training and what was to be deleted. Gaps of
 different tasks are distances to different retrained models, so only runs of one task are ranked. Within a
 task, runs with the same settings but for the seed are one *entry*: its values are pooled over seeds.
 """
@@ -11,14 +11,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from fedunlearn.report.finding import final_model
-from fedunlearn.report.study.statistics import Spread, group_of, spread
-from fedunlearn.report.values import at, number_at, plain
+import pandas as pd
 
-_ABOUT_CORPUS = ("name", "utterances", "speakers", "clients", "unseen_speakers", "emotions")
+from fedunlearn.report.finding import final_model
+from fedunlearn.report.statistics import Spread, Spreads, group_of, pool_all, seed_means, spreads
+from fedunlearn.report.values import MISSING, plain
+from fedunlearn.results_schema import Gap, ModelScores, Results
+
+Value = Callable[["Run"], float | None]
+"""a measure of a run; None where its results do not hold it"""
+
 _TASK = ("partition", "model", "training", "deletions", "availability", "attackers")
 _SERVING = {"deletions.window", "deletions.deadline", "deletions.patience"}
-"""how requests are served is a choice, like the method; what is asked is the task"""
+"""how requests are served is a choice, like the method; which requests there are is the task"""
 _WITHOUT_EFFECT = (
     "seed",
     "federation.",
@@ -29,33 +34,55 @@ _WITHOUT_EFFECT = (
     "evaluation.relearn_steps",
     "evaluation.bootstrap",
 )
-"""beginnings of settings that move no gap, or that runs of one entry differ in by design"""
+"""beginnings of settings that do not change a gap, or in which runs of one entry differ by design"""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One results.json under a name. All of it may have holes."""
+    """The results of a run under a name.
+
+    Attributes:
+        name: of its folder.
+        results: of which any part may be empty.
+    """
 
     name: str
-    results: Mapping[str, Any]
+    results: Results
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """The results as plain data."""
+        return self.results.to_json()
 
     @cached_property
     def settings(self) -> dict[str, str]:
         """Dotted key of each setting -> its value as text."""
-        config = at(self.results, "config")
-        return dict(_flat(config)) if isinstance(config, Mapping) else {}
+        return dict(_flat(self.results.config))
+
+    @cached_property
+    def versions(self) -> dict[str, str]:
+        """Library -> its version."""
+        return self.results.versions
 
     @cached_property
     def task(self) -> dict[str, str]:
-        """What it was about: dotted name -> value as text."""
-        about = {"results schema": plain(at(self.results, "schema"))}
-        about |= {f"corpus.{name}": _told(at(self.results, "corpus", name)) for name in _ABOUT_CORPUS}
+        """What it is about: dotted name -> value as text."""
+        corpus = self.results.corpus
+        about = {
+            "results schema": plain(self.results.format),
+            "corpus.name": plain(corpus.name),
+            "corpus.utterances": plain(corpus.utterances),
+            "corpus.speakers": plain(corpus.speakers),
+            "corpus.clients": plain(corpus.clients),
+            "corpus.unseen_speakers": plain(corpus.unseen_speakers),
+            "corpus.emotions": plain(", ".join(corpus.emotions)),
+        }
         mine = {k: v for k, v in self.settings.items() if k.split(".")[0] in _TASK and k not in _SERVING}
         return about | mine
 
     @cached_property
     def choices(self) -> dict[str, str]:
-        """The settings that make its entry: those that are neither of the task nor without effect."""
+        """The settings that decide its entry: those that are neither of the task nor without effect."""
         return {
             k: v
             for k, v in self.settings.items()
@@ -64,41 +91,64 @@ class Run:
 
     @property
     def method(self) -> str:
-        """Its name, "–" where it is not told."""
-        return plain(at(self.results, "config", "unlearning", "method"))
+        """Its name; "–" where it is not known."""
+        return plain(self.results.setting("unlearning", "method"))
 
     @property
     def seed(self) -> str:
-        """As text."""
-        return plain(at(self.results, "seed"))
+        """Its seed, as text."""
+        return plain(self.results.seed)
 
     @property
     def status(self) -> str:
         """ "complete", "partial" or "failed"."""
-        return plain(at(self.results, "status"))
+        return plain(self.results.status)
 
     @property
     def counts(self) -> bool:
         """Whether it takes part in means and in the ranking: complete, with a gap."""
         return self.status == "complete" and self.gap is not None
 
+    @cached_property
+    def final(self) -> str:
+        """The model that it ends with: "recovered", or "unlearned" where nothing was recovered."""
+        return final_model(self.record)
+
+    @property
+    def final_scores(self) -> ModelScores:
+        """The scores of that model."""
+        return self.results.models[self.final]
+
+    @property
+    def final_gap(self) -> Gap:
+        """The gap of that model."""
+        return self.results.gap[self.final]
+
     @property
     def gap(self) -> float | None:
-        """Mean gap of the model that it ends with."""
-        return number_at(self.results, "gap", final_model(self.results), "mean")
+        """The mean gap of that model."""
+        return self.final_gap.mean
+
+    @property
+    def floor(self) -> float | None:
+        """The noise floor: the mean gap between its retrained models."""
+        return self.results.gap.noise_floor.mean
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of its mean gap, over utterances."""
+        low, high = self.final_gap.low, self.final_gap.high
+        return None if low is None or high is None else (low, high)
 
     def forgets_another_set_than(self, other: "Run") -> bool:
-        """Whether what was forgotten is known to differ, of two runs of the same settings and seed."""
-        sizes = {number_at(r.results, "models", "retrained", "forget", "n") for r in (self, other)} - {None}
+        """Tell whether two runs of the same settings and seed are known to have forgotten different sets."""
+        sizes = {run.results.models.retrained.forget.n for run in (self, other)} - {None}
         if len(sizes) > 1:
             return True
         # The key is a digest of the retrained model's data, and of the versions that trained it.
-        keys = {plain(at(r.results, "references", "retrained-0")) for r in (self, other)} - {"–"}
-        versions = {
-            (plain(at(r.results, "versions", "fedunlearn")), plain(at(r.results, "versions", "torch")))
-            for r in (self, other)
-        }
-        looked = {r.settings.get("evaluation.curve_every") for r in (self, other)}
+        keys = {run.results.references.get("retrained-0") for run in (self, other)} - {None}
+        versions = {(run.versions.get("fedunlearn"), run.versions.get("torch")) for run in (self, other)}
+        looked = {run.settings.get("evaluation.curve_every") for run in (self, other)}
         return len(keys) > 1 and len(versions) == 1 and len(looked) == 1
 
 
@@ -108,6 +158,7 @@ class ComparedRun:
 
     Attributes:
         label: the method, and the settings that tell it from other entries of the same method.
+        runs: at least one.
     """
 
     label: str
@@ -115,66 +166,74 @@ class ComparedRun:
 
     @property
     def method(self) -> str:
-        """Of all its runs."""
+        """The method of all its runs."""
         return self.runs[0].method
 
     @property
     def sees(self) -> str:
         """ "forget": the forget set alone."""
-        return plain(at(self.runs[0].results, "unlearning", "sees"))
+        return plain(self.runs[0].results.unlearning.sees)
 
     @property
     def group(self) -> str:
-        """Which of ``comparison.GROUPS`` its method belongs to."""
-        return group_of({"algorithm": self.method, "sees": self.sees})
+        """Which of ``statistics.GROUPS`` its method belongs to."""
+        return group_of(self.method, self.sees)
 
     @property
     def control(self) -> bool:
-        """Whether its method is one that any method has to beat."""
+        """Whether its method is a control, which any method has to beat."""
         return self.group == "control"
 
     @property
     def counted(self) -> tuple[Run, ...]:
-        """Those that take part in means."""
+        """The runs that take part in means."""
         return tuple(run for run in self.runs if run.counts)
 
-    def by_seed(self, value: Callable[[Run], float | None]) -> dict[str, float]:
-        """Seed -> a value, of the runs that count; the mean where a seed was run twice."""
-        found: dict[str, list[float]] = {}
-        for run in self.counted:
-            known = value(run)
-            if known is not None:
-                found.setdefault(run.seed, []).append(known)
-        return {seed: sum(values) / len(values) for seed, values in found.items()}
-
-    def pooled(self, value: Callable[[Run], float | None]) -> Spread:
-        """Mean over seeds and half its 95 % interval (Student's t; NaN with one seed)."""
-        return spread(self.by_seed(value).values())
+    def pooled(self, value: Value) -> Spread:
+        """Compute the mean of a value over seeds and its interval, of the runs that count."""
+        return pool_all(_observed([(self, run) for run in self.counted], value), "value")
 
 
 @dataclass(frozen=True)
 class ComparedTask:
-    """Runs that may be compared, as entries in order of appearance."""
+    """Runs that may be compared.
+
+    Attributes:
+        entries: in order of appearance.
+    """
 
     entries: tuple[ComparedRun, ...]
 
     @property
     def runs(self) -> list[Run]:
-        """All of them."""
+        """All runs of all entries."""
         return [run for entry in self.entries for run in entry.runs]
 
     @property
     def counted(self) -> list[Run]:
-        """Those that take part in means."""
+        """The runs that take part in means."""
         return [run for run in self.runs if run.counts]
 
-    def once_a_seed(self, value: Callable[[Run], float | None]) -> Spread:
-        """Of what all entries share, such as the noise floor: mean over seeds and half its interval."""
-        return ComparedRun("", tuple(self.counted)).pooled(value)
+    def by_seed(self, value: Value) -> pd.DataFrame:
+        """Collect a value of the runs that count: one row for each seed, one column for each entry's label.
+
+        Where a seed was run twice, the mean; entries and seeds without any value are left out.
+        """
+        pairs = [(entry, run) for entry in self.entries for run in entry.counted]
+        return seed_means(_observed(pairs, value), "value", "entry")
+
+    def pooled(self, value: Value) -> Spreads:
+        """Compute the mean of a value over seeds and its interval, for the label of each entry."""
+        return spreads(self.by_seed(value))
+
+    def once_a_seed(self, value: Value) -> Spread:
+        """Compute the mean over seeds and interval of what all entries share, such as the noise floor."""
+        pairs = [(entry, run) for entry in self.entries for run in entry.counted]
+        return pool_all(_observed(pairs, value), "value")
 
 
 def tasks_of(runs: Sequence[Run]) -> list[ComparedTask]:
-    """Runs by task, in order of appearance; what was forgotten counts where it is known."""
+    """Group runs by task, in order of appearance; by what was forgotten, too, where it is known."""
     groups: dict[tuple[tuple[str, str], ...], list[list[Run]]] = {}
     for run in runs:
         versions = groups.setdefault(tuple(sorted(run.task.items())), [])
@@ -189,10 +248,10 @@ def tasks_of(runs: Sequence[Run]) -> list[ComparedTask]:
 
 
 def differing(records: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
-    """Keys whose values are not all the same -> those values, each once; "–" = has none."""
+    """Find the keys whose values are not all the same: key -> those values, each once; "–" = has none."""
     records = list(records)
     keys = dict.fromkeys(key for record in records for key in record)
-    values = {key: list(dict.fromkeys(record.get(key, "–") for record in records)) for key in keys}
+    values = {key: list(dict.fromkeys(record.get(key, MISSING) for record in records)) for key in keys}
     return {key: found for key, found in values.items() if len(found) > 1}
 
 
@@ -207,12 +266,18 @@ def _label(mine: Sequence[Run], all_: Iterable[Sequence[Run]]) -> str:
     """The method; where several entries have it, with the settings in which they differ."""
     method = mine[0].method
     rivals = [group[0].choices for group in all_ if group[0].method == method]
-    own = [f"{k.split('.')[-1]} {mine[0].choices.get(k, '–')}" for k in differing(rivals)]
+    keys = list(differing(rivals))
+    names = [key.split(".")[-1] for key in keys]
+    if len(set(names)) < len(names):
+        names = keys
+    values = [mine[0].choices.get(key, MISSING) for key in keys]
+    own = [f"{name} {value}" for name, value in zip(names, values, strict=True)]
     return f"{method} ({', '.join(own)})" if own else method
 
 
-def _told(value: Any) -> str:
-    return ", ".join(plain(part) for part in value) if isinstance(value, list) else plain(value)
+def _observed(pairs: Sequence[tuple[ComparedRun, Run]], value: Value) -> pd.DataFrame:
+    found = [(entry.label, run.seed, value(run)) for entry, run in pairs]
+    return pd.DataFrame(found, columns=["entry", "seed", "value"]).astype({"value": float})
 
 
 def _flat(node: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, str]]:

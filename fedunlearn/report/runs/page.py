@@ -3,37 +3,51 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fedunlearn.files import write_atomically
-from fedunlearn.report.runs.figure import gaps_figure, key
+from fedunlearn.report.runs.figure import gaps_figure, legend_entries
 from fedunlearn.report.runs.finding import RunsVerdict, headline, judge
 from fedunlearn.report.runs.grouping import ComparedTask, Run, tasks_of
 from fedunlearn.report.runs.tables import (
     WORDS,
     RunLine,
-    Table,
-    cost_columns,
+    cost_measures,
     gap_table,
-    in_order,
     models_table,
-    other_columns,
+    ordered_entries,
+    other_measures,
     pooled_table,
-    privacy_columns,
+    privacy_measures,
     run_lines,
     settings_table,
 )
-from fedunlearn.report.values import at, count, many, plain, rows
+from fedunlearn.report.tables import Table
+from fedunlearn.report.values import count, many, plain
+from fedunlearn.results_schema import Results
 
 _WIDE, _NARROW = 880, 360
 
 
 @dataclass(frozen=True)
 class Part:
-    """What the page shows of one task."""
+    """What the page shows of one task.
+
+    Attributes:
+        title: which of the groups of runs it is; empty where there is one.
+        about: corpus, clients, model and size of the forget set.
+        verdict: what the runs say together.
+        wide: the figure of gaps for wide screens; None where no run has a gap.
+        narrow: the same for narrow ones.
+        lines: the runs.
+        gaps: mean gaps and their parts.
+        models: measures of the models.
+        privacy: membership attacks.
+        others: fairness, distances and combined scores.
+        costs: time and bytes.
+    """
 
     title: str
     about: str
@@ -48,13 +62,13 @@ class Part:
     costs: Table
 
 
-def write_comparison(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+def write_comparison(results: Mapping[str, Results], path: Path) -> None:
     """Write one page on several runs, as a single HTML file that loads nothing else.
 
     The same results under the same names give the same bytes. The file appears whole or not at all.
 
     Args:
-        results: name of each run -> the content of its results.json; any value may be null or missing.
+        results: name of each run -> its results, of which any part may be empty.
         path: where to; its folder exists.
 
     Raises:
@@ -63,8 +77,8 @@ def write_comparison(results: Mapping[str, Mapping[str, Any]], path: Path) -> No
     write_atomically(path, render(results))
 
 
-def render(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """The page as text."""
+def render(results: Mapping[str, Results]) -> str:
+    """Render the page as text."""
     loader = PackageLoader("fedunlearn", "report")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -82,17 +96,17 @@ def render(results: Mapping[str, Mapping[str, Any]]) -> str:
         headline=sentence,
         several=len(tasks) > 1,
         kicker=_kicker(runs, tasks),
-        key=key(tasks),
+        key=legend_entries(tasks),
         parts=[_part(task, number, len(tasks)) for number, task in enumerate(tasks, start=1)],
         settings=settings_table(runs),
         words=WORDS,
-        schemas=", ".join(dict.fromkeys(plain(at(run.results, "schema")) for run in runs)),
+        schemas=", ".join(dict.fromkeys(plain(run.results.format) for run in runs)),
     )
     return page.encode("utf-8", "replace").decode("utf-8")
 
 
 def _part(task: ComparedTask, number: int, of: int) -> Part:
-    verdict, ordered = judge(task), in_order(task)
+    verdict, ordered = judge(task), ordered_entries(task)
     return Part(
         title=f"Group {number} of {of}" if of > 1 else "",
         about=_about(task),
@@ -102,21 +116,21 @@ def _part(task: ComparedTask, number: int, of: int) -> Part:
         lines=run_lines(task),
         gaps=gap_table(task, verdict),
         models=models_table(task),
-        privacy=pooled_table(task, privacy_columns()),
-        others=pooled_table(task, other_columns()),
-        costs=pooled_table(task, cost_columns()),
+        privacy=pooled_table(task, privacy_measures()),
+        others=pooled_table(task, other_measures()),
+        costs=pooled_table(task, cost_measures()),
     )
 
 
 def _about(task: ComparedTask) -> str:
     results = task.runs[0].results
-    corpus = at(results, "corpus")
-    forgotten = {at(run.results, "models", "retrained", "forget", "n") for run in task.counted} - {None}
-    size = f", {' or '.join(sorted(count(n) for n in forgotten))} utterances to forget" if forgotten else ""
+    corpus = results.corpus
+    sizes = {run.results.models.retrained.forget.n for run in task.counted} - {None}
+    size = f", {' or '.join(sorted(count(n) for n in sizes))} utterances to forget" if sizes else ""
     return (
-        f"{plain(at(corpus, 'name'))}, {count(at(corpus, 'utterances'))} utterances of "
-        f"{count(at(corpus, 'speakers'))} speakers, {count(at(corpus, 'clients'))} clients, "
-        f"model {plain(at(results, 'config', 'model', 'name'))}{size}"
+        f"{plain(corpus.name)}, {count(corpus.utterances)} utterances of "
+        f"{count(corpus.speakers)} speakers, {count(corpus.clients)} clients, "
+        f"model {plain(results.setting('model', 'name'))}{size}"
     )
 
 
@@ -133,6 +147,6 @@ def _kicker(runs: Sequence[Run], tasks: Sequence[ComparedTask]) -> list[str]:
 def _alarm(bad: Sequence[Run], of: int) -> str:
     if not bad:
         return ""
-    named = ", ".join(f"{run.name} ({run.status})" for run in rows(bad)[:6])
+    named = ", ".join(f"{run.name} ({run.status})" for run in bad[:6])
     more = f" and {len(bad) - 6} more" if len(bad) > 6 else ""
     return f"{len(bad)} of {of} runs did not end as they should: {named}{more}. No mean counts them."

@@ -1,38 +1,26 @@
 """The tables of several runs: who they are, and each entry's measures, pooled over its seeds."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedunlearn.report.finding import final_model, unfulfilled
-from fedunlearn.report.runs.figure import interval_of
-from fedunlearn.report.runs.finding import RunsVerdict, floor_of
-from fedunlearn.report.runs.grouping import ComparedRun, ComparedTask, Run, differing
-from fedunlearn.report.study.statistics import GROUPS, Spread
-from fedunlearn.report.tables import Cell, Row
-from fedunlearn.report.values import (
-    MISSING,
-    at,
-    count,
-    duration,
-    fraction,
-    noise_floor,
-    number_at,
-    plain,
-    size,
+from fedunlearn.report.finding import unfulfilled
+from fedunlearn.report.runs.finding import RunsVerdict
+from fedunlearn.report.runs.grouping import ComparedRun, ComparedTask, Run, Value, differing
+from fedunlearn.report.statistics import Spread, order_by_gap
+from fedunlearn.report.tables import Cell, Column, Row, Table
+from fedunlearn.report.values import MISSING, count, duration, fraction, size
+from fedunlearn.results_schema import (
+    MembershipAttack,
+    ModelScores,
+    PhaseCostRow,
+    RateWithInterval,
+    ShadowAttackReport,
+    ShadowAttackScores,
 )
 
-Value = Callable[[Run], float | None]
 Format = Callable[[Any], str]
-MEASURES = {
-    "test UAR": ("test", "uar"),
-    "test accuracy": ("test", "accuracy"),
-    "unseen-speaker UAR": ("unseen", "uar"),
-    "retain accuracy": ("retain", "accuracy"),
-    "forget accuracy": ("forget", "accuracy"),
-    "membership AUC": ("membership", "auc"),
-}
 WORDS = {
     "mean gap": "gap",
     "forget": "accuracy",
@@ -70,32 +58,46 @@ WORDS = {
     "doing nothing": "control",
     "requests fulfilled": "states",
 }
-"""head of a column -> the entry among the words of the page that says what it means"""
+"""head of a column -> the entry of the page's glossary that explains it"""
 TONES = {"complete": "good", "failed": "bad", "partial": "bad"}
 
 
 @dataclass(frozen=True)
-class Column:
-    """A measure of a run. ``note``: what it is read against, or how it is to be read."""
+class Measure:
+    """A measure of a run, as a column of a table.
+
+    Attributes:
+        title: head of the column.
+        value: the measure of a run.
+        written: a value as text.
+        reference: what it is compared to, of a run; None where there is nothing.
+        against: what that is called.
+    """
 
     title: str
     value: Value
     written: Format = fraction
-    note: Value | None = None
+    reference: Value | None = None
     against: str = ""
 
 
 @dataclass(frozen=True)
-class Table:
-    """Names of the columns after the first, and rows."""
-
-    columns: tuple[str, ...]
-    rows: tuple[Row, ...]
-
-
-@dataclass(frozen=True)
 class RunLine:
-    """A run in the list of runs. ``note``: why it did not end well."""
+    """A run in the list of runs.
+
+    Attributes:
+        name: of its folder.
+        entry: label of the runs that differ from it in their seed alone.
+        seed: as text.
+        status: complete, partial or failed.
+        tone: how the status is shown: good or bad.
+        note: why it did not end well; empty where it did.
+        gap: mean gap of the model that it ends with.
+        interval: its 95 % interval, over utterances.
+        floor: noise floor.
+        nothing: mean gap of the control that does nothing.
+        requests: how many of its requests are fulfilled.
+    """
 
     name: str
     entry: str
@@ -110,192 +112,212 @@ class RunLine:
     requests: str
 
 
-def in_order(task: ComparedTask) -> list[ComparedRun]:
-    """Those that see the forget set alone, upper references, controls; in each by mean gap, none last."""
-
-    def place(entry: ComparedRun) -> tuple[int, bool, float]:
-        gap = entry.pooled(lambda run: run.gap).mean
-        return list(GROUPS).index(entry.group), math.isnan(gap), gap
-
-    return sorted(task.entries, key=place)
+def ordered_entries(task: ComparedTask) -> list[ComparedRun]:
+    """Sort entries by group, in the order of ``statistics.GROUPS``; in each by mean gap, lowest first."""
+    entries = {entry.label: entry for entry in task.entries}
+    groups = {label: entry.group for label, entry in entries.items()}
+    order = order_by_gap(groups, task.pooled(lambda run: run.gap))
+    return [entries[label] for labels in order.values() for label in labels]
 
 
 def run_lines(task: ComparedTask) -> list[RunLine]:
-    """One line a run, entry by entry."""
-    return [_line(entry, run) for entry in in_order(task) for run in entry.runs]
+    """List the runs, entry by entry."""
+    return [_line(entry, run) for entry in ordered_entries(task) for run in entry.runs]
 
 
 def _line(entry: ComparedRun, run: Run) -> RunLine:
-    results = run.results
-    ends = interval_of(run)
-    requests = at(results, "requests")
-    asked = len(requests) if isinstance(requests, list) else 0
-    trouble = at(results, "failure") if run.status != "complete" else None
+    results, ends = run.results, run.interval
+    asked = len(results.requests)
+    trouble = results.failure if run.status != "complete" else None
     return RunLine(
         run.name,
         f"{entry.label}: control" if entry.control else entry.label,
         run.seed,
         run.status,
         TONES.get(run.status, ""),
-        _short(plain(trouble)) if trouble else "",
+        _short(trouble) if trouble else "",
         fraction(run.gap),
         "" if ends is None else f"[{ends[0]:.3f}, {ends[1]:.3f}]",
-        fraction(floor_of(run)),
-        fraction(number_at(results, "gap", "none", "mean")),
-        f"{asked - len(unfulfilled(results))} of {asked}" if asked else "none",
+        fraction(run.floor),
+        fraction(results.gap.none.mean),
+        f"{asked - len(unfulfilled(run.record))} of {asked}" if asked else "none",
     )
 
 
 def gap_table(task: ComparedTask, verdict: RunsVerdict) -> Table:
-    """Each entry's mean gap over seeds, its parts, and whether it is the best or cannot be told from it."""
-    parts = ("mean", "forget", "retain", "test", "membership")
+    """Tabulate each entry's mean gap and its parts, and which are the best or not distinguishable from it."""
+    parts: dict[str, tuple[Value, Value]] = {
+        "mean gap": (lambda run: run.gap, lambda run: run.floor),
+        "forget": (lambda run: run.final_gap.forget, lambda run: run.results.gap.noise_floor.forget),
+        "retain": (lambda run: run.final_gap.retain, lambda run: run.results.gap.noise_floor.retain),
+        "test": (lambda run: run.final_gap.test, lambda run: run.results.gap.noise_floor.test),
+        "membership": (
+            lambda run: run.final_gap.membership,
+            lambda run: run.results.gap.noise_floor.membership,
+        ),
+    }
+    seeds = task.by_seed(lambda run: run.gap).count()
+    gaps = [task.pooled(value) for value, _ in parts.values()]
     rows = []
-    for entry in in_order(task):
-        cells = [Cell(count(len(entry.by_seed(lambda run: run.gap))))]
-        for part in parts:
-            cells.append(Cell(_pooled(entry.pooled(_gap_part(part)), fraction)))
-        marks = {"more": "upper reference", "control": "control"}
+    for entry in ordered_entries(task):
+        cells = [
+            count(int(seeds.get(entry.label, 0))),
+            *(_text(part[entry.label], fraction) for part in gaps),
+        ]
+        marks = {"more": "privileged baseline", "control": "control"}
         marks |= dict.fromkeys(verdict.best, "best") | dict.fromkeys(verdict.level, "level with it")
-        said = marks.get(entry.label) or marks.get(entry.group, "")
-        rows.append(Row(entry.label, said, tuple(cells)))
-    seeds = len({run.seed for run in task.counted if floor_of(run) is not None})
-    if seeds:
-        floor = [task.once_a_seed(_floor_part(part)) for part in parts]
-        cells = [Cell(count(seeds)), *(Cell(_pooled(value, fraction), reference=True) for value in floor)]
-        rows.append(Row("noise floor", "between retrained seeds", tuple(cells)))
-    return Table(("seeds", "mean gap", *parts[1:]), tuple(rows))
+        mark = marks.get(entry.label) or marks.get(entry.group, "")
+        rows.append(Row(entry.label, mark, tuple(map(Cell, cells))))
+    known = {run.seed for run in task.counted if run.floor is not None}
+    if known:
+        floors = [_text(task.once_a_seed(floor), fraction) for _, floor in parts.values()]
+        cells_ = (Cell(count(len(known))), *(Cell(text, reference=True) for text in floors))
+        rows.append(Row("noise floor", "between retrained seeds", cells_))
+    return Table(_columns("configuration", "seeds", *parts), tuple(rows))
 
 
 def models_table(task: ComparedTask) -> Table:
-    """Each entry's two models; the original and the retrained one, which all share, last."""
-    rows = []
-    for entry in in_order(task):
-        if entry.counted:
-            rows += [_model_row(entry.label, entry.pooled, name) for name in ("unlearned", "recovered")]
-    shared = [_model_row("all", task.once_a_seed, name) for name in ("original", "retrained")]
-    return Table(tuple(MEASURES), tuple([*rows, *shared] if rows else ()))
+    """Tabulate each entry's two models; the original and the retrained one, which all share, come last."""
+    measures: dict[str, Callable[[ModelScores], float | None]] = {
+        "test UAR": lambda scores: scores.test.uar,
+        "test accuracy": lambda scores: scores.test.accuracy,
+        "unseen-speaker UAR": lambda scores: scores.unseen.uar,
+        "retain accuracy": lambda scores: scores.retain.accuracy,
+        "forget accuracy": lambda scores: scores.forget.accuracy,
+        "membership AUC": lambda scores: scores.membership.auc,
+    }
 
+    def of(model: str) -> list[Value]:
+        return [
+            lambda run, measure=measure: measure(run.results.models[model])  # type: ignore[misc]
+            for measure in measures.values()
+        ]
 
-def _model_row(label: str, pool: Callable[[Value], Spread], name: str) -> Row:
-    cells = [
-        Cell(_pooled(pool(_measure(name, path)), fraction), reference=name == "retrained")
-        for path in MEASURES.values()
+    own = {model: [task.pooled(value) for value in of(model)] for model in ("unlearned", "recovered")}
+    rows = [
+        Row(entry.label, model, tuple(Cell(_text(values[entry.label], fraction)) for values in pooled))
+        for entry in ordered_entries(task)
+        if entry.counted
+        for model, pooled in own.items()
     ]
-    return Row(label, name, tuple(cells))
+    if rows:
+        for model in ("original", "retrained"):
+            shared = (_text(task.once_a_seed(value), fraction) for value in of(model))
+            rows.append(
+                Row("all", model, tuple(Cell(text, reference=model == "retrained") for text in shared))
+            )
+    return Table(_columns("model", *measures), tuple(rows))
 
 
-def privacy_columns() -> tuple[Column, ...]:
-    """The membership attacks on the model that a run ends with."""
+def privacy_measures() -> tuple[Measure, ...]:
+    """List the membership attacks on the model that a run ends with."""
 
-    def attack(*path: str) -> Value:
-        return lambda run: number_at(
-            run.results, "attacks", path[0], "stages", final_model(run.results), *path[1:]
+    def population(of: Callable[[MembershipAttack], float | None]) -> tuple[Value, Value]:
+        return lambda run: of(run.final_scores.membership), lambda run: of(
+            run.results.models.retrained.membership
         )
 
-    def population(*path: str) -> Value:
-        return lambda run: number_at(run.results, "models", final_model(run.results), *path)
+    def auc(attack: MembershipAttack) -> float | None:
+        return attack.auc
 
-    def retrained(*path: str) -> Value:
-        return lambda run: number_at(run.results, "models", "retrained", *path)
+    def rate(attack: MembershipAttack) -> float | None:
+        return attack.tpr_at.get("0.01")
 
+    def stage(run: Run, attack: ShadowAttackReport) -> ShadowAttackScores:
+        return attack.stages[run.final]
+
+    def shadow_rate(run: Run, attack: ShadowAttackReport) -> float | None:
+        return stage(run, attack).tpr_at.get("0.01", RateWithInterval.empty()).value
+
+    found, target = population(auc)
+    rates, target_rates = population(rate)
     return (
-        Column(
-            "population AUC",
-            population("membership", "auc"),
-            note=retrained("membership", "auc"),
-            against="retrained",
-        ),
-        Column(
-            "population TPR at 1 % FPR",
-            population("membership", "tpr_at", "0.01"),
-            note=retrained("membership", "tpr_at", "0.01"),
-            against="retrained",
-        ),
-        Column(
+        Measure("population AUC", found, reference=target, against="retrained"),
+        Measure("population TPR at 1 % FPR", rates, reference=target_rates, against="retrained"),
+        Measure(
             "same speaker AUC",
-            population("membership_same_speaker", "auc"),
-            note=retrained("membership_same_speaker", "auc"),
+            lambda run: run.final_scores.membership_same_speaker.auc,
+            reference=lambda run: run.results.models.retrained.membership_same_speaker.auc,
             against="retrained",
         ),
-        Column("U-LiRA AUC", attack("ulira", "auc")),
-        Column("U-LiRA TPR at 1 % FPR", attack("ulira", "tpr_at", "0.01", "value")),
-        Column("informed AUC", attack("informed", "auc")),
-        Column("informed TPR at 1 % FPR", attack("informed", "tpr_at", "0.01", "value")),
+        Measure("U-LiRA AUC", lambda run: stage(run, run.results.attacks.ulira).auc),
+        Measure("U-LiRA TPR at 1 % FPR", lambda run: shadow_rate(run, run.results.attacks.ulira)),
+        Measure("informed AUC", lambda run: stage(run, run.results.attacks.informed).auc),
+        Measure("informed TPR at 1 % FPR", lambda run: shadow_rate(run, run.results.attacks.informed)),
     )
 
 
-def other_columns() -> tuple[Column, ...]:
-    """Fairness, distances, relearn time, reversion and the combined scores, where results hold them."""
-
-    def final(*path: str) -> Value:
-        def value(run: Run) -> float | None:
-            steps = (final_model(run.results) if key == "*" else key for key in path)
-            return number_at(run.results, *steps)
-
-        return value
-
+def other_measures() -> tuple[Measure, ...]:
+    """List fairness, distances, relearn time, reversion and the combined scores."""
     return (
-        Column("worst speaker's change", final("fairness", "change", "*", "worst"), _signed),
-        Column("mean speaker's change", final("fairness", "change", "*", "mean"), _signed),
-        Column("ToW", final("distances", "*", "tow")),
-        Column("KS of losses", final("distances", "*", "ks")),
-        Column("Wasserstein of losses", final("distances", "*", "wasserstein")),
-        Column("JS", final("distances", "*", "js")),
-        Column(
+        Measure("worst speaker's change", lambda run: run.results.fairness.change[run.final].worst, _signed),
+        Measure("mean speaker's change", lambda run: run.results.fairness.change[run.final].mean, _signed),
+        Measure("ToW", lambda run: run.results.distances[run.final].tow),
+        Measure("KS of losses", lambda run: run.results.distances[run.final].ks),
+        Measure("Wasserstein of losses", lambda run: run.results.distances[run.final].wasserstein),
+        Measure("JS", lambda run: run.results.distances[run.final].js),
+        Measure(
             "relearn steps",
-            final("relearn", "*", "steps"),
+            lambda run: run.results.relearn[run.final].steps,
             _steps,
-            final("relearn", "retrained", "steps"),
+            lambda run: run.results.relearn.retrained.steps,
             "retrained",
         ),
-        Column("reversion, forget", final("reversion", "forget"), _signed),
-        Column("GUM", final("gum", "*", "gum")),
-        Column("CGUM", final("gum", "*", "cgum")),
+        Measure("reversion, forget", lambda run: run.results.reversion.forget, _signed),
+        Measure("GUM", lambda run: run.results.gum[run.final].gum),
+        Measure("CGUM", lambda run: run.results.gum[run.final].cgum),
     )
 
 
-def cost_columns() -> tuple[Column, ...]:
-    """Of unlearning and recovery together, against retraining."""
+def cost_measures() -> tuple[Measure, ...]:
+    """List the costs of unlearning and recovery together, compared to retraining."""
 
-    def spent(*names: str) -> Value:
-        def value(run: Run) -> float | None:
-            parts = [number_at(run.results, "cost", p, n) for p in ("unlearn", "recover") for n in names]
-            known = [part for part in parts if part is not None]
-            return sum(known) if len(known) == len(parts) else None
+    def spent(of: Callable[[PhaseCostRow], float | None]) -> Value:
+        return lambda run: _sum(of(_phase(run, name)) for name in ("unlearn", "recover"))
 
-        return value
+    def retraining(of: Callable[[PhaseCostRow], float | None]) -> Value:
+        return lambda run: of(_phase(run, "retrain"))
 
-    def retrain(*names: str) -> Value:
-        def value(run: Run) -> float | None:
-            parts = [number_at(run.results, "cost", "retrain", n) for n in names]
-            known = [part for part in parts if part is not None]
-            return sum(known) if len(known) == len(parts) else None
+    def seconds(phase: PhaseCostRow) -> float | None:
+        return phase.client_seconds
 
-        return value
+    def sent(phase: PhaseCostRow) -> float | None:
+        return phase.bytes_up
+
+    def received(phase: PhaseCostRow) -> float | None:
+        return phase.bytes_down
 
     def share(run: Run) -> float | None:
-        ours, theirs = spent("client_seconds")(run), retrain("client_seconds")(run)
+        ours, theirs = spent(seconds)(run), retraining(seconds)(run)
         return ours / theirs if ours is not None and theirs else None
 
     return (
-        Column("client time", spent("client_seconds"), duration, retrain("client_seconds"), "retraining"),
-        Column("of retraining's", share, _percent),
-        Column("sent up", spent("bytes_up"), size, retrain("bytes_up"), "retraining"),
-        Column("sent down", spent("bytes_down"), size, retrain("bytes_down"), "retraining"),
+        Measure("client time", spent(seconds), duration, retraining(seconds), "retraining"),
+        Measure("of retraining's", share, _percent),
+        Measure("sent up", spent(sent), size, retraining(sent), "retraining"),
+        Measure("sent down", spent(received), size, retraining(received), "retraining"),
     )
 
 
-def pooled_table(task: ComparedTask, columns: Sequence[Column]) -> Table:
-    """One line an entry; columns of which no run has a value are left out."""
-    entries = [entry for entry in in_order(task) if entry.counted]
-    known = [c for c in columns if any(c.value(run) is not None for run in task.counted)]
-    rows = [Row(entry.label, "", tuple(_cell(entry, column) for column in known)) for entry in entries]
-    return Table(tuple(column.title for column in known), tuple(rows) if known else ())
+def pooled_table(task: ComparedTask, measures: Sequence[Measure]) -> Table:
+    """Tabulate measures, a row for each entry; measures that no run has are left out."""
+    known = [m for m in measures if any(m.value(run) is not None for run in task.counted)]
+    columns = [_cells(task, measure) for measure in known]
+    rows = [
+        Row(entry.label, "", tuple(cells[entry.label] for cells in columns))
+        for entry in ordered_entries(task)
+        if entry.counted
+    ]
+    heads = _columns("configuration", *(measure.title for measure in known))
+    return Table(heads, tuple(rows) if known else ())
 
 
 def settings_table(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Settings and versions that are not the same in all runs: key, and each value with who has it."""
-    records = {run.name: {**run.settings, **_versions(run)} for run in runs}
+    """List settings and versions that differ between runs: key, and each value with the runs that have it."""
+    records = {
+        run.name: {**run.settings, **{f"versions.{name}": version for name, version in run.versions.items()}}
+        for run in runs
+    }
     found = differing(records.values())
     return [(key, [(value, _who(records, key, value)) for value in values]) for key, values in found.items()]
 
@@ -304,34 +326,38 @@ def _who(records: dict[str, dict[str, str]], key: str, value: str) -> str:
     return ", ".join(name for name, record in records.items() if record.get(key, MISSING) == value)
 
 
-def _versions(run: Run) -> dict[str, str]:
-    found = at(run.results, "versions")
-    return {f"versions.{k}": plain(v) for k, v in found.items()} if isinstance(found, dict) else {}
+def _columns(*heads: str) -> tuple[Column, ...]:
+    return tuple(Column(head, WORDS.get(head, "")) for head in heads)
 
 
-def _cell(entry: ComparedRun, column: Column) -> Cell:
-    text = _pooled(entry.pooled(column.value), column.written)
-    against = entry.pooled(column.note).mean if column.note else math.nan
-    return Cell(text, "" if math.isnan(against) else f"{column.against} {column.written(against)}")
+def _cells(task: ComparedTask, measure: Measure) -> Mapping[str, Cell]:
+    """Label of each entry -> its cell."""
+    values = task.pooled(measure.value)
+    references = task.pooled(measure.reference) if measure.reference else {}
+    cells = {}
+    for entry in task.entries:
+        against = references[entry.label].mean if measure.reference else math.nan
+        note = "" if math.isnan(against) else f"{measure.against} {measure.written(against)}"
+        cells[entry.label] = Cell(_text(values[entry.label], measure.written), note)
+    return cells
 
 
-def _pooled(value: Spread, written: Format) -> str:
+def _text(value: Spread, written: Format) -> str:
     if math.isnan(value.mean):
         return MISSING
     half = "" if math.isnan(value.half) else f" ± {written(value.half).lstrip('+')}"
     return written(value.mean) + half
 
 
-def _gap_part(part: str) -> Value:
-    return lambda run: number_at(run.results, "gap", final_model(run.results), part)
+def _phase(run: Run, name: str) -> PhaseCostRow:
+    return run.results.cost.get(name, PhaseCostRow.empty())
 
 
-def _floor_part(part: str) -> Value:
-    return lambda run: noise_floor(run.results, part)
-
-
-def _measure(name: str, path: Sequence[str]) -> Value:
-    return lambda run: number_at(run.results, "models", name, *path)
+def _sum(parts: Iterable[float | None]) -> float | None:
+    """None where any part is."""
+    found = list(parts)
+    known = [part for part in found if part is not None]
+    return sum(known) if len(known) == len(found) else None
 
 
 def _signed(value: float) -> str:

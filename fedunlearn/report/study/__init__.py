@@ -1,1 +1,1 @@
-"""A study: tables and figures over its runs."""
+"""Tables and figures of a study."""

@@ -1,11 +1,12 @@
 """Figures of a comparison: forget against retain; the gap by method, size, aggregation, recovery, waiting."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -13,17 +14,8 @@ from matplotlib.patches import Ellipse
 from scipy.stats import chi2
 
 from fedunlearn.report.figures.style import PALETTE, despine, figure_style, new_figure
-from fedunlearn.report.study.statistics import (
-    GROUPS,
-    Row,
-    Spread,
-    by_seed,
-    groups_of,
-    over_seeds,
-    references,
-    settings_of,
-    windows_of,
-)
+from fedunlearn.report.statistics import GROUPS, Spread, pool, pool_all
+from fedunlearn.report.study.statistics import methods_of, references, select, settings_of, windows_of
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#8c510a")
 _MARKS = "osD^vPX<>ph*"
@@ -32,17 +24,16 @@ _INSIDE = 0.95
 """share of retrained models, were they Gaussian, inside the ellipse"""
 
 
-def write_figures(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """All figures, each as SVG, PDF and PNG.
+def write_figures(rows: pd.DataFrame, folder: Path) -> list[Path]:
+    """Draw all figures, and write each as SVG, PDF and PNG.
 
     The first three are of the aggregation, the recovery and the window that stand first in the rows; where
     there is more than one of them, one more is across aggregations and recoveries, and one across windows.
     """
-    joined = [
-        r for r in rows if (r["aggregation"], r["recovery"]) == (rows[0]["aggregation"], rows[0]["recovery"])
-    ]
-    served = [r for r in rows if r["window"] == rows[0]["window"]]
-    first = [r for r in joined if r["window"] == rows[0]["window"]]
+    one = rows.iloc[0]
+    joined = select(rows, None, aggregation=one["aggregation"], recovery=one["recovery"])
+    served = select(rows, None, window=one["window"])
+    first = select(joined, None, window=one["window"])
     files = []
     with figure_style():
         drawn = {
@@ -61,8 +52,8 @@ def write_figures(rows: Sequence[Row], folder: Path) -> list[Path]:
     return files
 
 
-def forget_against_retain(rows: Sequence[Row]) -> Figure:
-    """Where each method leaves forget and retain accuracy, as distances from the retrained models.
+def forget_against_retain(rows: pd.DataFrame) -> Figure:
+    """Draw forget and retain accuracy after each method, as differences from the retrained models.
 
     The origin is the mean of each run's retrained seeds; the ellipse holds 95 % of them, were they Gaussian,
     by their covariance around that mean, pooled over runs.
@@ -70,15 +61,11 @@ def forget_against_retain(rows: Sequence[Row]) -> Figure:
     figure = new_figure(700, 440)
     axes = figure.add_subplot()
     styles = _styles(rows)
-    centre = {_data(r): np.mean(r["seeds"], axis=0) for r in references(rows)}
+    apart = _from_retrained(rows)
+    across, up = pool(apart, "x", "method"), pool(apart, "y", "method")
     shown = []
     for method, style in styles.items():
-        mine = [
-            {**r, "x": r["forget"] - centre[_data(r)][0], "y": r["retain"] - centre[_data(r)][1]}
-            for r in rows
-            if r["method"] == method and r["stage"] == "recovered" and _data(r) in centre
-        ]
-        x, y = (over_seeds(by_seed(mine, axis)) for axis in "xy")
+        x, y = across[method], up[method]
         axes.errorbar(
             x.mean,
             y.mean,
@@ -114,14 +101,14 @@ def forget_against_retain(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def noise_ellipse(rows: Sequence[Row]) -> Ellipse | None:
-    """Where 95 % of retrained models lie around the mean of their run's, were they Gaussian.
+def noise_ellipse(rows: pd.DataFrame) -> Ellipse | None:
+    """Compute the region around the mean that holds 95 % of a run's retrained models, were they Gaussian.
 
     Covariance of (forget, retain) around each run's mean, pooled over runs; None with too few to estimate it.
     """
     apart, free = np.zeros((2, 2)), 0
-    for row in references(rows):
-        seeds = np.array(row["seeds"], float)
+    for of_run in references(rows)["seeds"]:
+        seeds = np.array(of_run, float)
         away = seeds - seeds.mean(axis=0)
         apart, free = apart + away.T @ away, free + len(seeds) - 1
     if free < 2:
@@ -133,22 +120,22 @@ def noise_ellipse(rows: Sequence[Row]) -> Ellipse | None:
     return Ellipse((0, 0), lengths[1], lengths[0], angle=angle, color=PALETTE["muted"], alpha=0.25, lw=0)
 
 
-def gap_by_method(rows: Sequence[Row]) -> Figure:
-    """Mean gap of each method over all settings, with its interval over seeds, and the noise floor."""
-    groups = groups_of(rows)
+def gap_by_method(rows: pd.DataFrame) -> Figure:
+    """Draw the mean gap of each method over all settings, its interval over seeds, and the noise floor."""
+    groups, gaps = methods_of(rows), pool(select(rows), "gap", "method")
     names = [(m, g) for g, methods in groups.items() for m in methods][::-1]
     figure = new_figure(640, 90 + 24 * max(len(names), 2))
     axes = figure.add_subplot()
     for y, (method, group) in enumerate(names):
-        gap = over_seeds(by_seed(rows, "gap", method=method))
+        gap = gaps[method]
         axes.barh(y, gap.mean, xerr=_half(gap), color=_OF_GROUP[group], height=0.62, ecolor=PALETTE["ink"])
     for group in groups:
         axes.barh(0, math.nan, color=_OF_GROUP[group], label=GROUPS[group])
-    floor = over_seeds(by_seed(references(rows), "gap", "retrained")).mean
+    floor = pool_all(references(rows), "gap").mean
     if not math.isnan(floor):
         axes.axvline(floor, color=PALETTE["ink"], linewidth=1.2, linestyle="--", label="noise floor")
     axes.set_yticks(range(len(names)), [m for m, _ in names])
-    farthest = max((over_seeds(by_seed(rows, "gap", method=m)).mean for m, _ in names), default=1.0)
+    farthest = max((gaps[method].mean for method, _ in names), default=1.0)
     axes.set_xlim(0, 1.12 * farthest)
     axes.set_xlabel("mean gap to the retrained model, over all settings (bars: 95 % interval over seeds)")
     axes.set_title(_joining(rows), loc="left", fontsize=10, color=PALETTE["muted"])
@@ -157,18 +144,19 @@ def gap_by_method(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def gap_by_size(rows: Sequence[Row]) -> Figure:
-    """Mean gap against the utterances that each requester takes back; one panel a number of requesters."""
-    asking = sorted({r["requesters"] for r in rows})
-    sizes = sorted({r["forget_size"] for r in rows})
+def gap_by_size(rows: pd.DataFrame) -> Figure:
+    """Draw the mean gap over the size of each request, a panel for each number of requesters."""
+    asking = _numbers(rows, "requesters")
+    sizes = _numbers(rows, "forget_size")
     styles = _styles(rows)
     figure = new_figure(330 + 280 * len(asking), 420)
     panels = figure.subplots(1, len(asking), sharey=True, squeeze=False)[0]
     tops = []
     for axes, requesters in zip(panels, asking, strict=True):
-        here = [r for r in rows if r["requesters"] == requesters]
+        here = select(rows, None, requesters=requesters)
+        of_size = pool(select(here), "gap", "method", "forget_size")
         for number, (method, style) in enumerate(styles.items()):
-            gaps = [over_seeds(by_seed(here, "gap", method=method, forget_size=n)) for n in sizes]
+            gaps = [of_size[method, n] for n in sizes]
             aside = 0.012 * (sizes[-1] - sizes[0]) * (number / max(len(styles) - 1, 1) - 0.5)
             axes.errorbar(
                 [n + aside for n in sizes],
@@ -179,14 +167,15 @@ def gap_by_size(rows: Sequence[Row]) -> Figure:
                 **style,
             )
             tops += [g.mean for g in gaps if method != "destroy" and not math.isnan(g.mean)]
-        floor = [over_seeds(by_seed(references(here), "gap", "retrained", forget_size=n)).mean for n in sizes]
+        floors = pool(references(here), "gap", "forget_size")
         label = "noise floor" if requesters == asking[0] else None
+        floor = [floors[n].mean for n in sizes]
         axes.fill_between(sizes, 0, floor, color=PALETTE["muted"], alpha=0.25, linewidth=0, label=label)
         axes.set_title("one requester" if requesters == 1 else f"{requesters} requesters", fontsize=10)
         axes.set_xticks(sizes)
-        axes.set_xlabel("utterances each takes back")
+        axes.set_xlabel("utterances that each deletes")
         despine(axes, grid="y")
-        lost = over_seeds(by_seed(here, "gap", method="destroy")).mean
+        lost = pool(select(here), "gap", "method")["destroy"].mean
         if lost > 1.2 * max(tops, default=math.inf):
             _remark(axes, f"destroy: above, {lost:.2f} on average", 0.95)
     panels[0].set_ylim(0, 1.2 * max(tops, default=1.0))
@@ -195,23 +184,23 @@ def gap_by_size(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def waiting_against_gap(rows: Sequence[Row]) -> Figure:
-    """Mean gap over the rounds that requests waited on average, a line a method, from window to window.
+def waiting_against_gap(rows: pd.DataFrame) -> Figure:
+    """Draw the mean gap over the rounds that requests waited on average, a line for each method.
 
-    One panel for each number of requesters; sizes are averaged over.
+    A point is a window; there is a panel for each number of requesters, and sizes are averaged over.
     """
     styles, windows = _styles(rows), windows_of(rows)
-    asking = sorted({r["requesters"] for r in rows})
+    asking = _numbers(rows, "requesters")
     figure = new_figure(200 + 270 * len(asking), 380)
     panels = figure.subplots(1, len(asking), sharey=True, squeeze=False)[0]
     tops = []
     for axes, requesters in zip(panels, asking, strict=True):
-        here = [r for r in rows if r["requesters"] == requesters]
+        here = select(rows, None, requesters=requesters)
+        waited = pool(select(here), "rounds_waited_mean", "method", "window")
+        found = pool(select(here), "gap", "method", "window")
         for method, style in styles.items():
-            waits, gaps = (
-                [over_seeds(by_seed(here, column, method=method, window=window)) for window in windows]
-                for column in ("rounds_waited_mean", "gap")
-            )
+            waits = [waited[method, window] for window in windows]
+            gaps = [found[method, window] for window in windows]
             axes.errorbar(
                 [w.mean for w in waits],
                 [g.mean for g in gaps],
@@ -221,13 +210,13 @@ def waiting_against_gap(rows: Sequence[Row]) -> Figure:
                 **style,
             )
             tops += [g.mean for g in gaps if method != "destroy" and not math.isnan(g.mean)]
-        floor = over_seeds(by_seed(references(here), "gap", "retrained")).mean
+        floor = pool_all(references(here), "gap").mean
         label = "noise floor" if requesters == asking[0] else None
         axes.axhspan(0, floor, color=PALETTE["muted"], alpha=0.25, linewidth=0, label=label)
         axes.set_title("one requester" if requesters == 1 else f"{requesters} requesters", fontsize=10)
         axes.set_xlabel("rounds waited, on average")
         despine(axes, grid="y")
-        lost = over_seeds(by_seed(here, "gap", method="destroy")).mean
+        lost = pool(select(here), "gap", "method")["destroy"].mean
         if lost > 1.2 * max(tops, default=math.inf):
             _remark(axes, f"destroy: above, {lost:.2f} on average", 0.95)
     panels[0].set_ylim(0, 1.2 * max(tops, default=1.0))
@@ -238,28 +227,19 @@ def waiting_against_gap(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def aggregation_against_recovery(rows: Sequence[Row]) -> Figure:
-    """Mean gap of each method, controls left out, for every aggregation and recovery: one panel a method."""
-    methods = [m for group, own in groups_of(rows).items() if group != "control" for m in own]
-    methods = methods or [m for own in groups_of(rows).values() for m in own]
+def aggregation_against_recovery(rows: pd.DataFrame) -> Figure:
+    """Draw the mean gap for every aggregation and recovery, a panel for each method but the controls."""
+    groups = methods_of(rows)
+    methods = [m for group, own in groups.items() if group != "control" for m in own]
+    methods = methods or [m for own in groups.values() for m in own]
     joins = list(dict.fromkeys(s.aggregation for s in settings_of(rows)))
     recoveries = list(dict.fromkeys(s.recovery for s in settings_of(rows)))
     across = min(len(methods), 3)
     down = math.ceil(len(methods) / across)
     figure = new_figure(110 + across * (50 + 62 * len(recoveries)), 80 + down * (44 + 30 * len(joins)))
     panels = figure.subplots(down, across, squeeze=False).ravel()
-    gaps = {
-        m: np.array(
-            [
-                [
-                    over_seeds(by_seed(rows, "gap", method=m, aggregation=a, recovery=r)).mean
-                    for r in recoveries
-                ]
-                for a in joins
-            ]
-        )
-        for m in methods
-    }
+    found = pool(select(rows), "gap", "method", "aggregation", "recovery")
+    gaps = {m: np.array([[found[m, a, r].mean for r in recoveries] for a in joins]) for m in methods}
     darkest = max((float(np.nanmax(g)) for g in gaps.values() if not np.isnan(g).all()), default=1.0)
     shades = LinearSegmentedColormap.from_list("gap", ["#ffffff", PALETTE["heat"]])
     for number, axes in enumerate(panels):
@@ -290,7 +270,7 @@ def _heat(axes: Axes, gaps: "np.ndarray[Any, Any]", darkest: float, shades: Line
 
 
 def _look_at(axes: Axes, shown: Iterable[tuple[str, Spread, Spread]], ellipse: Ellipse | None) -> None:
-    """All of the ellipse and the mean of every method but random weights, whose place is said if not seen."""
+    """Show all of the ellipse and every method's mean; random weights may be outside, with a remark."""
     near = {method: (x.mean, y.mean) for method, x, y in shown if not math.isnan(x.mean)}
     seen = [(0.0, 0.0), *(point for method, point in near.items() if method != "destroy")]
     if ellipse is not None:
@@ -311,13 +291,13 @@ def _remark(axes: Axes, text: str, height: float = 0.01) -> None:
     axes.annotate(text, (0.01, height), xycoords=where, fontsize=9, color=PALETTE["muted"])
 
 
-def _styles(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
-    """Method -> how it is drawn, in the order of the tables.
+def _styles(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Method -> its style, in the order of the tables.
 
     Colours are for those that see the forget set alone; after seven, hollow and dashed. Others are ink.
     """
     styles: dict[str, dict[str, Any]] = {}
-    for group, methods in groups_of(rows).items():
+    for group, methods in methods_of(rows).items():
         for number, method in enumerate(methods):
             turn = number // len(_COLOURS)
             colour = _COLOURS[number % len(_COLOURS)] if group == "forget" else PALETTE["ink"]
@@ -340,9 +320,22 @@ def _half(value: Spread) -> float:
     return 0.0 if math.isnan(value.half) else value.half
 
 
-def _joining(rows: Sequence[Row]) -> str:
-    return f"{rows[0]['aggregation']}, recovery {rows[0]['recovery']}"
+def _joining(rows: pd.DataFrame) -> str:
+    return f"{rows['aggregation'].iloc[0]}, recovery {rows['recovery'].iloc[0]}"
 
 
-def _data(row: Row) -> tuple[int, int, int]:
-    return row["seed"], row["forget_size"], row["requesters"]
+def _numbers(rows: pd.DataFrame, column: str) -> list[int]:
+    return sorted(rows[column].unique().tolist())
+
+
+def _from_retrained(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows after recovery, with x and y: forget and retain accuracy less those of the retrained seeds."""
+    data = ["seed", "forget_size", "requesters"]
+    known = references(rows)
+    known = known[known["seeds"].map(len) > 0]
+    centres = np.array([np.mean(seeds, axis=0) for seeds in known["seeds"]]).reshape(-1, 2)
+    known = known[data].assign(forget_centre=centres[:, 0], retain_centre=centres[:, 1])
+    found = select(rows).merge(known, on=data)
+    return found.assign(
+        x=found["forget"] - found["forget_centre"], y=found["retain"] - found["retain_centre"]
+    )
