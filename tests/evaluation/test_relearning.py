@@ -26,7 +26,7 @@ def orders(count: int = 5) -> list[np.random.Generator]:
 def measured(model: TinyModel, examples: Examples, **more: Any) -> RelearnTime | None:
     given: dict[str, Any] = {"target": 1.0, "settings": LocalSettings(), "limit": 50, "rngs": orders()} | more
     return relearn(
-        model, model.state_dict(), examples, given["target"], given["settings"], given.limit, given["rngs"]
+        model, model.state_dict(), examples, given["target"], given["settings"], given["limit"], given["rngs"]
     )
 
 
@@ -129,7 +129,7 @@ def test_random_weights_take_longer_than_the_retrained_model(tmp_path: Path) -> 
         found = relearn(experiment.template, state, examples, target, settings, 200, orders())
         assert found is not None and found.reached, name
         steps[name] = found.steps
-    assert target > 0.9 and steps.original == 0 < steps.retrained < steps["random"]
+    assert target > 0.9 and steps["original"] == 0 < steps["retrained"] < steps["random"]
 
 
 @pytest.mark.parametrize("target", [1 / 3, 2 / 3])
