@@ -120,10 +120,10 @@ def run(
     with Progress(Console(stderr=True, quiet=not show_progress)) as progress:
         experiment = prepare(config, folder, references, progress, resume=resume)
         try:
-            found = play(experiment)
+            found = play(experiment).to_json()
         except RunFailed as failure:
             ended = experiment.write_failure(str(failure), isinstance(failure, Interrupted))
-            write_report(ended, experiment.run.report)
+            write_report(ended.to_json(), experiment.run.report)
             raise
     experiment.run.write_results(found)
     close_requests(experiment.run, experiment.partition, experiment.saved)

@@ -58,7 +58,7 @@ def main(grid: Grid, context: Context) -> None:
             experiment.close()
     results = experiment.results
     assert results is not None
-    experiment.run.write_results(results)
+    experiment.run.write_results(results.to_json())
     close_requests(experiment.run, experiment.partition, experiment.saved)
-    if results["status"] != "complete":
-        raise RunFailed(results["failure"])
+    if results.status != "complete":
+        raise RunFailed(results.failure or "")

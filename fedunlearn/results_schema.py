@@ -17,7 +17,7 @@ What `Part.to_json` gives holds the fields that were set, in the order of this f
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Generic, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -41,7 +41,7 @@ from fedunlearn.inputs import read_text
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = "fedunlearn/results/1"
+SCHEMA: Final = "fedunlearn/results/1"
 FAMILY = "fedunlearn/results/"
 """what the schema's name begins with, of whatever version"""
 
@@ -82,12 +82,32 @@ Flag = Annotated[bool, Field(strict=True)]
 Ends = tuple[Share, Share]
 """lower and upper end of a 95 % interval"""
 
+
+def _one_of(*words: str) -> dict[str, Any]:
+    """For the JSON schema; a reader takes words of other versions, too."""
+    return {"enum": list(words)}
+
+
 Status = Literal["complete", "partial", "failed"]
-PhaseName = Literal["calibrate", "learn", "unlearn", "recover", "listen", "retrain", "counterfactual"]
-StateName = Literal[
-    "raised", "accepted", "unlearned", "applied", "purged", "verified", "withdrawn", "refused"
+PhaseName = Annotated[
+    Text,
+    Field(
+        json_schema_extra=_one_of(
+            "calibrate", "learn", "unlearn", "recover", "listen", "retrain", "counterfactual"
+        )
+    ),
 ]
-FaultKind = Literal["refused", "failed", "late", "repeated", "dropped"]
+StateName = Annotated[
+    Text,
+    Field(
+        json_schema_extra=_one_of(
+            "raised", "accepted", "unlearned", "applied", "purged", "verified", "withdrawn", "refused"
+        )
+    ),
+]
+FaultKind = Annotated[
+    Text, Field(json_schema_extra=_one_of("refused", "failed", "late", "repeated", "dropped"))
+]
 
 
 class Part(BaseModel):
@@ -126,14 +146,17 @@ class Part(BaseModel):
     def _take_what_is_valid(
         cls, value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo
     ) -> Any:
-        """While reading: a value of a wrong type is as good as none."""
+        """Null is an empty part where it may be; while reading, so is a value of a wrong type."""
+        assert info.field_name is not None
+        field = cls.model_fields[info.field_name]
+        if value is None and any(isinstance(mark, _OrNull) for mark in field.metadata):
+            return field.get_default(call_default_factory=True)
         if info.context is not _READING:
             return handler(value)
         try:
             return handler(value)
         except ValidationError:
-            assert info.field_name is not None
-            return cls.model_fields[info.field_name].get_default(call_default_factory=True)
+            return field.get_default(call_default_factory=True)
 
     @model_serializer(mode="wrap")
     def _null_where_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any] | None:

@@ -73,7 +73,7 @@ def run_small(
 ) -> dict[str, Any]:
     """Prepare and play; the results."""
     experiment = prepared(out, config, cache)
-    results = play(experiment, mods)
+    results = play(experiment, mods).to_json()
     experiment.run.write_results(results)
     return results
 
@@ -85,7 +85,7 @@ def resumed(
     begun = out.exists()
     speech = decoded or decoded_once(config)
     experiment = prepare(config, out, cache, Progress(Console(quiet=True)), speech, resume=begun)
-    results = play(experiment, mods)
+    results = play(experiment, mods).to_json()
     experiment.run.write_results(results)
     return results
 

@@ -225,7 +225,7 @@ def test_recordings_left_behind_links_are_found_and_named_from_their_folder(
         search(prepared, gone, *rest)
 
     monkeypatch.setattr(final_search, "search_run", leaving)
-    results = play(experiment)
+    results = play(experiment).to_json()
     names = ["run", "cache", "run/vaults/client-0002", "run/checkpoints/standing", "run/notes"]
     assert results["traces"]["found"] == sorted(f"{name}/left.bin" for name in names)
     assert results["status"] == "partial" and "cache/left.bin" in results["failure"]
@@ -262,7 +262,7 @@ def test_a_run_with_links_of_all_kinds_costs_nobody_a_file(tmp_path: Path, mine:
 def test_what_cannot_be_searched_makes_a_run_with_deletions_partial(tmp_path: Path) -> None:
     experiment = prepared(tmp_path / "run", small_config(**ONE))
     (tmp_path / "run" / "unmounted").symlink_to(tmp_path / "nowhere")
-    results = play(experiment)
+    results = play(experiment).to_json()
     assert results["traces"]["found"] == []
     assert results["traces"]["unsearched"] == ["run/unmounted is a link that leads nowhere"]
     assert results["status"] == "partial" and "run/unmounted" in results["failure"]

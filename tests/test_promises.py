@@ -357,7 +357,7 @@ def test_deleted_speech_is_nowhere_in_what_ray_writes(
         told.append({"session": session.name})
 
     monkeypatch.setattr(experiment, "conduct", watched)
-    assert play(experiment)["status"] == "complete"
+    assert play(experiment).status == "complete"
     clean, planted, named = told
     assert clean["found"] == [] and planted["found"] == [f"{named['session']}/planted"]
 
@@ -416,7 +416,7 @@ def test_without_recovery_the_control_none_leaves_the_original(tmp_path: Path) -
 def test_whoever_asks_during_learning_the_original_is_of_a_world_where_nobody_did(tmp_path: Path) -> None:
     early = [{"client": 2, "what": "some", "count": 4, "round": 1}]
     experiment = prepared(tmp_path / "asked", small_config(deletions__schedule=early))
-    asked = play(experiment)
+    asked = play(experiment).to_json()
     run_small(tmp_path / "silent", small_config(deletions__schedule=[]))
     files = [tmp_path / name / "checkpoints" / "original.safetensors" for name in ("silent", "asked")]
     silent, kept = (load_checkpoint(file)[0] for file in files)

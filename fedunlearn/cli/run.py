@@ -144,7 +144,7 @@ def _run(
             warn(warning)
         follower = Follower(track, experiment.run, warn)
         try:
-            results = play(experiment)
+            results = play(experiment).to_json()
         except RunFailed as failure:
             reason = str(failure)
             if config.federation.checkpoint_every:
@@ -152,7 +152,7 @@ def _run(
                 reason += f"; {go_on}"
                 failure.add_note(go_on)
             stopped = isinstance(failure, Interrupted)
-            ended = experiment.write_failure(reason, stopped)
+            ended = experiment.write_failure(reason, stopped).to_json()
             follower.finished(ended)
             write_report(ended, experiment.run.report)
             raise

@@ -30,6 +30,7 @@ from fedunlearn.errors import Interrupted, RunFailed
 from fedunlearn.experiment.experiment import Experiment
 from fedunlearn.experiment.final_search import EngineStorage
 from fedunlearn.links import open_to_append
+from fedunlearn.results_schema import Results
 from fedunlearn.vault.index import Index
 from fedunlearn.vault.relocation import restore_arrays_from_corpus
 
@@ -38,7 +39,7 @@ _LONGEST_FOR_RAY = 35
 """bytes in the name of a temporary folder: a socket's whole name may have 107, of which Ray adds about 70"""
 
 
-def play(experiment: Experiment, mods: Sequence[Any] = ()) -> dict[str, Any]:
+def play(experiment: Experiment, mods: Sequence[Any] = ()) -> Results:
     """Run a prepared experiment on the engine that its config names.
 
     Args:
@@ -46,7 +47,7 @@ def play(experiment: Experiment, mods: Sequence[Any] = ()) -> dict[str, Any]:
         mods: Flower mods for the ClientApp.
 
     Returns:
-        results, as in results.json.
+        the results.
 
     Raises:
         RunFailed: the run could not be completed; Interrupted where somebody stopped it.

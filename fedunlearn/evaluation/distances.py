@@ -5,13 +5,13 @@ import numpy.typing as npt
 from scipy.special import rel_entr
 from scipy.stats import ks_2samp, wasserstein_distance
 
-from fedunlearn.evaluation.gap import Record
+from fedunlearn.results_schema import ModelScores
 
 Losses = npt.NDArray[np.floating]
 Outputs = npt.NDArray[np.floating]
 
 
-def tug_of_war(model: Record, reference: Record) -> float | None:
+def tug_of_war(model: ModelScores, reference: ModelScores) -> float | None:
     """ToW (Zhao et al. 2024, arXiv 2406.01257): product over D_f, D_r, D_t of 1 - |accuracy difference|.
 
     In [0, 1]; 1 = the accuracies of the reference. None where one of the six accuracies is unknown.
@@ -20,11 +20,15 @@ def tug_of_war(model: Record, reference: Record) -> float | None:
         model, reference: measures, as in results.json ``models``.
     """
     product = 1.0
-    for measure in ("forget", "retain", "test"):
-        own, wanted = model[measure]["accuracy"], reference[measure]["accuracy"]
-        if own is None or wanted is None:
+    pairs = (
+        (model.forget, reference.forget),
+        (model.retain, reference.retain),
+        (model.test, reference.test),
+    )
+    for own, wanted in pairs:
+        if own.accuracy is None or wanted.accuracy is None:
             return None
-        product *= 1.0 - abs(own - wanted)
+        product *= 1.0 - abs(own.accuracy - wanted.accuracy)
     return product
 
 

@@ -2,12 +2,21 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from fedunlearn.evaluation.metrics import Labels, accuracy
+from fedunlearn.evaluation.intervals import Labels
+from fedunlearn.evaluation.metrics import accuracy
+from fedunlearn.results_schema import (
+    AccuracyChange,
+    AccuracyChanges,
+    EmotionScores,
+    FairnessReport,
+    GenderScores,
+    SpeakerScores,
+)
 
 MODELS = ("original", "unlearned", "recovered", "retrained")
 Mask = npt.NDArray[np.bool_]
@@ -33,7 +42,7 @@ def fairness(
     predictions: Mapping[str, Sequence[Labels]],
     labels: Labels,
     emotions: Sequence[str],
-) -> dict[str, Any]:
+) -> FairnessReport:
     """What each remaining speaker, emotion and gender had of the original, and has now.
 
     A speaker's change is its test accuracy minus the original's; the mean change hides that one speaker may
@@ -57,21 +66,46 @@ def fairness(
     whose = np.array([speakers.index(s) for s in about], np.int64)
     genders = np.array([s.gender for s in about], object)
 
-    def row(mask: Mask, **who: Any) -> dict[str, Any]:
-        shares = {name: _mean_accuracy(predictions.get(name, ()), labels, mask) for name in MODELS}
-        return {**who, "n": int(mask.sum()), **shares}
+    def shares(mask: Mask) -> _Shares:
+        original, unlearned, recovered, retrained = (
+            _mean_accuracy(predictions.get(name, ()), labels, mask) for name in MODELS
+        )
+        return {
+            "n": int(mask.sum()),
+            "original": original,
+            "unlearned": unlearned,
+            "recovered": recovered,
+            "retrained": retrained,
+        }
 
     by_speaker = [
-        row(whose == i, client=s.client, speaker=s.speaker, gender=s.gender) for i, s in enumerate(speakers)
+        SpeakerScores(client=s.client, speaker=s.speaker, gender=s.gender, **shares(whose == i))
+        for i, s in enumerate(speakers)
     ]
-    return {
-        "speakers": by_speaker,
-        "emotions": [
-            row(labels == c, emotion=name) for c, name in enumerate(emotions) if (labels == c).any()
+    return FairnessReport(
+        speakers=by_speaker,
+        emotions=[
+            EmotionScores(emotion=name, **shares(labels == c))
+            for c, name in enumerate(emotions)
+            if (labels == c).any()
         ],
-        "genders": [row(genders == g, gender=g) for g in sorted(set(genders.tolist()) - {""})],
-        "change": {name: _change(by_speaker, name) for name in MODELS if name != "original"},
-    }
+        genders=[
+            GenderScores(gender=g, **shares(genders == g)) for g in sorted(set(genders.tolist()) - {""})
+        ],
+        change=AccuracyChanges(
+            unlearned=_change(by_speaker, "unlearned"),
+            recovered=_change(by_speaker, "recovered"),
+            retrained=_change(by_speaker, "retrained"),
+        ),
+    )
+
+
+class _Shares(TypedDict):
+    n: int
+    original: float | None
+    unlearned: float | None
+    recovered: float | None
+    retrained: float | None
 
 
 def _mean_accuracy(seeds: Iterable[Labels], labels: Labels, mask: Mask) -> float | None:
@@ -80,16 +114,20 @@ def _mean_accuracy(seeds: Iterable[Labels], labels: Labels, mask: Mask) -> float
     return sum(known) / len(known) if known else None
 
 
-def _change(speakers: Sequence[Mapping[str, Any]], model: str) -> dict[str, Any]:
-    known = [s for s in speakers if s[model] is not None and s["original"] is not None]
-    if not known:
-        return {"mean": None, "std": None, "worst": None, "worst_client": None, "n": 0}
-    changes = [s[model] - s["original"] for s in known]
+def _change(speakers: Sequence[SpeakerScores], model: str) -> AccuracyChange:
+    changes, clients = [], []
+    for speaker in speakers:
+        now, before = speaker.accuracy(model), speaker.original
+        if now is not None and before is not None:
+            changes.append(now - before)
+            clients.append(speaker.client)
+    if not changes:
+        return AccuracyChange(mean=None, std=None, worst=None, worst_client=None, n=0)
     worst = int(np.argmin(changes))
-    return {
-        "mean": float(np.mean(changes)),
-        "std": float(np.std(changes)),
-        "worst": changes[worst],
-        "worst_client": known[worst]["client"],
-        "n": len(known),
-    }
+    return AccuracyChange(
+        mean=float(np.mean(changes)),
+        std=float(np.std(changes)),
+        worst=changes[worst],
+        worst_client=clients[worst],
+        n=len(changes),
+    )

@@ -10,10 +10,8 @@ does worse on the forget set than one that never saw it has been damaged, and be
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any, TypedDict
 
-Record = Mapping[str, Any]
-"""One model's measures, as in results.json ``models``."""
+from fedunlearn.results_schema import Gap, ModelScores, RankedModel
 
 MEASURES = ("forget", "retain", "test", "membership")
 
@@ -27,38 +25,7 @@ _ROUNDING = 1e-9
 """below any difference of one utterance: equal numbers, summed in another order"""
 
 
-class Gap(TypedDict):
-    """Absolute differences, as fractions; ``mean`` over those that are known."""
-
-    forget: float | None
-    retain: float | None
-    test: float | None
-    membership: float | None
-    mean: float | None
-
-
-class Rank(TypedDict):
-    """One line of the ranking.
-
-    Attributes:
-        name, mean_gap: of the model.
-        forgetting: how much of the way from the original's forget accuracy to the retrained models' it
-            went: 0 = none of it, 1 = as if retrained, above 1 = it forgot more than that and is damaged;
-            None where there is no way to go.
-        retention: share of the retrained models' accuracy above chance that it kept, of retain and test
-            accuracy the mean, each in [0, 1].
-        useful, why: the verdict.
-    """
-
-    name: str
-    mean_gap: float | None
-    forgetting: float | None
-    retention: float | None
-    useful: bool
-    why: str
-
-
-def gap(model: Record, references: Sequence[Record]) -> Gap:
+def gap(model: ModelScores, references: Sequence[ModelScores]) -> Gap:
     """|model - reference| of forget, retain and test accuracy and membership AUC, and their mean.
 
     Args:
@@ -67,21 +34,21 @@ def gap(model: Record, references: Sequence[Record]) -> Gap:
     """
     parts = [_mean([_distance(_value(model, m), _value(r, m)) for r in references]) for m in MEASURES]
     forget, retain, test, membership = parts
-    return {"forget": forget, "retain": retain, "test": test, "membership": membership, "mean": _mean(parts)}
+    return Gap(forget=forget, retain=retain, test=test, membership=membership, mean=_mean(parts))
 
 
-def noise_floor(retrained: Sequence[Record]) -> Gap | None:
+def noise_floor(retrained: Sequence[ModelScores]) -> Gap | None:
     """Mean gap between pairs of retrained models that differ in their seed alone; None with fewer than 2."""
     pairs = [gap(a, [b]) for a, b in combinations(retrained, 2)]
     if not pairs:
         return None
-    return {
-        "forget": _mean([p["forget"] for p in pairs]),
-        "retain": _mean([p["retain"] for p in pairs]),
-        "test": _mean([p["test"] for p in pairs]),
-        "membership": _mean([p["membership"] for p in pairs]),
-        "mean": _mean([p["mean"] for p in pairs]),
-    }
+    return Gap(
+        forget=_mean([p.forget for p in pairs]),
+        retain=_mean([p.retain for p in pairs]),
+        test=_mean([p.test for p in pairs]),
+        membership=_mean([p.membership for p in pairs]),
+        mean=_mean([p.mean for p in pairs]),
+    )
 
 
 def rho(original: Gap, floor: Gap | None) -> float | None:
@@ -90,20 +57,20 @@ def rho(original: Gap, floor: Gap | None) -> float | None:
     Near 1 there is nothing to forget: the original is as near to them as they are to each other. None where
     there is no floor; where the floor is zero, 1 if the original stands at no distance, too, else None.
     """
-    if floor is None or floor["mean"] is None or original["mean"] is None:
+    if floor is None or floor.mean is None or original.mean is None:
         return None
-    if floor["mean"] <= _ROUNDING:
-        return 1.0 if original["mean"] <= _ROUNDING else None
-    return original["mean"] / floor["mean"]
+    if floor.mean <= _ROUNDING:
+        return 1.0 if original.mean <= _ROUNDING else None
+    return original.mean / floor.mean
 
 
 def rank(
-    models: Mapping[str, Record],
-    controls: Mapping[str, Record],
-    references: Sequence[Record],
+    models: Mapping[str, ModelScores],
+    controls: Mapping[str, ModelScores],
+    references: Sequence[ModelScores],
     classes: int,
     method: str = "",
-) -> list[Rank]:
+) -> list[RankedModel]:
     """Models and controls by mean gap, nearest first, each with a verdict.
 
     A model is useful if it
@@ -123,17 +90,19 @@ def rank(
     """
     control_gaps = {name: gap(record, references) for name, record in controls.items()}
 
-    def row(name: str, record: Record, useful: bool, why: str) -> Rank:
-        return {
-            "name": name,
-            "mean_gap": gap(record, references)["mean"],
-            "forgetting": forgetting(record, controls.get("none", {}), references),
-            "retention": retention(record, references, classes),
-            "useful": useful,
-            "why": why,
-        }
+    original = controls.get("none", ModelScores.empty())
 
-    rows: list[Rank] = []
+    def row(name: str, record: ModelScores, useful: bool, why: str) -> RankedModel:
+        return RankedModel(
+            name=name,
+            mean_gap=gap(record, references).mean,
+            forgetting=forgetting(record, original, references),
+            retention=retention(record, references, classes),
+            useful=useful,
+            why=why,
+        )
+
+    rows: list[RankedModel] = []
     for name, record in models.items():
         why = _objection(gap(record, references), record, control_gaps, references, classes)
         if method in controls:
@@ -141,11 +110,15 @@ def rank(
         rows.append(row(name, record, not why, why or "beats both controls"))
     for name, record in controls.items():
         rows.append(row(f"control: {name}", record, False, f"a control: {_CONTROLS.get(name, name)}"))
-    return sorted(rows, key=lambda row: (row["mean_gap"] is None, row["mean_gap"] or 0.0))
+    return sorted(rows, key=lambda row: (row.mean_gap is None, row.mean_gap or 0.0))
 
 
-def forgetting(model: Record, original: Record, references: Sequence[Record]) -> float | None:
-    """Share of the way from the original's forget accuracy to the retrained models' (``Rank.forgetting``)."""
+def forgetting(model: ModelScores, original: ModelScores, references: Sequence[ModelScores]) -> float | None:
+    """Share of the way from the original's forget accuracy to the retrained models'.
+
+    0 = none of it, 1 = as if retrained, above 1 = it forgot more than that and is damaged; None where there
+    is no way to go.
+    """
     start, end = _value(original, "forget"), _mean([_value(r, "forget") for r in references])
     here = _value(model, "forget")
     if start is None or end is None or here is None or start - end <= _ROUNDING:
@@ -153,8 +126,11 @@ def forgetting(model: Record, original: Record, references: Sequence[Record]) ->
     return (start - here) / (start - end)
 
 
-def retention(model: Record, references: Sequence[Record], classes: int) -> float | None:
-    """Share of the retrained models' accuracy above chance that is kept (``Rank.retention``)."""
+def retention(model: ModelScores, references: Sequence[ModelScores], classes: int) -> float | None:
+    """Share of the retrained models' accuracy above chance that is kept, the mean of retain and test.
+
+    Each is in [0, 1]; None where the retrained models are at chance.
+    """
     shares = []
     for measure in ("retain", "test"):
         kept, wanted = _value(model, measure), _mean([_value(r, measure) for r in references])
@@ -167,24 +143,28 @@ _CONTROLS = {"none": "does nothing", "destroy": "random weights"}
 
 
 def _objection(
-    own: Gap, record: Record, controls: Mapping[str, Gap], references: Sequence[Record], classes: int
+    own: Gap,
+    record: ModelScores,
+    controls: Mapping[str, Gap],
+    references: Sequence[ModelScores],
+    classes: int,
 ) -> str:
-    if own["mean"] is None:
+    if own.mean is None:
         return "nothing to compare"
     for name, control in controls.items():
-        if control["mean"] is not None and own["mean"] >= control["mean"]:
+        if control.mean is not None and own.mean >= control.mean:
             return f"stands no nearer to the retrained model than the control {name}"
     nothing = controls.get("none")
     if _too_much(record, references):
         return "forgot too much: less than half of the retrained models' forget accuracy is left"
     share = f"less than {LEAST_PROGRESS:.0%} of the way"
-    if nothing and (nothing["forget"] or 0.0) > 0.01 and _too_little(own["forget"], nothing["forget"]):
+    if nothing and (nothing.forget or 0.0) > 0.01 and _too_little(own.forget, nothing.forget):
         kept, wanted = _value(record, "forget"), _mean([_value(r, "forget") for r in references])
         if kept is not None and wanted is not None and kept < wanted:
             nearer = f"less than {LEAST_PROGRESS:.0%} nearer to it than before"
             return f"forgot too much: its forget accuracy is below the retrained model's, {nearer}"
         return f"forgot too little: its forget accuracy went {share} to the retrained model's"
-    if nothing and _too_little(own["mean"], nothing["mean"]):
+    if nothing and _too_little(own.mean, nothing.mean):
         return f"did too little: it went {share} from doing nothing to the retrained model"
     for measure in ("test", "retain"):
         kept, wanted = _value(record, measure), _mean([_value(r, measure) for r in references])
@@ -193,21 +173,26 @@ def _objection(
     return ""
 
 
-def _too_much(record: Record, references: Sequence[Record]) -> bool:
+def _too_much(record: ModelScores, references: Sequence[ModelScores]) -> bool:
     """Less than half of the forget accuracy is left, by more than the luck of two standard errors."""
     kept, wanted = _value(record, "forget"), _mean([_value(r, "forget") for r in references])
     if kept is None or wanted is None or kept >= wanted / 2:
         return False
-    return wanted - kept > 2 * math.sqrt(wanted * (1 - wanted) / max(1, record["forget"]["n"]))
+    return wanted - kept > 2 * math.sqrt(wanted * (1 - wanted) / max(1, record.forget.n or 0))
 
 
 def _too_little(own: float | None, nothing: float | None) -> bool:
     return own is not None and nothing is not None and own > (1.0 - LEAST_PROGRESS) * nothing
 
 
-def _value(record: Record, measure: str) -> float | None:
-    value: float | None = record.get(measure, {}).get("auc" if measure == "membership" else "accuracy")
-    return value
+def _value(record: ModelScores, measure: str) -> float | None:
+    values = {
+        "forget": record.forget.accuracy,
+        "retain": record.retain.accuracy,
+        "test": record.test.accuracy,
+        "membership": record.membership.auc,
+    }
+    return values[measure]
 
 
 def _distance(a: float | None, b: float | None) -> float | None:

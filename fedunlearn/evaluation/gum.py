@@ -9,22 +9,13 @@ One number for three things hides which of them it is: read the gap first.
 
 from collections.abc import Mapping, Sequence
 from math import log
-from typing import Any, TypedDict
 
 import numpy as np
 
+from fedunlearn.results_schema import GumReport, GumScores, Models, ModelScores, PhaseCostRow
+
 _EPSILON = 1e-6
 """the benchmark's, against division by 0; part of the published values"""
-
-
-class Score(TypedDict):
-    """One model's, all in [0, 1], larger is better; efficacy, utility and time are the parts of ``gum``."""
-
-    gum: float
-    cgum: float
-    efficacy: float
-    utility: float
-    time: float
 
 
 def efficacy(mia: float, mia_original: float, mia_gold: float) -> float:
@@ -119,7 +110,7 @@ def macro_f1(confusion: Sequence[Sequence[int]]) -> float | None:
     return float((2.0 * np.diag(counts)[both > 0] / both[both > 0]).mean())
 
 
-def gum_of(models: Mapping[str, Any], cost: Mapping[str, Mapping[str, Any]]) -> dict[str, Score] | None:
+def gum_of(models: Models, cost: Mapping[str, PhaseCostRow]) -> GumReport | None:
     """GUM and CGUM of a run's unlearned and recovered models, as results.json ``gum``.
 
     What goes in: macro F1 on the test speech of client speakers; the AUC of the population attack, where the
@@ -133,30 +124,35 @@ def gum_of(models: Mapping[str, Any], cost: Mapping[str, Mapping[str, Any]]) -> 
         cost: results.json ``cost``.
 
     Returns:
-        stage -> score; None where the test set or the comparison of losses is empty, or where retraining
-        cost nothing.
+        the scores of both, in [0, 1], larger is better; None where the test set or the comparison of losses
+        is empty, or where retraining cost nothing.
     """
-    seeds = models["retrained"].get("seeds") or [models["retrained"]]
+    seeds = models.retrained.seeds or [models.retrained]
     f1_gold, mia_gold = _mean([_f1(s) for s in seeds]), _mean([_mia(s) for s in seeds])
-    original, gold_seconds = _mia(models["original"]), cost["retrain"]["client_seconds"]
+    original = _mia(models.original)
+    gold_seconds = cost["retrain"].client_seconds or 0.0
     if f1_gold is None or mia_gold is None or original is None or gold_seconds <= 0:
         return None
-    seconds = cost["unlearn"]["client_seconds"]
-    spent = {"unlearned": seconds, "recovered": seconds + cost["recover"]["client_seconds"]}
-    scores: dict[str, Score] = {}
-    for stage, time in spent.items():
-        f1, mia = _f1(models[stage]), _mia(models[stage])
+
+    def score(model: ModelScores, seconds: float) -> GumScores | None:
+        f1, mia = _f1(model), _mia(model)
         if f1 is None or mia is None:
             return None
-        known = (f1, f1_gold, mia, original, mia_gold, time, gold_seconds)
-        scores[stage] = {
-            "gum": gum(*known),
-            "cgum": cgum(*known, classes=len(models[stage]["confusion"]["test"])),
-            "efficacy": efficacy(mia, original, mia_gold),
-            "utility": 1.0 - abs(f1 - f1_gold),
-            "time": speed(time, gold_seconds),
-        }
-    return scores
+        known = (f1, f1_gold, mia, original, mia_gold, seconds, gold_seconds)
+        return GumScores(
+            gum=gum(*known),
+            cgum=cgum(*known, classes=len(model.confusion.test)),
+            efficacy=efficacy(mia, original, mia_gold),
+            utility=1.0 - abs(f1 - f1_gold),
+            time=speed(seconds, gold_seconds),
+        )
+
+    unlearning, recovery = (cost[phase].client_seconds or 0.0 for phase in ("unlearn", "recover"))
+    unlearned = score(models.unlearned, unlearning)
+    recovered = score(models.recovered, unlearning + recovery)
+    if unlearned is None or recovered is None:
+        return None
+    return GumReport(unlearned=unlearned, recovered=recovered)
 
 
 def _balanced(utility: float, efficacy: float, time: float) -> float:
@@ -168,13 +164,12 @@ def _clip(value: float) -> float:
     return max(0.0, min(1.0, value))
 
 
-def _f1(model: Mapping[str, Any]) -> float | None:
-    return macro_f1(model["confusion"]["test"])
+def _f1(model: ModelScores) -> float | None:
+    return macro_f1(model.confusion.test)
 
 
-def _mia(model: Mapping[str, Any]) -> float | None:
-    auc: float | None = model["membership"]["auc"]
-    return auc
+def _mia(model: ModelScores) -> float | None:
+    return model.membership.auc
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -8,8 +8,6 @@ members have low losses; this one learns what losses they have, so that a method
 usual value, or drives it too far, gives itself away.
 """
 
-from typing import TypedDict
-
 import numpy as np
 import numpy.typing as npt
 from scipy.special import logsumexp
@@ -20,27 +18,13 @@ from fedunlearn.evaluation.shadow_attack import (
     CannotAttack,
     Mask,
     Matrix,
-    ShadowAttack,
     attack_result,
     auc_of,
 )
+from fedunlearn.results_schema import RequestAttack, ShadowAttackScores
 
 FOLDS = 4
 """parts that the shadows fall into: a model is attacked with what the models of the other parts teach"""
-
-
-class AttackedRequest(TypedDict):
-    """One request's share: auc as a whole, None where all or none of its pairs are IN; n utterances."""
-
-    request: int
-    auc: float | None
-    n: int
-
-
-class InformedAttack(ShadowAttack):
-    """Also by request, in the order of their numbers."""
-
-    requests: list[AttackedRequest]
 
 
 def outputs(logits: npt.NDArray[np.floating], labels: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
@@ -66,7 +50,7 @@ def informed(
     request: npt.NDArray[np.integer],
     resamples: int,
     rng: np.random.Generator,
-) -> InformedAttack:
+) -> ShadowAttackScores:
     """Attack every request with a classifier taught by the other requests and other shadows.
 
     Gradient-boosted trees (scikit-learn) on ``outputs``; the score is their log odds. The interval is for
@@ -78,6 +62,9 @@ def informed(
         inside: [S, K], True where the shadow was trained on the utterance (and unlearned it, if it did).
         request: [K], whom each candidate belongs to.
         resamples, rng: of the bootstrap, see ``attack_result``; rng also seeds the classifier.
+
+    Returns:
+        the scores, also by request, in the order of their numbers.
 
     Raises:
         CannotAttack: fewer than 2 requests or 2 shadows, or none to learn both IN and OUT from.
@@ -102,15 +89,15 @@ def informed(
                 classifier = _classifier(int(lesson.sum()), seed).fit(shown[lesson], inside[lesson])
                 scores[attacked] = classifier.decision_function(shown[attacked])
     result = attack_result(scores, inside, resamples, rng)
-    requests: list[AttackedRequest] = [
-        {
-            "request": int(number),
-            "auc": auc_of(scores[:, request == number], inside[:, request == number]),
-            "n": int((request == number).sum()),
-        }
+    result.requests = [
+        RequestAttack(
+            request=int(number),
+            auc=auc_of(scores[:, request == number], inside[:, request == number]),
+            n=int((request == number).sum()),
+        )
         for number in numbers
     ]
-    return {**result, "requests": requests}
+    return result
 
 
 def _cells(shadows: Mask, utterances: Mask) -> Mask:

@@ -8,12 +8,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta, norm
 
-from fedunlearn.evaluation.metrics import Labels
-
 LEVEL = 0.95
 _TAIL = (1.0 - LEVEL) / 2.0
 _Z = float(norm.ppf(1.0 - _TAIL))
 
+Labels = npt.NDArray[np.integer]
 Numbers = npt.NDArray[np.floating]
 Counts = npt.NDArray[np.integer]
 Bounds = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]

@@ -8,7 +8,6 @@ import copy
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,16 +17,24 @@ from torch.nn.functional import cross_entropy
 
 from fedunlearn.corpora.utterance import Utterance
 from fedunlearn.evaluation.fairness import Staying
-from fedunlearn.evaluation.intervals import accuracy_interval, uar_interval
-from fedunlearn.evaluation.membership import Membership, membership, same_speaker
+from fedunlearn.evaluation.membership import membership, same_speaker
 from fedunlearn.evaluation.metrics import accuracy, confusion, recognition, uar
-from fedunlearn.evaluation.reconstruction import Reconstruction, reconstruct
+from fedunlearn.evaluation.reconstruction import reconstruct
 from fedunlearn.evaluation.recordings import RecordingCache
-from fedunlearn.evaluation.request_privacy import RequestPrivacy, request_privacy
+from fedunlearn.evaluation.request_privacy import request_privacy
 from fedunlearn.evaluation.resampling import Answers, Draws
 from fedunlearn.examples import Examples, pad_features
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition
+from fedunlearn.results_schema import (
+    Confusion,
+    LossHistogram,
+    MembershipAttack,
+    ModelScores,
+    Recognition,
+    Reconstruction,
+    RequestPrivacy,
+)
 from fedunlearn.seeding import rng_for
 from fedunlearn.training import predict
 
@@ -237,8 +244,8 @@ class Judge:
         about = [Staying(c, sorted(own[c]).index(u.speaker), u.gender) for c, u in who]
         return self._mask(u.id for _, u in who), about
 
-    def measure(self, view: View, forget: Iterable[str]) -> dict[str, Any]:
-        """All measures of one model alone, as results.json has them.
+    def measure(self, view: View, forget: Iterable[str]) -> ModelScores:
+        """All measures of one model alone.
 
         Args:
             view: of the model.
@@ -246,15 +253,14 @@ class Judge:
         """
         sets = self.sets(forget)
         losses, labels = view.losses, self.labels
-        shares = {name: self._recognised(view, getattr(sets, name)) for name in ("retain", "forget")}
-        for share in shares.values():
+        return ModelScores(
+            test=self._recognition(view, sets.test),
+            unseen=self._recognition(view, sets.unseen),
             # A request may be for one emotion alone, of which the mean recall says nothing.
-            del share["uar"], share["uar_interval"]
-        return {
-            **{name: self._recognised(view, getattr(sets, name)) for name in ("test", "unseen")},
-            **shares,
-            "membership": self.membership(view, sets.forget),
-            "membership_same_speaker": same_speaker(
+            retain=self._recognition(view, sets.retain, with_uar=False),
+            forget=self._recognition(view, sets.forget, with_uar=False),
+            membership=self.membership(view, sets.forget),
+            membership_same_speaker=same_speaker(
                 losses[sets.forget],
                 labels[sets.forget],
                 self._speakers[sets.forget],
@@ -264,18 +270,18 @@ class Judge:
                 self._resamples,
                 rng_for(self._seed, "bootstrap", "same speaker"),
             ),
-            "losses": {
-                "edges": _HISTOGRAM.tolist(),
-                "forget": _counts(losses[sets.forget]),
-                "test": _counts(losses[sets.test]),
-            },
-            "confusion": {
-                name: confusion(*self._pick(getattr(sets, name), view.predicted), self.classes)
-                for name in ("test", "unseen")
-            },
-        }
+            losses=LossHistogram(
+                edges=_HISTOGRAM.tolist(),
+                forget=_counts(losses[sets.forget]),
+                test=_counts(losses[sets.test]),
+            ),
+            confusion=Confusion(
+                test=confusion(*self._pick(sets.test, view.predicted), self.classes),
+                unseen=confusion(*self._pick(sets.unseen, view.predicted), self.classes),
+            ),
+        )
 
-    def membership(self, view: View, forget: Mask) -> Membership:
+    def membership(self, view: View, forget: Mask) -> MembershipAttack:
         """The population attack on these utterances, with the same resamples for every model."""
         return membership(
             view.losses[forget],
@@ -291,13 +297,8 @@ class Judge:
         forget, retain, test = (int(mask.sum()) for mask in (sets.forget, sets.retain, sets.test))
         return Draws(forget, retain, test, self._resamples, rng_for(self._seed, "bootstrap", "gap"))
 
-    def _recognised(self, view: View, mask: Mask) -> dict[str, Any]:
-        labels, predicted = self._pick(mask, view.predicted)
-        return {
-            **recognition(labels, predicted),
-            "accuracy_interval": accuracy_interval(labels, predicted),
-            "uar_interval": uar_interval(labels, predicted),
-        }
+    def _recognition(self, view: View, mask: Mask, *, with_uar: bool = True) -> Recognition:
+        return recognition(*self._pick(mask, view.predicted), with_uar=with_uar)
 
     def _mask(self, ids: Iterable[str]) -> Mask:
         mask = np.zeros(len(self._position), bool)

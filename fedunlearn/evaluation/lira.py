@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import logsumexp
 
-from fedunlearn.evaluation.shadow_attack import CannotAttack, Mask, Matrix, ShadowAttack, attack_result
+from fedunlearn.evaluation.shadow_attack import CannotAttack, Mask, Matrix, attack_result
+from fedunlearn.results_schema import ShadowAttackScores
 
 OWN_VARIANCE = 32
 """Shadows from which on each utterance has two variances of its own. With fewer, each is pooled over the
@@ -79,7 +80,7 @@ def u_lira(
     inside: Mask,
     resamples: int,
     rng: np.random.Generator,
-) -> ShadowAttack:
+) -> ShadowAttackScores:
     """Attack each shadow in turn with Gaussians from the others; all attacked pairs make one ROC.
 
     Args:

@@ -9,36 +9,17 @@ one speaker only, which leaves few test utterances and a wide interval.
 """
 
 import math
-from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm, t
 
-from fedunlearn.evaluation.roc import LOW_RATES, Roc, corners, low_rates, thinned
+from fedunlearn.evaluation.roc import LOW_RATES, corners, low_rates, thin
+from fedunlearn.results_schema import MembershipAttack, RocCurve
 
 Losses = npt.NDArray[np.floating]
 Labels = npt.NDArray[np.integer]
 Weights = npt.NDArray[np.float64]
-
-
-class SameSpeaker(TypedDict):
-    """AUC with a bootstrap 95 % interval, in [0, 1]; None where nothing can be compared.
-
-    n: forget utterances that are compared.
-    """
-
-    auc: float | None
-    low: float | None
-    high: float | None
-    n: int
-
-
-class Membership(SameSpeaker):
-    """Also TPR at the FPRs of ``LOW_RATES``, and the ROC."""
-
-    tpr_at: dict[str, float | None]
-    roc: Roc | None
 
 
 def lower(forget_losses: Losses, test_losses: Losses) -> Weights:
@@ -65,7 +46,7 @@ def membership(
     test_labels: Labels,
     resamples: int,
     rng: np.random.Generator,
-) -> Membership:
+) -> MembershipAttack:
     """Probability that a forget utterance has a lower loss than a test utterance, ties counting half.
 
     Test utterances are weighted to the forget set's label mix; forget utterances of a label that the test
@@ -86,11 +67,19 @@ def membership(
     weights = label_mix_weights(forget_labels, test_labels)
     curve = corners(-forget_losses, -test_losses, weights)
     if curve is None:
-        unknown: dict[str, float | None] = dict.fromkeys(LOW_RATES)
-        return {"auc": None, "low": None, "high": None, "n": 0, "tpr_at": unknown, "roc": None}
+        return MembershipAttack(
+            auc=None, low=None, high=None, n=0, tpr_at=dict.fromkeys(LOW_RATES), roc=RocCurve.empty()
+        )
     pairs = np.broadcast_to(weights, (len(forget_losses), len(weights)))
-    told = _auc(forget_losses, test_losses, pairs, resamples, rng)
-    return {**told, "tpr_at": {**low_rates(*curve)}, "roc": thinned(*curve)}
+    auc, low, high = _auc(forget_losses, test_losses, pairs, resamples, rng)
+    return MembershipAttack(
+        auc=auc,
+        low=low,
+        high=high,
+        n=len(forget_losses),
+        tpr_at={**low_rates(*curve)},
+        roc=thin(*curve),
+    )
 
 
 def same_speaker(
@@ -102,7 +91,7 @@ def same_speaker(
     test_speakers: npt.NDArray[np.generic],
     resamples: int,
     rng: np.random.Generator,
-) -> SameSpeaker:
+) -> MembershipAttack:
     """Probability that a forget utterance has a lower loss than a test utterance of the same speaker.
 
     Ties count half. For each speaker, the test utterances are weighted to the label mix of its own forget
@@ -127,14 +116,18 @@ def same_speaker(
         pairs[np.ix_(own, tested)] = label_mix_weights(forget_labels[own], test_labels[tested])
     compared = pairs.any(1)
     if not compared.any():
-        return {"auc": None, "low": None, "high": None, "n": 0}
-    return _auc(forget_losses[compared], test_losses, pairs[compared], resamples, rng)
+        return MembershipAttack(auc=None, low=None, high=None, n=0)
+    auc, low, high = _auc(forget_losses[compared], test_losses, pairs[compared], resamples, rng)
+    return MembershipAttack(auc=auc, low=low, high=high, n=int(compared.sum()))
 
 
 def _auc(
     forget_losses: Losses, test_losses: Losses, pairs: Weights, resamples: int, rng: np.random.Generator
-) -> SameSpeaker:
-    """The weighted share of pairs [f, t] in which the forget utterance has the lower loss; f, t >= 1."""
+) -> tuple[float, float, float]:
+    """The weighted share of pairs [f, t] in which the forget utterance has the lower loss, and its interval.
+
+    f, t >= 1.
+    """
     won = pairs * lower(forget_losses, test_losses)
     point = won.sum() / pairs.sum()
     drawn_forget = rng.multinomial(len(forget_losses), _uniform(len(forget_losses)), size=resamples)
@@ -145,7 +138,7 @@ def _auc(
     low, high = np.quantile(resampled, [tail, 1.0 - tail]) if len(resampled) else (point, point)
     # Weighted sums of ones may come out an ulp above 1.
     auc, low, high = np.clip([point, low, high], 0.0, 1.0).tolist()
-    return {"auc": auc, "low": low, "high": high, "n": len(forget_losses)}
+    return auc, low, high
 
 
 def _tail(n: int) -> float:

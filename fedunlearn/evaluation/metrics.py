@@ -1,19 +1,9 @@
 """How well a model recognises emotions: UAR first, then accuracy, and what it mistakes for what."""
 
-from typing import TypedDict
-
 import numpy as np
-import numpy.typing as npt
 
-Labels = npt.NDArray[np.integer]
-
-
-class Recognition(TypedDict):
-    """Of one set of utterances; null (None) where the set is empty."""
-
-    uar: float | None
-    accuracy: float | None
-    n: int
+from fedunlearn.evaluation.intervals import Labels, accuracy_interval, uar_interval
+from fedunlearn.results_schema import Recognition
 
 
 def uar(labels: Labels, predictions: Labels) -> float | None:
@@ -28,9 +18,24 @@ def accuracy(labels: Labels, predictions: Labels) -> float | None:
     return float((labels == predictions).mean()) if len(labels) else None
 
 
-def recognition(labels: Labels, predictions: Labels) -> Recognition:
-    """UAR, accuracy and the number of utterances. [n], [n]"""
-    return {"uar": uar(labels, predictions), "accuracy": accuracy(labels, predictions), "n": len(labels)}
+def recognition(labels: Labels, predictions: Labels, *, with_uar: bool = True) -> Recognition:
+    """UAR and accuracy with their 95 % intervals, and the number of utterances.
+
+    Args:
+        labels: the true classes, [n].
+        predictions: the recognised classes, [n].
+        with_uar: whether to give the UAR: of utterances chosen by their emotion it says nothing.
+    """
+    share, ends = accuracy(labels, predictions), accuracy_interval(labels, predictions)
+    if not with_uar:
+        return Recognition(accuracy=share, n=len(labels), accuracy_interval=ends)
+    return Recognition(
+        uar=uar(labels, predictions),
+        accuracy=share,
+        n=len(labels),
+        accuracy_interval=ends,
+        uar_interval=uar_interval(labels, predictions),
+    )
 
 
 def confusion(labels: Labels, predictions: Labels, classes: int) -> list[list[int]]:

@@ -8,28 +8,13 @@ al. 2020, arXiv 2003.14053, section 3.1).
 """
 
 from collections.abc import Mapping
-from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from fedunlearn.examples import Examples
 from fedunlearn.models.contract import EmotionModel
-
-
-class Reconstruction(TypedDict):
-    """What two models give away of the n utterances that they differ by.
-
-    r: largest absolute correlation of a direction in the difference with the features of a deleted utterance,
-    in [0, 1]. r_others: the same with the client's other utterances, which is chance; None without any.
-    named: share of the n that stand among the first n when the client's utterances are ordered by how much
-    of them lies in the difference's leading directions. chance: that share by guessing.
-    """
-
-    r: float
-    r_others: float | None
-    named: float
-    chance: float
+from fedunlearn.results_schema import Reconstruction
 
 
 def reconstruct(
@@ -44,7 +29,11 @@ def reconstruct(
         others: further utterances of the same client.
 
     Returns:
-        how well it went; None where n = 0 or the model has no linear layer that sees one vector an utterance.
+        r: largest absolute correlation of a direction in the difference with the features of a deleted
+        utterance, in [0, 1]; r_others: the same with the client's other utterances, which is chance, None
+        without any; named: share of the n that are among the first n when the client's utterances are ordered
+        by how much of them lies in the difference's leading directions; chance: that share by guessing. None
+        where n = 0 or the model has no linear layer that sees one vector an utterance.
     """
     seen = _first_inputs(model, forget)
     if seen is None:
@@ -55,7 +44,7 @@ def reconstruct(
     weight = difference[f"{layer}.weight"].double()
     if not bool(weight.any()):
         count = len(features) + len(beside)
-        return {"r": 0.0, "r_others": None, "named": 0.0, "chance": len(features) / count}
+        return Reconstruction(r=0.0, r_others=None, named=0.0, chance=len(features) / count)
     leading = torch.linalg.svd(weight, full_matrices=False).Vh[: len(features)]
     directions = [leading]
     bias = difference.get(f"{layer}.bias")
@@ -64,12 +53,12 @@ def reconstruct(
     matches = _correlations(torch.cat(directions), torch.cat([features, beside])).abs().amax(0)
     inside = _unit(torch.cat([features, beside])) @ leading.T
     first = inside.norm(dim=1).argsort(descending=True, stable=True)[: len(features)]
-    return {
-        "r": min(1.0, float(matches[: len(features)].max())),
-        "r_others": min(1.0, float(matches[len(features) :].max())) if len(beside) else None,
-        "named": float((first < len(features)).double().mean()),
-        "chance": len(features) / (len(features) + len(beside)),
-    }
+    return Reconstruction(
+        r=min(1.0, float(matches[: len(features)].max())),
+        r_others=min(1.0, float(matches[len(features) :].max())) if len(beside) else None,
+        named=float((first < len(features)).double().mean()),
+        chance=len(features) / (len(features) + len(beside)),
+    )
 
 
 def _first_inputs(model: EmotionModel, examples: Examples) -> tuple[str, Tensor] | None:

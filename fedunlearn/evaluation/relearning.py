@@ -7,7 +7,6 @@ something beside the retrained model's alone, which never knew D_f.
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 from fedunlearn.config import LocalSettings
 from fedunlearn.examples import Examples
 from fedunlearn.models.contract import EmotionModel
+from fedunlearn.results_schema import RelearnTime
 from fedunlearn.training import predict, sgd_step
 
 
@@ -28,7 +28,7 @@ def relearn(
     settings: LocalSettings,
     limit: int,
     rngs: Sequence[np.random.Generator],
-) -> dict[str, Any] | None:
+) -> RelearnTime | None:
     """Train D_f again from some weights until its accuracy is back.
 
     Plain gradient steps on mini-batches of D_f alone, cross-entropy; the accuracy is looked at before the
@@ -55,14 +55,14 @@ def relearn(
         return None
     taken = [_steps(model, state, examples, target, settings, limit, rng) for rng in rngs]
     steps = [limit if n is None else n for n in taken]
-    return {
-        "steps": sum(steps) / len(steps),
-        "low": min(steps),
-        "high": max(steps),
-        "reached": None not in taken,
-        "target": target,
-        "limit": limit,
-    }
+    return RelearnTime(
+        steps=sum(steps) / len(steps),
+        low=min(steps),
+        high=max(steps),
+        reached=None not in taken,
+        target=target,
+        limit=limit,
+    )
 
 
 def _steps(

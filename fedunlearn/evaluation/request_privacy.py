@@ -9,7 +9,6 @@ no attack's fault: an update of zeros leaves the server with what it knew before
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -18,52 +17,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fedunlearn.evaluation.membership import membership
-from fedunlearn.evaluation.reconstruction import Reconstruction, reconstruct
+from fedunlearn.evaluation.reconstruction import reconstruct
 from fedunlearn.examples import Examples
 from fedunlearn.models.contract import EmotionModel
+from fedunlearn.results_schema import LabelMixAttack, Reconstruction, RequestPrivacy, UpdateMembership
 from fedunlearn.training import predict
 
 Mix = npt.NDArray[np.float64]
 """Share of each class, [C], >= 0, sum 1."""
-
-
-class LabelMix(TypedDict):
-    """Total variation distances, in [0, 1], to the true mix of the forget set.
-
-    tv: of the best attack's guess; attack: its name. uniform, corpus: of the guesses "all alike" and "as in
-    the whole corpus", which need no update.
-    """
-
-    tv: float
-    attack: str
-    uniform: float
-    corpus: float
-
-
-class Told(TypedDict):
-    """How well deleted utterances are told from others of the same client: AUC with a 95 % interval.
-
-    against: "kept" (its other training utterances) or "held-out" (its test utterances); attack: the name of
-    the one that did best.
-    """
-
-    auc: float
-    low: float
-    high: float
-    against: str
-    attack: str
-
-
-class RequestPrivacy(TypedDict):
-    """Of one requester's update. ``membership`` is ``against`` what it kept where it kept any.
-
-    reconstruction: how well the deleted utterances' features are read off it.
-    """
-
-    label_mix: LabelMix | None
-    membership: Told | None
-    membership_held_out: Told | None
-    reconstruction: Reconstruction | None
 
 
 def request_privacy(
@@ -99,21 +60,23 @@ def request_privacy(
     attacks = {n: scores for n, scores in attacks.items() if all(np.isfinite(s).all() for s in scores)}
     seed = int(rng.integers(2**62))
 
-    def told(other: int, examples: Examples, against: str) -> Told | None:
+    def best(other: int, examples: Examples, against: str) -> UpdateMembership | None:
         found = [
             _auc(scores[0], forget, scores[other], examples, against, name, resamples, seed)
             for name, scores in attacks.items()
         ]
         known = [f for f in found if f is not None]
-        return max(known, key=lambda f: f["auc"]) if known else None
+        return max(known, key=lambda f: f.auc or 0.0) if known else None
 
-    kept_from, held_from = told(1, kept, "kept"), told(2, held_out, "held-out")
-    return {
-        "label_mix": _judged(guesses, forget.labels.numpy(), corpus_labels, model.classes),
-        "membership": kept_from or held_from,
-        "membership_held_out": held_from,
-        "reconstruction": rebuilt,
-    }
+    from_kept, from_held_out = best(1, kept, "kept"), best(2, held_out, "held-out")
+    nothing = UpdateMembership.empty()
+    mix = _best_guess(guesses, forget.labels.numpy(), corpus_labels, model.classes)
+    return RequestPrivacy(
+        label_mix=mix or LabelMixAttack.empty(),
+        membership=from_kept or from_held_out or nothing,
+        membership_held_out=from_held_out or nothing,
+        reconstruction=rebuilt or Reconstruction.empty(),
+    )
 
 
 def label_mixes(model: EmotionModel, update: Mapping[str, Tensor]) -> dict[str, Mix]:
@@ -152,20 +115,20 @@ def mix_of(labels: npt.NDArray[np.int64], classes: int) -> Mix:
     return np.bincount(labels, minlength=classes) / len(labels)
 
 
-def _judged(
+def _best_guess(
     guesses: Mapping[str, Mix], forget: npt.NDArray[np.int64], corpus: npt.NDArray[np.int64], classes: int
-) -> LabelMix | None:
+) -> LabelMixAttack | None:
     if not len(forget) or not guesses or classes < 2:
         return None
     truth = mix_of(forget, classes)
     distances = {name: total_variation(guess, truth) for name, guess in guesses.items()}
     best = min(distances, key=lambda name: distances[name])
-    return {
-        "tv": distances[best],
-        "attack": best,
-        "uniform": total_variation(np.full(classes, 1 / classes), truth),
-        "corpus": total_variation(mix_of(corpus, classes), truth),
-    }
+    return LabelMixAttack(
+        tv=distances[best],
+        attack=best,
+        uniform=total_variation(np.full(classes, 1 / classes), truth),
+        corpus=total_variation(mix_of(corpus, classes), truth),
+    )
 
 
 def _shares(amounts: Tensor) -> Mix:
@@ -191,7 +154,7 @@ def _auc(
     attack: str,
     resamples: int,
     seed: int,
-) -> Told | None:
+) -> UpdateMembership | None:
     """The chance that a deleted utterance scores higher than another of the same label mix."""
     found = membership(
         -forget_scores,
@@ -201,10 +164,9 @@ def _auc(
         resamples,
         np.random.Generator(np.random.PCG64(seed)),
     )
-    auc, low, high = found["auc"], found["low"], found["high"]
-    if auc is None or low is None or high is None:
+    if found.auc is None:
         return None
-    return {"auc": auc, "low": low, "high": high, "against": against, "attack": attack}
+    return UpdateMembership(auc=found.auc, low=found.low, high=found.high, against=against, attack=attack)
 
 
 def _losses(model: EmotionModel, examples: Examples) -> npt.NDArray[np.float64]:

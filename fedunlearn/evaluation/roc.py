@@ -6,12 +6,12 @@ a low false positive rate (FPR). The lowest FPR above 0 that n negatives can mea
 weight, where they are weighted); below that, the TPR at FPR 0 is told, with no wrong accusation at all.
 """
 
-from typing import TypedDict
-
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 from sklearn.metrics import roc_curve
+
+from fedunlearn.results_schema import RocCurve
 
 Scores = npt.NDArray[np.floating]
 Rates = npt.NDArray[np.float64]
@@ -23,13 +23,6 @@ ROUNDING = 1e-12
 """by which a sum of weights may come out above what it is"""
 
 _LOW_END, _LOW_POINTS, _HIGH_POINTS = 0.01, 100, 99
-
-
-class Roc(TypedDict):
-    """Corners of the curve from (0, 0) to (1, 1), neither rate ever falling; straight lines between them."""
-
-    fpr: list[float]
-    tpr: list[float]
 
 
 def corners(
@@ -74,8 +67,8 @@ def low_rates(fpr: Rates, tpr: Rates) -> dict[str, float]:
     return {name: tpr_at(fpr, tpr, most) for name, most in LOW_RATES.items()}
 
 
-def thinned(fpr: Rates, tpr: Rates) -> Roc:
-    """At most some 200 of the corners: all up to FPR 1 %, beyond that evenly along the curve.
+def thin(fpr: Rates, tpr: Rates) -> RocCurve:
+    """Keep at most some 200 of the corners: all up to FPR 1 %, beyond that evenly along the curve.
 
     Between two that are kept beyond 1 %, FPR and TPR together grow by 2 % or by one single corner. Of more
     than 100 corners up to 1 % (only from thousands of negatives on), 100 are kept, evenly by the logarithm.
@@ -89,4 +82,4 @@ def thinned(fpr: Rates, tpr: Rates) -> Roc:
         along = (fpr + tpr)[high]
         high = high[np.searchsorted(along, np.linspace(along[0], along[-1], _HIGH_POINTS))]
     kept = np.unique([*low, *high, len(fpr) - 1])
-    return {"fpr": fpr[kept].tolist(), "tpr": tpr[kept].tolist()}
+    return RocCurve(fpr=fpr[kept].tolist(), tpr=tpr[kept].tolist())

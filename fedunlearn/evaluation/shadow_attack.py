@@ -11,12 +11,11 @@ where there is something to find and in 98 or 99 where there is nothing: it errs
 utterances alone covers in 90 to 95, drawing shadows alone in 42 to 80.
 """
 
-from typing import TypedDict
-
 import numpy as np
 import numpy.typing as npt
 
-from fedunlearn.evaluation.roc import LOW_RATES, ROUNDING, Roc, corners, low_rates, thinned
+from fedunlearn.evaluation.roc import LOW_RATES, ROUNDING, corners, low_rates, thin
+from fedunlearn.results_schema import RateWithInterval, ShadowAttackScores
 
 Matrix = npt.NDArray[np.float64]
 """Shadows x utterances, [S, K]."""
@@ -29,28 +28,9 @@ class CannotAttack(ValueError):
     """Too little to attack with; the message is one line that says what is missing."""
 
 
-class AttackShare(TypedDict):
-    """A rate in [0, 1] with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-class ShadowAttack(TypedDict):
-    """n_in, n_out: attacked pairs of either kind. left_out: utterances that could not be attacked."""
-
-    auc: float
-    low: float
-    high: float
-    n_in: int
-    n_out: int
-    left_out: int
-    tpr_at: dict[str, AttackShare]
-    roc: Roc
-
-
-def attack_result(scores: Matrix, inside: Mask, resamples: int, rng: np.random.Generator) -> ShadowAttack:
+def attack_result(
+    scores: Matrix, inside: Mask, resamples: int, rng: np.random.Generator
+) -> ShadowAttackScores:
     """Judge the scores of an attack.
 
     Args:
@@ -69,18 +49,17 @@ def attack_result(scores: Matrix, inside: Mask, resamples: int, rng: np.random.G
     fpr, tpr = curve
     auc = float(np.trapezoid(tpr, fpr))
     drawn = {name: np.concatenate(values) for name, values in _drawn(scores, inside, resamples, rng).items()}
-    shares: dict[str, AttackShare] = {name: _share(v, drawn[name]) for name, v in low_rates(fpr, tpr).items()}
-    whole = _share(auc, drawn["auc"])
-    return {
-        "auc": whole["value"],
-        "low": whole["low"],
-        "high": whole["high"],
-        "n_in": int((known & inside).sum()),
-        "n_out": int((known & ~inside).sum()),
-        "left_out": int((~known.any(0)).sum()),
-        "tpr_at": shares,
-        "roc": thinned(fpr, tpr),
-    }
+    whole = _with_interval(auc, drawn["auc"])
+    return ShadowAttackScores(
+        auc=whole.value,
+        low=whole.low,
+        high=whole.high,
+        n_in=int((known & inside).sum()),
+        n_out=int((known & ~inside).sum()),
+        left_out=int((~known.any(0)).sum()),
+        tpr_at={name: _with_interval(v, drawn[name]) for name, v in low_rates(fpr, tpr).items()},
+        roc=thin(fpr, tpr),
+    )
 
 
 def auc_of(scores: Matrix, inside: Mask) -> float | None:
@@ -122,7 +101,7 @@ def _drawn(
     return found
 
 
-def _share(value: float, drawn: npt.NDArray[np.float64]) -> AttackShare:
+def _with_interval(value: float, drawn: npt.NDArray[np.float64]) -> RateWithInterval:
     """The percentile interval, widened where it leaves out the value itself."""
     low, high = np.quantile(drawn, [0.025, 0.975]).tolist() if len(drawn) else (value, value)
-    return {"value": value, "low": min(low, value), "high": max(high, value)}
+    return RateWithInterval(value=value, low=min(low, value), high=max(high, value))

@@ -1,7 +1,6 @@
 """What takes training to find out: how soon D_f is learned again, and what the shadow federations tell."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from torch import Tensor
 
@@ -16,6 +15,17 @@ from fedunlearn.experiment.shadows import Shadows
 from fedunlearn.messages.update import Update
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition, recorded_later
+from fedunlearn.results_schema import (
+    AttackedStages,
+    AttackReport,
+    KeptModelLeak,
+    RelearnReport,
+    RelearnTime,
+    ReplayCheck,
+    RequestPrivacy,
+    ShadowAttackReport,
+    ShadowAttackScores,
+)
 from fedunlearn.seeding import rng_for
 from fedunlearn.server.requests import RequestKey
 
@@ -30,7 +40,7 @@ def relearning(
     forget: Sequence[str],
     target: float | None,
     config: Config,
-) -> dict[str, Any] | None:
+) -> RelearnReport:
     """``results.relearn``: gradient steps until each model has D_f's accuracy back.
 
     Args:
@@ -41,27 +51,27 @@ def relearning(
         target: the original's forget accuracy; None where D_f is empty.
 
     Returns:
-        by model; None where there is nothing to learn again, or it is switched off.
+        by model; empty where there is nothing to learn again, or it is switched off.
     """
     limit = config.evaluation.relearn_steps
     if target is None or limit == 0:
-        return None
+        return RelearnReport.empty()
     examples = judge.examples(forget)
-    return {
-        name: relearn(
-            model,
-            state,
-            examples,
-            target,
-            config.training.local,
-            limit,
-            [rng_for(config.seed, "relearn", order) for order in range(ORDERS)],
-        )
-        for name, state in states.items()
-    }
+
+    def time(name: str) -> RelearnTime:
+        rngs = [rng_for(config.seed, "relearn", order) for order in range(ORDERS)]
+        found = relearn(model, states[name], examples, target, config.training.local, limit, rngs)
+        return found or RelearnTime.empty()
+
+    return RelearnReport(
+        original=time("original"),
+        recovered=time("recovered"),
+        unlearned=time("unlearned"),
+        retrained=time("retrained"),
+    )
 
 
-def attacks(shadows: Shadows, clients: Mapping[str, int], config: Config) -> dict[str, Any]:
+def attacks(shadows: Shadows, clients: Mapping[str, int], config: Config) -> AttackReport:
     """``results.attacks``: what U-LiRA and the informed attack make of the shadow federations.
 
     Args:
@@ -70,29 +80,39 @@ def attacks(shadows: Shadows, clients: Mapping[str, int], config: Config) -> dic
     """
     resamples = config.evaluation.bootstrap
 
-    def judged(name: str, attack: Callable[..., Mapping[str, Any]], *about: Any) -> dict[str, Any]:
+    def on_each_stage(name: str, attack: Callable[..., ShadowAttackScores], *about: object) -> _Attacked:
         """An attack on each stage; why, in one line, where there is too little to attack with."""
-        stages, why = {}, shadows.why or None
+        stages, why = dict[str, ShadowAttackScores](), shadows.why or None
         for stage, logits in shadows.logits.items():
             rng = rng_for(config.seed, "attack", name)
             try:
                 stages[stage] = attack(logits, shadows.labels, shadows.inside, *about, resamples, rng)
             except CannotAttack as error:
                 why = str(error)
-        return {"stages": stages, "why": why}
+        return stages, why
 
-    found = judged("informed", informed, shadows.request)
-    for stage, of_stage in found["stages"].items():
-        named = [{**row, "request": shadows.requests[row["request"]]} for row in of_stage["requests"]]
-        requests = [{**row, "client": clients[row["request"]]} for row in named]
-        found["stages"][stage] = {**of_stage, "requests": requests}
-    return {
-        "shadows": len(shadows.inside),
-        "candidates": len(shadows.candidates),
-        "replay": shadows.replay,
-        "ulira": judged("ulira", u_lira),
-        "informed": found,
-    }
+    by_request, why_not_informed = on_each_stage("informed", informed, shadows.request)
+    for scores in by_request.values():
+        for row in scores.requests:
+            row.request = shadows.requests[int(row.request or 0)]
+            row.client = clients[row.request]
+    likelihood, why_no_likelihood = on_each_stage("ulira", u_lira)
+    return AttackReport(
+        shadows=len(shadows.inside),
+        candidates=len(shadows.candidates),
+        replay=shadows.replay or ReplayCheck.empty(),
+        ulira=ShadowAttackReport(stages=_by_stage(likelihood), why=why_no_likelihood),
+        informed=ShadowAttackReport(stages=_by_stage(by_request), why=why_not_informed),
+    )
+
+
+_Attacked = tuple[dict[str, ShadowAttackScores], str | None]
+"""stage -> scores; why there are none"""
+
+
+def _by_stage(found: Mapping[str, ShadowAttackScores]) -> AttackedStages:
+    """Those of the stages that were attacked; the others are not named."""
+    return AttackedStages.model_validate(found)
 
 
 def measure_request_privacy(
@@ -104,7 +124,7 @@ def measure_request_privacy(
     before: Mapping[str, Tensor],
     update: Update,
     asked: Sequence[str],
-) -> Mapping[str, Any]:
+) -> RequestPrivacy:
     """What a requester's update tells of its forget set: the privacy of the request itself.
 
     Args:
@@ -132,7 +152,7 @@ def measure_kept_models(
     partition: Partition,
     kept: Mapping[str, Mapping[str, Tensor]],
     gone: Mapping[RequestKey, DeletionRequest],
-) -> list[dict[str, Any]]:
+) -> list[KeptModelLeak]:
     """What the models that the run folder keeps tell of each deletion: ``results.kept``.
 
     Args:
@@ -149,12 +169,22 @@ def measure_kept_models(
     for (request, client), entry in gone.items():
         share, gone_ids = partition.clients[client], set(entry.utterances)
         others = [u.id for u in share.train if u.id not in gone_ids] or [u.id for u in share.test]
-        found: list[dict[str, Any]] = []
+        found: list[KeptModelLeak] = []
         for before, after in _PAIRS:
             difference = {name: kept[after][name] - value for name, value in kept[before].items()}
-            told = judge.reconstruct(kept[before], difference, entry.utterances, others)
-            if told is not None:
-                found.append({"between": [before, after], **told})
+            rebuilt = judge.reconstruct(kept[before], difference, entry.utterances, others)
+            if rebuilt is not None:
+                found.append(
+                    KeptModelLeak(
+                        request=request,
+                        client=client,
+                        between=(before, after),
+                        r=rebuilt.r,
+                        r_others=rebuilt.r_others,
+                        named=rebuilt.named,
+                        chance=rebuilt.chance,
+                    )
+                )
         if found:
-            rows.append({"request": request, "client": client, **max(found, key=lambda row: row["r"])})
+            rows.append(max(found, key=lambda row: row.r or 0.0))
     return rows

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from time import perf_counter
-from typing import Any, Literal
 
 import torch
 from flwr.serverapp import Grid
@@ -31,6 +30,7 @@ from fedunlearn.experiment.results import JudgedModels, ResultsAssembler
 from fedunlearn.experiment.shadows import Shadows, shadow_federations
 from fedunlearn.experiment.timeline import build_timeline
 from fedunlearn.models.contract import trained_names
+from fedunlearn.results_schema import Results, Status, Times
 from fedunlearn.server.app import Server
 from fedunlearn.server.availability import Availability
 from fedunlearn.server.clients import Clients
@@ -85,14 +85,14 @@ class Experiment:
         record: of the experimenter.
         recorder: watches the run.
         stop: ends all waiting when it is set.
-        results: as in results.json; None before the run is over.
+        results: of the run; None before it is over.
     """
 
     def __init__(self, prepared: PreparedRun, progress: Progress, saved: SavedRun | None = None) -> None:
         self.config, self.run, self.corpus = prepared.config, prepared.run, prepared.corpus
         self.partition, self.judge, self.template = prepared.partition, prepared.judge, prepared.template
         self.stop = threading.Event()
-        self.results: dict[str, Any] | None = None
+        self.results: Results | None = None
         self._prepared, self._cache, self._progress = prepared, prepared.cache, progress
         self._is_new = saved is None
         if saved is None:
@@ -152,9 +152,10 @@ class Experiment:
         record.finished = True
         recorder.checkpoint(copies=2)
         final_search.note_kept(self.run, self._cache.folder, results)
+        results.times.phases = dict(self._seconds)
         self.results = results
 
-    def write_failure(self, reason: str, interrupted: bool = False) -> dict[str, Any]:
+    def write_failure(self, reason: str, interrupted: bool = False) -> Results:
         """Leave a results.json that says why the run failed, and how far it had come.
 
         Args:
@@ -165,10 +166,10 @@ class Experiment:
             its content
         """
         self.recorder.settle_evaluated()
-        status: Literal["partial", "failed"] = "partial" if interrupted else "failed"
+        status: Status = "partial" if interrupted else "failed"
         deletions = self.recorder.read_deletions()
         results = self._assembler.describe_unfinished(status, reason, deletions, self._started)
-        self.run.write_results(results)
+        self.run.write_results(results.to_json())
         return results
 
     def close(self) -> None:
@@ -247,13 +248,13 @@ class Experiment:
             self.record,
         )
 
-    def _times(self) -> dict[str, Any]:
-        return {
-            "started": self._started.isoformat(timespec="seconds"),
-            "wall_seconds": perf_counter() - self._start,
-            "phases": self._seconds,
-            "references": self.record.origins,
-        }
+    def _times(self) -> Times:
+        return Times(
+            started=self._started.isoformat(timespec="seconds"),
+            wall_seconds=perf_counter() - self._start,
+            phases=self._seconds,
+            references=self.record.origins,
+        )
 
     @contextmanager
     def _phase(self, phase: RunPhase, rounds: int | None) -> Iterator[None]:

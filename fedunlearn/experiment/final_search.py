@@ -23,6 +23,7 @@ from fedunlearn.experiment.prepared_run import PreparedRun
 from fedunlearn.ledger import LedgerEntry, LedgerReader
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition
+from fedunlearn.results_schema import GapReport, Results, Traces
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.server.requests import RequestKey
 from fedunlearn.vault.traces import Fingerprints, TraceFindings, scan_run
@@ -47,7 +48,7 @@ def search(
     model: EmotionModel,
     on_nodes: Callable[[Fingerprints], TraceFindings] | None = None,
     spared: Iterable[Path] = (),
-) -> dict[str, Any]:
+) -> tuple[Traces, dict[str, int]]:
     """Search every file of the run for all that was deleted, held-out speech included.
 
     Args:
@@ -60,12 +61,19 @@ def search(
         spared: the user's own folders, which are not searched where a link leads into them.
 
     Returns:
-        as ``traces.scan_run``
+        what was found, and how many "files" and "bytes" were searched.
     """
     deleted = {u for request in gone.values() for u in (*request.utterances, *request.held_out)}
     for path in receipts.values():
         deleted |= set(removed_by(path.parent.parent, path.stem))
-    return scan_run(folders, partition, deleted, model, on_nodes, spared)
+    found = scan_run(folders, partition, deleted, model, on_nodes, spared)
+    traces = Traces(
+        windows=found["windows"],
+        found=found["found"],
+        unsearched=found["unsearched"],
+        spared=found["spared"],
+    )
+    return traces, {part: found[f"scanned_{part}"] for part in ("files", "bytes")}
 
 
 class RemoteNodes(Protocol):
@@ -102,7 +110,7 @@ def search_run(
     prepared: PreparedRun,
     gone: Mapping[RequestKey, DeletionRequest],
     states: Mapping[str, Mapping[str, Tensor]],
-    results: dict[str, Any],
+    results: Results,
     storage: EngineStorage,
 ) -> None:
     """Search a run for what was deleted, and complete the receipts with what was measured.
@@ -118,19 +126,17 @@ def search_run(
     folders = [prepared.run.path, prepared.cache.folder, *storage.folders()]
     on_nodes = storage.nodes.search if storage.nodes else None
     spared = prepared.config.corpus.folders
-    found = search(folders, prepared.partition, gone, receipts, prepared.template, on_nodes, spared)
-    results["times"]["searched"] = {part: found.pop(f"scanned_{part}") for part in ("files", "bytes")}
-    results["traces"] = found
-    problems = left_behind(found, storage.nodes.lost if storage.nodes else [], gone)
+    results.traces, results.times.searched = search(
+        folders, prepared.partition, gone, receipts, prepared.template, on_nodes, spared
+    )
+    problems = left_behind(results.traces, storage.nodes.lost if storage.nodes else [], gone)
     if problems:
-        failure = "; ".join(filter(None, (results["failure"], *problems)))
-        results |= {"status": "partial", "failure": failure}
-    complete_receipts(receipts, gone, prepared.judge, states, results["gap"])
+        results.status = "partial"
+        results.failure = "; ".join(filter(None, (results.failure, *problems)))
+    complete_receipts(receipts, gone, prepared.judge, states, results.gap)
 
 
-def left_behind(
-    traces: Mapping[str, Any], lost: Iterable[Any], gone: Mapping[RequestKey, DeletionRequest]
-) -> list[str]:
+def left_behind(traces: Traces, lost: Iterable[Any], gone: Mapping[RequestKey, DeletionRequest]) -> list[str]:
     """List the ways in which deleted speech is left, or may be, one line each.
 
     Args:
@@ -138,9 +144,9 @@ def left_behind(
         lost: nodes that cannot be reached.
         gone: what was deleted.
     """
-    problems = [f"deleted speech is left in {', '.join(traces['found'])}"] if traces["found"] else []
-    if gone and traces["unsearched"]:
-        unknown = "; ".join(traces["unsearched"])
+    problems = [f"deleted speech is left in {', '.join(traces.found)}"] if traces.found else []
+    if gone and traces.unsearched:
+        unknown = "; ".join(traces.unsearched)
         problems.append(f"deleted speech may be left where the search could not look: {unknown}")
     deleted = {u for request in gone.values() for u in (*request.utterances, *request.held_out)}
     return problems + [
@@ -155,7 +161,7 @@ def complete_receipts(
     gone: Mapping[RequestKey, DeletionRequest],
     judge: Judge,
     states: Mapping[str, Mapping[str, Tensor]],
-    gap: Mapping[str, Any],
+    gap: GapReport,
 ) -> None:
     """Add to each receipt what was measured on its own utterances.
 
@@ -164,7 +170,7 @@ def complete_receipts(
         gone: requests whose utterances have left the vaults.
         judge: measures.
         states: original, unlearned, recovered and retrained.
-        gap: of the run, as in results.json.
+        gap: of the run.
     """
     views = {name: judge.view(state) for name, state in states.items()}
     for key, path in receipts.items():
@@ -178,16 +184,16 @@ def complete_receipts(
                     for name, view in views.items()
                 },
                 "membership": {
-                    name: {"auc": found["auc"], "low": found["low"], "high": found["high"]}
+                    name: {"auc": found.auc, "low": found.low, "high": found.high}
                     for name, found in attacked.items()
                 },
-                "gap": gap["recovered"]["mean"],
-                "noise_floor": gap["noise_floor"] and gap["noise_floor"]["mean"],
+                "gap": gap.recovered.mean,
+                "noise_floor": gap.noise_floor.mean,
             },
         )
 
 
-def note_kept(run: RunFolder, cache: Path, results: Mapping[str, Any]) -> None:
+def note_kept(run: RunFolder, cache: Path, results: Results) -> None:
     """Name in each receipt the files that still know what was deleted.
 
     Args:
@@ -195,7 +201,7 @@ def note_kept(run: RunFolder, cache: Path, results: Mapping[str, Any]) -> None:
         cache: the reference cache.
         results: of the run.
     """
-    kept = describe_files(files_with_influence(run, cache, results), run, cache)
+    kept = describe_files(files_with_influence(run, cache, results.to_json()), run, cache)
     for _, path in every_receipt(run):
         add_kept(path, kept)
 

@@ -130,7 +130,8 @@ class RunRecorder:
         for update in updates:
             deletions = list(self.read_deletions([update.client]).values())
             ids = request_ids[update.client]
-            found[update.client] = measure_request_privacy(judge, deletions, *about, update, ids)
+            privacy = measure_request_privacy(judge, deletions, *about, update, ids)
+            found[update.client] = privacy.to_json()
             forget = sorted(u for r in deletions if r.id in ids for u in r.utterances)
             secret = f"{timeline_round} {judge.content_of(forget)}"
             noise = noise_along(update.difference, config.seed, secret)

@@ -1,4 +1,4 @@
-"""results.json: every number of a run, as plain data."""
+"""Assembling the results of a run."""
 
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
 from fedunlearn.config import Config
+from fedunlearn.config.guard import AttackerSettings
 from fedunlearn.corpora.utterance import Corpus
 from fedunlearn.deletion.request import DeletionRequest, RequestState
 from fedunlearn.evaluation.gum import gum_of
@@ -23,15 +24,37 @@ from fedunlearn.experiment.shadows import Shadows
 from fedunlearn.ledger import LedgerReader
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition
+from fedunlearn.results_schema import (
+    SCHEMA,
+    Absences,
+    Attackers,
+    AttackReport,
+    CorpusSummary,
+    GuardIntervention,
+    GumReport,
+    LedgerHead,
+    MethodUsed,
+    PhaseCostRow,
+    Recognizer,
+    ReplyFault,
+    RequestOutcome,
+    RequestStep,
+    Results,
+    ReversionStep,
+    RoleCostRow,
+    RoleCosts,
+    Status,
+    TimelineEntry,
+    Times,
+)
 from fedunlearn.server.availability import Availability
-from fedunlearn.server.cost import PhaseCost
+from fedunlearn.server.cost import PhaseCost, RoleCost
 from fedunlearn.server.requests import RequestKey, TrackedRequest
 from fedunlearn.server.state import Fault, ServerState
 from fedunlearn.unlearning import method_named
 from fedunlearn.unlearning.contract import MethodCard
 from fedunlearn.unlearning.privileged.contract import PrivilegedCard
 
-SCHEMA = "fedunlearn/results/1"
 _VERSIONED = ("fedunlearn", "torch", "torchaudio", "transformers", "flwr", "ray", "numpy")
 Row = Mapping[str, Any]
 Weights = Mapping[str, Tensor]
@@ -42,11 +65,16 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in _VERSIONED}}
 
 
-def about_method(card: MethodCard | PrivilegedCard) -> dict[str, str]:
+def describe_method(card: MethodCard | PrivilegedCard) -> MethodUsed:
     """The method: its names, what it sees ("forget": the forget set alone), its source, whether a control."""
     title, control = (card.title, card.control) if isinstance(card, MethodCard) else ("", "")
-    about = {"method": card.name, "sees": card.sees, "source": card.source}
-    return {**about, "title": title or card.name, "control": control}
+    return MethodUsed(
+        method=card.name,
+        sees=card.sees,
+        source=card.source,
+        title=title or card.name,
+        control=control,
+    )
 
 
 @dataclass(frozen=True)
@@ -92,47 +120,64 @@ class ResultsAssembler:
     state: ServerState
     record: ExperimentRecord
 
-    def describe_run(self, requests: Mapping[RequestKey, DeletionRequest]) -> dict[str, Any]:
+    def describe_run(
+        self,
+        requests: Mapping[RequestKey, DeletionRequest],
+        status: Status,
+        failure: str | None,
+        timeline: list[TimelineEntry],
+        times: Times,
+    ) -> Results:
         """Collect what can be said of every run, however it ended.
 
         Args:
             requests: all requests of the run, with the utterances that they name.
+            status: how it ended.
+            failure: what went wrong, one line; None where nothing did.
+            timeline: of the global model.
+            times: of the run.
         """
         config, corpus, partition, state = self.config, self.corpus, self.partition, self.state
-        attackers = config.attackers
         with LedgerReader(self.ledger) as reader:
             entries, head = len(reader.entries()), reader.head()
-        return {
-            "schema": SCHEMA,
-            "config": config.model_dump(mode="json"),
-            "seed": config.seed,
-            "versions": versions(),
-            "unlearning": about_method(method_named(config.unlearning.method)),
-            "corpus": {
-                "name": corpus.name,
-                "utterances": len(corpus.utterances),
-                "speakers": len(corpus.speakers),
-                "clients": len(partition.clients),
-                "emotions": list(corpus.emotions),
-                "unseen_speakers": len({u.speaker for u in partition.unseen}),
-                "warnings": list(corpus.warnings),
-            },
-            "model": self.model.about(),
-            "requests": request_rows(state.requests.values(), requests, state.faults),
-            "cost": {str(phase): cost.as_dict() for phase, cost in state.costs.items()},
-            "guard": state.guarded,
-            "attackers": attackers.model_dump(mode="json") if attackers.clients else None,
-            "faults": [{**vars(f), "phase": str(f.phase)} for f in state.faults],
-            "ledger": {"entries": entries, "head": head},
-        }
+        return Results(
+            schema=SCHEMA,
+            config=config.model_dump(mode="json"),
+            seed=config.seed,
+            versions=versions(),
+            unlearning=describe_method(method_named(config.unlearning.method)),
+            corpus=CorpusSummary(
+                name=corpus.name,
+                utterances=len(corpus.utterances),
+                speakers=len(corpus.speakers),
+                clients=len(partition.clients),
+                emotions=list(corpus.emotions),
+                unseen_speakers=len({u.speaker for u in partition.unseen}),
+                warnings=list(corpus.warnings),
+            ),
+            model=Recognizer(**self.model.about()),
+            requests=request_rows(state.requests.values(), requests, state.faults),
+            cost={str(phase): cost_row(cost) for phase, cost in state.costs.items()},
+            guard=[GuardIntervention(**row) for row in state.guarded],
+            attackers=describe_attackers(config.attackers),
+            faults=[
+                ReplyFault(round=f.round, phase=str(f.phase), client=f.client, reason=f.reason, kind=f.kind)
+                for f in state.faults
+            ],
+            ledger=LedgerHead(entries=entries, head=head),
+            status=status,
+            failure=failure,
+            timeline=timeline,
+            times=times,
+        )
 
     def describe_unfinished(
         self,
-        status: Literal["partial", "failed"],
+        status: Status,
         failure: str,
         requests: Mapping[RequestKey, DeletionRequest],
         started: datetime,
-    ) -> dict[str, Any]:
+    ) -> Results:
         """Assemble the results of a run that did not finish: why, and how far it had come.
 
         Args:
@@ -145,19 +190,16 @@ class ResultsAssembler:
         # A run may be stopped between a round's row and its predictions.
         whole = min(len(log.rows), len(log.curve))
         forget = utterances_of((r for r in self.state.requests.values() if r.gone), requests)
-        return self.describe_run(requests) | {
-            "status": status,
-            "failure": failure,
-            "timeline": timeline(log.rows[:whole], log.curve[:whole], self.judge, forget),
-            "times": {"started": started.isoformat(timespec="seconds")},
-        }
+        entries = timeline(log.rows[:whole], log.curve[:whole], self.judge, forget)
+        times = Times(started=started.isoformat(timespec="seconds"))
+        return self.describe_run(requests, status, failure, entries, times)
 
     def describe_finished(
         self,
         models: JudgedModels,
         requests: Mapping[RequestKey, DeletionRequest],
-        times: Mapping[str, Any],
-    ) -> dict[str, Any]:
+        times: Times,
+    ) -> Results:
         """Assemble the results of a run that has ended, all but the search for traces.
 
         Args:
@@ -175,39 +217,71 @@ class ResultsAssembler:
         open_ends = unfulfilled(served, state.silent_clients, state.faults)
         entries = timeline(record.log.rows, record.log.curve, judge, forget)
         emotions, method = self.corpus.emotions, config.unlearning.method
-        verdict = Verdict(judge, judged, models.retrained, forget, emotions, method).as_results()
-        original = verdict["models"]["original"]["forget"]["accuracy"]
-        verdict["reversion"]["steps"] = reversion_steps(entries, original, served)
-        about = self.describe_run(requests)
-        about["cost"]["retrain"] = dict(first.cost) if first else PhaseCost().as_dict()
+        verdict = Verdict(judge, judged, models.retrained, forget, emotions, method)
+        scores = verdict.models()
+        original = scores.original.forget.accuracy
+        status: Status = "partial" if open_ends else "complete"
+        results = self.describe_run(requests, status, "; ".join(open_ends) or None, entries, times)
+        results.cost["retrain"] = cost_row(PhaseCost.of(first.cost) if first else PhaseCost())
+        results.models = scores
+        results.gap = verdict.gaps()
+        results.ranking = verdict.ranking()
+        results.distances = verdict.distances()
+        results.fairness = verdict.fairness()
+        results.reversion = verdict.reversion(reversion_steps(entries, original, served))
+        results.relearn = relearning(judge, self.model, models.states, forget, original, config)
+        results.gum = gum_of(scores, results.cost) or GumReport.empty()
+        results.references = dict(record.keys)
+        results.retrained_timeline = timeline(retrained_log.rows, retrained_log.curve, judge, forget)
+        results.availability = self._absences()
         # A request of several devices is listed with the first of them.
         clients = {r.id: r.client for r in reversed(list(served))}
-        return {
-            **about,
-            **verdict,
-            "status": "partial" if open_ends else "complete",
-            "failure": "; ".join(open_ends) or None,
-            "relearn": relearning(judge, self.model, models.states, forget, original, config),
-            "gum": gum_of(verdict["models"], about["cost"]),
-            "references": record.keys,
-            "timeline": entries,
-            "retrained_timeline": timeline(retrained_log.rows, retrained_log.curve, judge, forget),
-            "availability": self._availability(),
-            "times": times,
-            "attacks": models.shadows and attacks(models.shadows, clients, config),
-            "kept": measure_kept_models(judge, self.partition, models.kept, gone),
-        }
+        shadows = models.shadows
+        results.attacks = attacks(shadows, clients, config) if shadows else AttackReport.empty()
+        results.kept = measure_kept_models(judge, self.partition, models.kept, gone)
+        return results
 
-    def _availability(self) -> dict[str, Any] | None:
+    def _absences(self) -> Absences:
         config, state = self.config, self.state
         availability = Availability(config.availability, config.seed, config.partition.clients)
+        if availability.certain:
+            return Absences.empty()
         requesters = {client for _, client in state.requests}
-        return None if availability.certain else availability.in_results(state.rounds_done_at, requesters)
+        return Absences(**availability.in_results(state.rounds_done_at, requesters))
+
+
+def describe_attackers(settings: AttackerSettings) -> Attackers:
+    """The malicious clients as results have them; empty where there are none."""
+    if not settings.clients:
+        return Attackers.empty()
+    return Attackers(
+        clients=list(settings.clients),
+        kind=settings.kind,
+        factor=settings.factor,
+        target=settings.target,
+    )
+
+
+def cost_row(cost: PhaseCost) -> PhaseCostRow:
+    """The cost of a phase as results have it."""
+    return PhaseCostRow(
+        rounds=cost.rounds,
+        client_seconds=cost.client_seconds,
+        wall_seconds=cost.wall_seconds,
+        bytes_up=cost.bytes_up,
+        bytes_down=cost.bytes_down,
+        bytes_stored=cost.bytes_stored,
+        roles=RoleCosts(requesters=_role_row(cost.requesters), others=_role_row(cost.others)),
+    )
+
+
+def _role_row(cost: RoleCost) -> RoleCostRow:
+    return RoleCostRow(client_seconds=cost.client_seconds, bytes_up=cost.bytes_up, bytes_down=cost.bytes_down)
 
 
 def reversion_steps(
-    entries: Sequence[Row], original: float | None, requests: Iterable[TrackedRequest]
-) -> list[dict[str, Any]]:
+    entries: Sequence[TimelineEntry], original: float | None, requests: Iterable[TrackedRequest]
+) -> list[ReversionStep]:
     """What each joint unlearn step did to the forget accuracy, and what its recovery did to that.
 
     The rounds of an upper reference are one step, of which the last names the requests.
@@ -224,78 +298,94 @@ def reversion_steps(
     whose: dict[str, set[int]] = {}
     for request in requests:
         whose.setdefault(request.id, set()).add(request.client)
-    steps: list[dict[str, Any]] = []
+    steps: list[ReversionStep] = []
     before = here = original
     on_the_way = recovering = False
     for entry in entries:
         before = before if on_the_way else here
-        here = entry["forget_accuracy"]
-        unlearning, asked = entry["phase"] == "unlearn", entry["requests"]
+        here = entry.forget_accuracy
+        unlearning, asked = entry.phase == "unlearn", entry.requests
         on_the_way = unlearning and not asked
         if unlearning and asked:
             clients = sorted(set().union(*(whose.get(name, set()) for name in asked)))
             steps.append(
-                {
-                    "round": entry["round"],
-                    "clients": clients,
-                    "before": before,
-                    "unlearned": here,
-                    "recovered": None,
-                }
+                ReversionStep(
+                    round=entry.round, clients=clients, before=before, unlearned=here, recovered=None
+                )
             )
-        recovering = (unlearning and bool(asked)) or (recovering and entry["phase"] == "recover")
-        if recovering and entry["phase"] == "recover":
-            steps[-1]["recovered"] = here
+        recovering = (unlearning and bool(asked)) or (recovering and entry.phase == "recover")
+        if recovering and entry.phase == "recover":
+            steps[-1].recovered = here
     return steps
 
 
 def timeline(
     rows: Iterable[Row], curve: Sequence[Predictions | None], judge: Judge, forget: Sequence[str]
-) -> list[dict[str, Any]]:
-    """One entry a round, the forget and retain accuracy filled in now that D_f is known."""
+) -> list[TimelineEntry]:
+    """One entry a round, the forget and retain accuracy filled in now that D_f is known.
+
+    Args:
+        rows: what the server logged of each round.
+        curve: what the global model predicted after it; None where it was not evaluated.
+        judge: evaluates the predictions.
+        forget: D_f.
+    """
     entries = []
     for row, predictions in zip(rows, curve, strict=True):
-        entry = dict(row)
         point = judge.curve_point(predictions) if predictions is not None else None
         retain, gone = (
             judge.retain_and_forget(predictions, forget) if predictions is not None else (None, None)
         )
-        entry |= {
-            "test_uar": point.test_uar if point else None,
-            "unseen_uar": point.unseen_uar if point else None,
-            "retain_accuracy": retain,
-            "forget_accuracy": gone,
-        }
-        entries.append(entry)
+        entries.append(
+            TimelineEntry(
+                round=row["round"],
+                phase=str(row["phase"]),
+                loss=row["loss"],
+                refused=row["refused"],
+                requests=row["requests"],
+                test_uar=point.test_uar if point else None,
+                unseen_uar=point.unseen_uar if point else None,
+                retain_accuracy=retain,
+                forget_accuracy=gone,
+            )
+        )
     return entries
 
 
 def request_rows(
-    served: Iterable[TrackedRequest], books: Mapping[RequestKey, DeletionRequest], faults: Sequence[Fault]
-) -> list[dict[str, Any]]:
-    """What was asked and what became of it, in the order of asking."""
+    tracked: Iterable[TrackedRequest],
+    contents: Mapping[RequestKey, DeletionRequest],
+    faults: Sequence[Fault],
+) -> list[RequestOutcome]:
+    """What was requested and what became of it, in the order of asking.
+
+    Args:
+        tracked: all requests, as the server tracked them.
+        contents: with the utterances that they name.
+        faults: of the run; the last of a client is why its request is still open.
+    """
     rows, reasons = [], {f.client: f.reason for f in faults if f.kind != "repeated"}
-    for request in served:
+    for request in tracked:
         applied = request.round_applied
         rows.append(
-            {
-                "id": request.id,
-                "client": request.client,
-                "what": books[request.key].what if request.key in books else None,
-                "round_raised": request.round_raised,
-                "round_applied": applied,
-                "utterances": request.utterances,
-                "state": str(request.state),
-                "rounds_waited": None if applied is None else applied - request.round_raised,
-                "deadline": request.deadline,
-                "overdue": request.overdue,
-                "devices": request.devices,
-                "learned": request.learned,
-                "attempts": request.attempts,
-                "history": request.history,
-                "reason_open": reasons.get(request.client) if request.unfinished else None,
+            RequestOutcome(
+                id=request.id,
+                client=request.client,
+                what=contents[request.key].what if request.key in contents else None,
+                round_raised=request.round_raised,
+                round_applied=applied,
+                utterances=request.utterances,
+                state=str(request.state),
+                rounds_waited=None if applied is None else applied - request.round_raised,
+                deadline=request.deadline,
+                overdue=request.overdue,
+                devices=request.devices,
+                learned=request.learned,
+                attempts=request.attempts,
+                history=[RequestStep(**step) for step in request.history],
+                reason_open=reasons.get(request.client) if request.unfinished else None,
                 **request.outcome,
-            }
+            )
         )
     return rows
 

@@ -37,6 +37,7 @@ from fedunlearn.experiment.replay import STAGES, Replay
 from fedunlearn.experiment.replayed_clients import ReplayData
 from fedunlearn.experiment.timeline import Timeline
 from fedunlearn.partition import Partition
+from fedunlearn.results_schema import ReplayCheck
 from fedunlearn.seeding import rng_for, stream_key
 from fedunlearn.training import TrainingDiverged, predict
 from fedunlearn.unlearning import METHODS
@@ -71,7 +72,7 @@ class Shadows:
     requests: tuple[str, ...]
     inside: npt.NDArray[np.bool_]
     logits: Mapping[str, npt.NDArray[np.float32]]
-    replay: Mapping[str, Any] | None
+    replay: ReplayCheck | None
     why: str = ""
 
 
@@ -136,7 +137,7 @@ def shadow_federations(
         else:
             found[number] = known
             advance()
-    replay: Mapping[str, Any] | None = None
+    replay: ReplayCheck | None = None
     alive = partial(_check, stop)
     data = replay_data(config, judge, partition, timeline)
     try:
@@ -302,15 +303,15 @@ def replay_data(config: Config, judge: Judge, partition: Partition, timeline: Ti
     )
 
 
-def _compare(made: Arrays, states: States, timeline: Timeline) -> dict[str, Any]:
-    stages = {}
+def _compare(made: Arrays, states: States, timeline: Timeline) -> ReplayCheck:
+    stages = dict[str, float]()
     for stage in STAGES:
         far = [np.abs(made[f"{stage}/{k}"].astype(float) - v.numpy()).max() for k, v in states[stage].items()]
         stages[stage] = float(max(far))
     largest = max(stages.values())
-    return {
-        "exact": largest == 0.0,
-        "difference": largest,
-        "stages": stages,
-        "departures": list(timeline.departures),
-    }
+    return ReplayCheck(
+        exact=largest == 0.0,
+        difference=largest,
+        stages={**stages},
+        departures=list(timeline.departures),
+    )

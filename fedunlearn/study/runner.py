@@ -123,12 +123,13 @@ class StudyRunner:
             with suppress(OSError):
                 experiment.run.vaults.rename(vaults)
             shutil.rmtree(run, ignore_errors=True)
-        if results["status"] != "complete" and not self._partial:
-            raise RunFailed(results["failure"])
-        if len(results["requests"]) != cell.requesters:
-            raise RunFailed(f"{len(results['requests'])} of {cell.requesters} requests were raised")
+        if results.status != "complete" and not self._partial:
+            raise RunFailed(results.failure or "")
+        if len(results.requests) != cell.requesters:
+            raise RunFailed(f"{len(results.requests)} of {cell.requesters} requests were raised")
         self._cells.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.file(cell), json.dumps({key: results[key] for key in _KEPT}))
+        content = results.to_json()
+        write_atomically(self.file(cell), json.dumps({key: content[key] for key in _KEPT}))
 
     def _decode(self, config: Config, quiet: Progress) -> DecodedCorpus:
         key = _recordings_key(config)

@@ -62,7 +62,7 @@ def play_life(folder: Path) -> int:
     except RunFailed as failure:
         print(failure, flush=True)
         return EXIT_FAILED
-    experiment.run.write_results(results)
+    experiment.run.write_results(results.to_json())
     close_requests(experiment.run, experiment.partition, experiment.saved)
     return EXIT_OK
 

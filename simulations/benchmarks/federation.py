@@ -66,7 +66,7 @@ def measure(workload: BenchmarkWorkload, folder: Path) -> dict[str, Any]:
     mods: Sequence[Any] = [idle] if workload.idle else []
     results = play(experiment, mods)
     start["first_round"] = times[0] - begin
-    cost, rounds = results["cost"]["learn"], workload.rounds
+    cost, rounds = results.cost["learn"].to_json(), workload.rounds
     blob = (experiment.run.checkpoints / "original.safetensors").read_bytes()
     # A round is evaluated while the next one runs, and the last one always is: the mean covers the rounds
     # before that evaluation.

@@ -22,6 +22,7 @@ from fedunlearn.evaluation.membership import membership, same_speaker
 from fedunlearn.evaluation.relearning import relearn
 from fedunlearn.examples import Examples
 from fedunlearn.models.functionals import FunctionalsModel
+from fedunlearn.results_schema import ModelScores, RelearnTime, Results
 from fedunlearn.seeding import rng_for, torch_rng_for
 from fedunlearn.training import train
 from measure_figures.hidden_loss import hidden_loss
@@ -31,7 +32,14 @@ Rng = np.random.Generator
 
 def examples(seed: int = 1) -> dict[str, Any]:
     """All examples, by the name of their figure."""
-    hidden = hidden_loss(seed)
+    hidden = {
+        name: {
+            "population": found.population.to_json(),
+            "ulira": found.ulira.to_json(),
+            "informed": found.informed.to_json(),
+        }
+        for name, found in hidden_loss(seed).items()
+    }
     return {
         "gap": of_gap(),
         "recognition": of_recognition(rng_for(seed, "recognition")),
@@ -49,19 +57,20 @@ def examples(seed: int = 1) -> dict[str, Any]:
     }
 
 
-def record(forget: float, retain: float = 0.99, test: float = 0.58, auc: float = 0.45) -> dict[str, Any]:
+def record(forget: float, retain: float = 0.99, test: float = 0.58, auc: float = 0.45) -> ModelScores:
     """Measures of an invented model."""
     values = {"forget": forget, "retain": retain, "test": test}
-    return {**{k: {"accuracy": v} for k, v in values.items()}, "membership": {"auc": auc}}
+    known = {**{k: {"accuracy": v} for k, v in values.items()}, "membership": {"auc": auc}}
+    return ModelScores.model_validate(known)
 
 
 def of_gap() -> dict[str, Any]:
     """The mean gap of models that differ in forget accuracy and, with it, in membership."""
     seeds = [record(0.52, auc=0.43), record(0.55, auc=0.45), record(0.58, auc=0.48)]
     forget = np.linspace(0.0, 1.0, 101)
-    gaps = [gap(record(f, auc=0.18 + 0.5 * f), seeds)["mean"] for f in forget]
+    gaps = [gap(record(f, auc=0.18 + 0.5 * f), seeds).mean for f in forget]
     floor = noise_floor(seeds)
-    return {"forget": forget, "gap": gaps, "floor": floor["mean"] if floor else None, "retrained": 0.55}
+    return {"forget": forget, "gap": gaps, "floor": floor.mean if floor else None, "retrained": 0.55}
 
 
 def of_recognition(rng: Rng, trials: int = 2000) -> dict[str, Any]:
@@ -89,17 +98,17 @@ def of_membership(rng: Rng, n: int = 1200) -> dict[str, Any]:
     for share in hard:
         labels = (np.arange(n) < share * n).astype(np.int64)
         losses = rng.exponential(1.0, n) * np.where(labels == 1, 2.0, 0.5)
-        weighted.append(membership(losses, labels, test, test_labels, 1, rng)["auc"])
+        weighted.append(membership(losses, labels, test, test_labels, 1, rng).auc)
         none = np.zeros(n, np.int64)
-        unweighted.append(membership(losses, none, test, none, 1, rng)["auc"])
+        unweighted.append(membership(losses, none, test, none, 1, rng).auc)
     ease = np.linspace(1.0, 4.0, 7)
     everybody, own = [], []
     speakers, mine = np.arange(n) % 10, np.zeros(n // 10, np.int64)
     for factor in ease:
         test = rng.exponential(1.0, n) / np.where(speakers == 0, factor, 1.0)
         losses, same = rng.exponential(1.0, n // 10) / factor, np.zeros(n, np.int64)
-        everybody.append(membership(losses, mine, test, same, 1, rng)["auc"])
-        own.append(same_speaker(losses, mine, mine, test, same, speakers, 1, rng)["auc"])
+        everybody.append(membership(losses, mine, test, same, 1, rng).auc)
+        own.append(same_speaker(losses, mine, mine, test, same, speakers, 1, rng).auc)
     return {
         "hard": hard,
         "weighted": weighted,
@@ -119,7 +128,7 @@ def of_bootstrap(rng: Rng, trials: int = 60) -> dict[str, Any]:
             membership(rng.exponential(1.0, n), labels, rng.exponential(1.0, n), labels, 400, rng)
             for _ in range(trials)
         ]
-        found[str(n)] = [(d["auc"], d["low"], d["high"]) for d in drawn]
+        found[str(n)] = [(d.auc, d.low, d.high) for d in drawn]
     return found
 
 
@@ -201,10 +210,11 @@ def of_relearning(seed: int, dims: int = 720) -> dict[str, Any]:
     }
     targets = np.linspace(0.125, 1.0, 8)
     rngs = [rng_for(seed, "relearn", "order", i) for i in range(5)]
-    steps = {
-        name: [relearn(model, state, forget, float(t), settings, 60, rngs) for t in targets]
-        for name, state in states.items()
-    }
+
+    def time_of(state: Mapping[str, Tensor], target: float) -> RelearnTime:
+        return relearn(model, state, forget, target, settings, 60, rngs) or RelearnTime.empty()
+
+    steps = {name: [time_of(state, float(t)).to_json() for t in targets] for name, state in states.items()}
     return {"targets": targets, "steps": steps}
 
 
@@ -256,7 +266,9 @@ def of_fairness(rng: Rng, speakers: int = 20, n: int = 40) -> dict[str, Any]:
     for name, gone in (("everybody", spread), ("one", by_speaker[7])):
         changed = original.copy()
         changed[gone] = (labels[gone] + 1) % 8
-        found[name] = fairness(about, {"original": [original], "unlearned": [changed]}, labels, ["?"] * 8)
+        found[name] = fairness(
+            about, {"original": [original], "unlearned": [changed]}, labels, ["?"] * 8
+        ).to_json()
     return found
 
 
@@ -270,19 +282,18 @@ def of_gum() -> dict[str, Any]:
     return found
 
 
-def of_run(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def of_run(results: Mapping[str, Results]) -> dict[str, Any]:
     """What of whole runs is drawn.
 
     Args:
-        results: "gentle" and "ordinary" -> results.json of runs that differ in their recovery alone.
+        results: "gentle" and "ordinary" -> results of runs that differ in their recovery alone.
     """
     lines = {
-        name: [(r["round"], r["phase"], r["forget_accuracy"]) for r in run["timeline"]]
-        for name, run in results.items()
+        name: [(r.round, r.phase, r.forget_accuracy) for r in run.timeline] for name, run in results.items()
     }
     run = results["gentle"]
     return {
-        "reversion": {"lines": lines, "retrained": run["models"]["retrained"]["forget"]["accuracy"]},
-        "cost": {name: run["cost"][name] for name in ("unlearn", "recover", "retrain")},
-        "request": [r["privacy"] for r in run["requests"] if r.get("privacy")],
+        "reversion": {"lines": lines, "retrained": run.models.retrained.forget.accuracy},
+        "cost": {name: run.cost[name].to_json() for name in ("unlearn", "recover", "retrain")},
+        "request": [r.privacy.to_json() for r in run.requests if r.privacy],
     }

@@ -9,7 +9,7 @@ loss in a model that never saw it, and a hard one a high loss; here both have wh
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fedunlearn.evaluation.informed import InformedAttack, informed
+from fedunlearn.evaluation.informed import informed
 from fedunlearn.evaluation.lira import u_lira
-from fedunlearn.evaluation.membership import Membership, membership
-from fedunlearn.evaluation.shadow_attack import ShadowAttack
+from fedunlearn.evaluation.membership import membership
+from fedunlearn.results_schema import MembershipAttack, ShadowAttackScores
 from fedunlearn.seeding import rng_for, torch_rng_for
 
 Hiding = Literal["level", "spread"]
@@ -32,17 +32,22 @@ _NOISE = 1.3
 """standard deviation of an example about its class's centre, in each coordinate"""
 
 
-class Findings(TypedDict):
+@dataclass(frozen=True)
+class Findings:
     """What three attacks say of one kind of model.
 
-    population: of the first shadow, all its forget examples against the test examples; population_mean: the
-    AUC, mean over all shadows. accuracy: on test examples, mean over the shadows.
+    Attributes:
+        population: of the first shadow, all its forget examples against the test examples.
+        population_mean: its AUC, mean over all shadows.
+        ulira: U-LiRA.
+        informed: the informed attack.
+        accuracy: on test examples, mean over the shadows.
     """
 
-    population: Membership
+    population: MembershipAttack
     population_mean: float
-    ulira: ShadowAttack
-    informed: InformedAttack
+    ulira: ShadowAttackScores
+    informed: ShadowAttackScores
     accuracy: float
 
 
@@ -198,17 +203,17 @@ def _findings(world: World, weights: Weights, seed: int, resamples: int) -> Find
     labels, test_labels = world.candidates.labels.numpy(), world.test.labels.numpy()
     own, test = (losses_of(weights, part).double().numpy() for part in (world.candidates, world.test))
 
-    def population(shadow: int, drawn: int) -> Membership:
+    def population(shadow: int, drawn: int) -> MembershipAttack:
         mine, rng = world.inside[shadow], rng_for(seed, "bootstrap")
         return membership(own[shadow, mine], labels[mine], test[shadow], test_labels, drawn, rng)
 
-    each = [population(shadow, 0)["auc"] for shadow in range(len(world.inside))]
+    each = [population(shadow, 0).auc for shadow in range(len(world.inside))]
     arguments = (logits, labels, world.inside)
     right = logits_of(weights, world.test).argmax(2) == world.test.labels
-    return {
-        "population": population(0, resamples),
-        "population_mean": float(np.mean([auc for auc in each if auc is not None])),
-        "ulira": u_lira(*arguments, resamples, rng_for(seed, "bootstrap")),
-        "informed": informed(*arguments, world.request, resamples, rng_for(seed, "bootstrap")),
-        "accuracy": float(right.double().mean()),
-    }
+    return Findings(
+        population=population(0, resamples),
+        population_mean=float(np.mean([auc for auc in each if auc is not None])),
+        ulira=u_lira(*arguments, resamples, rng_for(seed, "bootstrap")),
+        informed=informed(*arguments, world.request, resamples, rng_for(seed, "bootstrap")),
+        accuracy=float(right.double().mean()),
+    )

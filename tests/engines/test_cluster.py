@@ -153,7 +153,7 @@ def test_a_node_that_is_killed_in_the_middle_costs_nothing_but_time(
         conduct(grid, storage)
 
     monkeypatch.setattr(experiment, "conduct", watched)
-    results = play(experiment, [KillNode(flag)])
+    results = play(experiment, [KillNode(flag)]).to_json()
     killer.join()
     run_small(tmp_path / "inline")
     assert weights_of(tmp_path / "run") == weights_of(tmp_path / "inline")

@@ -1,7 +1,6 @@
 """Distances to a retrained model, against values derived by hand."""
 
 from math import log
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,14 +12,16 @@ from scipy.spatial.distance import jensenshannon
 from torch.nn.functional import kl_div
 
 from fedunlearn.evaluation.distances import jensen_shannon, kolmogorov_smirnov, tug_of_war, wasserstein
+from fedunlearn.results_schema import ModelScores
 
 EMPTY = np.array([], np.float64)
 INFINITE = np.array([0.0, np.inf])
 
 
-def record(forget: float | None, retain: float | None, test: float | None) -> dict[str, Any]:
+def record(forget: float | None, retain: float | None, test: float | None) -> ModelScores:
     values = {"forget": forget, "retain": retain, "test": test}
-    return {name: {"accuracy": value, "n": 10} for name, value in values.items()}
+    known = {name: {"accuracy": value, "n": 10} for name, value in values.items()}
+    return ModelScores.model_validate(known)
 
 
 # ---- accuracies ------------------------------------------------------------------------------------------

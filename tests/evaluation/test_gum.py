@@ -11,6 +11,7 @@ from sklearn.metrics import f1_score
 
 from fedunlearn.evaluation.gum import cgum, efficacy, gum, gum_of, macro_f1, speed
 from fedunlearn.evaluation.metrics import confusion
+from fedunlearn.results_schema import Models, PhaseCostRow
 
 # UnSLU-BENCH (arXiv 2505.15700 and koudounasalkis/UnSLU-BENCH, README), per corpus and model:
 # F1 of the gold model, MIA of the original and of the gold model, then method: F1, MIA, GUM, speed-up.
@@ -223,25 +224,28 @@ def model(right: int, auc: float | None) -> dict[str, Any]:
     }
 
 
-def run(**changed: Any) -> dict[str, Any]:
+def run(**changed: Any) -> Models:
     models = {"original": model(8, 0.8), "unlearned": model(6, 0.5), "recovered": model(8, 0.65)}
     models["retrained"] = {**model(8, 0.4), "seeds": [model(9, 0.4), model(7, 0.6)]}
-    return {**models, **changed}
+    return Models.model_validate({**models, **changed})
 
 
-COST = {name: {"client_seconds": s} for name, s in {"unlearn": 1.0, "recover": 8.0, "retrain": 99.0}.items()}
+COST = {
+    name: PhaseCostRow.model_validate({"client_seconds": s})
+    for name, s in {"unlearn": 1.0, "recover": 8.0, "retrain": 99.0}.items()
+}
 
 
 def test_a_runs_models_are_scored_against_the_mean_of_the_retrained_seeds() -> None:
     """Gold: F1 0.8, AUC 0.5. Recovered: same F1, half the way, 9 s of 99."""
     scores = gum_of(run(), COST)
-    assert scores is not None and set(scores) == {"unlearned", "recovered"}
-    assert scores["unlearned"]["utility"] == pytest.approx(0.8)
-    assert scores["unlearned"]["efficacy"] == pytest.approx(1.0)
-    recovered = scores["recovered"]
-    assert (recovered["efficacy"], recovered["time"]) == (pytest.approx(0.75), pytest.approx(0.5))
-    assert recovered["gum"] == pytest.approx(gum(0.8, 0.8, 0.65, 0.8, 0.5, 9.0, 99.0))
-    assert recovered["cgum"] == pytest.approx(cgum(0.8, 0.8, 0.65, 0.8, 0.5, 9.0, 99.0, classes=2))
+    assert scores is not None and set(scores.to_json()) == {"unlearned", "recovered"}
+    assert scores.unlearned.utility == pytest.approx(0.8)
+    assert scores.unlearned.efficacy == pytest.approx(1.0)
+    recovered = scores.recovered
+    assert (recovered.efficacy, recovered.time) == (pytest.approx(0.75), pytest.approx(0.5))
+    assert recovered.gum == pytest.approx(gum(0.8, 0.8, 0.65, 0.8, 0.5, 9.0, 99.0))
+    assert recovered.cgum == pytest.approx(cgum(0.8, 0.8, 0.65, 0.8, 0.5, 9.0, 99.0, classes=2))
 
 
 def test_where_something_is_unknown_there_is_no_score() -> None:
@@ -249,4 +253,4 @@ def test_where_something_is_unknown_there_is_no_score() -> None:
     assert gum_of(run(recovered=model(8, None)), COST) is None
     empty = {**model(8, 0.5), "confusion": {"test": [[0, 0], [0, 0]]}}
     assert gum_of(run(unlearned=empty), COST) is None
-    assert gum_of(run(), {**COST, "retrain": {"client_seconds": 0.0}}) is None
+    assert gum_of(run(), {**COST, "retrain": PhaseCostRow.model_validate({"client_seconds": 0.0})}) is None

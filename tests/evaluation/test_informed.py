@@ -7,15 +7,16 @@ import numpy.typing as npt
 import pytest
 from planted_memory import halves, logits_of, planted
 
-from fedunlearn.evaluation.informed import FOLDS, InformedAttack, informed, outputs
+from fedunlearn.evaluation.informed import FOLDS, informed, outputs
 from fedunlearn.evaluation.shadow_attack import CannotAttack
+from fedunlearn.results_schema import ShadowAttackScores
 from fedunlearn.seeding import rng_for
 
 Matrix = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 
-def attack(phi: Matrix, inside: Mask, requests: int = 4, resamples: int = 100) -> InformedAttack:
+def attack(phi: Matrix, inside: Mask, requests: int = 4, resamples: int = 100) -> ShadowAttackScores:
     utterances = np.arange(phi.shape[1])
     labels = np.zeros(len(utterances), int)
     return informed(logits_of(phi), labels, inside, utterances % requests, resamples, rng_for(1, "bootstrap"))
@@ -38,7 +39,7 @@ def test_what_the_attacker_looks_at_by_hand() -> None:
 def test_low_losses_are_found() -> None:
     phi, inside = planted(16, 60, 4.0, rng_for(1, "low"))
     found = attack(phi, inside)
-    assert found["low"] > 0.6 and found["n_in"] == found["n_out"] == 16 * 30
+    assert found.low > 0.6 and found.n_in == found.n_out == 16 * 30
 
 
 def test_parked_losses_are_found_though_none_is_low() -> None:
@@ -49,21 +50,21 @@ def test_parked_losses_are_found_though_none_is_low() -> None:
     simple = (parked[inside][:, None] > parked[~inside][None, :]).mean()
     assert simple == pytest.approx(0.5, abs=0.03)
     found = attack(parked, inside)
-    assert found["low"] > 0.8
-    assert [r["request"] for r in found["requests"]] == [0, 1, 2, 3]
-    assert all(r["auc"] is not None and r["auc"] > 0.8 and r["n"] == 15 for r in found["requests"])
+    assert found.low > 0.8
+    assert [r.request for r in found.requests] == [0, 1, 2, 3]
+    assert all(r.auc is not None and r.auc > 0.8 and r.n == 15 for r in found.requests)
 
 
 def test_losses_driven_too_far_are_found() -> None:
     phi, inside = crowd(16, 60, rng_for(1, "far"))
-    assert attack(phi - 4.0 * inside, inside)["low"] > 0.7
+    assert attack(phi - 4.0 * inside, inside).low > 0.7
 
 
 def test_where_nothing_is_planted_nothing_is_found() -> None:
     held = 0
     for trial in range(10):
         found = attack(*crowd(8, 40, rng_for(trial, "nothing")), requests=2)
-        held += found["low"] <= 0.5 <= found["high"]
+        held += found.low <= 0.5 <= found.high
     assert held >= 9
 
 
@@ -82,13 +83,11 @@ def test_the_attacked_request_and_model_are_kept_from_the_lesson(leak: str) -> N
     phi = np.where(inside, 1.0, -1.0) * sign + 0.1 * rng.standard_normal(inside.shape)
     found = attack(phi, inside, requests=2)
     if leak == "own request":
-        assert found["auc"] < 0.05 and all(
-            r["auc"] is not None and r["auc"] < 0.05 for r in found["requests"]
-        )
+        assert found.auc < 0.05 and all(r.auc is not None and r.auc < 0.05 for r in found.requests)
     else:
         # 2 of 8 shadows are alone with their sign; the others outvote them.
         whole = attack(phi * sign, inside, requests=2)
-        assert whole["auc"] > 0.95 and found["auc"] < whole["auc"] - 0.2
+        assert whole.auc > 0.95 and found.auc < whole.auc - 0.2
 
 
 @pytest.mark.parametrize(("shadows", "requests", "says"), [(8, 1, "other requests"), (1, 4, "other shadows")])
@@ -111,20 +110,20 @@ def test_a_request_of_which_all_pairs_are_inside_has_no_number_of_its_own() -> N
     phi, inside = planted(8, 20, 3.0, rng_for(1, "whole"))
     inside[:, ::4] = True
     found = attack(phi, inside)
-    assert [r["auc"] is None for r in found["requests"]] == [True, False, False, False]
+    assert [r.auc is None for r in found.requests] == [True, False, False, False]
 
 
 def test_constant_outputs_tell_nothing() -> None:
     inside = halves(16, 20, rng_for(1, "constant"))
     # Whatever the share of members was in each lesson is all that there is to learn.
-    assert attack(np.ones(inside.shape), inside)["auc"] == pytest.approx(0.5, abs=0.05)
+    assert attack(np.ones(inside.shape), inside).auc == pytest.approx(0.5, abs=0.05)
 
 
 def test_pairs_without_finite_logits_are_left_out() -> None:
     phi, inside = planted(8, 20, 3.0, rng_for(1, "broken"))
     phi[3], phi[:, 5] = np.nan, np.nan
     found = attack(phi, inside)
-    assert found["n_in"] + found["n_out"] == 7 * 19 and found["left_out"] == 1
+    assert found.n_in + found.n_out == 7 * 19 and found.left_out == 1
 
 
 def test_the_same_again() -> None:

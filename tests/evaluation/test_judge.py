@@ -20,6 +20,7 @@ from fedunlearn.evaluation.recordings import RecordingCache
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition
+from fedunlearn.results_schema import ModelScores, Recognition
 from fedunlearn.seeding import rng_for
 
 PARTITION = tiny_partition()
@@ -44,13 +45,13 @@ def judge() -> Judge:
     return make_judge()
 
 
-def measured(judge: Judge, state: Mapping[str, Tensor], forget: Sequence[str]) -> dict[str, Any]:
+def measured(judge: Judge, state: Mapping[str, Tensor], forget: Sequence[str]) -> ModelScores:
     return judge.measure(judge.view(state), forget)
 
 
-def known(record: Mapping[str, Any]) -> dict[str, Any]:
+def known(record: Recognition) -> dict[str, Any]:
     """Without the intervals."""
-    return {name: value for name, value in record.items() if not name.endswith("_interval")}
+    return {name: value for name, value in record.to_json().items() if not name.endswith("_interval")}
 
 
 def always(probabilities: list[float]) -> dict[str, Tensor]:
@@ -106,16 +107,16 @@ def test_measures_of_a_constant_model_by_hand(judge: Judge) -> None:
     assert len(forget) == 3
     measures = measured(judge, always([0.25, 0.25, 0.5]), forget)
     third = pytest.approx(1 / 3)
-    assert known(measures["test"]) == {"uar": third, "accuracy": third, "n": 12}
-    assert known(measures["unseen"]) == {"uar": third, "accuracy": third, "n": 9}
-    assert known(measures["forget"]) == {"accuracy": pytest.approx(2 / 3), "n": 3}
-    assert known(measures["retain"]) == {"accuracy": pytest.approx(6 / 21), "n": 21}
-    assert measures["membership"]["auc"] == pytest.approx(0.5)
-    assert measures["confusion"]["test"] == [[0, 0, 4], [0, 0, 4], [0, 0, 4]]
+    assert known(measures.test) == {"uar": third, "accuracy": third, "n": 12}
+    assert known(measures.unseen) == {"uar": third, "accuracy": third, "n": 9}
+    assert known(measures.forget) == {"accuracy": pytest.approx(2 / 3), "n": 3}
+    assert known(measures.retain) == {"accuracy": pytest.approx(6 / 21), "n": 21}
+    assert measures.membership.auc == pytest.approx(0.5)
+    assert measures.confusion.test == [[0, 0, 4], [0, 0, 4], [0, 0, 4]]
     # Losses: ln 2 = .69 falls into [.6, .8), ln 4 = 1.39 into [1.2, 1.4).
-    assert measures["losses"]["edges"][:2] == [0.0, 0.2]
-    assert [measures["losses"]["forget"][i] for i in (3, 6)] == [2, 1]
-    assert sum(measures["losses"]["forget"]) == 3 and sum(measures["losses"]["test"]) == 12
+    assert measures.losses.edges[:2] == [0.0, 0.2]
+    assert [measures.losses.forget[i] for i in (3, 6)] == [2, 1]
+    assert sum(measures.losses.forget) == 3 and sum(measures.losses.test) == 12
     assert (math.log(2), math.log(4)) == pytest.approx((0.693, 1.386), abs=1e-3)
 
 
@@ -126,13 +127,13 @@ def test_measures_are_counts_over_single_recordings(judge: Judge) -> None:
     measures = measured(judge, state, forget)
     test, unseen = answers(state, PARTITION.test), answers(state, PARTITION.unseen)
     gone = answers(state, PARTITION.train[::5])
-    assert measures["test"]["accuracy"] == pytest.approx(share(test))
-    assert measures["unseen"]["accuracy"] == pytest.approx(share(unseen))
-    assert known(measures["retain"]) == {
+    assert measures.test.accuracy == pytest.approx(share(test))
+    assert measures.unseen.accuracy == pytest.approx(share(unseen))
+    assert known(measures.retain) == {
         "accuracy": pytest.approx(share(answers(state, kept))),
         "n": len(kept),
     }
-    assert known(measures["forget"]) == {"accuracy": pytest.approx(share(gone)), "n": len(gone)}
+    assert known(measures.forget) == {"accuracy": pytest.approx(share(gone)), "n": len(gone)}
     assert len({answer for _, answer, _ in test}) > 1  # the model is not constant
     mix = {c: sum(label == c for label, _, _ in gone) / len(gone) for c in range(3)}
     per_emotion = {c: sum(label == c for label, _, _ in test) for c in range(3)}
@@ -140,31 +141,31 @@ def test_measures_are_counts_over_single_recordings(judge: Judge) -> None:
         mix[label] / per_emotion[label] * sum(own < loss for _, _, own in gone) / len(gone)
         for label, _, loss in test
     )
-    assert measures["membership"]["auc"] == pytest.approx(auc)
+    assert measures.membership.auc == pytest.approx(auc)
 
 
 def test_without_a_forget_set_everything_is_retained(judge: Judge) -> None:
     measures = measured(judge, calibrated(), [])
-    assert measures["retain"]["n"] == len(PARTITION.train)
-    assert known(measures["forget"]) == {"accuracy": None, "n": 0}
-    assert {measures["membership"][key] for key in ("auc", "low", "high", "roc")} == {None}
-    assert measures["forget"]["accuracy_interval"] is None
+    assert measures.retain.n == len(PARTITION.train)
+    assert known(measures.forget) == {"accuracy": None, "n": 0}
+    assert {measures.membership.to_json()[key] for key in ("auc", "low", "high", "roc")} == {None}
+    assert measures.forget.accuracy_interval is None
 
 
 def test_without_unseen_speakers_nothing_is_known_of_them() -> None:
     partition = tiny_partition(clients=5, unseen_speakers=0)
     measures = measured(make_judge(partition), calibrated(), [])
-    assert known(measures["unseen"]) == {"uar": None, "accuracy": None, "n": 0}
+    assert known(measures.unseen) == {"uar": None, "accuracy": None, "n": 0}
 
 
 def test_the_curve_agrees_with_the_measures(judge: Judge) -> None:
     state, forget = calibrated(), [u.id for u in PARTITION.train[::5]]
     predictions = judge.predictions(state)
     measures, point = measured(judge, state, forget), judge.curve_point(predictions)
-    assert point.test_uar == measures["test"]["uar"] and point.unseen_uar == measures["unseen"]["uar"]
-    assert point.train_accuracy == measured(judge, state, [])["retain"]["accuracy"]
+    assert point.test_uar == measures.test.uar and point.unseen_uar == measures.unseen.uar
+    assert point.train_accuracy == measured(judge, state, []).retain.accuracy
     retain, gone = judge.retain_and_forget(predictions, forget)
-    assert (retain, gone) == (measures["retain"]["accuracy"], measures["forget"]["accuracy"])
+    assert (retain, gone) == (measures.retain.accuracy, measures.forget.accuracy)
 
 
 def test_measuring_twice_gives_the_same_numbers_whatever_came_between(judge: Judge) -> None:
@@ -177,7 +178,7 @@ def test_measuring_twice_gives_the_same_numbers_whatever_came_between(judge: Jud
 def test_losses_beyond_the_last_bin_are_counted_in_it(judge: Judge) -> None:
     """A probability of 1e-9 is a loss of 20.7; the histogram ends at 8."""
     measures = measured(judge, always([1.0, 1e-9, 1e-9]), [])
-    assert measures["losses"]["test"][-1] == 8 and measures["losses"]["test"][0] == 4
+    assert measures.losses.test[-1] == 8 and measures.losses.test[0] == 4
 
 
 def test_an_utterance_that_nobody_has_is_an_error(judge: Judge) -> None:

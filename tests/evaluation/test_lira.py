@@ -16,11 +16,12 @@ from fedunlearn.evaluation.lira import (
     likelihood_ratios,
     u_lira,
 )
-from fedunlearn.evaluation.shadow_attack import CannotAttack, ShadowAttack, attack_result
+from fedunlearn.evaluation.shadow_attack import CannotAttack, attack_result
+from fedunlearn.results_schema import ShadowAttackScores
 from fedunlearn.seeding import rng_for
 
 
-def attack(phi: Matrix, inside: Mask, resamples: int = 100) -> ShadowAttack:
+def attack(phi: Matrix, inside: Mask, resamples: int = 100) -> ShadowAttackScores:
     return u_lira(logits_of(phi), np.zeros(phi.shape[1], int), inside, resamples, rng_for(1, "bootstrap"))
 
 
@@ -94,16 +95,16 @@ def test_the_score_is_of_gaussians_fitted_on_the_other_shadows(shadows: int) -> 
 def test_planted_memorisation_is_found() -> None:
     phi, inside = planted(64, 60, 3.0, rng_for(1, "planted"))
     found = attack(phi, inside)
-    assert found["auc"] > 0.85 and found["low"] > 0.8
-    assert found["tpr_at"]["0.01"]["value"] > found["tpr_at"]["0.01"]["low"] > 0.1
-    assert found["n_in"] == found["n_out"] == 64 * 30 and found["left_out"] == 0
-    assert np.trapezoid(found["roc"]["tpr"], found["roc"]["fpr"]) == pytest.approx(found["auc"], abs=2e-3)
+    assert found.auc > 0.85 and found.low > 0.8
+    assert found.tpr_at["0.01"].value > found.tpr_at["0.01"].low > 0.1
+    assert found.n_in == found.n_out == 64 * 30 and found.left_out == 0
+    assert np.trapezoid(found.roc.tpr, found.roc.fpr) == pytest.approx(found.auc, abs=2e-3)
 
 
 def test_a_loss_that_fell_or_rose_is_found_alike() -> None:
     """Over-forgetting: what was trained on has an unusually high loss."""
     phi, inside = planted(64, 60, 3.0, rng_for(1, "planted"))
-    assert attack(-phi, inside)["auc"] == pytest.approx(attack(phi, inside)["auc"])
+    assert attack(-phi, inside).auc == pytest.approx(attack(phi, inside).auc)
 
 
 def test_a_loss_parked_at_a_usual_value_is_found() -> None:
@@ -111,7 +112,7 @@ def test_a_loss_parked_at_a_usual_value_is_found() -> None:
     rng = rng_for(1, "parked")
     phi, inside = planted(64, 60, 0.0, rng)
     parked = np.where(inside, 0.3 * rng.standard_normal(phi.shape), phi)
-    assert attack(parked, inside)["low"] > 0.8
+    assert attack(parked, inside).low > 0.8
 
 
 @pytest.mark.parametrize("shadows", [8, 64])
@@ -120,8 +121,8 @@ def test_where_nothing_is_planted_nothing_is_found(shadows: int) -> None:
     150 with 64. Fewer than 18 of 20 has a chance of 1 %.
     """
     found = [attack(*planted(shadows, 40, 0.0, rng_for(trial, "nothing"))) for trial in range(20)]
-    assert sum(f["low"] <= 0.5 <= f["high"] for f in found) >= 18
-    assert all(f["tpr_at"]["0.01"]["low"] <= 0.01 for f in found)
+    assert sum(f.low <= 0.5 <= f.high for f in found) >= 18
+    assert all(f.tpr_at["0.01"].low <= 0.01 for f in found)
 
 
 @pytest.mark.parametrize(("shadows", "utterances"), [(16, 40), pytest.param(64, 60, marks=pytest.mark.slow)])
@@ -133,12 +134,12 @@ def test_intervals_cover_what_the_attack_finds_on_average(shadows: int, utteranc
     others = [
         attack(*planted(shadows, utterances, 1.0, rng_for(t, "others")), resamples=0) for t in range(400)
     ]
-    truth = np.mean([t["auc"] for t in others]), np.mean([t["tpr_at"]["0.01"]["value"] for t in others])
+    truth = np.mean([t.auc for t in others]), np.mean([t.tpr_at["0.01"].value for t in others])
     held = np.zeros(2)
     for trial in range(60):
         found = attack(*planted(shadows, utterances, 1.0, rng_for(trial, "trial")))
-        share = found["tpr_at"]["0.01"]
-        held += [found["low"] <= truth[0] <= found["high"], share["low"] <= truth[1] <= share["high"]]
+        share = found.tpr_at["0.01"]
+        held += [found.low <= truth[0] <= found.high, share.low <= truth[1] <= share.high]
     assert held.min() >= 53
 
 
@@ -151,9 +152,9 @@ def test_what_too_few_shadows_saw_is_left_out_and_counted() -> None:
     inside[:, 0], inside[:, 1] = np.arange(12) < 1, np.arange(12) >= 1
     inside[:, 2:] = (np.arange(12) % 2 == 0)[:, None]
     found = attack(phi, inside)
-    assert found["left_out"] == 2 and found["n_in"] + found["n_out"] == 8 * 12
+    assert found.left_out == 2 and found.n_in + found.n_out == 8 * 12
     rest = attack(phi[:, 2:], inside[:, 2:])
-    assert (rest["auc"], rest["roc"]) == (found["auc"], found["roc"])
+    assert (rest.auc, rest.roc) == (found.auc, found.roc)
 
 
 @pytest.mark.parametrize("shadows", [0, 1, 2, 4])
@@ -179,7 +180,7 @@ def test_of_the_fewest_utterances_intervals_hold_a_half_where_nothing_is_planted
         phi, _ = planted(16, LEAST_UTTERANCES, 0.0, rng_for(trial, "fewest"))
         inside = rng_for(trial, "coins").random(phi.shape) < 0.5
         found = attack(phi, inside)
-        held += found["low"] <= 0.5 <= found["high"]
+        held += found.low <= 0.5 <= found.high
     assert held >= 53
 
 
@@ -200,9 +201,9 @@ def test_no_candidates_or_no_finite_logits_are_refused() -> None:
 def test_constant_outputs_tell_nothing() -> None:
     inside = halves(40, 10, rng_for(1, "constant"))
     found = attack(np.full(inside.shape, 1.5), inside)
-    assert (found["auc"], found["low"], found["high"]) == (0.5, 0.5, 0.5)
-    assert found["tpr_at"]["0.001"] == {"value": 0.0, "low": 0.0, "high": 0.0}
-    assert found["roc"] == {"fpr": [0.0, 1.0], "tpr": [0.0, 1.0]}
+    assert (found.auc, found.low, found.high) == (0.5, 0.5, 0.5)
+    assert found.tpr_at["0.001"].to_json() == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert found.roc.to_json() == {"fpr": [0.0, 1.0], "tpr": [0.0, 1.0]}
 
 
 def test_exactly_parked_outputs_are_found_for_certain() -> None:
@@ -210,7 +211,7 @@ def test_exactly_parked_outputs_are_found_for_certain() -> None:
     rng = rng_for(1, "exact")
     inside = halves(40, 20, rng)
     phi = np.where(inside, 0.7, rng.standard_normal(inside.shape))
-    assert attack(phi, inside)["auc"] > 0.99
+    assert attack(phi, inside).auc > 0.99
 
 
 def test_the_same_again() -> None:
@@ -226,10 +227,10 @@ def test_scores_are_judged_by_hand() -> None:
     scores = np.array([[4.0, 3.0, np.nan], [2.0, 2.0, np.nan]])
     inside = np.array([[True, False, True], [False, True, False]])
     found = attack_result(scores, inside, 0, rng_for(1, "bootstrap"))
-    assert (found["auc"], found["low"], found["high"]) == (0.625, 0.625, 0.625)
-    assert (found["n_in"], found["n_out"], found["left_out"]) == (2, 2, 1)
-    assert found["roc"] == {"fpr": [0.0, 0.0, 0.5, 1.0], "tpr": [0.0, 0.5, 0.5, 1.0]}
-    assert found["tpr_at"]["0.01"] == {"value": 0.5, "low": 0.5, "high": 0.5}
+    assert (found.auc, found.low, found.high) == (0.625, 0.625, 0.625)
+    assert (found.n_in, found.n_out, found.left_out) == (2, 2, 1)
+    assert found.roc.to_json() == {"fpr": [0.0, 0.0, 0.5, 1.0], "tpr": [0.0, 0.5, 0.5, 1.0]}
+    assert found.tpr_at["0.01"].to_json() == {"value": 0.5, "low": 0.5, "high": 0.5}
 
 
 def test_resamples_are_of_whole_shadows_and_utterances() -> None:
@@ -245,4 +246,4 @@ def test_resamples_are_of_whole_shadows_and_utterances() -> None:
         one, other = scores[drawn[drawn < 30], 0], scores[drawn[drawn >= 30], 0]
         plain.append((one[:, None] > other[None, :]).mean())
     for told in (found, turned):
-        assert [told["low"], told["high"]] == pytest.approx(np.quantile(plain, [0.025, 0.975]), abs=0.015)
+        assert [told.low, told.high] == pytest.approx(np.quantile(plain, [0.025, 0.975]), abs=0.015)

@@ -8,12 +8,11 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from fedunlearn.evaluation.membership import (
-    Membership,
-    SameSpeaker,
     label_mix_weights,
     membership,
     same_speaker,
 )
+from fedunlearn.results_schema import MembershipAttack
 from fedunlearn.seeding import rng_for
 
 FEW = 100
@@ -22,7 +21,7 @@ UTTERANCES = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2)), min_size=
 
 def attack(
     forget: list[tuple[float, int]], test: list[tuple[float, int]], resamples: int = FEW, seed: int = 1
-) -> Membership:
+) -> MembershipAttack:
     """From (loss, label) pairs."""
     columns: list[npt.NDArray[np.generic]] = []
     for pairs in (forget, test):
@@ -30,13 +29,13 @@ def attack(
     return membership(*columns, resamples, rng_for(seed, "bootstrap"))
 
 
-def interval(told: SameSpeaker) -> dict[str, float | None]:
-    return {"auc": told["auc"], "low": told["low"], "high": told["high"]}
+def interval(told: MembershipAttack) -> dict[str, float | None]:
+    return {"auc": told.auc, "low": told.low, "high": told.high}
 
 
 def test_ties_count_half() -> None:
     """Forget 1 and 3 against test 2 and 3: wins 1, 1, 0 and one tie: (1 + 1 + 0 + .5) / 4."""
-    assert attack([(1, 0), (3, 0)], [(2, 0), (3, 0)])["auc"] == 0.625
+    assert attack([(1, 0), (3, 0)], [(2, 0), (3, 0)]).auc == 0.625
 
 
 def test_the_test_set_is_weighted_to_the_forget_sets_labels() -> None:
@@ -49,26 +48,26 @@ def test_the_test_set_is_weighted_to_the_forget_sets_labels() -> None:
     test = [(2.0, 0), (4.0, 1), (6.0, 1)]
     labels = [np.array([p[1] for p in pairs]) for pairs in (forget, test)]
     assert label_mix_weights(*labels).tolist() == [3 / 4, 1 / 8, 1 / 8]
-    assert attack(forget, test)["auc"] == 25 / 32
+    assert attack(forget, test).auc == 25 / 32
 
 
 def test_the_roc_is_weighted_too() -> None:
     """The same: at loss 1, 3 of 4 are caught; at 2 and 4, 3/4 and 1/8 are accused; at 5, all are caught."""
     told = attack([(1.0, 0), (1.0, 0), (1.0, 0), (5.0, 1)], [(2.0, 0), (4.0, 1), (6.0, 1)])
-    roc = told["roc"]
-    assert roc is not None and told["n"] == 4
-    assert roc["fpr"] == pytest.approx([0.0, 0.0, 7 / 8, 7 / 8, 1.0])
-    assert roc["tpr"] == pytest.approx([0.0, 3 / 4, 3 / 4, 1.0, 1.0])
-    assert np.trapezoid(roc["tpr"], roc["fpr"]) == pytest.approx(25 / 32)
-    assert told["tpr_at"] == {"0.01": 0.75, "0.001": 0.75}
+    roc = told.roc
+    assert roc and told.n == 4
+    assert roc.fpr == pytest.approx([0.0, 0.0, 7 / 8, 7 / 8, 1.0])
+    assert roc.tpr == pytest.approx([0.0, 3 / 4, 3 / 4, 1.0, 1.0])
+    assert np.trapezoid(roc.tpr, roc.fpr) == pytest.approx(25 / 32)
+    assert told.tpr_at == {"0.01": 0.75, "0.001": 0.75}
 
 
 def test_a_rare_emotion_is_not_taken_for_membership() -> None:
     """Emotion 2 is hard for everyone and missing in the test set: those forget utterances are left out."""
     forget, test = [(1.0, 0), (3.0, 0)], [(2.0, 0), (0.1, 1)]
     assert attack([*forget, (9.0, 2), (9.0, 2)], test) == attack(forget, test)
-    assert attack([*forget, (9.0, 2), (9.0, 2)], test)["n"] == 2
-    assert attack(forget, test)["auc"] == 0.5  # the utterance of emotion 1 weighs nothing
+    assert attack([*forget, (9.0, 2), (9.0, 2)], test).n == 2
+    assert attack(forget, test).auc == 0.5  # the utterance of emotion 1 weighs nothing
 
 
 @pytest.mark.parametrize(
@@ -80,15 +79,15 @@ def test_without_anything_to_compare_nothing_is_known(
 ) -> None:
     told = attack(forget, test)
     assert interval(told) == {"auc": None, "low": None, "high": None}
-    assert (told["n"], told["tpr_at"], told["roc"]) == (0, {"0.01": None, "0.001": None}, None)
+    assert (told.n, told.tpr_at, told.to_json()["roc"]) == (0, {"0.01": None, "0.001": None}, None)
 
 
 def test_perfect_separation_is_one_or_zero_and_certain() -> None:
     low, high = [(0.1 * i, i % 2) for i in range(10)], [(5.0 + i, i % 2) for i in range(10)]
     assert interval(attack(low, high)) == pytest.approx({"auc": 1.0, "low": 1.0, "high": 1.0})
     assert interval(attack(high, low)) == {"auc": 0.0, "low": 0.0, "high": 0.0}
-    assert attack(low, high)["tpr_at"] == {"0.01": 1.0, "0.001": 1.0}
-    assert attack(high, low)["tpr_at"] == {"0.01": 0.0, "0.001": 0.0}
+    assert attack(low, high).tpr_at == {"0.01": 1.0, "0.001": 1.0}
+    assert attack(high, low).tpr_at == {"0.01": 0.0, "0.001": 0.0}
 
 
 def test_constant_losses_tell_nothing() -> None:
@@ -96,16 +95,16 @@ def test_constant_losses_tell_nothing() -> None:
         same = [(loss, i % 3) for i in range(9)]
         told = attack(same, same[:5])
         assert interval(told) == pytest.approx({"auc": 0.5, "low": 0.5, "high": 0.5})
-        assert told["roc"] == {"fpr": [0.0, 1.0], "tpr": [0.0, 1.0]}
-        assert told["tpr_at"] == {"0.01": 0.0, "0.001": 0.0}  # no threshold accuses few
+        assert told.roc.to_json() == {"fpr": [0.0, 1.0], "tpr": [0.0, 1.0]}
+        assert told.tpr_at == {"0.01": 0.0, "0.001": 0.0}  # no threshold accuses few
 
 
 def test_one_utterance_is_enough_for_a_value() -> None:
     assert interval(attack([(1.0, 0)], [(2.0, 0)])) == {"auc": 1.0, "low": 1.0, "high": 1.0}
     one = attack([(1.0, 0)], [(0.0, 0), (2.0, 0), (2.0, 0), (2.0, 0)], 1000)
-    assert one["auc"] == 0.75
-    assert one["low"] is not None and one["high"] is not None
-    assert one["low"] < 0.75 < one["high"] == 1.0
+    assert one.auc == 0.75
+    assert one.low is not None and one.high is not None
+    assert one.low < 0.75 < one.high == 1.0
 
 
 @pytest.mark.parametrize("place", ["forget", "test"])
@@ -124,16 +123,16 @@ def test_the_auc_is_scikit_learns_with_sample_weights(
     comparable = [p for p in forget if p[1] in known]
     result = attack(forget, test)
     if not comparable:
-        assert result["auc"] is None
+        assert result.auc is None
         return
-    assert result["auc"] is not None and 0.0 <= result["auc"] <= 1.0
+    assert result.auc is not None and 0.0 <= result.auc <= 1.0
     weights = label_mix_weights(np.array([p[1] for p in comparable]), np.array([p[1] for p in test]))
     expected = roc_auc_score(
         [1] * len(comparable) + [0] * len(test),
         [-loss for loss, _ in [*comparable, *test]],
         sample_weight=[1.0] * len(comparable) + weights.tolist(),
     )
-    assert result["auc"] == pytest.approx(expected)
+    assert result.auc == pytest.approx(expected)
     assert weights.sum() == pytest.approx(1.0)
 
 
@@ -143,8 +142,8 @@ def test_the_interval_lies_between_zero_and_one_and_is_the_same_again(
 ) -> None:
     result = attack(forget, test, seed=seed)
     assert result == attack(forget, test, seed=seed)
-    if result["low"] is not None and result["high"] is not None:
-        assert 0.0 <= result["low"] <= result["high"] <= 1.0
+    if result.low is not None and result.high is not None:
+        assert 0.0 <= result.low <= result.high <= 1.0
 
 
 def test_members_that_cannot_be_told_are_within_the_interval_in_about_95_of_100_trials() -> None:
@@ -161,8 +160,8 @@ def test_members_that_cannot_be_told_are_within_the_interval_in_about_95_of_100_
             labels = rng.integers(3, size=n)
             sets.append(list(zip(rng.exponential(1.0 + labels), labels.tolist(), strict=True)))
         result = attack(sets[0], sets[1], 200, trial)
-        assert result["low"] is not None and result["high"] is not None
-        covered += result["low"] <= 0.5 <= result["high"]
+        assert result.low is not None and result.high is not None
+        covered += result.low <= 0.5 <= result.high
     assert 88 <= covered <= 98
 
 
@@ -172,8 +171,8 @@ def test_more_utterances_make_the_interval_narrower() -> None:
     def width(n: int) -> float:
         rng = rng_for(1, "n", n)
         result = attack([(x, 0) for x in rng.random(n)], [(x, 0) for x in rng.random(n)], 1000)
-        assert result["low"] is not None and result["high"] is not None
-        return result["high"] - result["low"]
+        assert result.low is not None and result.high is not None
+        return result.high - result.low
 
     assert width(25) / width(400) == pytest.approx(4.0, rel=0.3)
 
@@ -183,7 +182,7 @@ def test_more_utterances_make_the_interval_narrower() -> None:
 Spoken = list[tuple[float, int, str]]
 
 
-def within(forget: Spoken, test: Spoken, resamples: int = FEW) -> SameSpeaker:
+def within(forget: Spoken, test: Spoken, resamples: int = FEW) -> MembershipAttack:
     """From (loss, label, speaker)."""
     columns: list[npt.NDArray[np.generic]] = []
     for rows in (forget, test):
@@ -197,7 +196,7 @@ def test_only_utterances_of_one_speaker_are_compared() -> None:
     forget = [(1.0, 0, "a"), (3.0, 0, "a"), (9.0, 0, "b")]
     test = [(2.0, 0, "a"), (10.0, 0, "b"), (0.0, 0, "c")]
     told = within(forget, test)
-    assert (told["auc"], told["n"]) == (pytest.approx(2 / 3), 3)
+    assert (told.auc, told.n) == (pytest.approx(2 / 3), 3)
 
 
 def test_a_voice_that_is_easy_is_not_taken_for_membership() -> None:
@@ -208,8 +207,8 @@ def test_a_voice_that_is_easy_is_not_taken_for_membership() -> None:
     )
     told = within(easy[:30], easy[30:] + hard)
     across = attack([r[:2] for r in easy[:30]], [r[:2] for r in easy[30:] + hard])
-    assert across["low"] is not None and across["low"] > 0.5
-    assert told["low"] is not None and told["high"] is not None and told["low"] < 0.5 < told["high"]
+    assert across.low is not None and across.low > 0.5
+    assert told.low is not None and told.high is not None and told.low < 0.5 < told.high
 
 
 def test_each_speakers_test_speech_is_weighted_to_its_own_forget_labels() -> None:
@@ -217,7 +216,7 @@ def test_each_speakers_test_speech_is_weighted_to_its_own_forget_labels() -> Non
     forget = [(1.0, 0, "a"), (1.0, 0, "a"), (1.0, 0, "a"), (5.0, 1, "a"), (0.0, 2, "a")]
     test = [(2.0, 0, "a"), (4.0, 1, "a"), (6.0, 1, "a"), (9.0, 2, "b")]
     told = within(forget, test)
-    assert (told["auc"], told["n"]) == (25 / 32, 4)
+    assert (told.auc, told.n) == (25 / 32, 4)
 
 
 def test_of_one_speaker_both_forms_are_the_same() -> None:
@@ -238,11 +237,11 @@ def test_of_one_speaker_both_forms_are_the_same() -> None:
     ],
 )
 def test_without_a_pair_of_one_speaker_nothing_is_known(forget: Spoken, test: Spoken) -> None:
-    assert within(forget, test) == {"auc": None, "low": None, "high": None, "n": 0}
+    assert within(forget, test).to_json() == {"auc": None, "low": None, "high": None, "n": 0}
 
 
 def test_one_pair_or_constant_losses_have_a_value() -> None:
-    assert within([(1.0, 0, "a")], [(2.0, 0, "a")]) == {"auc": 1.0, "low": 1.0, "high": 1.0, "n": 1}
+    assert within([(1.0, 0, "a")], [(2.0, 0, "a")]).to_json() == {"auc": 1.0, "low": 1.0, "high": 1.0, "n": 1}
     same = [(float("inf"), 0, "a")] * 4
     assert interval(within(same, same)) == pytest.approx({"auc": 0.5, "low": 0.5, "high": 0.5})
     with pytest.raises(ValueError, match="NaN"):
@@ -264,8 +263,8 @@ def test_the_same_speaker_interval_covers_in_about_95_of_100_trials() -> None:
             for each in (4, 2)
         ]
         told = within(sides[0], sides[1], 200)
-        assert told["low"] is not None and told["high"] is not None
-        covered += told["low"] <= 0.5 <= told["high"]
+        assert told.low is not None and told.high is not None
+        covered += told.low <= 0.5 <= told.high
     assert 88 <= covered <= 99
 
 
@@ -275,13 +274,13 @@ def test_the_interval_of_few_utterances_is_as_wide_as_it_must_be() -> None:
     for trial in range(400):
         rng = rng_for(trial, "few")
         found = membership(rng.normal(size=12), labels, rng.normal(size=12), labels, 400, rng)
-        assert found["low"] is not None and found["high"] is not None
-        held += found["low"] <= 0.5 <= found["high"]
+        assert found.low is not None and found.high is not None
+        held += found.low <= 0.5 <= found.high
     assert held / 400 >= 0.93
 
 
 def test_one_utterance_has_the_whole_range_of_the_resamples() -> None:
     labels = np.zeros(5, np.int64)
     found = membership(np.array([0.5]), labels[:1], np.arange(5.0), labels, 400, rng_for(1, "one"))
-    assert found["auc"] == 0.8 and found["low"] is not None and found["low"] <= 0.2
-    assert found["high"] == 1.0
+    assert found.auc == 0.8 and found.low is not None and found.low <= 0.2
+    assert found.high == 1.0

@@ -59,15 +59,15 @@ def test_one_gradient_step_on_one_utterance_is_its_features() -> None:
     """dW = delta x^T: every row is a multiple of x, so the correlation is exactly 1."""
     model, forget, others = some_model(), some_examples(1, 1), some_examples(9, 2)
     found = reconstruct(model, gradient(model, forget), forget, others)
-    assert found is not None and found["r"] > 0.9999 and found["named"] == 1.0
-    assert found["chance"] == pytest.approx(0.1) and (found["r_others"] or 0.0) < 0.2
+    assert found is not None and found.r > 0.9999 and found.named == 1.0
+    assert found.chance == pytest.approx(0.1) and (found.r_others or 0.0) < 0.2
 
 
 def test_an_update_of_zeros_tells_nothing() -> None:
     model, forget = some_model(), some_examples(2, 1)
     nothing = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
     found = reconstruct(model, nothing, forget, some_examples(2, 3))
-    assert found == {"r": 0.0, "r_others": None, "named": 0.0, "chance": 0.5}
+    assert found is not None and found.to_json() == {"r": 0.0, "r_others": None, "named": 0.0, "chance": 0.5}
     assert reconstruct(model, nothing, some_examples(0, 1), forget) is None
 
 
@@ -80,7 +80,7 @@ def test_noise_along_an_update_hides_what_it_was_made_from() -> None:
     assert float(lengths) == pytest.approx(RATIO, rel=0.1)
     hidden = {name: value + noise[name] for name, value in update.items()}
     found = reconstruct(model, hidden, forget, others)
-    assert found is not None and found["r"] < 0.2
+    assert found is not None and found.r < 0.2
     assert torch.equal(noise["norm.mean"], torch.zeros(720)), "what did not move gets no noise"
     again, other = noise_along(update, 0, "secret"), noise_along(update, 0, "another")
     assert torch.equal(again["head.0.weight"], noise["head.0.weight"])

@@ -42,7 +42,7 @@ def test_the_membership_is_that_of_the_population_attack() -> None:
     test = answers([1] * 60, list(rng.exponential(1.5, 60)), other)
     observed, _ = Draws(40, 4, 60, 100, rng).measure(forget, RETAIN, test)
     known = membership(forget.losses, labels, test.losses, other, 100, rng)
-    assert observed[3] == pytest.approx(known["auc"])
+    assert observed[3] == pytest.approx(known.auc)
 
 
 def test_the_resamples_spread_as_the_binomial_says() -> None:

@@ -1,4 +1,4 @@
-"""The ROC by hand, by counting, and thinned without losing its low end."""
+"""The ROC by hand, by counting, and thin without losing its low end."""
 
 import numpy as np
 import numpy.typing as npt
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedunlearn.evaluation.roc import corners, low_rates, thinned, tpr_at
+from fedunlearn.evaluation.roc import corners, low_rates, thin, tpr_at
 from fedunlearn.seeding import rng_for
 
 SCORES = st.lists(st.integers(0, 6), min_size=1, max_size=25)
@@ -78,15 +78,15 @@ def test_the_rates_are_counts(positive: list[float], negative: list[float], most
 
 def test_a_short_curve_is_kept_whole() -> None:
     fpr, tpr = curve([3, 2], [2, 1])
-    assert thinned(fpr, tpr) == {"fpr": fpr.tolist(), "tpr": tpr.tolist()}
+    assert thin(fpr, tpr).to_json() == {"fpr": fpr.tolist(), "tpr": tpr.tolist()}
 
 
 @pytest.mark.parametrize("negatives", [2000, 5000, 100_000])
 def test_a_long_curve_is_thinned_and_keeps_its_low_end(negatives: int) -> None:
     rng = rng_for(1, "long", negatives)
     fpr, tpr = curve(list(rng.normal(1.0, 1.0, 3000)), list(rng.normal(0.0, 1.0, negatives)))
-    roc = thinned(fpr, tpr)
-    few = np.array(roc["fpr"]), np.array(roc["tpr"])
+    roc = thin(fpr, tpr)
+    few = np.array(roc.fpr), np.array(roc.tpr)
     assert len(fpr) > 1000 and len(few[0]) <= 200
     assert (few[0][0], few[1][0], few[0][-1], few[1][-1]) == (0.0, 0.0, 1.0, 1.0)
     assert set(zip(*few, strict=True)) <= set(zip(fpr, tpr, strict=True))

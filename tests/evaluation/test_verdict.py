@@ -60,21 +60,27 @@ def verdict(recovered: State, method: str = "l2ul", seeds: int = 2) -> Verdict:
 
 def test_a_retrained_model_against_itself_has_no_gap_and_nothing_but_likeness() -> None:
     retrained = verdict(learned("seed 0", without=True), seeds=1)
-    found, distances = retrained.gaps()["recovered"], retrained.distances()["recovered"]
-    assert {found[part] for part in ("forget", "retain", "test", "membership", "mean")} == {0.0}
-    assert (found["low"], found["high"], found["against"]) == (0.0, 0.0, [0.0])
-    assert distances == {"tow": 1.0, "ks": 0.0, "wasserstein": 0.0, "js": pytest.approx(0.0, abs=1e-12)}
+    found, distances = retrained.gaps().recovered, retrained.distances().recovered
+    assert {found.to_json()[part] for part in ("forget", "retain", "test", "membership", "mean")} == {0.0}
+    assert (found.low, found.high, found.against) == (0.0, 0.0, [0.0])
+    assert distances.to_json() == {
+        "tow": 1.0,
+        "ks": 0.0,
+        "wasserstein": 0.0,
+        "js": pytest.approx(0.0, abs=1e-12),
+    }
 
 
 def test_one_retrained_model_gives_no_floor_and_no_rho() -> None:
     gaps = verdict(learned("seed 0", without=True), seeds=1).gaps()
-    assert gaps["noise_floor"] is None and gaps["rho"] is None and gaps["nothing_to_forget"] is False
+    assert not gaps.noise_floor and gaps.to_json()["noise_floor"] is None
+    assert gaps.rho is None and gaps.nothing_to_forget is False
 
 
 def test_doing_nothing_forgets_nothing_and_is_told_so() -> None:
     ranking = verdict(learned("first", without=False)).ranking()
-    judged = next(row for row in ranking if row["name"] == "recovered (l2ul)")
-    assert judged["forgetting"] == 0.0 and not judged["useful"]
+    judged = next(row for row in ranking if row.name == "recovered (l2ul)")
+    assert judged.forgetting == 0.0 and not judged.useful
 
 
 def test_where_the_original_never_heard_them_there_is_nothing_to_forget() -> None:
@@ -84,37 +90,42 @@ def test_where_the_original_never_heard_them_there_is_nothing_to_forget() -> Non
     states = dict.fromkeys(("original", "unlearned", "recovered"), original)
     states["destroy"] = make_model("destroy").state_dict()
     gaps = Verdict(judge(), states, others, FORGET, EMOTIONS, "none").gaps()
-    assert gaps["rho"] is not None and gaps["rho"] < 2.0
-    assert gaps["nothing_to_forget"] is (gaps["rho"] <= NOTHING_TO_FORGET)
+    assert gaps.rho is not None and gaps.rho < 2.0
+    assert gaps.nothing_to_forget is (gaps.rho <= NOTHING_TO_FORGET)
 
 
 def test_the_interval_holds_the_gap_and_stays_in_range() -> None:
-    for found in map(verdict(learned("first", without=False)).gaps().get, ("recovered", "destroy")):
-        assert found is not None
-        assert 0.0 <= found["low"] <= found["mean"] <= found["high"] <= 1.0
-        assert found["mean"] == pytest.approx(sum(found["against"]) / 2)
+    gaps = verdict(learned("first", without=False)).gaps()
+    for found in (gaps.recovered, gaps.destroy):
+        assert 0.0 <= found.low <= found.mean <= found.high <= 1.0
+        assert found.mean == pytest.approx(sum(found.against) / 2)
 
 
 def test_models_are_measured_alone_and_the_retrained_ones_seed_by_seed() -> None:
     models = verdict(learned("first", without=False)).models()
-    assert list(models) == ["original", "unlearned", "recovered", "retrained"]
-    assert models["original"] == models["recovered"]
-    assert models["retrained"]["seeds"][0]["forget"] == models["retrained"]["forget"]
-    assert len(models["retrained"]["seeds"]) == 2
-    low, high = models["original"]["test"]["uar_interval"]
-    assert low <= models["original"]["test"]["uar"] <= high
+    assert list(models.to_json()) == ["original", "unlearned", "recovered", "retrained"]
+    assert models.original == models.recovered
+    assert models.retrained.seeds[0].forget == models.retrained.forget
+    assert len(models.retrained.seeds) == 2
+    low, high = models.original.test.uar_interval
+    assert low <= models.original.test.uar <= high
 
 
 def test_those_who_left_have_no_part_in_fairness() -> None:
     """Client 0 deleted everything; client 1 keeps some of its speech."""
-    speakers = verdict(learned("first", without=False)).fairness()["speakers"]
-    assert [row["client"] for row in speakers] == [1, 2, 3]
-    assert {row["gender"] for row in speakers} <= {"f", "m"}
-    assert all(row["original"] == row["recovered"] for row in speakers)
+    speakers = verdict(learned("first", without=False)).fairness().speakers
+    assert [row.client for row in speakers] == [1, 2, 3]
+    assert {row.gender for row in speakers} <= {"f", "m"}
+    assert all(row.original == row.recovered for row in speakers)
 
 
 def test_nothing_reverts_where_recovery_did_nothing() -> None:
-    assert verdict(learned("first", without=False)).reversion() == {"forget": 0, "membership": 0, "gap": 0}
+    assert verdict(learned("first", without=False)).reversion([]).to_json() == {
+        "forget": 0,
+        "membership": 0,
+        "gap": 0,
+        "steps": [],
+    }
 
 
 def test_without_any_request_nothing_is_compared_but_the_rest_stands() -> None:
@@ -123,14 +134,14 @@ def test_without_any_request_nothing_is_compared_but_the_rest_stands() -> None:
     states["destroy"] = make_model("destroy").state_dict()
     empty = Verdict(judge(), states, [original], [], EMOTIONS, "none")
     gaps: Any = empty.gaps()
-    assert gaps["none"]["forget"] is None and gaps["none"]["mean"] == 0.0
-    assert empty.distances()["original"]["ks"] is None
-    assert len(empty.fairness()["speakers"]) == 4
+    assert gaps.none.forget is None and gaps.none.mean == 0.0
+    assert empty.distances().original.ks is None
+    assert len(empty.fairness().speakers) == 4
 
 
 def test_random_weights_keep_least() -> None:
-    rows = {row["name"]: row for row in verdict(learned("seed 0", without=True)).ranking()}
-    kept = {name: row["retention"] for name, row in rows.items()}
+    rows = {row.name: row for row in verdict(learned("seed 0", without=True)).ranking()}
+    kept = {name: row.retention for name, row in rows.items()}
     assert min(kept, key=lambda name: kept[name]) == "control: destroy"
     assert torch.equal(
         learned("seed 0", without=True)["norm.mean"], learned("seed 1", without=True)["norm.mean"]

@@ -95,7 +95,7 @@ def test_a_damaged_vault_is_not_told_by_its_path(tmp_path: Path) -> None:
             index.write_text("{}")
         return call_next(message, context)
 
-    results = play(experiment, [damage])
+    results = play(experiment, [damage]).to_json()
     assert {f["client"] for f in results["faults"]} == {FAULTY}
     assert all(str(tmp_path) not in f["reason"] and "/" not in f["reason"] for f in results["faults"])
 

@@ -239,7 +239,7 @@ def live(folder: Path, seed: int) -> int:
         no_late_reply_of_the_purged(watched)
         experiment = prepare(config, whole, folder / "whole-run" / "cache", quiet, decoded)
         plan, risk = drawn_wishes(dice, config, experiment.partition), dice.choice(RISKS)
-        expected = play(experiment, [Persons(whole, plan)])
+        expected = play(experiment, [Persons(whole, plan)]).to_json()
         assert_sound(experiment, expected)
 
         while results is None:

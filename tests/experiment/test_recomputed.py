@@ -23,7 +23,7 @@ class Again:
     def __init__(self, folder: Path) -> None:
         config = small_config(evaluation__retrained_seeds=2, training__rounds=5)
         run = prepared(folder / "run", config)
-        self.results: dict[str, Any] = play(run)
+        self.results: dict[str, Any] = play(run).to_json()
         record, model, part = run.record, run.state.model, run.partition
         assert record.original is not None and record.unlearned is not None and model is not None
         everyone = [*part.train, *part.test, *part.unseen]
@@ -137,7 +137,7 @@ def test_shadows_of_a_run_that_does_nothing_and_of_one_that_destroys(tmp_path: P
         evaluation__relearn_steps=0,
         deletions__schedule=[{"client": c, "what": "all", "after_learning": 0} for c in (1, 2, 3)],
     )
-    attacks = play(prepared(tmp_path / "run", config))["attacks"]
+    attacks = play(prepared(tmp_path / "run", config)).to_json()["attacks"]
     assert attacks["replay"]["exact"]
     inside = halves(config.seed, 8, attacks["candidates"])
     informed = attacks["informed"]["stages"]["original"]

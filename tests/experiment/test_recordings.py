@@ -60,7 +60,7 @@ def test_new_audio_after_a_deletion_is_welcome(tmp_path: Path) -> None:
     )
     experiment = prepared(tmp_path / "run", config)
     whole = len(experiment.partition.clients[1].train)
-    results = play(experiment, [counted])
+    results = play(experiment, [counted]).to_json()
     assert results["status"] == "complete"
     (request,) = results["requests"]
     assert request["state"] == "verified" and request["utterances"] == whole - 5
@@ -166,7 +166,7 @@ def test_who_was_trained_on_by_an_upper_reference_alone_must_be_unlearned(tmp_pa
     )
     experiment = prepared(tmp_path / "run", config)
     whole = len(experiment.partition.clients[4].train)
-    results = play(experiment)
+    results = play(experiment).to_json()
     assert [(r["state"], r["learned"]) for r in results["requests"]] == [("verified", 3), ("verified", whole)]
 
 
@@ -181,7 +181,7 @@ def test_what_leaves_with_the_last_of_a_speaker_is_held_out_no_more(tmp_path: Pa
     )
     experiment = prepared(tmp_path / "run", config)
     held_out = len(experiment.partition.clients[1].test)
-    results = play(experiment)
+    results = play(experiment).to_json()
     assert results["status"] == "complete" and not results["faults"]
     left = len(Vault(tmp_path / "run" / "vaults" / "client-0001").ids("test"))
     assert experiment.state.held_out[1] == left < held_out

@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fedunlearn.evaluation.request_privacy import (
-    RequestPrivacy,
     label_mixes,
     mix_of,
     request_privacy,
     total_variation,
 )
 from fedunlearn.examples import Examples
+from fedunlearn.results_schema import RequestPrivacy
 
 CORPUS = np.array([0, 0, 0, 1, 1, 2, 3, 3])
 
@@ -58,12 +58,12 @@ def test_an_update_of_zeros_tells_nothing() -> None:
     """Every loss rises by 0, which is a tie; and the guess is that all classes are alike."""
     model, forget, kept, held_out = parts()
     found = measured(model, zeros(model), forget, kept, held_out)
-    told, mix = found["membership"], found["label_mix"]
-    assert told is not None and mix is not None
-    assert [told["auc"], told["low"], told["high"]] == pytest.approx([0.5] * 3) and told["against"] == "kept"
-    assert mix["tv"] == mix["uniform"] == 0.0
+    told, mix = found.membership, found.label_mix
+    assert told and mix
+    assert [told.auc, told.low, told.high] == pytest.approx([0.5] * 3) and told.against == "kept"
+    assert mix.tv == mix.uniform == 0.0
     # The corpus has 3, 2, 1, 2 of 8; the forget set a quarter of each: (1/8 + 0 + 1/8 + 0) / 2.
-    assert mix["corpus"] == 0.125
+    assert mix.corpus == 0.125
 
 
 @pytest.mark.parametrize("label", range(4))
@@ -71,9 +71,9 @@ def test_an_update_made_of_one_class_gives_it_away(label: int) -> None:
     """The bias moves by p - y: down for that class alone. All alike would be 3/4 off."""
     model, forget, kept, held_out = parts()
     alone = of_class(forget, label)
-    mix = measured(model, ascent(model, alone), alone, kept, held_out)["label_mix"]
-    assert mix is not None
-    assert mix["tv"] == pytest.approx(0.0, abs=1e-6) and mix["uniform"] == 0.75
+    mix = measured(model, ascent(model, alone), alone, kept, held_out).label_mix
+    assert mix
+    assert mix.tv == pytest.approx(0.0, abs=1e-6) and mix.uniform == 0.75
 
 
 def test_shares_of_two_classes_are_read_off_the_bias() -> None:
@@ -96,39 +96,39 @@ def test_ascent_on_one_half_is_told_from_the_other() -> None:
     everything = Examples(features, torch.ones(40, dtype=torch.int64), labels)
     model = TinyModel(torch.zeros(4, 60))
     forget, kept = everything.take(torch.arange(20)), everything.take(torch.arange(20, 40))
-    told = measured(model, ascent(model, forget), forget, kept, kept)["membership"]
-    assert told is not None and told["auc"] > 0.9 and told["low"] > 0.8
+    told = measured(model, ascent(model, forget), forget, kept, kept).membership
+    assert told and told.auc > 0.9 and told.low > 0.8
     # The other way round: an update that learned the forget set better hides it behind all others.
-    down = measured(model, ascent(model, forget, lr=-1.0), forget, kept, kept)["membership"]
-    assert down is not None and down["auc"] < 0.1
+    down = measured(model, ascent(model, forget, lr=-1.0), forget, kept, kept).membership
+    assert down and down.auc < 0.1
 
 
 def test_of_two_sets_drawn_alike_an_unrelated_update_tells_nothing() -> None:
     model, forget, kept, held_out = parts(100)
     generator = torch.Generator().manual_seed(9)
     noise = {n: 0.01 * torch.randn(v.shape, generator=generator) for n, v in model.named_parameters()}
-    told = measured(model, zeros(model) | noise, forget, kept, held_out)["membership"]
-    assert told is not None and told["low"] < 0.5 < told["high"] + 0.05
+    told = measured(model, zeros(model) | noise, forget, kept, held_out).membership
+    assert told and told.low < 0.5 < told.high + 0.05
 
 
 def test_without_kept_utterances_those_held_out_are_the_others() -> None:
     model, forget, _, held_out = parts()
     nothing = forget.take(torch.arange(0))
     found = measured(model, ascent(model, forget), forget, nothing, held_out)
-    assert found["membership"] is not None and found["membership"]["against"] == "held-out"
-    assert found["membership"] == found["membership_held_out"]
+    assert found.membership and found.membership.against == "held-out"
+    assert found.membership == found.membership_held_out
 
 
 def test_where_nothing_can_be_compared_nothing_is_said() -> None:
     model, forget, kept, held_out = parts()
     nothing = forget.take(torch.arange(0))
     update = ascent(model, forget)
-    assert measured(model, update, forget, nothing, nothing)["membership"] is None
+    assert measured(model, update, forget, nothing, nothing).to_json()["membership"] is None
     empty = measured(model, update, nothing, kept, held_out)
-    assert empty["label_mix"] is None and empty["membership"] is None
+    assert empty.to_json()["label_mix"] is None and not empty.membership
     # No other utterance of the deleted emotion: a rare emotion is not taken for membership.
     apart = measured(model, update, of_class(forget, 1), of_class(kept, 0, 2, 3), nothing)
-    assert apart["membership"] is None and apart["label_mix"] is not None
+    assert not apart.membership and apart.label_mix
 
 
 def test_the_model_that_comes_in_is_not_changed() -> None:
@@ -146,5 +146,5 @@ def test_an_update_so_long_that_outputs_overflow_is_not_measured_by_them() -> No
     weights = model.state_dict()
     update = zeros(model) | {"weight": torch.full_like(weights["weight"], 3e38)}
     found = measured(model, update, forget, kept, held_out)
-    for told in (found["membership"], found["membership_held_out"]):
-        assert told is None or told["attack"] == "gradient alignment"
+    for told in (found.membership, found.membership_held_out):
+        assert not told or told.attack == "gradient alignment"

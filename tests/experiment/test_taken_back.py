@@ -174,7 +174,7 @@ def assert_gone(run: RunFolder, partition: Partition, schedule: list[dict[str, A
 
 def test_a_book_is_closed_only_when_the_run_has_judged_its_requests(tmp_path: Path) -> None:
     experiment = prepared(tmp_path / "run")
-    results = play(experiment)
+    results = play(experiment).to_json()
     book = tmp_path / "run/vaults/client-0002/requests.json"
     before = book.read_text()
     assert json.loads(before)[0]["utterances"]
@@ -269,7 +269,7 @@ def test_what_is_still_to_be_forgotten_is_trained_on_by_nobody(
     )
     client = Stubborn(kind)
     experiment = prepared(tmp_path / "run", config)
-    results = play(experiment, [client])
+    results = play(experiment, [client]).to_json()
     request = next(r for r in results["requests"] if r["client"] == 2)
     held = len(experiment.partition.clients[2].train)
     assert request["state"] == state and len(vault_of(experiment.run, 2)) > held

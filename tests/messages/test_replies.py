@@ -527,7 +527,7 @@ def test_doubled_replies_have_one_effect(tmp_path: Path, monkeypatch: pytest.Mon
             return come + come
 
     monkeypatch.setattr(engine, "InlineGrid", Twice)
-    twice = engine.play(prepared(tmp_path / "twice", cache=tmp_path / "other"))
+    twice = engine.play(prepared(tmp_path / "twice", cache=tmp_path / "other")).to_json()
     check(twice)
     assert twice["status"] == "complete" and twice["models"] == once["models"]
     assert {f["kind"] for f in twice["faults"]} == {"repeated"}

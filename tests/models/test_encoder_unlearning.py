@@ -354,9 +354,9 @@ def test_relearning_begins_with_the_weights_it_is_given(folder: Path, trains: st
     knows = float((predict(model, examples).argmax(1) == examples.labels).double().mean())
     local, rngs = LocalSettings(batch_size=3, lr=0.01), [np.random.default_rng(0)]
     found = relearn(model, before, examples, knows, local, 2, rngs)
-    assert found is not None and found["steps"] == 0 and found["reached"]
+    assert found is not None and found.steps == 0 and found.reached
     found = relearn(model, before, examples, 1.1, local, 2, rngs)  # more than there can be
-    assert found is not None and found["steps"] == 2 and not found["reached"]
+    assert found is not None and found.steps == 2 and not found.reached
     assert same(snapshot(model), before) and same(frozen_of(model), frozen)
 
 
@@ -396,13 +396,13 @@ def test_what_an_update_tells_the_server_can_be_measured(folder: Path, trains: s
     told = request_privacy(
         model, before, update, data.examples, others, others, corpus, 20, np.random.default_rng(0)
     )
-    assert told["label_mix"] is not None and 0.0 <= told["label_mix"]["tv"] <= 1.0
-    assert told["membership"] is not None and 0.0 <= told["membership"]["auc"] <= 1.0
+    assert told.label_mix and 0.0 <= told.label_mix.tv <= 1.0
+    assert told.membership and 0.0 <= told.membership.auc <= 1.0
     nothing = {name: torch.zeros_like(value) for name, value in before.items()}
     blind = request_privacy(
         model, before, nothing, data.examples, others, others, corpus, 20, np.random.default_rng(0)
     )
-    assert blind["membership"] is not None and blind["membership"]["auc"] == 0.5
+    assert blind.membership and blind.membership.auc == 0.5
 
 
 # ---- settings that do not fit ----------------------------------------------------------------------------

@@ -132,7 +132,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[Server]:
 
 
 def played(out: Path, config: Config, cache: Path) -> dict[str, Any]:
-    return play(prepared(out, config, cache))
+    return play(prepared(out, config, cache)).to_json()
 
 
 def test_cached_and_trained_originals_have_the_same_history(

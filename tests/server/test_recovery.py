@@ -169,7 +169,7 @@ def test_those_who_did_not_ask_and_they_alone_are_heard(
     joined = Joined(monkeypatch)
     config = small_config(unlearning__aggregation="projected", unlearning__clip=2.0, **UNGUARDED)
     experiment = prepared(tmp_path / "run", config)
-    assert play(experiment)["status"] == "complete"
+    assert play(experiment).status == "complete"
     assert [(clients, others) for clients, others, _ in joined.steps] == [([1], 5), ([2, 3], 3)]
     first, second = (longest for _, _, longest in joined.steps)
     last_round = experiment.state.history.norms[3]

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from fedunlearn.evaluation.membership import Membership, membership
+from fedunlearn.evaluation.membership import membership
+from fedunlearn.results_schema import MembershipAttack
 from fedunlearn.seeding import rng_for
 from measure_figures.hidden_loss import World, hidden_loss, losses_of, make_world, trained
 
@@ -38,12 +39,12 @@ def test_two_halves_of_unseen_data_are_told_apart_in_5_of_100_trials(
         rng = rng_for(trial, "halves")
         one, other = np.split(rng.permutation(len(own)), 2)
         found = membership(own[one], labels[one], own[other], labels[other], 200, rng)
-        assert found["low"] is not None and found["high"] is not None
-        held += found["low"] <= 0.5 <= found["high"]
+        assert found.low is not None and found.high is not None
+        held += found.low <= 0.5 <= found.high
     assert held >= 91
 
 
-def against_test(world: World, losses: dict[str, np.ndarray], model: str, shadow: int) -> Membership:
+def against_test(world: World, losses: dict[str, np.ndarray], model: str, shadow: int) -> MembershipAttack:
     mine = world.inside[shadow]
     return membership(
         losses[f"{model}: candidates"][shadow, mine],
@@ -57,7 +58,7 @@ def against_test(world: World, losses: dict[str, np.ndarray], model: str, shadow
 
 def test_an_overfit_model_gives_its_members_away(world: World, losses: dict[str, np.ndarray]) -> None:
     for shadow in range(4):
-        auc = against_test(world, losses, "overfit", shadow)["auc"]
+        auc = against_test(world, losses, "overfit", shadow).auc
         assert auc is not None and auc > 0.9
 
 
@@ -66,8 +67,8 @@ def test_a_model_that_never_saw_the_data_gives_nobody_away(
 ) -> None:
     for shadow in range(4):
         found = against_test(world, losses, "never saw", shadow)
-        assert found["low"] is not None and found["low"] <= 0.5
-        assert found["tpr_at"]["0.01"] is not None and found["tpr_at"]["0.01"] < 0.05
+        assert found.low is not None and found.low <= 0.5
+        assert found.tpr_at["0.01"] is not None and found.tpr_at["0.01"] < 0.05
 
 
 def test_a_hidden_loss_passes_the_population_attack_and_fails_the_others() -> None:
@@ -78,15 +79,15 @@ def test_a_hidden_loss_passes_the_population_attack_and_fails_the_others() -> No
     """
     found = hidden_loss(seed=1, shadows=32, hiding="level", resamples=200)
     original, unlearned, retrained = (found[name] for name in ("original", "unlearned", "retrained"))
-    assert original["population_mean"] > 0.7 and original["ulira"]["low"] > 0.8
-    simple = unlearned["population"]
-    assert simple["low"] is not None and simple["high"] is not None
-    assert simple["low"] <= 0.5 <= simple["high"]
-    assert unlearned["population_mean"] == pytest.approx(0.5, abs=0.05)
-    assert unlearned["ulira"]["low"] > 0.75 and unlearned["informed"]["low"] > 0.75
-    assert unlearned["ulira"]["tpr_at"]["0.01"]["low"] > 0.02
-    for attack in (retrained["ulira"], retrained["informed"]):
-        assert attack["low"] <= 0.5 <= attack["high"] and attack["tpr_at"]["0.01"]["low"] <= 0.01
+    assert original.population_mean > 0.7 and original.ulira.low > 0.8
+    simple = unlearned.population
+    assert simple.low is not None and simple.high is not None
+    assert simple.low <= 0.5 <= simple.high
+    assert unlearned.population_mean == pytest.approx(0.5, abs=0.05)
+    assert unlearned.ulira.low > 0.75 and unlearned.informed.low > 0.75
+    assert unlearned.ulira.tpr_at["0.01"].low > 0.02
+    for attack in (retrained.ulira, retrained.informed):
+        assert attack.low <= 0.5 <= attack.high and attack.tpr_at["0.01"].low <= 0.01
 
 
 def test_losses_spread_like_never_seen_ones_hide_from_all_but_the_per_example_attack() -> None:
@@ -94,6 +95,6 @@ def test_losses_spread_like_never_seen_ones_hide_from_all_but_the_per_example_at
     is left to who does not know each example's usual loss.
     """
     found = hidden_loss(seed=1, shadows=32, hiding="spread", resamples=200)["unlearned"]
-    assert found["population_mean"] == pytest.approx(0.5, abs=0.07)
-    assert found["ulira"]["low"] > 0.55
-    assert found["ulira"]["auc"] > found["informed"]["auc"] + 0.05
+    assert found.population_mean == pytest.approx(0.5, abs=0.07)
+    assert found.ulira.low > 0.55
+    assert found.ulira.auc > found.informed.auc + 0.05
