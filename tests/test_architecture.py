@@ -339,7 +339,9 @@ def attributes_set_from_outside(files: dict[str, str]) -> list[str]:
 
 def squeezed_lines(files: dict[str, str]) -> list[str]:
     """No single line is kept from the formatter; a table of data may be."""
-    return [f"{m} keeps lines from the formatter" for m, s in files.items() if re.search(r"#\s*fmt:\s*skip", s)]
+    return [
+        f"{m} keeps lines from the formatter" for m, s in files.items() if re.search(r"#\s*fmt:\s*skip", s)
+    ]
 
 
 def vague_names(files: dict[str, str]) -> list[str]:
