@@ -42,7 +42,7 @@ class RunFolder:
         """one byte per purge of any device; by its length every worker sees that there was one"""
         self.liveness = path / "liveness"
         """one byte per client: whether a process is serving it at the moment"""
-        self.on_metrics: Callable[[Mapping[str, Any]], None] | None = None
+        self.followers: list[Callable[[Mapping[str, Any]], None]] = []
         """called with every line of metrics.jsonl after it is written"""
         self._locked: int | None = None
         self._made: list[Path] = []
@@ -180,8 +180,8 @@ class RunFolder:
         """
         with open_to_append(self.metrics) as file:
             file.write(json.dumps(row) + "\n")
-        if self.on_metrics is not None:
-            self.on_metrics(row)
+        for follower in self.followers:
+            follower(row)
 
     def truncate_metrics(self, lines: int) -> int:
         """Keep only the first lines of metrics.jsonl; later ones belong to rounds that are run again.

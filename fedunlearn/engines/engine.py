@@ -107,7 +107,15 @@ def make_server_app(experiment: Experiment, storage: EngineStorage) -> ServerApp
 def run_inline(
     server_app: ServerApp, client_app: ClientApp, clients: int, settings: FederationSettings, log: Path
 ) -> None:
-    """Run both apps in this process, one client after another."""
+    """Run both apps in this process, one client after another.
+
+    Args:
+        server_app: of the run.
+        client_app: of the devices.
+        clients: how many there are.
+        settings: of the federation; not read here.
+        log: file for what Flower and Ray log; not written here.
+    """
     server_app(InlineGrid(client_app, clients), _server_context())
 
 
@@ -122,6 +130,11 @@ def run_ray(
     """Run the ServerApp here and the ClientApp on Ray workers of one CPU and one torch thread each.
 
     Args:
+        server_app: of the run.
+        client_app: of the devices.
+        clients: how many there are.
+        settings: of the federation.
+        log: file for what Flower and Ray log.
         gpu: how so many workers share the GPU; None where they need none.
     """
     import ray
@@ -184,7 +197,15 @@ def run_flower(
 ) -> None:
     """Run both apps on Flower's own simulation, as ``flwr run`` does.
 
-    It is slower than ``run_ray``; it shows that both are ordinary Flower apps. The arguments are the same.
+    It is slower than ``run_ray``; it shows that both are ordinary Flower apps.
+
+    Args:
+        server_app: of the run.
+        client_app: of the devices.
+        clients: how many there are.
+        settings: of the federation.
+        log: file for what Flower and Ray log.
+        gpu: as of ``run_ray``.
     """
     from flwr.simulation import run_simulation
 
@@ -289,14 +310,24 @@ def _importing_as_here() -> Iterator[None]:
 
 
 def ray_options(workers: int, sharing: Sharing | None) -> dict[str, Any]:
-    """Return the arguments of ``ray.init``: number of CPUs, and a GPU if there is one to share."""
+    """Return the arguments of ``ray.init``: number of CPUs, and a GPU if there is one to share.
+
+    Args:
+        workers: how many.
+        sharing: of the GPU; None = none is shared.
+    """
     # "local": a Ray that runs here already belongs to somebody else.
     options = {"address": "local", "num_cpus": workers, "include_dashboard": False, "log_to_driver": False}
     return options if sharing is None else options | {"num_cpus": sharing.workers, "num_gpus": 1}
 
 
 def backend_config(workers: int, sharing: Sharing | None) -> dict[str, Any]:
-    """Return Flower's backend settings: number of workers, and the part of the GPU for each."""
+    """Return Flower's backend settings: number of workers, and the part of the GPU for each.
+
+    Args:
+        workers: how many.
+        sharing: of the GPU; None = none is shared.
+    """
     from fedunlearn.engines.ray_grid import RESTARTS
 
     share = sharing.share if sharing else 0.0

@@ -74,7 +74,7 @@ class RunCheckpoints:
         if saved.record.finished and gone:
             origin["sealed"] = self._seal(tensors, gone)
         save_checkpoint(path, tensors, {**about, "ledger_head": ledger_head, **origin})
-        # Files of which the writing or the wiping was cut off are nobody's to come back to.
+        # No run is resumed from files whose writing or wiping was interrupted.
         kept = [old for old in [*files, path] if manifest_of(old).exists()][-_KEPT:]
         names = {part.name for file in kept for part in (file, manifest_of(file))}
         for part in sorted(self._folder.iterdir()):
@@ -223,7 +223,8 @@ def from_checkpoint(
         about: from ``to_checkpoint``.
 
     Raises:
-        KeyError, ValueError: something is missing or does not fit.
+        KeyError: something is missing.
+        ValueError: something does not fit.
     """
     tensors = {**tensors, **{name: tensors[first] for name, first in about["same"].items()}}
     state = _take_state(config, trained, tensors, about["state"])

@@ -34,12 +34,19 @@ _FOLDERS_OF_A_VAULT = ("inbox", "receipts", "evidence")
 
 
 def clean(run: RunFolder) -> None:
-    """Wipe what killed writers left half written in a run folder, weights and speech included."""
+    """Wipe what killed writers left half written in a run folder, weights and speech included.
+
+    Args:
+        run: the folder.
+    """
     wipe_abandoned([*plain_files(run.path), *run.path.glob(".*.tmp")])
 
 
 def check_files(run: RunFolder) -> None:
-    """See that what has the name of one of the run's files is a file, and its folders are folders.
+    """Check that what has the name of one of the run's files is a file, and its folders are folders.
+
+    Args:
+        run: the folder.
 
     Raises:
         BadInput: a folder, a link, a pipe or a device lies in a file's place, or a file in a folder's.
@@ -71,9 +78,10 @@ def check_files(run: RunFolder) -> None:
 
 
 def check_settings(run: RunFolder, made: Config) -> None:
-    """See that config.toml has every setting: what is missing would take its default.
+    """Check that config.toml has every setting: what is missing would take its default.
 
     Args:
+        run: the folder.
         made: what was read from it.
 
     Raises:
@@ -84,10 +92,13 @@ def check_settings(run: RunFolder, made: Config) -> None:
 
 
 def check_unused(run: RunFolder) -> None:
-    """See that nothing has happened yet in a run whose state cannot be read.
+    """Check that nothing has happened yet in a run whose state cannot be read.
+
+    Args:
+        run: the folder.
 
     Raises:
-        BadInput: somebody has asked for a deletion, or speech was purged: beginning anew would forget it.
+        BadInput: a deletion was requested, or speech was purged: a new start would lose that.
     """
     used = next(_signs_of_use(run), None)
     if not used:
@@ -101,7 +112,7 @@ def check_unused(run: RunFolder) -> None:
 
 
 def _signs_of_use(run: RunFolder) -> Iterator[str]:
-    """What shows that people have asked, or devices purged."""
+    """Signs of deletion requests and purges, one line each."""
     for vault in (run.vault(client) for client in run.clients()):
         if RequestStore(vault).all():
             yield f"people have asked ({vault / 'requests.json'})"
@@ -133,29 +144,30 @@ def check_vault(
     entries: Sequence[VaultEntry],
     speech: RecordingCache,
     model: EmotionModel,
-    asked: Iterable[str],
+    request_ids: Iterable[str],
 ) -> None:
-    """See that a vault holds what the corpus says, less what was purged; features that differ are wiped.
+    """Check that a vault holds what the corpus does, less what was purged; features that differ are wiped.
 
     Args:
+        folder: of the vault.
         entries: what the vault held when it was made.
         speech: the corpus's recordings.
         model: of the run's kind; derives features.
-        asked: ids of requests that the server has from here.
+        request_ids: ids of the requests of this device that the server knows.
 
     Raises:
-        BadInput: its index, audio, book or a receipt was damaged.
+        BadInput: its index, its audio, its request store or a receipt was damaged.
     """
     try:
         vault = Vault(folder)
-        missing = sorted(set(asked) - {r.id for r in RequestStore(folder).all()})
+        missing = sorted(set(request_ids) - {r.id for r in RequestStore(folder).all()})
         for receipt in sorted(folder.glob("receipts/*.json")):
             _read_object(receipt)
     except (OSError, ValueError, DamagedVault) as error:
         raise BadInput(f"--resume: {error}; {AS_LEFT}") from error
     if missing:
-        book = folder / "requests.json"
-        raise BadInput(f"--resume: {book}: lacks request {missing[0]}, which was raised here; {AS_LEFT}")
+        store = folder / "requests.json"
+        raise BadInput(f"--resume: {store}: lacks request {missing[0]}, which was raised here; {AS_LEFT}")
     for utterance in vault.entries:
         if vault.digest(utterance) != speech.digest(utterance):
             raise BadInput(f"--resume: {folder}: its audio of {utterance} is not the corpus's; {AS_LEFT}")
@@ -164,13 +176,14 @@ def check_vault(
 
 
 def check_index(folder: Path, entries: Sequence[VaultEntry]) -> None:
-    """See that a vault's index names utterances of its own as the corpus does, in order.
+    """Check that a vault's index names utterances of its own as the corpus does, in order.
 
     Args:
+        folder: of the vault.
         entries: what the vault held when it was made.
 
     Raises:
-        BadInput: it cannot be read, or says something else.
+        BadInput: it cannot be read, or names something else.
     """
     try:
         index = Index.read(folder)
@@ -208,9 +221,15 @@ def _read_object(file: Path) -> dict[str, Any]:
 def hold_what_was_trained_on(
     run: RunFolder, partition: Partition, judge: Judge, forget: Iterable[str]
 ) -> bool:
-    """Whether the clients' vaults hold the corpus's own training speech, less ``forget``, and its features.
+    """Find out whether the clients' vaults hold the corpus's own training speech and its features.
 
-    Of devices that live on other nodes, what their indices say.
+    Of devices that live on other nodes, the indices alone are read.
+
+    Args:
+        run: the folder.
+        partition: of the corpus.
+        judge: who knows all speech.
+        forget: training utterances that the vaults need not hold.
     """
     gone = set(forget)
     for share in partition.clients:

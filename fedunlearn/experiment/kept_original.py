@@ -26,7 +26,7 @@ _COLUMNS = 256
 
 
 def noise_along(update: Mapping[str, Tensor], seed: int, secret: str) -> StateDict:
-    """Noise along one requester's update.
+    """Draw noise along one requester's update.
 
     Args:
         update: weights after less weights before.
@@ -55,5 +55,10 @@ def _noise(value: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def add(state: Mapping[str, Tensor], noise: Mapping[str, Tensor]) -> StateDict:
-    """A state with noise, or noise with more of it; tensors without any stay as they are."""
+    """Add noise to a state, or more noise to noise; tensors without any stay as they are.
+
+    Args:
+        state: weights, or noise.
+        noise: to be added.
+    """
     return {name: value + noise[name] if name in noise else value for name, value in state.items()}

@@ -57,8 +57,12 @@ DecodedCorpus = tuple[Corpus, RecordingCache]
 
 
 def resolve(config: Config) -> Config:
-    """Fill in what follows from the rest: whole paths, a generated speaker for each client, which encoder."""
-    with suppress(BadInput):  # ``check`` says what is wrong with it, and all else that is
+    """Fill in what follows from the rest: whole paths, a generated speaker for each client, which encoder.
+
+    Args:
+        config: validated.
+    """
+    with suppress(BadInput):  # ``check`` lists this problem with all others
         config = configuration.with_plugins(config)
     corpus = config.corpus
     if corpus.path:
@@ -80,7 +84,11 @@ def _absolute(path: str) -> str:
 
 
 def read_speech(config: Config, corpus: Corpus | None = None) -> tuple[Corpus, Partition]:
-    """Read names, unless they are known, and deal them, without decoding anything.
+    """Read the names of a corpus, unless they are known, and partition it, without decoding anything.
+
+    Args:
+        config: resolved.
+        corpus: where it has been read already.
 
     Raises:
         BadInput: the corpus, the partition or the schedule.
@@ -93,9 +101,12 @@ def read_speech(config: Config, corpus: Corpus | None = None) -> tuple[Corpus, P
 
 
 def check(config: Config, out: Path, cache: Path, corpus: Corpus | None = None) -> None:
-    """See that a run can start: method, corpus, partition, schedule and output, all at once.
+    """Check that a run can start: method, corpus, partition, schedule and output, all at once.
 
     Args:
+        config: resolved.
+        out: the run folder.
+        cache: of trained references.
         corpus: where it has been read already.
 
     Raises:
@@ -112,7 +123,7 @@ def check(config: Config, out: Path, cache: Path, corpus: Corpus | None = None) 
         *_problems(RunFolder(out).check),
         *_problems(lambda: refuse_inside_corpus("--out", out, config.corpus.path)),
     ]
-    # The cache lies beside the output unless it is named; what is wrong with both is said once.
+    # The cache lies beside the output unless it is named; a problem with both is listed once.
     output = output or [
         *_problems(lambda: _check_cache(cache)),
         *_problems(lambda: refuse_inside_corpus("--cache", cache, config.corpus.path)),
@@ -164,7 +175,7 @@ def prepare(
     untouched: Path | None = None,
     resume: bool = False,
 ) -> Experiment:
-    """Everything up to the first message.
+    """Prepare a run: everything up to the first message.
 
     Args:
         config: validated.
@@ -234,7 +245,7 @@ def _warn_of_few(corpus: Corpus, partition: Partition) -> Corpus:
 def _put_back(kept: Mapping[Path, bytes]) -> None:
     """What a run that could not begin anew had in its folder: its settings and what people have filed."""
     for file, content in kept.items():
-        with suppress(OSError):  # what went wrong before is what the user must hear
+        with suppress(OSError):  # the user must see the first error
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, content)
 
@@ -266,7 +277,7 @@ def _begin_anew(run: RunFolder) -> dict[Path, bytes]:
     """Clear away a run of which nothing was ever written down; returns the requests filed in the meantime.
 
     Raises:
-        BadInput: devices have answered to somebody already, so that clearing would lose requests.
+        BadInput: deletion requests were raised already, so that clearing would lose them.
     """
     check_unused(run)
     vaults = [run.vault(client) for client in run.clients()]
@@ -296,16 +307,16 @@ def _resume(
     else:
         _check_ledger(run, checkpoints.ledger_head)
     clean(run)
-    # The processes that were at work are dead, which tells nothing of the devices.
+    # The processes that were at work are dead; that does not mean that devices have failed.
     reset_liveness(run, len(partition.clients))
     later = recorded_later(partition, config.partition, config.seed)
     for share in partition.clients:
         vault = run.vault(share.client)
         entries = [entry for entry, _ in _recordings(share, corpus, speech, later)]
-        asked = _requests_of(saved, share.client)
+        request_ids = _requests_of(saved, share.client)
         check_index(vault, entries)
         restore_arrays_from_corpus(run, corpus, share.client)
-        check_vault(vault, entries, speech, template, asked)
+        check_vault(vault, entries, speech, template, request_ids)
         note_devices(vault, partition.devices_of(share.client))
     references = ReferenceCache(cache)
     references.clean()

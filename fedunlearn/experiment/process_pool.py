@@ -29,11 +29,12 @@ def make_all(
     workers: int,
     alive: Callable[[], None],
 ) -> Generator[tuple[Task, Made], None, None]:
-    """Each task with what is made of it, in the order in which they are finished.
+    """Make something of each task; yields the tasks in the order in which they are finished.
 
     Args:
         make: a function of a module, of what all tasks share and a task; plain data and arrays.
         shared: sent once to each process.
+        tasks: plain data and arrays.
         workers: processes, 0 = one a CPU; with one, or one task, all is done in this process, and ``make``
             alone can look whether it is wanted still.
         alive: called several times a second; raises where the work is not wanted any more.

@@ -57,7 +57,7 @@ def reference_key(
     constants: str = "",
     absences: Sequence[Sequence[int]] = (),
 ) -> str:
-    """Digest of all that decides a learned model.
+    """Compute the digest of all that decides a learned model.
 
     Args:
         config: model and training settings count, and how often the judge looks.
@@ -92,7 +92,11 @@ class ReferenceCache:
         self.folder = folder
 
     def find(self, key: str) -> Learned | None:
-        """The learned model of this key; None if there is none or its file was damaged."""
+        """Find a learned model; None if there is none or its file was damaged.
+
+        Args:
+            key: from ``reference_key``.
+        """
         try:
             tensors, manifest = load_checkpoint(self._file(key))
         except BadCheckpoint:
@@ -120,7 +124,12 @@ class ReferenceCache:
                 wipe_abandoned(path for path in list(folder.iterdir()) if _HALF.fullmatch(path.name))
 
     def keep(self, key: str, learned: Learned) -> None:
-        """Store a learned model."""
+        """Store a learned model.
+
+        Args:
+            key: from ``reference_key``.
+            learned: to be kept.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         curve = torch.from_numpy(np.stack(list(learned.curve.values())))
         about = {"rows": list(learned.rows), "curve_rounds": list(learned.curve), "cost": dict(learned.cost)}

@@ -156,13 +156,29 @@ def shadow_federations(
 
 
 def halves(seed: int, shadows: int, candidates: int) -> npt.NDArray[np.bool_]:
-    """Who is inside: [S, K], a fair coin for each; shadow s has the same ones however many there are."""
+    """Draw which candidates are inside, a fair coin for each.
+
+    Args:
+        seed: of the experiment.
+        shadows: S.
+        candidates: K.
+
+    Returns:
+        [S, K]; shadow s has the same ones however many shadows there are
+    """
     drawn = [rng_for(seed, "shadow", s, "inside").random(candidates) < 0.5 for s in range(shadows)]
     return np.array(drawn, bool).reshape(shadows, candidates)
 
 
 def play(data: ReplayData, task: ShadowTask) -> Arrays:
-    """One federation: the candidates' logits [K, C] at each stage; of the replay the weights.
+    """Play one federation.
+
+    Args:
+        data: of the run.
+        task: which federation.
+
+    Returns:
+        the candidates' logits [K, C] at each stage; of the replay the weights
 
     Raises:
         TrainingDiverged: a loss is not finite.
@@ -220,7 +236,11 @@ class ShadowCache:
         }
 
     def find(self, task: ShadowTask) -> Arrays | None:
-        """What was kept of this shadow; None if nothing was, or its file was damaged."""
+        """Find a finished shadow; None if there is none, or its file was damaged.
+
+        Args:
+            task: of the shadow.
+        """
         try:
             tensors, _ = load_checkpoint(self._file(task))
         except BadCheckpoint:
@@ -232,7 +252,12 @@ class ShadowCache:
         return logits if same and {v.shape for v in logits.values()} == {self._shape} else None
 
     def keep(self, task: ShadowTask, logits: Mapping[str, npt.NDArray[np.float32]]) -> None:
-        """Store a finished shadow."""
+        """Store a finished shadow.
+
+        Args:
+            task: of the shadow.
+            logits: stage -> [K, C].
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         tensors = {stage: torch.from_numpy(logits[stage]) for stage in STAGES}
         tensors["inside"] = torch.from_numpy(task.inside.astype(np.uint8))

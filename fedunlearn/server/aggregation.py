@@ -33,7 +33,11 @@ class RunningMean:
         self.examples = 0
 
     def add(self, update: Update) -> None:
-        """One more update. Its difference is read now or, unless it is ``LARGE``, at a later ``add``."""
+        """Add an update. Its difference is read now or, unless it is ``LARGE``, at a later ``add``.
+
+        Args:
+            update: of a client.
+        """
         if not self._sum:
             zeros = {k: torch.zeros(d.shape, dtype=torch.float64) for k, d in update.difference.items()}
             self._sum = zeros
@@ -44,7 +48,7 @@ class RunningMean:
             self._flush()
 
     def mean(self, total: int | None = None) -> StateDict:
-        """The mean, float64. The sum becomes it: nothing can be added afterwards.
+        """Take the mean, float64. The sum becomes it: nothing can be added afterwards.
 
         Args:
             total: what the weights are shares of; None = the examples that were added. A larger total counts
@@ -62,7 +66,7 @@ class RunningMean:
 
 
 def weighted_mean(updates: Sequence[Update], total: int | None = None) -> StateDict:
-    """Mean difference weighted by examples, summed in client order.
+    """Compute the mean difference weighted by examples, summed in client order.
 
     Args:
         updates: at least one.
@@ -86,13 +90,19 @@ def _sum(updates: Sequence[Update], weight: Callable[[Update], float]) -> StateD
 
 
 def step(state: Mapping[str, Tensor], difference: Mapping[str, Tensor], scale: float = 1.0) -> StateDict:
-    """``state + scale * difference``, computed in float64, in the state's own types."""
+    """Compute ``state + scale * difference`` in float64; the result has the state's own types.
+
+    Args:
+        state: weights.
+        difference: of the same names and shapes.
+        scale: of the step.
+    """
     return {k: moved(v, difference[k], scale) for k, v in state.items()}
 
 
 @dataclass(frozen=True)
 class AggregationContext:
-    """What an aggregation knows beside the requesters' updates.
+    """What an aggregation knows besides the requesters' updates.
 
     Attributes:
         total: training utterances of all clients together.
@@ -149,16 +159,16 @@ def aggregate_unlearning(
     longest: float = math.inf,
     options: Options | None = None,
 ) -> StateDict:
-    """The requesters' joint step.
+    """Compute the requesters' joint step.
 
     Args:
         updates: of the requesters, all from the same global model; at least one.
         how: "sum" | "mean" (each requester counts alike) | "fedavg" (weighted by utterances among all
-            ``total`` of them in the federation, so that those who did not ask dilute it) | "projected" (the
-            vector nearest to the sum that works against none of the ``others``) | "norm-clipped" (the sum,
-            each update scaled down to a norm of at most ``longest``); or a reference to a user's own.
+            ``total`` of them in the federation, so that clients without a request dilute it) | "projected"
+            (the vector nearest to the sum that works against none of the ``others``) | "norm-clipped" (the
+            sum, each update scaled down to a norm of at most ``longest``); or a reference to a user's own.
         total: training utterances of all clients together; read by "fedavg".
-        others: last differences of clients that did not ask, in client order; read by "projected".
+        others: last differences of clients without a request, in client order; read by "projected".
         longest: > 0; read by "norm-clipped".
         options: settings of a user's own.
 
@@ -191,7 +201,12 @@ class ServerOptimizer:
     moments: dict[str, StateDict] = field(default_factory=dict)
 
     def apply(self, state: Mapping[str, Tensor], mean: StateDict) -> StateDict:
-        """The next global model from this round's mean difference."""
+        """Compute the next global model.
+
+        Args:
+            state: weights of the global model.
+            mean: this round's mean difference.
+        """
         kind, beta = self.settings.server_optimizer, self.settings.server_momentum
         if kind == "average":
             return step(state, mean, self.settings.server_lr)
@@ -213,10 +228,10 @@ _ROUNDING = 1e-12
 """An inner product of unit vectors that is less than this below 0 is no conflict but a rounding error."""
 
 
-def without_conflict(wished: Mapping[str, Tensor], others: Sequence[Mapping[str, Tensor]]) -> StateDict:
-    """The vector d nearest to ``wished`` with <d, g> >= 0 for each g of ``others``.
+def without_conflict(wanted: Mapping[str, Tensor], others: Sequence[Mapping[str, Tensor]]) -> StateDict:
+    """Compute the vector d nearest to ``wanted`` with <d, g> >= 0 for each g of ``others``.
 
-    All tensors count as one vector. d = wished + sum_i lambda_i g_i with lambda >= 0 that minimise |d|: non-
+    All tensors count as one vector. d = wanted + sum_i lambda_i g_i with lambda >= 0 that minimise |d|: non-
     negative least squares, solved exactly (Lawson & Hanson 1974) on the small triangle of a QR decomposition.
     Takes memory for twice len(others) vectors in float64.
 
@@ -225,18 +240,18 @@ def without_conflict(wished: Mapping[str, Tensor], others: Sequence[Mapping[str,
     also takes away what would have helped the others, and then restores the old length.
 
     Args:
-        wished: tensors of any shapes; one that the others lack stays as it is.
-        others: all of the same tensors; their lengths do not matter, and a zero asks for nothing.
+        wanted: tensors of any shapes; one that the others lack stays as it is.
+        others: all of the same tensors; their lengths do not matter, and a zero constrains nothing.
 
     Returns:
-        float64, of the form of ``wished``; equal to it where nothing is in conflict.
+        float64, of the form of ``wanted``; equal to it where nothing is in conflict.
     """
-    result = {key: value.double() for key, value in wished.items()}
+    result = {key: value.double() for key, value in wanted.items()}
     names = sorted(others[0]) if others else []  # whatever order the states came in, the sums run in one
     directions = [g / length for g in (_flat(o, names) for o in others) if (length := g.norm()) > 0]
     if not directions:
         return result
-    vector, columns = _flat(wished, names), torch.stack(directions, 1)
+    vector, columns = _flat(wanted, names), torch.stack(directions, 1)
     if bool((columns.T @ vector >= -_ROUNDING * vector.norm()).all()):
         return result
     orthonormal, triangle = torch.linalg.qr(columns)
@@ -244,8 +259,8 @@ def without_conflict(wished: Mapping[str, Tensor], others: Sequence[Mapping[str,
 
     shares, _ = nnls(triangle.numpy(), -(orthonormal.T @ vector).numpy(), maxiter=100 * len(directions))
     nearest = vector + columns @ torch.from_numpy(shares)
-    parts = torch.split(nearest, [wished[name].numel() for name in names])
-    return result | {name: part.reshape(wished[name].shape) for name, part in zip(names, parts, strict=True)}
+    parts = torch.split(nearest, [wanted[name].numel() for name in names])
+    return result | {name: part.reshape(wanted[name].shape) for name, part in zip(names, parts, strict=True)}
 
 
 def _flat(state: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:

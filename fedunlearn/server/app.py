@@ -74,7 +74,7 @@ class Server:
                     self.main_line.play_round()
 
     def listen_again(self, retry_open: bool) -> bool:
-        """Of a run that was over, find out whether anybody has requested a deletion since.
+        """Find out whether anybody has requested a deletion since the run was over.
 
         Clients that cannot be reached are waited for, as long as ``deletions.patience``. If nobody requests
         anything, the state is as if the server had not listened.
@@ -109,7 +109,7 @@ class Server:
     def _serve(self) -> None:
         """Have requesters unlearn and their updates join. Requests that fail stay accepted, to be retried."""
         state = self.state
-        # Held-out speech changes no model, whoever deletes it.
+        # Deleting held-out speech changes no model.
         if any(r.utterances for r in state.open) and not state.deletion_requested:
             self._callbacks.on_first_request()
             state.deletion_requested = True

@@ -1,6 +1,6 @@
 """Who can be reached when, whose unlearn reply comes late, and who drops in the middle of it.
 
-All of it is a function of settings, seed, client, round and attempt, each by a stream of its own: asked in
+All of it is a function of settings, seed, client, round and attempt, each by a stream of its own: computed in
 any order, in any process, before or after a resumption, the answers are the same. A round is meant as
 schedules mean it (the number of rounds done), so that a reference that learns through the same rounds meets
 the same absences.
@@ -126,7 +126,7 @@ class Availability:
 
 
 def read_trace(file: Path, clients: int) -> dict[int, tuple[Absence, ...]]:
-    """Absences that are known beforehand.
+    """Read absences that are known beforehand.
 
     Args:
         file: CSV with the columns client, from, until (whole numbers; others are ignored).

@@ -156,7 +156,7 @@ class Clients:
         return RecordDict({**record, "withheld": ConfigRecord({"requests": withheld})})
 
     def _longest_first(self, exchange: Exchange) -> list[int]:
-        """In which order to ask: who holds most first, so that nobody begins a long task when others end.
+        """Order the clients: those that hold most first, so that no long task begins when the others end.
 
         In stretches of client order, so that few replies wait for their turn to be read.
         """

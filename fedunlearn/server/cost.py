@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import Any
 
 REQUESTING = frozenset({"train.unlearn", "train.forget_part", "query.purge"})
-"""kinds of message to clients that have asked for a deletion: to forget, and to purge"""
+"""kinds of message to clients that have requested a deletion: to unlearn, and to purge"""
 
 
 @dataclass
@@ -17,7 +17,8 @@ class RoleCost:
     Attributes:
         client_seconds: of computing (CPU time of the device's one thread), summed over clients, measured on
             them.
-        bytes_up, bytes_down: of all messages from and to them, failed attempts included.
+        bytes_up: of all messages from them, failed attempts included.
+        bytes_down: of all messages to them, failed attempts included.
     """
 
     client_seconds: float = 0.0
@@ -26,7 +27,11 @@ class RoleCost:
 
     @classmethod
     def of(cls, counted: Mapping[str, Any]) -> "RoleCost":
-        """What ``asdict`` gave."""
+        """Make it again.
+
+        Args:
+            counted: from ``dataclasses.asdict``.
+        """
         return cls(counted["client_seconds"], int(counted["bytes_up"]), int(counted["bytes_down"]))
 
 
@@ -36,12 +41,12 @@ class PhaseCost:
 
     Attributes:
         rounds: exchanges in which clients computed.
-        wall_seconds: on the server's clock.
+        wall_seconds: of the server, in s.
         bytes_stored: of what the server remembers for later when the phase was over: under "learn" its
             history (last differences only where the settings read them), under "recover" the unlearn steps.
         requesters: of messages of the kinds ``REQUESTING``.
-        others: of all other messages, whoever they go to: a client that has asked before and trains in
-            recovery does so as one of all.
+        others: of all other messages: a client that has requested a deletion before and trains in recovery
+            does so as one of all.
     """
 
     rounds: int = 0
@@ -66,7 +71,11 @@ class PhaseCost:
         return self.requesters.bytes_down + self.others.bytes_down
 
     def share(self, kind: str) -> RoleCost:
-        """Where a message of this kind is booked."""
+        """Return the cost that a message counts towards.
+
+        Args:
+            kind: of the message.
+        """
         return self.requesters if kind in REQUESTING else self.others
 
     @contextmanager
@@ -80,7 +89,11 @@ class PhaseCost:
 
     @classmethod
     def of(cls, counted: Mapping[str, Any]) -> "PhaseCost":
-        """What ``as_dict`` gave."""
+        """Make it again.
+
+        Args:
+            counted: from ``as_dict``.
+        """
         roles = counted["roles"]
         return cls(
             rounds=int(counted["rounds"]),
@@ -91,7 +104,7 @@ class PhaseCost:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain numbers for results.json."""
+        """Write it as plain numbers for results.json."""
         return {
             "rounds": self.rounds,
             "client_seconds": self.client_seconds,

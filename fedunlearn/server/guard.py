@@ -42,14 +42,14 @@ class Intervention:
     """One thing that the guard did, as results.json shows it.
 
     Attributes:
-        round: of the clock.
+        round: the timeline round.
         client: whose update.
         requests: its ids.
         what: "clipped" (too long), "scaled back" (harmful), "refused" (either).
         norm: the update's length as it came to this check.
         limit: the longest allowed then; None = any.
-        drop: accuracy lost on the held-out speech of those who did not ask, by the update as it came to this
-            check; None where they were not asked.
+        drop: accuracy lost on the held-out speech of clients without a request, by the update as it came to
+            this check; None where they did not evaluate it.
         silenced: largest share of its probes that a class lost.
         factor: what is left of the update, in [0, 1); 0 = refused.
     """
@@ -65,7 +65,7 @@ class Intervention:
     factor: float
 
     def as_row(self) -> dict[str, Any]:
-        """As plain data."""
+        """Write it as plain data."""
         return {**vars(self), "requests": list(self.requests)}
 
     @property
@@ -82,13 +82,23 @@ class Intervention:
 
 @dataclass(frozen=True)
 class Harm:
-    """What a candidate model has lost beside the one before; None = not looked at."""
+    """What a candidate model has lost in comparison with the model before it.
+
+    Attributes:
+        drop: accuracy on the held-out speech of clients without a request; None = not measured.
+        silenced: largest share of its probes that a class lost, in [0, 1]; None = not measured.
+    """
 
     drop: float | None = None
     silenced: float | None = None
 
     def too_much(self, settings: GuardSettings, updates: int) -> bool:
-        """Whether it is more than so many updates may do together."""
+        """Find out whether it is more than some updates may do together.
+
+        Args:
+            settings: the guard's bounds.
+            updates: how many.
+        """
         drop = self.drop is not None and self.drop > updates * settings.drop
         return drop or (self.silenced is not None and self.silenced > settings.silenced)
 
@@ -100,10 +110,10 @@ class Guard:
         settings: its bounds.
         before: the global model that the updates start from.
         join: how these updates change it: the difference of the joint step.
-        usual: median length of the last ordinary differences of those who did not ask; inf = none known.
-        accuracy: of a model on the held-out speech of those who did not ask, in [0, 1]; None = nobody could
-            say. Called only where ``settings.drop`` > 0.
-        silenced: largest share of its probes that a class has lost in a model beside ``before``.
+        usual: median length of the last ordinary differences of clients without a request; inf = none known.
+        accuracy: of a model on the held-out speech of clients without a request, in [0, 1]; None = unknown.
+            Called only where ``settings.drop`` > 0.
+        silenced: largest share of its probes that a class has lost in a model in comparison with ``before``.
     """
 
     def __init__(
@@ -123,14 +133,17 @@ class Guard:
         self._base: float | None = None
 
     def examine(
-        self, updates: Sequence[Update], requests: Mapping[int, Sequence[str]], round_: int
+        self, updates: Sequence[Update], request_ids: Mapping[int, Sequence[str]], timeline_round: int
     ) -> tuple[list[Update], list[Intervention]]:
-        """The updates that may join, in client order, and what was done to them and the others.
+        """Examine the updates of a step.
 
         Args:
             updates: finite and of the model's form.
-            requests: client -> ids.
-            round_: of the clock.
+            request_ids: client -> ids of its requests.
+            timeline_round: the timeline round.
+
+        Returns:
+            (the updates that may join, in client order; what was done to them and the others)
         """
         done: list[Intervention] = []
 
@@ -138,8 +151,17 @@ class Guard:
             if factor < 1.0:
                 looked = harm.drop is not None or harm.silenced is not None
                 what: What = "refused" if not factor else "scaled back" if looked else "clipped"
-                ids, longest = tuple(requests[update.client]), None if limit == math.inf else limit
-                row = (round_, update.client, ids, what, update.norm, longest, harm.drop, harm.silenced)
+                ids, longest = tuple(request_ids[update.client]), None if limit == math.inf else limit
+                row = (
+                    timeline_round,
+                    update.client,
+                    ids,
+                    what,
+                    update.norm,
+                    longest,
+                    harm.drop,
+                    harm.silenced,
+                )
                 done.append(Intervention(*row, factor))
             return [_times(update, factor)] if factor else []
 
@@ -210,7 +232,14 @@ class Probes:
         self._called = self._calls()
 
     def silenced(self, candidate: StateDict) -> float:
-        """Largest share of its probes that a class loses, in [0, 1], of the classes that had enough."""
+        """Compute the largest share of its probes that a class loses, of the classes that had enough.
+
+        Args:
+            candidate: weights of the candidate model.
+
+        Returns:
+            in [0, 1]
+        """
         self._model.load_state_dict(candidate)
         judged = self._called >= _FEWEST * len(self._probes)
         if not bool(judged.any()):

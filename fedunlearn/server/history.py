@@ -1,10 +1,10 @@
 """What the server remembers of learning, for steps that need more than the global model.
 
-Two things are kept beside the first weights: of every client in every ordinary round the size of its
+Two things are kept besides the first weights: of every client in every learning round the size of its
 difference, tensor by tensor, which is all that FedEraser's calibration reads of the updates that it stores
-(Liu et al. 2021, IWQoS, doi 10.1109/IWQOS52092.2021.9521274); and, where somebody will read it, each client's
-last difference, which says what those who did not ask would still learn: as many models as there are clients.
-Tensors that are not trained do not enter.
+(Liu et al. 2021, IWQoS, doi 10.1109/IWQOS52092.2021.9521274); and, where the settings read it, each client's
+last difference, which says what clients without a request would still learn: as many models as there are
+clients. Tensors that are not trained do not enter.
 """
 
 import math
@@ -156,7 +156,8 @@ class History:
             order: of the names of the model's whole state.
 
         Raises:
-            KeyError, ValueError: something is missing or does not fit.
+            KeyError: something is missing.
+            ValueError: something does not fit.
         """
         norms = tensors["norms"]
         if norms.ndim != 2 or norms.shape[1] != 2 + len(trained):

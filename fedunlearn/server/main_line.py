@@ -27,9 +27,9 @@ class MainLine:
         """Whether ordinary training rounds of the main line are still to come."""
         model = self._state.model
         rounds = 0 if model is None else model.learning_rounds
-        # Where everybody has deleted everything, nobody is left to learn from.
-        nobody = self._state.step is ServerStep.ROUND and not any(self._state.examples.values())
-        return rounds < self._config.training.rounds and not nobody
+        # Where all clients have deleted everything, there is nothing left to learn from.
+        empty = self._state.step is ServerStep.ROUND and not any(self._state.examples.values())
+        return rounds < self._config.training.rounds and not empty
 
     def play_round(self) -> None:
         """Play the round that is due, of recovery or of learning, or none; then the next step."""

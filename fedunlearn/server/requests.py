@@ -87,16 +87,24 @@ class TrackedRequest:
         return self.state in waits and self.learned > 0 and not self.purged_there
 
     def late(self, rounds_done: int) -> bool:
-        """Whether the deadline has passed."""
+        """Find out whether the deadline has passed.
+
+        Args:
+            rounds_done: rounds done now.
+        """
         return self.deadline is not None and rounds_done > self.rounds_done + self.deadline
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain data, for a checkpoint."""
+        """Write it as plain data, for a checkpoint."""
         return {**asdict(self), "state": str(self.state)}
 
     @classmethod
     def of(cls, saved: dict[str, Any]) -> "TrackedRequest":
-        """What ``as_dict`` gave."""
+        """Make it again.
+
+        Args:
+            saved: from ``as_dict``.
+        """
         known = {f.name: saved[f.name] for f in fields(cls)}
         return cls(**{**known, "state": RequestState(saved["state"])})
 

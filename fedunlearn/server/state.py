@@ -49,7 +49,7 @@ class Fault:
     Attributes:
         round: the timeline round.
         phase: what was being done.
-        client: who replied; ``NOBODY`` = a node that has not said which client it is.
+        client: who replied; ``NOBODY`` = a node that has not introduced itself.
         reason: one line.
         kind: "refused" = the reply cannot be right; "failed" = the client reports a failure; "late" = it came
             too late, or never; "repeated" = its message had been answered; "dropped" = the device dropped out
@@ -141,7 +141,7 @@ class ServerState:
             devices).
         requests: by id and client.
         silent_clients: clients that have not answered since everything that is planned has been raised, so
-            that nobody knows what they request.
+            that what they request is unknown.
         last_report: client -> rounds done at its last answer to a listening or a purge. What it has recorded
             since then the server does not know of, and does not ask it to train on.
         last_trained: client -> rounds done up to which its recordings have been trained on, in the main line.

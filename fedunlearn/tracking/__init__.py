@@ -75,7 +75,7 @@ class Follower:
                     self._tracker.round(json.loads(line))
 
         self._try(begin)
-        run.on_metrics = self.round
+        run.followers.append(self.round)
 
     def round(self, row: Mapping[str, Any]) -> None:
         """Record a round, see ``Tracker.round``."""

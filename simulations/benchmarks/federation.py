@@ -61,7 +61,7 @@ def measure(workload: BenchmarkWorkload, folder: Path) -> dict[str, Any]:
     del corpus
     start["prepare"] = perf_counter() - begin
     times: list[float] = []
-    experiment.run.on_metrics = lambda _: times.append(time.time())
+    experiment.run.followers.append(lambda _: times.append(time.time()))
     begin = time.time()
     mods: Sequence[Any] = [idle] if workload.idle else []
     results = play(experiment, mods)
