@@ -46,10 +46,11 @@ def play(experiment: Experiment, mods: Sequence[Any] = ()) -> dict[str, Any]:
         mods: Flower mods for the ClientApp.
 
     Returns:
-        results, as in results.json.
+        results, as in results.json
 
     Raises:
-        RunFailed: the run could not be completed; Interrupted where somebody stopped it.
+        Interrupted: the run was interrupted.
+        RunFailed: it could not be completed.
     """
     settings = experiment.config.federation
     inline = settings.engine == "inline"
@@ -106,7 +107,15 @@ def make_server_app(experiment: Experiment, storage: EngineStorage) -> ServerApp
 def run_inline(
     server_app: ServerApp, client_app: ClientApp, clients: int, settings: FederationSettings, log: Path
 ) -> None:
-    """Run both apps in this process, one client after another."""
+    """Run both apps in this process, one client after another.
+
+    Args:
+        server_app: conducts the experiment.
+        client_app: answers for all clients.
+        clients: how many.
+        settings: of the engine.
+        log: not used: everything is in this process.
+    """
     server_app(InlineGrid(client_app, clients), _server_context())
 
 
@@ -121,7 +130,12 @@ def run_ray(
     """Run the ServerApp here and the ClientApp on Ray workers of one CPU and one torch thread each.
 
     Args:
-        gpu: how so many workers share the GPU; None where they need none.
+        server_app: conducts the experiment.
+        client_app: answers for all clients.
+        clients: how many.
+        settings: of the engine.
+        log: file for the output of Ray.
+        gpu: decides how so many workers share the GPU; None = they need none.
     """
     import ray
 
@@ -193,7 +207,7 @@ def run_flower(
     inner = server_app
 
     def main(grid: Grid, context: Context) -> None:
-        # Flower turns an exception of the server into a log line; keep it.
+        # Flower only logs an exception of the server; keep it.
         try:
             inner(grid, context)
         except BaseException as error:
@@ -202,7 +216,7 @@ def run_flower(
     outer = ServerApp()
     outer.main()(main)
     with _short_folder_for_ray(), _ray_for(sharing, log):
-        # Deprecated upstream, and the one call that works in process and tells the truth on failure.
+        # Deprecated by Flower, but the only call that works in process and reports failures.
         run_simulation(outer, client_app, clients, backend_config=backend_config(workers, sharing))
     if failure:
         raise failure[0]
