@@ -47,10 +47,11 @@ def play(experiment: Experiment, mods: Sequence[Any] = ()) -> Results:
         mods: Flower mods for the ClientApp.
 
     Returns:
-        the results.
+        results, as in results.json
 
     Raises:
-        RunFailed: the run could not be completed; Interrupted where somebody stopped it.
+        Interrupted: the run was interrupted.
+        RunFailed: it could not be completed.
     """
     settings = experiment.config.federation
     inline = settings.engine == "inline"
@@ -110,11 +111,11 @@ def run_inline(
     """Run both apps in this process, one client after another.
 
     Args:
-        server_app: of the run.
-        client_app: of the devices.
-        clients: how many there are.
-        settings: of the federation; not read here.
-        log: file for what Flower and Ray log; not written here.
+        server_app: conducts the experiment.
+        client_app: answers for all clients.
+        clients: how many.
+        settings: of the engine.
+        log: not used: everything is in this process.
     """
     server_app(InlineGrid(client_app, clients), _server_context())
 
@@ -130,12 +131,12 @@ def run_ray(
     """Run the ServerApp here and the ClientApp on Ray workers of one CPU and one torch thread each.
 
     Args:
-        server_app: of the run.
-        client_app: of the devices.
-        clients: how many there are.
-        settings: of the federation.
-        log: file for what Flower and Ray log.
-        gpu: how so many workers share the GPU; None where they need none.
+        server_app: conducts the experiment.
+        client_app: answers for all clients.
+        clients: how many.
+        settings: of the engine.
+        log: file for the output of Ray.
+        gpu: decides how so many workers share the GPU; None = they need none.
     """
     import ray
 
@@ -215,7 +216,7 @@ def run_flower(
     inner = server_app
 
     def main(grid: Grid, context: Context) -> None:
-        # Flower turns an exception of the server into a log line; keep it.
+        # Flower only logs an exception of the server; keep it.
         try:
             inner(grid, context)
         except BaseException as error:
@@ -224,7 +225,7 @@ def run_flower(
     outer = ServerApp()
     outer.main()(main)
     with _short_folder_for_ray(), _ray_for(sharing, log):
-        # Deprecated upstream, and the one call that works in process and tells the truth on failure.
+        # Deprecated by Flower, but the only call that works in process and reports failures.
         run_simulation(outer, client_app, clients, backend_config=backend_config(workers, sharing))
     if failure:
         raise failure[0]

@@ -172,7 +172,7 @@ class Metrics:
 
 
 @dataclass(frozen=True)
-class Effort:
+class ReplyCost:
     """What a reply cost its client.
 
     Attributes:
@@ -184,18 +184,18 @@ class Effort:
     died: bool
 
 
-def read_effort(reply: RecordDict) -> Effort:
+def read_reply_cost(reply: RecordDict) -> ReplyCost:
     """Read what a reply cost.
 
     Raises:
         Refused: a number is out of range.
     """
     values = {name: range_.read(reply, name) for name, range_ in EVERY_REPLY.items()}
-    return Effort(values["seconds"] or 0.0, values["died"] == 1)
+    return ReplyCost(values["seconds"] or 0.0, values["died"] == 1)
 
 
 @dataclass(frozen=True)
-class Introduction:
+class PopulationReport:
     """A node's answer to "query.population".
 
     Attributes:
@@ -209,7 +209,7 @@ class Introduction:
     held_out: int
 
 
-def read_introduction(reply: RecordDict, clients: int) -> Introduction:
+def read_population(reply: RecordDict, clients: int) -> PopulationReport:
     """Read the reply to "query.population".
 
     Args:
@@ -223,7 +223,7 @@ def read_introduction(reply: RecordDict, clients: int) -> Introduction:
     client = metrics.whole("client")
     if client >= clients:
         raise Refused(f"the reply's metric client is {client}, but the clients are 0 to {clients - 1}")
-    return Introduction(client, metrics.whole("train"), metrics.whole("test"))
+    return PopulationReport(client, metrics.whole("train"), metrics.whole("test"))
 
 
 # ---- weights -------------------------------------------------------------------------------------------
@@ -316,7 +316,7 @@ def read_moments(reply: RecordDict, client: int, dims: int, most: float) -> Upda
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingReply:
     """A client's reply to a round of training.
 
     Attributes:
@@ -330,7 +330,7 @@ class Trained:
 
 def read_training(
     reply: RecordDict, client: int, kind: str, held: int, form: UpdateForm, exactly: bool = True
-) -> Trained:
+) -> TrainingReply:
     """Read the reply to "train" or "train.retain_part".
 
     Args:
@@ -349,4 +349,4 @@ def read_training(
     examples = metrics.whole("examples")
     if examples > held or (exactly and examples != held):
         raise Refused(f"claims {examples} utterances, but it holds {held}")
-    return Trained(metrics.real("loss"), read_update(reply, client, examples, form, borrowed=True))
+    return TrainingReply(metrics.real("loss"), read_update(reply, client, examples, form, borrowed=True))

@@ -12,7 +12,7 @@ from torch import Tensor
 from fedunlearn.config.federation import FederationSettings
 from fedunlearn.errors import RunFailed
 from fedunlearn.messages.records import lend
-from fedunlearn.messages.replies import read_effort
+from fedunlearn.messages.replies import read_reply_cost
 from fedunlearn.messages.scalars import Evaluation, pool_evaluations, read_evaluation
 from fedunlearn.messages.sizes import size
 from fedunlearn.server.cost import REQUESTING
@@ -177,9 +177,9 @@ class Clients:
         content = exchange.check_reply(reply)
         spent = exchange.occasion.cost.share(exchange.kind)
         spent.bytes_up += size(content)
-        effort = read_effort(content)
-        spent.client_seconds += effort.seconds
-        if effort.died:
+        reply_cost = read_reply_cost(content)
+        spent.client_seconds += reply_cost.seconds
+        if reply_cost.died:
             reason = "its process died and was started again"
             self._channel.add_fault(client, reason, exchange.occasion, "failed")
         return read(client, content)

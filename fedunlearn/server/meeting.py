@@ -9,7 +9,7 @@ from flwr.app import RecordDict
 from fedunlearn.console import warn
 from fedunlearn.errors import RunFailed
 from fedunlearn.messages.phase import Phase
-from fedunlearn.messages.replies import Introduction, read_effort, read_introduction
+from fedunlearn.messages.replies import PopulationReport, read_population, read_reply_cost
 from fedunlearn.server.cost import PhaseCost
 from fedunlearn.server.exchange import Channel, Exchange, ExchangeInfo, kind_of_fault, reason_of
 from fedunlearn.server.state import NOBODY
@@ -22,7 +22,7 @@ _MORE_CLIENTS = (
 )
 
 
-def meet_clients(channel: Channel, count: int) -> dict[int, Introduction]:
+def meet_clients(channel: Channel, count: int) -> dict[int, PopulationReport]:
     """Have all clients introduce themselves, and note their nodes in the channel.
 
     Args:
@@ -37,7 +37,7 @@ def meet_clients(channel: Channel, count: int) -> dict[int, Introduction]:
     """
     nodes = _wait_for_nodes(channel, count)
     reasons: dict[int, str] = {}
-    known: dict[int, Introduction] = {}
+    known: dict[int, PopulationReport] = {}
     for _ in range(1 + channel.settings.retries):
         missing = [n for n in nodes if n not in channel.nodes.values()]
         if len(channel.nodes) < count:
@@ -67,7 +67,7 @@ def _wait_for_nodes(channel: Channel, count: int) -> list[int]:
 
 def _introduce(
     channel: Channel, nodes: Sequence[int], count: int
-) -> tuple[dict[int, Introduction], dict[int, str]]:
+) -> tuple[dict[int, PopulationReport], dict[int, str]]:
     """Ask nodes which clients they are.
 
     Returns:
@@ -76,14 +76,14 @@ def _introduce(
     occasion, empty = ExchangeInfo(0, Phase.MEET, PhaseCost()), {node: RecordDict() for node in nodes}
     exchange = Exchange(channel, "query.population", empty, dict(zip(nodes, nodes, strict=True)), occasion)
     exchange.send(nodes)
-    found: dict[int, Introduction] = {}
+    found: dict[int, PopulationReport] = {}
     refused: dict[int, str] = {}
     for node in nodes:
         reply = exchange.reply_of(node)
         try:
             content = exchange.check_reply(reply)
-            read_effort(content)
-            found[node] = read_introduction(content, count)
+            read_reply_cost(content)
+            found[node] = read_population(content, count)
         except RunFailed:
             raise
         except Exception as error:
@@ -91,7 +91,7 @@ def _introduce(
             reason = f"node {node}: {refused[node]}"
             channel.add_fault(NOBODY, reason, occasion, kind_of_fault(reply))
     claims = Counter(introduction.client for introduction in found.values()) + Counter(channel.nodes)
-    met: dict[int, Introduction] = {}
+    met: dict[int, PopulationReport] = {}
     for node, introduction in found.items():
         client = introduction.client
         if claims[client] > 1:

@@ -1,4 +1,4 @@
-"""Clients that lie: they do the damage they promise, and the guard stops it, in whole small runs."""
+"""Malicious clients: they do the intended damage, and the guard stops it, in whole small runs."""
 
 import copy
 import json
@@ -58,7 +58,7 @@ def test_a_random_direction_is_as_long_as_it_is_said_to_be() -> None:
 
 
 @pytest.mark.parametrize("target", [2, 3, 7])
-def test_a_targeted_lie_takes_one_class_for_the_next_and_leaves_the_others(target: int) -> None:
+def test_a_targeted_update_takes_one_class_for_the_next_and_leaves_the_others(target: int) -> None:
     """Class 7 of four is class 3, whose next is class 0."""
     one = adversary(target)
     update = craft_update(AttackerSettings(clients=(0,), kind="targeted", factor=1.0, target=target), one)
@@ -71,7 +71,7 @@ def test_a_targeted_lie_takes_one_class_for_the_next_and_leaves_the_others(targe
 
 
 @pytest.mark.parametrize("kind", BEHAVIOURS)
-def test_a_lie_has_the_form_of_an_update_and_changes_no_model(kind: str) -> None:
+def test_a_forged_update_has_the_form_of_an_update_and_changes_no_model(kind: str) -> None:
     one = adversary()
     before = copy.deepcopy(one.model.state_dict())
     sent = craft_update(AttackerSettings(clients=(0,), kind=kind, factor=1.0), one)
@@ -81,7 +81,7 @@ def test_a_lie_has_the_form_of_an_update_and_changes_no_model(kind: str) -> None
         assert torch.equal(one.model.state_dict()[name], before[name])
 
 
-def test_a_client_that_does_not_exist_cannot_lie(tmp_path: Path) -> None:
+def test_a_client_that_does_not_exist_cannot_be_malicious(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"attackers.clients: there is no client 6 \(0 to 5 are there\)"):
         run_small(tmp_path / "run", small_config(attackers__clients=(1, 6)))
 
@@ -101,15 +101,15 @@ def test_the_default_guard_changes_no_bit_of_an_honest_run(tmp_path: Path, cache
     assert weights_of(tmp_path / "guarded") == weights_of(tmp_path / "open")
 
 
-def test_a_lie_that_is_the_truth_changes_no_bit(tmp_path: Path, cache: Path) -> None:
+def test_a_forged_update_that_equals_the_honest_one_changes_no_bit(tmp_path: Path, cache: Path) -> None:
     run_small(tmp_path / "honest", cache=cache)
     honest = small_config(attackers__clients=(1, 2, 3), attackers__kind="scaled", attackers__factor=1.0)
-    told = run_small(tmp_path / "liars", honest, cache=cache)
-    assert weights_of(tmp_path / "honest") == weights_of(tmp_path / "liars")
-    assert told["attackers"]["clients"] == [1, 2, 3]
+    results = run_small(tmp_path / "malicious", honest, cache=cache)
+    assert weights_of(tmp_path / "honest") == weights_of(tmp_path / "malicious")
+    assert results["attackers"]["clients"] == [1, 2, 3]
 
 
-def test_a_liar_wrecks_the_model_and_the_guard_does_not_let_it(tmp_path: Path, cache: Path) -> None:
+def test_a_malicious_client_ruins_the_model_and_the_guard_prevents_it(tmp_path: Path, cache: Path) -> None:
     alone = [{"client": 1, "what": "all", "after_learning": 0}]
     wreck = WRECK | {"deletions__schedule": alone}
     open_ = run_small(tmp_path / "open", small_config(**wreck, **OFF), cache=cache)

@@ -188,7 +188,7 @@ def test_what_is_recorded_later_is_not_asked_for_yet(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"id": "x"}', '{"id": "0123456789abcdef"}', "\x00"])
-def test_what_is_no_wish_is_refused_once_and_stops_nobody(vault: Vault, content: str) -> None:
+def test_what_is_no_request_is_refused_once_and_stops_nobody(vault: Vault, content: str) -> None:
     inbox = Inbox(vault.folder)
     inbox.file(new_request(1))
     (inbox.folder / "scribble.json").write_text(content)
@@ -218,7 +218,7 @@ def test_a_request_is_withdrawn_until_it_is_unlearned(vault: Vault) -> None:
         book.set_state([new_request(1).id], RequestState.UNLEARNED)
 
 
-def test_a_wish_that_is_withdrawn_before_it_is_heard_is_both(vault: Vault) -> None:
+def test_a_request_that_is_withdrawn_before_its_admission_is_both(vault: Vault) -> None:
     Inbox(vault.folder).file_withdrawal(new_request(1).id)
     Inbox(vault.folder).file(new_request(1))
     assert [r.state for r in hear(vault)] == [RequestState.WITHDRAWN]
@@ -427,7 +427,7 @@ for n in range(int(sys.argv[2])):
     assert len(book) == 2 * count and {r.state for r in book} == {RequestState.UNLEARNED}
 
 
-def test_a_disk_that_fills_up_loses_no_wish(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_loses_no_request(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
     inbox = Inbox(vault.folder)
     inbox.file(new_request(1))
     with monkeypatch.context() as patched:
@@ -442,7 +442,7 @@ def test_a_disk_that_fills_up_loses_no_wish(vault: Vault, monkeypatch: pytest.Mo
 
 @given(names=st.text(max_size=9), number=st.integers(0, 9))
 @settings(max_examples=25)
-def test_a_wish_survives_being_filed(names: str, number: int) -> None:
+def test_a_request_survives_being_filed(names: str, number: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         filed = new_request(7, "named", utterances=(names, "b"), deadline=number or None, reason=names)
         Inbox(Path(folder)).file(filed)
@@ -563,7 +563,7 @@ class LifeOfRequests(RuleBasedStateMachine):
                 self.book.set_state([name], state)
 
     @invariant()
-    def every_wish_had_one_effect_and_the_right_one(self) -> None:
+    def every_request_had_one_effect_and_the_right_one(self) -> None:
         book = self.book.all()
         assert {r.id: (r.state, (*r.utterances, *r.held_out)) for r in book} == self.expected
         assert not any(u.startswith("t") for r in book for u in r.utterances)

@@ -175,11 +175,11 @@ def test_no_cluster_is_said_in_one_line(tmp_path: Path) -> None:
         play(experiment)
 
 
-# ---- papers and arrays -----------------------------------------------------------------------------------
+# ---- metadata files and arrays ---------------------------------------------------------------------------
 
 
 def test_a_vault_moves_and_comes_back(tmp_path: Path) -> None:
-    """Moved whole; then its arrays are wiped here, its papers follow, and it is made anew from the corpus."""
+    """It is moved whole; its arrays are wiped here, its metadata files follow, the corpus restores it."""
     prepared(tmp_path / "run").close()
     here, there = tmp_path / "run" / "vaults" / "client-0002", tmp_path / "there"
     before = Vault(here)
@@ -194,7 +194,7 @@ def test_a_vault_moves_and_comes_back(tmp_path: Path) -> None:
     (there / "receipts").mkdir()
     (there / "receipts" / "r.json").write_text("{}")
     (there / "inbox").mkdir()
-    (there / "inbox" / "wish.json").write_text("{}")
+    (there / "inbox" / "request.json").write_text("{}")
     replace_metadata_files(here, read_metadata_files(there))
     assert (here / "receipts" / "r.json").exists() and not (here / "inbox").exists()
     restore_arrays(here, pcm.__getitem__)

@@ -25,9 +25,9 @@ from fedunlearn.messages.replies import (
     REQUEST_RANGES,
     Range,
     UpdateForm,
-    read_effort,
-    read_introduction,
     read_moments,
+    read_population,
+    read_reply_cost,
     read_training,
     read_update,
 )
@@ -91,7 +91,7 @@ def reply_of(
 
 
 READERS: dict[str, Callable[[RecordDict], object]] = {
-    "query.population": lambda reply: read_introduction(reply, CLIENTS),
+    "query.population": lambda reply: read_population(reply, CLIENTS),
     "train.calibrate": lambda reply: read_moments(reply, 3, DIMS, HELD),
     "train": lambda reply: read_training(reply, 3, "train", HELD, FORM),
     "train.retain_part": lambda reply: read_training(reply, 3, "train.retain_part", HELD, FORM),
@@ -154,7 +154,7 @@ def test_a_field_is_missed_and_a_part_of_a_count_is_not_cut(kind: str, name: str
 @pytest.mark.parametrize("name", EVERY_REPLY)
 def test_what_a_reply_cost_has_a_range_too(name: str, value: Any) -> None:
     with pytest.raises(Refused, match=name):
-        read_effort(RecordDict({"metrics": MetricRecord({name: value})}))
+        read_reply_cost(RecordDict({"metrics": MetricRecord({name: value})}))
 
 
 @given(st.one_of(st.integers(), st.floats()), st.floats(-1e6, 1e6), st.floats(0, 1e6), st.booleans())
@@ -364,47 +364,47 @@ def check(results: dict[str, Any]) -> None:
     jsonschema.validate(json.loads(json.dumps(results, allow_nan=False)), SCHEMA)
 
 
-class Lies:
-    """A Flower mod: one client's replies to one kind of message, each with the next of several lies.
+class TamperedReplies:
+    """A Flower mod that tampers with one client's replies to one type of message, each in another way.
 
     Args:
-        kind: of message.
+        kind: message type.
         client: whose replies.
-        lies: what to do to each; after the last, the client is honest.
+        tampers: what to do to each reply; after the last, the client is honest.
     """
 
-    def __init__(self, kind: str, client: int, lies: list[Callable[[RecordDict], None]]) -> None:
-        self.kind, self.client, self.lies = kind, client, iter(lies)
-        self.left = len(lies)
+    def __init__(self, kind: str, client: int, tampers: list[Callable[[RecordDict], None]]) -> None:
+        self.kind, self.client, self.tampers = kind, client, iter(tampers)
+        self.left = len(tampers)
 
     def __call__(self, message: Message, context: Any, call_next: Any) -> Message:
         reply: Message = call_next(message, context)
         if message.metadata.message_type == self.kind and context.node_config["partition-id"] == self.client:
-            for lie in self.lies:
+            for tamper in self.tampers:
                 self.left -= 1
-                lie(reply.content)
+                tamper(reply.content)
                 break
         return reply
 
 
 def metrics(**values: Any) -> Callable[[RecordDict], None]:
-    def lie(content: RecordDict) -> None:
+    def tamper(content: RecordDict) -> None:
         for name, value in values.items():
             content.metric_records["metrics"][name] = value
 
-    return lie
+    return tamper
 
 
 def update(name: str, value: float) -> Callable[[RecordDict], None]:
-    def lie(content: RecordDict) -> None:
+    def tamper(content: RecordDict) -> None:
         honest = unpack(content.array_records["update"])
         content["update"] = pack({k: v * 0 + value if k == name else v for k, v in honest.items()})
 
-    return lie
+    return tamper
 
 
 def test_no_number_of_one_client_ends_a_run(tmp_path: Path) -> None:
-    """Each lie is one fault of its client, which is asked again; the run has its results in any case."""
+    """Each tampered reply is one fault of its client, which is asked again; the run has results anyway."""
     of_training = [
         (metrics(seconds=1.7e308), "seconds"),
         (metrics(seconds=-1e9), "seconds"),
@@ -430,10 +430,12 @@ def test_no_number_of_one_client_ends_a_run(tmp_path: Path) -> None:
         ("query.deletions", metrics(train=10**6), "claims"),
     ]
     mods = [
-        Lies("train", 4, [lie for lie, _ in of_training]),
-        Lies("train.unlearn", 2, [lie for lie, _ in of_unlearning]),
+        TamperedReplies("train", 4, [tamper for tamper, _ in of_training]),
+        TamperedReplies("train.unlearn", 2, [tamper for tamper, _ in of_unlearning]),
         *(
-            Lies(kind, 2 if kind == "query.purge" else 5, [lie for k, lie, _ in others if k == kind])
+            TamperedReplies(
+                kind, 2 if kind == "query.purge" else 5, [tamper for k, tamper, _ in others if k == kind]
+            )
             for kind in dict.fromkeys(kind for kind, _, _ in others)
         ),
     ]
@@ -465,7 +467,7 @@ def test_an_honest_run_says_nothing_without_a_declared_range(tmp_path: Path) -> 
 
 
 def test_who_says_that_it_holds_nothing_and_asks_is_refused(tmp_path: Path) -> None:
-    def lie(message: Message, context: Any, call_next: Any) -> Message:
+    def tamper(message: Message, context: Any, call_next: Any) -> Message:
         reply: Message = call_next(message, context)
         if (
             message.metadata.message_type == "query.deletions"
@@ -475,7 +477,7 @@ def test_who_says_that_it_holds_nothing_and_asks_is_refused(tmp_path: Path) -> N
             reply.content.metric_records["metrics"]["train"] = 0
         return reply
 
-    results = run_small(tmp_path / "run", mods=[lie])
+    results = run_small(tmp_path / "run", mods=[tamper])
     check(results)
     assert results["status"] == "partial" and "client 2 did not say" in results["failure"]
     assert "claims 0 utterances, but its requests name 4" in results["faults"][0]["reason"]
@@ -491,7 +493,7 @@ def test_no_client_keeps_the_server_listening(tmp_path: Path, window: int) -> No
     ids: Iterator[str] = (f"{n:016x}" for n in range(1, 10**6))
     told: list[str] = []
 
-    def lie(message: Message, context: Any, call_next: Any) -> Message:
+    def tamper(message: Message, context: Any, call_next: Any) -> Message:
         reply: Message = call_next(message, context)
         if message.metadata.message_type == "query.deletions" and context.node_config["partition-id"] == 5:
             dates.append(int(message.content.config_records["settings"]["rounds_done"]))
@@ -511,7 +513,7 @@ def test_no_client_keeps_the_server_listening(tmp_path: Path, window: int) -> No
             assert many < 40, "the server listens on and on"
         return reply
 
-    results = run_small(tmp_path / "run", small_config(deletions__window=window), [lie])
+    results = run_small(tmp_path / "run", small_config(deletions__window=window), [tamper])
     check(results)
     assert max(dates) <= 4 + window + window + 3 + 1 + 1
     assert {r["state"] for r in results["requests"] if r["client"] in {1, 2, 3}} == {"verified"}
@@ -536,13 +538,13 @@ def test_doubled_replies_have_one_effect(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_nodes_that_never_say_who_they_are_end_the_run_in_order(tmp_path: Path) -> None:
-    mod = Lies("query.population", 4, [metrics(client=math.nan)] * 9)
+    mod = TamperedReplies("query.population", 4, [metrics(client=math.nan)] * 9)
     with pytest.raises(engine.RunFailed, match=r"clients \[4\] did not say who they are.*node 5: .*client"):
         run_small(tmp_path / "run", mods=[mod])
 
 
 def test_a_garbled_introduction_is_counted_and_asked_for_again(tmp_path: Path) -> None:
-    results = run_small(tmp_path / "run", mods=[Lies("query.population", 4, [metrics(client=2)])])
+    results = run_small(tmp_path / "run", mods=[TamperedReplies("query.population", 4, [metrics(client=2)])])
     check(results)
     assert results["status"] == "complete"
     assert {(f["phase"], f["client"], f["kind"]) for f in results["faults"]} == {("meet", -1, "refused")}
