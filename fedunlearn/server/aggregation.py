@@ -1,4 +1,4 @@
-"""How updates become the next global model. Sums run in client order and in float64.
+"""Aggregation of updates into the next global model. Sums run in client order and in float64.
 
 Order and precision matter for promise 4: replies arrive in any order, floating-point sums depend on it.
 """
@@ -154,11 +154,12 @@ def aggregate_unlearning(
     Args:
         updates: of the requesters, all from the same global model; at least one.
         how: "sum" | "mean" (each requester counts alike) | "fedavg" (weighted by utterances among all
-            ``total`` of them in the federation, so that those who did not ask dilute it) | "projected" (the
-            vector nearest to the sum that works against none of the ``others``) | "norm-clipped" (the sum,
-            each update scaled down to a norm of at most ``longest``); or a reference to a user's own.
+            ``total`` of them in the federation, so that clients without a request dilute it) |
+            "projected" (the vector nearest to the sum that works against none of the ``others``) |
+            "norm-clipped" (the sum, each update scaled down to a norm of at most ``longest``); or a
+            reference to a user's own.
         total: training utterances of all clients together; read by "fedavg".
-        others: last differences of clients that did not ask, in client order; read by "projected".
+        others: last differences of the clients without a request, in client order; read by "projected".
         longest: > 0; read by "norm-clipped".
         options: settings of a user's own.
 
@@ -213,10 +214,10 @@ _ROUNDING = 1e-12
 """An inner product of unit vectors that is less than this below 0 is no conflict but a rounding error."""
 
 
-def without_conflict(wished: Mapping[str, Tensor], others: Sequence[Mapping[str, Tensor]]) -> StateDict:
-    """The vector d nearest to ``wished`` with <d, g> >= 0 for each g of ``others``.
+def without_conflict(wanted: Mapping[str, Tensor], others: Sequence[Mapping[str, Tensor]]) -> StateDict:
+    """The vector d nearest to ``wanted`` with <d, g> >= 0 for each g of ``others``.
 
-    All tensors count as one vector. d = wished + sum_i lambda_i g_i with lambda >= 0 that minimise |d|: non-
+    All tensors count as one vector. d = wanted + sum_i lambda_i g_i with lambda >= 0 that minimise |d|: non-
     negative least squares, solved exactly (Lawson & Hanson 1974) on the small triangle of a QR decomposition.
     Takes memory for twice len(others) vectors in float64.
 
@@ -225,18 +226,18 @@ def without_conflict(wished: Mapping[str, Tensor], others: Sequence[Mapping[str,
     also takes away what would have helped the others, and then restores the old length.
 
     Args:
-        wished: tensors of any shapes; one that the others lack stays as it is.
+        wanted: tensors of any shapes; one that the others lack stays as it is.
         others: all of the same tensors; their lengths do not matter, and a zero asks for nothing.
 
     Returns:
-        float64, of the form of ``wished``; equal to it where nothing is in conflict.
+        float64, of the form of ``wanted``; equal to it where nothing is in conflict.
     """
-    result = {key: value.double() for key, value in wished.items()}
+    result = {key: value.double() for key, value in wanted.items()}
     names = sorted(others[0]) if others else []  # whatever order the states came in, the sums run in one
     directions = [g / length for g in (_flat(o, names) for o in others) if (length := g.norm()) > 0]
     if not directions:
         return result
-    vector, columns = _flat(wished, names), torch.stack(directions, 1)
+    vector, columns = _flat(wanted, names), torch.stack(directions, 1)
     if bool((columns.T @ vector >= -_ROUNDING * vector.norm()).all()):
         return result
     orthonormal, triangle = torch.linalg.qr(columns)
@@ -244,8 +245,8 @@ def without_conflict(wished: Mapping[str, Tensor], others: Sequence[Mapping[str,
 
     shares, _ = nnls(triangle.numpy(), -(orthonormal.T @ vector).numpy(), maxiter=100 * len(directions))
     nearest = vector + columns @ torch.from_numpy(shares)
-    parts = torch.split(nearest, [wished[name].numel() for name in names])
-    return result | {name: part.reshape(wished[name].shape) for name, part in zip(names, parts, strict=True)}
+    parts = torch.split(nearest, [wanted[name].numel() for name in names])
+    return result | {name: part.reshape(wanted[name].shape) for name, part in zip(names, parts, strict=True)}
 
 
 def _flat(state: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
