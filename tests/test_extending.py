@@ -19,6 +19,7 @@ from fedunlearn.config import Config
 from fedunlearn.config import plugins as plugins_module
 from fedunlearn.config.unlearning import AGGREGATIONS
 from fedunlearn.corpora import load as load_corpus
+from fedunlearn.experiment.reference_cache import reference_key
 from fedunlearn.models import build_model
 from fedunlearn.server import aggregation as aggregation_module
 from fedunlearn.unlearning import METHODS
@@ -339,6 +340,17 @@ def test_a_method_that_returns_something_else_fails_by_name(place: Path) -> None
 
 def test_the_built_in_aggregations_are_those_that_the_config_knows() -> None:
     assert aggregation_module._JOINS.keys() == AGGREGATIONS.keys()
+
+
+def test_options_and_the_file_of_ones_own_model_decide_what_is_cached(place: Path) -> None:
+    def key(model: str = "my_model.py:energy-mlp", **more: Any) -> str:
+        return reference_key(fu.load_config(model=model, **more), 1, ("a", "b"))
+
+    first = key()
+    assert first == key() == key(method="my_method.py:uniform")
+    wider = key(**{"model.options.hidden": 33})
+    (place / "my_model.py").write_text(FILES["my_model.py"].replace("1e-6", "1e-5"))
+    assert len({first, wider, key(), key("cnn")}) == 4
 
 
 def test_a_config_made_in_python_is_completed_by_the_same_checks(place: Path) -> None:

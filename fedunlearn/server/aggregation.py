@@ -1,4 +1,4 @@
-"""How updates become the next global model. Sums run in client order and in float64.
+"""Aggregation of updates into the next global model. Sums run in client order and in float64.
 
 Order and precision matter for promise 4: replies arrive in any order, floating-point sums depend on it.
 """

@@ -1,4 +1,4 @@
-"""What an unlearning method is, by type: the forget set comes in, and no other data can.
+"""The type of an unlearning method: it takes the forget set, and can take no other data.
 
 A method gets the model, the forget set, its own settings, a random generator and a few scalars that the
 server may send. There is no parameter through which retain data could come (DESIGN, promise 1).
@@ -23,7 +23,7 @@ _CHUNK = 256
 
 @dataclass(frozen=True)
 class LogOdds:
-    """How ln p_y / (1 - p_y) of the true class is spread over the speech of all clients: mean, std > 0."""
+    """Mean and standard deviation (> 0) of the true class's log-odds over the speech of all clients."""
 
     mean: float
     std: float
@@ -31,12 +31,12 @@ class LogOdds:
 
 @dataclass(frozen=True)
 class ServerScalars:
-    """The numbers, and the only ones, that the server may tell a method. None: the server did not say.
+    """The only numbers that the server may send to a method. None: the server did not send it.
 
     Attributes:
         test_accuracy: of the global model on the clients' held-out speech, in [0, 1]; the level down to
             which a method may let the forget accuracy fall.
-        share: of the requester's training utterances that it takes back, in (0, 1].
+        share: of the requester's training utterances that it deletes, in (0, 1].
         trained: log-odds that the smoothed global model gives the clients' training speech.
         held_out: log-odds that the global model gives their held-out speech.
     """
@@ -49,7 +49,7 @@ class ServerScalars:
 
 @dataclass(frozen=True)
 class UnlearnResult:
-    """What a method hands back.
+    """The result of a method.
 
     Attributes:
         state: the model's new state dict (same keys and shapes as it came in).
@@ -57,9 +57,9 @@ class UnlearnResult:
         stopped: why it stopped, such as "level", "zero", "steps", "empty forget set".
         forget_accuracy: on the forget set before and after, in [0, 1]; NaN for an empty set.
         adversarial: samples made by the attack.
-        attack_success: share of them that the original model takes for the attack's target; NaN if none.
+        attack_success: share of them that the original model classifies as the target; NaN if none.
         scalars_read: which of the server's scalars the method used.
-        notes: further numbers worth keeping, by name.
+        notes: further numbers by name.
     """
 
     state: dict[str, Tensor]
@@ -73,18 +73,20 @@ class UnlearnResult:
 
 
 def snapshot(model: EmotionModel) -> dict[str, Tensor]:
-    """A copy of the model's state dict that shares no memory with it."""
+    """Copy the model's state dict; the copy shares no memory with it."""
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
 def unchanged(model: EmotionModel, stopped: str, accuracy: float = math.nan) -> UnlearnResult:
-    """The result of doing nothing, and why nothing was done."""
+    """Return the result of doing nothing, and why nothing was done."""
     return UnlearnResult(snapshot(model), steps=0, stopped=stopped, forget_accuracy=(accuracy, accuracy))
 
 
 @torch.no_grad()
 def forget_accuracy(model: EmotionModel, examples: Examples, step: int = 0) -> float:
-    """Share of examples [n, T, D] that the model (in eval mode) gets right, in [0, 1]; NaN if n = 0.
+    """Return the share of examples [n, T, D] that the model (in eval mode) classifies correctly.
+
+    It is in [0, 1]; NaN if n = 0.
 
     Raises:
         UnlearnFailed: a logit is not finite after ``step`` steps.
@@ -100,7 +102,7 @@ def forget_accuracy(model: EmotionModel, examples: Examples, step: int = 0) -> f
 
 
 class UnlearnFailed(Exception):
-    """A method met a loss that is not finite; names the step. The model it was given is untouched."""
+    """A loss is not finite, at the step that the message names. The model that came in is untouched."""
 
 
 class Method(Protocol):

@@ -1,4 +1,4 @@
-"""The descent that every method with gradient steps shares: batches, the stop rule and what may not move."""
+"""The gradient descent that all methods share: batches, the stop rule and the weights that stay fixed."""
 
 import copy
 import math
@@ -36,7 +36,7 @@ def descend(
     shape: Callable[[Sequence[Tensor]], Sequence[Tensor]] = lambda gradients: gradients,
     project: Callable[[Sequence[Tensor]], None] = lambda weights: None,
 ) -> UnlearnResult:
-    """Descend until the forget set is as badly known as the stop rule says, or max_steps are done.
+    """Descend until the forget accuracy is as low as the stop rule says, or max_steps are done.
 
     All in eval mode (dropout off, running statistics still), so that the loss is a function of the weights
     alone. Only trainable parameters (``requires_grad``) move; buffers, and so the Standardise constants,
@@ -48,10 +48,10 @@ def descend(
         loss: called once a step.
         settings: length and number of the steps, batches, stop rule.
         rng: the order of the batches; an epoch is one permutation.
-        scalars: ``test_accuracy`` is read by stop = "level"; where the server said nothing, the level is
-            chance, 1 / C.
-        samples: how many samples the loss knows, numbered 0 ...; None: n, the forget utterances.
-        shape: makes of the loss's gradients, one a trainable parameter, those that are stepped along.
+        scalars: ``test_accuracy`` is read by stop = "level"; where the server did not send it, the level
+            is chance, 1 / C.
+        samples: number of samples that the loss takes batches of, numbered 0 ...; None: n.
+        shape: maps the loss's gradients, one for each trainable parameter, to those of the step.
         project: changes the trainable parameters in place after each step, without gradients.
 
     Returns:
@@ -96,7 +96,7 @@ def descend(
 
 
 def cross_entropy_to(examples: Examples, target: Tensor) -> Loss:
-    """Mean cross-entropy of a batch of examples to a target.
+    """Return the mean cross-entropy of a batch of examples to a target.
 
     Args:
         examples: n samples.

@@ -1,4 +1,4 @@
-"""How much each weight matters to the forget set: the Omega of the elastic term."""
+"""Importance of each weight for the forget set: the Omega of the elastic term."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -14,7 +14,7 @@ Importance = Literal["flipped-mas", "mas", "fisher", "none"]
 
 
 def importance(model: EmotionModel, examples: Examples, kind: Importance) -> dict[str, Tensor]:
-    """Omega of every trainable parameter, in [0, 1], of the parameter's shape.
+    """Return Omega of every trainable parameter, in [0, 1], of the parameter's shape.
 
     Per utterance x_n with label y_n, and averaged over the n utterances *after* the absolute value or the
     square, so that utterances that pull a weight in opposite directions do not cancel:
@@ -27,8 +27,8 @@ def importance(model: EmotionModel, examples: Examples, kind: Importance) -> dic
       (Kirkpatrick et al. 2017);
     - "none": 1 everywhere.
 
-    Each tensor is min-max scaled to [0, 1] on its own. A tensor of equal values has nothing to tell apart:
-    it is scaled to 0, and so flipped to 1 (held).
+    Each tensor is min-max scaled to [0, 1] on its own. A tensor of equal values is scaled to 0, and so
+    flipped to 1 (held).
 
     Args:
         model: in eval mode; not changed (no ``grad`` is written).

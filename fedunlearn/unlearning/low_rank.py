@@ -1,11 +1,11 @@
-"""A model smoothed by its own spectrum: what is left when its weights keep their leading directions alone.
+"""Low-rank smoothing: a model whose weight matrices keep only their leading singular directions.
 
-Training writes what many utterances share into the leading singular directions of a weight matrix, and
-what tells a single one from its neighbours into the long tail. Without the tail a model still recognises
-speech that it never saw, nearly as well as before, but no longer every utterance that it was trained on
+Training stores what many utterances share in the leading singular directions of a weight matrix, and
+what distinguishes a single one from its neighbours in the long tail. Without the tail a model recognises
+unseen speech nearly as well as before, but no longer every utterance that it was trained on
 (RAVDESS, functionals, first layer cut to 12 of 128 directions: held-out accuracy .60 of .62, training
-accuracy .89 of 1.00). So what the smoothed model says of a training utterance foretells what a model would
-say that was never trained on it. Compressed networks fail on atypical training examples first: Hooker et
+accuracy .89 of 1.00). So the smoothed model's output on a training utterance predicts that of a model that
+was never trained on it. Compressed networks fail on atypical training examples first: Hooker et
 al. 2019 (arXiv 1911.05248); memorised examples are these: Feldman & Zhang 2020 (arXiv 2008.03703).
 """
 
@@ -20,7 +20,7 @@ from fedunlearn.training import predict
 
 
 def smoothed(model: EmotionModel, rank: int) -> EmotionModel:
-    """A frozen copy, in eval mode, whose dense layers keep their ``rank`` leading singular directions.
+    """Return a frozen copy, in eval mode, whose dense layers keep their ``rank`` leading singular directions.
 
     Trainable matrices [outputs, inputs] are smoothed; biases, gains and the kernels of convolutions stay as
     they are, and so does a matrix that has no more than ``rank`` directions. Of a pre-trained encoder it is
@@ -40,8 +40,9 @@ def smoothed(model: EmotionModel, rank: int) -> EmotionModel:
 
 
 def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
-    """ln(p_y / (1 - p_y)) of the true class: logits [n, C], labels int64 [n] -> [n]; the right answer is > 0
-    where p_y > 1/2.
+    """Return ln(p_y / (1 - p_y)) of the true class: logits [n, C], labels int64 [n] -> [n].
+
+    It is > 0 where p_y > 1/2.
 
     Raises:
         ValueError: fewer than two classes.
@@ -54,5 +55,5 @@ def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def log_odds_of(model: EmotionModel, examples: Examples) -> Tensor:
-    """The log-odds that a model gives the true class of n examples: float64 [n]."""
+    """Return the log-odds that a model gives the true class of n examples: float64 [n]."""
     return log_odds(predict(model, examples), examples.labels).double()

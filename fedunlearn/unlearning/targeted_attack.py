@@ -1,4 +1,4 @@
-"""Targeted projected gradient descent: samples near the forget set that the model takes for other emotions.
+"""Targeted projected gradient descent: samples near the forget set classified as other emotions.
 
 In L2UL they stand in for the retained data: they lie where the model's boundaries to the other classes are,
 and fine-tuning that keeps the model's answers on them keeps those boundaries (Cha et al. 2024, section 4).
@@ -33,7 +33,7 @@ class Adversarial:
         examples: [n * k, T, D] in the model's own (unstandardised) feature units, zero on padding frames;
             the labels are the attack's targets, never the true label.
         outputs: [n * k, C] softmax output of the attacked model on them.
-        success: share of them that the attacked model takes for the target; NaN if there are none.
+        success: share of them that the attacked model classifies as the target; NaN if there are none.
     """
 
     examples: Examples
@@ -42,7 +42,7 @@ class Adversarial:
 
 
 def wrong_labels(labels: Tensor, classes: int, rng: np.random.Generator) -> Tensor:
-    """For each label in 0 ... C-1 one of the C-1 others, all equally likely. int64 [n] -> int64 [n]
+    """Draw for each label in 0 ... C-1 one of the C-1 others, all equally likely. int64 [n] -> int64 [n]
 
     Raises:
         ValueError: fewer than two classes, so that there is no wrong label.

@@ -1,4 +1,4 @@
-"""Untargeted attacks: the way from an utterance to what the model would sooner take it for.
+"""Untargeted attacks: from an utterance towards another class.
 
 Both work on the model's derived features, in units of their standard deviation, on a frozen copy of the
 model in eval mode, and leave padding frames at zero. They draw nothing at random.
@@ -20,7 +20,7 @@ _AT_ONCE = 64
 
 
 def fgsm(model: EmotionModel, examples: Examples, eps: float) -> Tensor:
-    """One step of the fast gradient sign method (Goodfellow et al. 2015), away from the true labels.
+    """Take one step of the fast gradient sign method (Goodfellow et al. 2015), away from the true labels.
 
     Args:
         model: attacked as it stands, not changed.
@@ -41,7 +41,7 @@ def fgsm(model: EmotionModel, examples: Examples, eps: float) -> Tensor:
 def closest_adversarial(
     model: EmotionModel, examples: Examples, eps: float, doublings: int, steps: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """For each utterance the first point that the model takes for another class, in ever larger L2 balls.
+    """Find for each utterance the first point of another class, in ever larger L2 balls.
 
     Untargeted L2-PGD without a random start (Madry et al. 2018) in the form of AMUN's own code: in a ball
     of radius eps * sqrt(d), d being the number of true values, up to ``steps`` steps of a tenth of the
@@ -51,7 +51,9 @@ def closest_adversarial(
     Args:
         model: attacked as it stands, not changed.
         examples: n >= 1 utterances.
-        eps, doublings, steps: see ``AmunForgetSettings``.
+        eps: as of ``AmunForgetSettings``.
+        doublings: as of ``AmunForgetSettings``.
+        steps: as of ``AmunForgetSettings``.
 
     Returns:
         features [n, T, D] in the model's own units; int64 [n], the model's prediction there, equal to the

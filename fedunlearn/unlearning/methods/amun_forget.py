@@ -1,9 +1,9 @@
-"""AMUN without retain data: the model learns its own mistakes next to the forget set.
+"""AMUN without retain data: train on the adversarial examples nearest to the forget set.
 
-Ebrahimpour-Boroojeny et al. 2025, *Not All Wrong is Bad*, ICML (arXiv 2503.00917). The authors' code knows
-two ways without the retained data: the adversarial set D_A alone ("advonly", our default), and D_A with D_F,
-the forget utterances under their *true* labels (forget_set = "true-label"). The second trains on what must
-go, and so is not the default. D_F under wrong labels is an ablation of theirs.
+Ebrahimpour-Boroojeny et al. 2025, *Not All Wrong is Bad*, ICML (arXiv 2503.00917). The authors' code has
+two variants without the retained data: the adversarial set D_A alone ("advonly", our default), and D_A with
+D_F, the forget utterances under their *true* labels (forget_set = "true-label"). The second trains on the
+data to be forgotten, and so is not the default. D_F under wrong labels is an ablation of theirs.
 
 1. For each forget utterance search the closest adversarial example: PGD-50 in an L2 ball around it, the
    ball doubled until the prediction changes (algorithm 1).
@@ -12,7 +12,7 @@ go, and so is not the default. D_F under wrong labels is an ablation of theirs.
 3. Fine-tune the model on D_A.
 
 On a linear model, or with D_F under its true labels, the accuracy on the forget set may never fall, and a
-stop at an accuracy never come. The search is in the model's features, not in the waveform.
+stop at an accuracy level never happen. The search is in the model's features, not in the waveform.
 """
 
 import copy
@@ -47,14 +47,14 @@ def amun_forget(
     rng: np.random.Generator,
     scalars: ServerScalars,
 ) -> UnlearnResult:
-    """Learn the closest adversarial example of each utterance with its wrong label.
+    """Train on the closest adversarial example of each utterance with its wrong label.
 
     Returns:
         ``attack_success`` is the share of utterances with an adversarial example; the note "distance" their
         mean distance from it (L2, in standard deviations of the features).
     """
     examples = forget_set.examples
-    # 1. The closest points that the original takes for another class.
+    # 1. The closest points that the original classifies differently.
     features, predicted, distance = closest_adversarial(
         model, examples, settings.eps, settings.doublings, settings.steps
     )

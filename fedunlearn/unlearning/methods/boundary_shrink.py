@@ -1,4 +1,4 @@
-"""Boundary Shrink: the nearest other class takes the forget set over.
+"""Boundary Shrink: relabel the forget set with the nearest wrong class.
 
 Chen et al. 2023, *Boundary Unlearning*, CVPR (arXiv 2303.11570), on the forget set alone, as in the
 paper.
@@ -39,7 +39,7 @@ def boundary_shrink(
     rng: np.random.Generator,
     scalars: ServerScalars,
 ) -> UnlearnResult:
-    """Learn for each utterance the wrong class that is nearest.
+    """Train each utterance towards the nearest wrong class.
 
     Returns:
         ``attack_success`` is the share of steps that cross the boundary.

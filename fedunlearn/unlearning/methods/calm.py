@@ -1,35 +1,36 @@
-"""CALM, calibrated log-odds matching: say of the forget set what a model would that never heard it.
+"""CALM, calibrated log-odds matching: match the output of a model that never trained on the forget set.
 
-The target of unlearning is the retrained model, and that one is neither wrong nor unsure on every
-forgotten utterance: it gets those right that are like everybody's, and wrong those that had to be
-memorised. Which are which can be told from the model and the forget set alone. Three steps.
+The target of unlearning is the retrained model, which is neither wrong nor unsure on every forgotten
+utterance: it recognises those that resemble other people's speech, and fails on those that had to be
+memorised. The model and the forget set are enough to tell the two apart. CALM has three steps.
 
-**1. Foretell.** Let phi = ln p_y / (1 - p_y) be the log-odds of the true class. The model smoothed by its own
-spectrum (``spectrum.smoothed``) has lost what it memorised; its log-odds phi_s on the forget set explain 80 %
-of the variance of the retrained model's (RAVDESS, functionals, seeds 101 to 106; the original's own log-odds
-71 %, two retrained seeds of each other 91 %). What is left is a matter of scale: training speech lies higher
-and closer together than speech not trained on. Both distributions are known to the federation, so the server
-sends four numbers, the mean and the standard deviation of phi_s on all clients' training speech (m, s) and of
-phi on their held-out speech (m', s'), and the first is mapped onto the second:
+**1. Predict.** Let phi = ln p_y / (1 - p_y) be the log-odds of the true class. The low-rank
+model (``low_rank.smoothed``) has lost what it memorised; its log-odds phi_s on the forget set explain 80 % of
+the variance of the retrained model's (RAVDESS, functionals, seeds 101 to 106; the original's own log-odds
+explain 71 %, those of another retrained seed 91 %). The rest is a matter of scale: on training speech the
+log-odds are higher and less spread than on other speech. The federation knows both distributions, so the
+server sends four numbers, the mean and the standard deviation of phi_s on all clients' training speech (m, s)
+and of phi on their held-out speech (m', s'), and the first distribution is mapped onto the second:
 
     phi* = m' + s' * ((phi_s - m) / s - discount - speaker_discount * share)
 
-``share`` is how much of its speech the requester takes back: held-out speech is of speakers whom the model
-knows, and one who leaves altogether becomes a stranger. The four numbers and the share are all that CALM
-learns of anybody else's speech; the rivals here that stop at a level are told one, the accuracy on held-out
-speech.
+``share`` is the share of its speech that the requester deletes: held-out speech comes from speakers whom the
+model has trained on, whereas a speaker who deletes everything becomes an unseen one. The four numbers and the
+share are all that CALM learns about other people's speech; a method that stops at an accuracy level gets one
+number, the accuracy on held-out speech.
 
 **2. Relabel.** The target of an utterance is the original's own output with the log-odds of the true class
 set to phi*, the other classes keeping their proportions. phi* -> -infinity is DELETE's target, phi* = phi is
 the original's output.
 
-**3. Match, and hold the rest.** Cross-entropy to these targets, and to the original's whole output on noisy
-copies of the forget set: they lie among the speech of others, further out than adversarial samples do, and
-hold the model there. (Seeds 101 to 103, with the retrained model's outputs as targets: the gap right after
-the step was .018 with noise of 1.4 standard deviations, .032 with adversarial samples, .045 with neither.)
+**3. Match, and preserve the rest.** The loss is the cross-entropy to these targets, plus that to the
+original's output on noisy copies of the forget set. These lie among other people's speech, further out than
+adversarial samples do, and keep the model's output there. (Seeds 101 to 103, with the retrained model's
+outputs as targets: the gap right after the step was .018 with noise of 1.4 standard deviations, .032 with
+adversarial samples, .045 with neither.)
 
-Nothing is stopped by the forget accuracy: the loss has its minimum where the forget set is as well known as
-it should be.
+The descent does not stop at a forget accuracy: the loss has its minimum where the forget set is recognised as
+well as it should be.
 """
 
 import copy
@@ -61,10 +62,10 @@ def calm(
     rng: np.random.Generator,
     scalars: ServerScalars,
 ) -> UnlearnResult:
-    """Relabel the forget set with foretold answers and hold the model on noisy copies of it.
+    """Relabel the forget set with predicted outputs and preserve the model on noisy copies of it.
 
     The generator draws the noise, then the order of the batches. ``trained``, ``held_out`` and ``share`` of
-    the scalars are read; ``test_accuracy`` where the server said nothing of the first two.
+    the scalars are read; ``test_accuracy`` where the server did not send the first two.
     """
     examples = forget_set.examples
     frozen = copy.deepcopy(model).eval()
@@ -89,7 +90,7 @@ def calm(
 def foretell(
     model: EmotionModel, examples: Examples, settings: CalmSettings, scalars: ServerScalars
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """The log-odds that a model never trained on n >= 1 examples would give their true classes.
+    """Predict the log-odds of the true classes under a model that never trained on these n >= 1 examples.
 
     Without ``trained`` and ``held_out`` those of the smoothed model are shifted by so much that the share of
     ``test_accuracy`` (where that is not known either, chance) lies above zero.
@@ -99,9 +100,9 @@ def foretell(
     """
     known = log_odds_of(smoothed(model, settings.rank), examples)
     if scalars.trained is None or scalars.held_out is None:
-        told = scalars.test_accuracy
-        level = 1.0 / model.classes if told is None else told
-        return known - known.quantile(1.0 - level), () if told is None else ("test_accuracy",)
+        accuracy = scalars.test_accuracy
+        level = 1.0 / model.classes if accuracy is None else accuracy
+        return known - known.quantile(1.0 - level), () if accuracy is None else ("test_accuracy",)
     share = 0.0 if scalars.share is None else scalars.share
     place = (known - scalars.trained.mean) / scalars.trained.std
     place = place - settings.discount - settings.speaker_discount * share
@@ -110,7 +111,7 @@ def foretell(
 
 
 def with_log_odds(logits: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:
-    """Distributions in which the true class has the wanted log-odds, the others their old proportions.
+    """Return distributions in which the true class has the wanted log-odds, the others their old proportions.
 
     Args:
         logits: [n, C >= 2].
@@ -129,10 +130,14 @@ def with_log_odds(logits: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:
 def noisy_copies(
     model: EmotionModel, examples: Examples, size: float, copies: int, rng: np.random.Generator
 ) -> Examples:
-    """``copies`` of each of n examples with Gaussian noise; copy j of example i is number i * copies + j.
+    """Copy n examples several times with Gaussian noise; copy j of example i is number i * copies + j.
 
     Args:
-        size: standard deviation, in the model's units (``unit_at``). Padding frames stay zero.
+        model: whose units (``unit_at``) the noise is measured in.
+        examples: n utterances; padding frames stay zero.
+        size: standard deviation of the noise.
+        copies: of each example, >= 0.
+        rng: draws the noise.
     """
     chosen = examples.take(torch.arange(len(examples)).repeat_interleave(copies))
     return add_noise(chosen, size * model.unit_at(chosen.features), rng) if copies else chosen

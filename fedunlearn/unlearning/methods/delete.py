@@ -1,4 +1,4 @@
-"""DELETE: the original teaches its own opinion of the forget set, the true class left out.
+"""DELETE: distil the original's output on the forget set with the true class left out.
 
 Zhou et al. 2025, *Decoupled Distillation to Erase*, CVPR (arXiv 2503.23751), on the forget set alone, as in
 the paper.
@@ -33,7 +33,7 @@ def delete(
     rng: np.random.Generator,
     scalars: ServerScalars,
 ) -> UnlearnResult:
-    """Learn the original's output without the true class."""
+    """Train towards the original's output without the true class."""
     examples = forget_set.examples
     # 1. The original's output without the true class.
     target = without_true_class(model, examples)
@@ -48,7 +48,7 @@ def delete(
 
 
 def without_true_class(model: EmotionModel, examples: Examples) -> Tensor:
-    """The model's softmax output on each example, its true class left out and the rest brought to sum 1.
+    """Return the softmax output on each example without its true class, the rest rescaled to sum 1.
 
     Args:
         model: at least two classes; not changed.

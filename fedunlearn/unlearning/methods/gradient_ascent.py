@@ -1,7 +1,7 @@
-"""Gradient ascent (NegGrad): the model unlearns the true labels by walking up their loss.
+"""Gradient ascent (NegGrad): raise the loss on the forget set.
 
-Golatkar et al. 2020, *Eternal Sunshine of the Spotless Net* (arXiv 1911.04933), who name it negative
-gradient; on the forget set alone.
+Golatkar et al. 2020, *Eternal Sunshine of the Spotless Net* (arXiv 1911.04933), who call it negative
+gradient; here on the forget set alone.
 
 1. In each step, move the weights along the gradient that raises the cross-entropy to the true labels.
 2. Stop by the common rule: the loss has no upper bound, and without a stop the model is destroyed.
@@ -18,7 +18,7 @@ from fedunlearn.unlearning.descent import Loss, cross_entropy_to, descend
 
 
 def ascent(examples: Examples) -> Loss:
-    """Minus the mean cross-entropy to the true labels: descending it is ascending the ordinary loss."""
+    """Return minus the mean cross-entropy to the true labels: descending it is ascending the usual loss."""
     learned = cross_entropy_to(examples, examples.labels)
 
     def loss(model: EmotionModel, index: Tensor) -> Tensor:

@@ -43,9 +43,9 @@ def l2ul(
     rng: np.random.Generator,
     scalars: ServerScalars,
 ) -> UnlearnResult:
-    """Mislead on the forget set, hold the model at adversarial samples of it, keep other weights elastic.
+    """Mislabel the forget set, preserve the output on adversarial samples, penalise other weights' changes.
 
-    All in eval mode, so that the attack, Omega, the loss and the accuracy speak of the same function. The
+    All in eval mode, so that the attack, Omega, the loss and the accuracy refer to the same function. The
     generator draws wrong labels (whatever the objective, so that all are attacked alike), then the attack,
     then the order of the batches.
     """

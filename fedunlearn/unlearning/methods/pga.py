@@ -1,4 +1,4 @@
-"""Projected gradient ascent: walk up the loss, but stay in a ball around a reference model.
+"""Projected gradient ascent: raise the loss, but stay in a ball around a reference model.
 
 Halimi et al. 2022, *Federated Unlearning: How to Efficiently Erase a Client in FL?* (arXiv 2207.05521).
 

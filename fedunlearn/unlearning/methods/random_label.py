@@ -1,7 +1,7 @@
-"""Random labels: the forget set is learned again with wrong labels.
+"""Random labels: train on the forget set with wrong labels.
 
 Graves et al. 2021, *Amnesiac Machine Learning* (arXiv 2010.10981), without the retained data that they train
-on beside it; the same as the first term of L2UL.
+on as well; this is the first term of L2UL.
 
 1. Every forget utterance gets a label drawn uniformly from the C - 1 wrong ones, once.
 2. Fine-tune the model on the forget set with these labels.

@@ -1,7 +1,7 @@
-"""SalUn: random labels, but only the weights that the forget set pulls at may move.
+"""SalUn: random labels, but only the weights with large gradients on the forget set move.
 
-Fan et al. 2024, *SalUn*, ICLR (arXiv 2310.12508), without the retained data that the paper trains on beside
-it (its alpha = 0).
+Fan et al. 2024, *SalUn*, ICLR (arXiv 2310.12508), without the retained data that the paper also trains on
+(its alpha = 0).
 
 1. The saliency of each weight is |d l_f / d theta| at the original, l_f the mean loss of the forget set on
    its true labels (the sign that the paper gives it does not matter here).
@@ -41,7 +41,7 @@ def salun(
     rng: np.random.Generator,
     scalars: ServerScalars,
 ) -> UnlearnResult:
-    """Learn random wrong labels with the salient weights alone.
+    """Train on random wrong labels with the salient weights alone.
 
     Returns:
         the note "salient" is the share of trainable weights that may move.
@@ -63,7 +63,7 @@ def salun(
 
 
 def saliency_mask(model: EmotionModel, examples: Examples, threshold: float) -> list[Tensor]:
-    """True where |d mean cross-entropy / d theta| is at least its own ``threshold`` quantile.
+    """Mark the weights whose |d mean cross-entropy / d theta| is at least its ``threshold`` quantile.
 
     The quantile is over all trainable weights together, the next value above where it falls between two.
     Weights that equal it move, so that 0 masks none.

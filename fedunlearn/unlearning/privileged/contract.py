@@ -1,12 +1,12 @@
 """Privileged baselines: methods that see more than the forget set, each by the type of its card.
 
-They say how near to the retrained model one comes with data that a method after ``contract.Method`` may not
+They show how near to the retrained model a procedure comes with data that a ``contract.Method`` may not
 have. All are federated procedures of the server with all clients. Three kinds:
 
 - ``RoundsCard`` sees every client's retain set, in rounds of two halves: the requesters step away from their
   forget sets, then every client trains on what it keeps;
 - ``HistoryCard`` sees the retain sets and what the server remembers of learning;
-- ``ScratchCard`` sees the retain sets and nothing that was learned.
+- ``ScratchCard`` sees the retain sets and none of the trained weights.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -74,7 +74,8 @@ class Plan:
     Attributes:
         rounds: >= 0.
         forget_rounds: the first so many of them have a forget half.
-        forget_share, retain_share: how far, >= 0, the server steps along what each half gave.
+        forget_share: >= 0, how far the server steps along the forget half's update.
+        retain_share: >= 0, how far the server steps along the retain half's update.
     """
 
     rounds: int
@@ -93,7 +94,8 @@ class RoundsCard:
     """A procedure of rounds from the global model.
 
     Attributes:
-        name, source: as tables show it.
+        name: as tables show it.
+        source: the publication it is from.
         plan: its rounds, from the settings.
         retain: every client's half.
         forget: the requesters' half, before it; None = they only leave their forget sets out.
@@ -113,12 +115,13 @@ class RoundsCard:
 
 @dataclass(frozen=True)
 class HistoryCard:
-    """A procedure that goes through the ordinary rounds again, from the weights that learning began with.
+    """A procedure that repeats ordinary rounds, from the weights that training began with.
 
     Attributes:
-        name, source: as tables show it.
-        rounds: settings and the ordinary rounds done -> those that are gone through again, in order.
-        epochs: settings and an ordinary round's epochs -> those of a round that is gone through again.
+        name: as tables show it.
+        source: the publication it is from.
+        rounds: settings and the number of ordinary rounds done -> those that are repeated, in order.
+        epochs: settings and an ordinary round's epochs -> those of a repeated round.
         calibrate: a client's new difference and the sizes that its old one had in that round, tensor by
             tensor -> the difference that is averaged.
     """
@@ -133,7 +136,7 @@ class HistoryCard:
 
 @dataclass(frozen=True)
 class ScratchCard:
-    """Learning anew, from new random weights, without the forget sets."""
+    """Training from scratch, from new random weights, without the forget sets."""
 
     name: str
     source: str

@@ -1,4 +1,4 @@
-"""FedEraser: go through the history of learning again, with short new updates of the old sizes.
+"""FedEraser: repeat past rounds with short new updates scaled to the old norms.
 
 Liu et al. 2021, *FedEraser: Enabling Efficient Client-Level Data Removal from Federated Learning Models*,
 IWQoS (arXiv 2012.13891).
@@ -11,7 +11,7 @@ IWQoS (arXiv 2012.13891).
 4. The server averages them, as in an ordinary round.
 
 A client that took no part in the old round takes none in the new. The normalisation constants stay those
-that learning began with: the paper knows none. It erases whole clients; here one that keeps some of its
+that training began with: the paper has none. It erases whole clients; here one that keeps some of its
 utterances goes on with these. The judge's retrained model begins with the same weights, and so the two may
 stand nearer to each other than retrained models of different seeds do.
 """

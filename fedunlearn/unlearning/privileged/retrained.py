@@ -1,4 +1,4 @@
-"""Learning anew without the forget sets, as a method: what every other one is to be as good as, and its cost.
+"""Training from scratch without the forget sets, as a method: the target of all others, and its cost.
 
 The same rounds and schedule as the judge's retrained model, from other random weights and with other
 batches; so its gap is the noise between retrained models.

@@ -1,4 +1,4 @@
-"""SCRUB: a student that obeys the original on what is kept and disobeys it on what must go.
+"""SCRUB: a student follows the original on the retain sets and departs from it on the forget sets.
 
 Kurmanji et al. 2023, *Towards Unbounded Machine Unlearning* (arXiv 2302.09880). With the distance
 d(x) = KL(p(x; original) || p(x; model)) the paper alternates
@@ -71,7 +71,7 @@ def retain(
     rng: np.random.Generator,
     original: EmotionModel | None,
 ) -> float:
-    """Min-steps: near the original, and right. ``settings.scrub`` is read; alpha = 0 asks no teacher."""
+    """Min-steps: close to the original, and correct. With alpha = 0 the teacher is not evaluated."""
     assert original is not None
     chosen, teacher = settings.scrub, copy.deepcopy(original).eval()
 
