@@ -109,6 +109,7 @@ def test_a_lie_that_is_the_truth_changes_no_bit(tmp_path: Path, cache: Path) -> 
     assert told["attackers"]["clients"] == [1, 2, 3]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_liar_wrecks_the_model_and_the_guard_does_not_let_it(tmp_path: Path, cache: Path) -> None:
     alone = [{"client": 1, "what": "all", "after_learning": 0}]
     wreck = WRECK | {"deletions__schedule": alone}
