@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,9 @@ from hypothesis import settings
 from markupsafe import Markup
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "simulations"))  # as Python does for its scripts
+# A small run waits for the disk 237 times. That guards against a power failure, which no test can have; what
+# is left when a process is killed does not depend on it.
+os.fsync = lambda _: None
 torch.set_num_threads(1)  # as on a device; and tests share their cores
 # A busy machine is no failure, and the same commit passes always or never. To look for new examples:
 # HYPOTHESIS_PROFILE=exploring pytest ...
@@ -22,6 +26,15 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "patient"))
 def _same_weights_each_time() -> None:
     """Models that a test makes without a generator draw from torch's own: a test passes always or never."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def inline_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """The small experiment as it is, run once in this process: folder and results, only to be read."""
+    from small_run import run_small
+
+    out = tmp_path_factory.mktemp("inline") / "run"
+    return out, run_small(out)
 
 
 @pytest.fixture

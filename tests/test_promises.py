@@ -43,9 +43,8 @@ EMOTIONS = 6
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    out = tmp_path_factory.mktemp("base") / "run"
-    return out, run_small(out)
+def base(inline_run: tuple[Path, dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
+    return inline_run
 
 
 def speech_of(seed_config: Any = None) -> dict[str, Utterance]:

@@ -109,6 +109,7 @@ def test_a_forged_update_that_equals_the_honest_one_changes_no_bit(tmp_path: Pat
     assert results["attackers"]["clients"] == [1, 2, 3]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_malicious_client_ruins_the_model_and_the_guard_prevents_it(tmp_path: Path, cache: Path) -> None:
     alone = [{"client": 1, "what": "all", "after_learning": 0}]
     wreck = WRECK | {"deletions__schedule": alone}

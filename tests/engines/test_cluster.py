@@ -80,7 +80,9 @@ def without_where(results: dict[str, Any]) -> str:
 
 
 @pytest.mark.slow
-def test_two_nodes_agree_with_one_process_and_nothing_stays_on_them(cluster: Nodes, tmp_path: Path) -> None:
+def test_two_nodes_agree_with_one_process_and_nothing_stays_on_them(
+    cluster: Nodes, tmp_path: Path, inline_run: tuple[Path, Any]
+) -> None:
     """Devices live on both; every request is verified there; in the end the nodes are empty again."""
     disk = tmp_path / "disk"
     config = small_config(
@@ -100,9 +102,8 @@ def test_two_nodes_agree_with_one_process_and_nothing_stays_on_them(cluster: Nod
     results = run_small(tmp_path / "run", config)
     over.set()
     watcher.join()
-    inline = run_small(tmp_path / "inline")
-    assert without_where(results) == without_where(inline)
-    assert weights_of(tmp_path / "run") == weights_of(tmp_path / "inline")
+    assert without_where(results) == without_where(inline_run[1])
+    assert weights_of(tmp_path / "run") == weights_of(inline_run[0])
     assert sorted(seen) == [f"client-{c:04d}" for c in range(6)], "each vault was on some node's disk"
     assert not list(disk.rglob("*.*")), "and is not there any more"
     assert not list((tmp_path / "run" / "vaults").glob("*/*.i16")), "nor was it in the run folder meanwhile"
@@ -125,7 +126,7 @@ class KillNode:
 
 @pytest.mark.slow
 def test_a_node_that_is_killed_in_the_middle_costs_nothing_but_time(
-    cluster: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inline_run: tuple[Path, Any]
 ) -> None:
     """Its devices move to the other node with vaults made anew from the corpus; the outcome is the same bits.
 
@@ -155,8 +156,7 @@ def test_a_node_that_is_killed_in_the_middle_costs_nothing_but_time(
     monkeypatch.setattr(experiment, "conduct", watched)
     results = play(experiment, [KillNode(flag)]).to_json()
     killer.join()
-    run_small(tmp_path / "inline")
-    assert weights_of(tmp_path / "run") == weights_of(tmp_path / "inline")
+    assert weights_of(tmp_path / "run") == weights_of(inline_run[0])
     assert [r["state"] for r in results["requests"]] == ["verified"] * 3
     (lost,) = stored[0].nodes.lost  # type: ignore[union-attr]
     assert lost.clients and results["status"] == "partial"

@@ -11,28 +11,22 @@ from small_run import run_small, small_config, weights_of, without_times
 from fedunlearn.client import steps as local_work
 
 
-@pytest.fixture(scope="module")
-def inline(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    out = tmp_path_factory.mktemp("inline") / "run"
-    return out, run_small(out)
-
-
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_ray_agrees_with_one_process_bit_for_bit(
-    inline: tuple[Path, dict[str, Any]], tmp_path: Path, workers: int
+    inline_run: tuple[Path, dict[str, Any]], tmp_path: Path, workers: int
 ) -> None:
     config = small_config(federation__engine="ray", federation__workers=workers)
     results = run_small(tmp_path / "run", config)
-    assert weights_of(tmp_path / "run") == weights_of(inline[0])
-    assert without_times(results) == without_times(inline[1])
+    assert weights_of(tmp_path / "run") == weights_of(inline_run[0])
+    assert without_times(results) == without_times(inline_run[1])
 
 
 @pytest.mark.slow
-def test_so_does_flowers_own_simulation(inline: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_so_does_flowers_own_simulation(inline_run: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     """With weights in plain records, as in a deployment: the apps are nothing but Flower apps."""
     results = run_small(tmp_path / "run", small_config(federation__engine="flower", federation__workers=2))
-    assert weights_of(tmp_path / "run") == weights_of(inline[0])
-    assert without_times(results) == without_times(inline[1])
+    assert weights_of(tmp_path / "run") == weights_of(inline_run[0])
+    assert without_times(results) == without_times(inline_run[1])
 
 
 @pytest.mark.slow
@@ -80,7 +74,7 @@ class KillOnce:
 
 
 def test_a_killed_worker_is_started_again_and_nothing_is_lost(
-    inline: tuple[Path, dict[str, Any]], tmp_path: Path
+    inline_run: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     """The message whose worker died is done again and counted; the outcome is that of an unharmed run."""
     flag = tmp_path / "killed"
@@ -90,4 +84,4 @@ def test_a_killed_worker_is_started_again_and_nothing_is_lost(
     assert results["status"] == "complete"
     assert [(f["round"], f["client"]) for f in results["faults"]] == [(2, 3)]
     assert "died" in results["faults"][0]["reason"]
-    assert weights_of(tmp_path / "run") == weights_of(inline[0])
+    assert weights_of(tmp_path / "run") == weights_of(inline_run[0])

@@ -152,6 +152,7 @@ def test_the_exact_original_is_nowhere_in_the_run_folder(folder: Path) -> None:
     assert nearest > 1e-4
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_results_say_what_update_and_kept_models_give_away(folder: Path) -> None:
     results = json.loads((folder / "run" / "results.json").read_text())
     update = results["requests"][0]["privacy"]["reconstruction"]

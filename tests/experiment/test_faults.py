@@ -51,11 +51,12 @@ def test_a_refused_client_leaves_the_mean_of_the_others(tmp_path: Path) -> None:
     assert weights_of(tmp_path / "nan") == weights_of(tmp_path / "silent")
 
 
-def test_a_client_that_fails_once_is_asked_again_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_a_client_that_fails_once_is_asked_again_and_nothing_is_lost(
+    tmp_path: Path, inline_run: tuple[Path, Any]
+) -> None:
     results = run_small(tmp_path / "run", mods=[Spoil("train", "raise", times=1)])
     assert len(results["faults"]) == 1
-    run_small(tmp_path / "well")
-    assert weights_of(tmp_path / "run") == weights_of(tmp_path / "well")
+    assert weights_of(tmp_path / "run") == weights_of(inline_run[0])
 
 
 def test_a_run_with_faults_is_not_kept_as_a_reference(tmp_path: Path) -> None:

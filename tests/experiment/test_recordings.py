@@ -1,5 +1,6 @@
 """Speech that is recorded in the course of a run: it joins when it is there, and goes unlearned if unused."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,14 @@ def test_recordings_join_at_their_date_in_the_run_and_in_its_references(tmp_path
     assert max(counted.counts[2, 1]) == whole - 5 and max(counted.counts[2, 2]) == whole
 
 
-def test_recordings_from_the_start_are_the_ordinary_run(tmp_path: Path) -> None:
-    plain = run_small(tmp_path / "plain")
+def test_recordings_from_the_start_are_the_ordinary_run(tmp_path: Path, inline_run: tuple[Path, Any]) -> None:
+    plain = deepcopy(inline_run[1])
     start = run_small(
         tmp_path / "start", small_config(partition__recordings=[{"client": 2, "count": 5, "round": 0}])
     )
     del plain["config"]["partition"], start["config"]["partition"]
     assert without_times(plain) == without_times(start)
-    assert weights_of(tmp_path / "plain") == weights_of(tmp_path / "start")
+    assert weights_of(inline_run[0]) == weights_of(tmp_path / "start")
 
 
 def test_new_audio_after_a_deletion_is_welcome(tmp_path: Path) -> None:

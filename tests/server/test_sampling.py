@@ -1,6 +1,7 @@
 """Asking some clients instead of all: who, how many, and that everything still agrees with the rest."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -31,11 +32,11 @@ def test_one_client_alone_recovers_nobody() -> None:
         small_config(recovery__clients=1)
 
 
-def test_what_few_are_asked_and_send_costs_less(tmp_path: Path) -> None:
+def test_what_few_are_asked_and_send_costs_less(tmp_path: Path, inline_run: tuple[Path, Any]) -> None:
     """Six clients, one recovery round after each of two steps: two train in it, two are asked."""
     few = small_config(recovery__clients=2, unlearning__asked=2)
-    all_, some = run_small(tmp_path / "all"), run_small(tmp_path / "some", few)
-    assert some["status"] == "complete" and weights_of(tmp_path / "some") != weights_of(tmp_path / "all")
+    all_, some = inline_run[1], run_small(tmp_path / "some", few)
+    assert some["status"] == "complete" and weights_of(tmp_path / "some") != weights_of(inline_run[0])
     whole, part = all_["cost"]["recover"], some["cost"]["recover"]
     # After the first step five are left of six.
     assert part["bytes_up"] / whole["bytes_up"] == pytest.approx(4 / 10, abs=0.01)
