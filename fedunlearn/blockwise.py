@@ -1,6 +1,6 @@
-"""Arithmetic on weights in float64, a block at a time: what is converted is used while it is in the cache.
+"""Arithmetic on weights in float64, block by block, so that converted values are used while in the cache.
 
-Element by element, and for a sum block by block, in an order that depends on nothing but the shapes.
+The order of operations, by element and for sums by block, depends only on the shapes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,11 +9,17 @@ import torch
 from torch import Tensor
 
 _BLOCK = 1 << 16
-"""values: half a megabyte in float64"""
+"""Values in a block: half a megabyte in float64."""
 
 
 def sum_of_squares(values: Tensor) -> float:
-    """Of all values, in float64. Finite exactly where all of float32 (or shorter) ``values`` are."""
+    """Compute the sum of squares in float64.
+
+    For float32 or shorter values it is finite if and only if all values are.
+
+    Args:
+        values: of any shape and real type.
+    """
     flat, total = values.reshape(-1), 0.0
     wide = torch.empty(min(_BLOCK, len(flat)), dtype=torch.float64)
     for start in range(0, len(flat), _BLOCK):
@@ -26,11 +32,11 @@ def sum_of_squares(values: Tensor) -> float:
 def add_weighted(total: Tensor, parts: Sequence[tuple[float, Tensor]]) -> None:
     """Add weight * values of each part to ``total``, in place and in the order of the parts.
 
-    Several parts at once, or one call after another, give the same bits.
+    Passing several parts at once, or in one call after another, gives the same bits.
 
     Args:
         total: float64, contiguous.
-        parts: weights, and values of as many elements, of any real type.
+        parts: pairs of a weight and values, with as many elements as ``total`` and of any real type.
     """
     flat = total.view(-1)
     flats = [(weight, values.reshape(-1)) for weight, values in parts]
@@ -43,10 +49,12 @@ def add_weighted(total: Tensor, parts: Sequence[tuple[float, Tensor]]) -> None:
 
 
 def moved(values: Tensor, difference: Tensor, scale: float) -> Tensor:
-    """``values + scale * difference``, computed in float64, in the type of ``values``.
+    """Compute ``values + scale * difference`` in float64, and return it in the type of ``values``.
 
     Args:
-        values, difference: of one shape, of any real types.
+        values: of any real type.
+        difference: of the same shape and any real type.
+        scale: factor of the difference.
     """
     out = torch.empty_like(values, memory_format=torch.contiguous_format)
     start_from, add, into = values.reshape(-1), difference.reshape(-1), out.view(-1)
@@ -67,7 +75,13 @@ StateDict = dict[str, Tensor]
 def difference(
     new: Mapping[str, Tensor], old: Mapping[str, Tensor], into: Mapping[str, Tensor] | None = None
 ) -> StateDict:
-    """``new - old`` in their own type: what a client sends. ``into``: to be overwritten; None = new ones."""
+    """Compute ``new - old``, which is what a client sends, in their own type.
+
+    Args:
+        new: weights.
+        old: weights of the same keys and shapes.
+        into: tensors to overwrite with the result; None = allocate new ones.
+    """
     if into is None:
         return {key: new[key] - old[key] for key in old}
     return {key: torch.sub(new[key], old[key], out=into[key]) for key in old}

@@ -14,13 +14,18 @@ from fedunlearn.files import write_atomically
 
 
 class BadCheckpoint(Exception):
-    """A checkpoint that is missing, cut or changed; ``str(error)`` names the file and what is wrong."""
+    """A checkpoint is missing, truncated or changed; the message names the file and what is wrong."""
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write ``path`` (safetensors) and ``path``.json (its checksum and what it is), each atomically.
+    """Write weights and their manifest (``path``.json), each atomically.
 
     The manifest is written last: weights without a manifest are an interrupted save and are not read.
+
+    Args:
+        path: the safetensors file.
+        state: the weights.
+        about: what the manifest says about them, in addition to checksum and size.
     """
     blob = save({key: value.contiguous() for key, value in sorted(state.items())})
     write_atomically(path, blob)
@@ -30,16 +35,19 @@ def save_checkpoint(path: Path, state: Mapping[str, Tensor], about: Mapping[str,
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read weights back.
+    """Read weights and their manifest.
+
+    Args:
+        path: the safetensors file.
 
     Returns:
-        (state dict, manifest)
+        The weights and the manifest.
 
     Raises:
-        BadCheckpoint: missing, or a byte of it or of its manifest was changed.
+        BadCheckpoint: a file is missing, or a byte of it or of its manifest was changed.
     """
     for part in (path, manifest_of(path)):
-        if part.exists() and not part.is_file():  # a pipe would be waited for
+        if part.exists() and not part.is_file():  # reading a pipe could block forever
             raise BadCheckpoint(f"{part}: is no file")
     try:
         manifest: dict[str, Any] = json.loads(manifest_of(path).read_text(encoding="utf-8"))
@@ -59,7 +67,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def manifest_of(path: Path) -> Path:
-    """Where the manifest of a checkpoint lies."""
+    """Return the path of a checkpoint's manifest."""
     return path.with_name(path.name + ".json")
 
 

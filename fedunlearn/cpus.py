@@ -1,4 +1,4 @@
-"""How many CPUs this process may use, which on shared machines are fewer than there are."""
+"""How many CPUs this process may use, which on shared machines may be fewer than there are."""
 
 import math
 import os
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def usable_cpus() -> int:
-    """CPUs that this process may use, at least 1: of those of the machine, what the system lets it have.
+    """Count the CPUs that this process may use, at least 1.
 
-    Counts the CPUs that it is bound to (taskset, cpusets, SLURM), the time that its control groups are given
-    (containers, systemd) and what SLURM says that a task has.
+    It is the smallest of: the CPUs that the process is bound to (taskset, cpusets, SLURM), the CPU time of
+    its control groups (containers, systemd), and SLURM's CPUs of a task.
     """
     return int(max(1, min(_bound_to(), _quota(), _of_slurm())))
 
@@ -28,16 +28,16 @@ def _of_slurm() -> float:
 
 
 def _quota(root: Path = Path("/")) -> float:
-    """CPUs' worth of time of the control group with the least; infinity where none has a limit.
+    """Return the smallest CPU limit of the process's control groups; infinity if none has a limit.
 
     Args:
-        root: of the file system.
+        root: root of the file system.
     """
     return min((limit for folder in _groups(root) for limit in _limits(folder)), default=math.inf)
 
 
 def _groups(root: Path) -> Iterator[Path]:
-    """Folders of the control groups that this process is in, of either version, up to the outermost."""
+    """Yield the folders of this process's control groups, of either version, up to the outermost."""
     mounted = root / "sys/fs/cgroup"
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Examples:
-    """Derived features of n utterances, padded to the longest of them.
+    """Derived features of n utterances, padded to the longest.
 
     Attributes:
         features: [n, T, D] float32, zero on padding frames.
@@ -24,7 +24,14 @@ class Examples:
         return len(self.labels)
 
     def take(self, index: Tensor) -> "Examples":
-        """The examples at these positions, in this order, padded no further than their own longest."""
+        """Select examples.
+
+        Args:
+            index: positions, in the order of the result.
+
+        Returns:
+            The examples, padded to the longest of them.
+        """
         frames = self.frames[index]
         width = int(frames.max()) if len(frames) else 0
         return Examples(self.features[index, :width], frames, self.labels[index])
@@ -49,7 +56,12 @@ class ForgetSet:
 
 
 def pad_features(features: list[Tensor], labels: list[int]) -> Examples:
-    """Stack features [T_i, D] of different lengths into one set of examples."""
+    """Stack features of different lengths into one set of examples.
+
+    Args:
+        features: n tensors [T_i, D].
+        labels: n labels.
+    """
     frames = torch.tensor([len(f) for f in features], dtype=torch.int64)
     if not features:
         return Examples(torch.zeros(0, 0, 0), frames, torch.zeros(0, dtype=torch.int64))

@@ -16,13 +16,17 @@ if TYPE_CHECKING:
 
 
 def stream_key(seed: int, *name: str | int) -> int:
-    """A 128-bit number that stands for the stream's name.
+    """Hash the name of a stream to a 128-bit number.
 
-    Every part is written with its type and length before hashing, so ("a", "b") and ("ab",), or 1 and
-    "1", are different streams. NumPy's integers are whole numbers like any other.
+    Every part is written with its type and length before hashing, so that ("a", "b") and ("ab",), or 1 and
+    "1", are different streams. NumPy's integers count as integers.
+
+    Args:
+        seed: seed of the experiment.
+        name: the parts of the stream's name.
 
     Raises:
-        TypeError: a part that is neither a whole number nor text.
+        TypeError: a part is neither an integer nor text.
     """
     digest = hashlib.sha256()
     for part in (seed, *name):
@@ -32,12 +36,22 @@ def stream_key(seed: int, *name: str | int) -> int:
 
 
 def rng_for(seed: int, *name: str | int) -> np.random.Generator:
-    """The NumPy generator of the named stream."""
+    """Return the NumPy generator of a named stream.
+
+    Args:
+        seed: seed of the experiment.
+        name: the parts of the stream's name.
+    """
     return np.random.Generator(np.random.PCG64(stream_key(seed, *name)))
 
 
 def torch_rng_for(seed: int, *name: str | int) -> "torch.Generator":
-    """The torch (CPU) generator of the named stream."""
+    """Return the torch (CPU) generator of a named stream.
+
+    Args:
+        seed: seed of the experiment.
+        name: the parts of the stream's name.
+    """
     import torch  # takes seconds, and only training needs it
 
     generator = torch.Generator()

@@ -81,3 +81,12 @@ def test_what_the_readme_links_to_exists() -> None:
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_files_that_the_pages_name_exist() -> None:
+    import re
+
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for name in re.findall(r"\b[a-z_]+(?:/[a-z_-]+)+\.(?:py|toml)\b", page.read_text(encoding="utf-8")):
+            places = (ROOT / name, ROOT / "fedunlearn" / name)
+            assert name.startswith("path/to/") or any(p.exists() for p in places), f"{page.name}: {name}"
