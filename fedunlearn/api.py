@@ -123,11 +123,11 @@ def run(
             found = play(experiment).to_json()
         except RunFailed as failure:
             ended = experiment.write_failure(str(failure), isinstance(failure, Interrupted))
-            write_report(ended.to_json(), experiment.run.report)
+            write_report(ended, experiment.run.report)
             raise
     experiment.run.write_results(found)
     close_requests(experiment.run, experiment.partition, experiment.saved)
-    write_report(found, experiment.run.report)
+    write_report(Results.model_validate(found), experiment.run.report)
     leave_model(experiment.run, found)
     return Results.read(folder)
 

@@ -694,7 +694,7 @@ class Traces(Part):
     required = ("found",)
 
     windows: Known[Whole] = Field(None, description="Distinct windows of deleted speech searched for.")
-    found: list[Text] = Field([], description="Files in which deleted speech was left.")
+    found: Known[list[Text]] = Field(None, description="Files in which deleted speech was left.")
     unsearched: list[Text] = Field(
         [],
         description="What could not be searched, and why; a run with deletions is then partial.",

@@ -4,6 +4,8 @@ import re
 from html.parser import HTMLParser
 from typing import Any
 
+from fedunlearn.results_schema import Results
+
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
 
@@ -30,6 +32,11 @@ class Tags(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
+
+
+def read(results: dict[str, Any]) -> Results:
+    """Results as the report takes them."""
+    return Results.model_validate(results)
 
 
 def drawings(page: str) -> list[str]:

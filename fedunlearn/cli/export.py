@@ -16,6 +16,7 @@ from fedunlearn.deletion.inbox import Inbox
 from fedunlearn.errors import EXIT_OK, BadInput
 from fedunlearn.inputs import refuse_inside_corpus
 from fedunlearn.links import remove
+from fedunlearn.results_schema import Results
 from fedunlearn.run_folder import RunFolder
 
 FINAL = "recovered.safetensors"
@@ -127,4 +128,4 @@ def _save(run: RunFolder, results: Mapping[str, Any], folder: Path) -> None:
         why = " ".join(str(error).split())
         line = why if isinstance(error, BadCheckpoint) else f"{file}: does not fit the run's encoder ({why})"
         raise BadInput(line) from error
-    save_model(model.eval(), emotions, folder, model_card(results))
+    save_model(model.eval(), emotions, folder, model_card(Results.model_validate(results)))

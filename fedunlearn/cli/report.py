@@ -154,7 +154,7 @@ def _page(folder: Path, out: Path | None) -> int:
     results, page = read_results(folder), out or RunFolder(folder).report
     if out is not None and (problems := unfit(out, [Results.model_validate(results)])):
         raise BadInput(problems)
-    write_report(results, page)
+    write_report(Results.model_validate(results), page)
     say(f"Report: {page}")
     return EXIT_OK
 
@@ -163,5 +163,5 @@ def _figures(folder: Path) -> None:
     from fedunlearn.report import write_figures
 
     into = RunFolder(folder).figures
-    saved = write_figures(read_results(folder), into)
+    saved = write_figures(Results.read(folder), into)
     say(f"Figures: {len(saved)} files in {into}")

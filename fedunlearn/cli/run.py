@@ -1,7 +1,7 @@
 """``fedunlearn run``: one experiment from its settings to its page."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +25,7 @@ from fedunlearn.console import Screen, errors, say, warn
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, Interrupted, RunFailed
 from fedunlearn.folders import make_new_folder, remove_folders
 from fedunlearn.inputs import looked_up
+from fedunlearn.results_schema import Gap, ModelScores, Results
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.tracking import Follower, check_tracker
 from fedunlearn.unlearning import CONTROLS, METHODS, PRIVILEGED
@@ -154,14 +155,15 @@ def _run(
             stopped = isinstance(failure, Interrupted)
             ended = experiment.write_failure(reason, stopped).to_json()
             follower.finished(ended)
-            write_report(ended, experiment.run.report)
+            write_report(Results.model_validate(ended), experiment.run.report)
             raise
     experiment.run.write_results(results)
     close_requests(experiment.run, experiment.partition, experiment.saved)
     follower.finished(results)
-    write_report(results, experiment.run.report)
+    read = Results.model_validate(results)
+    write_report(read, experiment.run.report)
     model = leave_model(experiment.run, results)
-    Screen().table(closing_table(results))
+    Screen().table(closing_table(read))
     say(f"Report: {experiment.run.report}")
     if model:
         say(f"Model: {model}")
@@ -192,55 +194,57 @@ def _also_wrong(out: Path | None, data: str | None) -> list[str]:
     return problems
 
 
-def closing_table(results: Mapping[str, Any]) -> Table:
-    """The four models side by side, with the distance to the retrained one."""
-    from fedunlearn.report.finding import SEEN
-    from fedunlearn.report.guarding import liars
-    from fedunlearn.report.values import at
+CLOSING_MEASURES: tuple[tuple[str, Callable[[ModelScores], float | None]], ...] = (
+    ("test UAR", lambda scores: scores.test.uar),
+    ("test accuracy", lambda scores: scores.test.accuracy),
+    ("unseen speakers UAR", lambda scores: scores.unseen.uar),
+    ("retain accuracy", lambda scores: scores.retain.accuracy),
+    ("forget accuracy", lambda scores: scores.forget.accuracy),
+    ("membership AUC", lambda scores: scores.membership.auc),
+)
 
-    method = results["unlearning"]["method"]
-    table = Table(title=f"{results['corpus']['name']}: {len(results['requests'])} deletions, {method}")
+
+def closing_table(results: Results) -> Table:
+    """The four models side by side, with the distance to the retrained one."""
+    from fedunlearn.report.faults import malicious_clients
+    from fedunlearn.report.names import MODELS, method_name, privileged_data
+
+    method, gap = method_name(results), results.gap
+    table = Table(title=f"{results.corpus.name}: {len(results.requests)} deletions, {method}")
     table.add_column("")
-    names = ("original", "unlearned", "recovered", "retrained")
-    for name in names:
+    for name in MODELS:
         table.add_column(name, justify="right")
-    for label, part, key in (
-        ("test UAR", "test", "uar"),
-        ("test accuracy", "test", "accuracy"),
-        ("unseen speakers UAR", "unseen", "uar"),
-        ("retain accuracy", "retain", "accuracy"),
-        ("forget accuracy", "forget", "accuracy"),
-        ("membership AUC", "membership", "auc"),
-    ):
-        table.add_row(label, *(_figure(results["models"][name][part][key]) for name in names))
-    gap = results["gap"]
+    for label, measure in CLOSING_MEASURES:
+        table.add_row(label, *(_figure(measure(results.models[name])) for name in MODELS))
     table.add_section()
-    floor = gap["noise_floor"] and gap["noise_floor"]["mean"]
-    means = [gap[name]["mean"] for name in ("none", "unlearned", "recovered")]
+    floor, gaps = gap.noise_floor.mean, (gap.none, gap.unlearned, gap.recovered)
+    means = [each.mean for each in gaps]
     table.add_row("mean gap to retrained", *(_figure(mean) for mean in [*means, floor]), style="bold")
-    intervals = [_interval(gap[name]) for name in ("none", "unlearned", "recovered")]
+    intervals = [_interval(each) for each in gaps]
     table.add_row("  95 % interval", *intervals, "(floor)" if floor is not None else "-", style="dim")
-    said = []
-    if at(results, "model", "weights") == "random":
-        said.append("RANDOM WEIGHTS: of times and sizes only, no result about speech")
+    notes = []
+    if results.model.weights == "random":
+        notes.append("RANDOM WEIGHTS: of times and sizes only, no result about speech")
     if floor is not None:
-        said.append("floor: what retrained models with other seeds differ by")
-    if gap["nothing_to_forget"]:
-        said.append(f"nothing to forget here: the original is as near as another seed (rho {gap['rho']:.1f})")
-    if seen := SEEN.get(results["unlearning"]["sees"]):
-        said.append(f"upper reference: {method} sees {seen}")
-    if done := results["guard"]:
-        who = ", ".join(f"client {c}" for c in sorted({i["client"] for i in done}))
-        said.append(f"the guard stepped in {len(done)} times ({who})")
-    if lying := liars(results):
-        said.append(lying)
-    table.caption = "\n".join(said) or None
+        notes.append("floor: what retrained models with other seeds differ by")
+    if gap.nothing_to_forget:
+        notes.append(
+            f"nothing to forget here: the original is as near as another seed (rho {_figure(gap.rho, 1)})"
+        )
+    if seen := privileged_data(results):
+        notes.append(f"privileged baseline: {method} sees {seen}")
+    if done := results.guard:
+        clients = sorted({each.client for each in done if each.client is not None})
+        notes.append(f"the guard stepped in {len(done)} times ({', '.join(f'client {c}' for c in clients)})")
+    if malicious := malicious_clients(results):
+        notes.append(malicious)
+    table.caption = "\n".join(notes) or None
     return table
 
 
-def _interval(gap: Mapping[str, Any]) -> str:
-    return "-" if gap["low"] is None else f"{gap['low']:.3f}-{gap['high']:.3f}"
+def _interval(gap: Gap) -> str:
+    return "-" if gap.low is None or gap.high is None else f"{gap.low:.3f}-{gap.high:.3f}"
 
 
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _figure(value: float | None, decimals: int = 3) -> str:
+    return "-" if value is None else f"{value:.{decimals}f}"

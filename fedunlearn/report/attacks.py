@@ -1,27 +1,35 @@
-"""Membership attacks: who tells deleted speech from speech never heard, and how surely."""
+"""Membership attacks: how well deleted utterances are told from others, and with what certainty."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from fedunlearn.report.names import MODELS
 from fedunlearn.report.tables import Cell, Column, Row, Table
 from fedunlearn.report.values import (
     MISSING,
-    at,
-    between,
+    bracketed,
     count,
     fraction,
-    interval_at,
+    interval,
     many,
-    number_at,
     plain,
-    rows,
     significant,
+)
+from fedunlearn.results_schema import (
+    MembershipAttack,
+    RateWithInterval,
+    RequestAttack,
+    Results,
+    ShadowAttackReport,
+    ShadowAttackScores,
 )
 
 RATES = ("0.01", "0.001")
 """false-positive rates, as results.json writes them"""
+SHADOWED = ("original", "unlearned", "recovered")
+"""models that the attacks with shadow federations are tried on"""
+
+Scores = MembershipAttack | ShadowAttackScores
 
 
 @dataclass(frozen=True)
@@ -29,50 +37,64 @@ class Attack:
     """An attack and what it reached against each model.
 
     Attributes:
-        stages: model -> record with auc, low, high, tpr_at, roc, each of which may be missing.
-        members, others: how many the attack tells apart, by model; None where unknown.
+        name: population, same-speaker, ulira or informed.
+        title: what it is called on the page.
+        word: the entry of the glossary that explains it.
+        scores: model -> what it reached; only those with an AUC.
+        members: model -> number of deleted utterances; None where unknown.
+        others: model -> number of those they are told from; None where unknown.
         why: why there are no numbers; empty where there are.
     """
 
     name: str
     title: str
     word: str
-    stages: Mapping[str, Any]
-    members: Mapping[str, float | None]
-    others: Mapping[str, float | None]
+    scores: Mapping[str, Scores]
+    members: Mapping[str, int | None]
+    others: Mapping[str, int | None]
     why: str = ""
 
 
-def attacks(results: Mapping[str, Any]) -> list[Attack]:
+def list_attacks(results: Results) -> list[Attack]:
     """Those with a number or a reason why there is none, weakest first."""
-    found = []
-    populations = (
-        ("population", "Population attack", "membership", "membership"),
-        ("same-speaker", "Population attack, same speaker", "same-speaker", "membership_same_speaker"),
-    )
-    for name, title, word, part in populations:
-        stages = {model: at(results, "models", model, part) for model in MODELS}
-        members = {model: number_at(stage, "n") for model, stage in stages.items()}
-        compared = MODELS if name == "population" else ()
-        others = {model: number_at(results, "models", model, "test", "n") for model in compared}
-        found.append(Attack(name, title, word, _known(stages), members, others))
-    for name, title in (("ulira", "U-LiRA"), ("informed", "Informed attack")):
-        record = at(results, "attacks", name)
-        stages = _known({model: at(record, "stages", model) for model in MODELS})
-        members = {model: number_at(stage, "n_in") for model, stage in stages.items()}
-        others = {model: number_at(stage, "n_out") for model, stage in stages.items()}
-        why = "" if stages else str(at(record, "why") or "")
-        found.append(Attack(name, title, name, stages, members, others, why))
-    return [attack for attack in found if attack.stages or attack.why]
+    found = [
+        _population(results),
+        _same_speaker(results),
+        _shadow_attack("ulira", "U-LiRA", results.attacks.ulira),
+        _shadow_attack("informed", "Informed attack", results.attacks.informed),
+    ]
+    return [attack for attack in found if attack.scores or attack.why]
 
 
-def _known(stages: Mapping[str, Any]) -> dict[str, Any]:
-    return {model: stage for model, stage in stages.items() if number_at(stage, "auc") is not None}
+def _population(results: Results) -> Attack:
+    scores = {model: results.models[model].membership for model in MODELS}
+    members = {model: attack.n for model, attack in scores.items()}
+    others = {model: results.models[model].test.n for model in MODELS}
+    return Attack("population", "Population attack", "membership", _known(scores), members, others)
 
 
-def attack_table(results: Mapping[str, Any]) -> Table | None:
+def _same_speaker(results: Results) -> Attack:
+    scores = {model: results.models[model].membership_same_speaker for model in MODELS}
+    members = {model: attack.n for model, attack in scores.items()}
+    title = "Population attack, same speaker"
+    return Attack("same-speaker", title, "same-speaker", _known(scores), members, {})
+
+
+def _shadow_attack(name: str, title: str, report: ShadowAttackReport) -> Attack:
+    scores = {model: report.stages[model] for model in SHADOWED}
+    known = _known(scores)
+    members = {model: found.n_in for model, found in scores.items()}
+    others = {model: found.n_out for model, found in scores.items()}
+    return Attack(name, title, name, known, members, others, "" if known else report.why or "")
+
+
+def _known(scores: Mapping[str, Scores]) -> dict[str, Scores]:
+    return {model: found for model, found in scores.items() if found.auc is not None}
+
+
+def attack_table(results: Results) -> Table | None:
     """AUC and true-positive rate at 1 % and 0.1 % false positives, with intervals; None without any."""
-    found = [attack for attack in attacks(results) if attack.stages]
+    found = [attack for attack in list_attacks(results) if attack.scores]
     if not found:
         return None
     heads = (
@@ -82,95 +104,83 @@ def attack_table(results: Mapping[str, Any]) -> Table | None:
         ("deleted", ""),
         ("others", ""),
     )
-    lines = []
+    rows = []
     for attack in found:
-        lines.append(Row(attack.title, "", (), attack.word))
-        lines += [_line(attack, model, stage) for model, stage in attack.stages.items()]
-    return Table((Column("model"), *(Column(*head) for head in heads)), tuple(lines))
+        rows.append(Row(attack.title, word=attack.word))
+        rows += [_row(attack, model, scores) for model, scores in attack.scores.items()]
+    return Table((Column("model"), *(Column(*head) for head in heads)), tuple(rows))
 
 
-def _line(attack: Attack, model: str, stage: Any) -> Row:
+def _row(attack: Attack, model: str, scores: Scores) -> Row:
     others = attack.others.get(model)
+    left_out = scores.left_out if isinstance(scores, ShadowAttackScores) else None
     cells = (
-        Cell(fraction(at(stage, "auc")), between(interval_at(stage))),
-        *(_rate(at(stage, "tpr_at", rate), float(rate), others) for rate in RATES),
-        Cell(count(attack.members.get(model)), _left_out(stage)),
+        Cell(fraction(scores.auc), bracketed(interval(scores))),
+        *(_rate(scores.tpr_at.get(rate), float(rate), others) for rate in RATES),
+        Cell(count(attack.members.get(model)), f"{many(left_out, 'utterance')} left out" if left_out else ""),
         Cell(count(others)),
     )
     return Row(model, "", cells, reference=model == "retrained")
 
 
-def _left_out(stage: Any) -> str:
-    left = number_at(stage, "left_out")
-    return f"{many(left, 'utterance')} left out" if left else ""
-
-
-def _rate(found: Any, rate: float, others: float | None) -> Cell:
-    value = at(found, "value") if isinstance(found, Mapping) else found
-    if number_at({"value": value}, "value") is None:
+def _rate(found: RateWithInterval | float | None, rate: float, others: int | None) -> Cell:
+    value, ends = (found.value, interval(found)) if isinstance(found, RateWithInterval) else (found, None)
+    if value is None:
         return Cell(MISSING)
-    interval = between(interval_at(found)) if isinstance(found, Mapping) else ""
     few = "too few to say" if others is not None and others * rate < 1 else ""
-    return Cell(fraction(value), "\n".join(filter(None, (interval, few))))
+    return Cell(fraction(value), "\n".join(filter(None, (bracketed(ends), few))))
 
 
-def request_attacks(results: Mapping[str, Any]) -> Table | None:
+def request_attacks(results: Results) -> Table | None:
     """The informed attack request by request, trained on the others; None where there is none."""
-    stages = {
-        model: rows(at(results, "attacks", "informed", "stages", model, "requests")) for model in MODELS
-    }
-    shown = [model for model, listed in stages.items() if listed]
-    named = {plain(at(entry, "request")): entry for model in shown for entry in stages[model]}
+    stages = results.attacks.informed.stages
+    scores = {model: stages[model].requests for model in SHADOWED if stages[model].requests}
+    named = {plain(entry.request): entry for listed in scores.values() for entry in listed}
     if not named:
         return None
-    lines = []
+    rows = []
     for name, entry in named.items():
-        cells = [Cell(_of(stages[model], name)) for model in shown]
-        lines.append(
-            Row(name, f"client {plain(at(entry, 'client'))}, n = {count(at(entry, 'n'))}", tuple(cells))
-        )
-    return Table((Column("request"), *(Column(model, model, model=model) for model in shown)), tuple(lines))
+        cells = tuple(Cell(_auc_of(listed, name)) for listed in scores.values())
+        rows.append(Row(name, f"client {plain(entry.client)}, n = {count(entry.n)}", cells))
+    return Table((Column("request"), *(Column(model, model, model=model) for model in scores)), tuple(rows))
 
 
-def _of(listed: Sequence[Any], name: str) -> str:
-    return next((fraction(at(e, "auc")) for e in listed if plain(at(e, "request")) == name), MISSING)
+def _auc_of(listed: Sequence[RequestAttack], name: str) -> str:
+    return next((fraction(entry.auc) for entry in listed if plain(entry.request) == name), MISSING)
 
 
-def attack_words(results: Mapping[str, Any]) -> list[str]:
+def attack_notes(results: Results) -> list[str]:
     """How the per-utterance attacks were made, whether their shadows are like the run, what is missing."""
-    if at(results, "attacks") is None:
-        known = at(results, "models") is not None
-        why = " (evaluation.shadows = 0)" if at(results, "config", "evaluation", "shadows") == 0 else ""
-        return [f"Attacks on single utterances (U-LiRA, informed): not run{why}."] if known else []
-    shadowed = any(attack.stages for attack in attacks(results) if attack.name in ("ulira", "informed"))
-    shadows, candidates = (number_at(results, "attacks", name) for name in ("shadows", "candidates"))
-    said = []
-    if shadows is not None:
-        of = f" of the {many(candidates, 'candidate')}" if candidates is not None else " of the candidates"
-        said.append(
-            f"{many(shadows, 'shadow federation')}, each trained with a random half{of} and then unlearned. "
-            f"{_replay(results)}".strip()
+    report = results.attacks
+    if not report:
+        why = " (evaluation.shadows = 0)" if results.setting("evaluation", "shadows") == 0 else ""
+        return [f"Attacks on single utterances (U-LiRA, informed): not run{why}."] if results.models else []
+    attacks = list_attacks(results)
+    notes = []
+    if report.shadows is not None:
+        known = report.candidates is not None
+        of = f" of the {many(report.candidates or 0, 'candidate')}" if known else " of the candidates"
+        notes.append(
+            f"{many(report.shadows, 'shadow federation')}, each trained with a random half{of} and then "
+            f"unlearned. {_replay(results)}".strip()
         )
-    if shadowed:
-        said.append(
-            "U-LiRA and the informed attack are tried on the shadows, and count an utterance once a shadow. "
-            "They have no retrained model's row: half of the shadows never heard the utterance, and the aim "
-            "is an AUC of 0.5."
+    if any(attack.scores for attack in attacks if attack.name in ("ulira", "informed")):
+        notes.append(
+            "U-LiRA and the informed attack are evaluated on the shadow federations, and count an utterance "
+            "once for each of them. They have no row of the retrained model: half of the shadow federations "
+            "were never trained on the utterance, and the aim is an AUC of 0.5."
         )
-    said += [f"{a.title}: {a.why.rstrip('.')}." for a in attacks(results) if a.why]
-    return said
+    return notes + [f"{attack.title}: {attack.why.rstrip('.')}." for attack in attacks if attack.why]
 
 
-def _replay(results: Mapping[str, Any]) -> str:
-    exact = at(results, "attacks", "replay", "exact")
-    off = number_at(results, "attacks", "replay", "difference")
-    if exact is True:
-        return "The shadows replay the run exactly: with its own speech they end at its very weights."
-    if off is None:
+def _replay(results: Results) -> str:
+    replay = results.attacks.replay
+    if replay.exact:
+        return "They replay the run exactly: with the run's own utterances they end at its very weights."
+    if replay.difference is None:
         return ""
-    departures = [plain(text) for text in rows(at(results, "attacks", "replay", "departures"))]
-    why = f" ({'; '.join(departures)})" if departures else ""
+    why = f" ({'; '.join(replay.departures)})" if replay.departures else ""
     return (
-        "The shadows do not replay the run exactly: with its own speech they end at other weights, by up to "
-        f"{significant(off)}{why}."
+        "They do not replay the run exactly: with the run's own utterances they end at other weights, which "
+        f"differ by up to {significant(replay.difference)}{why}."
     )

@@ -1,66 +1,60 @@
 """Further distances to the retrained models: outputs, relearning, what recovery brought back, GUM."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
 
 from fedunlearn.report.tables import Cell, Column, Row, Table
-from fedunlearn.report.values import (
-    MISSING,
-    at,
-    count,
-    fraction,
-    many,
-    number_at,
-    plain,
-    rows,
-    signed,
-)
+from fedunlearn.report.values import MISSING, count, fraction, many, plain, signed
+from fedunlearn.results_schema import DistanceScores, GumScores, RelearnTime, Results
 
 MODELS = ("original", "unlearned", "recovered", "destroy", "retrained")
 _HEADS = {"destroy": "random weights"}
-DISTANCES = (
-    ("tow", "Tug of war", "1 = the retrained accuracies"),
-    ("ks", "Kolmogorov-Smirnov", "of the losses on D_f"),
-    ("wasserstein", "Wasserstein-1", "of the losses on D_f, nats"),
-    ("js", "Jensen-Shannon", "of the outputs on D_f, nats"),
+_WORDS = {"destroy": "control"}
+_DISTANCES: tuple[tuple[str, str, str, Callable[[DistanceScores], float | None]], ...] = (
+    ("tow", "Tug of war", "1 = the retrained accuracies", lambda d: d.tow),
+    ("ks", "Kolmogorov-Smirnov", "of the losses on D_f", lambda d: d.ks),
+    ("wasserstein", "Wasserstein-1", "of the losses on D_f, nats", lambda d: d.wasserstein),
+    ("js", "Jensen-Shannon", "of the outputs on D_f, nats", lambda d: d.js),
 )
-_REVERSION = (("forget", "forget accuracy"), ("membership", "membership AUC"), ("gap", "mean gap"))
+_GUM: tuple[tuple[str, str, Callable[[GumScores], float | None]], ...] = (
+    ("GUM", "gum", lambda scores: scores.gum),
+    ("CGUM", "gum", lambda scores: scores.cgum),
+    ("efficacy", "", lambda scores: scores.efficacy),
+    ("utility", "", lambda scores: scores.utility),
+    ("time", "", lambda scores: scores.time),
+)
 
 
-def distance_table(results: Mapping[str, Any]) -> Table | None:
+def distance_table(results: Results) -> Table | None:
     """Distances to the retrained models and relearn time, by model; None where there are none."""
-    lines = []
-    for measure, head, note in DISTANCES:
-        found = [number_at(results, "distances", name, measure) for name in MODELS]
+    rows = []
+    for word, head, note, measure in _DISTANCES:
+        found = [measure(results.distances[name]) for name in MODELS]
         if any(value is not None for value in found):
-            lines.append(Row(head, note, _cells([Cell(fraction(value)) for value in found]), measure))
-    relearning = [at(results, "relearn", name) for name in MODELS]
-    if any(isinstance(record, Mapping) for record in relearning):
-        target = next((n for r in relearning if (n := number_at(r, "target")) is not None), None)
+            rows.append(Row(head, note, _mark_last([Cell(fraction(value)) for value in found]), word))
+    if results.relearn:
+        times = [RelearnTime.empty() if name == "destroy" else results.relearn[name] for name in MODELS]
+        target = next((time.target for time in times if time.target is not None), None)
         note = "gradient steps" if target is None else f"gradient steps to {fraction(target)}"
-        lines.append(Row("Relearn time", note, _cells([_relearned(r) for r in relearning]), "relearn"))
-    if not lines:
+        rows.append(Row("Relearn time", note, _mark_last([_relearn_cell(t) for t in times]), "relearn"))
+    if not rows:
         return None
     columns = (
-        Column(_HEADS.get(name, name), {"destroy": "control"}.get(name, name), name, name == "retrained")
-        for name in MODELS
+        Column(_HEADS.get(name, name), _WORDS.get(name, name), name, name == "retrained") for name in MODELS
     )
-    return Table((Column("measure"), *columns), tuple(lines))
+    return Table((Column("measure"), *columns), tuple(rows))
 
 
-def _cells(cells: list[Cell]) -> tuple[Cell, ...]:
+def _mark_last(cells: list[Cell]) -> tuple[Cell, ...]:
     return (*cells[:-1], Cell(cells[-1].text, cells[-1].note, reference=True))
 
 
-def _relearned(record: Any) -> Cell:
-    steps, limit = number_at(record, "steps"), number_at(record, "limit")
-    if steps is None and limit is None:
+def _relearn_cell(time: RelearnTime) -> Cell:
+    if time.steps is None and time.limit is None:
         return Cell(MISSING)
-    if at(record, "reached") is False:
-        return Cell(f"> {count(limit)}", "not reached")
-    low, high = number_at(record, "low"), number_at(record, "high")
-    spread = "" if low is None or high is None or low == high else f"{_steps(low)} to {_steps(high)}"
-    return Cell(_steps(steps), spread)
+    if time.reached is False:
+        return Cell(f"> {count(time.limit)}", "not reached")
+    known = time.low is not None and time.high is not None and time.low != time.high
+    return Cell(_steps(time.steps), f"{_steps(time.low)} to {_steps(time.high)}" if known else "")
 
 
 def _steps(value: float | None) -> str:
@@ -69,57 +63,48 @@ def _steps(value: float | None) -> str:
     return f"{value:,.0f}" if value == round(value) else f"{value:,.1f}"
 
 
-def reversion_words(results: Mapping[str, Any]) -> str:
-    """What the recovery rounds did to what should be gone; empty where unknown."""
-    moved = [
-        f"{name} {signed(at(results, 'reversion', part))}"
-        for part, name in _REVERSION
-        if number_at(results, "reversion", part) is not None
-    ]
-    return ", ".join(moved)
+def reversion_summary(results: Results) -> str:
+    """What the recovery rounds changed in what should be gone; empty where unknown."""
+    reversion = results.reversion
+    changes = (
+        ("forget accuracy", reversion.forget),
+        ("membership AUC", reversion.membership),
+        ("mean gap", reversion.gap),
+    )
+    return ", ".join(f"{name} {signed(change)}" for name, change in changes if change is not None)
 
 
-def reversion_table(results: Mapping[str, Any]) -> Table | None:
+def reversion_table(results: Results) -> Table | None:
     """Forget accuracy before and after each unlearn step and after its recovery; None where unknown."""
-    steps = [s for s in rows(at(results, "reversion", "steps")) if isinstance(s, Mapping)]
-    if not steps:
-        return None
-    lines = []
-    for step in steps:
-        clients = at(step, "clients")
-        who = ", ".join(plain(c) for c in rows(clients)) or plain(clients)
-        after, end = number_at(step, "unlearned"), number_at(step, "recovered")
+    rows = []
+    for step in filter(None, results.reversion.steps):
+        after, end = step.unlearned, step.recovered
         back = None if after is None or end is None else end - after
-        values = (fraction(at(step, name)) for name in ("before", "unlearned", "recovered"))
-        head = f"round {count(at(step, 'round'))}"
-        lines.append(
-            Row(
-                head,
-                f"client{'s' if len(rows(clients)) > 1 else ''} {who}",
-                (*(Cell(v) for v in values), Cell(signed(back))),
-                "reversion",
-            )
-        )
+        clients = ", ".join(map(str, step.clients)) or plain(None)
+        cells = (*(fraction(value) for value in (step.before, after, end)), signed(back))
+        note = f"client{'s' if len(step.clients) > 1 else ''} {clients}"
+        rows.append(Row(f"round {count(step.round)}", note, tuple(map(Cell, cells)), "reversion"))
     heads = ("unlearn step", "before", "unlearned", "recovered", "brought back")
-    return Table(tuple(Column(head) for head in heads), tuple(lines))
+    return Table(tuple(Column(head) for head in heads), tuple(rows)) if rows else None
 
 
-def gum_table(results: Mapping[str, Any]) -> Table | None:
+def gum_table(results: Results) -> Table | None:
     """GUM and CGUM with their parts; None where unknown."""
-    parts = ("gum", "cgum", "efficacy", "utility", "time")
-    lines = []
+    rows = []
     for name in ("unlearned", "recovered"):
-        record = at(results, "gum", name)
-        if any(number_at(record, part) is not None for part in parts):
-            lines.append(Row(name, "", tuple(Cell(fraction(at(record, part))) for part in parts), name))
-    columns = (Column("model"), Column("GUM", "gum"), Column("CGUM", "gum"), *map(Column, parts[2:]))
-    return Table(columns, tuple(lines)) if lines else None
+        values = [part(results.gum[name]) for _, _, part in _GUM]
+        if any(value is not None for value in values):
+            rows.append(Row(name, "", tuple(Cell(fraction(value)) for value in values), name))
+    columns = (Column("model"), *(Column(head, word) for head, word, _ in _GUM))
+    return Table(columns, tuple(rows)) if rows else None
 
 
-def distances_said(results: Mapping[str, Any]) -> str:
+def distance_note(results: Results) -> str:
     """Which models the distances are to."""
-    seeds = len(rows(at(results, "models", "retrained", "seeds")))
+    seeds = len(results.models.retrained.seeds)
     if seeds < 2:
         return "To the one retrained model."
-    own = "the retrained models' own are between their seeds: what chance alone makes"
-    return f"Means over {many(seeds, 'retrained seed')}; {own}."
+    return (
+        f"Means over {many(seeds, 'retrained seed')}; the retrained models' own distances are between their "
+        "seeds: what chance alone makes."
+    )

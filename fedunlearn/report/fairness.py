@@ -1,8 +1,7 @@
-"""What the deletion did to those who stayed: by speaker, by gender and by emotion."""
+"""What the deletion changed for those who stay: by speaker, by gender and by emotion."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,7 +19,8 @@ from fedunlearn.report.figures.style import (
 from fedunlearn.report.finding import final_model
 from fedunlearn.report.side_by_side import KINDS, MARKS
 from fedunlearn.report.tables import Cell, Column, Row, Table
-from fedunlearn.report.values import at, count, fraction, number_at, plain, rows, signed
+from fedunlearn.report.values import count, fraction, plain, signed
+from fedunlearn.results_schema import GroupScores, Results, SpeakerScores
 
 SHOWN = 40
 """speakers drawn; of more, those whose accuracy changed most, half of them at either end"""
@@ -35,28 +35,32 @@ class _Line:
 
 @dataclass(frozen=True)
 class Speakers:
-    """The figure, and how many speakers it leaves out."""
+    """The figure of the speakers.
 
-    drawing: FigureSpec
+    Attributes:
+        figure: a line for each speaker drawn.
+        left_out: number of speakers that it leaves out.
+    """
+
+    figure: FigureSpec
     left_out: int
 
 
-def change_table(results: Mapping[str, Any]) -> Table | None:
+def change_table(results: Results) -> Table | None:
     """Change of test accuracy over the remaining speakers: mean, spread and worst; None where unknown."""
-    change = at(results, "fairness", "change")
-    lines = []
+    rows = []
     for name in ("unlearned", "recovered", "retrained"):
-        record = at(change, name)
-        if number_at(record, "mean") is None:
+        change = results.fairness.change[name]
+        if change.mean is None:
             continue
-        worst = at(record, "worst_client")
+        client = "" if change.worst_client is None else f"client {change.worst_client}"
         cells = (
-            Cell(signed(at(record, "mean"))),
-            Cell(fraction(at(record, "std"))),
-            Cell(signed(at(record, "worst")), "" if worst is None else f"client {plain(worst)}"),
-            Cell(count(at(record, "n"))),
+            Cell(signed(change.mean)),
+            Cell(fraction(change.std)),
+            Cell(signed(change.worst), client),
+            Cell(count(change.n)),
         )
-        lines.append(Row(name, "", cells, name, reference=name == "retrained"))
+        rows.append(Row(name, "", cells, name, reference=name == "retrained"))
     heads = (
         ("model", ""),
         ("mean", "fairness"),
@@ -64,78 +68,80 @@ def change_table(results: Mapping[str, Any]) -> Table | None:
         ("worst", "fairness"),
         ("speakers", ""),
     )
-    return Table(tuple(Column(*head) for head in heads), tuple(lines)) if lines else None
+    return Table(tuple(Column(*head) for head in heads), tuple(rows)) if rows else None
 
 
-def by_speaker(results: Mapping[str, Any]) -> Speakers | None:
-    """Test accuracy of every remaining speaker before and after, who lost most on top; None where unknown."""
+def by_speaker(results: Results) -> Speakers | None:
+    """Test accuracy of each remaining speaker before and after, largest loss on top; None where unknown."""
     final = final_model(results)
-    people = [p for p in rows(at(results, "fairness", "speakers")) if _change(p, final) is not None]
-    if not people:
+    changes = [(change, p) for p in results.fairness.speakers if (change := _change(p, final)) is not None]
+    if not changes:
         return None
-    people.sort(key=lambda person: _change(person, final) or 0.0)
+    people = [person for _, person in sorted(changes, key=lambda each: each[0])]
     shown = people if len(people) <= SHOWN else [*people[: SHOWN // 2], *people[-SHOWN // 2 :]]
-    clients = [plain(at(person, "client")) for person in people]
+    clients = [person.client for person in people]
     lines = []
     for person in shown:
-        name = plain(at(person, "client"))
-        several = f", speaker {plain(at(person, 'speaker'))}" if clients.count(name) > 1 else ""
-        gender = {"female": " (f)", "male": " (m)"}.get(_gender(person), "")
-        lines.append(_Line(safe(f"client {name}{several}{gender}"), _values(person, final)))
-    drawing = FigureSpec(
+        several = f", speaker {plain(person.speaker)}" if clients.count(person.client) > 1 else ""
+        gender = {"female": " (f)", "male": " (m)"}.get(_gender(person.gender), "")
+        label = safe(f"client {plain(person.client)}{several}{gender}")
+        lines.append(_Line(label, _accuracies(person, final)))
+    figure = FigureSpec(
         "speakers",
         f"Test accuracy of each remaining speaker, original, {final} and retrained model",
         lambda width: _dots([("test accuracy", lines)], final, width),
         widths=(400, NARROW),
         key=_key(final),
     )
-    return Speakers(drawing, len(people) - len(shown))
+    return Speakers(figure, len(people) - len(shown))
 
 
-def by_group(results: Mapping[str, Any]) -> FigureSpec | None:
+def by_group(results: Results) -> FigureSpec | None:
     """The same by gender (accuracy) and by emotion (recall); None where neither is known."""
     final = final_model(results)
-    groups = []
-    for part, name, measure in (("genders", "gender", "test accuracy"), ("emotions", "emotion", "recall")):
-        lines = []
-        for group in rows(at(results, "fairness", part)):
-            values = _values(group, final)
-            n = number_at(group, "n")
-            who = _gender(group) if name == "gender" else plain(at(group, name))
-            label = _short(who) + ("" if n is None else f" (n = {count(n)})")
-            if any(value is not None for value in values.values()):
-                lines.append(_Line(label, values))
-        if lines:
-            groups.append((measure, lines))
-    if not groups:
+    genders = [(_gender(group.gender), group) for group in results.fairness.genders]
+    emotions = [(plain(group.emotion), group) for group in results.fairness.emotions]
+    panels = (("test accuracy", _lines(genders, final)), ("recall", _lines(emotions, final)))
+    known = [(measure, lines) for measure, lines in panels if lines]
+    if not known:
         return None
     return FigureSpec(
         "groups",
         f"By gender and emotion: original, {final} and retrained model",
-        lambda width: _dots(groups, final, width),
+        lambda width: _dots(known, final, width),
         widths=(400, NARROW),
         key=_key(final),
     )
 
 
-def _gender(record: Any) -> str:
+def _lines(groups: Iterable[tuple[str, GroupScores]], final: str) -> list[_Line]:
+    lines = []
+    for name, group in groups:
+        values = _accuracies(group, final)
+        label = _shorten(name) + ("" if group.n is None else f" (n = {count(group.n)})")
+        if any(value is not None for value in values.values()):
+            lines.append(_Line(label, values))
+    return lines
+
+
+def _gender(text: str | None) -> str:
     """Corpora write it in full or as a letter."""
-    told = plain(at(record, "gender"))
-    return {"f": "female", "m": "male"}.get(told.lower(), told)
+    written = plain(text)
+    return {"f": "female", "m": "male"}.get(written.lower(), written)
 
 
-def _short(text: str) -> str:
+def _shorten(text: str) -> str:
     text = safe(text)
     return text if len(text) <= 16 else f"{text[:15]}…"
 
 
-def _change(person: Any, final: str) -> float | None:
-    before, after = number_at(person, "original"), number_at(person, final)
+def _change(person: SpeakerScores, final: str) -> float | None:
+    before, after = person.original, person.accuracy(final)
     return None if before is None or after is None else after - before
 
 
-def _values(record: Any, final: str) -> dict[str, float | None]:
-    return {name: number_at(record, name) for name in ("original", final, "retrained")}
+def _accuracies(scores: GroupScores, final: str) -> dict[str, float | None]:
+    return {name: scores.accuracy(name) for name in ("original", final, "retrained")}
 
 
 def _key(final: str) -> tuple[LegendEntry, ...]:

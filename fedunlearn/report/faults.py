@@ -1,32 +1,70 @@
-"""Replies that did not count, as rows of ready-made text."""
+"""What went wrong on the way: replies that did not count, the guard's interventions, malicious clients."""
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
-from fedunlearn.report.values import at, plain, rows
+from fedunlearn.report.tables import Cell, Column, Row, Table
+from fedunlearn.report.values import MISSING, fraction, plain, significant
+from fedunlearn.results_schema import Results
 
 FAULTS_SHOWN = 50
+GUARD_COLUMNS = ("round", "what", "client", "request", "length", "limit", "drop", "silenced", "left of it")
 
 
-@dataclass(frozen=True)
-class FaultTable:
-    """What went wrong: its columns, the first lines, how many more there are, and how many of each kind."""
+def fault_table(results: Results) -> Table | None:
+    """The first faults, with their kind where the results have it; None where there was no fault."""
+    faults = results.faults
+    if not faults:
+        return None
+    cells = {
+        "round": [plain(fault.round) for fault in faults],
+        "phase": [plain(fault.phase) for fault in faults],
+        "client": [plain(fault.client) for fault in faults],
+        "kind": [plain(fault.kind) for fault in faults],
+        "reason": [plain(fault.reason) for fault in faults],
+    }
+    if not any(fault.kind for fault in faults):
+        del cells["kind"]
+    rows = [
+        Row(head, cells=tuple(map(Cell, others)))
+        for head, *others in zip(*(column[:FAULTS_SHOWN] for column in cells.values()), strict=True)
+    ]
+    kinds = Counter(fault.kind for fault in faults if fault.kind)
+    counted = ", ".join(f"{number:,} {kind}" for kind, number in kinds.most_common())
+    return Table(tuple(map(Column, cells)), tuple(rows), caption=counted)
 
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    more: int
-    kinds: str
+
+def guard_table(results: Results) -> Table | None:
+    """One row for each intervention of the guard, its round first; None where there was none."""
+    rows = [
+        Row(
+            plain(each.round),
+            cells=tuple(
+                map(
+                    Cell,
+                    (
+                        plain(each.what),
+                        plain(each.client),
+                        ", ".join(each.requests) or MISSING,
+                        significant(each.norm),
+                        significant(each.limit),
+                        fraction(each.drop),
+                        fraction(each.silenced),
+                        fraction(each.factor),
+                    ),
+                )
+            ),
+        )
+        for each in results.guard
+    ]
+    return Table(tuple(map(Column, GUARD_COLUMNS)), tuple(rows)) if rows else None
 
 
-def fault_table(results: Mapping[str, Any]) -> FaultTable:
-    """The first faults; with their kind ("late", "dropped", "refused", ...) where results tell it."""
-    faults = rows(at(results, "faults"))
-    columns: tuple[str, ...] = ("round", "phase", "client", "kind", "reason")
-    kinds = Counter(str(at(fault, "kind")) for fault in faults if at(fault, "kind"))
-    if not kinds:
-        columns = tuple(name for name in columns if name != "kind")
-    lines = tuple(tuple(plain(at(fault, name)) for name in columns) for fault in faults[:FAULTS_SHOWN])
-    said = ", ".join(f"{number:,} {kind}" for kind, number in kinds.most_common())
-    return FaultTable(columns, lines, len(faults) - len(lines), said)
+def malicious_clients(results: Results) -> str:
+    """``test clients 2, 5 are malicious (scaled, factor 10.0)``; empty where no client is."""
+    attackers = results.attackers
+    if not attackers.clients:
+        return ""
+    several = len(attackers.clients) > 1
+    who = ", ".join(map(str, attackers.clients))
+    how = f"{plain(attackers.kind)}, factor {significant(attackers.factor)}"
+    return f"test client{'s' if several else ''} {who} {'are' if several else 'is'} malicious ({how})"

@@ -12,14 +12,22 @@ from typing import Any
 import tomli_w
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from fedunlearn.report.attacks import attack_table, attack_words
-from fedunlearn.report.finding import SEEN, asked, closed, final_model, find, nothing_unlearned
-from fedunlearn.report.gaps import gap_table, rho_words
-from fedunlearn.report.guarding import liars
-from fedunlearn.report.request_view import CLOSED, FULFILLED, wishes
+from fedunlearn.report.attacks import attack_notes, attack_table
+from fedunlearn.report.faults import malicious_clients
+from fedunlearn.report.finding import (
+    count_closed,
+    count_requests,
+    final_model,
+    find,
+    nothing_unlearned,
+)
+from fedunlearn.report.gaps import gap_table, rho_sentence
+from fedunlearn.report.names import method_name, privileged_data
+from fedunlearn.report.request_view import CLOSED, FULFILLED, view_requests
 from fedunlearn.report.side_by_side import models_table
 from fedunlearn.report.tables import Row
-from fedunlearn.report.values import at, count, fraction, many, number_at, plain, rows
+from fedunlearn.report.values import MISSING, count, fraction, many, number, plain
+from fedunlearn.results_schema import Results
 
 REQUEST_COLUMNS = (
     "request",
@@ -39,12 +47,12 @@ _PUBLISHED = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _MARKS = re.compile(r"([\\`*_\[\]<>|#~$&])")
 
 
-def model_card(results: Mapping[str, Any]) -> str:
+def model_card(results: Results) -> str:
     """The card as Markdown with a YAML head. The same results give the same text.
 
     Args:
-        results: the content of a run's ``results.json``; any value may be null or missing. Of a run that
-            ended early the card says so at its top, and what is not known it does not say.
+        results: of a run; any part may be missing. The card of a run that ended early says so at its top, and
+            what is not known is left out.
     """
     environment = Environment(
         loader=PackageLoader("fedunlearn", "report"),
@@ -89,96 +97,98 @@ def _quoted(text: Any) -> str:
 # ---- what it is ------------------------------------------------------------------------------------------
 
 
-def _origin(results: Mapping[str, Any]) -> dict[str, Any]:
-    model = at(results, "config", "model")
-    name = plain(at(model, "name"))
-    random = at(results, "model", "weights") == "random" or name.startswith("random:")
+def _origin(results: Results) -> dict[str, Any]:
+    name = plain(results.setting("model", "name"))
+    random = results.model.weights == "random" or name.startswith("random:")
     shape = name.removeprefix("random:")
     last = re.split(r"[/\\]", shape.rstrip("/\\"))[-1]
-    trains = plain(at(results, "model", "trains") or at(model, "encoder", "trains"))
+    trains = plain(results.model.trains or results.setting("model", "encoder", "trains"))
     top = trains.removeprefix("top:")
     layers = "layer" if top == "1" else f"{top} layers"
     return {
         "name": last,
         "published": "" if random else published_name(name),
         "random": random,
-        "sha256": plain(at(results, "model", "sha256") or at(model, "encoder", "sha256")),
+        "sha256": plain(results.model.sha256 or results.setting("model", "encoder", "sha256")),
         "trains": trains,
         "trained": PARTS.get(trains, f"the emotion head and the uppermost {layers} of the encoder"),
-        "parameters": count(at(results, "model", "parameters")),
-        "travels": count(at(results, "model", "travels")),
+        "parameters": count(results.model.parameters),
+        "travels": count(results.model.travels),
         "versions": ", ".join(
-            f"{package} {plain(at(results, 'versions', package))}"
+            f"{package} {results.versions[package]}"
             for package in ("fedunlearn", "torch", "transformers")
-            if at(results, "versions", package)
+            if package in results.versions
         ),
-        "seed": plain(at(results, "seed")),
+        "seed": plain(results.seed),
     }
 
 
-def _speech(results: Mapping[str, Any]) -> dict[str, Any]:
-    corpus, final = at(results, "corpus"), final_model(results)
+def _speech(results: Results) -> dict[str, Any]:
+    corpus, final = results.corpus, results.models[final_model(results)]
     return {
-        "corpus": plain(at(corpus, "name")),
-        "generated": at(corpus, "name") == "synthetic",
-        "emotions": [plain(emotion) for emotion in rows(at(corpus, "emotions"))],
+        "corpus": plain(corpus.name),
+        "generated": corpus.name == "synthetic",
+        "emotions": corpus.emotions,
         "counts": {
-            name: count(at(corpus, name)) for name in ("utterances", "speakers", "clients", "unseen_speakers")
+            "utterances": count(corpus.utterances),
+            "speakers": count(corpus.speakers),
+            "clients": count(corpus.clients),
+            "unseen_speakers": count(corpus.unseen_speakers),
         },
-        "kept": count(at(results, "models", final, "retain", "n")),
-        "rounds": count(at(results, "config", "training", "rounds")),
-        "unseen_uar": fraction(at(results, "models", final, "unseen", "uar")),
-        "test_uar": fraction(at(results, "models", final, "test", "uar")),
+        "kept": count(final.retain.n),
+        "rounds": count(results.setting("training", "rounds")),
+        "unseen_uar": fraction(final.unseen.uar),
+        "test_uar": fraction(final.test.uar),
     }
 
 
 # ---- what was deleted, and how ---------------------------------------------------------------------------
 
 
-def _deleted(results: Mapping[str, Any]) -> dict[str, Any]:
-    people, unlearning = wishes(results), at(results, "config", "unlearning")
-    method, sees = plain(at(unlearning, "method")), at(results, "unlearning", "sees")
-    lines = [
+def _deleted(results: Results) -> dict[str, Any]:
+    requests, method = view_requests(results), method_name(results)
+    rows = [
         (
-            wish.id,
-            ", ".join(wish.clients),
-            count(wish.utterances),
-            count(wish.raised),
-            count(wish.applied),
-            wish.state,
-            "–" if wish.waited is None else many(wish.waited, "round"),
+            request.id,
+            ", ".join(request.clients),
+            count(request.utterances),
+            count(request.raised),
+            count(request.applied),
+            request.state,
+            MISSING if request.waited is None else many(request.waited, "round"),
         )
-        for wish in people
+        for request in requests
     ]
-    seen = {"forget": "the forget set alone: the utterances that are to be deleted, no others", **SEEN}
-    served = any(wish.state not in CLOSED for wish in people)
+    privileged = privileged_data(results)
+    alone = "the forget set alone: the utterances that are to be deleted, no others"
+    sees = alone if results.unlearning.sees == "forget" else plain(results.unlearning.sees)
+    served = any(request.state not in CLOSED for request in requests)
     return {
-        "asked": asked(results) if served else "",
-        "closed": closed(results),
+        "requested": count_requests(results) if served else "",
+        "closed": count_closed(results),
         "columns": REQUEST_COLUMNS,
-        "requests": lines,
+        "requests": rows,
         "unlearned": not nothing_unlearned(results),
         "method": method,
-        "upper": sees in SEEN,
-        "sees": seen.get(str(sees), plain(sees)),
-        "source": plain(at(results, "unlearning", "source")),
-        "aggregation": plain(at(unlearning, "aggregation")),
-        "recovery": count(at(results, "config", "recovery", "rounds")),
+        "retrained": method == "retrained",
+        "privileged": bool(privileged),
+        "sees": privileged or sees,
+        "source": plain(results.unlearning.source),
+        "aggregation": plain(results.setting("unlearning", "aggregation")),
+        "recovery": count(results.setting("recovery", "rounds")),
         "settings": _settings(results, method),
-        "liars": liars(results),
+        "malicious": malicious_clients(results),
     }
 
 
-def _settings(results: Mapping[str, Any], method: str) -> str:
+def _settings(results: Results, method: str) -> str:
     """Those of the method that ran and of what follows it, as TOML."""
-    config = at(results, "config")
-    unlearning = {name: at(config, "unlearning", name) for name in ("method", "aggregation")}
     own = method.replace("-", "_")
-    for name in (own, f"{own}_"):
-        unlearning[name] = at(config, "unlearning", name)
-    chosen = {"unlearning": unlearning, "recovery": at(config, "recovery")}
-    if number_at(config, "privacy", "noise"):
-        chosen["privacy"] = at(config, "privacy")
+    names = ("method", "aggregation", own, f"{own}_")
+    unlearning = {name: results.setting("unlearning", name) for name in names}
+    chosen = {"unlearning": unlearning, "recovery": results.setting("recovery")}
+    if number(results.setting("privacy", "noise")):
+        chosen["privacy"] = results.setting("privacy")
     return tomli_w.dumps(_known(chosen)).strip()
 
 
@@ -190,11 +200,10 @@ def _known(node: Mapping[str, Any]) -> dict[str, Any]:
 # ---- evidence --------------------------------------------------------------------------------------------
 
 
-def _evidence(results: Mapping[str, Any]) -> dict[str, Any]:
-    finding, final = find(results), final_model(results)
-    compared = isinstance(at(results, "models"), Mapping)
-    stages = [at(results, "attacks", attack, "stages", final) for attack in ("ulira", "informed")]
-    found = at(results, "traces", "found")
+def _evidence(results: Results) -> dict[str, Any]:
+    finding, final, compared = find(results), final_model(results), bool(results.models)
+    attacks = (results.attacks.ulira, results.attacks.informed)
+    found = results.traces.found
     return {
         "compared": compared,
         "headline": finding.headline,
@@ -202,22 +211,22 @@ def _evidence(results: Mapping[str, Any]) -> dict[str, Any]:
         "green": finding.tone == "good",
         "models": models_table(results) if compared else None,
         "gaps": gap_table(results) if compared else None,
-        "rho": rho_words(results),
+        "rho": rho_sentence(results),
         "attacks": attack_table(results) if compared else None,
-        "attack_words": attack_words(results),
-        "attacked": any(number_at(stage, "auc") is not None for stage in stages),
-        "searched": None if found is None or at(results, "traces", "unsearched") else len(rows(found)),
+        "attack_notes": attack_notes(results),
+        "attacked": any(attack.stages[final].auc is not None for attack in attacks),
+        "searched": None if found is None or results.traces.unsearched else len(found),
     }
 
 
-def _alarm(results: Mapping[str, Any]) -> str:
+def _alarm(results: Results) -> str:
     """What went wrong with the run, in the card's own words: reasons may name files. Empty where nothing."""
-    status = at(results, "status")
-    if status == "complete":
+    if results.status == "complete":
         return ""
-    left = [wish for wish in wishes(results) if wish.state not in (*FULFILLED, *CLOSED)]
-    still = f" Still open: {', '.join(f'{w.id} ({w.state})' for w in left[:8])}" if left else ""
-    still += f" and {len(left) - 8} more." if len(left) > 8 else "." if left else ""
-    if not at(results, "models"):
-        return f"The run that this model is from did not come to its end ({plain(status)}).{still}"
-    return f"The run that this model is from is {plain(status)}: not all that was asked was done.{still}"
+    left = [r for r in view_requests(results) if r.state not in (*FULFILLED, *CLOSED)]
+    still = f" Still open: {', '.join(f'{r.id} ({r.state})' for r in left[:8])}" if left else ""
+    still += f" and {len(left) - 8} more." if len(left) > 8 else "." if still else ""
+    status = plain(results.status)
+    if not results.models:
+        return f"The run that this model is from did not come to its end ({status}).{still}"
+    return f"The run that this model is from is {status}: not all that was requested was done.{still}"

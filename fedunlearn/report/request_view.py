@@ -1,17 +1,17 @@
-"""Deletion requests as their people see them: one wish, whatever the number of devices that serve it."""
+"""Deletion requests as the people who made them see them: one request, however many devices serve it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
-from fedunlearn.report.values import at, number_at, plain, rows
+from fedunlearn.report.values import plain
+from fedunlearn.results_schema import RequestOutcome, RequestStep, Results
 
 PATH = ("raised", "accepted", "unlearned", "applied", "purged", "verified")
 """the states on the way, in order"""
 FULFILLED = ("purged", "verified")
 CLOSED = ("withdrawn", "refused")
-"""ended without anything being deleted, and rightly so"""
+"""ended without a deletion, as it should"""
 
 
 @dataclass(frozen=True)
@@ -19,123 +19,122 @@ class RequestView:
     """One request of one person.
 
     Attributes:
-        entries: its rows of the results, one a device.
-        end: the last round of the run's clock; None where unknown.
+        entries: its outcomes, one for each device.
+        end: the last timeline round of the run; None where unknown.
     """
 
-    entries: tuple[Any, ...]
-    end: float | None
+    entries: tuple[RequestOutcome, ...]
+    end: int | None
 
     @cached_property
     def id(self) -> str:
-        """As in the ledger."""
-        return plain(at(self.entries[0], "id"))
+        """Its id, as in the ledger."""
+        return plain(self.entries[0].id)
 
     @cached_property
     def clients(self) -> list[str]:
         """The devices, in the order of the results."""
-        return list(dict.fromkeys(plain(at(entry, "client")) for entry in self.entries))
+        return list(dict.fromkeys(plain(entry.client) for entry in self.entries))
 
     @cached_property
     def state(self) -> str:
-        """Of the device that is least far."""
+        """State of the device that is least far."""
         order = {name: place for place, name in enumerate((*PATH, *CLOSED))}
         return min(self.states, key=lambda state: order.get(state, -1))
 
     @cached_property
     def states(self) -> list[str]:
-        """Of each device."""
-        return [plain(at(entry, "state")) for entry in self.entries]
+        """State of each device."""
+        return [plain(entry.state) for entry in self.entries]
 
     @cached_property
-    def utterances(self) -> float | None:
-        """On all devices."""
-        return self.total("utterances")
+    def utterances(self) -> int | None:
+        """Number of utterances that it names on all devices."""
+        return self.total(lambda entry: entry.utterances)
 
     @cached_property
-    def raised(self) -> float | None:
-        """The round of the clock in which the first device said so."""
-        return min(self._known("round_raised"), default=None)
+    def raised(self) -> int | None:
+        """The timeline round in which the first device raised it."""
+        return min(self._known(lambda entry: entry.round_raised), default=None)
 
     @cached_property
-    def applied(self) -> float | None:
-        """The round in which the last device's update had joined the model; None before that."""
-        known = self._known("round_applied")
+    def applied(self) -> int | None:
+        """The timeline round in which the last device's update was aggregated; None before that."""
+        known = self._known(lambda entry: entry.round_applied)
         return max(known) if len(known) == len(self.entries) else None
 
     @cached_property
-    def waited(self) -> float | None:
+    def waited(self) -> int | None:
         """Rounds from raised to applied, of the device that took longest; None before that."""
-        return max(self._known("rounds_waited"), default=None) if self.applied is not None else None
+        if self.applied is None:
+            return None
+        return max(self._known(lambda entry: entry.rounds_waited), default=None)
 
     @cached_property
-    def history(self) -> dict[str, float]:
-        """State -> the round of the clock in which the last device reached it (raised: the first)."""
-        return self._reached("round")
+    def history(self) -> dict[str, int]:
+        """State -> the timeline round in which the last device reached it (raised: the first)."""
+        return self._reached(lambda step: step.round)
 
     @cached_property
-    def deadline(self) -> float | None:
-        """Rounds after it was raised within which it was to be verified."""
-        return min(self._known("deadline"), default=None)
+    def deadline(self) -> int | None:
+        """Rounds after it was raised within which it should be verified."""
+        return min(self._known(lambda entry: entry.deadline), default=None)
 
     @cached_property
     def overdue(self) -> bool:
         """Whether its deadline passed before it was verified."""
-        return any(at(entry, "overdue") is True for entry in self.entries)
+        return any(entry.overdue for entry in self.entries)
 
     @cached_property
-    def late_by(self) -> float | None:
+    def late_by(self) -> int | None:
         """Rounds from the deadline to verification, or to the end where it is open; negative = to spare.
 
-        Deadlines do not count recovery rounds in the middle of learning, where the clock does.
+        Deadlines do not count recovery rounds in the middle of learning; timeline rounds do.
         """
-        clock, dates = self.history, self._reached("date")
-        if self.deadline is None or "raised" not in clock:
+        rounds, dates = self.history, self._reached(lambda step: step.date)
+        if self.deadline is None or "raised" not in rounds:
             return None
-        if "verified" in clock:
-            when = dates if dates.keys() >= {"raised", "verified"} else clock
+        if "verified" in rounds:
+            when = dates if dates.keys() >= {"raised", "verified"} else rounds
             return when["verified"] - when["raised"] - self.deadline
         if self.end is None:
             return None
-        uncounted = {state: clock[state] - date for state, date in dates.items()}
-        skipped = max(uncounted.values(), default=0.0) - uncounted.get("raised", 0.0)
-        return self.end - clock["raised"] - skipped - self.deadline
+        uncounted = {state: rounds[state] - date for state, date in dates.items() if state in rounds}
+        skipped = max(uncounted.values(), default=0) - uncounted.get("raised", 0)
+        return self.end - rounds["raised"] - skipped - self.deadline
 
     @cached_property
     def why(self) -> str:
-        """Why it is open, withdrawn or refused; empty where nobody said."""
-        said = dict.fromkeys(str(at(e, "reason_open")) for e in self.entries if at(e, "reason_open"))
-        return "; ".join(said)
+        """Why it is open, withdrawn or refused; empty where no device says."""
+        return "; ".join(dict.fromkeys(entry.reason_open for entry in self.entries if entry.reason_open))
 
-    def total(self, name: str) -> float | None:
-        """The sum of a number over devices; None where one lacks it."""
-        known = self._known(name)
+    def total(self, number: Callable[[RequestOutcome], int | None]) -> int | None:
+        """The sum of a number over the devices; None where one lacks it."""
+        known = self._known(number)
         return sum(known) if len(known) == len(self.entries) else None
 
-    def _reached(self, what: str) -> dict[str, float]:
-        reached: dict[str, list[float]] = {}
+    def _reached(self, when: Callable[[RequestStep], int | None]) -> dict[str, int]:
+        reached: dict[str, list[int]] = {}
         for entry in self.entries:
-            for step in rows(at(entry, "history")):
-                when = number_at(step, what)
-                if when is not None:
-                    reached.setdefault(plain(at(step, "state")), []).append(when)
+            for step in entry.history:
+                if (date := when(step)) is not None:
+                    reached.setdefault(plain(step.state), []).append(date)
         return {
-            state: min(when) if state == "raised" else max(when)
-            for state, when in reached.items()
-            if len(when) >= len(self.entries) or state in ("raised", *CLOSED)
+            state: min(dates) if state == "raised" else max(dates)
+            for state, dates in reached.items()
+            if len(dates) >= len(self.entries) or state in ("raised", *CLOSED)
         }
 
-    def _known(self, name: str) -> list[float]:
-        found = [number_at(entry, name) for entry in self.entries]
+    def _known(self, number: Callable[[RequestOutcome], int | None]) -> list[int]:
+        found = [number(entry) for entry in self.entries]
         return [value for value in found if value is not None]
 
 
-def wishes(results: Mapping[str, Any]) -> list[RequestView]:
-    """Every request, in the order of the results; rows of one id are one person's devices."""
-    grouped: dict[Any, list[Any]] = {}
-    for place, entry in enumerate(rows(at(results, "requests"))):
-        name = at(entry, "id")
-        grouped.setdefault(name if isinstance(name, str) and name else place, []).append(entry)
-    clock = [number_at(row, "round") for row in rows(at(results, "timeline"))]
-    end = max((round_ for round_ in clock if round_ is not None), default=None)
+def view_requests(results: Results) -> list[RequestView]:
+    """Every request, in the order of the results; outcomes of one id are those of one person's devices."""
+    grouped: dict[str | int, list[RequestOutcome]] = {}
+    for place, entry in enumerate(results.requests):
+        grouped.setdefault(entry.id or place, []).append(entry)
+    rounds = [entry.round for entry in results.timeline if entry.round is not None]
+    end = max(rounds, default=None)
     return [RequestView(tuple(entries), end) for entries in grouped.values()]

@@ -1,6 +1,6 @@
-"""The page: results in, ``report.html`` out. Nothing but ``results.json`` is read."""
+"""The page of one run: results in, ``report.html`` out. Nothing but ``results.json`` is read."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -9,57 +9,51 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fedunlearn.files import write_atomically
-from fedunlearn.report.attacks import attack_table, attack_words, request_attacks
+from fedunlearn.report.attacks import attack_notes, attack_table, request_attacks
 from fedunlearn.report.costs import cost_bars, cost_table
 from fedunlearn.report.distances import (
+    distance_note,
     distance_table,
-    distances_said,
     gum_table,
+    reversion_summary,
     reversion_table,
-    reversion_words,
 )
 from fedunlearn.report.fairness import by_group, by_speaker, change_table
-from fedunlearn.report.faults import fault_table
+from fedunlearn.report.faults import FAULTS_SHOWN, fault_table, guard_table, malicious_clients
 from fedunlearn.report.figures.histograms import confusions, loss_histograms
-from fedunlearn.report.figures.requests import request_lives
+from fedunlearn.report.figures.requests import request_lifetimes
 from fedunlearn.report.figures.roc import roc_curves
 from fedunlearn.report.figures.timeline import timeline
-from fedunlearn.report.finding import SEEN, asked, closed, find, judgement, nothing_unlearned
-from fedunlearn.report.gaps import gap_bars, gap_table, ranking_table, rho_words
-from fedunlearn.report.guarding import (
-    GUARD_COLUMNS,
-    PRIVACY_COLUMNS,
-    given_away,
-    guard_table,
-    liars,
-    privacy_table,
-)
-from fedunlearn.report.norms import update_norms
-from fedunlearn.report.request_table import batches, request_table, unreachable
+from fedunlearn.report.finding import count_closed, count_requests, find, judge_method, nothing_unlearned
+from fedunlearn.report.gaps import gap_bars, gap_table, ranking_table, rho_sentence
+from fedunlearn.report.names import method_name, method_title, privileged_data
+from fedunlearn.report.privacy import describe_leaks, privacy_table
+from fedunlearn.report.request_table import batches, request_table, unreachable, update_norms, window
 from fedunlearn.report.side_by_side import model_dots, models_table
 from fedunlearn.report.tiles import tiles
-from fedunlearn.report.values import at, count, duration, fraction, many, noise_floor, number_at, plain, rows
+from fedunlearn.report.values import count, duration, fraction, many, plain
+from fedunlearn.results_schema import Results, Times
 
 SECTIONS = {
     "models": "The four models side by side",
-    "curve": "Learning, and forgetting",
-    "requests": "What was asked, and what became of it",
+    "timeline": "Learning and forgetting over the rounds",
+    "requests": "What was requested, and what became of it",
     "gaps": "Against the controls",
-    "attacks": "Can one tell that they were there?",
-    "told": "What the requests themselves told",
+    "attacks": "Can deleted utterances still be detected?",
+    "privacy": "What the requests themselves give away",
     "guard": "What the guard did",
-    "fairness": "What it did to those who stayed",
+    "fairness": "What changed for those who stay",
     "distances": "Other distances to the retrained models",
-    "confusion": "What it confuses",
+    "confusion": "Confusion matrices",
     "cost": "What it cost",
-    "trouble": "Warnings and faults",
-    "words": "Words and measures",
+    "faults": "Warnings and faults",
+    "words": "Terms and measures",
     "settings": "How to run it again",
 }
 """in the order of the page; each is a template of its name"""
 MAY_VANISH = {
     "gaps": ("unlearned",),
-    "attacks": ("losses", "rocs", "attacks", "attack_words"),
+    "attacks": ("losses", "rocs", "attacks", "attack_notes"),
     "fairness": ("changes", "speakers", "groups"),
     "distances": ("distances", "reversion", "gum"),
     "confusion": ("confusions", "confusions_unseen"),
@@ -67,13 +61,13 @@ MAY_VANISH = {
 """where the page has none of these parts; the other sections say so"""
 
 
-def write_report(results: Mapping[str, Any], path: Path) -> None:
+def write_report(results: Results, path: Path) -> None:
     """Write the report of one run as a single HTML file that loads nothing else.
 
     The same results give the same bytes. The file appears whole or not at all.
 
     Args:
-        results: the content of ``results.json``; any value may be null or missing.
+        results: of the run; any part may be missing.
         path: where to; its folder exists.
 
     Raises:
@@ -82,15 +76,15 @@ def write_report(results: Mapping[str, Any], path: Path) -> None:
     write_atomically(path, render(results))
 
 
-def render(results: Mapping[str, Any]) -> str:
+def render(results: Results) -> str:
     """The page as text."""
     loader = PackageLoader("fedunlearn", "report")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     style, _, _ = loader.get_source(environment, "page.css")
-    useful, why = judgement(results)
-    shown = {**_head(results), **_figures(results), **_tables(results), **_words(results)}
+    useful, why = judge_method(results)
+    shown = {**_head(results), **_figures(results), **_tables(results), **_texts(results)}
     titles = {
         name: title
         for name, title in SECTIONS.items()
@@ -102,24 +96,24 @@ def render(results: Mapping[str, Any]) -> str:
     return page.encode("utf-8", "replace").decode("utf-8")
 
 
-def _head(results: Mapping[str, Any]) -> dict[str, Any]:
+def _head(results: Results) -> dict[str, Any]:
     return {
         "title": _title(results),
         "kicker": _kicker(results),
-        "status": plain(at(results, "status")),
+        "status": plain(results.status),
         "finding": find(results),
-        "asked": asked(results),
-        "closed": closed(results),
+        "requested": count_requests(results),
+        "closed": count_closed(results),
         "tiles": tiles(results),
-        "compared": bool(at(results, "models")),
+        "compared": bool(results.models),
     }
 
 
-def _figures(results: Mapping[str, Any]) -> dict[str, Any]:
+def _figures(results: Results) -> dict[str, Any]:
     return {
         "model_dots": model_dots(results),
         "timeline": timeline(results),
-        "lives": request_lives(results),
+        "lifetimes": request_lifetimes(results),
         "norms": update_norms(results),
         "gap_bars": gap_bars(results),
         "losses": loss_histograms(results),
@@ -132,7 +126,7 @@ def _figures(results: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _tables(results: Mapping[str, Any]) -> dict[str, Any]:
+def _tables(results: Results) -> dict[str, Any]:
     return {
         "requests": request_table(results),
         "batches": batches(results),
@@ -141,11 +135,8 @@ def _tables(results: Mapping[str, Any]) -> dict[str, Any]:
         "gaps": gap_table(results),
         "attacks": attack_table(results),
         "request_attacks": request_attacks(results),
-        "told": privacy_table(results),
-        "told_columns": PRIVACY_COLUMNS,
-        "given_away": given_away(results),
-        "guarded": guard_table(results),
-        "guard_columns": GUARD_COLUMNS,
+        "privacy": privacy_table(results),
+        "guard": guard_table(results),
         "changes": change_table(results),
         "distances": distance_table(results),
         "reversion": reversion_table(results),
@@ -155,74 +146,68 @@ def _tables(results: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _words(results: Mapping[str, Any]) -> dict[str, Any]:
+def _texts(results: Results) -> dict[str, Any]:
     return {
-        "window": count(at(results, "config", "deletions", "window")),
+        "window": count(window(results)),
         "target": _target(results),
         "away": unreachable(results),
-        "rho": rho_words(results),
-        "floored": noise_floor(results, "mean") is not None,
+        "rho": rho_sentence(results),
+        "has_floor": results.gap.noise_floor.mean is not None,
         "unlearned": not nothing_unlearned(results),
-        "attack_words": attack_words(results),
-        "liars": liars(results),
-        "distances_said": distances_said(results),
-        "brought_back": reversion_words(results),
-        "warnings": [plain(warning) for warning in rows(at(results, "corpus", "warnings"))],
-        "settings": _settings(at(results, "config")),
-        "versions": _pairs(at(results, "versions")),
-        "times": _times(at(results, "times")),
-        "schema": plain(at(results, "schema")),
+        "attack_notes": attack_notes(results),
+        "leaks": describe_leaks(results),
+        "malicious": malicious_clients(results),
+        "distance_note": distance_note(results),
+        "brought_back": reversion_summary(results),
+        "warnings": results.corpus.warnings,
+        "more_faults": max(0, len(results.faults) - FAULTS_SHOWN),
+        "settings": tomli_w.dumps(_without_null(results.config)) if results.config else "",
+        "versions": list(results.versions.items()),
+        "times": _times(results.times),
+        "schema": plain(results.format),
     }
 
 
-def _title(results: Mapping[str, Any]) -> str:
-    parts = (at(results, "corpus", "name"), at(results, "config", "unlearning", "method"))
-    return f"fedunlearn: {', '.join(plain(part) for part in parts)}, seed {plain(at(results, 'seed'))}"
+def _title(results: Results) -> str:
+    return f"fedunlearn: {plain(results.corpus.name)}, {method_name(results)}, seed {plain(results.seed)}"
 
 
-def _kicker(results: Mapping[str, Any]) -> list[str]:
-    corpus, config = at(results, "corpus"), at(results, "config")
-    method = at(config, "unlearning", "method")
-    said = "L2UL-style, after Ren et al. 2025" if method == "l2ul" else plain(method)
-    more = SEEN.get(plain(at(results, "unlearning", "sees")))
-    seen = f"an upper reference: it sees {more}" if more else ""
-    emotions = many(len(rows(at(corpus, "emotions"))), "emotion")
+def _kicker(results: Results) -> list[str]:
+    corpus = results.corpus
     return [
-        f"{plain(at(corpus, 'name'))}: {count(at(corpus, 'utterances'))} utterances of "
-        f"{count(at(corpus, 'speakers'))} speakers ({count(_length(at(corpus, 'unseen_speakers')))} unseen), "
-        f"{emotions}",
-        f"{count(at(corpus, 'clients'))} clients",
-        f"{count(at(config, 'training', 'rounds'))} rounds of learning",
-        f"method {said}, {seen or 'updates joined by ' + plain(at(config, 'unlearning', 'aggregation'))}",
-        _recogniser(results),
-        f"seed {plain(at(results, 'seed'))}",
-        *filter(None, [liars(results)]),
+        f"{plain(corpus.name)}: {count(corpus.utterances)} utterances of {count(corpus.speakers)} speakers "
+        f"({count(corpus.unseen_speakers)} unseen), {many(len(corpus.emotions), 'emotion')}",
+        f"{count(corpus.clients)} clients",
+        f"{count(results.setting('training', 'rounds'))} rounds of learning",
+        *_method(results),
+        _recognizer(results),
+        f"seed {plain(results.seed)}",
+        *filter(None, [malicious_clients(results)]),
     ]
 
 
-def _recogniser(results: Mapping[str, Any]) -> str:
-    name, model = plain(at(results, "config", "model", "name")), at(results, "model")
-    if not at(model, "trains"):
+def _method(results: Results) -> list[str]:
+    seen = privileged_data(results)
+    joined = f"updates aggregated by {plain(results.setting('unlearning', 'aggregation'))}"
+    return [
+        f"method {method_title(results)}",
+        f"a privileged baseline: it sees {seen}" if seen else joined,
+    ]
+
+
+def _recognizer(results: Results) -> str:
+    name, model = plain(results.setting("model", "name")), results.model
+    if not model.trains:
         return f"model {name}"
-    pretrained = at(model, "weights") != "random"
-    weights = (
-        "pre-trained" if pretrained else "RANDOM WEIGHTS: of times and sizes only, no result about speech"
-    )
-    trained = f"training {plain(at(model, 'trains'))}, {count(at(model, 'travels'))} values travel"
-    return f"model {PurePath(name).name} ({weights}), {trained}"
+    weights = "RANDOM WEIGHTS: of times and sizes only, no result about speech"
+    weights = weights if model.weights == "random" else "pre-trained"
+    sent = f"training {model.trains}, {count(model.travels)} values in a message"
+    return f"model {PurePath(name).name} ({weights}), {sent}"
 
 
-def _target(results: Mapping[str, Any]) -> str:
-    retrained = at(results, "models", "retrained")
-    return f"{fraction(at(retrained, 'forget', 'accuracy'))} and {fraction(at(retrained, 'test', 'uar'))}"
-
-
-def _length(value: Any) -> Any:
-    return value if number_at({"value": value}, "value") is not None else len(rows(value))
-
-
-def _settings(config: Any) -> str:
-    return tomli_w.dumps(_without_null(config)) if isinstance(config, Mapping) and config else ""
+def _target(results: Results) -> str:
+    retrained = results.models.retrained
+    return f"{fraction(retrained.forget.accuracy)} and {fraction(retrained.test.uar)}"
 
 
 def _without_null(node: Any) -> Any:
@@ -233,15 +218,10 @@ def _without_null(node: Any) -> Any:
     return node
 
 
-def _pairs(node: Any) -> list[tuple[str, str]]:
-    return [(str(key), plain(value)) for key, value in node.items()] if isinstance(node, Mapping) else []
-
-
-def _times(times: Any) -> list[tuple[str, str]]:
-    if not isinstance(times, Mapping):
+def _times(times: Times) -> list[tuple[str, str]]:
+    if not times:
         return []
-    phases, references = at(times, "phases"), at(times, "references")
-    listed = [("started", plain(at(times, "started"))), ("whole run", duration(at(times, "wall_seconds")))]
-    if isinstance(phases, Mapping):
-        listed += [(str(name), duration(seconds)) for name, seconds in phases.items()]
-    return listed + [(f"reference: {name}", how) for name, how in _pairs(references)]
+    phases: Iterable[tuple[str, str]] = ((name, duration(s)) for name, s in times.phases.items())
+    references = ((f"reference: {name}", how) for name, how in times.references.items())
+    whole = (("started", plain(times.started)), ("whole run", duration(times.wall_seconds)))
+    return [*whole, *phases, *references]

@@ -1,8 +1,7 @@
 """The four models side by side: every measure with its 95 % interval, as a table and as a figure."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,106 +17,145 @@ from fedunlearn.report.figures.style import (
 )
 from fedunlearn.report.names import MODELS
 from fedunlearn.report.tables import Cell, Column, Row, Table
-from fedunlearn.report.values import (
-    MISSING,
-    at,
-    between,
-    count,
-    fraction,
-    interval_at,
-    noise_floor,
-    number_at,
-    rows,
-    signed,
-)
+from fedunlearn.report.values import MISSING, Interval, bracketed, count, fraction, interval, signed
+from fedunlearn.results_schema import ModelScores, Results
 
 
 @dataclass(frozen=True)
 class Measure:
-    """Where a measure stands in a model's record, where its interval does, and the word that explains it."""
+    """A measure of a model.
+
+    Attributes:
+        label: what it is called.
+        word: the entry of the glossary that explains it.
+        value: takes it from a model's scores.
+        interval: takes its interval.
+        n: takes the number of utterances that it is of.
+        always: whether it has a row even where no model has it.
+    """
 
     label: str
-    path: tuple[str, str]
-    interval: tuple[str, ...]
     word: str
+    value: Callable[[ModelScores], float | None]
+    interval: Callable[[ModelScores], Interval | None]
+    n: Callable[[ModelScores], int | None]
+    always: bool = True
 
 
 MEASURES = (
-    Measure("Test UAR", ("test", "uar"), ("test", "uar_interval"), "uar"),
-    Measure("Test accuracy", ("test", "accuracy"), ("test", "accuracy_interval"), "test"),
-    Measure("Unseen-speaker UAR", ("unseen", "uar"), ("unseen", "uar_interval"), "uar"),
-    Measure("Unseen-speaker accuracy", ("unseen", "accuracy"), ("unseen", "accuracy_interval"), "test"),
-    Measure("Retain accuracy", ("retain", "accuracy"), ("retain", "accuracy_interval"), "accuracy"),
-    Measure("Forget accuracy", ("forget", "accuracy"), ("forget", "accuracy_interval"), "accuracy"),
-    Measure("Membership AUC", ("membership", "auc"), ("membership",), "membership"),
+    Measure("Test UAR", "uar", lambda m: m.test.uar, lambda m: m.test.uar_interval, lambda m: m.test.n),
+    Measure(
+        "Test accuracy",
+        "test",
+        lambda m: m.test.accuracy,
+        lambda m: m.test.accuracy_interval,
+        lambda m: m.test.n,
+    ),
+    Measure(
+        "Unseen-speaker UAR",
+        "uar",
+        lambda m: m.unseen.uar,
+        lambda m: m.unseen.uar_interval,
+        lambda m: m.unseen.n,
+    ),
+    Measure(
+        "Unseen-speaker accuracy",
+        "test",
+        lambda m: m.unseen.accuracy,
+        lambda m: m.unseen.accuracy_interval,
+        lambda m: m.unseen.n,
+        always=False,
+    ),
+    Measure(
+        "Retain accuracy",
+        "accuracy",
+        lambda m: m.retain.accuracy,
+        lambda m: m.retain.accuracy_interval,
+        lambda m: m.retain.n,
+    ),
+    Measure(
+        "Forget accuracy",
+        "accuracy",
+        lambda m: m.forget.accuracy,
+        lambda m: m.forget.accuracy_interval,
+        lambda m: m.forget.n,
+    ),
+    Measure(
+        "Membership AUC",
+        "membership",
+        lambda m: m.membership.auc,
+        lambda m: interval(m.membership),
+        lambda m: m.membership.n,
+    ),
     Measure(
         "Membership AUC, same speaker",
-        ("membership_same_speaker", "auc"),
-        ("membership_same_speaker",),
         "same-speaker",
+        lambda m: m.membership_same_speaker.auc,
+        lambda m: interval(m.membership_same_speaker),
+        lambda m: m.membership_same_speaker.n,
+        always=False,
     ),
 )
 MARKS = {"original": "s", "unlearned": "D", "recovered": "o", "retrained": "^"}
 KINDS = {"s": "mark square", "D": "mark diamond", "o": "mark round", "^": "mark up"}
 
 
-def models_table(results: Mapping[str, Any]) -> Table:
+def models_table(results: Results) -> Table:
     """Measures by models, the retrained model last as the reference.
 
     Small print: the 95 % interval, then the difference to the retrained model; for that one the range of its
-    seeds. Measures that no model has are left out.
+    seeds. Some measures are left out where no model has them.
     """
-    table = [_measure_row(results, measure) for measure in MEASURES if _there(results, measure)]
-    gaps = (("none", "original"), ("unlearned", "unlearned"), ("recovered", "recovered"))
+    rows = [_measure_row(results, m) for m in MEASURES if m.always or _is_known(results, m)]
+    gap = results.gap
     cells = [
-        Cell(fraction(at(results, "gap", name, "mean")), between(interval_at(results, "gap", name), 3))
-        for name, _ in gaps
+        Cell(fraction(part.mean), bracketed(interval(part), 3))
+        for part in (gap.none, gap.unlearned, gap.recovered)
     ]
-    floor = fraction(noise_floor(results, "mean"))
+    floor = fraction(gap.noise_floor.mean)
     cells.append(Cell(floor, "noise floor" if floor != MISSING else "no noise floor", reference=True))
     columns = (Column("measure"), *(Column(m, m, model=m, reference=m == "retrained") for m in MODELS))
-    return Table(columns, (*table, Row("Mean gap", "to retrained", tuple(cells), "gap", total=True)))
+    return Table(columns, (*rows, Row("Mean gap", "to retrained", tuple(cells), "gap", total=True)))
 
 
-def _there(results: Mapping[str, Any], measure: Measure) -> bool:
-    old = measure.path[0] != "membership_same_speaker" and measure.label != "Unseen-speaker accuracy"
-    return old or any(number_at(results, "models", name, *measure.path) is not None for name in MODELS)
+def _is_known(results: Results, measure: Measure) -> bool:
+    return any(measure.value(results.models[name]) is not None for name in MODELS)
 
 
-def _measure_row(results: Mapping[str, Any], measure: Measure) -> Row:
-    part = measure.path[0]
-    reference = number_at(results, "models", "retrained", *measure.path)
+def _measure_row(results: Results, measure: Measure) -> Row:
+    reference = measure.value(results.models.retrained)
     cells = []
     for name in MODELS:
-        value = number_at(results, "models", name, *measure.path)
-        notes = [between(interval_at(results, "models", name, *measure.interval))]
+        scores = results.models[name]
+        value = measure.value(scores)
+        notes = [bracketed(measure.interval(scores))]
         if name == "retrained":
-            seeds = seed_range(results, measure.path)
+            seeds = seed_range(results, measure)
             notes.append(f"{seeds[0]:.3f}–{seeds[1]:.3f}" if seeds else "")
         elif value is not None and reference is not None:
             notes.append(signed(value - reference))
-        note = "\n".join(n for n in notes if n)
+        note = "\n".join(filter(None, notes))
         cells.append(Cell(fraction(value), note, reference=name == "retrained"))
-    sizes = {number_at(results, "models", name, part, "n") for name in MODELS} - {None}
+    sizes = {measure.n(results.models[name]) for name in MODELS} - {None}
     note = f"n = {count(sizes.pop())}" if len(sizes) == 1 else ""
     return Row(measure.label, note, tuple(cells), measure.word)
 
 
-def seed_range(results: Mapping[str, Any], path: tuple[str, str]) -> tuple[float, float] | None:
+def seed_range(results: Results, measure: Measure) -> Interval | None:
     """The lowest and the highest of the retrained seeds; None with fewer than two."""
-    seeds = [number_at(record, *path) for record in rows(at(results, "models", "retrained", "seeds"))]
+    seeds = [measure.value(scores) for scores in results.models.retrained.seeds]
     known = [value for value in seeds if value is not None]
     return (min(known), max(known)) if len(known) > 1 else None
 
 
-def model_dots(results: Mapping[str, Any]) -> FigureSpec | None:
+def model_dots(results: Results) -> FigureSpec | None:
     """The same as dots with their intervals, the range of the retrained seeds as a band behind them."""
-    shown = [m for m in MEASURES if any(number_at(results, "models", n, *m.path) is not None for n in MODELS)]
+    shown = [measure for measure in MEASURES if _is_known(results, measure)]
     if not shown:
         return None
     key: list[LegendEntry] = [(KINDS[MARKS[name]], OF_MODEL[name], name) for name in MODELS]
     key.append(("bar lying", "ink", "95% interval"))
-    if any(seed_range(results, measure.path) for measure in shown):
+    if any(seed_range(results, measure) for measure in shown):
         key.append(("patch pale", "green", "range of the retrained seeds"))
     return FigureSpec(
         "models",
@@ -127,12 +165,12 @@ def model_dots(results: Mapping[str, Any]) -> FigureSpec | None:
     )
 
 
-def _dots(results: Mapping[str, Any], shown: list[Measure], width: int) -> Figure:
+def _dots(results: Results, shown: list[Measure], width: int) -> Figure:
     figure = new_figure(width, 46 + 58 * len(shown))
     axes: Axes = figure.subplots()
     despine(axes, grid="x")
     for y, measure in enumerate(shown):
-        seeds = seed_range(results, measure.path)
+        seeds = seed_range(results, measure)
         if seeds:
             axes.barh(
                 y,
@@ -144,11 +182,11 @@ def _dots(results: Mapping[str, Any], shown: list[Measure], width: int) -> Figur
                 linewidth=0,
             )
         for i, name in enumerate(MODELS):
-            value = number_at(results, "models", name, *measure.path)
+            value = measure.value(results.models[name])
             if value is None:
                 continue
             row, colour = y + 0.2 * (i - 1.5), PALETTE[OF_MODEL[name]]
-            spread = interval_at(results, "models", name, *measure.interval)
+            spread = measure.interval(results.models[name])
             if spread:
                 axes.hlines(row, *spread, color=colour, linewidth=1.6)
             axes.plot(value, row, MARKS[name], color=colour, markersize=6, markeredgewidth=0)

@@ -1,84 +1,92 @@
 """The key numbers at the top of the page."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from fedunlearn.report.finding import closed, final_model
-from fedunlearn.report.request_view import FULFILLED, wishes
-from fedunlearn.report.values import (
-    at,
-    duration,
-    fraction,
-    interval_at,
-    many,
-    noise_floor,
-    number_at,
-    rows,
-    sure,
-)
+from fedunlearn.report.costs import CLIENT_TIME, phase_cost, total_cost
+from fedunlearn.report.finding import count_closed, final_model
+from fedunlearn.report.request_view import FULFILLED, view_requests
+from fedunlearn.report.values import Interval, duration, fraction, interval, interval_words, many
+from fedunlearn.results_schema import ModelScores, Results
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A key number: what it is, the word that explains it, the number, what to read it against."""
+    """A key number.
+
+    Attributes:
+        label: what it is.
+        word: the entry of the glossary that explains it.
+        value: the number.
+        notes: its interval, and what it is to be read against.
+    """
 
     label: str
     word: str
     value: str
-    against: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
-def tiles(results: Mapping[str, Any]) -> list[Tile]:
+def tiles(results: Results) -> list[Tile]:
     """The numbers to remember."""
-    final = final_model(results)
-    spent = [number_at(results, "cost", name, "client_seconds") for name in ("unlearn", "recover")]
-    together = None if None in spent else sum(value for value in spent if value is not None)
-    floor, nothing = noise_floor(results, "mean"), at(results, "gap", "none", "mean")
+    gap = results.gap[final_model(results)]
+    spent = total_cost(results, ("unlearn", "recover"), (CLIENT_TIME,))
+    retraining = phase_cost(results, "retrain").client_seconds
     return [
         Tile(
             "Mean gap",
             "gap",
-            fraction(at(results, "gap", final, "mean")),
+            fraction(gap.mean),
             (
-                *filter(None, [sure(interval_at(results, "gap", final))]),
-                f"noise floor {fraction(floor)}",
-                f"doing nothing {fraction(nothing)}",
+                *filter(None, [interval_words(interval(gap))]),
+                f"noise floor {fraction(results.gap.noise_floor.mean)}",
+                f"doing nothing {fraction(results.gap.none.mean)}",
             ),
         ),
         _tile(
-            results, "Forget accuracy", "accuracy", ("forget", "accuracy"), ("forget", "accuracy_interval")
+            results,
+            "Forget accuracy",
+            "accuracy",
+            lambda model: (model.forget.accuracy, model.forget.accuracy_interval),
         ),
-        _tile(results, "Test UAR", "uar", ("test", "uar"), ("test", "uar_interval")),
-        _tile(results, "Membership AUC", "membership", ("membership", "auc"), ("membership",)),
+        _tile(results, "Test UAR", "uar", lambda model: (model.test.uar, model.test.uar_interval)),
+        _tile(
+            results,
+            "Membership AUC",
+            "membership",
+            lambda model: (model.membership.auc, interval(model.membership)),
+        ),
         Tile(
             "Client time",
             "cost",
-            duration(together),
-            ("unlearn + recover", f"retraining {duration(at(results, 'cost', 'retrain', 'client_seconds'))}"),
+            duration(spent),
+            ("unlearn + recover", f"retraining {duration(retraining)}"),
         ),
         _fulfilled(results),
     ]
 
 
-def _fulfilled(results: Mapping[str, Any]) -> Tile:
-    asked = wishes(results)
-    done = sum(wish.state in FULFILLED for wish in asked)
-    notes = [closed(results)] if closed(results) else []
-    waited = [wish.waited for wish in asked if wish.waited is not None]
+def _fulfilled(results: Results) -> Tile:
+    requests = view_requests(results)
+    done = sum(request.state in FULFILLED for request in requests)
+    closed = count_closed(results)
+    notes = [closed] if closed else []
+    waited = [request.waited for request in requests if request.waited is not None]
     if any(waited):
         notes.append(f"waited {sum(waited) / len(waited):.1f} rounds")
-    notes.append(many(len(rows(at(results, "faults"))), "fault") + " on the way")
-    return Tile(
-        "Requests fulfilled", "states", f"{done} of {len(asked)}" if asked else "none heard", tuple(notes)
-    )
+    notes.append(many(len(results.faults), "fault") + " on the way")
+    value = f"{done} of {len(requests)}" if requests else "none received"
+    return Tile("Requests fulfilled", "states", value, tuple(notes))
 
 
 def _tile(
-    results: Mapping[str, Any], label: str, word: str, path: tuple[str, ...], spread: tuple[str, ...]
+    results: Results,
+    label: str,
+    word: str,
+    measure: Callable[[ModelScores], tuple[float | None, Interval | None]],
 ) -> Tile:
-    models = at(results, "models")
-    final = at(models, final_model(results))
-    against = (f"{name} {fraction(at(models, name, *path))}" for name in ("retrained", "original"))
-    said = sure(interval_at(final, *spread))
-    return Tile(label, word, fraction(at(final, *path)), (*filter(None, [said]), *against))
+    value, ends = measure(results.models[final_model(results)])
+    others = (("retrained", results.models.retrained), ("original", results.models.original))
+    against = (f"{name} {fraction(measure(scores)[0])}" for name, scores in others)
+    words = interval_words(ends)
+    return Tile(label, word, fraction(value), (*filter(None, [words]), *against))

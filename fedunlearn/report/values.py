@@ -1,19 +1,29 @@
-"""Numbers out of a results record that may have holes, and how they are written on the page."""
+"""How numbers, intervals and texts that may be missing are written on a page."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 MISSING = "–"
 
+Interval = tuple[float, float]
+"""lower and upper end"""
 
-def at(node: Any, *keys: str) -> Any:
-    """The value under nested ``keys``, or None where any step of the way is missing or null."""
-    for key in keys:
-        if not isinstance(node, Mapping):
-            return None
-        node = node.get(key)
-    return node
+
+class WithInterval(Protocol):
+    """A measure with the ends of its interval."""
+
+    @property
+    def low(self) -> float | None:
+        """Lower end; None where unknown."""
+
+    @property
+    def high(self) -> float | None:
+        """Upper end; None where unknown."""
+
+
+def interval(measure: WithInterval) -> Interval | None:
+    """The interval of a measure; None where one of its ends is unknown."""
+    return None if measure.low is None or measure.high is None else (measure.low, measure.high)
 
 
 def number(value: Any) -> float | None:
@@ -23,22 +33,7 @@ def number(value: Any) -> float | None:
     return float(value)
 
 
-def number_at(node: Any, *keys: str) -> float | None:
-    """The finite number under nested ``keys``, or None."""
-    return number(at(node, *keys))
-
-
-def interval_at(node: Any, *keys: str) -> tuple[float, float] | None:
-    """The interval under nested ``keys``: ``[low, high]``, or a record with ``low`` and ``high``; or None."""
-    found = at(node, *keys)
-    if isinstance(found, Mapping):
-        low, high = number_at(found, "low"), number_at(found, "high")
-        return None if low is None or high is None else (low, high)
-    ends = numbers(found)
-    return (ends[0], ends[1]) if len(ends) == 2 else None
-
-
-def between(interval: tuple[float, float] | None, decimals: int = 2) -> str:
+def bracketed(interval: Interval | None, decimals: int = 2) -> str:
     """``[0.45, 0.61]``; empty where there is no interval, or resampling showed no spread."""
     return (
         ""
@@ -47,30 +42,13 @@ def between(interval: tuple[float, float] | None, decimals: int = 2) -> str:
     )
 
 
-def sure(interval: tuple[float, float] | None) -> str:
+def interval_words(interval: Interval | None) -> str:
     """``95% 0.012 to 0.046``; empty where there is no interval, or resampling showed no spread."""
     return (
         ""
         if interval is None or interval[0] == interval[1]
         else f"95% {fraction(interval[0])} to {fraction(interval[1])}"
     )
-
-
-def noise_floor(results: Any, measure: str) -> float | None:
-    """The noise floor of a measure: it stands beside the gaps, in some records among them."""
-    beside = number_at(results, "noise_floor", measure)
-    return number_at(results, "gap", "noise_floor", measure) if beside is None else beside
-
-
-def numbers(value: Any) -> list[float]:
-    """A list of finite numbers, or an empty list where ``value`` is anything else."""
-    found = [number(item) for item in rows(value)]
-    return [item for item in found if item is not None] if None not in found else []
-
-
-def rows(value: Any) -> list[Any]:
-    """``value`` as a list, empty where it is not a sequence."""
-    return list(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else []
 
 
 def plain(value: Any) -> str:

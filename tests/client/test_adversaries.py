@@ -18,6 +18,7 @@ from fedunlearn.config.guard import AttackerSettings
 from fedunlearn.errors import BadInput
 from fedunlearn.experiment.checkpoint import from_checkpoint, to_checkpoint
 from fedunlearn.report.run_page import render
+from fedunlearn.results_schema import Results
 from fedunlearn.training import predict
 
 OFF: dict[str, Any] = {"guard__norm": 0, "guard__together": 0, "guard__drop": 0, "guard__silenced": 0}
@@ -125,9 +126,9 @@ def test_a_malicious_client_ruins_the_model_and_the_guard_prevents_it(tmp_path: 
     assert open_["guard"] == []
     # What the device sent is reported as it came.
     assert guarded["requests"][0]["update_norm"] == first["norm"]
-    page = render(json.loads(json.dumps(guarded)))
+    page = render(Results.model_validate(json.loads(json.dumps(guarded))))
     assert "What the guard did" in page and "clipped" in page
-    assert "test client 1 lies (scaled, factor 200)" in page
+    assert "test client 1 is malicious (scaled, factor 200)" in page
 
 
 def test_whoever_is_refused_waits_and_the_run_says_so(tmp_path: Path, cache: Path) -> None:

@@ -24,8 +24,9 @@ from fedunlearn.examples import Examples
 from fedunlearn.experiment.kept_original import RATIO, noise_along
 from fedunlearn.experiment.reference_cache import ReferenceCache
 from fedunlearn.models.functionals import FunctionalsModel
-from fedunlearn.report.guarding import TOO_FEW, given_away
+from fedunlearn.report.privacy import TOO_FEW, describe_leaks
 from fedunlearn.report.run_page import write_report
+from fedunlearn.results_schema import Results
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.server.clients import settings
 from fedunlearn.vault.calibration import FEWEST, may_send_moments
@@ -158,9 +159,9 @@ def test_results_say_what_update_and_kept_models_give_away(folder: Path) -> None
     update = results["requests"][0]["privacy"]["reconstruction"]
     assert update["r"] > 0.7 and update["named"] == 1.0, "the update of one utterance gives it away"
     assert TOO_FEW == FEWEST
-    said = given_away(results)
+    said = describe_leaks(Results.model_validate(results))
     assert "fewer than 4 utterances" in said and "correlation of up to 0.8" in said
-    write_report(results, folder / "page.html")
+    write_report(Results.model_validate(results), folder / "page.html")
     page = (folder / "page.html").read_text()
     assert said in page and "features read off it" in page
     (kept,) = results["kept"]

@@ -27,6 +27,7 @@ from fedunlearn.experiment.preparation import check, prepare, resolve
 from fedunlearn.experiment.progress import Progress
 from fedunlearn.models import build_model
 from fedunlearn.models.encoders.model import EncoderModel, normalised
+from fedunlearn.results_schema import Results
 from fedunlearn.seeding import rng_for
 from fedunlearn.training import calibrate, set_calibration, train
 from fedunlearn.vault.index import VaultEntry
@@ -346,7 +347,7 @@ def test_a_run_on_a_frozen_encoder(folders: dict[tuple[str, str], Path], tmp_pat
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert "RANDOM WEIGHTS" not in outcome.output
     results["model"]["weights"] = "random"
-    assert "RANDOM WEIGHTS" in str(closing_table(results).caption)
+    assert "RANDOM WEIGHTS" in str(closing_table(Results.model_validate(results)).caption)
     results["model"]["weights"] = "pre-trained"
     assert results["model"]["trains"] == "head" and results["model"]["weights"] == "pre-trained"
     assert results["config"]["model"]["encoder"]["sha256"] == results["model"]["sha256"]

@@ -1,4 +1,4 @@
-"""Figures as files for papers: all of them, in three formats, the same bytes for the same results."""
+"""Figures as files for publications: all of them, in three formats, the same bytes for the same results."""
 
 import html
 import json
@@ -6,14 +6,14 @@ import re
 from pathlib import Path
 
 import pytest
-from page_reading import bare
+from page_reading import bare, read
 from results_example import eventful_results, example_results
 from results_measures import add_measures
 from typer.testing import CliRunner
 
 from fedunlearn.cli import app
 from fedunlearn.report import write_figures
-from fedunlearn.report.figures import export as papers
+from fedunlearn.report.figures import export
 from fedunlearn.report.figures.style import FigureSpec
 from fedunlearn.report.run_page import render
 
@@ -21,32 +21,32 @@ from fedunlearn.report.run_page import render
 @pytest.fixture
 def two(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of all the figures two: the others take longer and are written alike."""
-    every = papers.drawings
+    every = export.all_figures
     monkeypatch.setattr(
-        papers, "drawings", lambda results: [d for d in every(results) if d.name in ("norms", "cost")]
+        export, "all_figures", lambda results: [d for d in every(results) if d.name in ("norms", "cost")]
     )
 
 
 def test_the_files_are_of_the_figures_of_the_page() -> None:
     results = bare(add_measures(eventful_results())) | {"timeline": []}
-    drawn = papers.drawings(results)
+    drawn = export.all_figures(read(results))
     assert len({drawing.name for drawing in drawn}) == len(drawn) == 9
     on_page = {
-        html.unescape(says) for says in re.findall(r'role="img" aria-label="([^"]+)"', render(results))
+        html.unescape(says) for says in re.findall(r'role="img" aria-label="([^"]+)"', render(read(results)))
     }
-    assert {drawing.says for drawing in drawn} == on_page
+    assert {drawing.alt for drawing in drawn} == on_page
 
 
 def test_every_figure_has_a_name_of_its_own() -> None:
-    names = [drawing.name for drawing in papers.drawings(add_measures(eventful_results()))]
+    names = [drawing.name for drawing in export.all_figures(read(add_measures(eventful_results())))]
     assert len(names) == len(set(names)) == 20
 
 
 @pytest.mark.usefixtures("two")
 def test_each_figure_in_three_formats_and_the_same_twice(tmp_path: Path) -> None:
     results = add_measures(example_results())
-    first = write_figures(results, tmp_path / "new" / "figures")
-    second = write_figures(results, tmp_path / "again")
+    first = write_figures(read(results), tmp_path / "new" / "figures")
+    second = write_figures(read(results), tmp_path / "again")
     assert [file.name for file in first] == [
         "norms.svg",
         "norms.pdf",
@@ -68,7 +68,7 @@ def test_each_figure_in_three_formats_and_the_same_twice(tmp_path: Path) -> None
 def test_what_the_key_says_on_the_page_stands_inside_the_file(tmp_path: Path) -> None:
     results = add_measures(eventful_results())
     chosen = ("models", "timeline", "requests", "norms", "gaps", "roc-log", "speakers", "losses-original")
-    for drawing in papers.drawings(results):
+    for drawing in export.all_figures(read(results)):
         if drawing.name in chosen:
             assert drawing.key
             text = saved(drawing, tmp_path)
@@ -79,9 +79,9 @@ def test_what_the_key_says_on_the_page_stands_inside_the_file(tmp_path: Path) ->
 
 def saved(drawing: FigureSpec, folder: Path) -> str:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(papers, "drawings", lambda results: [drawing])
-        patch.setattr(papers, "_NOBODY", {"svg": {"Date": None}})
-        (file,) = write_figures({}, folder)
+        patch.setattr(export, "all_figures", lambda results: [drawing])
+        patch.setattr(export, "_METADATA", {"svg": {"Date": None}})
+        (file,) = write_figures(read({}), folder)
     return file.read_text(encoding="utf-8")
 
 

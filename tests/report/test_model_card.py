@@ -11,6 +11,7 @@ from encoder_results import SHA256, encoder_results
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from page_reading import read
 from results_example import eventful_results
 
 from fedunlearn.report.model_card import markdown, model_card
@@ -45,29 +46,29 @@ def without(results: Mapping[str, Any], *keys: str) -> dict[str, Any]:
 
 
 def test_the_head_is_what_the_hub_reads() -> None:
-    head = head_of(model_card(encoder_results()))
+    head = head_of(model_card(read(encoder_results())))
     assert head["library_name"] == "transformers" and head["pipeline_tag"] == "audio-classification"
     assert head["base_model"] == "facebook/wav2vec2-base"
     assert {"machine-unlearning", "federated-learning", "speech-emotion-recognition"} <= set(head["tags"])
-    assert "base_model" not in head_of(model_card(encoder_results("/home/somebody/wav2vec2-base")))
+    assert "base_model" not in head_of(model_card(read(encoder_results("/home/somebody/wav2vec2-base"))))
 
 
 def test_it_says_what_it_was_made_from_and_what_was_trained() -> None:
-    card = model_card(encoder_results())
+    card = model_card(read(encoder_results()))
     assert f"`{SHA256}`" in card and "from: facebook/wav2vec2-base" in card
     assert "the emotion head alone" in card and "231,432 of 94,371,712 values" in card
-    assert "the uppermost 2 layers" in model_card(encoder_results(trains="top:2"))
-    assert "the uppermost layer of" in model_card(encoder_results(trains="top:1"))
-    assert "LoRA" in model_card(encoder_results(trains="lora"))
-    assert "the head alone had something to forget" not in model_card(encoder_results(trains="all"))
+    assert "the uppermost 2 layers" in model_card(read(encoder_results(trains="top:2")))
+    assert "the uppermost layer of" in model_card(read(encoder_results(trains="top:1")))
+    assert "LoRA" in model_card(read(encoder_results(trains="lora")))
+    assert "the head alone had something to forget" not in model_card(read(encoder_results(trains="all")))
 
 
 def test_every_request_is_a_row() -> None:
-    requests = tables(model_card(encoder_results()))[0]
+    requests = tables(model_card(read(encoder_results())))[0]
     assert requests[1] == ["r-001-1", "1", "48", "30", "30", "verified", "0 rounds"]
     assert [row[0] for row in requests[1:]] == ["r-001-1", "r-002-1", "r-003-1", "r-004-1"]
     eventful = encoder_results() | without(eventful_results(), "config", "models", "gap")
-    rows = tables(model_card(eventful))[0]
+    rows = tables(model_card(read(eventful)))[0]
     assert ["r-001-1", "1, 9", "60", "30", "34", "verified", "4 rounds"] in rows
     assert ["r-004-1", "4", "12", "39", "–", "accepted", "–"] in rows
     assert ["r-005-1", "5", "12", "35", "–", "withdrawn", "–"] in rows
@@ -75,7 +76,7 @@ def test_every_request_is_a_row() -> None:
 
 def test_the_evidence_stands_with_its_intervals() -> None:
     results = encoder_results()
-    _, models, gaps, attacks = tables(model_card(results))
+    _, models, gaps, attacks = tables(model_card(read(results)))
     recovered = results["models"]["recovered"]
     forget = next(row for row in models if row[0].startswith("Forget accuracy"))
     low, high = recovered["forget"]["accuracy_interval"]
@@ -91,43 +92,43 @@ def test_the_evidence_stands_with_its_intervals() -> None:
         "another retraining (the noise floor)",
     }
     assert any(row[0] == "U-LiRA" for row in attacks) and all(len(row) == 6 for row in attacks)
-    card = model_card(results)
+    card = model_card(read(results))
     assert "rho = 27.4" in card and "[toml]" not in card
     assert "The search of all files of the run for deleted speech found none." in card
 
 
 def test_what_the_page_does_not_call_a_success_the_card_does_not() -> None:
     told = encoder_results()
-    assert "not green" in model_card(told), "an attack still tells single utterances"
+    assert "not green" in model_card(read(told)), "an attack still tells single utterances"
     for attack in ("ulira", "informed"):
         told["attacks"][attack]["stages"]["recovered"] |= {"auc": 0.5, "low": 0.45, "high": 0.55}
-    card = model_card(told)
+    card = model_card(read(told))
     assert "not green" not in card and "no certificate" in card
     told["ranking"][0]["useful"] = False
-    assert "not green" in model_card(told)
+    assert "not green" in model_card(read(told))
 
 
 def test_without_attacks_on_single_utterances_it_says_so() -> None:
-    assert "Attacks on single utterances were not made" not in model_card(encoder_results())
-    card = model_card(encoder_results() | {"attacks": None})
+    assert "Attacks on single utterances were not made" not in model_card(read(encoder_results()))
+    card = model_card(read(encoder_results() | {"attacks": None}))
     assert "Attacks on single utterances were not made" in card
 
 
 def test_random_weights_are_called_so_first_of_all() -> None:
-    card = model_card(encoder_results("random:wav2vec2-base"))
+    card = model_card(read(encoder_results("random:wav2vec2-base")))
     assert "# wav2vec2-base (random weights): speech emotions" in card
     assert card.index("**Random weights.**") < card.index("## How to load it")
     assert "random-weights" in head_of(card)["tags"] and "base_model" not in head_of(card)
 
 
-def test_an_upper_reference_is_called_one() -> None:
-    """And learning anew, alone, works out anew what the speech is like on average."""
+def test_a_privileged_baseline_is_called_one() -> None:
+    """And retraining from scratch alone recomputes what the speech is like on average."""
     results = encoder_results()
-    assert "not worked out anew" in model_card(results)
-    results["config"]["unlearning"]["method"] = "retrained"
-    assert "not worked out anew" not in model_card(results)
+    assert "not recomputed" in model_card(read(results))
+    results["unlearning"] |= {"method": "retrained"}
+    assert "not recomputed" not in model_card(read(results))
     results["unlearning"] |= {"method": "scrub", "sees": "retain"}
-    assert "it sees: the retain sets — an upper reference" in model_card(results)
+    assert "it sees: the retain sets (a privileged baseline" in model_card(read(results))
 
 
 # ---- runs of other kinds ---------------------------------------------------------------------------------
@@ -139,8 +140,8 @@ def no_deletions(results: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_run_without_deletions_deleted_nothing() -> None:
     results = no_deletions(encoder_results())
-    card = model_card(results)
-    assert "Nothing: nobody asked." in card and "learned in a federation" in card
+    card = model_card(read(results))
+    assert "Nothing: no deletion was requested." in card and "after federated learning" in card
     assert "## How\n" not in card and "no certificate" not in card and len(tables(card)) == 1
 
 
@@ -148,7 +149,7 @@ def test_requests_that_were_all_withdrawn_deleted_nothing() -> None:
     results = encoder_results()
     for request in results["requests"]:
         request |= {"state": "withdrawn", "round_applied": None, "rounds_waited": None}
-    card = model_card(results)
+    card = model_card(read(results))
     assert "Nothing, in the end; further: 4 withdrawn." in card and "## How\n" not in card
 
 
@@ -160,16 +161,16 @@ def test_a_run_that_is_not_complete_says_so_at_its_top(status: str, end: str) ->
     results |= {"status": status}
     if status == "failed":
         results = without(results, "models", "gap", "ranking", "noise_floor", "attacks")
-    card = model_card(results)
-    assert card.index("**Not complete.**") < card.index("It tells 6 emotions")
+    card = model_card(read(results))
+    assert card.index("**Not complete.**") < card.index("It recognises 6 emotions")
     assert end in card and "Still open: r-004-1 (accepted)" in card
     assert ("There is none:" in card) == (status == "failed")
-    assert "Not complete" not in model_card(encoder_results())
+    assert "Not complete" not in model_card(read(encoder_results()))
 
 
 def test_nothing_known_is_a_card_too() -> None:
     for results in ({}, {"status": "failed"}, dict.fromkeys(encoder_results())):
-        card = model_card(results)
+        card = model_card(read(results))
         assert head_of(card)["library_name"] == "transformers" and "None" not in card and "nan" not in card
 
 
@@ -184,7 +185,7 @@ def test_any_hole_in_the_results_is_defined(data: st.DataObject) -> None:
             node[key] = None
             break
         node = node[key]
-    card = model_card(results)
+    card = model_card(read(results))
     assert "None" not in card and head_of(card)
     for table in tables(card):
         assert {len(row) for row in table} == {len(table[0])}
@@ -209,17 +210,17 @@ def test_no_path_no_speaker_and_no_utterance_gets_into_a_card() -> None:
     results["corpus"]["warnings"] = ["PRIVATE_003: shorter than 0.5 s"]
     results["traces"]["found"] = ["PRIVATE/checkpoints/original.safetensors"]
     results["fairness"]["speakers"][0]["speaker"] = "PRIVATE"
-    card = model_card(results)
+    card = model_card(read(results))
     assert "PRIVATE" not in card
-    assert "from: my-encoder, a folder" in card and "found some in 1 of them" in card
+    assert "from: my-encoder, a local folder" in card and "found some in 1 of them" in card
     results["status"] = "failed"
-    assert "PRIVATE" not in model_card(without(results, "models", "gap"))
+    assert "PRIVATE" not in model_card(read(without(results, "models", "gap")))
 
 
 def test_names_of_folders_of_any_system_lose_what_lies_above_them() -> None:
     for name in ("/home/ann/enc/", "C:\\Users\\ann\\enc", "./enc", "~/ann/enc"):
-        card = model_card(encoder_results(name))
-        assert "from: enc, a folder" in card and "ann" not in card.replace("channel", "")
+        card = model_card(read(encoder_results(name)))
+        assert "from: enc, a local folder" in card and "ann" not in card.replace("channel", "")
 
 
 NASTY = "a|b `c` *d* _e_ [f](g) <h> #i\n\n# j ~~k~~ $l$ &lt; \\"
@@ -240,13 +241,13 @@ def quoting(results: dict[str, Any]) -> None:
 def test_whatever_names_hold_the_card_keeps_its_shape(spoil: Callable[[dict[str, Any]], None]) -> None:
     plain, results = encoder_results(), encoder_results()
     spoil(results)
-    card = model_card(results)
-    assert head_of(card).keys() - {"base_model"} == head_of(model_card(plain)).keys() - {"base_model"}
+    card = model_card(read(results))
+    assert head_of(card).keys() - {"base_model"} == head_of(model_card(read(plain))).keys() - {"base_model"}
     headings = [line for line in card.splitlines() if re.match(r"#+ ", line)]
     assert [h for h in headings if h.startswith("## ")] == [
-        h for h in model_card(plain).splitlines() if h.startswith("## ")
+        h for h in model_card(read(plain)).splitlines() if h.startswith("## ")
     ]
-    assert [len(t) for t in tables(card)] == [len(t) for t in tables(model_card(plain))]
+    assert [len(t) for t in tables(card)] == [len(t) for t in tables(model_card(read(plain)))]
     if spoil is nasty:
         assert tables(card)[0][1][0] == " ".join(NASTY.split())
 
@@ -262,4 +263,4 @@ def test_markdown_shows_a_text_as_it_is(text: str) -> None:
 def test_the_same_results_give_the_same_card() -> None:
     results = encoder_results()
     before = copy.deepcopy(results)
-    assert model_card(results) == model_card(copy.deepcopy(results)) and results == before
+    assert model_card(read(results)) == model_card(read(copy.deepcopy(results))) and results == before

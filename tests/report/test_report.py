@@ -8,25 +8,31 @@ from xml.etree import ElementTree
 
 import matplotlib as mpl
 import pytest
-from page_reading import Tags, bare, drawings, words
+from page_reading import Tags, bare, drawings, read, words
 from results_example import EMOTIONS, example_results
 
 from fedunlearn.report.costs import cost_table
 from fedunlearn.report.figures.histograms import confusions
 from fedunlearn.report.figures.style import PALETTE
-from fedunlearn.report.figures.timeline import events, label, places
-from fedunlearn.report.finding import find, judgement
+from fedunlearn.report.figures.timeline import events, label, place_entries
+from fedunlearn.report.finding import find, judge_method
 from fedunlearn.report.gaps import gap_bars, ranking_table
 from fedunlearn.report.request_table import batches, request_table, unreachable
 from fedunlearn.report.run_page import render, write_report
 from fedunlearn.report.side_by_side import models_table
 from fedunlearn.report.tiles import tiles
-from fedunlearn.report.values import between, duration, fraction, signed, significant, size, sure
+from fedunlearn.report.values import bracketed, duration, fraction, interval_words, signed, significant, size
+from fedunlearn.results_schema import Results
+
+
+def example_run() -> Results:
+    method = {"method": "l2ul", "sees": "forget", "title": "L2UL-style, after Ren et al. 2025"}
+    return read(example_results() | {"unlearning": method})
 
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    return render(example_results())
+    return render(example_run())
 
 
 def nulled(node: Any) -> Any:
@@ -81,7 +87,7 @@ def test_same_results_same_bytes_in_place_of_the_old_file(tmp_path: Path, page: 
     path = tmp_path / "report.html"
     path.write_text("old")
     with mpl.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.fonttype": "path"}):
-        write_report(example_results(), path)
+        write_report(example_run(), path)
     assert path.read_bytes() == page.encode()
     assert list(tmp_path.iterdir()) == [path]
 
@@ -109,7 +115,7 @@ def test_the_models_table_shows_every_number(page: str) -> None:
 
 
 def test_differences_are_signed_and_against_the_retrained_model() -> None:
-    forget = next(row for row in models_table(example_results()).rows if row.head == "Forget accuracy")
+    forget = next(row for row in models_table(read(example_results())).rows if row.head == "Forget accuracy")
     assert [cell.note for cell in forget.cells] == ["+0.446", "−0.129", "+0.033", "0.543–0.554"]
 
 
@@ -126,10 +132,10 @@ def test_requests_ranking_costs_and_settings_are_on_the_page(page: str) -> None:
 
 
 def test_headline_of_a_method_that_works() -> None:
-    finding = find(example_results())
+    finding = find(read(example_results()))
     assert finding.headline == (
-        "After 4 deletion requests from 4 clients (92 utterances), the recovered model stands 0.017 from "
-        "models retrained without them; doing nothing stands 0.199, another retraining 0.007."
+        "After 4 deletion requests from 4 clients (92 utterances), the recovered model has a mean gap of "
+        "0.017 to models retrained without them; doing nothing has 0.199, another retraining 0.007."
     )
     assert (finding.tone, finding.alarm) == ("good", "")
     assert "It still knows more of the deleted utterances" in finding.remarks[0]
@@ -139,8 +145,8 @@ def test_headline_of_a_method_that_works() -> None:
 def test_headline_within_the_noise_floor() -> None:
     results = example_results()
     results["noise_floor"]["mean"] = 0.02
-    assert find(results).headline.endswith(
-        "doing nothing stands 0.199, another retraining no nearer (0.020)."
+    assert find(read(results)).headline.endswith(
+        "doing nothing has 0.199, another retraining no less, 0.020."
     )
 
 
@@ -148,14 +154,14 @@ def test_the_noise_floor_may_stand_among_the_gaps() -> None:
     beside = example_results()
     among = example_results()
     among["gap"]["noise_floor"] = among.pop("noise_floor")
-    assert find(among) == find(beside)
-    assert models_table(among) == models_table(beside)
+    assert find(read(among)) == find(read(beside))
+    assert models_table(read(among)) == models_table(read(beside))
 
 
 def test_headline_counts_one_as_one() -> None:
     results = example_results()
     results["requests"] = [results["requests"][0] | {"utterances": 1}]
-    assert "After 1 deletion request from 1 client (1 utterance)," in find(results).headline
+    assert "After 1 deletion request from 1 client (1 utterance)," in find(read(results)).headline
 
 
 @pytest.mark.parametrize(
@@ -166,7 +172,7 @@ def test_a_control_run_as_the_method_is_useless(method: str, words_for_it: str) 
     results = example_results()
     results["config"]["unlearning"]["method"] = method
     results["gap"]["recovered"]["mean"] = 0.001  # even where recovery makes it look good
-    finding = find(results)
+    finding = find(read(results))
     assert finding.tone == "useless"
     assert finding.headline.startswith("This method is useless here: ")
     assert words_for_it in finding.headline
@@ -176,56 +182,58 @@ def test_no_better_than_a_control_is_useless_whatever_the_ranking_says() -> None
     results = example_results()
     results["gap"]["recovered"]["mean"] = 0.25
     assert results["ranking"][0]["useful"] is True
-    assert judgement(results) == (False, "it ranks no better than doing nothing (0.199)")
-    assert find(results).headline.startswith("This method is useless here: it ranks no better than doing")
+    assert judge_method(read(results)) == (False, "it ranks no better than doing nothing (0.199)")
+    assert find(read(results)).headline.startswith(
+        "This method is useless here: it ranks no better than doing"
+    )
 
 
 def test_useless_by_the_ranking_is_useless_and_says_why() -> None:
     results = bare(example_results())
     results["ranking"][0] |= {"useful": False, "why": "forgot too little"}
-    text = words(render(results))
+    text = words(render(read(results)))
     assert "This method is useless here: it forgot too little. After 4 deletion" in text
     assert "This one does not: it forgot too little." in text
-    assert [rank.useful for rank in ranking_table(results)] == [False, True, False, False]
+    assert [rank.useful for rank in ranking_table(read(results))] == [False, True, False, False]
 
 
 def test_failed_and_partial_are_said_first() -> None:
     failed = bare(example_results()) | {"status": "failed", "failure": "round 31: quorum lost"}
-    page = render(failed)
+    page = render(read(failed))
     assert re.search(
         r"<body>\s*<header>\s*<p class=\"alarm\"[^>]*>This run failed: round 31: quorum lost\.", page
     )
     partial = example_results() | {"status": "partial"}
     partial["requests"][3]["state"] = "accepted"
-    alarm = find(partial).alarm
+    alarm = find(read(partial)).alarm
     assert alarm.startswith("This run is partial.") and "r-004-1: accepted." in alarm
-    assert tiles(partial)[-1].value == "3 of 4"
+    assert tiles(read(partial))[-1].value == "3 of 4"
     partial["failure"] = "request r-004-1 of client 3 is accepted, not verified"
-    assert find(partial).alarm.count("r-004-1") == 1, "said once, and not again in other words"
+    assert find(read(partial)).alarm.count("r-004-1") == 1, "said once, and not again in other words"
     partial["failure"] = "; ".join(f"request x-{i} is accepted, not verified" for i in range(30))
-    assert "; and 22 more." in find(partial).alarm
-    assert find(example_results() | {"status": None}).alarm
+    assert "; and 22 more." in find(read(partial)).alarm
+    assert find(read(example_results() | {"status": None})).alarm
 
 
 def test_over_forgetting_reversion_and_nothing_to_forget_are_named() -> None:
     results = example_results()
     results["models"]["recovered"]["forget"]["accuracy"] = 0.2
-    assert find(results).remarks[0].startswith("Over-forgetting")
+    assert find(read(results)).remarks[0].startswith("Over-forgetting")
     results = example_results()
     results["models"]["recovered"]["forget"]["accuracy"] = 0.938
     results["gap"]["recovered"]["mean"] = 0.12
-    assert any("(reversion)" in remark for remark in find(results).remarks)
+    assert any("(reversion)" in remark for remark in find(read(results)).remarks)
     results = example_results()
     results["gap"]["none"]["mean"] = 0.012
-    assert any("little or nothing to forget" in remark for remark in find(results).remarks)
+    assert any("little or nothing to forget" in remark for remark in find(read(results)).remarks)
     results = example_results() | {"noise_floor": None}
-    assert any("no noise floor" in remark for remark in find(results).remarks)
+    assert any("no noise floor" in remark for remark in find(read(results)).remarks)
 
 
 def test_where_nothing_was_unlearned_nothing_is_judged_nor_remarked_on() -> None:
     results = bare(example_results()) | {"requests": []}
-    assert find(results).remarks == () and judgement(results) == (None, "")
-    page = render(results)
+    assert find(read(results)).remarks == () and judge_method(read(results)) == (None, "")
+    page = render(read(results))
     assert 'id="gaps"' not in page and 'href="#gaps"' not in page
 
 
@@ -233,18 +241,18 @@ def test_where_nobody_is_left_random_weights_are_right_and_no_method_is_called_u
     results = bare(example_results())
     results["models"]["retrained"]["retain"] = {"accuracy": None, "n": 0}
     results["gap"]["destroy"]["mean"] = 0.0
-    finding = find(results)
+    finding = find(read(results))
     assert finding.tone == "unknown" and finding.headline.startswith("Nobody is left after 4 deletion")
-    assert "useless" not in finding.headline and judgement(results) == (None, "")
+    assert "useless" not in finding.headline and judge_method(read(results)) == (None, "")
 
 
 def test_what_few_utterances_cannot_tell_is_not_asserted() -> None:
     results = example_results()
     model = results["models"]["recovered"]["forget"]
     model["accuracy"], model["accuracy_interval"] = 0.3, [0.1, 0.6]
-    assert any(said.startswith("It may over-forget and know less") for said in find(results).remarks)
+    assert any(said.startswith("It may over-forget and know less") for said in find(read(results)).remarks)
     model["accuracy_interval"] = [0.25, 0.35]
-    assert any(said.startswith("Over-forgetting: it knows less") for said in find(results).remarks)
+    assert any(said.startswith("Over-forgetting: it knows less") for said in find(read(results)).remarks)
 
 
 @pytest.mark.parametrize(
@@ -261,27 +269,27 @@ def test_recovery_is_said_to_lead_somewhere_only_beyond_the_noise_floor(
 ) -> None:
     results = example_results()
     results["gap"]["unlearned"]["mean"], results["gap"]["recovered"]["mean"] = before, after
-    assert sum(said in remark for remark in find(results).remarks) == 1
+    assert sum(said in remark for remark in find(read(results)).remarks) == 1
 
 
 def test_an_interval_without_width_is_not_shown() -> None:
-    assert between((1.0, 1.0)) == sure((0.0, 0.0)) == ""
-    assert between((0.9, 1.0)) == "[0.90, 1.00]"
+    assert bracketed((1.0, 1.0)) == interval_words((0.0, 0.0)) == ""
+    assert bracketed((0.9, 1.0)) == "[0.90, 1.00]"
 
 
 def test_with_one_retrained_model_nothing_is_said_of_a_noise_floor() -> None:
     results = bare(example_results())
     results["noise_floor"] = results["gap"]["noise_floor"] = None
-    assert "The upright tick is" not in words(render(results))
-    assert "another retraining" not in words(render(results))
-    drawn = gap_bars(results)
+    assert "The upright tick is" not in words(render(read(results)))
+    assert "another retraining" not in words(render(read(results)))
+    drawn = gap_bars(read(results))
     assert drawn is not None and "noise floor" not in [text for _, _, text in drawn.key]
 
 
 def test_nobody_asked() -> None:
     results = bare(example_results()) | {"requests": []}
-    text = words(render(results))
-    assert "Nobody asked for a deletion" in text
+    text = words(render(read(results)))
+    assert "No deletion was requested" in text
     assert "No client raised a deletion request." in text
 
 
@@ -291,7 +299,7 @@ def test_nobody_asked() -> None:
     ids=["nothing", "null leaves", "null sections", "empty sections"],
 )
 def test_holes_become_dashes(empty: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    text = words(render(empty(example_results())))
+    text = words(render(read(empty(example_results()))))
     assert "None" not in text and "nan" not in text
     assert "– – – –" in text
 
@@ -313,8 +321,9 @@ def test_any_single_null_is_survived() -> None:
         for key in parents:
             target = target[key]
         target[last] = None
-        find(results), models_table(results), ranking_table(results), cost_table(results), tiles(results)
-        request_table(results), batches(results), unreachable(results)
+        record = read(results)
+        find(record), models_table(record), ranking_table(record), cost_table(record), tiles(record)
+        request_table(record), batches(record), unreachable(record)
 
 
 def test_hostile_text_stays_text() -> None:
@@ -329,7 +338,7 @@ def test_hostile_text_stays_text() -> None:
     results["ranking"][0]["name"] = hostile
     results["faults"][0]["reason"] = hostile + "\ud800"
     results["config"][hostile] = hostile
-    page = render(results)
+    page = render(read(results))
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     for svg in drawings(page):
@@ -343,7 +352,7 @@ def test_any_number_of_emotions(many: int) -> None:
     results["corpus"]["emotions"] = [f"an emotion of long name {i}" for i in range(many)]
     for model in results["models"].values():
         model["confusion"]["test"] = [[0] * many for _ in range(many)]
-    drawn = confusions(results)
+    drawn = confusions(read(results))
     assert [drawing.title for drawing in drawn] == ["original", "recovered", "retrained"]
     assert all(drawing.svg().count("an emotion") == 2 * many for drawing in drawn)
 
@@ -355,19 +364,25 @@ def test_confusion_names_every_emotion(page: str) -> None:
 
 
 def test_an_unlearn_step_stands_between_the_rounds() -> None:
-    rows = [
+    timeline = [
         {"round": 30, "phase": "learn"},
         {"round": 30, "phase": "unlearn"},
         {"round": 31, "phase": "recover"},
     ]
-    assert [x for x, _ in places(rows)] == [30.0, 30.5, 31.0]
+    steps = place_entries(read({"timeline": timeline}).timeline)
+    assert [x for x, _ in steps] == [30.0, 30.5, 31.0]
 
 
 def test_events_are_marked_where_they_were_applied_or_else_raised() -> None:
     results = example_results()
     results["requests"].append({"id": "late", "round_raised": 12, "round_applied": None, "state": "refused"})
-    found = events(results, places(results["timeline"]))
-    assert [(e.numbers, e.done) for e in found] == [((5,), False), ((1,), True), ((2,), True), ((3, 4), True)]
+    found = events(read(results), place_entries(read(results).timeline))
+    assert [(e.numbers, e.applied) for e in found] == [
+        ((5,), False),
+        ((1,), True),
+        ((2,), True),
+        ((3, 4), True),
+    ]
     assert [e.x for e in found] == [12.0, pytest.approx(30.5), pytest.approx(35.5), pytest.approx(40.5)]
 
 

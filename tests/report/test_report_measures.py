@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from page_reading import Tags, bare, drawings, words
+from page_reading import Tags, bare, drawings, read, words
 from results_example import example_results
 from results_measures import add_measures
 
-from fedunlearn.report import attacks, costs, distances, fairness, gaps, norms, side_by_side
-from fedunlearn.report.figures import export as papers
+from fedunlearn.report import attacks, costs, distances, fairness, gaps, request_table, side_by_side
+from fedunlearn.report.figures import export
 from fedunlearn.report.figures.roc import LOWEST, roc_curves
 from fedunlearn.report.finding import find
 from fedunlearn.report.run_page import SECTIONS, render
@@ -40,7 +40,7 @@ def measured() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def page(measured: dict[str, Any]) -> str:
-    return render(measured)
+    return render(read(measured))
 
 
 def section(page: str, name: str) -> str:
@@ -67,35 +67,32 @@ def notes(table: Table | None, head: str, after: str = "") -> list[str]:
 
 
 def test_the_headline_says_how_sure_it_is(measured: dict[str, Any]) -> None:
-    finding = find(measured | {"attacks": None})
+    finding = find(read(measured | {"attacks": None}))
     assert finding.headline == (
-        "After 4 deletion requests from 4 clients (92 utterances), the recovered model stands 0.017 "
-        "(95% 0.003 to 0.031) from models retrained without them; doing nothing stands 0.199, another "
+        "After 4 deletion requests from 4 clients (92 utterances), the recovered model has a mean gap of "
+        "0.017 (95% 0.003 to 0.031) to models retrained without them; doing nothing has 0.199, another "
         "retraining 0.007."
     )
     assert finding.tone == "good"
-    assert tiles(measured)[0].against[0] == "95% 0.003 to 0.031"
+    assert tiles(read(measured))[0].notes[0] == "95% 0.003 to 0.031"
 
 
 def test_a_difference_within_the_interval_is_no_finding(measured: dict[str, Any]) -> None:
-    assert (
-        "0.587 (95% 0.486 to 0.688) against 0.554, too few utterances to be sure" in find(measured).remarks[0]
-    )
+    remark = find(read(measured)).remarks[0]
+    assert "0.587 (95% 0.486 to 0.688) against 0.554, too few utterances to be sure" in remark
     sure = copy.deepcopy(measured)
     sure["models"]["recovered"]["forget"]["accuracy_interval"] = [0.57, 0.6]
-    assert "too few" not in find(sure).remarks[0]
+    assert "too few" not in find(read(sure)).remarks[0]
 
 
 def test_nothing_to_forget_is_said_first_and_praises_nobody(measured: dict[str, Any]) -> None:
     results = copy.deepcopy(measured)
     results["gap"] |= {"rho": 1.12, "nothing_to_forget": True}
-    finding = find(results)
-    assert finding.headline.startswith(
-        "There is nothing to forget here (rho = 1.12): the original stands hardly"
-    )
+    finding = find(read(results))
+    assert finding.headline.startswith("There is nothing to forget here (rho = 1.12): the original is hardly")
     assert finding.tone == "unknown"
-    assert "nothing to forget" in gaps.rho_words(results)
-    assert "27.4 times as far" in gaps.rho_words(measured)
+    assert "nothing to forget" in gaps.rho_sentence(read(results))
+    assert "27.4 times as far" in gaps.rho_sentence(read(measured))
 
 
 @pytest.mark.parametrize(("kept", "praised"), [(0.54, True), (0.0, False), (0.3, False)])
@@ -106,25 +103,24 @@ def test_over_forgetting_is_not_praised(measured: dict[str, Any], kept: float, p
         "n": 92,
         "accuracy_interval": [max(0.0, kept - 0.1), kept + 0.1],
     }
-    finding = find(results)
+    finding = find(read(results))
     assert (finding.tone == "good") is praised
     assert ("forgets more than a retrained model" in finding.headline) is not praised
 
 
 def test_overlapping_intervals_are_named(measured: dict[str, Any]) -> None:
-    assert not any("overlap" in remark for remark in find(measured).remarks)
+    assert not any("overlap" in remark for remark in find(read(measured)).remarks)
     results = copy.deepcopy(measured)
     results["gap"]["recovered"]["high"] = 0.18
-    assert any(
-        "(95% 0.003 to 0.180) and of doing nothing (95% 0.178 to 0.220)" in r for r in find(results).remarks
-    )
+    overlap = "(95% 0.003 to 0.180) and of doing nothing (95% 0.178 to 0.220)"
+    assert any(overlap in remark for remark in find(read(results)).remarks)
 
 
 # ---- every number, and how sure it is --------------------------------------------------------------------
 
 
 def test_models_have_intervals_and_the_retrained_its_range(measured: dict[str, Any]) -> None:
-    table = side_by_side.models_table(measured)
+    table = side_by_side.models_table(read(measured))
     for name, path in (("Test UAR", ("test", "uar")), ("Forget accuracy", ("forget", "accuracy"))):
         for i, model in enumerate(("original", "unlearned", "recovered", "retrained")):
             record = measured["models"][model][path[0]]
@@ -142,16 +138,16 @@ def test_one_retrained_seed_has_no_range_and_no_floor(measured: dict[str, Any]) 
     results |= {"noise_floor": None}
     results["gap"] |= {"rho": None, "nothing_to_forget": False}
     results["distances"]["retrained"] = dict.fromkeys(("tow", "ks", "wasserstein", "js"))
-    assert " to " not in notes(side_by_side.models_table(results), "Test UAR")[3]
-    assert line(distances.distance_table(results), "Tug of war")[-1] == "–"
-    assert "a model retrained without them; doing nothing stands 0.199." in find(results).headline
-    assert any("no noise floor" in remark for remark in find(results).remarks)
-    drawing = side_by_side.model_dots(results)
+    assert " to " not in notes(side_by_side.models_table(read(results)), "Test UAR")[3]
+    assert line(distances.distance_table(read(results)), "Tug of war")[-1] == "–"
+    assert "to a model retrained without them; doing nothing has 0.199." in find(read(results)).headline
+    assert any("no noise floor" in remark for remark in find(read(results)).remarks)
+    drawing = side_by_side.model_dots(read(results))
     assert drawing is not None and not any("range" in text for _, _, text in drawing.key)
 
 
 def test_gaps_with_intervals_and_to_each_seed(measured: dict[str, Any]) -> None:
-    table = gaps.gap_table(measured)
+    table = gaps.gap_table(read(measured))
     assert line(table, "recovered") == ["0.017", "0.033", "0.001", "0.008", "0.027"]
     assert notes(table, "recovered")[0] == "[0.003, 0.031]"
     assert line(table, "another retraining")[0] == "0.007"
@@ -159,7 +155,7 @@ def test_gaps_with_intervals_and_to_each_seed(measured: dict[str, Any]) -> None:
 
 
 def test_attacks_with_intervals_and_low_false_positive_rates(measured: dict[str, Any]) -> None:
-    table = attacks.attack_table(measured)
+    table = attacks.attack_table(read(measured))
     stage = measured["attacks"]["ulira"]["stages"]["recovered"]
     at_one = stage["tpr_at"]["0.01"]
     assert line(table, "recovered", after="U-LiRA") == [
@@ -172,40 +168,40 @@ def test_attacks_with_intervals_and_low_false_positive_rates(measured: dict[str,
     assert notes(table, "recovered", after="U-LiRA")[1] == f"[{at_one['low']:.2f}, {at_one['high']:.2f}]"
     assert notes(table, "recovered", after="U-LiRA")[3] == "3 utterances left out"
     assert notes(table, "original", after="Population attack")[1:3] == ["", "too few to say"], "of 240 others"
-    assert line(attacks.request_attacks(measured), "r-001-1") == [
+    assert line(attacks.request_attacks(read(measured)), "r-001-1") == [
         f"{measured['attacks']['informed']['stages'][s]['requests'][0]['auc']:.3f}" for s in STAGES
     ]
 
 
 def test_whether_the_shadows_are_like_the_run_is_said(measured: dict[str, Any]) -> None:
     results = copy.deepcopy(measured)
-    assert "64 shadow federations" in attacks.attack_words(results)[0]
-    assert "replay the run exactly" in attacks.attack_words(results)[0]
+    assert "64 shadow federations" in attacks.attack_notes(read(results))[0]
+    assert "replay the run exactly" in attacks.attack_notes(read(results))[0]
     results["attacks"]["replay"] = {
         "exact": False,
         "difference": 0.0123,
         "departures": ["noise is drawn anew"],
     }
-    assert "do not replay the run exactly" in attacks.attack_words(results)[0]
-    assert "0.0123 (noise is drawn anew)." in attacks.attack_words(results)[0]
+    assert "do not replay the run exactly" in attacks.attack_notes(read(results))[0]
+    assert "0.0123 (noise is drawn anew)." in attacks.attack_notes(read(results))[0]
     results["attacks"]["informed"] = {"stages": {}, "why": "one request: none to leave out"}
-    assert "Informed attack: one request: none to leave out." in attacks.attack_words(results)
+    assert "Informed attack: one request: none to leave out." in attacks.attack_notes(read(results))
     results |= {"attacks": None}
     results["config"]["evaluation"]["shadows"] = 0
-    assert attacks.attack_words(results) == [
+    assert attacks.attack_notes(read(results)) == [
         "Attacks on single utterances (U-LiRA, informed): not run (evaluation.shadows = 0)."
     ]
 
 
 def test_fairness_by_speaker_sorted_by_what_they_lost(measured: dict[str, Any]) -> None:
-    found = fairness.by_speaker(measured)
+    found = fairness.by_speaker(read(measured))
     assert found is not None and found.left_out == 0
-    drawn = re.findall(r">(client [^<>]+)</text>", str(found.drawing.svg()))
+    drawn = re.findall(r">(client [^<>]+)</text>", str(found.figure.svg()))
     people = sorted(measured["fairness"]["speakers"], key=lambda p: p["recovered"] - p["original"])
     assert [int(text.split()[1].rstrip(",")) for text in drawn] == [p["client"] for p in people]
     assert sum("client 5, speaker" in text for text in drawn) == 2
     change = measured["fairness"]["change"]["recovered"]
-    shown = line(fairness.change_table(measured), "recovered")
+    shown = line(fairness.change_table(read(measured)), "recovered")
     assert shown[0] == f"−{abs(change['mean']):.3f}" and shown[2] == f"−{abs(change['worst']):.3f}"
 
 
@@ -215,26 +211,37 @@ def test_of_many_speakers_those_are_drawn_who_changed_most(measured: dict[str, A
     results["fairness"]["speakers"] = [
         person | {"client": i, "original": 0.5, "recovered": 0.5 + (i - 30) / 100} for i in range(61)
     ]
-    found = fairness.by_speaker(results)
+    found = fairness.by_speaker(read(results))
     assert found is not None and found.left_out == 61 - fairness.SHOWN
-    drawn = re.findall(r">client (\d+)", str(found.drawing.svg()))
+    drawn = re.findall(r">client (\d+)", str(found.figure.svg()))
     assert drawn[0] == "0" and drawn[-1] == "60" and "30" not in drawn
 
 
 def test_distances_relearning_reversion_and_gum(measured: dict[str, Any]) -> None:
-    table = distances.distance_table(measured)
+    table = distances.distance_table(read(measured))
     assert line(table, "Jensen-Shannon") == ["0.187", "0.102", "0.061", "0.214", "0.021"]
     assert line(table, "Relearn time") == ["0", "31.5", "52", "–", "> 200"]
     assert notes(table, "Relearn time")[2] == "44 to 61"
-    assert distances.reversion_words(measured) == (
+    assert distances.reversion_summary(read(measured)) == (
         "forget accuracy +0.162, membership AUC +0.044, mean gap −0.056"
     )
-    assert line(distances.reversion_table(measured), "round 40") == ["0.580", "0.425", "0.587", "+0.162"]
-    assert line(distances.gum_table(measured), "recovered") == ["0.688", "0.671", "0.981", "0.991", "0.461"]
+    assert line(distances.reversion_table(read(measured)), "round 40") == [
+        "0.580",
+        "0.425",
+        "0.587",
+        "+0.162",
+    ]
+    assert line(distances.gum_table(read(measured)), "recovered") == [
+        "0.688",
+        "0.671",
+        "0.981",
+        "0.991",
+        "0.461",
+    ]
 
 
 def test_costs_by_role_add_up_and_bytes_stored_are_there(measured: dict[str, Any]) -> None:
-    table = costs.cost_table(measured)
+    table = costs.cost_table(read(measured))
     assert [column.text for column in table.columns][-1] == "stored"
     assert line(table, "Learn")[-1] == "1.92 MB"
     roles = [(row.note, row.cells[1].text) for row in table.rows if not row.head]
@@ -247,22 +254,22 @@ def test_costs_by_role_add_up_and_bytes_stored_are_there(measured: dict[str, Any
 
 
 def test_update_norms_beside_the_usual_one(measured: dict[str, Any]) -> None:
-    drawing = norms.update_norms(measured)
+    drawing = request_table.update_norms(read(measured))
     assert drawing is not None
     text = re.findall(r">([^<>]+)</text>", str(drawing.svg()))
     assert "4.94, 3.29 times the usual" in text and "#4  client 4" in text
     results = copy.deepcopy(measured)
     for request in results["requests"]:
         request |= {"update_norm": None}
-    assert norms.update_norms(results) is None
+    assert request_table.update_norms(read(results)) is None
 
 
 # ---- ROC -------------------------------------------------------------------------------------------------
 
 
 def test_roc_curves_pass_through_their_numbers(measured: dict[str, Any]) -> None:
-    linear, logarithmic = roc_curves(measured)
-    with papers.figure_style():
+    linear, logarithmic = roc_curves(read(measured))
+    with export.figure_style():
         axes = linear.draw(880).axes
         assert [a.get_title(loc="left") for a in axes] == ["Population attack", "U-LiRA", "Informed attack"]
         drawn = np.asarray(axes[1].lines[1].get_xydata())
@@ -276,8 +283,8 @@ def test_roc_curves_pass_through_their_numbers(measured: dict[str, Any]) -> None
 
 def test_without_attacks_the_population_has_its_curve_alone(measured: dict[str, Any]) -> None:
     results = copy.deepcopy(measured) | {"attacks": None}
-    with papers.figure_style():
-        assert len(roc_curves(results)[0].draw(400).axes) == 1
+    with export.figure_style():
+        assert len(roc_curves(read(results))[0].draw(400).axes) == 1
 
 
 # ---- the page --------------------------------------------------------------------------------------------
@@ -294,7 +301,7 @@ def test_contents_lead_to_every_section_in_order(page: str) -> None:
 def test_every_measure_leads_to_its_definition(page: str, measured: dict[str, Any]) -> None:
     ids = {attributes["id"] for _, attributes in Tags(page).found if "id" in attributes}
     for make in TABLES:
-        table = make(measured)
+        table = make(read(measured))
         assert table is not None
         named = {part.word for part in (*table.columns, *table.rows) if part.word}
         assert named
@@ -306,7 +313,7 @@ def test_every_measure_leads_to_its_definition(page: str, measured: dict[str, An
 def test_tables_stand_on_the_page_as_they_are(page: str, measured: dict[str, Any]) -> None:
     text = words(page)
     for make in TABLES:
-        table = make(measured)
+        table = make(read(measured))
         assert table is not None
         for row in table.rows:
             for cell in row.cells:
@@ -328,7 +335,7 @@ def test_wide_tables_scroll_in_themselves(page: str) -> None:
 
 
 def test_old_results_have_no_empty_new_sections() -> None:
-    page = render(bare(example_results()))
+    page = render(read(bare(example_results())))
     assert '<section id="fairness">' not in page and '<section id="distances">' not in page
     assert 'href="#fairness"' not in page
     assert "stored" not in section(page, "cost")
@@ -369,10 +376,11 @@ def test_any_single_null_is_survived_by_tables_and_words(measured: dict[str, Any
             target = target[key]
         kept, target[last] = target[last], None
         try:
-            find(results), tiles(results), papers.drawings(results)
-            attacks.attack_words(results), gaps.rho_words(results), distances.reversion_words(results)
+            record = read(results)
+            find(record), tiles(record), export.all_figures(record)
+            attacks.attack_notes(record), gaps.rho_sentence(record), distances.reversion_summary(record)
             for make in TABLES:
-                make(results)
+                make(record)
         finally:
             target[last] = kept
 
@@ -387,7 +395,7 @@ def test_many_nulls_are_survived_by_the_page(measured: dict[str, Any], seed: int
     for path in list(leaves(results)):
         if rng.random() < share:
             without(results, path)
-    text = words(render(results))
+    text = words(render(read(results)))
     assert "None" not in text and not re.search(r"\bnan\b", text)
 
 
@@ -400,7 +408,7 @@ def attacked(ulira: tuple[float, float], informed: tuple[float, float]) -> dict[
 
 
 def test_a_small_gap_is_not_praised_where_single_utterances_are_still_told() -> None:
-    finding = find(attacked((0.74, 0.70), (0.58, 0.54)))
+    finding = find(read(attacked((0.74, 0.70), (0.58, 0.54))))
     assert finding.tone == "unknown"
     assert "But U-LiRA still tells deleted utterances from others: AUC 0.740 (95% 0.700 to 0.780" in (
         finding.headline
@@ -408,19 +416,19 @@ def test_a_small_gap_is_not_praised_where_single_utterances_are_still_told() -> 
 
 
 def test_the_attack_that_does_best_is_the_one_that_is_named() -> None:
-    headline = find(attacked((0.52, 0.47), (0.66, 0.61))).headline
+    headline = find(read(attacked((0.52, 0.47), (0.66, 0.61)))).headline
     assert "But the informed attack still tells" in headline and "U-LiRA" not in headline
 
 
 def test_attacks_that_may_be_guessing_are_no_finding() -> None:
-    finding = find(attacked((0.52, 0.47), (0.53, 0.5)))
+    finding = find(read(attacked((0.52, 0.47), (0.53, 0.5))))
     assert finding.tone == "good" and "But" not in finding.headline
     assert any("find nothing for certain (U-LiRA AUC 0.520)" in remark for remark in finding.remarks)
 
 
 def test_the_ranking_says_how_much_each_forgot_and_kept(measured: dict[str, Any], page: str) -> None:
-    said = {row.name: (row.forgot, row.kept) for row in gaps.ranking_table(measured)}
+    said = {row.name: (row.forgot, row.kept) for row in gaps.ranking_table(read(measured))}
     assert said["recovered (l2ul)"] == ("93%", "99%")
     assert (said["control: none"], said["control: destroy"]) == (("0%", "100%"), ("206%", "0%"))
     assert "93%99%" in section(page, "gaps")
-    assert {(row.forgot, row.kept) for row in gaps.ranking_table(example_results())} == {("–", "–")}
+    assert {(row.forgot, row.kept) for row in gaps.ranking_table(read(example_results()))} == {("–", "–")}

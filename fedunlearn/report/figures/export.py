@@ -1,4 +1,4 @@
-"""The page's figures as files for papers: each as SVG, PDF and PNG, with its key inside, on white."""
+"""The page's figures as files for publications: each as SVG, PDF and PNG, with its key inside, on white."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,17 +13,18 @@ from matplotlib.patches import Patch
 from fedunlearn.report.costs import cost_bars
 from fedunlearn.report.fairness import by_group, by_speaker
 from fedunlearn.report.figures.histograms import confusions, loss_histograms
-from fedunlearn.report.figures.requests import request_lives
+from fedunlearn.report.figures.requests import request_lifetimes
 from fedunlearn.report.figures.roc import roc_curves
 from fedunlearn.report.figures.style import OF_MODEL, PALETTE, FigureSpec, LegendEntry, figure_style
 from fedunlearn.report.figures.timeline import timeline
 from fedunlearn.report.gaps import gap_bars
-from fedunlearn.report.norms import update_norms
+from fedunlearn.report.request_table import update_norms
 from fedunlearn.report.side_by_side import model_dots
+from fedunlearn.results_schema import Results
 
 DPI = 300
 """of the PNG files; as the page's pixel is a point, a figure as wide as the page has about 3,700"""
-_NOBODY: Mapping[str, dict[str, None]] = {
+_METADATA: Mapping[str, dict[str, None]] = {
     "svg": dict.fromkeys(("Date", "Creator")),
     "pdf": dict.fromkeys(("CreationDate", "Creator", "Producer")),
     "png": {"Software": None},
@@ -32,34 +33,34 @@ _KEY_ROW = 19.0  # pixels
 _MARKS = {"round": "o", "square": "s", "diamond": "D", "up": "^"}
 
 
-def drawings(results: Mapping[str, Any]) -> list[FigureSpec]:
+def all_figures(results: Results) -> list[FigureSpec]:
     """Every figure that the results have numbers for, in the order of the page."""
-    lives, speakers = request_lives(results), by_speaker(results)
+    lifetimes, speakers = request_lifetimes(results), by_speaker(results)
     found = [
         model_dots(results),
         timeline(results),
-        lives.drawing if lives else None,
+        lifetimes.figure if lifetimes else None,
         update_norms(results),
         gap_bars(results),
         *loss_histograms(results),
         *roc_curves(results),
-        speakers.drawing if speakers else None,
+        speakers.figure if speakers else None,
         by_group(results),
         *confusions(results),
         *confusions(results, "unseen"),
         cost_bars(results),
     ]
-    return [drawing for drawing in found if drawing is not None]
+    return [spec for spec in found if spec is not None]
 
 
-def write_figures(results: Mapping[str, Any], folder: Path) -> list[Path]:
+def write_figures(results: Results, folder: Path) -> list[Path]:
     """Write each figure of the page as ``NAME.svg``, ``NAME.pdf`` and ``NAME.png``.
 
     The same results give the same bytes. PDF files carry their fonts (TrueType, type 42), PNG files have 300
     dots per inch.
 
     Args:
-        results: the content of ``results.json``; any value may be null or missing.
+        results: of a run; any part may be missing.
         folder: made where it is not there; files of these names are written over.
 
     Returns:
@@ -70,16 +71,16 @@ def write_figures(results: Mapping[str, Any], folder: Path) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = []
-    for drawing in drawings(results):
+    for spec in all_figures(results):
         with figure_style():
             mpl.rcParams.update({"pdf.fonttype": 42, "savefig.facecolor": "white"})
-            figure = drawing.draw(drawing.widths[0])
-            if drawing.title:
-                figure.axes[0].set_title(drawing.title, loc="left", fontsize=11, color=PALETTE["ink"])
-            _write_key(figure, drawing.key)
-            for ending, nobody in _NOBODY.items():
-                files.append(folder / f"{drawing.name}.{ending}")
-                figure.savefig(files[-1], dpi=DPI, metadata=nobody)
+            figure = spec.draw(spec.widths[0])
+            if spec.title:
+                figure.axes[0].set_title(spec.title, loc="left", fontsize=11, color=PALETTE["ink"])
+            _write_key(figure, spec.key)
+            for ending, metadata in _METADATA.items():
+                files.append(folder / f"{spec.name}.{ending}")
+                figure.savefig(files[-1], dpi=DPI, metadata=metadata)
     return files
 
 
@@ -107,23 +108,23 @@ def _write_key(figure: Figure, key: tuple[LegendEntry, ...]) -> None:
 def _sign(kind: str, colour: str) -> Artist:
     """A sign of the page's key (its kinds are classes of page.css) as matplotlib draws it."""
     shape, *more = kind.split()
-    ink_ = PALETTE[_of(colour)]
+    rgb = PALETTE[_of(colour)]
     if shape == "line":
         style: Any = {"dashed": (0, (4, 2.5)), "dotted": (0, (1, 2))}.get(" ".join(more), "solid")
-        return Line2D([], [], color=ink_, linewidth=1.8, linestyle=style)
+        return Line2D([], [], color=rgb, linewidth=1.8, linestyle=style)
     if shape == "bar" and "lying" in more:
-        return Line2D([], [], color=ink_, linewidth=1.4)
+        return Line2D([], [], color=rgb, linewidth=1.4)
     if shape == "bar":
         thick = 3.0 if "thick" in more else 1.4
-        return Line2D([], [], color=ink_, linestyle="", marker="|", markersize=11, markeredgewidth=thick)
+        return Line2D([], [], color=rgb, linestyle="", marker="|", markersize=11, markeredgewidth=thick)
     if shape in ("mark", "ring") or "small" in more:
         mark = _MARKS[more[0]] if shape == "mark" else "o" if shape == "ring" else "s"
-        face = "none" if shape == "ring" else ink_
-        return Line2D([], [], linestyle="", marker=mark, markersize=7, color=ink_, markerfacecolor=face)
+        face = "none" if shape == "ring" else rgb
+        return Line2D([], [], linestyle="", marker=mark, markersize=7, color=rgb, markerfacecolor=face)
     if "hatched" in more or "crossed" in more:
         hatch = "////" if "hatched" in more else "xxxx"
-        return Patch(facecolor="none", edgecolor=ink_, hatch=hatch, linewidth=0.8)
-    return Patch(facecolor=ink_, alpha=0.45 if "pale" in more else 1.0, linewidth=0)
+        return Patch(facecolor="none", edgecolor=rgb, hatch=hatch, linewidth=0.8)
+    return Patch(facecolor=rgb, alpha=0.45 if "pale" in more else 1.0, linewidth=0)
 
 
 def _of(colour: str) -> str:

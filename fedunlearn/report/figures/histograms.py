@@ -1,8 +1,7 @@
-"""Panels, one a model: losses of forget and test utterances, and what is taken for what."""
+"""One panel for each model: losses of forget and test utterances, and confusion matrices."""
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,18 +10,18 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from fedunlearn.report.figures.style import PALETTE, FigureSpec, despine, new_figure, safe
 from fedunlearn.report.names import MODELS
-from fedunlearn.report.values import at, numbers, plain, rows
+from fedunlearn.results_schema import ModelScores, Results
 
 CONFUSION_NUMBERS_UP_TO = 10  # emotions; more would not be legible
 LOSSES_KEY = (("patch", "vermillion", "forget utterances"), ("patch", "blue", "test utterances"))
 
 
-def loss_histograms(results: Mapping[str, Any]) -> list[FigureSpec]:
+def loss_histograms(results: Results) -> list[FigureSpec]:
     """Loss of forget and of test utterances, a panel a model, all on the same axes."""
     panels = {}
     for name in MODELS:
-        record = at(results, "models", name, "losses")
-        edges, *counts = (numbers(at(record, key)) for key in ("edges", "forget", "test"))
+        losses = results.models[name].losses
+        edges, counts = losses.edges, (losses.forget, losses.test)
         if len(edges) > 1 and all(len(c) == len(edges) - 1 for c in counts):
             panels[name] = (edges, [[n / (sum(c) or 1.0) for n in c] for c in counts])
     if not any(sum(forget) > 0 for _, (forget, _) in panels.values()):
@@ -83,25 +82,29 @@ def _grows_by_ratio(edges: list[float]) -> bool:
     return bool(ratios.min() > 1 and np.allclose(ratios, ratios[0], rtol=0.05))
 
 
-def confusions(results: Mapping[str, Any], heard: str = "test") -> list[FigureSpec]:
+def confusions(results: Results, part: Literal["test", "unseen"] = "test") -> list[FigureSpec]:
     """Confusion on the "test" or the "unseen" utterances, each row as shares of its true emotion."""
-    emotions = [safe(plain(name)) for name in rows(at(results, "corpus", "emotions"))]
-    speech = {"test": "test utterances", "unseen": "utterances of unseen speakers"}[heard]
-    drawn = []
+    emotions = [safe(name) for name in results.corpus.emotions]
+    utterances = {"test": "test utterances", "unseen": "utterances of unseen speakers"}[part]
+    specs = []
     for name in ("original", "recovered", "retrained"):
-        table = [numbers(row) for row in rows(at(results, "models", name, "confusion", heard))]
+        table = _counts(results.models[name], part)
         if table and all(len(row) == len(table) for row in table):
             labels = emotions if len(emotions) == len(table) else [str(i) for i in range(len(table))]
-            drawn.append(
+            specs.append(
                 FigureSpec(
-                    f"confusion-{name}" if heard == "test" else f"confusion-{heard}-{name}",
-                    f"Confusion matrix of the {name} model on {speech}",
+                    f"confusion-{name}" if part == "test" else f"confusion-{part}-{name}",
+                    f"Confusion matrix of the {name} model on {utterances}",
                     partial(_confusion, np.asarray(table, dtype=float), labels),
                     widths=(300,),
                     title=name,
                 )
             )
-    return drawn
+    return specs
+
+
+def _counts(scores: ModelScores, part: Literal["test", "unseen"]) -> list[list[int]]:
+    return scores.confusion.test if part == "test" else scores.confusion.unseen
 
 
 def _confusion(table: np.ndarray[Any, Any], labels: list[str], width: int) -> Figure:

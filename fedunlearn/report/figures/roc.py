@@ -1,6 +1,6 @@
-"""ROC curves of the membership attacks, on linear axes and, for the few false alarms, on log-log ones.
+"""ROC curves of the membership attacks, on linear axes and, for low false-positive rates, on log-log axes.
 
-On log-log axes a curve is a staircase: at each false-positive rate, what is found with no more than that.
+On log-log axes a curve is a staircase: the true-positive rate at no more than each false-positive rate.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from fedunlearn.report.attacks import Attack, attacks
+from fedunlearn.report.attacks import Attack, list_attacks
 from fedunlearn.report.figures.style import (
     NARROW,
     OF_MODEL,
@@ -22,7 +22,7 @@ from fedunlearn.report.figures.style import (
     despine,
     new_figure,
 )
-from fedunlearn.report.values import at, numbers
+from fedunlearn.results_schema import Results, RocCurve
 
 SHOWN = ("original", "recovered", "retrained")
 LOWEST = 5e-4
@@ -37,9 +37,9 @@ class _Panel:
     finest: float | None  # the least false-positive rate other than 0 that so many others allow
 
 
-def roc_curves(results: Mapping[str, Any]) -> list[FigureSpec]:
-    """Both figures, a panel an attack; empty where no attack has a curve."""
-    panels = [panel for attack in attacks(results) if (panel := _panel(attack)).curves]
+def roc_curves(results: Results) -> list[FigureSpec]:
+    """Both figures, one panel for each attack; empty where no attack has a curve."""
+    panels = [panel for attack in list_attacks(results) if (panel := _panel(attack)).curves]
     if not panels:
         return []
     models = [m for m in SHOWN if any(m in panel.curves for panel in panels)]
@@ -51,14 +51,14 @@ def roc_curves(results: Mapping[str, Any]) -> list[FigureSpec]:
         if any(panel.finest is not None and panel.finest > LOWEST for panel in panels)
         else []
     )
-    said = "ROC curves of the membership attacks"
+    title = "ROC curves of the membership attacks"
     return [
         FigureSpec(
-            "roc", said, lambda width: _draw(panels, width, logarithmic=False), (wide, NARROW), tuple(key)
+            "roc", title, lambda width: _draw(panels, width, logarithmic=False), (wide, NARROW), tuple(key)
         ),
         FigureSpec(
             "roc-log",
-            f"{said}, on log-log axes",
+            f"{title}, on log-log axes",
             lambda width: _draw(panels, width, logarithmic=True),
             (wide, NARROW),
             (*key, *coarse),
@@ -69,10 +69,9 @@ def roc_curves(results: Mapping[str, Any]) -> list[FigureSpec]:
 def _panel(attack: Attack) -> _Panel:
     curves = {}
     for model in SHOWN:
-        roc = at(attack.stages.get(model), "roc")
-        fpr, tpr = numbers(at(roc, "fpr")), numbers(at(roc, "tpr"))
-        if len(fpr) > 1 and len(fpr) == len(tpr):
-            curves[model] = (fpr, tpr)
+        roc = attack.scores[model].roc if model in attack.scores else RocCurve.empty()
+        if len(roc.fpr) > 1 and len(roc.fpr) == len(roc.tpr):
+            curves[model] = (roc.fpr, roc.tpr)
     others = [n for model in curves if (n := attack.others.get(model))]
     return _Panel(attack.title, curves, 1 / min(others) if others else None)
 

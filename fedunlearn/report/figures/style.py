@@ -1,10 +1,10 @@
-"""Ink: the palette, the empty figure, and its way into the page as inline SVG.
+"""The style of all figures: palette, empty figure, and how a figure becomes inline SVG of a page.
 
-A figure is a ``FigureSpec``: drawn when the page, or a file for a paper, wants it.
+A figure is a ``FigureSpec``, drawn when a page or a file needs it.
 
 Every colour is drawn as a plain value and rewritten to a CSS variable with that value as its fallback, so
-the figures follow the page into the dark and onto paper, and stay whole when copied out of it. Text stays
-text. One drawing unit is one CSS pixel.
+the figures take on the colours of dark pages and of print, and stay whole when copied out of a page. Text
+stays text. One unit of a figure is one CSS pixel.
 """
 
 import io
@@ -79,7 +79,7 @@ _STYLE: Any = {
 
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """The page's drawing style, whatever style the caller's process has set."""
+    """The style of the page's figures, whatever style the caller's process has set."""
     with mpl.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing")  # the browser has the font
         mpl.rcdefaults()
@@ -93,15 +93,15 @@ class FigureSpec:
 
     Attributes:
         name: unique on the page; ids inside begin with it, and saved files are named by it.
-        says: what a reader who cannot see it should hear.
-        draw: makes the figure for a width in CSS pixels; called with the page's ink.
+        alt: what a screen reader reads out.
+        draw: makes the figure for a width in CSS pixels; called within ``figure_style``.
         widths: the widest first; a second one is for phones.
         key: what its colours and signs mean; on the page it stands above, in a saved file inside.
         title: of one panel among several; on the page it stands above, in a saved file inside.
     """
 
     name: str
-    says: str
+    alt: str
     draw: Callable[[int], Figure]
     widths: tuple[int, ...] = (WIDE, NARROW)
     key: tuple[LegendEntry, ...] = ()
@@ -112,7 +112,7 @@ class FigureSpec:
         wide = self.widths[0] if width is None else width
         name = f"{self.name}-{wide}" if len(self.widths) > 1 else self.name
         with figure_style():
-            return to_svg(self.draw(wide), name, self.says)
+            return to_svg(self.draw(wide), name, self.alt)
 
     def __html__(self) -> Markup:
         if len(self.widths) == 1:
@@ -122,7 +122,13 @@ class FigureSpec:
 
 
 def new_figure(width: float, height: float, *, between: float = 6) -> Figure:
-    """An empty transparent figure of so many CSS pixels, with so many between its panels."""
+    """An empty transparent figure.
+
+    Args:
+        width: in CSS pixels.
+        height: in CSS pixels.
+        between: its panels, in CSS pixels.
+    """
     figure = Figure(figsize=(width / 72, height / 72), layout="constrained", facecolor="none")
     pads = {"w_pad": 3 / 72, "h_pad": 3 / 72, "hspace": between / height}
     figure.get_layout_engine().set(**pads)  # type: ignore[union-attr]
@@ -131,7 +137,12 @@ def new_figure(width: float, height: float, *, between: float = 6) -> Figure:
 
 
 def despine(axes: Axes, *, grid: str) -> None:
-    """Take away what carries no information; grid lines across ``grid`` ("x", "y" or "none") only."""
+    """Remove what carries no information.
+
+    Args:
+        axes: to change.
+        grid: the axis that keeps grid lines: "x", "y" or "none".
+    """
     axes.set_facecolor("none")
     axes.tick_params(length=0)
     axes.grid(False)
@@ -146,17 +157,17 @@ def safe(text: Any) -> str:
     return re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", " ", str(text))
 
 
-def to_svg(figure: Figure, name: str, says: str) -> Markup:
+def to_svg(figure: Figure, name: str, alt: str) -> Markup:
     """The figure as an inline SVG element.
 
     Args:
         figure: what to write.
         name: unique on the page; prefixes every id inside.
-        says: what a reader who cannot see it should hear.
+        alt: what a screen reader reads out.
     """
     buffer = io.StringIO()
-    nobody = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=nobody)
+    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
@@ -168,7 +179,7 @@ def to_svg(figure: Figure, name: str, says: str) -> Markup:
     height = round(figure.get_figheight() * 72)
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{escape(safe(says))}" style="--natural: {width}px">'
+        f'aria-label="{escape(safe(alt))}" style="--natural: {width}px">'
     )
     return Markup(head + svg[svg.index(">") + 1 :].strip())
 

@@ -1,21 +1,30 @@
-"""The run over its rounds: what the global model knew, and when somebody asked it to forget."""
+"""The run over its rounds: what the global model knew, and when deletions were requested and applied."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fedunlearn.report.figures.style import PALETTE, FigureSpec, despine, new_figure
-from fedunlearn.report.request_view import FULFILLED, wishes
-from fedunlearn.report.values import at, number_at, numbers, rows
+from fedunlearn.report.request_view import FULFILLED, view_requests
+from fedunlearn.results_schema import Results, TimelineEntry
 
-PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
-    ("accuracy", (("retain_accuracy", "green"), ("forget_accuracy", "vermillion"))),
-    ("test UAR", (("unseen_uar", "purple"), ("test_uar", "blue"))),
+Measure = Callable[[TimelineEntry], float | None]
+Step = tuple[float, TimelineEntry]
+"""an entry with its place on the round axis"""
+
+PANELS: tuple[tuple[str, tuple[tuple[Measure, str], ...]], ...] = (
+    (
+        "accuracy",
+        (
+            (lambda entry: entry.retain_accuracy, "green"),
+            (lambda entry: entry.forget_accuracy, "vermillion"),
+        ),
+    ),
+    ("test UAR", ((lambda entry: entry.unseen_uar, "purple"), (lambda entry: entry.test_uar, "blue"))),
 )
 KEY = (
     ("line", "green", "retain accuracy"),
@@ -26,7 +35,7 @@ KEY = (
     ("bar", "ink", "deletion applied"),
     ("bar dashed", "ink", "raised, never applied"),
     ("patch", "shade", "recovery rounds"),
-    ("patch", "muted", "clients out of reach"),
+    ("patch", "muted", "unreachable clients"),
 )
 LABEL_WIDTH = 7.0  # of a character of the event labels, in pixels
 LINE_TOP = 0.89  # of the upper panel; the labels stand on the event lines
@@ -34,30 +43,36 @@ LINE_TOP = 0.89  # of the upper panel; the labels stand on the event lines
 
 @dataclass(frozen=True)
 class Event:
-    """Deletion requests at a place on the round axis; ``done`` = applied to the global model."""
+    """Deletion requests at one place on the round axis.
+
+    Attributes:
+        x: the place.
+        numbers: of the requests, as in the request table.
+        applied: whether they were applied to the global model.
+    """
 
     x: float
     numbers: tuple[int, ...]
-    done: bool
+    applied: bool
 
 
-def timeline(results: Mapping[str, Any]) -> FigureSpec | None:
-    """Panels over rounds: retain and forget accuracy; test and unseen-speaker UAR; clients out of reach.
+def timeline(results: Results) -> FigureSpec | None:
+    """Panels over rounds: retain and forget accuracy; test and unseen-speaker UAR; unreachable clients.
 
     Returns:
         None where the results hold no timeline. The last panel is there where some client ever was away.
     """
-    steps = places(rows(at(results, "timeline")))
+    steps = place_entries(results.timeline)
     if not steps:
         return None
     away = _away(results)
-    marked = {event.done for event in events(results, steps)}
+    marked = {event.applied for event in events(results, steps)}
     there = {
         "deletion applied": True in marked,
         "raised, never applied": False in marked,
-        "recovery rounds": any(at(row, "phase") == "recover" for _, row in steps),
-        "the same of the retrained model": bool(rows(at(results, "retrained_timeline"))),
-        "clients out of reach": bool(away),
+        "recovery rounds": any(entry.phase == "recover" for _, entry in steps),
+        "the same of the retrained model": bool(results.retrained_timeline),
+        "unreachable clients": bool(away),
     }
     key = tuple(sign for sign in KEY if there.get(sign[2], True))
     return FigureSpec(
@@ -69,9 +84,9 @@ def timeline(results: Mapping[str, Any]) -> FigureSpec | None:
 
 
 def _draw(
-    results: Mapping[str, Any],
-    steps: Sequence[tuple[float, Any]],
-    away: Sequence[tuple[float, float]],
+    results: Results,
+    steps: Sequence[Step],
+    away: Sequence[tuple[int, int]],
     width: int,
 ) -> Figure:
     figure = new_figure(width, 470 if away else 390, between=18)
@@ -105,42 +120,40 @@ def _draw(
     return figure
 
 
-def _away(results: Mapping[str, Any]) -> list[tuple[float, float]]:
-    told = [numbers(pair) for pair in rows(at(results, "availability", "unreachable"))]
-    return [(pair[0], pair[1]) for pair in told if len(pair) == 2 and pair[1] > 0]
+def _away(results: Results) -> list[tuple[int, int]]:
+    return [(round_, clients) for round_, clients in results.availability.unreachable if clients > 0]
 
 
-def places(timeline: Sequence[Any]) -> list[tuple[float, Any]]:
-    """Each timeline row with its place on the round axis.
+def place_entries(timeline: Sequence[TimelineEntry]) -> list[Step]:
+    """Each entry of a timeline with its place on the round axis.
 
-    Rows of one round share the stretch up to the next: an unlearn step after round 30 stands at 30.5.
+    Entries of one round share the stretch up to the next: an unlearn step after round 30 is at 30.5.
     """
-    placed: list[tuple[float, Any]] = []
-    known = [row for row in timeline if number_at(row, "round") is not None]
-    for round_, group in groupby(known, key=lambda row: number_at(row, "round") or 0.0):
+    placed: list[Step] = []
+    known = [entry for entry in timeline if entry.round is not None]
+    for round_, group in groupby(known, key=lambda entry: entry.round or 0):
         same = list(group)
-        placed += [(round_ + i / len(same), row) for i, row in enumerate(same)]
+        placed += [(round_ + i / len(same), entry) for i, entry in enumerate(same)]
     return placed
 
 
-def events(results: Mapping[str, Any], steps: Sequence[tuple[float, Any]]) -> list[Event]:
-    """Where requests were applied; those that never were stand where they were raised."""
-    asked = wishes(results)
-    number_of = {wish.id: number for number, wish in enumerate(asked, start=1)}
+def events(results: Results, steps: Sequence[Step]) -> list[Event]:
+    """Where requests were applied; those that never were are placed where they were raised."""
+    requests = view_requests(results)
+    number_of = {request.id: number for number, request in enumerate(requests, start=1)}
     applied: dict[float, set[int]] = {}
-    for x, row in steps:
-        if at(row, "phase") == "unlearn":
-            named = {number_of[str(name)] for name in rows(at(row, "requests")) if str(name) in number_of}
-            applied.setdefault(x, set()).update(named)
+    for x, entry in steps:
+        if entry.phase == "unlearn":
+            applied.setdefault(x, set()).update(number_of[id_] for id_ in entry.requests if id_ in number_of)
     seen = set().union(*applied.values())
     waiting: dict[float, set[int]] = {}
-    for i, wish in enumerate(asked, start=1):
-        if i in seen:
+    for number, request in enumerate(requests, start=1):
+        if number in seen:
             continue
-        if wish.applied is not None:
-            applied.setdefault(wish.applied, set()).add(i)
-        elif wish.raised is not None and wish.state not in FULFILLED:  # these had nothing to apply
-            waiting.setdefault(wish.raised, set()).add(i)
+        if request.applied is not None:
+            applied.setdefault(request.applied, set()).add(number)
+        elif request.raised is not None and request.state not in FULFILLED:  # these had nothing to apply
+            waiting.setdefault(request.raised, set()).add(number)
     found = [Event(x, tuple(sorted(who)), True) for x, who in applied.items() if who]
     found += [Event(x, tuple(sorted(who)), False) for x, who in waiting.items()]
     return sorted(found, key=lambda event: event.x)
@@ -154,10 +167,10 @@ def label(numbers: Sequence[int]) -> str:
     return f"#{text}" if len(text) <= 9 else f"{len(ordered)} requests"
 
 
-def _shade_recovery(axes: Axes, steps: Sequence[tuple[float, Any]]) -> None:
+def _shade_recovery(axes: Axes, steps: Sequence[Step]) -> None:
     start = None
-    for (before, _), (_, row) in zip([steps[0], *steps], steps, strict=False):
-        if at(row, "phase") != "recover":
+    for (before, _), (_, entry) in zip([steps[0], *steps], steps, strict=False):
+        if entry.phase != "recover":
             if start is not None:
                 axes.axvspan(start, before, color=PALETTE["shade"], linewidth=0, zorder=0)
             start = None
@@ -167,36 +180,36 @@ def _shade_recovery(axes: Axes, steps: Sequence[tuple[float, Any]]) -> None:
         axes.axvspan(start, steps[-1][0], color=PALETTE["shade"], linewidth=0, zorder=0)
 
 
-def _curve(axes: Axes, steps: Sequence[tuple[float, Any]], measure: str, colour: str) -> None:
+def _curve(axes: Axes, steps: Sequence[Step], measure: Measure, colour: str) -> None:
     points: list[tuple[float, float]] = []
-    stands = False  # whether the model is still the one of the last point
-    for x, row in steps:
-        y = number_at(row, measure)
-        trained = at(row, "phase") in ("learn", "recover")
+    unchanged = False  # whether the model is still the one of the last point
+    for x, entry in steps:
+        y = measure(entry)
+        trained = entry.phase in ("learn", "recover")
         if y is None:
-            stands = stands and not trained
+            unchanged = unchanged and not trained
             continue
-        if stands and not trained:
+        if unchanged and not trained:
             points.append((x, points[-1][1]))  # a step down, not a slope
         points.append((x, y))
-        stands = True
+        unchanged = True
     if points:
         marker = "o" if len(points) <= 12 else None
         axes.plot(*zip(*points, strict=True), color=PALETTE[colour], marker=marker, markersize=3.5, zorder=4)
 
 
-def _retrained(axes: Axes, results: Mapping[str, Any], measure: str, colour: str, right: float) -> None:
-    curve = places(rows(at(results, "retrained_timeline")))
-    points = [(x, y) for x, row in curve if (y := number_at(row, measure)) is not None]
+def _retrained(axes: Axes, results: Results, measure: Measure, colour: str, right: float) -> None:
+    curve = place_entries(results.retrained_timeline)
+    points = [(x, y) for x, entry in curve if (y := measure(entry)) is not None]
     if points:
         points = [(x, y) for x, y in points if x <= right] or points
-        points.append((max(right, points[-1][0]), points[-1][1]))  # training is over, the model stands
+        points.append((max(right, points[-1][0]), points[-1][1]))  # the model stays as it is
         axes.plot(*zip(*points, strict=True), color=PALETTE[colour], linewidth=1.1, dashes=(4, 2.5), zorder=3)
 
 
 def _mark_events(panels: Sequence[Axes], marked: Sequence[Event], *, pixels: float) -> None:
     for event in marked:
-        style = (0, ()) if event.done else (0, (1, 2))
+        style = (0, ()) if event.applied else (0, (1, 2))
         for axes, top in zip(panels, (LINE_TOP, 1.0), strict=True):
             axes.axvline(event.x, ymax=top, color=PALETTE["ink"], linewidth=1, linestyle=style, alpha=0.75)
     crowd: list[Event] = []

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from fedunlearn.report.finding import judgement, still_told
+from fedunlearn.report.finding import describe_detection, judge_method
 from fedunlearn.report.names import CONTROL_WORDS
 from fedunlearn.report.runs.grouping import ComparedRun, ComparedTask, Run, Value, differing
 from fedunlearn.report.statistics import compared_to_best
@@ -78,7 +78,7 @@ def judge(task: ComparedTask) -> RunsVerdict:
     best = tuple(label for label, first in verdicts.items() if first)
     level = tuple(label for label, first in verdicts.items() if not first)
     winner = next(e for e in field if e.label == best[0])
-    useless = [why for run in winner.counted for ok, why in [judgement(run.record)] if ok is False]
+    useless = [why for run in winner.counted for ok, why in [judge_method(run.results)] if ok is False]
     beaten_by = _better_control(task, winner)
     if useless and not beaten_by:
         whys = "; ".join(dict.fromkeys(useless))
@@ -88,7 +88,7 @@ def judge(task: ComparedTask) -> RunsVerdict:
             some = f"In {len(useless)} of {many(len(winner.counted), 'run')}, {winner.label} is useless"
             remarks = (f"{some} by the run's own ranking: {whys}.", *remarks)
     sentence = _sentence(task, field, winner, len(best) - 1, level, gaps)
-    attacked = [found for run in winner.counted if (found := still_told(run.record))]
+    attacked = [found for run in winner.counted if (found := describe_detection(run.results))]
     if attacked:
         runs = len(winner.counted)
         often = f", in {len(attacked)} of {many(runs, 'run')}" if runs > 1 else ""

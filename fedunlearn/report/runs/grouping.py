@@ -50,11 +50,6 @@ class Run:
     results: Results
 
     @cached_property
-    def record(self) -> dict[str, Any]:
-        """The results as plain data."""
-        return self.results.to_json()
-
-    @cached_property
     def settings(self) -> dict[str, str]:
         """Dotted key of each setting -> its value as text."""
         return dict(_flat(self.results.config))
@@ -112,7 +107,7 @@ class Run:
     @cached_property
     def final(self) -> str:
         """The model that it ends with: "recovered", or "unlearned" where nothing was recovered."""
-        return final_model(self.record)
+        return final_model(self.results)
 
     @property
     def final_scores(self) -> ModelScores:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedunlearn.report.finding import unfulfilled
+from fedunlearn.report.finding import list_unfulfilled
 from fedunlearn.report.runs.finding import RunsVerdict
 from fedunlearn.report.runs.grouping import ComparedRun, ComparedTask, Run, Value, differing
 from fedunlearn.report.statistics import Spread, order_by_gap
@@ -140,7 +140,7 @@ def _line(entry: ComparedRun, run: Run) -> RunLine:
         "" if ends is None else f"[{ends[0]:.3f}, {ends[1]:.3f}]",
         fraction(run.floor),
         fraction(results.gap.none.mean),
-        f"{asked - len(unfulfilled(run.record))} of {asked}" if asked else "none",
+        f"{asked - len(list_unfulfilled(run.results))} of {asked}" if asked else "none",
     )
 
 
