@@ -45,6 +45,9 @@ SCHEMA: Final = "fedunlearn/results/1"
 FAMILY = "fedunlearn/results/"
 """what the schema's name begins with, of whatever version"""
 
+CONTROLS: Final = ("none", "destroy")
+"""what stands in place of unlearning for comparison: doing nothing, and random weights"""
+
 T = TypeVar("T")
 _READING = {"reading": True}
 
@@ -1130,6 +1133,39 @@ class Results(Part):
         for key in keys:
             node = node.get(key) if isinstance(node, Mapping) else None
         return node
+
+    # ---- the verdict -------------------------------------------------------------------------------------
+
+    @property
+    def final_model(self) -> Literal["unlearned", "recovered"]:
+        """The model that the run ends with: "unlearned" where nothing was recovered."""
+        only_unlearned = self.gap.unlearned.mean is not None and self.gap.recovered.mean is None
+        return "unlearned" if only_unlearned else "recovered"
+
+    @property
+    def useless(self) -> bool | None:
+        """Whether the final model is useless.
+
+        It is where a control ran as the method, where it is no nearer to the retrained models than a control,
+        and where the ranking (``evaluation.gap.rank``) says so. None where there is nothing to judge: nothing
+        was unlearned, nobody is left to train a model on, or the gaps are not known.
+        """
+        nothing_unlearned = all(request.round_applied is None for request in self.requests)
+        nobody_left = self.models.retrained.retain.n == 0
+        if nothing_unlearned or nobody_left:
+            return None
+        # Older results do not say whether the method is a control.
+        method = self.unlearning.method or self.setting("unlearning", "method")
+        if self.unlearning.control or method in CONTROLS:
+            return True
+        own = self.gap[self.final_model].mean
+        controls = [gap for name in CONTROLS if (gap := self.gap[name].mean) is not None]
+        if own is not None and any(own >= control for control in controls):
+            return True
+        named = (row for row in self.ranking if (row.name or "").startswith(self.final_model))
+        if (row := next(named, None)) and row.useful is False:
+            return True
+        return None if own is None or not controls else False
 
     # ---- tables ------------------------------------------------------------------------------------------
 

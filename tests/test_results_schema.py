@@ -155,3 +155,28 @@ def test_the_types_load_without_torch_and_pandas() -> None:
 def test_a_timeline_round_needs_all_of_its_fields() -> None:
     missing = TimelineEntry.required
     assert set(missing) == set(TimelineEntry.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "useless"),
+    [
+        ((), None, False),
+        (("config", "unlearning", "method"), "destroy", True),
+        (("unlearning",), {"method": "mine", "control": "forgets all"}, True),
+        (("gap", "recovered", "mean"), 0.25, True),
+        (("gap", "recovered"), None, False),
+        (("ranking", 0, "useful"), False, True),
+        (("requests",), [], None),
+        (("models", "retrained", "retain", "n"), 0, None),
+        (("gap",), None, None),
+    ],
+)
+def test_what_is_useless(place: tuple[Any, ...], value: Any, useless: bool | None) -> None:
+    """No better than a control (0.199), a control itself, or by the ranking; unknown without any gap."""
+    record: Any = example_results()
+    node = record
+    for key in place[:-1]:
+        node = node[key]
+    if place:
+        node[place[-1]] = value
+    assert Results.model_validate(record).useless is useless
