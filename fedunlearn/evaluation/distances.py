@@ -17,7 +17,8 @@ def tug_of_war(model: ModelScores, reference: ModelScores) -> float | None:
     In [0, 1]; 1 = the accuracies of the reference. None where one of the six accuracies is unknown.
 
     Args:
-        model, reference: measures, as in results.json ``models``.
+        model: scores of the model.
+        reference: scores of the retrained model.
     """
     product = 1.0
     pairs = (
@@ -35,7 +36,7 @@ def tug_of_war(model: ModelScores, reference: ModelScores) -> float | None:
 def kolmogorov_smirnov(a: Losses, b: Losses) -> float | None:
     """Largest difference between the distribution functions of two sets of losses: [n], [m] -> [0, 1].
 
-    It knows order alone, so an infinite loss is one like another. None where either set is empty.
+    It depends on the order alone, so an infinite loss is like any other. None where either set is empty.
 
     Raises:
         ValueError: a loss is NaN.
@@ -43,7 +44,7 @@ def kolmogorov_smirnov(a: Losses, b: Losses) -> float | None:
     _no_nan(a, b)
     if len(a) == 0 or len(b) == 0:
         return None
-    # Of the p-value, which is not read: cheap this way, and no number for one loss against one.
+    # Warnings of the p-value, which is not read; the asymptotic one is cheap.
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(ks_2samp(a, b, method="asymp").statistic)
 
@@ -52,7 +53,7 @@ def wasserstein(a: Losses, b: Losses) -> float | None:
     """Wasserstein-1 distance of two sets of losses: [n], [m] -> nats, >= 0.
 
     The area between their distribution functions. None where either set is empty, or holds an infinite loss:
-    there is no such number.
+    the distance is not defined.
 
     Raises:
         ValueError: a loss is NaN.
@@ -68,10 +69,11 @@ def jensen_shannon(p: Outputs, q: Outputs) -> float | None:
 
     Per utterance 0.5 KL(p || m) + 0.5 KL(q || m), m = (p + q) / 2 (Lin 1991); then the mean over utterances.
     Not its square root, which SciPy calls the distance, and not a mean over classes, which the default
-    reduction of torch's kl_div would make of it.
+    reduction of torch's kl_div would give.
 
     Args:
-        p, q: probabilities of the same utterances, [n, C], rows summing to 1.
+        p: probabilities of one model, [n, C], rows summing to 1.
+        q: probabilities of the other model for the same utterances, [n, C].
 
     Returns:
         None where n is 0.

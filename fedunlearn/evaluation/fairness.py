@@ -24,7 +24,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Staying:
-    """Whose test utterance it is, of those who did not ask for anything.
+    """Whose test utterance it is, of those whose speech the federation keeps.
 
     Attributes:
         client: the device.
@@ -43,24 +43,23 @@ def fairness(
     labels: Labels,
     emotions: Sequence[str],
 ) -> FairnessReport:
-    """What each remaining speaker, emotion and gender had of the original, and has now.
+    """Compare accuracy by remaining speaker, emotion and gender between the original and the other models.
 
-    A speaker's change is its test accuracy minus the original's; the mean change hides that one speaker may
-    pay for all, so the spread (over the speakers, divided by n) and the worst stand beside it. Where a
-    speaker has a dozen test utterances, one moves its change by eight points: read it beside the retrained
-    model's.
+    A speaker's change is its test accuracy minus the original's. The mean change hides that one speaker may
+    pay for all, so the standard deviation (over speakers, divided by n) and the worst change are given, too.
+    With a dozen test utterances a speaker, one utterance changes its accuracy by eight points: compare with
+    the change of the retrained model.
 
     Args:
         about: whose each test utterance is: [n], of those who stay.
-        predictions: model -> the class it gives each, [n], once a seed; a model of several seeds counts with
-            the mean of its seeds. A model that is missing has null everywhere.
-        labels: [n].
+        predictions: model -> predicted classes, [n], one array a seed; the mean over seeds counts. A model
+            that is missing has None everywhere.
+        labels: the true classes, [n].
         emotions: the class order.
 
     Returns:
-        results.json ``fairness``: ``speakers``, ``emotions`` (those that occur) and ``genders`` (those known)
-        with accuracy (of an emotion: recall) per model, each with its number of utterances n; ``change``
-        with mean, standard deviation, worst and whose it is, over n speakers. null where there is nobody.
+        accuracy of each model by speaker, by emotion that occurs (recall) and by known gender, and the change
+        over speakers.
     """
     speakers = list(dict.fromkeys(sorted(about, key=lambda s: (s.client, s.speaker))))
     whose = np.array([speakers.index(s) for s in about], np.int64)

@@ -1,10 +1,10 @@
 """The distance to retrained models: the number that unlearning is judged by.
 
-Retrained models that differ in their seed alone stand apart, too: that is the noise floor. So the gap of a
-model is its mean distance to each of them, which another retrained model would have as well.
+Retrained models that differ only in their seed differ from each other, too: that is the noise floor. So the
+gap of a model is its mean distance to each of them, which another retrained model would have as well.
 
 The target is the retrained model's value of each measure, not the lowest forget accuracy: a model that
-does worse on the forget set than one that never saw it has been damaged, and betrays what it forgot.
+does worse on the forget set than one that never saw it has been damaged, and reveals what it forgot.
 """
 
 import math
@@ -52,10 +52,14 @@ def noise_floor(retrained: Sequence[ModelScores]) -> Gap | None:
 
 
 def rho(original: Gap, floor: Gap | None) -> float | None:
-    """How many noise floors the original stands from the retrained models.
+    """The original's gap as a multiple of the noise floor.
 
-    Near 1 there is nothing to forget: the original is as near to them as they are to each other. None where
-    there is no floor; where the floor is zero, 1 if the original stands at no distance, too, else None.
+    Near 1 there is nothing to forget: the original is as near to the retrained models as they are to each
+    other. None where there is no floor; where the floor is zero, 1 if the gap is zero, too, else None.
+
+    Args:
+        original: its gap.
+        floor: the noise floor.
     """
     if floor is None or floor.mean is None or original.mean is None:
         return None
@@ -74,16 +78,16 @@ def rank(
     """Models and controls by mean gap, nearest first, each with a verdict.
 
     A model is useful if it
-    - stands nearer to the retrained ones than both controls do (doing nothing, random weights), and at least
+    - is nearer to the retrained models than both controls (doing nothing, random weights), and at least
       ``LEAST_PROGRESS`` nearer than doing nothing: recovery rounds alone move a model a little;
-    - forgets: goes that share of the way in forget accuracy too, where there is a way to go, and no further
-      than half of the retrained models' forget accuracy;
-    - still recognises: keeps at least half of the retrained model's test and of its retain accuracy above
-      chance.
+    - forgets: its forget accuracy goes that share of the way, too, where there is a way to go, and not below
+      half of the retrained models' forget accuracy;
+    - still recognises emotions: it keeps at least half of the retrained model's test and of its retain
+      accuracy above chance.
 
     Args:
-        models: name -> record of what is judged.
-        controls: "none" and "destroy" -> record.
+        models: name -> scores of what is judged.
+        controls: "none" and "destroy" -> scores.
         references: the retrained models, one a seed.
         classes: number of emotions; chance is 1 / classes.
         method: what made the models. One that is itself a control is never useful, whatever recovery did.
@@ -174,7 +178,7 @@ def _objection(
 
 
 def _too_much(record: ModelScores, references: Sequence[ModelScores]) -> bool:
-    """Less than half of the forget accuracy is left, by more than the luck of two standard errors."""
+    """Less than half of the forget accuracy is left, by more than two standard errors."""
     kept, wanted = _value(record, "forget"), _mean([_value(r, "forget") for r in references])
     if kept is None or wanted is None or kept >= wanted / 2:
         return False

@@ -1,10 +1,11 @@
-"""GUM and CGUM: forgetting, recognition and speed in one number, to stand beside the speech benchmark's.
+"""GUM and CGUM: forgetting, recognition and speed in one number, to compare with the speech benchmark.
 
 GUM is UnSLU-BENCH's (Koudounas et al. 2025, arXiv 2505.15700), CGUM its successor (Savelli et al. 2026, as
 given in the benchmark's public repository, koudounasalkis/UnSLU-BENCH, CGUM.ipynb). ``gum`` reproduces the
-benchmark's published rows (tests/test_gum.py); of CGUM no published table was found to check against.
+benchmark's published rows (tests/evaluation/test_gum.py); for CGUM no published table was found to check
+against.
 
-One number for three things hides which of them it is: read the gap first.
+One number for three things does not say which of them is good or bad: read the gap first.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,13 +22,14 @@ _EPSILON = 1e-6
 def efficacy(mia: float, mia_original: float, mia_gold: float) -> float:
     """How well membership is hidden: 1 at the retrained model's value, 0 at the original's or above.
 
-    1 - ((m - g) / (o - g))^2 with o the original's, m = min(mia, o) and g = min((m + o) / 2, gold): between
-    the retrained model's value and well below it little is lost. 0 where the original's is reached, whatever
-    the retrained model's.
+    1 - ((m - g) / (o - g))^2 with o the original's, m = min(mia, o) and g = min((m + o) / 2, gold): from
+    the retrained model's value to well below it, little is lost. 0 where the original's value is reached,
+    whatever the retrained model's is.
 
     Args:
-        mia, mia_original, mia_gold: success of a membership attack, [0, 1], of the model judged, of the
-            original, and of the retrained one.
+        mia: success of a membership attack, in [0, 1], on the model that is judged.
+        mia_original: the same on the original.
+        mia_gold: the same on the retrained model.
     """
     hidden = min(mia, mia_original)
     wanted = min((hidden + mia_original) / 2, mia_gold)
@@ -37,14 +39,15 @@ def efficacy(mia: float, mia_original: float, mia_gold: float) -> float:
 
 
 def speed(seconds: float, seconds_gold: float) -> float:
-    """1 - ln(t + 1) / ln(t_gold + 1), in [0, 1]: 0 for what takes as long as retraining, or longer.
+    """1 - ln(t + 1) / ln(t_gold + 1), in [0, 1]: 0 where unlearning takes as long as retraining, or longer.
 
-    The formula gives less than 0 for longer; we stop there, as CGUM does and no published row needs.
+    The formula is negative where unlearning takes longer; here it is 0 then, as in CGUM. No published row is
+    affected.
 
     Args:
-        seconds, seconds_gold: of unlearning and of retraining; the latter > 0. The logarithm of seconds is
-            no ratio: the same speed-up counts for less where retraining takes seconds than where it takes a
-            day.
+        seconds: of unlearning.
+        seconds_gold: of retraining, > 0. The logarithm of seconds is no ratio: the same speed-up counts for
+            less where retraining takes seconds than where it takes a day.
     """
     return _clip(1.0 - log(seconds + 1.0) / log(seconds_gold + 1.0))
 
@@ -63,8 +66,13 @@ def gum(
     3 U E T / (E T + U T + U E + 1e-6).
 
     Args:
-        f1, f1_gold: macro F1 on test speech, of the model judged and of the retrained one. The others: see
-            ``efficacy`` and ``speed``.
+        f1: macro F1 on test speech of the model that is judged.
+        f1_gold: macro F1 of the retrained model.
+        mia: see ``efficacy``.
+        mia_original: see ``efficacy``.
+        mia_gold: see ``efficacy``.
+        seconds: see ``speed``.
+        seconds_gold: see ``speed``.
     """
     return _balanced(
         1.0 - abs(f1 - f1_gold), efficacy(mia, mia_original, mia_gold), speed(seconds, seconds_gold)
@@ -81,14 +89,21 @@ def cgum(
     seconds_gold: float,
     classes: int,
 ) -> float:
-    """CGUM with its weights alpha = beta = 1: as GUM, of parts that are measured from chance, in [0, 1].
+    """CGUM with its weights alpha = beta = 1: like GUM, but with parts measured from chance, in [0, 1].
 
     U = (F1 - 1/C) / (F1_gold - 1/C): a model at chance has utility 0, one better than the retrained 1.
     E = 1 - |m - gold| / |original - gold|, m held on the retrained model's side of the original: linear, and
     0 for a model that hides as far below the retrained one's value as the original stands above it.
 
     Args:
-        classes: C, of emotions. The others: see ``gum``.
+        f1: macro F1 on test speech of the model that is judged.
+        f1_gold: macro F1 of the retrained model.
+        mia: see ``efficacy``.
+        mia_original: see ``efficacy``.
+        mia_gold: see ``efficacy``.
+        seconds: see ``speed``.
+        seconds_gold: see ``speed``.
+        classes: number of emotions, C.
     """
     chance = 1.0 / classes
     utility = _clip((f1 - chance) / (f1_gold - chance + _EPSILON))
@@ -111,17 +126,17 @@ def macro_f1(confusion: Sequence[Sequence[int]]) -> float | None:
 
 
 def gum_of(models: Models, cost: Mapping[str, PhaseCostRow]) -> GumReport | None:
-    """GUM and CGUM of a run's unlearned and recovered models, as results.json ``gum``.
+    """GUM and CGUM of a run's unlearned and recovered models, for ``results.gum``.
 
-    What goes in: macro F1 on the test speech of client speakers; the AUC of the population attack, where the
+    Computed from macro F1 on the test speech of client speakers; the AUC of the population attack, where the
     benchmark has an attack's accuracy (chance is 1/2 of both, but an AUC moves more, and below 1/2 for a
     model that never saw D_f); client-seconds of unlearning, and with them of recovery, against client-seconds
-    of retraining, where the benchmark has one GPU's wall clock. Values compare within this product; with the
-    published ones only in kind.
+    of retraining, where the benchmark has one GPU's wall clock. Values can be compared with each other; with
+    the published ones only roughly.
 
     Args:
-        models: results.json ``models``; of the retrained seeds the mean counts.
-        cost: results.json ``cost``.
+        models: of the run; of the retrained seeds the mean counts.
+        cost: of the run, by phase.
 
     Returns:
         the scores of both, in [0, 1], larger is better; None where the test set or the comparison of losses

@@ -1,11 +1,11 @@
-"""Informed membership inference: an attacker who knows how the method leaves what it has forgotten.
+"""Informed membership inference: the attacker knows how models of this method treat forgotten speech.
 
 After Dinis et al. 2026. The attacker has other models that were unlearned by the same method, and knows of
 *other requests'* utterances which of these models unlearned them (IN) and which never saw them (OUT). A
 classifier learns the difference from the models' outputs and is then shown models and utterances that it has
-never seen: each request is left out in turn, and so are the attacked models. A simple attack takes it that
-members have low losses; this one learns what losses they have, so that a method which parks the loss at a
-usual value, or drives it too far, gives itself away.
+never seen: each request is left out in turn, and so are the attacked models. A simple attack assumes that
+members have low losses; this one learns which losses they have. So it also detects a method that moves the
+loss to a common value, or too far.
 """
 
 import numpy as np
@@ -28,10 +28,10 @@ FOLDS = 4
 
 
 def outputs(logits: npt.NDArray[np.floating], labels: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
-    """What the attacker looks at: [..., K, 4]; NaN where a logit is not finite.
+    """The features that the attacker uses: [..., K, 4]; NaN where a logit is not finite.
 
     The true class's confidence phi (nats; of the same order as the loss, but not rounded to 0 where the loss
-    is), the entropy of the answer (nats), the margin between the two likeliest classes (nats), the true
+    is), the entropy of the prediction (nats), the margin between the two likeliest classes (nats), the true
     class.
     """
     phi = confidence(logits, labels)
@@ -51,7 +51,7 @@ def informed(
     resamples: int,
     rng: np.random.Generator,
 ) -> ShadowAttackScores:
-    """Attack every request with a classifier taught by the other requests and other shadows.
+    """Attack every request with a classifier trained on the other requests and other shadows.
 
     Gradient-boosted trees (scikit-learn) on ``outputs``; the score is their log odds. The interval is for
     these requests' speakers: utterances and shadows are drawn again, requests are not.
@@ -60,8 +60,9 @@ def informed(
         logits: [S, K, C] of S shadows on K candidate utterances.
         labels: [K].
         inside: [S, K], True where the shadow was trained on the utterance (and unlearned it, if it did).
-        request: [K], whom each candidate belongs to.
-        resamples, rng: of the bootstrap, see ``attack_result``; rng also seeds the classifier.
+        request: [K], the request that each candidate belongs to.
+        resamples: of the bootstrap, see ``attack_result``.
+        rng: of the bootstrap and of the classifier.
 
     Returns:
         the scores, also by request, in the order of their numbers.

@@ -1,7 +1,7 @@
-"""How sure a number is: 95 % intervals of accuracies, of UAR, and of a mean distance.
+"""95 % intervals of accuracies, of UAR, and of a mean distance.
 
-Intervals of shares cover what they should on average over the true share, not at every single one: counts are
-whole numbers. Coverage is tested by simulation (tests/test_intervals.py).
+Intervals of shares have their coverage on average over the true share, not at every single one, as counts
+are whole numbers. Coverage is tested by simulation (tests/evaluation/test_intervals.py).
 """
 
 import numpy as np
@@ -61,8 +61,8 @@ def mean_share_interval(right: Counts, n: Counts) -> Bounds:
     """95 % interval of the unweighted mean of K shares, each from ``right`` of ``n``.
 
     The wider, on each side, of two intervals, as each alone fails somewhere:
-    - MOVER (Zou and Donner 2008, doi 10.1002/sim.3095) from each share's Jeffreys interval, which keeps one
-      rare emotion's doubt; it is too narrow where every emotion has a few utterances (as low as 86 %);
+    - MOVER (Zou and Donner 2008, doi 10.1002/sim.3095) from each share's Jeffreys interval, which keeps the
+      uncertainty of a rare emotion; too narrow where every emotion has a few utterances (as low as 86 %);
     - Wilson's with as many utterances as would give the mean its variance, each share drawn to the mean by
       one utterance; alone it overlooks a rare emotion that came out like the others (as low as 50 %).
 
@@ -102,8 +102,8 @@ def l1_interval(observed: Numbers, resampled: Numbers) -> tuple[float, float] | 
 
     Args:
         observed: signed differences [M, S] of M measures to S references.
-        resampled: the same, from resampled utterances [B, M, S].
-        NaN in either = unknown; left out of the means.
+        resampled: the same, from resampled utterances [B, M, S]. NaN in either = unknown; left out of the
+            means.
 
     Returns:
         (low, high) in [0, 1]; None where nothing is known.
@@ -123,7 +123,7 @@ def l1_interval(observed: Numbers, resampled: Numbers) -> tuple[float, float] | 
 
 
 def _jeffreys(right: Counts, n: Counts) -> Bounds:
-    """Modified Jeffreys intervals of shares, of any shape alike."""
+    """Modified Jeffreys intervals of shares, of any shape."""
     low = np.asarray(beta.ppf(_TAIL, right + 0.5, n - right + 0.5), np.float64)
     high = np.asarray(beta.ppf(1 - _TAIL, right + 0.5, n - right + 0.5), np.float64)
     exact = _TAIL ** (1.0 / n)

@@ -1,7 +1,7 @@
-"""The experimenter, who sees all: evaluates any model on every set, from the corpus and never from a vault.
+"""The judge evaluates any model on every set, from the corpus and never from a vault.
 
-The judge is no device. It derives features of all utterances once, in memory, when the run is prepared,
-and writes none of it anywhere.
+It belongs to the experimenter and is no device. It derives features of all utterances once, in memory, when
+the run is prepared, and writes none of it anywhere.
 """
 
 import copy
@@ -47,7 +47,7 @@ _HISTOGRAM = np.linspace(0.0, 8.0, 41)
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """What is known of a global model in the middle of a run, when D_f may not yet be known."""
+    """Measures of a global model during a run, when D_f may not yet be known."""
 
     test_uar: float | None
     unseen_uar: float | None
@@ -56,7 +56,7 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class View:
-    """What one model makes of every utterance that the judge knows, in the judge's order.
+    """A model's output for every utterance that the judge knows, in the judge's order.
 
     Attributes:
         probabilities: [N, C] float64.
@@ -71,7 +71,7 @@ class View:
 
 @dataclass(frozen=True)
 class Sets:
-    """Which utterances are D_f, D_r, D_t and unseen: masks [N]."""
+    """Masks of D_f, D_r, D_t and of unseen speakers' utterances, each [N]."""
 
     forget: Mask
     retain: Mask
@@ -83,7 +83,7 @@ class Judge:
     """Holds features and labels of the whole corpus.
 
     Args:
-        partition: who holds what.
+        partition: of the corpus.
         speech: every recording of the partition; not kept.
         emotions: the class order.
         model: any model of the run's kind, for deriving and classifying; its weights are overwritten.
@@ -123,10 +123,10 @@ class Judge:
         self._judged = _digest_of([*emotions, *self._digest.values()])
 
     def content_of(self, ids: Iterable[str]) -> str:
-        """A digest of these utterances' audio and labels, in order, and of all that the judge looks at.
+        """A digest of these utterances' audio and labels, in order, and of all that the judge evaluates on.
 
-        It stands for what a client was trained on and what it was judged on: another recording of a speaker
-        whom no client has is another digest too.
+        It identifies what a client was trained on and evaluated on: the digest changes with any recording,
+        also of a speaker whom no client has.
         """
         return _digest_of([self._judged, *(self._digest[i] for i in ids)])
 
@@ -135,11 +135,15 @@ class Judge:
         return _digest_of([self._judged, *(_digest_of([sha256, str(label)]) for sha256, label in recordings)])
 
     def predictions(self, state: Mapping[str, Tensor]) -> Predictions:
-        """The class that a model gives each utterance: [N]."""
+        """The class that a model predicts for each utterance: [N]."""
         return self.looking()(state)
 
     def looking(self, aside: bool = False) -> Callable[[Mapping[str, Tensor]], Predictions]:
-        """``predictions``, with a model of its own where it is for another thread."""
+        """A function that does as ``predictions``.
+
+        Args:
+            aside: whether it gets a copy of the model, so that another thread can call it.
+        """
         model = copy.deepcopy(self._model) if aside else self._model
 
         def look(state: Mapping[str, Tensor]) -> Predictions:
@@ -148,7 +152,7 @@ class Judge:
         return look
 
     def curve_point(self, predictions: Predictions) -> CurvePoint:
-        """The learning curve's measures."""
+        """The measures of the learning curve."""
         return CurvePoint(
             uar(*self._pick(self._test, predictions)),
             uar(*self._pick(self._unseen, predictions)),
@@ -173,11 +177,14 @@ class Judge:
         kept: Iterable[str],
         held_out: Iterable[str],
     ) -> RequestPrivacy:
-        """What one requester's update tells of its forget set.
+        """Measure what one requester's update reveals about its forget set.
 
         Args:
-            before, update: the weights it started from, and what it sent.
-            forget, kept, held_out: of that client: D_f, its other training speech, its test speech.
+            before: the weights that it started from.
+            update: the weight differences that it sent.
+            forget: D_f of that client.
+            kept: its other training utterances.
+            held_out: its test utterances.
         """
         parts = [np.flatnonzero(self._mask(ids)) for ids in (forget, kept, held_out)]
         forgotten, left, tested = (self._examples.take(torch.from_numpy(part)) for part in parts)
@@ -200,11 +207,11 @@ class Judge:
         forget: Sequence[str],
         others: Sequence[str],
     ) -> Reconstruction | None:
-        """How well deleted utterances' features are read off a difference of two models.
+        """Measure how well deleted utterances' features are read off a difference of two models.
 
         Args:
             before: the weights that the difference starts from.
-            difference: weights after less weights before.
+            difference: weights after minus weights before.
             forget: the utterances that it was made from.
             others: further utterances of the same client.
         """
@@ -216,23 +223,23 @@ class Judge:
         return self._examples.take(torch.tensor([self._position[i] for i in ids], dtype=torch.int64))
 
     def view(self, state: Mapping[str, Tensor]) -> View:
-        """What a model makes of every utterance."""
+        """A model's output for every utterance."""
         logits = self._logits(state).double()
         losses = cross_entropy(logits, self._examples.labels, reduction="none").numpy()
         return View(logits.softmax(1).numpy(), losses, logits.argmax(1).numpy().astype(np.uint8))
 
     def sets(self, forget: Iterable[str]) -> Sets:
-        """Who is where, given D_f: the union of all requests' utterances."""
+        """The sets, given D_f: the union of all requests' utterances."""
         gone = self._mask(forget)
         return Sets(gone, self._train & ~gone, self._test, self._unseen)
 
     def answers(self, view: View, mask: Mask) -> Answers:
-        """What a model makes of one set."""
+        """A model's predictions and losses on one set."""
         labels = self.labels[mask]
         return Answers(view.predicted[mask] == labels, view.losses[mask], labels)
 
     def staying(self, forget: Iterable[str]) -> tuple[Mask, list[Staying]]:
-        """D_t of the speakers of whom the federation keeps speech to train on, and whose each is."""
+        """D_t of the speakers whose training speech the federation keeps, and whose each utterance is."""
         gone = set(forget)
         kept = {(c, u.speaker) for c, u in self._trained_by if u.id not in gone}
         who = [(c, u) for c, u in self._tested_by if (c, u.speaker) in kept]
@@ -245,7 +252,7 @@ class Judge:
         return self._mask(u.id for _, u in who), about
 
     def measure(self, view: View, forget: Iterable[str]) -> ModelScores:
-        """All measures of one model alone.
+        """All measures of one model by itself.
 
         Args:
             view: of the model.
@@ -293,7 +300,7 @@ class Judge:
         )
 
     def draws(self, sets: Sets) -> Draws:
-        """Resamples of what the gap is measured on."""
+        """Resamples of the sets that the gap is measured on."""
         forget, retain, test = (int(mask.sum()) for mask in (sets.forget, sets.retain, sets.test))
         return Draws(forget, retain, test, self._resamples, rng_for(self._seed, "bootstrap", "gap"))
 

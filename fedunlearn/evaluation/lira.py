@@ -87,7 +87,8 @@ def u_lira(
         logits: [S, K, C] of S shadows on K candidate utterances.
         labels: [K].
         inside: [S, K], True where the shadow was trained on the utterance (and unlearned it, if it did).
-        resamples, rng: of the bootstrap, see ``attack_result``.
+        resamples: of the bootstrap, see ``attack_result``.
+        rng: of the bootstrap.
 
     Raises:
         CannotAttack: fewer than ``LEAST_UTTERANCES`` were both trained on and not, often enough.

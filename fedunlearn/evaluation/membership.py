@@ -53,8 +53,10 @@ def membership(
     set lacks are left out, so that a rare emotion is not taken for membership.
 
     Args:
-        forget_losses, forget_labels: [f];
-        test_losses, test_labels: [t], of the client speakers.
+        forget_losses: losses on D_f, [f].
+        forget_labels: true classes of D_f, [f].
+        test_losses: losses on test speech of client speakers, [t].
+        test_labels: true classes of the test speech, [t].
         resamples: of the bootstrap, which draws utterances of both sets.
         rng: of the bootstrap.
 
@@ -100,8 +102,12 @@ def same_speaker(
     drawn again, people are not.
 
     Args:
-        forget_losses, forget_labels, forget_speakers: [f];
-        test_losses, test_labels, test_speakers: [t].
+        forget_losses: losses on D_f, [f].
+        forget_labels: true classes of D_f, [f].
+        forget_speakers: speakers of D_f, [f].
+        test_losses: losses on test speech of client speakers, [t].
+        test_labels: true classes of the test speech, [t].
+        test_speakers: speakers of the test speech, [t].
         resamples: of the bootstrap, which draws utterances of both sets.
         rng: of the bootstrap.
 

@@ -1,4 +1,4 @@
-"""How well a model recognises emotions: UAR first, then accuracy, and what it mistakes for what."""
+"""How well a model recognises emotions: UAR, accuracy and the confusion matrix."""
 
 import numpy as np
 

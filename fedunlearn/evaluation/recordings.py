@@ -1,4 +1,4 @@
-"""Decoded recordings, and what follows from them alone: several runs on the same speech may share it."""
+"""Decoded recordings, with features and digests made from them alone; several runs may share them."""
 
 import hashlib
 from collections.abc import Callable, Mapping

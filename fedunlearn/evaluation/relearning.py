@@ -1,7 +1,7 @@
 """Relearn time: how many gradient steps bring D_f back.
 
-What was only hidden often comes back sooner than what was never known is learned. So the number means
-something beside the retrained model's alone, which never knew D_f.
+What was only hidden often comes back sooner than what was never known is learned. So compare the number with
+that of the retrained model, which never knew D_f.
 """
 
 import copy
@@ -31,11 +31,11 @@ def relearn(
 ) -> RelearnTime | None:
     """Train D_f again from some weights until its accuracy is back.
 
-    Plain gradient steps on mini-batches of D_f alone, cross-entropy; the accuracy is looked at before the
+    Plain gradient steps on mini-batches of D_f alone, cross-entropy; the accuracy is measured before the
     first step and after each. No augmentation, label smoothing or schedule; and no momentum: with local
-    training's (lr .05, momentum .9, 16 a batch) a trained model is thrown about and seldom all right at once,
-    so that on RAVDESS random weights had D_f back in 26 steps, the retrained model in more than 150. Without
-    momentum they take 38 and 22, the recovered model 16.
+    training's (lr .05, momentum .9, 16 a batch) a trained model oscillates and is seldom right on
+    all utterances at once: on RAVDESS random weights had D_f back in 26 steps, the retrained model in more
+    than 150. Without momentum they take 38 and 22, the recovered model 16.
 
     Args:
         model: any of the kind; not changed.
@@ -47,9 +47,9 @@ def relearn(
         rngs: one for each order of the batches; it seeds dropout, too.
 
     Returns:
-        steps: mean over the orders, one that is not back counting as ``limit``; low, high: least and most;
-        reached: whether every order got there; target; limit. 0 steps where it is there already. None where
-        D_f is empty, or ``limit`` or the number of orders is 0: not measured.
+        steps until the target: mean, least and most over the orders, where an order that did not reach it
+        counts as ``limit``; 0 where the accuracy is there already. None where D_f is empty, or ``limit`` or
+        the number of orders is 0: not measured.
     """
     if not len(examples) or limit <= 0 or not rngs:
         return None

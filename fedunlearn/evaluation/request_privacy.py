@@ -1,10 +1,10 @@
-"""The privacy of the request itself: what a server learns of the deleted data from one requester's update.
+"""The privacy of the request itself: what a server learns about the deleted data from one update.
 
-The server is honest but curious: it knows the model before, the update as it came, and the method. It is
-asked two things. Which emotions were deleted, and how many of each? And which utterances: given candidates
-of the same client, are those that were deleted told from the others? Every attack here is one that the server
-could run; the judge, who knows the truth, says how well it did and reports the attack that did best. Zero is
-no attack's fault: an update of zeros leaves the server with what it knew before.
+The server is honest but curious: it knows the model before, the update as it arrived, and the method. Two
+questions are asked. Which emotions were deleted, and how many of each? And which utterances: given candidates
+of the same client, can the deleted ones be told from the others? The server could run every attack here; the
+judge, who knows the truth, measures how well each did and reports the best. An update of zeros reveals
+nothing: the server then knows what it knew before.
 """
 
 import copy
@@ -38,14 +38,18 @@ def request_privacy(
     resamples: int,
     rng: np.random.Generator,
 ) -> RequestPrivacy:
-    """What an update tells of the forget set that it was made from.
+    """Measure what an update reveals about the forget set that it was made from.
 
     Args:
         model: any of the run's kind; a copy is used.
-        before, update: the global weights that the requester started from, and what it sent.
-        forget, kept, held_out: D_f, the client's other training utterances, its test utterances.
+        before: the global weights that the requester started from.
+        update: the weight differences that it sent, by name.
+        forget: D_f.
+        kept: the client's other training utterances.
+        held_out: the client's test utterances.
         corpus_labels: [N] of all training utterances of all clients.
-        resamples, rng: of the bootstrap.
+        resamples: of the bootstrap.
+        rng: of the bootstrap.
     """
     model = copy.deepcopy(model)
     model.load_state_dict(dict(before))
@@ -85,9 +89,9 @@ def label_mixes(model: EmotionModel, update: Mapping[str, Tensor]) -> dict[str, 
     Forgetting an utterance pushes down the output of its class: the gradient of the cross-entropy by the
     output bias is p - y, so that an ascent step lowers the bias of the true class alone (after Zhao et al.
     2020, iDLG, arXiv 2001.02610). Each guess is a vector [C] >= 0 as shares; where all of it is zero, the
-    server guesses that all classes are alike. "bias": by how much the output bias falls; "rows": by how much
-    the sums of the rows of the output matrix fall, whose inputs are mostly of one sign; "half rows": half
-    way from there to all alike; "lengths": how long the rows' changes are, whichever way they go.
+    server guesses that all classes are equally frequent. "bias": by how much the output bias falls; "rows":
+    by how much the sums of the rows of the output matrix fall, whose inputs are mostly of one sign; "half
+    rows": half way from there to equal shares; "lengths": the lengths of the rows' changes.
 
     Args:
         model: with the weights before.

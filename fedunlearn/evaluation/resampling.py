@@ -1,4 +1,4 @@
-"""The bootstrap of what models are compared on: the same utterances drawn again for every model."""
+"""The bootstrap of the gap: the same utterances are resampled for every model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Answers:
-    """What one model makes of one set of n utterances.
+    """A model's predictions on one set of n utterances.
 
     Attributes:
         right: [n] bool, whether it recognises each.
@@ -31,7 +31,9 @@ class Draws:
     """Utterances of each set drawn again, with replacement; every model is measured on the same draws.
 
     Args:
-        forget, retain, test: how many utterances there are.
+        forget: number of utterances of D_f.
+        retain: number of utterances of D_r.
+        test: number of utterances of D_t.
         resamples: how often they are drawn, B.
         rng: of the draws.
     """
@@ -69,7 +71,9 @@ def differences(
     """A model minus each of S references: [4, S] as they are and [B, 4, S] as drawn.
 
     Args:
-        model, references: their answers on the forget, retain and test set.
+        draws: the resamples.
+        model: its answers on the forget, retain and test set.
+        references: the answers of each reference on the same sets.
     """
     own, drawn = draws.measure(*model)
     others = [draws.measure(*reference) for reference in references]

@@ -1,9 +1,9 @@
-"""ROC of an attack, with its low end in view: who is caught while hardly anybody is accused wrongly.
+"""ROC of an attack, with its low end: how many members are found at a low false positive rate.
 
-An attack that is right on average may find nobody for certain, and one that is certain about a few people
-hides in an average: Carlini et al. 2022 (arXiv 2112.03570) therefore ask for the true positive rate (TPR) at
+An attack that is right on average may find nobody with certainty, and an average hides one that is certain
+about a few people: Carlini et al. 2022 (arXiv 2112.03570) therefore ask for the true positive rate (TPR) at
 a low false positive rate (FPR). The lowest FPR above 0 that n negatives can measure is 1 / n (their smallest
-weight, where they are weighted); below that, the TPR at FPR 0 is told, with no wrong accusation at all.
+weight, where they are weighted); below that, the TPR at FPR 0 is given, without any false positive.
 """
 
 import numpy as np
@@ -30,10 +30,12 @@ def corners(
 ) -> tuple[Rates, Rates] | None:
     """FPR and TPR of every threshold that matters, from (0, 0) to (1, 1); None where a side is empty.
 
-    A threshold takes all who score at least as much, so that ties go together. Infinite scores are scores.
+    A threshold includes all scores that are at least as large, so that ties go together. Scores may be
+    infinite.
 
     Args:
-        positive, negative: [p], [n], larger = more like a positive.
+        positive: scores of the positives, [p], larger = more like a positive.
+        negative: scores of the negatives, [n].
         negative_weights: [n], >= 0; a negative of weight 0 is left out.
 
     Raises:

@@ -1,11 +1,11 @@
-"""What an attack on shadow models found: AUC, TPR at low FPR, ROC, and how sure that is.
+"""What an attack on shadow models found: AUC, TPR at low FPR and ROC, with intervals.
 
 Shadow models are made as the attacked one is, each with a random half of the candidate utterances; so it is
 known of every pair of a shadow and an utterance whether the utterance was IN (trained on, then unlearned) or
-OUT (never trained on). An attack gives each pair a score, larger = rather IN.
+OUT (never trained on). An attack gives each pair a score, larger = more like IN.
 
-Both shadows and utterances are samples: another shadow is another seed and another half, another utterance
-is another thing to remember. The interval therefore draws both anew, rows and columns independently of each
+Both shadows and utterances are samples: another shadow has another seed and another half, another utterance
+is another thing to remember. The bootstrap therefore resamples both, rows and columns independently of each
 other (the pigeonhole bootstrap, Owen 2007, arXiv 0712.1111). Simulated, it covers in 94 to 98 of 100 trials
 where there is something to find and in 98 or 99 where there is nothing: it errs on the wide side. Drawing
 utterances alone covers in 90 to 95, drawing shadows alone in 42 to 80.
@@ -34,9 +34,9 @@ def attack_result(
     """Judge the scores of an attack.
 
     Args:
-        scores: [S, K], larger = rather IN; NaN where a pair is not attacked.
-        inside: [S, K].
-        resamples: of the bootstrap, which draws shadows and utterances; 0: every interval is the value.
+        scores: [S, K], larger = more like IN; NaN where a pair is not attacked.
+        inside: [S, K], True where the shadow was trained on the utterance.
+        resamples: of the bootstrap, which resamples shadows and utterances; 0: every interval is the value.
         rng: of the bootstrap.
 
     Raises:

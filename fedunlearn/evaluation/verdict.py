@@ -34,12 +34,12 @@ class Verdict:
     """Measures a run's models once, and compares them.
 
     Args:
-        judge: who knows all speech.
+        judge: evaluates the models.
         states: weights of ``STAGES`` and of "destroy" (random weights).
         retrained: weights of retrained models, one a seed, at least one.
         forget: D_f, the union of all requests' utterances.
         emotions: the class order.
-        method: what made the models.
+        method: name of the unlearning method.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What takes training to find out: how soon D_f is learned again, and what the shadow federations tell."""
+"""Further analyses: relearn time, attacks on shadow federations, what updates and kept models reveal."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -33,7 +33,7 @@ ORDERS = 5
 """in which D_f is learned again"""
 
 
-def relearning(
+def measure_relearning(
     judge: Judge,
     model: EmotionModel,
     states: Mapping[str, Mapping[str, Tensor]],
@@ -41,12 +41,12 @@ def relearning(
     target: float | None,
     config: Config,
 ) -> RelearnReport:
-    """``results.relearn``: gradient steps until each model has D_f's accuracy back.
+    """Measure how many gradient steps bring each model's accuracy on D_f back.
 
     Args:
-        judge: knows D_f.
+        judge: has the features of D_f.
         model: of the run's kind.
-        states: by name.
+        states: weights by name.
         forget: D_f.
         target: the original's forget accuracy; None where D_f is empty.
 
@@ -71,12 +71,12 @@ def relearning(
     )
 
 
-def attacks(shadows: Shadows, clients: Mapping[str, int], config: Config) -> AttackReport:
-    """``results.attacks``: what U-LiRA and the informed attack make of the shadow federations.
+def run_attacks(shadows: Shadows, clients: Mapping[str, int], config: Config) -> AttackReport:
+    """Run U-LiRA and the informed attack on the shadow federations.
 
     Args:
         shadows: of the run.
-        clients: request -> whose.
+        clients: id of a request -> its client.
     """
     resamples = config.evaluation.bootstrap
 
@@ -117,25 +117,29 @@ def _by_stage(found: Mapping[str, ShadowAttackScores]) -> AttackedStages:
 
 def measure_request_privacy(
     judge: Judge,
-    books: Sequence[DeletionRequest],
+    requests: Sequence[DeletionRequest],
     partition: Partition,
     config: Config,
     rounds_done: int,
     before: Mapping[str, Tensor],
     update: Update,
-    asked: Sequence[str],
+    ids: Sequence[str],
 ) -> RequestPrivacy:
-    """What a requester's update tells of its forget set: the privacy of the request itself.
+    """Measure what a requester's update reveals about its forget set.
 
     Args:
-        books: all requests of the device.
-        rounds_done: rounds done.
+        judge: measures.
+        requests: all requests of the client.
+        partition: of the run.
+        config: of the run.
+        rounds_done: learning rounds done.
         before: the weights that the update starts from.
-        asked: ids of the requests.
+        update: of the client.
+        ids: of the requests that the update serves.
     """
     share = partition.clients[update.client]
-    forget = {u for r in books if r.id in asked for u in r.utterances}
-    gone = {u for r in books if r.state is RequestState.PURGED for u in r.utterances}
+    forget = {u for r in requests if r.id in ids for u in r.utterances}
+    gone = {u for r in requests if r.state is RequestState.PURGED for u in r.utterances}
     later = recorded_later(partition, config.partition, config.seed)
     gone |= {u for u, recorded in later.items() if recorded > rounds_done}
     kept = [u.id for u in share.train if u.id not in forget | gone]
@@ -153,7 +157,7 @@ def measure_kept_models(
     kept: Mapping[str, Mapping[str, Tensor]],
     gone: Mapping[RequestKey, DeletionRequest],
 ) -> list[KeptModelLeak]:
-    """What the models that the run folder keeps tell of each deletion: ``results.kept``.
+    """Measure what the models that the run folder keeps reveal about each deletion.
 
     Args:
         judge: measures.

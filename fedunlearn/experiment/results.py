@@ -17,7 +17,7 @@ from fedunlearn.deletion.request import DeletionRequest, RequestState
 from fedunlearn.evaluation.gum import gum_of
 from fedunlearn.evaluation.judge import Judge, Predictions
 from fedunlearn.evaluation.verdict import STAGES, Verdict
-from fedunlearn.experiment.analyses import attacks, measure_kept_models, relearning
+from fedunlearn.experiment.analyses import measure_kept_models, measure_relearning, run_attacks
 from fedunlearn.experiment.record import ExperimentRecord, Log
 from fedunlearn.experiment.request_contents import utterances_of
 from fedunlearn.experiment.shadows import Shadows
@@ -229,7 +229,7 @@ class ResultsAssembler:
         results.distances = verdict.distances()
         results.fairness = verdict.fairness()
         results.reversion = verdict.reversion(reversion_steps(entries, original, served))
-        results.relearn = relearning(judge, self.model, models.states, forget, original, config)
+        results.relearn = measure_relearning(judge, self.model, models.states, forget, original, config)
         results.gum = gum_of(scores, results.cost) or GumReport.empty()
         results.references = dict(record.keys)
         results.retrained_timeline = timeline(retrained_log.rows, retrained_log.curve, judge, forget)
@@ -237,7 +237,7 @@ class ResultsAssembler:
         # A request of several devices is listed with the first of them.
         clients = {r.id: r.client for r in reversed(list(served))}
         shadows = models.shadows
-        results.attacks = attacks(shadows, clients, config) if shadows else AttackReport.empty()
+        results.attacks = run_attacks(shadows, clients, config) if shadows else AttackReport.empty()
         results.kept = measure_kept_models(judge, self.partition, models.kept, gone)
         return results
 

@@ -27,7 +27,7 @@ class RoleCost:
 
     @classmethod
     def of(cls, counted: Mapping[str, Any]) -> "RoleCost":
-        """Make it again.
+        """Make it from plain numbers.
 
         Args:
             counted: from ``dataclasses.asdict``.
@@ -89,7 +89,7 @@ class PhaseCost:
 
     @classmethod
     def of(cls, counted: Mapping[str, Any]) -> "PhaseCost":
-        """Make it again.
+        """Make it from plain numbers.
 
         Args:
             counted: from ``as_dict``.
@@ -104,7 +104,7 @@ class PhaseCost:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Write it as plain numbers for results.json."""
+        """Plain numbers, for checkpoints and cached references."""
         return {
             "rounds": self.rounds,
             "client_seconds": self.client_seconds,
