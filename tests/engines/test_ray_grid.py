@@ -17,7 +17,7 @@ def given_out(kind: str, count: int, seconds: float, workers: int = 2, values: i
     pool = WorkerPool([None] * workers)
     grid = RayGrid(count, [pool])
     grid._seconds[kind] = seconds
-    record = Payload({"w": torch.zeros(values)})(settings(rounds_done=0))
+    record = Payload({"w": torch.zeros(values)}).with_settings(settings(rounds_done=0))
     sign_as_simulation()
     pool.add(Message(record, dst_node_id=n + 1, message_type=kind) for n in range(count))
     sizes = []
