@@ -307,13 +307,9 @@ def _forgetting(results: Results) -> str:
 def _doubt(results: Results) -> str:
     """Said where the final model and doing nothing cannot be told apart."""
     ours, nothing = interval(results.gap[final_model(results)]), interval(results.gap.none)
-    if (
-        control_effect(results)
-        or ours is None
-        or nothing is None
-        or ours[1] < nothing[0]
-        or nothing[1] < ours[0]
-    ):
+    if control_effect(results):
+        return ""
+    if ours is None or nothing is None or ours[1] < nothing[0] or nothing[1] < ours[0]:
         return ""
     return (
         f"The intervals of its gap ({interval_words(ours)}) and of doing nothing ({interval_words(nothing)}) "
