@@ -120,15 +120,16 @@ def run(
     with Progress(Console(stderr=True, quiet=not show_progress)) as progress:
         experiment = prepare(config, folder, references, progress, resume=resume)
         try:
-            found = play(experiment).to_json()
+            results = play(experiment)
         except RunFailed as failure:
             ended = experiment.write_failure(str(failure), isinstance(failure, Interrupted))
             write_report(ended, experiment.run.report)
             raise
-    experiment.run.write_results(found)
+    content = results.to_json()
+    experiment.run.write_results(content)
     close_requests(experiment.run, experiment.partition, experiment.saved)
-    write_report(Results.model_validate(found), experiment.run.report)
-    leave_model(experiment.run, found)
+    write_report(results, experiment.run.report)
+    leave_model(experiment.run, content)
     return Results.read(folder)
 
 

@@ -1143,6 +1143,16 @@ class Results(Part):
         return "unlearned" if only_unlearned else "recovered"
 
     @property
+    def nothing_unlearned(self) -> bool:
+        """Whether the update of no request was aggregated into the global model."""
+        return all(request.round_applied is None for request in self.requests)
+
+    @property
+    def nobody_left(self) -> bool:
+        """Whether the retrained model had nothing to learn from: random weights are right then."""
+        return self.models.retrained.retain.n == 0
+
+    @property
     def useless(self) -> bool | None:
         """Whether the final model is useless.
 
@@ -1150,13 +1160,13 @@ class Results(Part):
         and where the ranking (``evaluation.gap.rank``) says so. None where there is nothing to judge: nothing
         was unlearned, nobody is left to train a model on, or the gaps are not known.
         """
-        nothing_unlearned = all(request.round_applied is None for request in self.requests)
-        nobody_left = self.models.retrained.retain.n == 0
-        if nothing_unlearned or nobody_left:
+        if self.nothing_unlearned or self.nobody_left:
             return None
-        # Older results do not say whether the method is a control.
-        method = self.unlearning.method or self.setting("unlearning", "method")
-        if self.unlearning.control or method in CONTROLS:
+        control = self.unlearning.control
+        if control is None:  # older results do not say whether the method is a control
+            method = self.unlearning.method or self.setting("unlearning", "method")
+            control = method if method in CONTROLS else ""
+        if control:
             return True
         own = self.gap[self.final_model].mean
         controls = [gap for name in CONTROLS if (gap := self.gap[name].mean) is not None]

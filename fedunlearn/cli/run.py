@@ -145,7 +145,7 @@ def _run(
             warn(warning)
         follower = Follower(track, experiment.run, warn)
         try:
-            results = play(experiment).to_json()
+            results = play(experiment)
         except RunFailed as failure:
             reason = str(failure)
             if config.federation.checkpoint_every:
@@ -153,22 +153,22 @@ def _run(
                 reason += f"; {go_on}"
                 failure.add_note(go_on)
             stopped = isinstance(failure, Interrupted)
-            ended = experiment.write_failure(reason, stopped).to_json()
-            follower.finished(ended)
-            write_report(Results.model_validate(ended), experiment.run.report)
+            ended = experiment.write_failure(reason, stopped)
+            follower.finished(ended.to_json())
+            write_report(ended, experiment.run.report)
             raise
-    experiment.run.write_results(results)
+    content = results.to_json()
+    experiment.run.write_results(content)
     close_requests(experiment.run, experiment.partition, experiment.saved)
-    follower.finished(results)
-    read = Results.model_validate(results)
-    write_report(read, experiment.run.report)
-    model = leave_model(experiment.run, results)
-    Screen().table(closing_table(read))
+    follower.finished(content)
+    write_report(results, experiment.run.report)
+    model = leave_model(experiment.run, content)
+    Screen().table(closing_table(results))
     say(f"Report: {experiment.run.report}")
     if model:
         say(f"Model: {model}")
-    if results["status"] != "complete":
-        errors.labelled(f"{results['status']}:", "red", results["failure"])
+    if results.status != "complete":
+        errors.labelled(f"{results.status}:", "red", results.failure or "")
         return EXIT_FAILED
     return EXIT_OK
 

@@ -51,52 +51,41 @@ def find(results: Results) -> Finding:
 
 def final_model(results: Results) -> str:
     """The model that the run ends with: "recovered", or "unlearned" where nothing was recovered."""
-    gap = results.gap
-    return "unlearned" if gap.unlearned.mean is not None and gap.recovered.mean is None else "recovered"
+    return results.final_model
 
 
 def judge_method(results: Results) -> tuple[bool | None, str]:
-    """Whether the final model beats both controls, and why.
-
-    A method that the ranking calls useless is useless; so is one whose mean gap is no smaller than a
-    control's, whatever the ranking says, and so is a control that ran as the method.
+    """Whether the final model beats both controls, as ``Results.useless`` decides, and why, in words.
 
     Returns:
-        (None, "") where the numbers to say it are missing, and where there is nothing to be judged: nothing
-        was unlearned, or nobody is left.
+        (None, "") where the numbers to say it are missing, and where there is nothing to be judged.
     """
-    if nothing_unlearned(results) or nobody_left(results):
+    useless = results.useless
+    if useless is None:
         return None, ""
-    final, effect = final_model(results), control_effect(results)
+    final = results.final_model
     ours = results.gap[final].mean
     ranked = next((r for r in results.ranking if (r.name or "").startswith(final)), None)
-    if effect:
+    if not useless:
+        return True, (ranked.why or "") if ranked else ""
+    if effect := control_effect(results):
         return False, f"“{method_name(results)}” is a control, it {effect}"
     controls = {name: results.gap[name].mean for name in CONTROL_WORDS}
     beaten_by = {n: g for n, g in controls.items() if ours is not None and g is not None and ours >= g}
     if beaten_by:
         best = min(beaten_by, key=lambda name: beaten_by[name])
         return False, f"it ranks no better than {CONTROL_WORDS[best]} ({fraction(beaten_by[best])})"
-    if ranked and ranked.useful is False:
-        return False, f"it {plain(ranked.why).rstrip('.')}"
-    if ours is None or all(gap is None for gap in controls.values()):
-        return None, ""
-    return True, (ranked.why or "") if ranked else ""
-
-
-def is_useless(results: Results) -> bool:
-    """Whether the final model is no better than a control, or was made by one."""
-    return judge_method(results)[0] is False
+    return False, f"it {plain(ranked.why if ranked else None).rstrip('.')}"
 
 
 def nothing_unlearned(results: Results) -> bool:
     """Whether the update of no request joined the global model."""
-    return all(entry.round_applied is None for entry in results.requests)
+    return results.nothing_unlearned
 
 
 def nobody_left(results: Results) -> bool:
     """Whether the retrained model had nothing to learn from: random weights are right then."""
-    return results.models.retrained.retain.n == 0
+    return results.nobody_left
 
 
 def list_unfulfilled(results: Results) -> list[str]:
