@@ -74,10 +74,10 @@ ALONE = {
     "audio": set(),
     "ledger": set(),
     "blockwise": set(),
-    "report": {"report", "run_folder", "files"},
+    "report": {"report", "results_schema", "run_folder", "files"},
     "tracking": {"tracking", "errors", "run_folder"},
 }
-"""What the leaves, and the report, which reads plain data, may import of the package."""
+"""What the leaves, and the report, which reads results, may import of the package."""
 
 FENCES = {
     "flwr": (

@@ -33,7 +33,7 @@ from fedunlearn.unlearning import CONTROLS, METHODS, PRIVILEGED
 _METHOD_HELP = (
     "Unlearning method (unlearning.method), or your own: path/to/mine.py:name. Forget set alone: "
     f"{', '.join(name for name in METHODS if name not in CONTROLS)}. Controls: {', '.join(CONTROLS)}. "
-    f"See more than the forget set, upper references: {', '.join(PRIVILEGED)}."
+    f"See more than the forget set, privileged baselines: {', '.join(PRIVILEGED)}."
 )
 _AGGREGATION_HELP = (
     f"How the requesters' updates join: {', '.join(AGGREGATIONS)}, or your own: path/to/mine.py:name "

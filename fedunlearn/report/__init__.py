@@ -1,11 +1,10 @@
-"""From ``results.json`` to ``report.html``: one page, no script, no network.
+"""From results to pages, tables and figures: no script, no network.
 
-Reading order: ``values`` (numbers that may be missing) -> ``finding`` (what the numbers say, in words) ->
-``tables``, ``drawing`` (ink and SVG) -> a file a subject, with its table and its figure (``side_by_side``,
-``gaps``, ``attacks`` and ``roc``, ``fairness``, ...) -> ``page``, ``papers`` (the figures as files) and
-``model_card`` (what goes with a trained encoder).
-Several runs on one page: ``runs`` (which of them may be compared) -> ``runs_finding`` -> ``runs_figure``,
-``runs_tables`` -> ``runs_page``.
+Reading order: ``values`` (how numbers are written), ``names`` and ``tables`` -> ``request_view`` (requests as
+people made them) -> ``finding`` (what the numbers say, in words) -> one module for each subject, with its
+table and its figure (``side_by_side``, ``gaps``, ``attacks``, ``fairness``, ``costs``, ...) -> ``run_page``,
+``model_card`` and ``figures.export``. Figures that are no table's, and the style of all: ``figures``.
+Several runs on one page: ``runs``. Studies: ``study``.
 """
 
 from fedunlearn.report.figures.export import write_figures

@@ -16,7 +16,6 @@ from fedunlearn.report.figures.style import (
     new_figure,
     safe,
 )
-from fedunlearn.report.finding import final_model
 from fedunlearn.report.side_by_side import KINDS, MARKS
 from fedunlearn.report.tables import Cell, Column, Row, Table
 from fedunlearn.report.values import count, fraction, plain, signed
@@ -73,7 +72,7 @@ def change_table(results: Results) -> Table | None:
 
 def by_speaker(results: Results) -> Speakers | None:
     """Test accuracy of each remaining speaker before and after, largest loss on top; None where unknown."""
-    final = final_model(results)
+    final = results.final_model
     changes = [(change, p) for p in results.fairness.speakers if (change := _change(p, final)) is not None]
     if not changes:
         return None
@@ -98,7 +97,7 @@ def by_speaker(results: Results) -> Speakers | None:
 
 def by_group(results: Results) -> FigureSpec | None:
     """The same by gender (accuracy) and by emotion (recall); None where neither is known."""
-    final = final_model(results)
+    final = results.final_model
     genders = [(_gender(group.gender), group) for group in results.fairness.genders]
     emotions = [(plain(group.emotion), group) for group in results.fairness.emotions]
     panels = (("test accuracy", _lines(genders, final)), ("recall", _lines(emotions, final)))

@@ -49,11 +49,6 @@ def find(results: Results) -> Finding:
     return Finding(tone, _alarm(results), headline, tuple(_remarks(results)))
 
 
-def final_model(results: Results) -> str:
-    """The model that the run ends with: "recovered", or "unlearned" where nothing was recovered."""
-    return results.final_model
-
-
 def judge_method(results: Results) -> tuple[bool | None, str]:
     """Whether the final model beats both controls, as ``Results.useless`` decides, and why, in words.
 
@@ -76,16 +71,6 @@ def judge_method(results: Results) -> tuple[bool | None, str]:
         best = min(beaten_by, key=lambda name: beaten_by[name])
         return False, f"it ranks no better than {CONTROL_WORDS[best]} ({fraction(beaten_by[best])})"
     return False, f"it {plain(ranked.why if ranked else None).rstrip('.')}"
-
-
-def nothing_unlearned(results: Results) -> bool:
-    """Whether the update of no request joined the global model."""
-    return results.nothing_unlearned
-
-
-def nobody_left(results: Results) -> bool:
-    """Whether the retrained model had nothing to learn from: random weights are right then."""
-    return results.nobody_left
 
 
 def list_unfulfilled(results: Results) -> list[str]:
@@ -146,16 +131,16 @@ def _headline(results: Results) -> tuple[Tone, str]:
     if all(request.state in CLOSED for request in requests):
         count = many(len(requests), "deletion request")
         return "unknown", f"There was nothing to forget: {count}, {count_closed(results)}."
-    if nothing_unlearned(results):
+    if results.nothing_unlearned:
         early = all(request.state in (*FULFILLED, *CLOSED) for request in requests)
         why = ": no model had been trained on it" if early else ""
         return "unknown", f"No finding: after {count_requests(results)}, nothing was unlearned{why}."
-    final = final_model(results)
+    final = results.final_model
     ours = results.gap[final].mean
     if ours is None:
         return "unknown", f"No finding: after {count_requests(results)}, the models could not be compared."
     gap = f"the {final} model has a mean gap of {fraction(ours)}{_in_brackets(interval(results.gap[final]))}"
-    if nobody_left(results):
+    if results.nobody_left:
         return "unknown", (
             f"Nobody is left after {count_requests(results)}: a model retrained without them has learned "
             f"nothing, and {gap} to it. Only random weights would be right."
@@ -176,7 +161,7 @@ def _headline(results: Results) -> tuple[Tone, str]:
 
 def describe_detection(results: Results) -> str:
     """What the best attack on single utterances detects in the final model with certainty; else empty."""
-    final, found = final_model(results), {}
+    final, found = results.final_model, {}
     for attack, name in (
         (results.attacks.ulira, "U-LiRA"),
         (results.attacks.informed, "the informed attack"),
@@ -195,7 +180,7 @@ def describe_detection(results: Results) -> str:
 
 def _no_detection(results: Results) -> str:
     """Said where the attacks on single utterances were made and detect nothing with certainty."""
-    auc = results.attacks.ulira.stages[final_model(results)].auc
+    auc = results.attacks.ulira.stages[results.final_model].auc
     if auc is None or describe_detection(results):
         return ""
     return f"The attacks on single utterances find nothing for certain (U-LiRA AUC {fraction(auc)})."
@@ -232,7 +217,7 @@ def _nothing_to_forget(results: Results) -> str:
 
 
 def _remarks(results: Results) -> list[str]:
-    if nothing_unlearned(results):
+    if results.nothing_unlearned:
         return []
     remarks = [
         _privileged(results),
@@ -253,7 +238,7 @@ def _privileged(results: Results) -> str:
 
 def _forget_difference(results: Results) -> float | None:
     """Forget accuracy of the final model less that of the retrained one; None where either is unknown."""
-    ours = results.models[final_model(results)].forget.accuracy
+    ours = results.models[results.final_model].forget.accuracy
     target = results.models.retrained.forget.accuracy
     return None if ours is None or target is None else ours - target
 
@@ -261,7 +246,7 @@ def _forget_difference(results: Results) -> float | None:
 def _is_certain(results: Results) -> bool:
     """Whether the interval of the final model's forget accuracy leaves the retrained one's out."""
     target = results.models.retrained.forget.accuracy or 0.0
-    spread = results.models[final_model(results)].forget.accuracy_interval
+    spread = results.models[results.final_model].forget.accuracy_interval
     return spread is None or not spread[0] <= target <= spread[1]
 
 
@@ -285,9 +270,9 @@ def _forgetting(results: Results) -> str:
         verdict = f"{start} less of the deleted utterances than a model that was never trained on them"
     models = results.models
     ours, target, before = (
-        model.forget.accuracy for model in (models[final_model(results)], models.retrained, models.original)
+        model.forget.accuracy for model in (models[results.final_model], models.retrained, models.original)
     )
-    spread = _in_brackets(models[final_model(results)].forget.accuracy_interval)
+    spread = _in_brackets(models[results.final_model].forget.accuracy_interval)
     doubt = "" if abs(difference) <= margin or certain else ", too few utterances to be sure"
     was = f"; it was {fraction(before)} before" if before is not None else ""
     return f"{verdict}: forget accuracy {fraction(ours)}{spread} against {fraction(target)}{doubt}{was}."
@@ -295,14 +280,10 @@ def _forgetting(results: Results) -> str:
 
 def _doubt(results: Results) -> str:
     """Said where the final model and doing nothing cannot be told apart."""
-    ours, nothing = interval(results.gap[final_model(results)]), interval(results.gap.none)
-    if (
-        control_effect(results)
-        or ours is None
-        or nothing is None
-        or ours[1] < nothing[0]
-        or nothing[1] < ours[0]
-    ):
+    ours, nothing = interval(results.gap[results.final_model]), interval(results.gap.none)
+    if control_effect(results):
+        return ""
+    if ours is None or nothing is None or ours[1] < nothing[0] or nothing[1] < ours[0]:
         return ""
     return (
         f"The intervals of its gap ({interval_words(ours)}) and of doing nothing ({interval_words(nothing)}) "
@@ -348,7 +329,7 @@ def _noise_floor(results: Results) -> str:
         return (
             "There is one retrained model and so no noise floor: small differences prove nothing "
             "(set evaluation.retrained_seeds to 2 or more)."
-            if results.gap[final_model(results)].mean is not None
+            if results.gap[results.final_model].mean is not None
             else ""
         )
     in_headline = results.gap.nothing_to_forget is not None

@@ -17,9 +17,7 @@ from fedunlearn.report.faults import malicious_clients
 from fedunlearn.report.finding import (
     count_closed,
     count_requests,
-    final_model,
     find,
-    nothing_unlearned,
 )
 from fedunlearn.report.gaps import gap_table, rho_sentence
 from fedunlearn.report.names import method_name, privileged_data
@@ -124,7 +122,7 @@ def _origin(results: Results) -> dict[str, Any]:
 
 
 def _speech(results: Results) -> dict[str, Any]:
-    corpus, final = results.corpus, results.models[final_model(results)]
+    corpus, final = results.corpus, results.models[results.final_model]
     return {
         "corpus": plain(corpus.name),
         "generated": corpus.name == "synthetic",
@@ -168,7 +166,7 @@ def _deleted(results: Results) -> dict[str, Any]:
         "closed": count_closed(results),
         "columns": REQUEST_COLUMNS,
         "requests": rows,
-        "unlearned": not nothing_unlearned(results),
+        "unlearned": not results.nothing_unlearned,
         "method": method,
         "retrained": method == "retrained",
         "privileged": bool(privileged),
@@ -201,7 +199,7 @@ def _known(node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _evidence(results: Results) -> dict[str, Any]:
-    finding, final, compared = find(results), final_model(results), bool(results.models)
+    finding, final, compared = find(results), results.final_model, bool(results.models)
     attacks = (results.attacks.ulira, results.attacks.informed)
     found = results.traces.found
     return {

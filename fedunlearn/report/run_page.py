@@ -24,7 +24,7 @@ from fedunlearn.report.figures.histograms import confusions, loss_histograms
 from fedunlearn.report.figures.requests import request_lifetimes
 from fedunlearn.report.figures.roc import roc_curves
 from fedunlearn.report.figures.timeline import timeline
-from fedunlearn.report.finding import count_closed, count_requests, find, judge_method, nothing_unlearned
+from fedunlearn.report.finding import count_closed, count_requests, find, judge_method
 from fedunlearn.report.gaps import gap_bars, gap_table, ranking_table, rho_sentence
 from fedunlearn.report.names import method_name, method_title, privileged_data
 from fedunlearn.report.privacy import describe_leaks, privacy_table
@@ -153,7 +153,7 @@ def _texts(results: Results) -> dict[str, Any]:
         "away": unreachable(results),
         "rho": rho_sentence(results),
         "has_floor": results.gap.noise_floor.mean is not None,
-        "unlearned": not nothing_unlearned(results),
+        "unlearned": not results.nothing_unlearned,
         "attack_notes": attack_notes(results),
         "leaks": describe_leaks(results),
         "malicious": malicious_clients(results),

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fedunlearn.report.costs import CLIENT_TIME, phase_cost, total_cost
-from fedunlearn.report.finding import count_closed, final_model
+from fedunlearn.report.finding import count_closed
 from fedunlearn.report.request_view import FULFILLED, view_requests
 from fedunlearn.report.values import Interval, duration, fraction, interval, interval_words, many
 from fedunlearn.results_schema import ModelScores, Results
@@ -29,7 +29,7 @@ class Tile:
 
 def tiles(results: Results) -> list[Tile]:
     """The numbers to remember."""
-    gap = results.gap[final_model(results)]
+    gap = results.gap[results.final_model]
     spent = total_cost(results, ("unlearn", "recover"), (CLIENT_TIME,))
     retraining = phase_cost(results, "retrain").client_seconds
     return [
@@ -85,7 +85,7 @@ def _tile(
     word: str,
     measure: Callable[[ModelScores], tuple[float | None, Interval | None]],
 ) -> Tile:
-    value, ends = measure(results.models[final_model(results)])
+    value, ends = measure(results.models[results.final_model])
     others = (("retrained", results.models.retrained), ("original", results.models.original))
     against = (f"{name} {fraction(measure(scores)[0])}" for name, scores in others)
     words = interval_words(ends)

@@ -33,22 +33,18 @@ def number(value: Any) -> float | None:
     return float(value)
 
 
-def bracketed(interval: Interval | None, decimals: int = 2) -> str:
+def bracketed(ends: Interval | None, decimals: int = 2) -> str:
     """``[0.45, 0.61]``; empty where there is no interval, or resampling showed no spread."""
-    return (
-        ""
-        if interval is None or interval[0] == interval[1]
-        else f"[{interval[0]:.{decimals}f}, {interval[1]:.{decimals}f}]"
-    )
+    if ends is None or ends[0] == ends[1]:
+        return ""
+    return f"[{ends[0]:.{decimals}f}, {ends[1]:.{decimals}f}]"
 
 
-def interval_words(interval: Interval | None) -> str:
+def interval_words(ends: Interval | None) -> str:
     """``95% 0.012 to 0.046``; empty where there is no interval, or resampling showed no spread."""
-    return (
-        ""
-        if interval is None or interval[0] == interval[1]
-        else f"95% {fraction(interval[0])} to {fraction(interval[1])}"
-    )
+    if ends is None or ends[0] == ends[1]:
+        return ""
+    return f"95% {fraction(ends[0])} to {fraction(ends[1])}"
 
 
 def plain(value: Any) -> str:

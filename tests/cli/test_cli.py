@@ -78,9 +78,9 @@ def test_an_upper_reference_is_named_as_one(tmp_path: Path) -> None:
         results = json.loads((out / "results.json").read_text())
         assert results["unlearning"]["sees"] == {"retrained": "retain", "none": "forget"}[method]
         page = (out / "report.html").read_text()
-        assert ("an upper reference: it sees the retain sets" in page) == (method == "retrained")
-    assert "upper reference: retrained sees the retain sets" in " ".join(shown["retrained"].split())
-    assert "upper reference" not in shown["none"]
+        assert ("a privileged baseline: it sees the retain sets" in page) == (method == "retrained")
+    assert "privileged baseline: retrained sees the retain sets" in " ".join(shown["retrained"].split())
+    assert "privileged baseline" not in shown["none"]
 
 
 def test_the_help_and_the_readme_name_every_method_by_what_it_sees() -> None:

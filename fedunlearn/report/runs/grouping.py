@@ -13,7 +13,6 @@ from typing import Any
 
 import pandas as pd
 
-from fedunlearn.report.finding import final_model
 from fedunlearn.report.statistics import Spread, Spreads, group_of, pool_all, seed_means, spreads
 from fedunlearn.report.values import MISSING, plain
 from fedunlearn.results_schema import Gap, ModelScores, Results
@@ -107,7 +106,7 @@ class Run:
     @cached_property
     def final(self) -> str:
         """The model that it ends with: "recovered", or "unlearned" where nothing was recovered."""
-        return final_model(self.results)
+        return self.results.final_model
 
     @property
     def final_scores(self) -> ModelScores:
