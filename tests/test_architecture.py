@@ -74,7 +74,7 @@ ALONE = {
     "audio": set(),
     "ledger": set(),
     "blockwise": set(),
-    "report": {"report", "run_folder", "files"},
+    "report": {"report", "run_folder", "files", "results_schema"},
     "tracking": {"tracking", "errors", "run_folder"},
 }
 """What the leaves, and the report, which reads plain data, may import of the package."""
