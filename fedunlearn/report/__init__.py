@@ -1,11 +1,12 @@
 """From ``results.json`` to ``report.html``: one page, no script, no network.
 
 Reading order: ``values`` (numbers that may be missing) -> ``finding`` (what the numbers say, in words) ->
-``tables``, ``drawing`` (ink and SVG) -> a file a subject, with its table and its figure (``side_by_side``,
-``gaps``, ``attacks`` and ``roc``, ``fairness``, ...) -> ``page``, ``papers`` (the figures as files) and
+``tables``, ``figures.style`` -> a file for each subject, with its table and its figure (``side_by_side``,
+``gaps``, ``attacks``, ``fairness``, ...) -> ``run_page``, ``figures.export`` (the figures as files) and
 ``model_card`` (what goes with a trained encoder).
-Several runs on one page: ``runs`` (which of them may be compared) -> ``runs_finding`` -> ``runs_figure``,
-``runs_tables`` -> ``runs_page``.
+
+Several runs: ``statistics`` (means over seeds, what can be distinguished) -> ``runs`` (which runs may be
+compared, and their page) and ``study`` (tables and figures of a comparison, which ``markup`` writes).
 """
 
 from fedunlearn.report.figures.export import write_figures
