@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from fedunlearn.study.rows import StudyRow, frame_of
+from fedunlearn.unlearning import CONTROLS
 
 
 def rows_of(
@@ -29,6 +30,7 @@ def rows_of(
                 row: dict[str, Any] = {
                     "method": method,
                     "algorithm": method,
+                    "control": method in CONTROLS,
                     "sees": (sees or {}).get(method, "forget"),
                     "model": None,
                     "corpus": None,

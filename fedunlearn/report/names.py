@@ -7,6 +7,8 @@ MODELS = ("original", "unlearned", "recovered", "retrained")
 CONTROLS = {"none": "leaves the model as it is", "destroy": "puts random weights in its place"}
 """what each control does; results of old versions do not say"""
 CONTROL_WORDS = {"none": "doing nothing", "destroy": "random weights"}
+RANDOM_WEIGHTS = "destroy"
+"""the control that is so far from all methods that figures may leave it outside"""
 CONTROL_COLOURS = {"none": "original", "destroy": "destroy"}
 """control -> the model whose colour it has: doing nothing leaves the original"""
 PRIVILEGED = {"retain": "the retain sets", "history": "the retain sets and the server's history"}

@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 from scipy.stats import t as students_t
 
-CONTROLS = frozenset({"none", "destroy"})
 GROUPS = {
     "forget": "Forget set alone",
     "more": "Privileged baselines: see more",
@@ -46,14 +45,14 @@ class Spreads(dict[Any, Spread]):
         return Spread()
 
 
-def group_of(method: str, sees: str) -> str:
+def group_of(control: bool, sees: str) -> str:
     """Return which of ``GROUPS`` a method belongs to.
 
     Args:
-        method: its name in ``unlearning.method``.
+        control: whether it is a control.
         sees: "forget" if it sees the forget set alone.
     """
-    if method in CONTROLS:
+    if control:
         return "control"
     return "forget" if sees == "forget" else "more"
 

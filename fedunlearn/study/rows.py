@@ -8,6 +8,7 @@ import pandas as pd
 from fedunlearn.results_schema import Gap, ModelScores, PhaseCostRow, Results
 from fedunlearn.study.grid import Cell
 from fedunlearn.unlearning import method_named
+from fedunlearn.unlearning.contract import MethodCard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,7 @@ class StudyRow:
         scalars: which of the server's numbers the method read, separated by spaces.
         window: rounds that a request waits for others to be served with it.
         rounds_waited_mean: rounds that the requests waited, on average.
+        control: whether the method is a control; not in the file.
         seeds: of the retrained model: forget and retain accuracy with each of its seeds; not in the file.
     """
 
@@ -84,10 +86,11 @@ class StudyRow:
     scalars: str
     window: int
     rounds_waited_mean: float | None
+    control: bool = False
     seeds: tuple[tuple[float, float], ...] = ()
 
 
-COLUMNS = tuple(field.name for field in fields(StudyRow) if field.name != "seeds")
+COLUMNS = tuple(field.name for field in fields(StudyRow) if field.name not in ("control", "seeds"))
 """of compare.csv"""
 _NUMBERS = [field.name for field in fields(StudyRow) if field.type == (float | None)]
 
@@ -130,9 +133,10 @@ def _row(
     seconds: float | None,
     reverted: tuple[float | None, float | None] = (None, None),
 ) -> StudyRow:
+    card = method_named(cell.variant.algorithm)
     return StudyRow(
         method=cell.variant.name,
-        sees=method_named(cell.variant.algorithm).sees,
+        sees=card.sees,
         model=results.setting("model", "name"),
         corpus=results.corpus.name,
         forget_size=cell.size,
@@ -164,6 +168,7 @@ def _row(
         scalars=" ".join(sorted({name for request in results.requests for name in request.scalars_read})),
         window=cell.window,
         rounds_waited_mean=_mean([request.rounds_waited for request in results.requests]),
+        control=isinstance(card, MethodCard) and bool(card.control),
         seeds=_accuracies(scores.seeds),
     )
 

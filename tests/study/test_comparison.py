@@ -136,8 +136,7 @@ GAPS = {
 def test_groups_are_those_that_see_the_forget_set_then_more_then_controls() -> None:
     found = methods_of(rows_of(GAPS, {"scrub": "retain"}))
     assert found == {"forget": ["b", "near b", "a"], "more": ["scrub"], "control": ["none", "destroy"]}
-    renamed = rows_of({"nothing": [0.1]})
-    renamed["algorithm"] = "none"
+    renamed = rows_of({"nothing": [0.1]}, algorithm="none", control=True)
     assert methods_of(renamed) == {"control": ["nothing"]}
 
 

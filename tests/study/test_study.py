@@ -8,6 +8,7 @@ import pytest
 from fedunlearn import config as configuration
 from fedunlearn.config import Config
 from fedunlearn.errors import BadInput
+from fedunlearn.results_schema import Results
 from fedunlearn.study.grid import (
     RECOVERIES,
     Axes,
@@ -17,6 +18,7 @@ from fedunlearn.study.grid import (
     recovery_name,
     recovery_overrides,
 )
+from fedunlearn.study.rows import COLUMNS, csv_of, frame_of, rows_of
 
 
 def load(overrides: Mapping[str, Any]) -> Config:
@@ -43,6 +45,17 @@ def test_a_variant_is_a_method_with_settings_of_its_own() -> None:
     (cell,) = cells_of(load, axes(variants=[parse_variant("short=not:rounds=2")]))
     assert cell.experiment.unlearning.not_.rounds == 2
     assert parse_variant("plain=delete") == Variant("plain", "delete")
+
+
+def test_a_variant_is_a_control_where_its_method_is_and_what_its_results_lack_is_unknown() -> None:
+    variants = [Variant("nothing", "none"), Variant("none", "l2ul"), Variant("all seen", "scrub")]
+    for cell, control in zip(cells_of(load, axes(variants=variants)), (True, False, False), strict=True):
+        rows = list(rows_of(cell, Results.model_validate({})))
+        assert [row.stage for row in rows] == ["original", "unlearned", "recovered", "retrained"]
+        assert {(row.method, row.control) for row in rows} == {(cell.variant.name, control)}
+        found = frame_of(rows)
+        assert found["gap"].isna().all() and found["gap"].dtype == float
+        assert csv_of(found).splitlines()[0] == ",".join(COLUMNS)
 
 
 def test_the_papers_ablations_are_four_variants() -> None:

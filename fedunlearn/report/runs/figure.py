@@ -7,6 +7,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from fedunlearn.report.figures.style import PALETTE, despine, figure_style, new_figure, safe, to_svg
+from fedunlearn.report.names import RANDOM_WEIGHTS
 from fedunlearn.report.runs.grouping import ComparedRun, ComparedTask, Run
 from fedunlearn.report.values import fraction
 
@@ -121,7 +122,7 @@ def _limit(shown: Sequence[ComparedRun], floor: float, nothing: float) -> float:
     seen = [1.5 * x for x in (floor,) if not math.isnan(x)]
     seen += [1.08 * x for x in (nothing,) if not math.isnan(x)]
     for entry in shown:
-        if entry.method == "destroy":
+        if entry.method == RANDOM_WEIGHTS:
             continue
         pooled = entry.pooled(lambda run: run.gap)
         seen += [] if math.isnan(pooled.mean) else [pooled.mean]

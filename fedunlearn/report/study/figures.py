@@ -1,7 +1,7 @@
 """Figures of a comparison: forget against retain; the gap by method, size, aggregation, recovery, waiting."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from matplotlib.patches import Ellipse
 from scipy.stats import chi2
 
 from fedunlearn.report.figures.style import PALETTE, despine, figure_style, new_figure
+from fedunlearn.report.names import RANDOM_WEIGHTS
 from fedunlearn.report.statistics import GROUPS, Spread, pool, pool_all
 from fedunlearn.report.study.statistics import methods_of, references, select, settings_of, windows_of
 
@@ -166,7 +167,7 @@ def gap_by_size(rows: pd.DataFrame) -> Figure:
                 label=method if requesters == asking[0] else None,
                 **style,
             )
-            tops += [g.mean for g in gaps if method != "destroy" and not math.isnan(g.mean)]
+            tops += [g.mean for g in gaps if method != RANDOM_WEIGHTS and not math.isnan(g.mean)]
         floors = pool(references(here), "gap", "forget_size")
         label = "noise floor" if requesters == asking[0] else None
         floor = [floors[n].mean for n in sizes]
@@ -175,9 +176,7 @@ def gap_by_size(rows: pd.DataFrame) -> Figure:
         axes.set_xticks(sizes)
         axes.set_xlabel("utterances that each deletes")
         despine(axes, grid="y")
-        lost = pool(select(here), "gap", "method")["destroy"].mean
-        if lost > 1.2 * max(tops, default=math.inf):
-            _remark(axes, f"destroy: above, {lost:.2f} on average", 0.95)
+        _remark_random_weights(axes, here, tops)
     panels[0].set_ylim(0, 1.2 * max(tops, default=1.0))
     panels[0].set_ylabel(f"mean gap ({_joining(rows)})")
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
@@ -209,16 +208,14 @@ def waiting_against_gap(rows: pd.DataFrame) -> Figure:
                 label=method if requesters == asking[0] else None,
                 **style,
             )
-            tops += [g.mean for g in gaps if method != "destroy" and not math.isnan(g.mean)]
+            tops += [g.mean for g in gaps if method != RANDOM_WEIGHTS and not math.isnan(g.mean)]
         floor = pool_all(references(here), "gap").mean
         label = "noise floor" if requesters == asking[0] else None
         axes.axhspan(0, floor, color=PALETTE["muted"], alpha=0.25, linewidth=0, label=label)
         axes.set_title("one requester" if requesters == 1 else f"{requesters} requesters", fontsize=10)
         axes.set_xlabel("rounds waited, on average")
         despine(axes, grid="y")
-        lost = pool(select(here), "gap", "method")["destroy"].mean
-        if lost > 1.2 * max(tops, default=math.inf):
-            _remark(axes, f"destroy: above, {lost:.2f} on average", 0.95)
+        _remark_random_weights(axes, here, tops)
     panels[0].set_ylim(0, 1.2 * max(tops, default=1.0))
     panels[0].set_ylabel(f"mean gap ({_joining(rows)})")
     said = f"windows {', '.join(map(str, windows))}; bars: 95 % interval over seeds"
@@ -272,7 +269,7 @@ def _heat(axes: Axes, gaps: "np.ndarray[Any, Any]", darkest: float, shades: Line
 def _look_at(axes: Axes, shown: Iterable[tuple[str, Spread, Spread]], ellipse: Ellipse | None) -> None:
     """Show all of the ellipse and every method's mean; random weights may be outside, with a remark."""
     near = {method: (x.mean, y.mean) for method, x, y in shown if not math.isnan(x.mean)}
-    seen = [(0.0, 0.0), *(point for method, point in near.items() if method != "destroy")]
+    seen = [(0.0, 0.0), *(point for method, point in near.items() if method != RANDOM_WEIGHTS)]
     if ellipse is not None:
         seen += [(float(x), float(y)) for x, y in ellipse.get_corners()]
     low, high = np.min(seen, axis=0), np.max(seen, axis=0)
@@ -284,6 +281,13 @@ def _look_at(axes: Axes, shown: Iterable[tuple[str, Spread, Spread]], ellipse: E
         if not ((low <= point) & (point <= high)).all():
             text = f"{method}: beyond, at ({point[0]:+.2f}, {point[1]:+.2f})"
             _remark(axes, text)
+
+
+def _remark_random_weights(axes: Axes, rows: pd.DataFrame, tops: Sequence[float]) -> None:
+    """Say how far off random weights are where they lie above the methods, whose mean gaps are ``tops``."""
+    gap = pool(select(rows), "gap", "method")[RANDOM_WEIGHTS].mean
+    if gap > 1.2 * max(tops, default=math.inf):
+        _remark(axes, f"{RANDOM_WEIGHTS}: above, {gap:.2f} on average", 0.95)
 
 
 def _remark(axes: Axes, text: str, height: float = 0.01) -> None:

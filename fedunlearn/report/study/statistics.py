@@ -79,7 +79,7 @@ def methods_of(rows: pd.DataFrame) -> dict[str, list[str]]:
     """Sort methods by group and by mean gap after recovery, lowest first; empty groups are left out."""
     judged = select(rows)
     first = judged.drop_duplicates("method")
-    groups = {row.method: group_of(row.algorithm, row.sees) for row in first.itertuples()}
+    groups = {row.method: group_of(row.control, row.sees) for row in first.itertuples()}
     return order_by_gap(groups, pool(judged, "gap", "method"))
 
 
