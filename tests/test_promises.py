@@ -132,7 +132,7 @@ class Spy(Vault):
 def test_unlearning_reads_the_forget_set_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, domain: str
 ) -> None:
-    """Also the forget half of an upper reference: what it sees more comes in the other half."""
+    """Also the forget half of a privileged baseline: what it sees more comes in the other half."""
     kind = "train.forget_part" if method in PRIVILEGED else "train.unlearn"
     answer = HANDLERS[kind]
 

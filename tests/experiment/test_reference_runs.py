@@ -1,4 +1,4 @@
-"""Whole small runs of the upper references: who is asked, what is left out, and what equals what."""
+"""Whole small runs of the privileged baselines: who is asked, what is left out, and what equals what."""
 
 import json
 import threading

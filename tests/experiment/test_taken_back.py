@@ -262,7 +262,7 @@ class Stubborn:
 def test_what_is_still_to_be_forgotten_is_trained_on_by_nobody(
     tmp_path: Path, method: str, kind: str, state: str
 ) -> None:
-    """Recovery, upper references and retrained models; the device still holds it until the end."""
+    """Recovery, privileged baselines and retrained models; the device still holds it until the end."""
     few = {"unlearning__scrub__max_rounds": 1, "unlearning__neggrad_plus__rounds": 1}
     config = small_config(
         **QUICK, **few, unlearning__method=method, federation__retries=0, deletions__patience=1

@@ -1,4 +1,4 @@
-"""The halves and starts of upper references: by hand, and where they reduce to one another."""
+"""The halves and starts of privileged baselines: by hand, and where they reduce to one another."""
 
 import copy
 import inspect
