@@ -10,17 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 from typer.testing import CliRunner
 
 import fedunlearn as fu
 from fedunlearn import config as configuration
+from fedunlearn.audio import BadAudio
 from fedunlearn.cli import app
 from fedunlearn.config import Config
 from fedunlearn.config import plugins as plugins_module
 from fedunlearn.config.unlearning import AGGREGATIONS
 from fedunlearn.corpora import load as load_corpus
 from fedunlearn.experiment.reference_cache import reference_key
-from fedunlearn.models import build_model
+from fedunlearn.models import build_model, resolved
 from fedunlearn.server import aggregation as aggregation_module
 from fedunlearn.unlearning import METHODS
 from fedunlearn.unlearning.methods.random_label import random_label
@@ -383,3 +385,123 @@ def test_shadow_federations_use_ones_own_method_and_aggregation_exactly(place: P
     assert results.status == "complete"
     replay = results.attacks.replay
     assert replay is not None and replay.exact, replay
+
+
+HEAD = "import numpy as np\nimport torch\nimport fedunlearn as fu\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("def mine(classes, settings): return torch.nn.Linear(2, 2)", r"is Linear, not derived from"),
+        (
+            "def mine(classes, settings): return 1 / 0",
+            r"cannot be built \(ZeroDivisionError: division by zero\)",
+        ),
+        (
+            "class mine(fu.EmotionModel):\n    def __init__(self, classes, settings): super().__init__()",
+            r"cannot be built \(TypeError: Can't instantiate abstract class",
+        ),
+        (
+            "class mine(fu.EmotionModel):\n    dims = 2\n    feature_name = 'mine'\n"
+            "    def __init__(self, classes, settings):\n"
+            "        super().__init__()\n        self.classes = 7\n        self.norm = fu.Standardise(2)\n"
+            "    def derive(self, waveform, samples): ...\n    def classify(self, features, frames): ...",
+            r"classes is 7, and must be the 2 that were given",
+        ),
+        (
+            "class mine(fu.EmotionModel):\n    dims = 2\n    feature_name = 'mine'\n"
+            "    def __init__(self, classes, settings):\n"
+            "        super().__init__()\n        self.classes = classes\n"
+            "    def derive(self, waveform, samples): ...\n    def classify(self, features, frames): ...",
+            r"norm must be set, of type Standardise",
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_named_with_the_cause(place: Path, text: str, cause: str) -> None:
+    (place / "broken.py").write_text(f"{HEAD}\n@fu.model('mine')\n{text}\n")
+    config = fu.load_config(model="broken.py:mine")
+    with pytest.raises(fu.BadInput, match=f"model mine: {cause}"):
+        resolved(config.model)
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("return []", "gives no utterance"),
+        ("return ['a']", "must give utterances"),
+        ("return 1 / 0", r"cannot be read \(ZeroDivisionError"),
+        ("return [say('a', 'x'), say('a', 'y')]", "two utterances have the id 'a'"),
+        ("return [say('a', 'x'), say('b', '')]", "emotion of .* must be a text that is not empty"),
+        ("return [say('a', 'x'), say('b', 'y')]", r"'y' is none of its emotions \(w, x\)"),
+    ],
+)
+def test_a_corpus_that_will_not_do_is_named_with_the_cause(place: Path, text: str, cause: str) -> None:
+    say = "def say(name, emotion): return fu.Utterance(name, 'anna', emotion, lambda: np.zeros(9))\n"
+    reader = f"@fu.corpus('mine', needs_path=False, emotions=('w', 'x'))\ndef mine(path, settings): {text}\n"
+    (place / "broken.py").write_text(HEAD + say + reader)
+    config = fu.load_config(corpus="broken.py:mine")
+    with pytest.raises(fu.BadInput, match=f"corpus mine: {cause}"):
+        load_corpus(config.corpus, 1)
+
+
+def test_a_corpus_may_generate_its_speech_and_its_sound_is_checked(place: Path) -> None:
+    text = HEAD + (
+        "@fu.corpus('mine', needs_path=False)\n"
+        "def mine(path, settings):\n"
+        "    assert path is None\n"
+        "    good = lambda: np.ones(9000, np.int16)\n"
+        "    bad = lambda: np.ones(9000)\n"
+        "    yield fu.Utterance('a', 'anna', 'sad', good)\n"
+        "    yield fu.Utterance('b', 'anna', 'glad', bad)\n"
+    )
+    (place / "made.py").write_text(text)
+    corpus = load_corpus(fu.load_config(corpus="made.py:mine").corpus, 1)
+    assert (corpus.name, corpus.emotions) == ("mine", ("glad", "sad"))
+    good, bad = corpus.utterances
+    assert len(good.pcm()) == 9000
+    with pytest.raises(BadAudio, match="must be a vector of int16 samples at 16 kHz"):
+        bad.pcm()
+
+
+def test_real_speech_of_ones_own_needs_its_folder(place: Path) -> None:
+    config = fu.load_config(corpus="my_corpus.py:speaker-folders")
+    with pytest.raises(fu.BadInput, match="say where it is with --data PATH"):
+        load_corpus(config.corpus, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("return {}", "must return a difference for each tensor"),
+        ("return {'w': torch.zeros(3)}", "returned w in another shape"),
+        ("return {'w': torch.full((2,), torch.nan)}", "returned values of w that are not finite"),
+    ],
+)
+def test_an_aggregation_that_returns_no_step_fails_the_run(place: Path, text: str, cause: str) -> None:
+    source = f"{HEAD}\n@fu.aggregation('mine')\ndef mine(updates, context, settings): {text}\n"
+    (place / "broken.py").write_text(source)
+    how = fu.load_config(aggregation="broken.py:mine").unlearning.aggregation
+    with pytest.raises(fu.RunFailed, match=f"aggregation mine: {cause}"):
+        aggregation_module.aggregate_unlearning([fu.Update(0, 1, {"w": torch.ones(2)})], how, 9)
+
+
+def test_an_aggregation_gets_updates_in_client_order_its_context_and_its_settings(place: Path) -> None:
+    text = (
+        FILES["my_aggregation.py"]
+        .replace('"median", settings=Scale', '"median", settings=Scale, reads_last_steps=True')
+        .replace(
+            "    names =",
+            "    assert [u.client for u in updates] == [0, 1, 2]\n    assert context.total == 9\n    names =",
+        )
+    )
+    (place / "own.py").write_text(text)
+    unlearning = fu.load_config(
+        aggregation="own.py:median", **{"unlearning.aggregation_options.times": 2.0}
+    ).unlearning
+    assert unlearning.reads_last_steps
+    updates = [fu.Update(client, 1, {"w": torch.tensor([float(client)])}) for client in (2, 0, 1)]
+    joint = aggregation_module.aggregate_unlearning(
+        updates, unlearning.aggregation, 9, options=unlearning.aggregation_options
+    )
+    assert joint["w"].tolist() == [2.0] and joint["w"].dtype == torch.float64
