@@ -16,7 +16,7 @@ from fedunlearn.report.figures import export
 from fedunlearn.report.figures.roc import LOWEST, roc_curves
 from fedunlearn.report.finding import find
 from fedunlearn.report.run_page import SECTIONS, render
-from fedunlearn.report.tables import Table
+from fedunlearn.report.tables import Column, Row, Table
 from fedunlearn.report.tiles import tiles
 
 TABLES: tuple[Callable[[Any], Table | None], ...] = (
@@ -303,7 +303,8 @@ def test_every_measure_leads_to_its_definition(page: str, measured: dict[str, An
     for make in TABLES:
         table = make(read(measured))
         assert table is not None
-        named = {part.word for part in (*table.columns, *table.rows) if part.word}
+        parts: list[Column | Row] = [*table.columns, *table.rows]
+        named = {part.word for part in parts if part.word}
         assert named
         assert {f"word-{word}" for word in named} <= ids
         assert all(f'href="#word-{word}"' in page for word in named)
