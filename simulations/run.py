@@ -14,7 +14,7 @@ except ModuleNotFoundError:
 def _run() -> None:
     import typer
 
-    from fedunlearn.cli import run
+    from fedunlearn.cli.run import run
 
     command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     command.command()(run)

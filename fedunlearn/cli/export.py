@@ -112,7 +112,7 @@ def _save(run: RunFolder, results: Mapping[str, Any], folder: Path) -> None:
     from fedunlearn.models import build_model, resolved
     from fedunlearn.models.encoders.model import EncoderModel
     from fedunlearn.models.encoders.saving import save_model
-    from fedunlearn.report import model_card
+    from fedunlearn.report.model_card import model_card
     from fedunlearn.seeding import rng_for
 
     settings, file = configuration.load(run.config).model, run.checkpoints / FINAL

@@ -1,7 +1,7 @@
 """``fedunlearn guard``: what malicious requesters achieve, with and without the server's guard."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,7 +20,9 @@ from fedunlearn.console import Screen, errors, plain, warn
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, RunFailed
 from fedunlearn.files import write_atomically
 from fedunlearn.study.grid import parse_numbers
-from fedunlearn.study.guard_study import Trial, csv_of, parse_case, row_of, table_of, trials_of
+
+if TYPE_CHECKING:
+    from fedunlearn.study.guard_study import Trial
 
 
 def guard(
@@ -55,6 +57,9 @@ def guard(
     """
 
     def command() -> int:
+        # pandas is loaded when it is needed: every command imports this module.
+        from fedunlearn.study.guard_study import parse_case, trials_of
+
         named = {"corpus.path": str(data) if data else None, "federation.engine": engine}
         common, file = read_overrides(set_, named), config_file(config)
         trials = trials_of(
@@ -71,8 +76,9 @@ def guard(
     raise SystemExit(run_command(command))
 
 
-def _measure(trials: list[Trial], out: Path) -> int:
+def _measure(trials: list["Trial"], out: Path) -> int:
     # Heavy imports wait until the input is known to be good.
+    from fedunlearn.study.guard_study import csv_of, row_of, table_of
     from fedunlearn.study.runner import StudyRunner
 
     failed = False

@@ -160,7 +160,7 @@ def _page(folder: Path, out: Path | None) -> int:
 
 
 def _figures(folder: Path) -> None:
-    from fedunlearn.report import write_figures
+    from fedunlearn.report.figures.export import write_figures
 
     into = RunFolder(folder).figures
     saved = write_figures(Results.read(folder), into)

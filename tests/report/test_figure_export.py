@@ -12,8 +12,8 @@ from results_measures import add_measures
 from typer.testing import CliRunner
 
 from fedunlearn.cli import app
-from fedunlearn.report import write_figures
 from fedunlearn.report.figures import export
+from fedunlearn.report.figures.export import write_figures
 from fedunlearn.report.figures.style import FigureSpec
 from fedunlearn.report.run_page import render
 
