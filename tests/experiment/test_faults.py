@@ -116,7 +116,7 @@ def test_a_failed_run_still_tells_of_requests_and_faults(tmp_path: Path) -> None
 
     with pytest.raises(RunFailed) as failure:
         play(experiment, [lost])
-    told = experiment.write_failure(str(failure.value))
+    told = experiment.write_failure(str(failure.value)).to_json()
     assert [(r["client"], r["state"]) for r in told["requests"]] == [(2, "verified")]
     assert {f["client"] for f in told["faults"]} == {0, 5}
     assert told["ledger"]["entries"] == 6 and told["cost"]["learn"]["rounds"] >= 3

@@ -130,8 +130,8 @@ SLOW: dict[str, Found] = {
 
 
 def assert_exact(found: Shadows) -> None:
-    assert found.replay is not None and found.replay["exact"], found.replay
-    assert found.replay["difference"] == 0.0 and set(found.replay["stages"].values()) == {0.0}
+    assert found.replay is not None and found.replay.exact, found.replay
+    assert found.replay.difference == 0.0 and set(found.replay.stages.values()) == {0.0}
 
 
 def test_the_replay_is_the_run_bit_for_bit(calm: Played) -> None:
@@ -157,16 +157,16 @@ def test_a_replay_that_is_not_the_run_says_so(calm: Played) -> None:
     name = next(k for k, v in moved.items() if v.dim() == 2)
     moved[name][0, 0] += 0.25
     replay = calm.shadows(1, states={**calm.states, "unlearned": moved}).replay
-    assert replay is not None and not replay["exact"]
-    assert replay["difference"] == replay["stages"]["unlearned"] == pytest.approx(0.25, abs=1e-6)
-    assert replay["stages"]["original"] == replay["stages"]["recovered"] == 0.0
+    assert replay is not None and not replay.exact
+    assert replay.difference == replay.stages["unlearned"] == pytest.approx(0.25, abs=1e-6)
+    assert replay.stages["original"] == replay.stages["recovered"] == 0.0
 
 
 @pytest.mark.slow
 def test_late_replies_are_followed_as_if_they_had_come_at_once_and_that_is_told(tmp_path: Path) -> None:
     replay = Played(tmp_path, availability__slow=0.9, deletions__schedule=AMONG).shadows(1).replay
-    assert replay is not None and not replay["exact"] and replay["difference"] > 1e-3
-    assert len(replay["departures"]) == 1 and "late" in replay["departures"][0]
+    assert replay is not None and not replay.exact and replay.difference > 1e-3
+    assert len(replay.departures) == 1 and "late" in replay.departures[0]
 
 
 def test_with_everything_outside_the_original_is_the_retrained_model(
@@ -340,4 +340,4 @@ def test_any_number_of_processes_gives_the_same(calm: Played, tmp_path: Path) ->
     for stage in STAGES:
         assert np.array_equal(found[0].logits[stage], found[1].logits[stage])
     assert_exact(found[1])
-    assert found[0].replay == found[1].replay and json.dumps(found[0].replay)
+    assert found[0].replay == found[1].replay and json.dumps(found[0].replay and found[0].replay.to_json())
