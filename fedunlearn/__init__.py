@@ -78,8 +78,9 @@ __all__ = [
 _HOMES = {
     "api": ("compare", "load_config", "run"),
     "audio": ("SAMPLE_RATE",),
-    "config": ("Config", "DescentSettings"),
+    "config": ("Config",),
     "config.fields": ("Settings",),
+    "config.unlearning": ("DescentSettings",),
     "corpora.plugin": ("corpus", "recording"),
     "corpora.utterance": ("Utterance",),
     "errors": ("BadInput", "RunFailed"),
