@@ -9,7 +9,8 @@ is missing, null or of a wrong type is an empty part (false in an ``if``), an em
 fields are left out. So ``results.models.recovered.forget.accuracy`` is a number or ``None``, whatever the
 file holds.
 
-What `Part.to_json` gives holds the fields that were set, in the order of this file; an empty part is null.
+What `ResultsPart.to_json` gives holds the fields that were set, in the order of this file; an empty part is
+null.
 
 ``python -m fedunlearn.results_schema`` writes the file of the JSON schema anew.
 """
@@ -78,7 +79,7 @@ Difference = Annotated[float, Field(strict=True, ge=-1.0, le=1.0)]
 Amount = Annotated[float, Field(strict=True, ge=0.0, allow_inf_nan=False)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Whole = Annotated[int, Field(strict=True, ge=0)]
-Positive = Annotated[int, Field(strict=True, ge=1)]
+PositiveCount = Annotated[int, Field(strict=True, ge=1)]
 Text = Annotated[str, Field(strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
 
@@ -113,7 +114,7 @@ FaultKind = Annotated[
 ]
 
 
-class Part(BaseModel):
+class ResultsPart(BaseModel):
     """A part of results.json; false where nothing is known of it."""
 
     model_config = ConfigDict(extra="forbid", defer_build=True)
@@ -167,10 +168,10 @@ class Part(BaseModel):
         return found if self.model_fields_set else None
 
 
-P = TypeVar("P", bound=Part)
+P = TypeVar("P", bound=ResultsPart)
 
 
-class ByName(Part, Generic[P]):
+class ByName(ResultsPart, Generic[P]):
     """Parts of one type, which can be taken by their names, too: ``results.models["recovered"]``."""
 
     def __getitem__(self, name: str) -> P:
@@ -188,7 +189,7 @@ class ByName(Part, Generic[P]):
 # ---- what ran --------------------------------------------------------------------------------------------
 
 
-class MethodUsed(Part):
+class MethodUsed(ResultsPart):
     """The unlearning method."""
 
     required = ("method", "sees", "source")
@@ -205,7 +206,7 @@ class MethodUsed(Part):
     )
 
 
-class Recognizer(Part):
+class Recognizer(ResultsPart):
     """The emotion recogniser."""
 
     required = ("weights", "parameters", "travels")
@@ -230,7 +231,7 @@ class Recognizer(Part):
     )
 
 
-class CorpusSummary(Part):
+class CorpusSummary(ResultsPart):
     """The corpus and how it was divided."""
 
     required = ("name", "utterances", "speakers", "clients", "emotions", "unseen_speakers")
@@ -238,7 +239,7 @@ class CorpusSummary(Part):
     name: Known[Text] = Field(None, description="Name of the corpus.")
     utterances: Known[Whole] = Field(None, description="Number of utterances.")
     speakers: Known[Whole] = Field(None, description="Number of speakers.")
-    clients: Known[Positive] = Field(None, description="Number of clients.")
+    clients: Known[PositiveCount] = Field(None, description="Number of clients.")
     emotions: list[Text] = Field([], description="Names of the emotions, in the order of the classes.")
     unseen_speakers: Known[Whole] = Field(None, description="Speakers who take no part in the federation.")
     warnings: list[Text] = Field([], description="Warnings of the corpus reader.")
@@ -247,7 +248,7 @@ class CorpusSummary(Part):
 # ---- measures of one model -------------------------------------------------------------------------------
 
 
-class Recognition(Part):
+class Recognition(ResultsPart):
     """Recognition of one set of utterances."""
 
     required = ("accuracy", "n")
@@ -264,7 +265,7 @@ class Recognition(Part):
     uar_interval: Ends | None = Field(default=None, description="95 % interval of the UAR.")
 
 
-class RocCurve(Part):
+class RocCurve(ResultsPart):
     """A ROC curve, from (0, 0) to (1, 1)."""
 
     required = ("fpr", "tpr")
@@ -273,7 +274,7 @@ class RocCurve(Part):
     tpr: list[Share] = Field([], description="True positive rates, one for each false positive rate.")
 
 
-class MembershipAttack(Part):
+class MembershipAttack(ResultsPart):
     """A population membership attack by loss: AUC with a 95 % interval."""
 
     required = ("auc", "low", "high")
@@ -292,7 +293,7 @@ class MembershipAttack(Part):
     roc: Nullable[RocCurve] = Field(default=RocCurve.empty(), description="ROC of the attack.")
 
 
-class LossHistogram(Part):
+class LossHistogram(ResultsPart):
     """Histogram of the loss of single utterances, in nats."""
 
     required = ("edges", "forget", "test")
@@ -302,17 +303,17 @@ class LossHistogram(Part):
     test: list[Whole] = Field([], description="Test utterances in each bin.")
 
 
-Counts = list[list[Whole]]
+ConfusionMatrix = list[list[Whole]]
 
 
-class Confusion(Part):
+class Confusion(ResultsPart):
     """Confusion matrices: counts [true emotion][recognised emotion], in the order of ``corpus.emotions``."""
 
-    test: Nullable[Counts] = Field([], description="On test speech of client speakers.")
-    unseen: Nullable[Counts] = Field([], description="On speakers who take no part.")
+    test: Nullable[ConfusionMatrix] = Field([], description="On test speech of client speakers.")
+    unseen: Nullable[ConfusionMatrix] = Field([], description="On speakers who take no part.")
 
 
-class ModelScores(Part):
+class ModelScores(ResultsPart):
     """The measures of one model."""
 
     required = ("test", "unseen", "retain", "forget", "membership")
@@ -355,7 +356,7 @@ class Models(ByName[ModelScores]):
 # ---- distance to the retrained models --------------------------------------------------------------------
 
 
-class Gap(Part):
+class Gap(ResultsPart):
     """Distance to the retrained models."""
 
     required = ("forget", "retain", "test", "membership", "mean")
@@ -390,7 +391,7 @@ class GapReport(ByName[Gap]):
     nothing_to_forget: Flag | None = Field(None, description="Whether rho is near 1.")
 
 
-class RankedModel(Part):
+class RankedModel(ResultsPart):
     """A model or a control in the ranking."""
 
     required = ("name", "mean_gap", "useful", "why")
@@ -414,7 +415,7 @@ class RankedModel(Part):
 # ---- requests --------------------------------------------------------------------------------------------
 
 
-class RequestStep(Part):
+class RequestStep(ResultsPart):
     """A state that a request reached."""
 
     required = ("state", "round")
@@ -424,7 +425,7 @@ class RequestStep(Part):
     date: Known[Whole] = Field(None, description="Learning rounds done by then.")
 
 
-class NoiseUsed(Part):
+class NoiseUsed(ResultsPart):
     """Clipping and noise of an unlearn update, and the privacy guarantee that they give."""
 
     clip: Known[Amount] = Field(None, description="Longest L2 norm that leaves the client.")
@@ -433,7 +434,7 @@ class NoiseUsed(Part):
     delta: Known[Amount] = Field(None, description="Delta of the guarantee.")
 
 
-class LabelMixAttack(Part):
+class LabelMixAttack(ResultsPart):
     """Total variation distances, in [0, 1], of guesses to the forget set's label mix."""
 
     tv: Known[Share] = Field(None, description="Distance of the best attack's guess.")
@@ -442,7 +443,7 @@ class LabelMixAttack(Part):
     corpus: Known[Share] = Field(None, description='Distance of the guess "as in the whole corpus".')
 
 
-class UpdateMembership(Part):
+class UpdateMembership(ResultsPart):
     """How well an update tells deleted utterances from others of the client: AUC with a 95 % interval."""
 
     auc: Known[Share] = Field(None, description="AUC of the attack that did best.")
@@ -454,7 +455,7 @@ class UpdateMembership(Part):
     attack: Known[Text] = Field(None, description="Name of that attack.")
 
 
-class Reconstruction(Part):
+class Reconstruction(ResultsPart):
     """How well deleted utterances' features are read off a difference of two models."""
 
     required = ("r", "r_others", "named", "chance")
@@ -471,7 +472,7 @@ class Reconstruction(Part):
     chance: Known[Share] = Field(None, description="That share by guessing.")
 
 
-class RequestPrivacy(Part):
+class RequestPrivacy(ResultsPart):
     """What a requester's update tells of its forget set."""
 
     label_mix: Nullable[LabelMixAttack] = Field(
@@ -488,7 +489,7 @@ class RequestPrivacy(Part):
     )
 
 
-class RequestOutcome(Part):
+class RequestOutcome(ResultsPart):
     """One request at one device, and what became of it; the fields after reason_open once it was served."""
 
     required = (
@@ -514,7 +515,7 @@ class RequestOutcome(Part):
     rounds_waited: Whole | None = Field(None, description="Rounds from raised to applied.")
     deadline: Whole | None = Field(None, description="Rounds within which it should be verified; null: none.")
     overdue: Known[Flag] = Field(None, description="Whether the deadline passed while it was open.")
-    devices: Known[Positive] = Field(None, description="Devices of the person that hold such speech.")
+    devices: Known[PositiveCount] = Field(None, description="Devices of the person that hold such speech.")
     learned: Known[Whole] = Field(
         None, description="How many of its utterances the global model had been trained on."
     )
@@ -550,7 +551,7 @@ class RequestOutcome(Part):
 # ---- the run ---------------------------------------------------------------------------------------------
 
 
-class RoleCostRow(Part):
+class RoleCostRow(ResultsPart):
     """What the clients in one role spent in a phase."""
 
     required = ("client_seconds", "bytes_up", "bytes_down")
@@ -560,7 +561,7 @@ class RoleCostRow(Part):
     bytes_down: Known[Whole] = Field(None, description="Bytes of messages to clients.")
 
 
-class RoleCosts(Part):
+class RoleCosts(ResultsPart):
     """The cost of a phase by role."""
 
     required = ("requesters", "others")
@@ -571,7 +572,7 @@ class RoleCosts(Part):
     others: RoleCostRow = Field(RoleCostRow.empty(), description="All other messages.")
 
 
-class PhaseCostRow(Part):
+class PhaseCostRow(ResultsPart):
     """Cost of one phase."""
 
     required = ("rounds", "client_seconds", "wall_seconds", "bytes_up", "bytes_down")
@@ -585,7 +586,7 @@ class PhaseCostRow(Part):
     roles: Nullable[RoleCosts] = Field(RoleCosts.empty(), description="The same by role.")
 
 
-class TimelineEntry(Part):
+class TimelineEntry(ResultsPart):
     """One round of a timeline, and the global model after it."""
 
     required = (
@@ -615,7 +616,7 @@ class TimelineEntry(Part):
     forget_accuracy: Share | None = Field(None, description="Accuracy on D_f of the whole run.")
 
 
-class GuardIntervention(Part):
+class GuardIntervention(ResultsPart):
     """One thing that the server's guard did to an unlearn update."""
 
     required = ("round", "what", "client")
@@ -634,7 +635,7 @@ class GuardIntervention(Part):
     factor: Share | None = Field(None, description="What is left of the update; 0: it was refused.")
 
 
-class Attackers(Part):
+class Attackers(ResultsPart):
     """Malicious test clients, as configured."""
 
     clients: list[Whole] = Field([], description="Which clients are malicious.")
@@ -643,7 +644,7 @@ class Attackers(Part):
     target: Known[Whole] = Field(None, description="The class that they relabel.")
 
 
-class ReplyFault(Part):
+class ReplyFault(ResultsPart):
     """A reply that did not count."""
 
     required = ("round", "phase", "client", "reason")
@@ -657,7 +658,7 @@ class ReplyFault(Part):
     kind: Known[FaultKind] = Field(None, description="What kind of fault.")
 
 
-class Absences(Part):
+class Absences(ResultsPart):
     """Which clients were unreachable when."""
 
     unreachable: list[tuple[Whole, Whole]] = Field(
@@ -668,7 +669,7 @@ class Absences(Part):
     )
 
 
-class LedgerHead(Part):
+class LedgerHead(ResultsPart):
     """The state of ledger.sqlite."""
 
     required = ("entries", "head")
@@ -677,7 +678,7 @@ class LedgerHead(Part):
     head: Known[Text] = Field(None, description="Digest of the last one.")
 
 
-class Times(Part):
+class Times(ResultsPart):
     """Times of the run, which differ between two equal runs."""
 
     required = ("started",)
@@ -691,7 +692,7 @@ class Times(Part):
     )
 
 
-class Traces(Part):
+class Traces(ResultsPart):
     """The search for deleted speech in the files of the run."""
 
     required = ("found",)
@@ -708,7 +709,7 @@ class Traces(Part):
 # ---- further analyses ------------------------------------------------------------------------------------
 
 
-class DistanceScores(Part):
+class DistanceScores(ResultsPart):
     """Distances to the retrained models, mean over their seeds."""
 
     required = ("tow", "ks", "wasserstein", "js")
@@ -738,7 +739,7 @@ class Distances(ByName[DistanceScores]):
     )
 
 
-class RelearnTime(Part):
+class RelearnTime(ResultsPart):
     """How fast D_f is learned again."""
 
     required = ("steps",)
@@ -760,7 +761,7 @@ class RelearnReport(ByName[RelearnTime]):
     retrained: Nullable[RelearnTime] = Field(RelearnTime.empty(), description="Of the retrained model.")
 
 
-class ReversionStep(Part):
+class ReversionStep(ResultsPart):
     """Forget accuracy around one joint unlearn step."""
 
     round: Known[Whole] = Field(None, description="Timeline round.")
@@ -770,7 +771,7 @@ class ReversionStep(Part):
     recovered: Share | None = Field(None, description="After its recovery rounds; null without any.")
 
 
-class Reversion(Part):
+class Reversion(ResultsPart):
     """What recovery brought back: values of the recovered model minus those of the unlearned one."""
 
     forget: Difference | None = Field(None, description="Of forget accuracy.")
@@ -781,7 +782,7 @@ class Reversion(Part):
     )
 
 
-class GroupScores(Part):
+class GroupScores(ResultsPart):
     """Accuracy of each model on the test speech of some of those who stay."""
 
     n: Known[Whole] = Field(None, description="Number of test utterances.")
@@ -801,7 +802,7 @@ class GroupScores(Part):
         return scores[model]
 
 
-class Speaker(Part):
+class Speaker(ResultsPart):
     """A speaker, without a name."""
 
     client: Known[Whole] = Field(None, description="Whose device.")
@@ -811,13 +812,13 @@ class Speaker(Part):
     )
 
 
-class Emotion(Part):
+class Emotion(ResultsPart):
     """An emotion."""
 
     emotion: Known[Text] = Field(None, description="Name of the emotion.")
 
 
-class Gender(Part):
+class Gender(ResultsPart):
     """A gender."""
 
     gender: Known[Text] = Field(None, description="As among the speakers; only those known.")
@@ -841,7 +842,7 @@ class GenderScores(GroupScores, Gender):
     required = ("gender", "n")
 
 
-class AccuracyChange(Part):
+class AccuracyChange(ResultsPart):
     """Change of test accuracy against the original, over the speakers who stay."""
 
     mean: Difference | None = Field(None, description="Mean over speakers.")
@@ -861,7 +862,7 @@ class AccuracyChanges(ByName[AccuracyChange]):
     )
 
 
-class FairnessReport(Part):
+class FairnessReport(ResultsPart):
     """Who pays for forgetting."""
 
     speakers: list[SpeakerScores] = Field([], description="Test accuracy of each speaker who stays.")
@@ -870,7 +871,7 @@ class FairnessReport(Part):
     change: AccuracyChanges = Field(AccuracyChanges.empty(), description="Change over speakers, by model.")
 
 
-class GumScores(Part):
+class GumScores(ResultsPart):
     """The global unlearning metric of UnSLU-BENCH, of one model."""
 
     gum: Share | None = Field(None, description="GUM: harmonic mean of efficacy, utility and time saved.")
@@ -889,7 +890,7 @@ class GumReport(ByName[GumScores]):
     recovered: Nullable[GumScores] = Field(GumScores.empty(), description="Of the recovered model.")
 
 
-class RateWithInterval(Part):
+class RateWithInterval(ResultsPart):
     """A rate with its 95 % interval."""
 
     required = ("value",)
@@ -899,7 +900,7 @@ class RateWithInterval(Part):
     high: Share | None = Field(None, description="Upper end of its 95 % interval.")
 
 
-class RequestAttack(Part):
+class RequestAttack(ResultsPart):
     """The informed attack on the utterances of one request, trained on the others."""
 
     request: Text | Whole | None = Field(None, description="Id of the request.")
@@ -908,7 +909,7 @@ class RequestAttack(Part):
     client: Whole | None = Field(default=None, description="Whose request.")
 
 
-class ShadowAttackScores(Part):
+class ShadowAttackScores(ResultsPart):
     """A per-example attack on the models of one stage."""
 
     required = ("auc",)
@@ -942,14 +943,14 @@ class AttackedStages(ByName[ShadowAttackScores]):
     )
 
 
-class ShadowAttackReport(Part):
+class ShadowAttackReport(ResultsPart):
     """One per-example attack."""
 
     stages: Nullable[AttackedStages] = Field(AttackedStages.empty(), description="What it reached, by stage.")
     why: Text | None = Field(None, description="Why there are no numbers.")
 
 
-class ReplayCheck(Part):
+class ReplayCheck(ResultsPart):
     """Whether the shadow federations' loop, run as the run itself, gives the run's weights."""
 
     exact: Flag | None = Field(None, description="Whether it does bit for bit.")
@@ -960,7 +961,7 @@ class ReplayCheck(Part):
     )
 
 
-class AttackReport(Part):
+class AttackReport(ResultsPart):
     """Per-example attacks with shadow federations."""
 
     shadows: Known[Whole] = Field(None, description="Number of shadow federations.")
@@ -976,7 +977,7 @@ class AttackReport(Part):
     )
 
 
-class KeptModelLeak(Part):
+class KeptModelLeak(ResultsPart):
     """What the models that the run folder keeps tell of one deletion."""
 
     required = ("request", "client", "between", "r", "r_others", "named", "chance")
@@ -1001,7 +1002,7 @@ class KeptModelLeak(Part):
 # ---- the whole -------------------------------------------------------------------------------------------
 
 
-class Results(Part):
+class Results(ResultsPart):
     """All results of a run.
 
     Fields may be added, those here stay. Probabilities, accuracies and shares are in [0, 1]; no number is NaN
@@ -1267,7 +1268,7 @@ def json_schema() -> dict[str, Any]:
     Unknown fields are allowed, as fields may be added.
     """
     made = Results.model_json_schema(by_alias=True)
-    parts: dict[str, type[Part]] = {cls.__name__: cls for cls in _all_parts(Part)}
+    parts: dict[str, type[ResultsPart]] = {cls.__name__: cls for cls in _all_parts(ResultsPart)}
     definitions = made.pop("$defs")
     for name, definition in {**definitions, "Results": made}.items():
         for field, about in parts[name].model_fields.items():
@@ -1307,7 +1308,7 @@ def write_json_schema() -> None:
     SCHEMA_FILE.write_text(json.dumps(json_schema(), indent=2) + "\n", encoding="utf-8")
 
 
-def _all_parts(of: type[Part]) -> list[type[Part]]:
+def _all_parts(of: type[ResultsPart]) -> list[type[ResultsPart]]:
     return [cls for each in of.__subclasses__() for cls in (each, *_all_parts(each))]
 
 

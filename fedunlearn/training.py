@@ -22,7 +22,7 @@ MEAN_STEP = 0.5
 """In standard deviations: means are rounded to multiples of it, standard deviations to powers of sqrt(2)."""
 _VARIANCE_FLOOR = 1e-6
 
-Objective = Callable[[Examples, Tensor, Tensor], Tensor]
+LossFunction = Callable[[Examples, Tensor, Tensor], Tensor]
 """Maps an augmented batch, its logits [b, C] and its cross-entropy to the loss to minimise, a scalar."""
 
 
@@ -61,7 +61,7 @@ def train(
     settings: LocalSettings,
     lr: float,
     rng: np.random.Generator,
-    objective: Objective = descend_cross_entropy,
+    objective: LossFunction = descend_cross_entropy,
 ) -> float:
     """Train a model in place by SGD with momentum, whose velocity starts at zero.
 

@@ -306,6 +306,29 @@ def long_classes(files: dict[str, str]) -> list[str]:
     ]
 
 
+def homonyms(files: dict[str, str]) -> list[str]:
+    """One name, one type: a public class or type alias of one name stands in one module of the package.
+
+    Aliases that are written alike are the same type.
+    """
+    meanings: dict[str, dict[str, str]] = {}
+    for module, source in files.items():
+        if within(module, "simulations"):
+            continue
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.ClassDef):
+                meanings.setdefault(node.name, {})[module] = f"class in {module}"
+            elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                name = node.targets[0].id
+                if re.fullmatch(r"[A-Z]\w*[a-z]\w*", name):
+                    meanings.setdefault(name, {})[module] = ast.unparse(node.value)
+    return [
+        f"{' and '.join(sorted(where))} each define {name}"
+        for name, where in meanings.items()
+        if len(set(where.values())) > 1
+    ]
+
+
 def wide_constructors(files: dict[str, str]) -> list[str]:
     breaches = []
     for module, cls in classes(files):
@@ -377,6 +400,8 @@ RULES: list[tuple[Callable[[dict[str, str]], list[str]], str, str]] = [
     (attributes_set_from_outside, "engines.engine", "experiment.engine_folders = tuple"),
     (attributes_set_from_outside, "cli", "experiment.seconds += 1"),
     (squeezed_lines, "vault", "x = 1  # " + "fmt: skip"),
+    (homonyms, "vault.vault", "class Judge:\n    pass"),
+    (homonyms, "vault.vault", "StateDict = int"),
     (vague_names, "server.utils", ""),
     (vague_names, "audio_helpers", ""),
 ]

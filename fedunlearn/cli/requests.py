@@ -28,14 +28,14 @@ from fedunlearn.ledger import LedgerReader
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.vault.index import Index, VaultEntry
 
-Run = Annotated[Path, typer.Option("--run", help="The run folder; a run may be going on in it.")]
+RunOption = Annotated[Path, typer.Option("--run", help="The run folder; a run may be going on in it.")]
 Client = Annotated[int, typer.Option(help="Whose device, 0 ...")]
 _ANY_DATE = sys.maxsize
 _ID_WIDTH = 16
 
 
 def delete(
-    run: Run,
+    run: RunOption,
     client: Client,
     more: Annotated[
         list[str] | None,
@@ -67,7 +67,7 @@ def delete(
 
 
 def withdraw(
-    run: Run,
+    run: RunOption,
     client: Client,
     request: Annotated[
         str,
@@ -79,7 +79,7 @@ def withdraw(
 
 
 def requests(
-    run: Run,
+    run: RunOption,
     client: Annotated[int | None, typer.Option(help="Of this client alone.")] = None,
 ) -> None:
     """Show every request and its state, on the devices and at the server, and what still waits."""

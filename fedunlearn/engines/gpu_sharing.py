@@ -33,7 +33,7 @@ _ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 """environment variables with torch's allocator settings; the first one has priority"""
 
 
-class Cuda(Protocol):
+class GpuMemory(Protocol):
     """The functions of torch.cuda that are used here."""
 
     def mem_get_info(self) -> tuple[int, int]:
@@ -110,7 +110,7 @@ def _steps(share: float) -> int:
     return math.floor(round(share * _RAY_STEP, 6))
 
 
-def left_for_workers(peak: int, cuda: Cuda) -> tuple[int, int]:
+def left_for_workers(peak: int, cuda: GpuMemory) -> tuple[int, int]:
     """Compute the bytes left for workers when this process is at its own peak, and all bytes of the GPU.
 
     This process holds its context and model already; it will grow up to its peak.
@@ -124,7 +124,7 @@ def left_for_workers(peak: int, cuda: Cuda) -> tuple[int, int]:
     return free - growth, total
 
 
-def measure_peak(model: EmotionModel, config: Config, samples: int, cuda: Cuda) -> int:
+def measure_peak(model: EmotionModel, config: Config, samples: int, cuda: GpuMemory) -> int:
     """Measure the peak of GPU memory that one process reserves for a client's work.
 
     It runs one training step on a full batch, and one step of the configured attack, on utterances of the
@@ -166,7 +166,11 @@ def measure_peak(model: EmotionModel, config: Config, samples: int, cuda: Cuda) 
 
 
 def share_gpu(
-    model: EmotionModel, config: Config, longest: Callable[[], int], workers: int, cuda: Cuda = torch.cuda
+    model: EmotionModel,
+    config: Config,
+    longest: Callable[[], int],
+    workers: int,
+    cuda: GpuMemory = torch.cuda,
 ) -> Sharing | None:
     """Decide how Ray's workers share the GPU; None if the model is not on one.
 

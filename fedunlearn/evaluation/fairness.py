@@ -19,7 +19,7 @@ from fedunlearn.results_schema import (
 )
 
 MODELS = ("original", "unlearned", "recovered", "retrained")
-Mask = npt.NDArray[np.bool_]
+BooleanMask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def fairness(
     whose = np.array([speakers.index(s) for s in about], np.int64)
     genders = np.array([s.gender for s in about], object)
 
-    def shares(mask: Mask) -> _Shares:
+    def shares(mask: BooleanMask) -> _Shares:
         original, unlearned, recovered, retrained = (
             _mean_accuracy(predictions.get(name, ()), labels, mask) for name in MODELS
         )
@@ -107,7 +107,7 @@ class _Shares(TypedDict):
     retrained: float | None
 
 
-def _mean_accuracy(seeds: Iterable[Labels], labels: Labels, mask: Mask) -> float | None:
+def _mean_accuracy(seeds: Iterable[Labels], labels: Labels, mask: BooleanMask) -> float | None:
     values = [accuracy(labels[mask], predicted[mask]) for predicted in seeds]
     known = [v for v in values if v is not None]
     return sum(known) / len(known) if known else None

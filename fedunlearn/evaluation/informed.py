@@ -15,8 +15,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from fedunlearn.evaluation.lira import confidence
 from fedunlearn.evaluation.shadow_attack import (
+    BooleanMask,
     CannotAttack,
-    Mask,
     Matrix,
     attack_result,
     auc_of,
@@ -46,7 +46,7 @@ def outputs(logits: npt.NDArray[np.floating], labels: npt.NDArray[np.integer]) -
 def informed(
     logits: npt.NDArray[np.floating],
     labels: npt.NDArray[np.integer],
-    inside: Mask,
+    inside: BooleanMask,
     request: npt.NDArray[np.integer],
     resamples: int,
     rng: np.random.Generator,
@@ -101,8 +101,8 @@ def informed(
     return result
 
 
-def _cells(shadows: Mask, utterances: Mask) -> Mask:
-    cells: Mask = shadows[:, None] & utterances[None, :]
+def _cells(shadows: BooleanMask, utterances: BooleanMask) -> BooleanMask:
+    cells: BooleanMask = shadows[:, None] & utterances[None, :]
     return cells
 
 

@@ -40,7 +40,7 @@ from fedunlearn.training import predict
 
 Predictions = npt.NDArray[np.uint8]
 """Class of every utterance the judge knows, in the judge's order: [N]."""
-Mask = npt.NDArray[np.bool_]
+BooleanMask = npt.NDArray[np.bool_]
 
 _HISTOGRAM = np.linspace(0.0, 8.0, 41)
 
@@ -73,10 +73,10 @@ class View:
 class Sets:
     """Masks of D_f, D_r, D_t and of unseen speakers' utterances, each [N]."""
 
-    forget: Mask
-    retain: Mask
-    test: Mask
-    unseen: Mask
+    forget: BooleanMask
+    retain: BooleanMask
+    test: BooleanMask
+    unseen: BooleanMask
 
 
 class Judge:
@@ -233,12 +233,12 @@ class Judge:
         gone = self._mask(forget)
         return Sets(gone, self._train & ~gone, self._test, self._unseen)
 
-    def answers(self, view: View, mask: Mask) -> Answers:
+    def answers(self, view: View, mask: BooleanMask) -> Answers:
         """A model's predictions and losses on one set."""
         labels = self.labels[mask]
         return Answers(view.predicted[mask] == labels, view.losses[mask], labels)
 
-    def staying(self, forget: Iterable[str]) -> tuple[Mask, list[Staying]]:
+    def staying(self, forget: Iterable[str]) -> tuple[BooleanMask, list[Staying]]:
         """D_t of the speakers whose training speech the federation keeps, and whose each utterance is."""
         gone = set(forget)
         kept = {(c, u.speaker) for c, u in self._trained_by if u.id not in gone}
@@ -288,7 +288,7 @@ class Judge:
             ),
         )
 
-    def membership(self, view: View, forget: Mask) -> MembershipAttack:
+    def membership(self, view: View, forget: BooleanMask) -> MembershipAttack:
         """The population attack on these utterances, with the same resamples for every model."""
         return membership(
             view.losses[forget],
@@ -304,15 +304,15 @@ class Judge:
         forget, retain, test = (int(mask.sum()) for mask in (sets.forget, sets.retain, sets.test))
         return Draws(forget, retain, test, self._resamples, rng_for(self._seed, "bootstrap", "gap"))
 
-    def _recognition(self, view: View, mask: Mask, *, with_uar: bool = True) -> Recognition:
+    def _recognition(self, view: View, mask: BooleanMask, *, with_uar: bool = True) -> Recognition:
         return recognition(*self._pick(mask, view.predicted), with_uar=with_uar)
 
-    def _mask(self, ids: Iterable[str]) -> Mask:
+    def _mask(self, ids: Iterable[str]) -> BooleanMask:
         mask = np.zeros(len(self._position), bool)
         mask[[self._position[i] for i in ids]] = True
         return mask
 
-    def _pick(self, mask: Mask, predictions: Predictions) -> tuple[npt.NDArray[np.int64], Predictions]:
+    def _pick(self, mask: BooleanMask, predictions: Predictions) -> tuple[npt.NDArray[np.int64], Predictions]:
         return self.labels[mask], predictions[mask]
 
     def _logits(self, state: Mapping[str, Tensor], model: EmotionModel | None = None) -> Tensor:

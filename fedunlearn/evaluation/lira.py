@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import logsumexp
 
-from fedunlearn.evaluation.shadow_attack import CannotAttack, Mask, Matrix, attack_result
+from fedunlearn.evaluation.shadow_attack import BooleanMask, CannotAttack, Matrix, attack_result
 from fedunlearn.results_schema import ShadowAttackScores
 
 OWN_VARIANCE = 32
@@ -55,7 +55,7 @@ def confidence(logits: npt.NDArray[np.floating], labels: npt.NDArray[np.integer]
     return np.where(finite, (wide * own).sum(-1) - others, np.nan)
 
 
-def likelihood_ratios(phi: Matrix, inside: Mask) -> Matrix:
+def likelihood_ratios(phi: Matrix, inside: BooleanMask) -> Matrix:
     """log N_in(phi) - log N_out(phi) [S, K] of each pair, both Gaussians fitted on the other shadows alone.
 
     NaN for an unknown phi, and where fewer than ``LEAST_OTHERS`` other shadows are IN or OUT. (It is the
@@ -77,7 +77,7 @@ def likelihood_ratios(phi: Matrix, inside: Mask) -> Matrix:
 def u_lira(
     logits: npt.NDArray[np.floating],
     labels: npt.NDArray[np.integer],
-    inside: Mask,
+    inside: BooleanMask,
     resamples: int,
     rng: np.random.Generator,
 ) -> ShadowAttackScores:
@@ -108,7 +108,7 @@ def u_lira(
     return attack_result(scores, inside, resamples, rng)
 
 
-def _log_density(values: Matrix, used: Mask) -> Matrix:
+def _log_density(values: Matrix, used: BooleanMask) -> Matrix:
     """log N(values) [S, K], up to a constant: mean and variance of each row from the other rows' used ones.
 
     What a row takes out of an utterance's sum of squares about the mean m of n is (x - m)^2 n / (n - 1).

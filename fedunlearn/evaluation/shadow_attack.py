@@ -19,7 +19,7 @@ from fedunlearn.results_schema import RateWithInterval, ShadowAttackScores
 
 Matrix = npt.NDArray[np.float64]
 """Shadows x utterances, [S, K]."""
-Mask = npt.NDArray[np.bool_]
+BooleanMask = npt.NDArray[np.bool_]
 
 _CELLS_AT_ONCE = 1_000_000
 
@@ -29,7 +29,7 @@ class CannotAttack(ValueError):
 
 
 def attack_result(
-    scores: Matrix, inside: Mask, resamples: int, rng: np.random.Generator
+    scores: Matrix, inside: BooleanMask, resamples: int, rng: np.random.Generator
 ) -> ShadowAttackScores:
     """Judge the scores of an attack.
 
@@ -62,7 +62,7 @@ def attack_result(
     )
 
 
-def auc_of(scores: Matrix, inside: Mask) -> float | None:
+def auc_of(scores: Matrix, inside: BooleanMask) -> float | None:
     """Probability that an IN pair scores higher than an OUT pair, ties half; None where a side is empty."""
     known = ~np.isnan(scores)
     curve = corners(scores[known & inside], scores[known & ~inside])
@@ -70,7 +70,7 @@ def auc_of(scores: Matrix, inside: Mask) -> float | None:
 
 
 def _drawn(
-    scores: Matrix, inside: Mask, resamples: int, rng: np.random.Generator
+    scores: Matrix, inside: BooleanMask, resamples: int, rng: np.random.Generator
 ) -> dict[str, list[npt.NDArray[np.float64]]]:
     """AUC and TPRs of resampled shadows and utterances; a resample without IN or OUT is left out."""
     shadows, utterances = scores.shape

@@ -15,7 +15,7 @@ import torch
 from fedunlearn.cpus import usable_cpus
 from fedunlearn.errors import RunFailed
 
-Task = TypeVar("Task")
+AnyTask = TypeVar("AnyTask")
 Made = TypeVar("Made")
 Shared = TypeVar("Shared")
 
@@ -23,12 +23,12 @@ _LOOK_SECONDS = 0.2
 
 
 def make_all(
-    make: Callable[[Shared, Task], Made],
+    make: Callable[[Shared, AnyTask], Made],
     shared: Shared,
-    tasks: Sequence[Task],
+    tasks: Sequence[AnyTask],
     workers: int,
     alive: Callable[[], None],
-) -> Generator[tuple[Task, Made], None, None]:
+) -> Generator[tuple[AnyTask, Made], None, None]:
     """Make something of each task; yields the tasks in the order in which they are finished.
 
     Args:

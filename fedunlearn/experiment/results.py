@@ -56,8 +56,8 @@ from fedunlearn.unlearning.contract import MethodCard
 from fedunlearn.unlearning.privileged.contract import PrivilegedCard
 
 _VERSIONED = ("fedunlearn", "torch", "torchaudio", "transformers", "flwr", "ray", "numpy")
-Row = Mapping[str, Any]
-Weights = Mapping[str, Tensor]
+TimelineRow = Mapping[str, Any]
+WeightsView = Mapping[str, Tensor]
 
 
 def versions() -> dict[str, str]:
@@ -89,10 +89,10 @@ class JudgedModels:
         shadows: of the shadow federations; None where they are switched off.
     """
 
-    states: Mapping[str, Weights]
-    retrained: Sequence[Weights]
-    destroyed: Weights
-    kept: Mapping[str, Weights]
+    states: Mapping[str, WeightsView]
+    retrained: Sequence[WeightsView]
+    destroyed: WeightsView
+    kept: Mapping[str, WeightsView]
     shadows: Shadows | None
 
 
@@ -320,7 +320,7 @@ def reversion_steps(
 
 
 def timeline(
-    rows: Iterable[Row], curve: Sequence[Predictions | None], judge: Judge, forget: Sequence[str]
+    rows: Iterable[TimelineRow], curve: Sequence[Predictions | None], judge: Judge, forget: Sequence[str]
 ) -> list[TimelineEntry]:
     """One entry a round, the forget and retain accuracy filled in now that D_f is known.
 

@@ -29,7 +29,7 @@ RATES = ("0.01", "0.001")
 SHADOWED = ("original", "unlearned", "recovered")
 """models that the attacks with shadow federations are tried on"""
 
-Scores = MembershipAttack | ShadowAttackScores
+AttackScores = MembershipAttack | ShadowAttackScores
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Attack:
     name: str
     title: str
     word: str
-    scores: Mapping[str, Scores]
+    scores: Mapping[str, AttackScores]
     members: Mapping[str, int | None]
     others: Mapping[str, int | None]
     why: str = ""
@@ -88,7 +88,7 @@ def _shadow_attack(name: str, title: str, report: ShadowAttackReport) -> Attack:
     return Attack(name, title, name, known, members, others, "" if known else report.why or "")
 
 
-def _known(scores: Mapping[str, Scores]) -> dict[str, Scores]:
+def _known(scores: Mapping[str, AttackScores]) -> dict[str, AttackScores]:
     return {model: found for model, found in scores.items() if found.auc is not None}
 
 
@@ -111,7 +111,7 @@ def attack_table(results: Results) -> Table | None:
     return Table((Column("model"), *(Column(*head) for head in heads)), tuple(rows))
 
 
-def _row(attack: Attack, model: str, scores: Scores) -> Row:
+def _row(attack: Attack, model: str, scores: AttackScores) -> Row:
     others = attack.others.get(model)
     left_out = scores.left_out if isinstance(scores, ShadowAttackScores) else None
     cells = (

@@ -25,7 +25,7 @@ BARS = (
     ("unlearn + recover", ("unlearn", "recover"), "blue"),
     ("retrain", ("retrain",), "green"),
 )
-Format = Callable[[float | None], str]
+NumberFormat = Callable[[float | None], str]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Quantity:
     """
 
     head: str
-    write: Format
+    write: NumberFormat
     of_phase: Callable[[PhaseCostRow], float | None]
     of_role: Callable[[RoleCostRow], float | None] = lambda cost: None
 
@@ -116,7 +116,7 @@ def cost_bars(results: Results) -> FigureSpec | None:
 
 
 def _bars(results: Results, width: int) -> Figure:
-    measures: tuple[tuple[str, tuple[Quantity, ...], Format, Callable[[float], str]], ...] = (
+    measures: tuple[tuple[str, tuple[Quantity, ...], NumberFormat, Callable[[float], str]], ...] = (
         ("client time", (CLIENT_TIME,), duration, lambda x: f"{x:,g} s"),
         ("sent up and down", (SENT_UP, SENT_DOWN), size, size),
     )

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fedunlearn.blockwise import sum_of_squares
 
-Sizes = dict[int, dict[str, float]]
+NormsOfClients = dict[int, dict[str, float]]
 """client -> trained tensor -> L2 norm of the client's difference"""
 
 
@@ -83,11 +83,11 @@ class History:
                 self._rows[learning_round] = array("d", table[table[:, 0] != client].ravel())
 
     @property
-    def norms(self) -> dict[int, Sizes]:
+    def norms(self) -> dict[int, NormsOfClients]:
         """Ordinary round, from 1 -> client -> trained tensor -> L2 norm of the client's difference."""
         return {learning_round: self.norms_of(learning_round) for learning_round in self._rows}
 
-    def norms_of(self, learning_round: int) -> Sizes:
+    def norms_of(self, learning_round: int) -> NormsOfClients:
         """Read the norms of one learning round; empty where nobody took part in it.
 
         Args:

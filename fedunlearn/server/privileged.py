@@ -25,7 +25,7 @@ from fedunlearn.server.unlearn_step import Outcomes
 from fedunlearn.unlearning.contract import ServerScalars
 from fedunlearn.unlearning.privileged.contract import HistoryCard, PrivilegedCard, RoundsCard, ScratchCard
 
-Sizes = Mapping[int, Mapping[str, float]]
+NormsOfRound = Mapping[int, Mapping[str, float]]
 """client -> trained tensor -> L2 norm of its difference in one round"""
 
 
@@ -116,7 +116,7 @@ class PrivilegedServer(Server):
         for learning_round in card.rounds(chosen, model.learning_rounds):
             sizes = self.state.history.norms_of(learning_round)
 
-            def calibrate(update: Update, sizes: Sizes = sizes) -> Update | None:
+            def calibrate(update: Update, sizes: NormsOfRound = sizes) -> Update | None:
                 if update.client not in sizes:
                     return None
                 new = card.calibrate(update.difference, sizes[update.client])

@@ -19,7 +19,7 @@ from fedunlearn.server.requests import RequestKey, TrackedRequest, ids_of, read_
 from fedunlearn.server.state import Fault, LateReply
 from fedunlearn.unlearning.contract import ServerScalars
 
-Answers = dict[int, tuple[Update, dict[str, Any]]]
+ClientAnswers = dict[int, tuple[Update, dict[str, Any]]]
 """client -> its update, and what it reports of its unlearning"""
 
 
@@ -42,7 +42,7 @@ class Requesters:
         scalars: ServerScalars,
         kind: str,
         teacher: StateDict | None,
-    ) -> Answers:
+    ) -> ClientAnswers:
         """Have requesters unlearn their forget sets.
 
         Args:

@@ -15,7 +15,7 @@ from fedunlearn.server.clients import ask_scalars
 from fedunlearn.server.context import ServerContext
 from fedunlearn.server.exchange import ExchangeInfo
 from fedunlearn.server.guard import Intervention
-from fedunlearn.server.requesters import Answers, Requesters
+from fedunlearn.server.requesters import ClientAnswers, Requesters
 from fedunlearn.server.requests import RequestKey, TrackedRequest, grouped, ids_of
 from fedunlearn.server.state import LateReply
 from fedunlearn.server.steps import StepInputs, apply_unlearn_updates, sample_clients
@@ -97,7 +97,7 @@ class UnlearnStep:
     def join(
         self,
         weights: StateDict,
-        answers: Answers,
+        answers: ClientAnswers,
         request_ids: Mapping[int, Sequence[str]],
         share: float = 1.0,
     ) -> tuple[StateDict, Outcomes]:

@@ -11,7 +11,7 @@ from fedunlearn.errors import BadInput, Interrupted, RunFailed
 from fedunlearn.files import write_atomically
 from fedunlearn.report.markup import latex, markdown
 from fedunlearn.report.study import figures, tables
-from fedunlearn.study.grid import Axes, Cell, cells_of, loader_of
+from fedunlearn.study.grid import Axes, StudyCell, cells_of, loader_of
 from fedunlearn.study.rows import csv_of, frame_of, rows_of
 from fedunlearn.study.runner import StudyRunner
 
@@ -83,7 +83,7 @@ def compare_methods(
     return Comparison(out, rows, failures, "" if rows.empty else _write(rows, out))
 
 
-def _rows(runner: StudyRunner, cells: Sequence[Cell]) -> pd.DataFrame:
+def _rows(runner: StudyRunner, cells: Sequence[StudyCell]) -> pd.DataFrame:
     finished = ((cell, runner.results(cell)) for cell in cells)
     return frame_of(row for cell, found in finished if found is not None for row in rows_of(cell, found))
 

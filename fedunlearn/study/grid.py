@@ -94,7 +94,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Cell:
+class StudyCell:
     """One run of the study; ``experiment`` decides it, the other fields name it."""
 
     variant: Variant
@@ -187,7 +187,7 @@ def parse_numbers(option: str, text: str, least: int, most: int = LARGEST) -> li
     return list(dict.fromkeys(found))
 
 
-def cells_of(load: ConfigLoader, axes: Axes) -> list[Cell]:
+def cells_of(load: ConfigLoader, axes: Axes) -> list[StudyCell]:
     """List all cells, seed by seed, so that an original serves all its cells one after another.
 
     Args:
@@ -226,7 +226,7 @@ def cells_of(load: ConfigLoader, axes: Axes) -> list[Cell]:
         for variant in axes.variants
     ]
     return [
-        Cell(
+        StudyCell(
             variant,
             size,
             asking,

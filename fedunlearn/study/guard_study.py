@@ -14,7 +14,7 @@ from fedunlearn.report.tables import Cell as TableCell
 from fedunlearn.report.tables import Column, Row, Table
 from fedunlearn.report.values import fraction
 from fedunlearn.results_schema import RequestPrivacy, Results
-from fedunlearn.study.grid import GUARD_OFF, Axes, Cell, ConfigLoader, Variant, cells_of, requesters_of
+from fedunlearn.study.grid import GUARD_OFF, Axes, ConfigLoader, StudyCell, Variant, cells_of, requesters_of
 
 GUARDS: dict[str, dict[str, Any]] = {
     "off": dict(GUARD_OFF),
@@ -139,7 +139,7 @@ class Trial:
         guard: which of ``GUARDS``.
     """
 
-    cell: Cell
+    cell: StudyCell
     case: str
     guard: str
 

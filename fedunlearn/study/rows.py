@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 import pandas as pd
 
 from fedunlearn.results_schema import Gap, ModelScores, PhaseCostRow, Results
-from fedunlearn.study.grid import Cell
+from fedunlearn.study.grid import StudyCell
 from fedunlearn.unlearning import method_named
 from fedunlearn.unlearning.contract import MethodCard
 
@@ -95,7 +95,7 @@ COLUMNS = tuple(field.name for field in fields(StudyRow) if field.name not in ("
 _NUMBERS = [field.name for field in fields(StudyRow) if field.type == (float | None)]
 
 
-def rows_of(cell: Cell, results: Results) -> Iterator[StudyRow]:
+def rows_of(cell: StudyCell, results: Results) -> Iterator[StudyRow]:
     """Yield the rows of one cell, one for each model."""
     gap, models = results.gap, results.models
     unlearning, recovery, retraining = (
@@ -125,7 +125,7 @@ def csv_of(rows: pd.DataFrame) -> str:
 
 
 def _row(
-    cell: Cell,
+    cell: StudyCell,
     results: Results,
     stage: str,
     scores: ModelScores,

@@ -20,7 +20,7 @@ from fedunlearn.experiment.progress import Progress
 from fedunlearn.files import write_atomically
 from fedunlearn.partition import Partition, deal
 from fedunlearn.results_schema import Results
-from fedunlearn.study.grid import Cell, requesters_of
+from fedunlearn.study.grid import StudyCell, requesters_of
 from fedunlearn.unlearning import method_named
 
 _KEPT = ("config", "corpus", "models", "gap", "cost", "requests", "references", "versions", "guard", "kept")
@@ -54,7 +54,7 @@ class StudyRunner:
         if self._decoded is not None:  # else nothing in the folder is ours
             self._clear()
 
-    def check(self, cells: Sequence[Cell]) -> None:
+    def check(self, cells: Sequence[StudyCell]) -> None:
         """Check that every cell can be run, before any is.
 
         Raises:
@@ -84,7 +84,7 @@ class StudyRunner:
             raise BadInput(list(problems.values()))
         check(resolve(cells[0].experiment), self._out / "next", self._out / "references")
 
-    def file(self, cell: Cell) -> Path:
+    def file(self, cell: StudyCell) -> Path:
         """Return a cell's file, named by the cell and by a digest of its settings.
 
         A cell of another experiment has another file, so that it is computed.
@@ -93,14 +93,14 @@ class StudyRunner:
         written = json.dumps({"version": __version__, **decides}, sort_keys=True)
         return self._cells / f"{cell.name}-{hashlib.sha256(written.encode()).hexdigest()[:12]}.json"
 
-    def results(self, cell: Cell) -> Results | None:
+    def results(self, cell: StudyCell) -> Results | None:
         """Read what a finished cell found; None where it is not finished."""
         try:
             return Results.model_validate(json.loads(self.file(cell).read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
 
-    def play(self, cell: Cell) -> None:
+    def play(self, cell: StudyCell) -> None:
         """Run a cell and keep what it found; the rest of the run is removed.
 
         Raises:
@@ -156,15 +156,15 @@ def _recordings_key(config: Config) -> str:
     return f"{config.corpus.model_dump_json()}{config.seed if config.corpus.name == 'synthetic' else ''}"
 
 
-def _by_seed(cells: Sequence[Cell]) -> dict[int, list[Cell]]:
+def _by_seed(cells: Sequence[StudyCell]) -> dict[int, list[StudyCell]]:
     """Seed -> one cell for each size and number of requesters."""
-    found: dict[int, dict[tuple[int, int], Cell]] = {}
+    found: dict[int, dict[tuple[int, int], StudyCell]] = {}
     for cell in cells:
         found.setdefault(cell.seed, {}).setdefault((cell.size, cell.requesters), cell)
     return {seed: list(asked.values()) for seed, asked in found.items()}
 
 
-def _cannot_ask(cell: Cell, partition: Partition) -> tuple[str, str]:
+def _cannot_ask(cell: StudyCell, partition: Partition) -> tuple[str, str]:
     """Return an option, and why this cell's requests cannot be raised; empty where they can."""
     clients = len(partition.clients)
     if cell.requesters > clients:
@@ -175,7 +175,7 @@ def _cannot_ask(cell: Cell, partition: Partition) -> tuple[str, str]:
     return f"--sizes {cell.size}", short if least < cell.size else ""
 
 
-def _way_out(cell: Cell, corpus: Corpus, most: int) -> str:
+def _way_out(cell: StudyCell, corpus: Corpus, most: int) -> str:
     """Find how many clients there may be for each to hold enough, if ``most`` of them request a deletion."""
     settings = cell.experiment.partition
     for clients in range(settings.clients - 1, most - 1, -1):

@@ -155,7 +155,7 @@ class MethodCard:
 
 
 S = TypeVar("S")
-Objective = Callable[[EmotionModel, ForgetSet, S, np.random.Generator, ServerScalars], UnlearnResult]
+MethodObjective = Callable[[EmotionModel, ForgetSet, S, np.random.Generator, ServerScalars], UnlearnResult]
 """A method as its file writes it: with its own settings, and of one utterance or more."""
 
 
@@ -169,7 +169,7 @@ def method(
     guarded: bool = True,
     needs_waveform: Callable[[UnlearningSettings], bool] = lambda chosen: False,
     title: str = "",
-) -> Callable[[Objective[S]], MethodCard]:
+) -> Callable[[MethodObjective[S]], MethodCard]:
     """Make a method's card from its objective.
 
     What every method must do stands here once: an empty forget set returns the model as it came,
@@ -188,7 +188,7 @@ def method(
     """
     choose = settings
 
-    def card(objective: Objective[S]) -> MethodCard:
+    def card(objective: MethodObjective[S]) -> MethodCard:
         def unlearn(
             model: EmotionModel,
             forget_set: ForgetSet,

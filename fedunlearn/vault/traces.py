@@ -27,7 +27,7 @@ from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition
 
 Hashes = npt.NDArray[np.uint64]
-Recording = tuple[PCM, Tensor]
+StoredRecording = tuple[PCM, Tensor]
 """16-bit samples [S] and the features derived from them [T, D]"""
 
 PIECE = 64
@@ -62,7 +62,7 @@ class Fingerprints:
         return cls(_join(_hash_pieces(np.ascontiguousarray(array).ravel()) for array in arrays))
 
     @classmethod
-    def of_recordings(cls, recordings: Iterable[Recording]) -> "Fingerprints":
+    def of_recordings(cls, recordings: Iterable[StoredRecording]) -> "Fingerprints":
         """Compute the fingerprints of recordings as 16-bit samples, float32 samples and features."""
         return cls.of(form for recording in recordings for form in _forms(recording))
 
@@ -85,7 +85,7 @@ class Fingerprints:
         """Return these fingerprints without those of another set."""
         return Fingerprints(np.setdiff1d(self.hashes, other.hashes, assume_unique=True))
 
-    def shared_by(self, recordings: Iterable[Recording]) -> "Fingerprints":
+    def shared_by(self, recordings: Iterable[StoredRecording]) -> "Fingerprints":
         """Return those that occur, at any byte, in other recordings."""
         search = _make_search(self.hashes)
         return Fingerprints(_join(search(form.tobytes()) for r in recordings for form in _forms(r)))
@@ -201,12 +201,12 @@ def scan_run(
     }
 
 
-def _read(utterance: Utterance, model: EmotionModel) -> Recording:
+def _read(utterance: Utterance, model: EmotionModel) -> StoredRecording:
     pcm = utterance.pcm()
     return pcm, model.features_of(pcm)
 
 
-def _forms(recording: Recording) -> Iterator[npt.NDArray[Any]]:
+def _forms(recording: StoredRecording) -> Iterator[npt.NDArray[Any]]:
     pcm, features = recording
     yield pcm
     yield to_float(pcm)

@@ -15,7 +15,13 @@ from fedunlearn.corpora.unlabelled import Choice
 from fedunlearn.errors import BadInput, RunFailed
 from fedunlearn.models.encoders import pretrained_folder, pretraining
 from fedunlearn.models.encoders.checkpoint import load, locate
-from fedunlearn.models.encoders.pretraining import Objective, Recipe, crops, distance, latent_frames
+from fedunlearn.models.encoders.pretraining import (
+    PretrainingObjective,
+    Recipe,
+    crops,
+    distance,
+    latent_frames,
+)
 from fedunlearn.seeding import rng_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,7 +75,7 @@ def test_a_target_frame_is_made_of_the_samples_that_the_latent_frame_sees(place:
     rng = np.random.default_rng(0)
     waveform = torch.from_numpy(0.1 * rng.standard_normal((1, 320 * 4 + 400))).float()
     samples = torch.tensor([waveform.shape[1]])
-    objective = Objective(TINY)
+    objective = PretrainingObjective(TINY)
     before, _ = objective.targets(waveform, samples)
     start = 320 * place
     inside, outside = waveform.clone(), waveform.flip(1)
@@ -90,7 +96,7 @@ def test_the_latent_frames_are_as_many_as_the_convolutions_make(speech: list[PCM
 @pytest.mark.parametrize("kind", pretraining.KINDS)
 def test_what_lies_beyond_the_end_of_a_crop_changes_no_loss(kind: str) -> None:
     recipe = replace(TINY, kind=kind)
-    encoder, objective = pretraining.build(recipe, 1), Objective(recipe)
+    encoder, objective = pretraining.build(recipe, 1), PretrainingObjective(recipe)
     rng = np.random.default_rng(0)
     waveform = torch.from_numpy(0.1 * rng.standard_normal((2, 8000))).float()
     samples = torch.tensor([8000, 4000])

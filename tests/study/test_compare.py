@@ -18,7 +18,7 @@ from fedunlearn.errors import Interrupted, RunFailed
 from fedunlearn.experiment.experiment import Experiment
 from fedunlearn.experiment.reference_cache import Learned, ReferenceCache
 from fedunlearn.study import runner as bench
-from fedunlearn.study.grid import Axes, Cell, Variant, cells_of, requesters_of
+from fedunlearn.study.grid import Axes, StudyCell, Variant, cells_of, requesters_of
 from fedunlearn.study.rows import COLUMNS
 from fedunlearn.study.runner import StudyRunner
 
@@ -195,12 +195,12 @@ def test_a_finished_cell_is_never_computed_again_and_another_experiment_is(
         assert code == 3 and "computed again" in said
 
 
-def failing(monkeypatch: pytest.MonkeyPatch, fail: Callable[[Cell], None]) -> list[str]:
+def failing(monkeypatch: pytest.MonkeyPatch, fail: Callable[[StudyCell], None]) -> list[str]:
     """Make ``fail`` run before each cell; gives the names of the cells that were begun."""
     begun: list[str] = []
     real = StudyRunner.play
 
-    def play(self: StudyRunner, cell: Cell) -> None:
+    def play(self: StudyRunner, cell: StudyCell) -> None:
         begun.append(cell.name)
         fail(cell)
         real(self, cell)
@@ -216,7 +216,7 @@ SHORT = ("--methods", "none,destroy", "--sizes", "3", "--requesters", "1", "--se
 def test_a_cell_that_fails_is_named_and_the_rest_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(cell: Cell) -> None:
+    def fail(cell: StudyCell) -> None:
         if cell.variant.name == "none":
             raise RunFailed("the [third] round lost its quorum")
 
@@ -232,7 +232,7 @@ def test_a_cell_that_fails_is_named_and_the_rest_goes_on(
 def test_an_interruption_leaves_finished_cells_and_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interruption: BaseException
 ) -> None:
-    def fail(cell: Cell) -> None:
+    def fail(cell: StudyCell) -> None:
         if cell.variant.name == "destroy":
             raise interruption
 
@@ -343,7 +343,7 @@ def test_a_size_that_no_client_holds_is_one_line_with_a_way_out(tmp_path: Path) 
     assert "partition.clients" not in said, "3 clients cannot be 4 requesters"
 
 
-def found_by(bench: StudyRunner, cell: Cell) -> str:
+def found_by(bench: StudyRunner, cell: StudyCell) -> str:
     bench.play(cell)
     results = bench.results(cell)
     assert results is not None

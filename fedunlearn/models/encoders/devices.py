@@ -12,7 +12,7 @@ _SAME_EACH_TIME = ":4096:8"
 """cuBLAS's workspace in fixed blocks; without it the order of its sums may vary."""
 
 
-class Cuda(Protocol):
+class CudaSupport(Protocol):
     """The part of torch.cuda that is used here."""
 
     def is_available(self) -> bool:
@@ -25,7 +25,7 @@ class Cuda(Protocol):
 def choose(
     device: Literal["auto", "cpu", "cuda"],
     precision: Literal["auto", "float32", "bfloat16"],
-    cuda: Cuda = torch.cuda,
+    cuda: CudaSupport = torch.cuda,
 ) -> tuple[Literal["cpu", "cuda"], Literal["float32", "bfloat16"]]:
     """Resolve ``model.encoder.device`` and ``model.encoder.precision`` on this machine.
 

@@ -119,7 +119,7 @@ class Pretrained:
     hours: float
 
 
-class Objective(nn.Module):
+class PretrainingObjective(nn.Module):
     """The pre-training task and its linear output layers, which are discarded after training.
 
     Args:
@@ -275,7 +275,7 @@ def pretrain(
         encoder = build(recipe, seed)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.set_state(torch_rng_for(seed, "pretraining", "answers").get_state())
-            objective = Objective(recipe)
+            objective = PretrainingObjective(recipe)
         calibration = [crops(heard, recipe, rng_for(seed, "pretraining", "scale", n)) for n in range(64)]
         objective.calibrate([(waveform, samples) for waveform, samples, _ in calibration])
         parameters = [*encoder.parameters(), *objective.parameters()]

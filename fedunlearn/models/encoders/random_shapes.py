@@ -33,7 +33,7 @@ _TINY = {
 
 
 @dataclass(frozen=True)
-class Shape:
+class RandomShape:
     """The architecture of an encoder.
 
     Attributes:
@@ -48,20 +48,20 @@ class Shape:
 
 
 SHAPES = {
-    "wav2vec2-base": Shape("wav2vec2"),
-    "wav2vec2-large": Shape("wav2vec2", sizes=_LARGE),
-    "wav2vec2-large-lv60": Shape("wav2vec2", sizes=_LARGE | _STABLE),
-    "hubert-base-ls960": Shape("hubert"),
-    "wavlm-base-plus": Shape("wavlm", normalise=False),
-    "wav2vec2-small": Shape("wav2vec2", sizes=_SMALL),
-    "wav2vec2-tiny": Shape("wav2vec2", sizes=_TINY),
-    "hubert-tiny": Shape("hubert", sizes=_TINY | _STABLE),
-    "wavlm-tiny": Shape("wavlm", normalise=False, sizes=_TINY),
+    "wav2vec2-base": RandomShape("wav2vec2"),
+    "wav2vec2-large": RandomShape("wav2vec2", sizes=_LARGE),
+    "wav2vec2-large-lv60": RandomShape("wav2vec2", sizes=_LARGE | _STABLE),
+    "hubert-base-ls960": RandomShape("hubert"),
+    "wavlm-base-plus": RandomShape("wavlm", normalise=False),
+    "wav2vec2-small": RandomShape("wav2vec2", sizes=_SMALL),
+    "wav2vec2-tiny": RandomShape("wav2vec2", sizes=_TINY),
+    "hubert-tiny": RandomShape("hubert", sizes=_TINY | _STABLE),
+    "wavlm-tiny": RandomShape("wavlm", normalise=False, sizes=_TINY),
 }
 """94 M parameters (base), 315 M (large), 4 M (small) and 11 k (tiny)."""
 
 
-def shape_of(name: str) -> Shape:
+def shape_of(name: str) -> RandomShape:
     """Return the shape that "random:..." names.
 
     Args:

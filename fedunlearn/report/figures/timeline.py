@@ -12,11 +12,11 @@ from fedunlearn.report.figures.style import PALETTE, FigureSpec, despine, new_fi
 from fedunlearn.report.request_view import FULFILLED, view_requests
 from fedunlearn.results_schema import Results, TimelineEntry
 
-Measure = Callable[[TimelineEntry], float | None]
+TimelineMeasure = Callable[[TimelineEntry], float | None]
 Step = tuple[float, TimelineEntry]
 """an entry with its place on the round axis"""
 
-PANELS: tuple[tuple[str, tuple[tuple[Measure, str], ...]], ...] = (
+PANELS: tuple[tuple[str, tuple[tuple[TimelineMeasure, str], ...]], ...] = (
     (
         "accuracy",
         (
@@ -180,7 +180,7 @@ def _shade_recovery(axes: Axes, steps: Sequence[Step]) -> None:
         axes.axvspan(start, steps[-1][0], color=PALETTE["shade"], linewidth=0, zorder=0)
 
 
-def _curve(axes: Axes, steps: Sequence[Step], measure: Measure, colour: str) -> None:
+def _curve(axes: Axes, steps: Sequence[Step], measure: TimelineMeasure, colour: str) -> None:
     points: list[tuple[float, float]] = []
     unchanged = False  # whether the model is still the one of the last point
     for x, entry in steps:
@@ -198,7 +198,7 @@ def _curve(axes: Axes, steps: Sequence[Step], measure: Measure, colour: str) -> 
         axes.plot(*zip(*points, strict=True), color=PALETTE[colour], marker=marker, markersize=3.5, zorder=4)
 
 
-def _retrained(axes: Axes, results: Results, measure: Measure, colour: str, right: float) -> None:
+def _retrained(axes: Axes, results: Results, measure: TimelineMeasure, colour: str, right: float) -> None:
     curve = place_entries(results.retrained_timeline)
     points = [(x, y) for x, entry in curve if (y := measure(entry)) is not None]
     if points:

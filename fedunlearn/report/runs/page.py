@@ -32,7 +32,7 @@ _WIDE, _NARROW = 880, 360
 
 
 @dataclass(frozen=True)
-class Part:
+class PageSection:
     """What the page shows of one task.
 
     Attributes:
@@ -105,9 +105,9 @@ def render(results: Mapping[str, Results]) -> str:
     return page.encode("utf-8", "replace").decode("utf-8")
 
 
-def _part(task: ComparedTask, number: int, of: int) -> Part:
+def _part(task: ComparedTask, number: int, of: int) -> PageSection:
     verdict, ordered = judge(task), ordered_entries(task)
-    return Part(
+    return PageSection(
         title=f"Group {number} of {of}" if of > 1 else "",
         about=_about(task),
         verdict=verdict,

@@ -20,7 +20,7 @@ from fedunlearn.results_schema import (
     ShadowAttackScores,
 )
 
-Format = Callable[[Any], str]
+MeasureFormat = Callable[[Any], str]
 WORDS = {
     "mean gap": "gap",
     "forget": "accuracy",
@@ -63,7 +63,7 @@ TONES = {"complete": "good", "failed": "bad", "partial": "bad"}
 
 
 @dataclass(frozen=True)
-class Measure:
+class ComparedMeasure:
     """A measure of a run, as a column of a table.
 
     Attributes:
@@ -76,7 +76,7 @@ class Measure:
 
     title: str
     value: Value
-    written: Format = fraction
+    written: MeasureFormat = fraction
     reference: Value | None = None
     against: str = ""
 
@@ -209,7 +209,7 @@ def models_table(task: ComparedTask) -> Table:
     return Table(_columns("model", *measures), tuple(rows))
 
 
-def privacy_measures() -> tuple[Measure, ...]:
+def privacy_measures() -> tuple[ComparedMeasure, ...]:
     """List the membership attacks on the model that a run ends with."""
 
     def population(of: Callable[[MembershipAttack], float | None]) -> tuple[Value, Value]:
@@ -232,44 +232,50 @@ def privacy_measures() -> tuple[Measure, ...]:
     found, target = population(auc)
     rates, target_rates = population(rate)
     return (
-        Measure("population AUC", found, reference=target, against="retrained"),
-        Measure("population TPR at 1 % FPR", rates, reference=target_rates, against="retrained"),
-        Measure(
+        ComparedMeasure("population AUC", found, reference=target, against="retrained"),
+        ComparedMeasure("population TPR at 1 % FPR", rates, reference=target_rates, against="retrained"),
+        ComparedMeasure(
             "same speaker AUC",
             lambda run: run.final_scores.membership_same_speaker.auc,
             reference=lambda run: run.results.models.retrained.membership_same_speaker.auc,
             against="retrained",
         ),
-        Measure("U-LiRA AUC", lambda run: stage(run, run.results.attacks.ulira).auc),
-        Measure("U-LiRA TPR at 1 % FPR", lambda run: shadow_rate(run, run.results.attacks.ulira)),
-        Measure("informed AUC", lambda run: stage(run, run.results.attacks.informed).auc),
-        Measure("informed TPR at 1 % FPR", lambda run: shadow_rate(run, run.results.attacks.informed)),
+        ComparedMeasure("U-LiRA AUC", lambda run: stage(run, run.results.attacks.ulira).auc),
+        ComparedMeasure("U-LiRA TPR at 1 % FPR", lambda run: shadow_rate(run, run.results.attacks.ulira)),
+        ComparedMeasure("informed AUC", lambda run: stage(run, run.results.attacks.informed).auc),
+        ComparedMeasure(
+            "informed TPR at 1 % FPR", lambda run: shadow_rate(run, run.results.attacks.informed)
+        ),
     )
 
 
-def other_measures() -> tuple[Measure, ...]:
+def other_measures() -> tuple[ComparedMeasure, ...]:
     """List fairness, distances, relearn time, reversion and the combined scores."""
     return (
-        Measure("worst speaker's change", lambda run: run.results.fairness.change[run.final].worst, _signed),
-        Measure("mean speaker's change", lambda run: run.results.fairness.change[run.final].mean, _signed),
-        Measure("ToW", lambda run: run.results.distances[run.final].tow),
-        Measure("KS of losses", lambda run: run.results.distances[run.final].ks),
-        Measure("Wasserstein of losses", lambda run: run.results.distances[run.final].wasserstein),
-        Measure("JS", lambda run: run.results.distances[run.final].js),
-        Measure(
+        ComparedMeasure(
+            "worst speaker's change", lambda run: run.results.fairness.change[run.final].worst, _signed
+        ),
+        ComparedMeasure(
+            "mean speaker's change", lambda run: run.results.fairness.change[run.final].mean, _signed
+        ),
+        ComparedMeasure("ToW", lambda run: run.results.distances[run.final].tow),
+        ComparedMeasure("KS of losses", lambda run: run.results.distances[run.final].ks),
+        ComparedMeasure("Wasserstein of losses", lambda run: run.results.distances[run.final].wasserstein),
+        ComparedMeasure("JS", lambda run: run.results.distances[run.final].js),
+        ComparedMeasure(
             "relearn steps",
             lambda run: run.results.relearn[run.final].steps,
             _steps,
             lambda run: run.results.relearn.retrained.steps,
             "retrained",
         ),
-        Measure("reversion, forget", lambda run: run.results.reversion.forget, _signed),
-        Measure("GUM", lambda run: run.results.gum[run.final].gum),
-        Measure("CGUM", lambda run: run.results.gum[run.final].cgum),
+        ComparedMeasure("reversion, forget", lambda run: run.results.reversion.forget, _signed),
+        ComparedMeasure("GUM", lambda run: run.results.gum[run.final].gum),
+        ComparedMeasure("CGUM", lambda run: run.results.gum[run.final].cgum),
     )
 
 
-def cost_measures() -> tuple[Measure, ...]:
+def cost_measures() -> tuple[ComparedMeasure, ...]:
     """List the costs of unlearning and recovery together, compared to retraining."""
 
     def spent(of: Callable[[PhaseCostRow], float | None]) -> Value:
@@ -292,14 +298,14 @@ def cost_measures() -> tuple[Measure, ...]:
         return ours / theirs if ours is not None and theirs else None
 
     return (
-        Measure("client time", spent(seconds), duration, retraining(seconds), "retraining"),
-        Measure("of retraining's", share, _percent),
-        Measure("sent up", spent(sent), size, retraining(sent), "retraining"),
-        Measure("sent down", spent(received), size, retraining(received), "retraining"),
+        ComparedMeasure("client time", spent(seconds), duration, retraining(seconds), "retraining"),
+        ComparedMeasure("of retraining's", share, _percent),
+        ComparedMeasure("sent up", spent(sent), size, retraining(sent), "retraining"),
+        ComparedMeasure("sent down", spent(received), size, retraining(received), "retraining"),
     )
 
 
-def pooled_table(task: ComparedTask, measures: Sequence[Measure]) -> Table:
+def pooled_table(task: ComparedTask, measures: Sequence[ComparedMeasure]) -> Table:
     """Tabulate measures, a row for each entry; measures that no run has are left out."""
     known = [m for m in measures if any(m.value(run) is not None for run in task.counted)]
     columns = [_cells(task, measure) for measure in known]
@@ -330,7 +336,7 @@ def _columns(*heads: str) -> tuple[Column, ...]:
     return tuple(Column(head, WORDS.get(head, "")) for head in heads)
 
 
-def _cells(task: ComparedTask, measure: Measure) -> Mapping[str, Cell]:
+def _cells(task: ComparedTask, measure: ComparedMeasure) -> Mapping[str, Cell]:
     """Label of each entry -> its cell."""
     values = task.pooled(measure.value)
     references = task.pooled(measure.reference) if measure.reference else {}
@@ -342,7 +348,7 @@ def _cells(task: ComparedTask, measure: Measure) -> Mapping[str, Cell]:
     return cells
 
 
-def _text(value: Spread, written: Format) -> str:
+def _text(value: Spread, written: MeasureFormat) -> str:
     if math.isnan(value.mean):
         return MISSING
     half = "" if math.isnan(value.half) else f" ± {written(value.half).lstrip('+')}"

@@ -17,14 +17,13 @@ import numpy as np
 from numpy.random import Generator
 from torch import Tensor
 
+from fedunlearn.blockwise import StateDict
 from fedunlearn.config import LocalSettings
 from fedunlearn.config.unlearning import FineTuneSettings, UnlearningSettings
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models.contract import EmotionModel
-from fedunlearn.training import Objective, descend_cross_entropy, train
+from fedunlearn.training import LossFunction, descend_cross_entropy, train
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult, unchanged
-
-StateDict = dict[str, Tensor]
 
 
 class ForgetPart(Protocol):
@@ -146,13 +145,13 @@ class ScratchCard:
 PrivilegedCard = RoundsCard | HistoryCard | ScratchCard
 
 S = TypeVar("S")
-ForgetObjective = Callable[[EmotionModel, ForgetSet, S, Generator, ServerScalars, Any], UnlearnResult]
+PrivilegedObjective = Callable[[EmotionModel, ForgetSet, S, Generator, ServerScalars, Any], UnlearnResult]
 """A forget half as a baseline's file writes it: with its own settings, and of one utterance or more."""
 
 
 def forget_half(
     settings: Callable[[UnlearningSettings], S],
-) -> Callable[[ForgetObjective[S]], ForgetPart]:
+) -> Callable[[PrivilegedObjective[S]], ForgetPart]:
     """Make a requester's half from its objective; an empty forget set returns the model as it came.
 
     Args:
@@ -160,7 +159,7 @@ def forget_half(
     """
     choose = settings
 
-    def part(objective: ForgetObjective[S]) -> ForgetPart:
+    def part(objective: PrivilegedObjective[S]) -> ForgetPart:
         def forget(
             model: EmotionModel,
             forget_set: ForgetSet,
@@ -205,7 +204,7 @@ def train_on_kept(
     chosen: FineTuneSettings,
     local: LocalSettings,
     rng: np.random.Generator,
-    objective: Objective = descend_cross_entropy,
+    objective: LossFunction = descend_cross_entropy,
 ) -> float:
     """``training.train`` with a baseline's own epochs and learning rate; the mean loss of the last epoch."""
     shorter = local.model_copy(update={"epochs": chosen.epochs})

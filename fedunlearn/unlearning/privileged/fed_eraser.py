@@ -21,8 +21,9 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from fedunlearn.blockwise import StateDict
 from fedunlearn.config.unlearning import UnlearningSettings
-from fedunlearn.unlearning.privileged.contract import HistoryCard, StateDict
+from fedunlearn.unlearning.privileged.contract import HistoryCard
 
 
 def rounds(settings: UnlearningSettings, done: int) -> Sequence[int]:

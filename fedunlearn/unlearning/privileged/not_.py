@@ -9,8 +9,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from fedunlearn.blockwise import StateDict
 from fedunlearn.models.contract import EmotionModel
-from fedunlearn.unlearning.privileged.contract import Plan, RoundsCard, StateDict, retain_half
+from fedunlearn.unlearning.privileged.contract import Plan, RoundsCard, retain_half
 
 
 def negated(weights: Mapping[str, Tensor], model: EmotionModel) -> StateDict:
