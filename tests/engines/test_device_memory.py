@@ -53,7 +53,7 @@ class Talk:
     def train(self, client: int) -> None:
         """An ordinary round at one client."""
         asked = settings(round=1, rounds_done=9, phase="learn", stream=1, epochs=1, lr=0.01)
-        self.say("train", client, Payload(self.model.state_dict())(asked))
+        self.say("train", client, Payload(self.model.state_dict()).with_settings(asked))
 
     def ask_for_deletions(self) -> list[str]:
         """Ids of the client's requests."""
@@ -66,7 +66,7 @@ class Talk:
         """Unlearn them at the client, with an attack."""
         told = as_settings(ServerScalars(test_accuracy=0.1))
         asked = settings(round=3, rounds_done=9, requests=requests, **told)
-        self.say("train.unlearn", CLIENT, Payload(self.model.state_dict())(asked))
+        self.say("train.unlearn", CLIENT, Payload(self.model.state_dict()).with_settings(asked))
 
     def purge(self, requests: list[str]) -> bool:
         """Remove them; whether the client verified it."""
