@@ -34,7 +34,7 @@ class OutOfOrder(LocalGrid):
         self.asked: list[int] = []
         self.waiting: dict[str, Message] = {}
 
-    def _take(self, messages: dict[str, Message]) -> None:
+    def _accept(self, messages: dict[str, Message]) -> None:
         self.waiting |= messages
         if "query.population" not in {m.metadata.message_type for m in messages.values()}:
             self.asked += [m.metadata.dst_node_id - 1 for m in messages.values()]
@@ -271,10 +271,10 @@ def test_requests_withheld_are_told_to_their_own_client_alone() -> None:
     def take(messages: dict[str, Message]) -> None:
         for message in messages.values():
             heard[message.metadata.dst_node_id - 1] = "withheld" in message.content.config_records
-        OutOfOrder._take(grid, messages)
+        OutOfOrder._accept(grid, messages)
 
     clients = federation(grid)
-    grid._take = take  # type: ignore[method-assign]
+    grid._accept = take  # type: ignore[method-assign]
     with clients.withholding([Request()]):  # type: ignore[list-item]
         ask(clients, contents(3), lambda *_: None)
     assert heard == {0: False, 1: True, 2: False}

@@ -155,9 +155,9 @@ class Joined:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.steps: list[tuple[list[int], int, float]] = []
 
-        def watched(updates: Any, how: str, total: int, others: Any, longest: float) -> Any:
+        def watched(updates: Any, how: str, total: int, others: Any, longest: float, *more: Any) -> Any:
             self.steps.append(([u.client for u in updates], len(others), longest))
-            return aggregate_unlearning(updates, how, total, others, longest)
+            return aggregate_unlearning(updates, how, total, others, longest, *more)
 
         monkeypatch.setattr(joining, "aggregate_unlearning", watched)
 
