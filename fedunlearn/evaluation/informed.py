@@ -8,10 +8,11 @@ members have low losses; this one learns which losses they have. So it also dete
 loss to a common value, or too far.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 from scipy.special import logsumexp
-from sklearn.ensemble import HistGradientBoostingClassifier
 
 from fedunlearn.evaluation.lira import confidence
 from fedunlearn.evaluation.shadow_attack import (
@@ -22,6 +23,9 @@ from fedunlearn.evaluation.shadow_attack import (
     auc_of,
 )
 from fedunlearn.results_schema import RequestAttack, ShadowAttackScores
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import HistGradientBoostingClassifier
 
 FOLDS = 4
 """parts that the shadows fall into: a model is attacked with what the models of the other parts teach"""
@@ -106,7 +110,9 @@ def _cells(shadows: BooleanMask, utterances: BooleanMask) -> BooleanMask:
     return cells
 
 
-def _classifier(examples: int, seed: int) -> HistGradientBoostingClassifier:
+def _classifier(examples: int, seed: int) -> "HistGradientBoostingClassifier":
+    from sklearn.ensemble import HistGradientBoostingClassifier  # a second, and few runs attack like this
+
     # Small trees with full leaves: there are some thousands of pairs, but only dozens of utterances.
     return HistGradientBoostingClassifier(
         max_iter=50,

@@ -9,7 +9,6 @@ weight, where they are weighted); below that, the TPR at FPR 0 is given, without
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
-from sklearn.metrics import roc_curve
 
 from fedunlearn.results_schema import RocCurve
 
@@ -47,13 +46,17 @@ def corners(
     negative, weights = negative[weights > 0], weights[weights > 0]
     if len(positive) == 0 or len(negative) == 0:
         return None
-    fpr, tpr, _ = roc_curve(
-        np.repeat([1, 0], [len(positive), len(negative)]),
-        rankdata(np.concatenate([positive, negative]), "dense"),  # scikit-learn takes no infinite score
-        sample_weight=np.concatenate([np.ones(len(positive)), weights]),
-        # On a slope, where scores are tied, every point is a threshold of its own.
-        drop_intermediate=False,
+    # Plain sums, in scikit-learn's order: its import costs every run a second, and pandas with it.
+    ranks = rankdata(np.concatenate([positive, negative]), "dense")
+    order = np.argsort(-ranks, kind="stable")
+    is_positive = np.repeat([1.0, 0.0], [len(positive), len(negative)])
+    weight = np.concatenate([np.ones(len(positive)), weights])
+    last_of_ties = np.append(np.flatnonzero(np.diff(ranks[order])), len(order) - 1)
+    tpr, fpr = (
+        np.concatenate([[0.0], np.cumsum((side * weight)[order])[last_of_ties]])
+        for side in (is_positive, 1.0 - is_positive)
     )
+    tpr, fpr = tpr / tpr[-1], fpr / fpr[-1]
     within_run = [(np.diff(rate)[:-1] == 0) & (np.diff(rate)[1:] == 0) for rate in (fpr, tpr)]
     kept = np.pad(~(within_run[0] | within_run[1]), 1, constant_values=True)
     return np.clip(fpr[kept], 0.0, 1.0), np.clip(tpr[kept], 0.0, 1.0)

@@ -5,6 +5,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import roc_curve
 
 from fedunlearn.evaluation.roc import corners, low_rates, thin, tpr_at
 from fedunlearn.seeding import rng_for
@@ -58,6 +59,25 @@ def test_infinite_scores_are_scores_and_nan_is_none() -> None:
         assert one.tolist() == other.tolist()
     with pytest.raises(ValueError, match="NaN"):
         corners(np.array([np.nan]), np.zeros(1))
+
+
+@given(st.integers(0, 2**32), st.integers(1, 60), st.integers(1, 60), st.booleans(), st.integers(1, 40))
+def test_the_corners_are_scikit_learns(seed: int, p: int, n: int, weighted: bool, levels: int) -> None:
+    """All thresholds of scikit-learn's curve are on ours, bit for bit, and ours has no other corners."""
+    rng = np.random.default_rng(seed)
+    positive, negative = (rng.integers(0, levels, k).astype(float) for k in (p, n))
+    weights = rng.random(n) + 0.01 if weighted else np.ones(n)
+    fpr, tpr, _ = roc_curve(
+        np.repeat([1, 0], [p, n]),
+        np.concatenate([positive, negative]),
+        sample_weight=np.concatenate([np.ones(p), weights]),
+        drop_intermediate=False,
+    )
+    found = corners(positive, negative, weights if weighted else None)
+    assert found is not None
+    theirs = set(zip(np.clip(fpr, 0, 1).tolist(), np.clip(tpr, 0, 1).tolist(), strict=True))
+    assert set(zip(*(rate.tolist() for rate in found), strict=True)) <= theirs
+    assert np.trapezoid(*found[::-1]) == pytest.approx(np.trapezoid(tpr, fpr), abs=1e-12)
 
 
 @pytest.mark.parametrize(("positive", "negative"), [(0, 3), (3, 0), (0, 0)])
