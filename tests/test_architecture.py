@@ -17,6 +17,8 @@ LONGEST = 600
 """lines: beyond it a file hardly tells one part of the story; no file is split for a line count"""
 LONG_FILES = {"results_schema"}
 """files that are longer all the same: a type for each object in results.json"""
+LONGEST_METHOD = 60
+"""lines of an unlearning method's file: its docstring, its card and its objective"""
 LONGEST_CLASS = 200
 """lines"""
 LONG_CLASSES = {"evaluation.judge.Judge", "models.encoders.model.EncoderModel", "results_schema.Results"}
@@ -368,6 +370,22 @@ def squeezed_lines(files: dict[str, str]) -> list[str]:
     ]
 
 
+def long_methods(files: dict[str, str]) -> list[str]:
+    """A method's file is its docstring, its card and its objective; what several may use lies beside them."""
+    found = []
+    for module, text in files.items():
+        *folders, name = module.split(".")
+        length = len(text.splitlines())
+        if (
+            folders[:1] == ["unlearning"]
+            and len(folders) == 2
+            and name != "contract"
+            and length > LONGEST_METHOD
+        ):
+            found.append(f"{module}: {length} lines")
+    return found
+
+
 def vague_names(files: dict[str, str]) -> list[str]:
     return [f"{m}: a name that says nothing" for m in files if VAGUE & set(re.split(r"[._]", m))]
 
@@ -395,6 +413,9 @@ RULES: list[tuple[Callable[[dict[str, str]], list[str]], str, str]] = [
     (global_randomness, "training", "import torch\ntorch.manual_seed(1)"),
     (global_randomness, "checkpoints", "import torch\nstate = torch.load('x')"),
     (long_files, "vault", "x = 1\n" * (LONGEST + 1)),
+    (long_methods, "unlearning.methods.calm", "x = 1\n" * LONGEST_METHOD),
+    (long_methods, "unlearning.privileged.scrub", "x = 1\n" * LONGEST_METHOD),
+    (long_methods, "unlearning.controls.none", "x = 1\n" * LONGEST_METHOD),
     (long_classes, "vault", "class A:\n" + "    x = 1\n" * LONGEST_CLASS),
     (wide_constructors, "vault", "class A:\n    def __init__(self, a, b, c, d, *, e, f, g): ..."),
     (attributes_set_from_outside, "engines.engine", "experiment.engine_folders = tuple"),
