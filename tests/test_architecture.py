@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from fedunlearn.unlearning import METHODS, PRIVILEGED
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "fedunlearn"
 LONGEST = 600
@@ -31,6 +33,20 @@ LIBRARY_ATTRIBUTES = {
     *("task_id", "run_id", "node_id", "description", "__file__", "frames", "mod_tracker", "width"),
 }
 """attributes that libraries mean to be set from outside"""
+
+OTHER_MEANINGS = {
+    "none": (
+        *("config", "corpora.manifest", "evaluation.judge", "evaluation.request_privacy", "study.grid"),
+        *("report.figures", "report.runs.figure", "report.runs.tables", "report.study.figures"),
+        "results_schema",
+    ),
+    "calm": ("config.unlearning", "corpora.ravdess"),
+    "destroy": ("experiment.references", "results_schema"),
+}
+"""Name of a method -> where it means something else: no colour, an emotion, a random stream, the default
+method, or in the schema of results the gap of a control"""
+METHOD_NAMES = {*METHODS, *PRIVILEGED} - {"not", "retrained"}
+"""all but a word of English and the name of a model"""
 
 ROOMS = (
     ("errors", "streams", "cpus", "seeding", "blockwise"),
@@ -77,7 +93,7 @@ ALONE = {
     "ledger": set(),
     "blockwise": set(),
     "report": {"report", "results_schema", "run_folder", "files"},
-    "tracking": {"tracking", "errors", "run_folder"},
+    "tracking": {"tracking", "errors", "results_schema", "run_folder"},
 }
 """What the leaves, and the report, which reads results, may import of the package."""
 
@@ -386,6 +402,19 @@ def long_methods(files: dict[str, str]) -> list[str]:
     return found
 
 
+def method_names(files: dict[str, str]) -> list[str]:
+    """The registry alone lists methods; whether one is a control, its card or the results say."""
+    breaches = []
+    for module, text in files.items():
+        if within(module, "unlearning") or within(module, "simulations"):
+            continue
+        other = {name for name, rooms in OTHER_MEANINGS.items() if any(within(module, r) for r in rooms)}
+        for node in nodes(text):
+            if isinstance(node, ast.Constant) and node.value in METHOD_NAMES - other:
+                breaches.append(f"{module}, line {node.lineno}: the method {node.value!r} by name")
+    return breaches
+
+
 def vague_names(files: dict[str, str]) -> list[str]:
     return [f"{m}: a name that says nothing" for m in files if VAGUE & set(re.split(r"[._]", m))]
 
@@ -413,6 +442,9 @@ RULES: list[tuple[Callable[[dict[str, str]], list[str]], str, str]] = [
     (global_randomness, "training", "import torch\ntorch.manual_seed(1)"),
     (global_randomness, "checkpoints", "import torch\nstate = torch.load('x')"),
     (long_files, "vault", "x = 1\n" * (LONGEST + 1)),
+    (method_names, "report.gaps", "if name == 'destroy':\n    pass"),
+    (method_names, "server.guard", "SPECIAL = {'l2ul': 2}"),
+    (method_names, "evaluation.gap", "controls.get('none')"),
     (long_methods, "unlearning.methods.calm", "x = 1\n" * LONGEST_METHOD),
     (long_methods, "unlearning.privileged.scrub", "x = 1\n" * LONGEST_METHOD),
     (long_methods, "unlearning.controls.none", "x = 1\n" * LONGEST_METHOD),
