@@ -36,6 +36,14 @@ class Examples:
         width = int(frames.max()) if len(frames) else 0
         return Examples(self.features[index, :width], frames, self.labels[index])
 
+    def followed_by(self, other: "Examples") -> "Examples":
+        """Join two sets of examples of the same width T: these, then the other ones."""
+        return Examples(
+            torch.cat([self.features, other.features]),
+            torch.cat([self.frames, other.frames]),
+            torch.cat([self.labels, other.labels]),
+        )
+
 
 @dataclass(frozen=True)
 class ForgetSet:

@@ -18,7 +18,7 @@ null.
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Generic, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -46,8 +46,33 @@ SCHEMA: Final = "fedunlearn/results/1"
 FAMILY = "fedunlearn/results/"
 """what the schema's name begins with, of whatever version"""
 
-CONTROLS: Final = ("none", "destroy")
-"""what stands in place of unlearning for comparison: doing nothing, and random weights"""
+
+class Control(NamedTuple):
+    """A control, which every method has to beat, as results name it.
+
+    Attributes:
+        name: of the method that it can also be run as, and of its gap in ``results.gap``.
+        model: the model that stands for it in ``results.models`` and ``results.distances``.
+        effect: what it does in place of unlearning, as ``results.unlearning.control`` says.
+        verdict: the same in ``results.ranking``.
+        words: the same as a noun.
+    """
+
+    name: str
+    model: str
+    effect: str
+    verdict: str
+    words: str
+
+
+DOING_NOTHING: Final = Control(
+    "none", "original", "leaves the model as it is", "does nothing", words="doing nothing"
+)
+RANDOM_WEIGHTS: Final = Control(
+    "destroy", "destroy", "puts random weights in its place", "random weights", words="random weights"
+)
+CONTROLS: Final = {control.name: control for control in (DOING_NOTHING, RANDOM_WEIGHTS)}
+"""The controls by name: the fields of ``results.gap`` that are always there."""
 
 T = TypeVar("T")
 _READING = {"reading": True}
@@ -376,7 +401,7 @@ class Gap(ResultsPart):
 class GapReport(ByName[Gap]):
     """Distances to the retrained models, beside the distance of those to each other."""
 
-    required = ("unlearned", "recovered", "none", "destroy")
+    required = ("unlearned", "recovered", *CONTROLS)
 
     unlearned: Nullable[Gap] = Field(Gap.empty(), description="Gap of the unlearned model.")
     recovered: Nullable[Gap] = Field(Gap.empty(), description="Gap of the recovered model.")
@@ -1154,6 +1179,15 @@ class Results(ResultsPart):
         return self.models.retrained.retain.n == 0
 
     @property
+    def control_effect(self) -> str:
+        """What the method does in place of unlearning, where it is a control; else empty."""
+        if self.unlearning.control is not None:
+            return self.unlearning.control
+        # Older results do not say whether the method is a control.
+        method = self.unlearning.method or self.setting("unlearning", "method")
+        return CONTROLS[method].effect if method in CONTROLS else ""
+
+    @property
     def useless(self) -> bool | None:
         """Whether the final model is useless.
 
@@ -1163,11 +1197,7 @@ class Results(ResultsPart):
         """
         if self.nothing_unlearned or self.nobody_left:
             return None
-        control = self.unlearning.control
-        if control is None:  # older results do not say whether the method is a control
-            method = self.unlearning.method or self.setting("unlearning", "method")
-            control = method if method in CONTROLS else ""
-        if control:
+        if self.control_effect:
             return True
         own = self.gap[self.final_model].mean
         controls = [gap for name in CONTROLS if (gap := self.gap[name].mean) is not None]
@@ -1219,7 +1249,7 @@ class Results(ResultsPart):
 
     def _gap_rows(self) -> list[dict[str, Any]]:
         rows = []
-        for name in ("unlearned", "recovered", "none", "destroy", "noise_floor"):
+        for name in ("unlearned", "recovered", *CONTROLS, "noise_floor"):
             gap = self.gap[name]
             if not gap:
                 continue

@@ -11,12 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from fedunlearn.unlearning import METHODS, PRIVILEGED
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "fedunlearn"
 LONGEST = 600
 """lines: beyond it a file hardly tells one part of the story; no file is split for a line count"""
 LONG_FILES = {"results_schema"}
 """files that are longer all the same: a type for each object in results.json"""
+LONGEST_METHOD = 60
+"""lines of an unlearning method's file: its docstring, its card and its objective"""
 LONGEST_CLASS = 200
 """lines"""
 LONG_CLASSES = {"evaluation.judge.Judge", "models.encoders.model.EncoderModel", "results_schema.Results"}
@@ -29,6 +33,20 @@ LIBRARY_ATTRIBUTES = {
     *("task_id", "run_id", "node_id", "description", "__file__", "frames", "mod_tracker", "width"),
 }
 """attributes that libraries mean to be set from outside"""
+
+OTHER_MEANINGS = {
+    "none": (
+        *("config", "corpora.manifest", "evaluation.judge", "evaluation.request_privacy", "study.grid"),
+        *("report.figures", "report.runs.figure", "report.runs.tables", "report.study.figures"),
+        "results_schema",
+    ),
+    "calm": ("config.unlearning", "corpora.ravdess"),
+    "destroy": ("experiment.references", "results_schema"),
+}
+"""Name of a method -> where it means something else: no colour, an emotion, a random stream, the default
+method, or in the schema of results the gap of a control"""
+METHOD_NAMES = {*METHODS, *PRIVILEGED} - {"not", "retrained"}
+"""all but a word of English and the name of a model"""
 
 ROOMS = (
     ("errors", "streams", "cpus", "seeding", "blockwise"),
@@ -75,7 +93,7 @@ ALONE = {
     "ledger": set(),
     "blockwise": set(),
     "report": {"report", "results_schema", "run_folder", "files"},
-    "tracking": {"tracking", "errors", "run_folder"},
+    "tracking": {"tracking", "errors", "results_schema", "run_folder"},
 }
 """What the leaves, and the report, which reads results, may import of the package."""
 
@@ -368,6 +386,35 @@ def squeezed_lines(files: dict[str, str]) -> list[str]:
     ]
 
 
+def long_methods(files: dict[str, str]) -> list[str]:
+    """A method's file is its docstring, its card and its objective; what several may use lies beside them."""
+    found = []
+    for module, text in files.items():
+        *folders, name = module.split(".")
+        length = len(text.splitlines())
+        if (
+            folders[:1] == ["unlearning"]
+            and len(folders) == 2
+            and name != "contract"
+            and length > LONGEST_METHOD
+        ):
+            found.append(f"{module}: {length} lines")
+    return found
+
+
+def method_names(files: dict[str, str]) -> list[str]:
+    """The registry alone lists methods; whether one is a control, its card or the results say."""
+    breaches = []
+    for module, text in files.items():
+        if within(module, "unlearning") or within(module, "simulations"):
+            continue
+        other = {name for name, rooms in OTHER_MEANINGS.items() if any(within(module, r) for r in rooms)}
+        for node in nodes(text):
+            if isinstance(node, ast.Constant) and node.value in METHOD_NAMES - other:
+                breaches.append(f"{module}, line {node.lineno}: the method {node.value!r} by name")
+    return breaches
+
+
 def vague_names(files: dict[str, str]) -> list[str]:
     return [f"{m}: a name that says nothing" for m in files if VAGUE & set(re.split(r"[._]", m))]
 
@@ -395,6 +442,12 @@ RULES: list[tuple[Callable[[dict[str, str]], list[str]], str, str]] = [
     (global_randomness, "training", "import torch\ntorch.manual_seed(1)"),
     (global_randomness, "checkpoints", "import torch\nstate = torch.load('x')"),
     (long_files, "vault", "x = 1\n" * (LONGEST + 1)),
+    (method_names, "report.gaps", "if name == 'destroy':\n    pass"),
+    (method_names, "server.guard", "SPECIAL = {'l2ul': 2}"),
+    (method_names, "evaluation.gap", "controls.get('none')"),
+    (long_methods, "unlearning.methods.calm", "x = 1\n" * LONGEST_METHOD),
+    (long_methods, "unlearning.privileged.scrub", "x = 1\n" * LONGEST_METHOD),
+    (long_methods, "unlearning.controls.none", "x = 1\n" * LONGEST_METHOD),
     (long_classes, "vault", "class A:\n" + "    x = 1\n" * LONGEST_CLASS),
     (wide_constructors, "vault", "class A:\n    def __init__(self, a, b, c, d, *, e, f, g): ..."),
     (attributes_set_from_outside, "engines.engine", "experiment.engine_folders = tuple"),

@@ -16,6 +16,7 @@ from fedunlearn.cli.options import (
     read_overrides,
 )
 from fedunlearn.config.fields import LARGEST, LARGEST_SEED, LARGEST_SHAPE
+from fedunlearn.config.unlearning import UnlearningSettings
 from fedunlearn.console import Screen, errors, plain, warn
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, RunFailed
 from fedunlearn.files import write_atomically
@@ -33,7 +34,9 @@ def guard(
     guards: Annotated[
         str, typer.Option(help="Of off, config (the experiment's own), refuse, strict.")
     ] = "off,config,refuse,strict",
-    methods: Annotated[str, typer.Option(help="Unlearning methods of honest requesters.")] = "calm",
+    methods: Annotated[
+        str, typer.Option(help="Unlearning methods of honest requesters.")
+    ] = UnlearningSettings().method,
     size: Annotated[
         int, typer.Option(min=1, max=LARGEST, help="Utterances that each requester deletes.")
     ] = 20,

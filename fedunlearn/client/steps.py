@@ -18,7 +18,8 @@ from fedunlearn.models.contract import EmotionModel
 from fedunlearn.seeding import rng_for
 from fedunlearn.training import Moments, calibrate, predict, train
 from fedunlearn.unlearning.contract import Method, ServerScalars, UnlearnResult
-from fedunlearn.unlearning.low_rank import log_odds_of, smoothed
+from fedunlearn.unlearning.log_odds import log_odds_of
+from fedunlearn.unlearning.low_rank import smoothed
 from fedunlearn.vault.calibration import FEWEST
 
 

@@ -57,7 +57,7 @@ class DescentSettings(Settings):
 class CalmSettings(DescentSettings):
     """Settings of CALM, calibrated log-odds matching, which is this project's own method.
 
-    ``unlearning/methods/calm.py`` has the derivation. The defaults were chosen on RAVDESS with the
+    docs/methods.md has the derivation. The defaults were chosen on RAVDESS with the
     functionals model and seeds 101 to 106 (two clients of each seed deleting 10, 20 and 48 utterances, and
     four deleting 20 each), for which results are never reported; ``rank`` and ``copies`` of
     configs/ravdess-cnn.toml on seed 101.

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
-from fedunlearn.results_schema import Gap, ModelScores, RankedModel
+from fedunlearn.results_schema import CONTROLS, DOING_NOTHING, Gap, ModelScores, RankedModel
 
 MEASURES = ("forget", "retain", "test", "membership")
 
@@ -87,14 +87,14 @@ def rank(
 
     Args:
         models: name -> scores of what is judged.
-        controls: "none" and "destroy" -> scores.
+        controls: names of ``CONTROLS`` -> scores.
         references: the retrained models, one a seed.
         classes: number of emotions; chance is 1 / classes.
         method: what made the models. One that is itself a control is never useful, whatever recovery did.
     """
     control_gaps = {name: gap(record, references) for name, record in controls.items()}
 
-    original = controls.get("none", ModelScores.empty())
+    original = controls.get(DOING_NOTHING.name, ModelScores.empty())
 
     def row(name: str, record: ModelScores, useful: bool, why: str) -> RankedModel:
         return RankedModel(
@@ -110,10 +110,10 @@ def rank(
     for name, record in models.items():
         why = _objection(gap(record, references), record, control_gaps, references, classes)
         if method in controls:
-            why = f"the method is itself a control: {_CONTROLS.get(method, method)}"
+            why = f"the method is itself a control: {CONTROLS[method].verdict}"
         rows.append(row(name, record, not why, why or "beats both controls"))
     for name, record in controls.items():
-        rows.append(row(f"control: {name}", record, False, f"a control: {_CONTROLS.get(name, name)}"))
+        rows.append(row(f"control: {name}", record, False, f"a control: {CONTROLS[name].verdict}"))
     return sorted(rows, key=lambda row: (row.mean_gap is None, row.mean_gap or 0.0))
 
 
@@ -143,9 +143,6 @@ def retention(model: ModelScores, references: Sequence[ModelScores], classes: in
     return _mean(shares)
 
 
-_CONTROLS = {"none": "does nothing", "destroy": "random weights"}
-
-
 def _objection(
     own: Gap,
     record: ModelScores,
@@ -158,7 +155,7 @@ def _objection(
     for name, control in controls.items():
         if control.mean is not None and own.mean >= control.mean:
             return f"stands no nearer to the retrained model than the control {name}"
-    nothing = controls.get("none")
+    nothing = controls.get(DOING_NOTHING.name)
     if _too_much(record, references):
         return "forgot too much: less than half of the retrained models' forget accuracy is left"
     share = f"less than {LEAST_PROGRESS:.0%} of the way"

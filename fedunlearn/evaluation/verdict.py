@@ -13,6 +13,9 @@ from fedunlearn.evaluation.intervals import l1_interval
 from fedunlearn.evaluation.judge import Judge, View
 from fedunlearn.evaluation.resampling import Answers, differences
 from fedunlearn.results_schema import (
+    CONTROLS,
+    DOING_NOTHING,
+    RANDOM_WEIGHTS,
     Distances,
     DistanceScores,
     FairnessReport,
@@ -26,8 +29,6 @@ from fedunlearn.results_schema import (
 )
 
 STAGES = ("original", "unlearned", "recovered")
-CONTROLS = {"none": "original", "destroy": "destroy"}
-"""control -> the model that stands for it"""
 
 
 class Verdict:
@@ -35,7 +36,7 @@ class Verdict:
 
     Args:
         judge: evaluates the models.
-        states: weights of ``STAGES`` and of "destroy" (random weights).
+        states: weights of ``STAGES`` and of the control with random weights.
         retrained: weights of retrained models, one a seed, at least one.
         forget: D_f, the union of all requests' utterances.
         emotions: the class order.
@@ -81,13 +82,13 @@ class Verdict:
             distance.against = [gap(self._records[model], [r]).mean for r in self._references]
             return distance
 
-        none, floor = measure(CONTROLS["none"]), noise_floor(self._references)
+        none, floor = measure(DOING_NOTHING.model), noise_floor(self._references)
         times = rho(none, floor)
         return GapReport(
             unlearned=measure("unlearned"),
             recovered=measure("recovered"),
             none=none,
-            destroy=measure(CONTROLS["destroy"]),
+            destroy=measure(RANDOM_WEIGHTS.model),
             noise_floor=floor or Gap.empty(),
             rho=times,
             nothing_to_forget=times is not None and times <= NOTHING_TO_FORGET,
@@ -96,7 +97,7 @@ class Verdict:
     def ranking(self) -> list[RankedModel]:
         """``results.ranking``: the run's models and both controls, nearest to the retrained ones first."""
         named = {f"{stage} ({self._method})": self._records[stage] for stage in ("unlearned", "recovered")}
-        controls = {name: self._records[model] for name, model in CONTROLS.items()}
+        controls = {name: self._records[control.model] for name, control in CONTROLS.items()}
         return rank(named, controls, self._references, self._judge.classes, self._method)
 
     def distances(self) -> Distances:
@@ -112,7 +113,7 @@ class Verdict:
             original=to_retrained("original"),
             unlearned=to_retrained("unlearned"),
             recovered=to_retrained("recovered"),
-            destroy=to_retrained("destroy"),
+            destroy=to_retrained(RANDOM_WEIGHTS.model),
             retrained=_mean_of(pairs) if pairs else DistanceScores.empty(),
         )
 

@@ -25,6 +25,7 @@ from fedunlearn.ledger import LedgerReader
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition
 from fedunlearn.results_schema import (
+    RANDOM_WEIGHTS,
     SCHEMA,
     Absences,
     Attackers,
@@ -213,7 +214,7 @@ class ResultsAssembler:
         forget = utterances_of((r for r in served if r.gone), requests)
         first = record.retrained[0] if record.retrained else None
         retrained_log = Log.of(first) if first else Log()
-        judged = {name: models.states[name] for name in STAGES} | {"destroy": models.destroyed}
+        judged = {name: models.states[name] for name in STAGES} | {RANDOM_WEIGHTS.model: models.destroyed}
         open_ends = unfulfilled(served, state.silent_clients, state.faults)
         entries = timeline(record.log.rows, record.log.curve, judge, forget)
         emotions, method = self.corpus.emotions, config.unlearning.method

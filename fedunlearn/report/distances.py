@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 from fedunlearn.report.tables import Cell, Column, Row, Table
 from fedunlearn.report.values import MISSING, count, fraction, many, plain, signed
-from fedunlearn.results_schema import DistanceScores, GumScores, RelearnTime, Results
+from fedunlearn.results_schema import RANDOM_WEIGHTS, DistanceScores, GumScores, RelearnTime, Results
 
-MODELS = ("original", "unlearned", "recovered", "destroy", "retrained")
-_HEADS = {"destroy": "random weights"}
-_WORDS = {"destroy": "control"}
+MODELS = ("original", "unlearned", "recovered", RANDOM_WEIGHTS.model, "retrained")
+_HEADS = {RANDOM_WEIGHTS.model: RANDOM_WEIGHTS.words}
+_WORDS = {RANDOM_WEIGHTS.model: "control"}
 _DISTANCES: tuple[tuple[str, str, str, Callable[[DistanceScores], float | None]], ...] = (
     ("tow", "Tug of war", "1 = the retrained accuracies", lambda d: d.tow),
     ("ks", "Kolmogorov-Smirnov", "of the losses on D_f", lambda d: d.ks),
@@ -32,7 +32,9 @@ def distance_table(results: Results) -> Table | None:
         if any(value is not None for value in found):
             rows.append(Row(head, note, _mark_last([Cell(fraction(value)) for value in found]), word))
     if results.relearn:
-        times = [RelearnTime.empty() if name == "destroy" else results.relearn[name] for name in MODELS]
+        times = [
+            RelearnTime.empty() if name == RANDOM_WEIGHTS.model else results.relearn[name] for name in MODELS
+        ]
         target = next((time.target for time in times if time.target is not None), None)
         note = "gradient steps" if target is None else f"gradient steps to {fraction(target)}"
         rows.append(Row("Relearn time", note, _mark_last([_relearn_cell(t) for t in times]), "relearn"))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from fedunlearn.report.names import CONTROL_WORDS, control_effect, method_name, privileged_data
+from fedunlearn.report.names import method_name, privileged_data
 from fedunlearn.report.request_view import CLOSED, FULFILLED, view_requests
 from fedunlearn.report.values import (
     Interval,
@@ -15,7 +15,7 @@ from fedunlearn.report.values import (
     plain,
     significant,
 )
-from fedunlearn.results_schema import PhaseCostRow, Results
+from fedunlearn.results_schema import CONTROLS, PhaseCostRow, Results
 
 NOTHING_TO_FORGET = 2.0  # times the noise floor between original and retrained, in results without rho
 FAR = 0.05  # forget accuracy; a model surely that far below the retrained one is not praised
@@ -63,13 +63,13 @@ def judge_method(results: Results) -> tuple[bool | None, str]:
     ranked = next((r for r in results.ranking if (r.name or "").startswith(final)), None)
     if not useless:
         return True, (ranked.why or "") if ranked else ""
-    if effect := control_effect(results):
+    if effect := results.control_effect:
         return False, f"“{method_name(results)}” is a control, it {effect}"
-    controls = {name: results.gap[name].mean for name in CONTROL_WORDS}
+    controls = {name: results.gap[name].mean for name in CONTROLS}
     beaten_by = {n: g for n, g in controls.items() if ours is not None and g is not None and ours >= g}
     if beaten_by:
         best = min(beaten_by, key=lambda name: beaten_by[name])
-        return False, f"it ranks no better than {CONTROL_WORDS[best]} ({fraction(beaten_by[best])})"
+        return False, f"it ranks no better than {CONTROLS[best].words} ({fraction(beaten_by[best])})"
     return False, f"it {plain(ranked.why if ranked else None).rstrip('.')}"
 
 
@@ -281,7 +281,7 @@ def _forgetting(results: Results) -> str:
 def _doubt(results: Results) -> str:
     """Said where the final model and doing nothing cannot be told apart."""
     ours, nothing = interval(results.gap[results.final_model]), interval(results.gap.none)
-    if control_effect(results):
+    if results.control_effect:
         return ""
     if ours is None or nothing is None or ours[1] < nothing[0] or nothing[1] < ours[0]:
         return ""

@@ -8,14 +8,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fedunlearn.report.figures.style import OF_MODEL, PALETTE, FigureSpec, LegendEntry, despine, new_figure
-from fedunlearn.report.names import CONTROL_COLOURS, CONTROL_WORDS
 from fedunlearn.report.tables import Cell, Column, Row, Table
 from fedunlearn.report.values import MISSING, bracketed, fraction, interval, plain, significant
-from fedunlearn.results_schema import Gap, Results
+from fedunlearn.results_schema import CONTROLS, RANDOM_WEIGHTS, Gap, Results
 
-NAMES = {"recovered": "recovered", "unlearned": "unlearned", **CONTROL_WORDS}
+NAMES = {"recovered": "recovered", "unlearned": "unlearned"} | {name: c.words for name, c in CONTROLS.items()}
 """fields of the gaps in the results, and what they are called on the page"""
-BARS = (*CONTROL_WORDS, "unlearned", "recovered")
+BARS = (*CONTROLS, "unlearned", "recovered")
+_COLOURS = {name: name for name in BARS} | {name: c.model for name, c in CONTROLS.items()}
+"""field -> the model whose colour it has: doing nothing leaves the original"""
 MEASURES: tuple[tuple[str, str, Callable[[Gap], float | None]], ...] = (
     ("mean", "gap", lambda gap: gap.mean),
     ("forget", "accuracy", lambda gap: gap.forget),
@@ -24,7 +25,7 @@ MEASURES: tuple[tuple[str, str, Callable[[Gap], float | None]], ...] = (
     ("membership", "membership", lambda gap: gap.membership),
 )
 KEY: tuple[LegendEntry, ...] = (
-    *(("patch", f"of-{CONTROL_COLOURS.get(name, name)}", text) for name, text in NAMES.items()),
+    *(("patch", f"of-{_COLOURS[name]}", text) for name, text in NAMES.items()),
     ("bar lying", "ink", "95% interval of the mean"),
 )
 FLOOR_KEY: LegendEntry = ("bar", "ink", "noise floor")
@@ -76,7 +77,7 @@ def ranking_table(results: Results) -> list[Rank]:
                 round(100 * (entry.mean_gap or 0.0) / longest, 1),
                 entry.useful is True,
                 entry.why or "",
-                CONTROL_COLOURS.get(field, field) if field in NAMES else "destroy",
+                _COLOURS.get(field, RANDOM_WEIGHTS.model),
             )
         )
     return table
@@ -97,7 +98,7 @@ def gap_table(results: Results) -> Table | None:
         mean = Cell(mean.text, bracketed(interval(gap), 3))
         each = [fraction(value) for value in gap.against if value is not None]
         note = f"to each seed: {', '.join(each)}" if len(each) > 1 else ""
-        rows.append(Row(text, note, (mean, *parts), "control" if name in CONTROL_WORDS else name))
+        rows.append(Row(text, note, (mean, *parts), "control" if name in CONTROLS else name))
     if not rows:
         return None
     floor = results.gap.noise_floor
@@ -148,7 +149,7 @@ def _bars(results: Results, width: int) -> Figure:
             spread = interval(results.gap[name]) if measure == "mean" and gap is not None else None
             furthest = max(gap or 0.0, floor or 0.0, spread[1] if spread else 0.0)
             longest = max(longest, furthest)
-            axes.barh(y, gap or 0.0, 0.88 * height, color=PALETTE[OF_MODEL[name]])
+            axes.barh(y, gap or 0.0, 0.88 * height, color=PALETTE[OF_MODEL[_COLOURS[name]]])
             if spread:
                 axes.hlines(y, *spread, color=PALETTE["ink"], linewidth=1.4)
             write_beside(axes, fraction(gap), furthest, y)

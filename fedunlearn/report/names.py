@@ -1,16 +1,11 @@
 """What models, controls and methods are called on every page."""
 
+from collections.abc import Iterable
+
 from fedunlearn.report.values import plain
 from fedunlearn.results_schema import Results
 
 MODELS = ("original", "unlearned", "recovered", "retrained")
-CONTROLS = {"none": "leaves the model as it is", "destroy": "puts random weights in its place"}
-"""what each control does; results of old versions do not say"""
-CONTROL_WORDS = {"none": "doing nothing", "destroy": "random weights"}
-RANDOM_WEIGHTS = "destroy"
-"""the control that is so far from all methods that figures may leave it outside"""
-CONTROL_COLOURS = {"none": "original", "destroy": "destroy"}
-"""control -> the model whose colour it has: doing nothing leaves the original"""
 PRIVILEGED = {"retain": "the retain sets", "history": "the retain sets and the server's history"}
 """what a privileged baseline sees beside the forget set"""
 
@@ -18,12 +13,6 @@ PRIVILEGED = {"retain": "the retain sets", "history": "the retain sets and the s
 def method_title(results: Results) -> str:
     """The unlearning method as pages show it."""
     return results.unlearning.title or method_name(results)
-
-
-def control_effect(results: Results) -> str:
-    """What the method does in place of unlearning, where it is a control; else empty."""
-    control = results.unlearning.control
-    return CONTROLS.get(method_name(results), "") if control is None else control
 
 
 def method_name(results: Results) -> str:
@@ -34,3 +23,9 @@ def method_name(results: Results) -> str:
 def privileged_data(results: Results) -> str:
     """What the method sees beside the forget set; empty where it sees nothing else."""
     return PRIVILEGED.get(results.unlearning.sees or "", "")
+
+
+def methods_used(runs: Iterable[Results]) -> list[tuple[str, str]]:
+    """List the title of each unlearning method of some runs, and whom it is from; each once."""
+    found = {method_title(run): run.unlearning.source for run in runs}
+    return [(title, source) for title, source in found.items() if source]

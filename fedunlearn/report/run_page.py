@@ -26,13 +26,13 @@ from fedunlearn.report.figures.roc import roc_curves
 from fedunlearn.report.figures.timeline import timeline
 from fedunlearn.report.finding import count_closed, count_requests, find, judge_method
 from fedunlearn.report.gaps import gap_bars, gap_table, ranking_table, rho_sentence
-from fedunlearn.report.names import method_name, method_title, privileged_data
+from fedunlearn.report.names import method_name, method_title, methods_used, privileged_data
 from fedunlearn.report.privacy import describe_leaks, privacy_table
 from fedunlearn.report.request_table import batches, request_table, unreachable, update_norms, window
 from fedunlearn.report.side_by_side import model_dots, models_table
 from fedunlearn.report.tiles import tiles
 from fedunlearn.report.values import count, duration, fraction, many, plain
-from fedunlearn.results_schema import Results, Times
+from fedunlearn.results_schema import CONTROLS, Results, Times
 
 SECTIONS = {
     "models": "The four models side by side",
@@ -160,6 +160,8 @@ def _texts(results: Results) -> dict[str, Any]:
         "distance_note": distance_note(results),
         "brought_back": reversion_summary(results),
         "warnings": results.corpus.warnings,
+        "methods_used": methods_used([results]),
+        "controls": list(CONTROLS.values()),
         "more_faults": max(0, len(results.faults) - FAULTS_SHOWN),
         "settings": tomli_w.dumps(_without_null(results.config)) if results.config else "",
         "versions": list(results.versions.items()),

@@ -12,13 +12,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fedunlearn.results_schema import CONTROLS
 from fedunlearn.run_folder import RunFolder
 
 LIBRARY = "torch.utils.tensorboard"
 INSTALL = 'pip install -e ".[tracking]"   (or: pip install tensorboard)'
 
 _MODELS = ("original", "unlearned", "recovered", "retrained")
-_OF_GAP = {"none": "original", "noise_floor": "noise-floor"}
+_OF_GAP = {name: control.model for name, control in CONTROLS.items()} | {"noise_floor": "noise-floor"}
 """Key of a gap in results.json -> its model, where the names differ."""
 
 

@@ -4,6 +4,7 @@ A method gets the model, the forget set, its own settings, a random generator an
 server may send. There is no parameter through which retain data could come (DESIGN, promise 1).
 """
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -77,8 +78,15 @@ def snapshot(model: EmotionModel) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
-def unchanged(model: EmotionModel, stopped: str, accuracy: float = math.nan) -> UnlearnResult:
-    """Return the result of doing nothing, and why nothing was done."""
+def unchanged(model: EmotionModel, stopped: str, examples: Examples | None = None) -> UnlearnResult:
+    """Return the result of doing nothing.
+
+    Args:
+        model: not changed.
+        stopped: why nothing was done.
+        examples: the forget set, on which the accuracy is taken; None = it is empty.
+    """
+    accuracy = math.nan if examples is None else forget_accuracy(copy.deepcopy(model).eval(), examples)
     return UnlearnResult(snapshot(model), steps=0, stopped=stopped, forget_accuracy=(accuracy, accuracy))
 
 

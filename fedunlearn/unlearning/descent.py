@@ -1,4 +1,4 @@
-"""The gradient descent that all methods share: batches, the stop rule and the weights that stay fixed."""
+"""The gradient descent that all methods share: batches, the stop rule, the usual losses."""
 
 import copy
 import math
@@ -12,7 +12,7 @@ from torch import Tensor
 from fedunlearn.config.unlearning import DescentSettings
 from fedunlearn.examples import Examples
 from fedunlearn.models.contract import EmotionModel
-from fedunlearn.training import sgd_step
+from fedunlearn.training import predict, sgd_step
 from fedunlearn.unlearning.contract import (
     ServerScalars,
     UnlearnFailed,
@@ -106,6 +106,39 @@ def cross_entropy_to(examples: Examples, target: Tensor) -> Loss:
     def loss(model: EmotionModel, index: Tensor) -> Tensor:
         batch = examples.take(index)
         return F.cross_entropy(model.classify(batch.features, batch.frames), target[index])
+
+    return loss
+
+
+def ascent(examples: Examples) -> Loss:
+    """Return minus the mean cross-entropy to the true labels: descending it is ascending the usual loss."""
+    learned = cross_entropy_to(examples, examples.labels)
+
+    def loss(model: EmotionModel, index: Tensor) -> Tensor:
+        return -learned(model, index)
+
+    return loss
+
+
+def divergence(teacher: Tensor, student: Tensor) -> Tensor:
+    """Compute the mean KL(p_teacher || p_student) in nats, a scalar >= 0, of logits [b, C] each."""
+    return F.kl_div(
+        F.log_softmax(student, 1), F.log_softmax(teacher, 1), reduction="batchmean", log_target=True
+    )
+
+
+def divergence_from(teacher: EmotionModel, examples: Examples) -> Loss:
+    """Return the mean divergence of the model's output on a batch of examples from the teacher's.
+
+    Args:
+        teacher: not changed.
+        examples: n samples.
+    """
+    taught = predict(teacher, examples).clone()
+
+    def loss(model: EmotionModel, index: Tensor) -> Tensor:
+        batch = examples.take(index)
+        return divergence(taught[index], model.classify(batch.features, batch.frames))
 
     return loss
 

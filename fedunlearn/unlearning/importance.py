@@ -1,5 +1,6 @@
-"""Importance of each weight for the forget set: the Omega of the elastic term."""
+"""How much each weight matters to the forget set: the Omega of the elastic term, and the saliency mask."""
 
+import copy
 from collections.abc import Callable
 from typing import Literal
 
@@ -9,6 +10,10 @@ from torch import Tensor
 
 from fedunlearn.examples import Examples
 from fedunlearn.models.contract import EmotionModel
+from fedunlearn.unlearning.descent import Loss, cross_entropy_to
+
+_AT_ONCE = 256
+"""utterances in one backward pass: bounds memory"""
 
 Importance = Literal["flipped-mas", "mas", "fisher", "none"]
 
@@ -41,6 +46,59 @@ def importance(model: EmotionModel, examples: Examples, kind: Importance) -> dic
         return {name: _scaled(v) for name, v in _accumulate(model, examples, _loss, torch.square).items()}
     mas = {name: _scaled(v) for name, v in _accumulate(model, examples, _size, torch.abs).items()}
     return {name: 1.0 - value for name, value in mas.items()} if kind == "flipped-mas" else mas
+
+
+def add_elastic_term(
+    loss: Loss, model: EmotionModel, examples: Examples, kind: Importance, strength: float
+) -> Loss:
+    """Add strength / 2 * sum_i Omega_i (theta_i - theta0_i)^2 to a loss, Omega computed once in eval mode.
+
+    Args:
+        loss: of a batch.
+        model: whose weights are theta0; not changed.
+        examples: n >= 1 utterances, on which Omega is computed.
+        kind: of Omega, as of ``importance``.
+        strength: lambda; 0 = no term, and Omega is not computed.
+    """
+    if strength == 0:
+        return loss
+    theta0 = {name: value.detach() for name, value in model.named_parameters()}
+    omega = importance(copy.deepcopy(model).eval(), examples, kind)
+
+    def penalised(working: EmotionModel, batch: Tensor) -> Tensor:
+        total, weights = loss(working, batch), dict(working.named_parameters())
+        for name, held in omega.items():
+            total = total + strength / 2 * (held * (weights[name] - theta0[name]).square()).sum()
+        return total
+
+    return penalised
+
+
+def saliency_mask(model: EmotionModel, examples: Examples, threshold: float) -> list[Tensor]:
+    """Mark the weights whose |d mean cross-entropy / d theta| is at least its ``threshold`` quantile.
+
+    The quantile is over all trainable weights together, the next value above where it falls between two.
+    Weights that equal it move, so that 0 masks none.
+
+    Args:
+        model: not changed.
+        examples: n >= 1 utterances.
+        threshold: in [0, 1].
+
+    Returns:
+        one bool tensor for each trainable parameter, of its shape, in ``parameters()`` order.
+    """
+    frozen = copy.deepcopy(model).eval()
+    weights = [value for value in frozen.parameters() if value.requires_grad]
+    loss, total = cross_entropy_to(examples, examples.labels), [torch.zeros_like(w) for w in weights]
+    for index in torch.split(torch.arange(len(examples)), _AT_ONCE):
+        part = loss(frozen, index) * (len(index) / len(examples))
+        for sum_, gradient in zip(total, torch.autograd.grad(part, weights), strict=True):
+            sum_ += gradient
+    saliency = [value.abs() for value in total]
+    ordered = torch.cat([value.flatten().cpu() for value in saliency]).sort().values
+    gamma = ordered[min(int(threshold * len(ordered)), len(ordered) - 1)]
+    return [value >= gamma for value in saliency]
 
 
 def _trainable(model: EmotionModel) -> dict[str, Tensor]:

@@ -12,11 +12,8 @@ al. 2019 (arXiv 1911.05248); memorised examples are these: Feldman & Zhang 2020 
 import copy
 
 import torch
-from torch import Tensor
 
-from fedunlearn.examples import Examples
 from fedunlearn.models.contract import EmotionModel
-from fedunlearn.training import predict
 
 
 def smoothed(model: EmotionModel, rank: int) -> EmotionModel:
@@ -37,23 +34,3 @@ def smoothed(model: EmotionModel, rank: int) -> EmotionModel:
                 left, sizes, right = torch.linalg.svd(weight - start, full_matrices=False)
                 weight.copy_(start + torch.mm(left[:, :rank] * sizes[:rank], right[:rank]))
     return frozen.requires_grad_(False)
-
-
-def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return ln(p_y / (1 - p_y)) of the true class: logits [n, C], labels int64 [n] -> [n].
-
-    It is > 0 where p_y > 1/2.
-
-    Raises:
-        ValueError: fewer than two classes.
-    """
-    if logits.shape[1] < 2:
-        raise ValueError(f"log-odds need at least 2 classes (got {logits.shape[1]})")
-    truth = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
-    others = logits.masked_fill(truth, -torch.inf).logsumexp(1)
-    return logits.gather(1, labels[:, None])[:, 0] - others
-
-
-def log_odds_of(model: EmotionModel, examples: Examples) -> Tensor:
-    """Return the log-odds that a model gives the true class of n examples: float64 [n]."""
-    return log_odds(predict(model, examples), examples.labels).double()

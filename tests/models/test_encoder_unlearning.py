@@ -29,9 +29,9 @@ from fedunlearn.server.guard import Probes
 from fedunlearn.training import calibrate, predict, set_calibration, train
 from fedunlearn.unlearning import METHODS, PRIVILEGED
 from fedunlearn.unlearning.contract import LogOdds, ServerScalars, UnlearnResult, snapshot
+from fedunlearn.unlearning.copies import noisy_copies
 from fedunlearn.unlearning.importance import importance
 from fedunlearn.unlearning.low_rank import smoothed
-from fedunlearn.unlearning.methods.calm import noisy_copies
 from fedunlearn.unlearning.privileged.contract import HistoryCard, RoundsCard
 from fedunlearn.unlearning.targeted_attack import targeted_pgd
 from fedunlearn.unlearning.untargeted_attack import closest_adversarial, fgsm

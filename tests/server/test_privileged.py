@@ -22,7 +22,8 @@ from fedunlearn.seeding import rng_for
 from fedunlearn.training import TrainingDiverged
 from fedunlearn.unlearning import METHODS, PRIVILEGED, method_named
 from fedunlearn.unlearning.contract import Method, ServerScalars, UnlearnResult
-from fedunlearn.unlearning.privileged import fed_eraser, scrub
+from fedunlearn.unlearning.descent import divergence
+from fedunlearn.unlearning.privileged import fed_eraser
 from fedunlearn.unlearning.privileged.contract import HistoryCard, Plan, RoundsCard, ScratchCard
 
 SILENT = ServerScalars()
@@ -109,9 +110,9 @@ def test_the_distance_of_scrub_by_hand() -> None:
     """KL((3/4, 1/4) || (1/2, 1/2)) = 3/4 ln 3/2 + 1/4 ln 1/2; the other way 1/2 ln 2/3 + 1/2 ln 2."""
     sure, even = torch.tensor([[math.log(3.0), 0.0]]), torch.zeros(1, 2)
     expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
-    assert scrub.distance(sure, even).item() == pytest.approx(expected)
-    assert scrub.distance(even, sure).item() == pytest.approx(0.5 * math.log(2 / 3) + 0.5 * math.log(2.0))
-    both = scrub.distance(torch.cat([sure, sure]), torch.cat([even, sure]))
+    assert divergence(sure, even).item() == pytest.approx(expected)
+    assert divergence(even, sure).item() == pytest.approx(0.5 * math.log(2 / 3) + 0.5 * math.log(2.0))
+    both = divergence(torch.cat([sure, sure]), torch.cat([even, sure]))
     assert both.item() == pytest.approx(expected / 2)
 
 

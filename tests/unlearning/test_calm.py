@@ -1,4 +1,4 @@
-"""CALM and the smoothed model that it foretells with: by hand, where it reduces to others, at its edges."""
+"""CALM and the smoothed model that it predicts with: by hand, where it reduces to others, at its edges."""
 
 import math
 from typing import Any
@@ -17,8 +17,9 @@ from fedunlearn.examples import ForgetSet
 from fedunlearn.models import build_model
 from fedunlearn.unlearning import METHODS
 from fedunlearn.unlearning.contract import LogOdds, ServerScalars, UnlearnResult
-from fedunlearn.unlearning.low_rank import log_odds, log_odds_of, smoothed
-from fedunlearn.unlearning.methods.calm import foretell, noisy_copies, with_log_odds
+from fedunlearn.unlearning.copies import noisy_copies
+from fedunlearn.unlearning.log_odds import log_odds, log_odds_of, predict_log_odds, with_log_odds
+from fedunlearn.unlearning.low_rank import smoothed
 
 SILENT = ServerScalars()
 TOLD = ServerScalars(0.5, 0.5, LogOdds(2.0, 2.0), LogOdds(-1.0, 4.0))
@@ -108,17 +109,17 @@ def test_the_wanted_log_odds_that_are_the_models_own_are_its_output() -> None:
     torch.testing.assert_close(with_log_odds(logits, labels, log_odds(logits, labels)), logits.softmax(1))
 
 
-def test_log_odds_are_foretold_by_hand() -> None:
+def test_log_odds_are_predicted_by_hand() -> None:
     """Trained on: 2 +- 2, held out: -1 +- 4. A log-odds of 4 lies one deviation up: -1 + 4 * (1 - 0.25 - 0.5
     * 0.5) = 1; one of 0 lies one down: -1 + 4 * (-1 - 0.5) = -7. Two classes, so log-odds are differences.
     """
     model = TinyModel(torch.tensor([[1.0], [-1.0]]))
     data = forget_set([torch.tensor([[2.0]]), torch.tensor([[0.0]])], [0, 1])
     chosen = CalmSettings(discount=0.25, speaker_discount=0.5)
-    foretold, read = foretell(model, data.examples, chosen, TOLD)
-    torch.testing.assert_close(foretold, torch.tensor([1.0, -7.0], dtype=torch.float64))
+    predicted, read = predict_log_odds(model, data.examples, chosen, TOLD)
+    torch.testing.assert_close(predicted, torch.tensor([1.0, -7.0], dtype=torch.float64))
     assert read == ("trained", "held_out", "share")
-    alone, read = foretell(
+    alone, read = predict_log_odds(
         model, data.examples, chosen, ServerScalars(0.5, None, TOLD.trained, TOLD.held_out)
     )
     torch.testing.assert_close(alone, torch.tensor([2.0, -6.0], dtype=torch.float64))
@@ -129,11 +130,11 @@ def test_without_log_odds_the_share_that_the_server_knows_of_is_right() -> None:
     model, data = tiny(), speechless(41)
     known = log_odds_of(smoothed(model, 2), data.examples)
     chosen = CalmSettings(rank=2)
-    foretold, read = foretell(model, data.examples, chosen, ServerScalars(test_accuracy=0.6))
-    assert int((foretold > 1e-9).sum()) == 24 and read == ("test_accuracy",)
-    torch.testing.assert_close(foretold - foretold[0], known - known[0])
-    foretold, read = foretell(model, data.examples, chosen, SILENT)
-    assert int((foretold > 1e-9).sum()) == 10 and read == ()  # chance: a quarter
+    predicted, read = predict_log_odds(model, data.examples, chosen, ServerScalars(test_accuracy=0.6))
+    assert int((predicted > 1e-9).sum()) == 24 and read == ("test_accuracy",)
+    torch.testing.assert_close(predicted - predicted[0], known - known[0])
+    predicted, read = predict_log_odds(model, data.examples, chosen, SILENT)
+    assert int((predicted > 1e-9).sum()) == 10 and read == ()  # chance: a quarter
     assert run(model, data).scalars_read == ("trained", "held_out", "share")
 
 
@@ -197,19 +198,19 @@ def test_a_matched_forget_set_is_where_it_stays() -> None:
         torch.testing.assert_close(result.state[name], value, rtol=0, atol=1e-4)
 
 
-def test_the_forget_set_ends_up_with_the_foretold_log_odds() -> None:
+def test_the_forget_set_ends_up_with_the_predicted_log_odds() -> None:
     """One utterance a direction: nothing stands in the way."""
     weight = 4.0 * torch.eye(4)
     data = forget_set([torch.eye(4)[i : i + 1] for i in range(4)], [0, 1, 2, 3])
     model = TinyModel(weight)
     scalars = ServerScalars(0.5, 1.0, LogOdds(4.0, 2.0), LogOdds(0.5, 1.0))
     chosen: dict[str, Any] = dict(rank=4, discount=0.0, speaker_discount=0.0, copies=0)
-    foretold, _ = foretell(model, data.examples, CalmSettings(**chosen), scalars)
+    predicted, _ = predict_log_odds(model, data.examples, CalmSettings(**chosen), scalars)
     result = run(model, data, scalars, **chosen, lr=0.5, max_steps=400)
     after = TinyModel(weight)
     after.load_state_dict(result.state)
-    torch.testing.assert_close(log_odds_of(after, data.examples), foretold, rtol=0, atol=1e-2)
-    assert result.notes["foretold_accuracy"] == float((foretold > 0).double().mean())
+    torch.testing.assert_close(log_odds_of(after, data.examples), predicted, rtol=0, atol=1e-2)
+    assert result.notes["predicted_accuracy"] == float((predicted > 0).double().mean())
 
 
 @pytest.mark.parametrize("labels", [[0], [2] * 5, [0, 1, 1, 1]], ids=["one", "one class", "a single example"])
@@ -217,12 +218,12 @@ def test_small_forget_sets(labels: list[int]) -> None:
     full: Tensor = speechless(len(labels)).examples.features
     model, data = tiny(), forget_set(list(full), labels)
     chosen: dict[str, Any] = dict(lr=0.2, max_steps=300, copies=0, rank=4)
-    foretold, _ = foretell(model, data.examples, CalmSettings(rank=4), TOLD)
+    predicted, _ = predict_log_odds(model, data.examples, CalmSettings(rank=4), TOLD)
     after = tiny()
     after.load_state_dict(run(model, data, **chosen).state)
     before = log_odds_of(model, data.examples)
     got = log_odds_of(after, data.examples)
-    assert bool(((got - foretold).abs() < (before - foretold).abs()).all())
+    assert bool(((got - predicted).abs() < (before - predicted).abs()).all())
 
 
 def test_convolutions_stay_as_they_are() -> None:

@@ -21,8 +21,8 @@ from fedunlearn.examples import ForgetSet
 from fedunlearn.models.functionals import FunctionalsModel
 from fedunlearn.unlearning import METHODS, PRIVILEGED
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnFailed, UnlearnResult
-from fedunlearn.unlearning.methods.delete import without_true_class
-from fedunlearn.unlearning.methods.salun import saliency_mask
+from fedunlearn.unlearning.importance import saliency_mask
+from fedunlearn.unlearning.log_odds import without_true_class
 from fedunlearn.unlearning.untargeted_attack import closest_adversarial, fgsm
 
 SILENT = ServerScalars()

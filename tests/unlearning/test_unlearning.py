@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from tiny_model import TinyModel, forget_set, separable, speechless, tiny
 from torch import Tensor
 
-from fedunlearn import unlearning
+from fedunlearn import results_schema, unlearning
 from fedunlearn.config.unlearning import AttackSettings, L2ULSettings, UnlearningSettings
 from fedunlearn.errors import BadInput
 from fedunlearn.examples import ForgetSet
@@ -458,6 +458,8 @@ def test_the_files_of_a_folder_are_the_names_of_the_methods() -> None:
         names = {f"{name.replace('-', '_')}{'_' * iskeyword(name)}" for name in known}
         assert names == files - {"__init__", "contract"}
     assert {name for name, card in METHODS.items() if card.control} == set(CONTROLS) == {"none", "destroy"}
+    named = {name: control.effect for name, control in results_schema.CONTROLS.items()}
+    assert named == {name: card.control for name, card in CONTROLS.items()}, "results name the same two"
     assert [name for name, card in METHODS.items() if not card.guarded] == ["destroy"]
     assert "magic" not in METHODS and METHODS.get("magic") is None
 

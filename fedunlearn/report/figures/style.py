@@ -21,6 +21,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from fedunlearn.results_schema import RANDOM_WEIGHTS
+
 # Okabe and Ito's colours, told apart by colour-blind readers; page.css holds lighter ones for dark pages.
 PALETTE = {
     "vermillion": "#d55e00",
@@ -40,8 +42,7 @@ OF_MODEL = {
     "unlearned": "orange",
     "recovered": "blue",
     "retrained": "green",
-    "none": "vermillion",
-    "destroy": "purple",
+    RANDOM_WEIGHTS.model: "purple",
 }
 WIDE, NARROW = 880, 360
 """CSS pixels: of the page on a screen, and on a phone"""

@@ -7,7 +7,6 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from fedunlearn.report.figures.style import PALETTE, despine, figure_style, new_figure, safe, to_svg
-from fedunlearn.report.names import RANDOM_WEIGHTS
 from fedunlearn.report.runs.grouping import ComparedRun, ComparedTask, Run
 from fedunlearn.report.values import fraction
 
@@ -118,11 +117,11 @@ def _dot(
 
 
 def _limit(shown: Sequence[ComparedRun], floor: float, nothing: float) -> float:
-    """The end of the axis: as far as methods and doing nothing reach; random weights may be beyond it."""
+    """The end of the axis: as far as methods and doing nothing reach; a control may be beyond it."""
     seen = [1.5 * x for x in (floor,) if not math.isnan(x)]
     seen += [1.08 * x for x in (nothing,) if not math.isnan(x)]
     for entry in shown:
-        if entry.method == RANDOM_WEIGHTS:
+        if entry.control:
             continue
         pooled = entry.pooled(lambda run: run.gap)
         seen += [] if math.isnan(pooled.mean) else [pooled.mean]

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import pandas as pd
 
 from fedunlearn.report.finding import describe_detection, judge_method
-from fedunlearn.report.names import CONTROL_WORDS
 from fedunlearn.report.runs.grouping import ComparedRun, ComparedTask, Run, Value, differing
 from fedunlearn.report.statistics import compared_to_best
 from fedunlearn.report.values import fraction, many
+from fedunlearn.results_schema import CONTROLS, DOING_NOTHING
 
 _SHOWN = 6  # runs or configurations named in one sentence
 _DIFFERENCES = 3  # named in the headline; the table of settings has all
@@ -132,17 +132,18 @@ def _sentence(
 def _better_control(task: ComparedTask, winner: ComparedRun) -> str:
     """Name a control whose mean gap is no larger than the best method's, on the same runs; else empty."""
     ours = winner.pooled(_gap).mean
-    for name, words in CONTROL_WORDS.items():
+    for name, control in CONTROLS.items():
         theirs = winner.pooled(_gap_of(name)).mean
         if ours >= theirs:
-            return f"{words} ({fraction(theirs)}) is no farther from the retrained model than the best method"
+            beaten = "is no farther from the retrained model than the best method"
+            return f"{control.words} ({fraction(theirs)}) {beaten}"
     return ""
 
 
 def _remarks(task: ComparedTask) -> list[str]:
     said = []
     floor = task.once_a_seed(_floor)
-    nothing = task.once_a_seed(_gap_of("none"))
+    nothing = task.once_a_seed(_gap_of(DOING_NOTHING.name))
     if not math.isnan(nothing.mean):
         said.append(f"Doing nothing has a mean gap of {_written(nothing.mean, nothing.half)}.")
     if task.counted and math.isnan(floor.mean):

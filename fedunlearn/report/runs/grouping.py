@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from fedunlearn.report.names import control_effect, method_name
+from fedunlearn.report.names import method_name
 from fedunlearn.report.statistics import Spread, Spreads, group_of, pool_all, seed_means, spreads
 from fedunlearn.report.values import MISSING, plain
 from fedunlearn.results_schema import Gap, ModelScores, Results
@@ -172,7 +172,7 @@ class ComparedRun:
     @property
     def group(self) -> str:
         """Which of ``statistics.GROUPS`` its method belongs to."""
-        return group_of(bool(control_effect(self.runs[0].results)), self.sees)
+        return group_of(bool(self.runs[0].results.control_effect), self.sees)
 
     @property
     def control(self) -> bool:

@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fedunlearn.files import write_atomically
+from fedunlearn.report.names import methods_used
 from fedunlearn.report.runs.figure import gaps_figure, legend_entries
 from fedunlearn.report.runs.finding import RunsVerdict, headline, judge
 from fedunlearn.report.runs.grouping import ComparedTask, Run, tasks_of
@@ -26,7 +27,7 @@ from fedunlearn.report.runs.tables import (
 )
 from fedunlearn.report.tables import Table
 from fedunlearn.report.values import count, many, plain
-from fedunlearn.results_schema import Results
+from fedunlearn.results_schema import CONTROLS, Results
 
 _WIDE, _NARROW = 880, 360
 
@@ -100,6 +101,8 @@ def render(results: Mapping[str, Results]) -> str:
         parts=[_part(task, number, len(tasks)) for number, task in enumerate(tasks, start=1)],
         settings=settings_table(runs),
         words=WORDS,
+        methods_used=methods_used(results.values()),
+        controls=list(CONTROLS.values()),
         schemas=", ".join(dict.fromkeys(plain(run.results.format) for run in runs)),
     )
     return page.encode("utf-8", "replace").decode("utf-8")

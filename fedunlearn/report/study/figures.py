@@ -14,13 +14,14 @@ from matplotlib.patches import Ellipse
 from scipy.stats import chi2
 
 from fedunlearn.report.figures.style import PALETTE, despine, figure_style, new_figure
-from fedunlearn.report.names import RANDOM_WEIGHTS
 from fedunlearn.report.statistics import GROUPS, Spread, pool, pool_all
 from fedunlearn.report.study.statistics import methods_of, references, select, settings_of, windows_of
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#8c510a")
 _MARKS = "osD^vPX<>ph*"
 _OF_GROUP = {"forget": PALETTE["blue"], "more": PALETTE["green"], "control": PALETTE["muted"]}
+_HEADROOM = 1.2
+"""how far a figure reaches, as a multiple of the highest mean gap in it"""
 _INSIDE = 0.95
 """share of retrained models, were they Gaussian, inside the ellipse"""
 
@@ -89,7 +90,7 @@ def forget_against_retain(rows: pd.DataFrame) -> Figure:
     ellipse = noise_ellipse(rows)
     if ellipse is not None:
         axes.add_patch(ellipse)
-    _look_at(axes, shown, ellipse)
+    _look_at(axes, shown, ellipse, far_controls(rows))
     axes.axvline(0, color=PALETTE["muted"], linewidth=0.8, zorder=0)
     axes.axhline(0, color=PALETTE["muted"], linewidth=0.8, zorder=0)
     axes.set_xlabel("forget accuracy less that of the retrained models")
@@ -152,7 +153,7 @@ def gap_by_size(rows: pd.DataFrame) -> Figure:
     styles = _styles(rows)
     figure = new_figure(330 + 280 * len(asking), 420)
     panels = figure.subplots(1, len(asking), sharey=True, squeeze=False)[0]
-    tops = []
+    tops, far = [], far_controls(rows)
     for axes, requesters in zip(panels, asking, strict=True):
         here = select(rows, None, requesters=requesters)
         of_size = pool(select(here), "gap", "method", "forget_size")
@@ -167,7 +168,7 @@ def gap_by_size(rows: pd.DataFrame) -> Figure:
                 label=method if requesters == asking[0] else None,
                 **style,
             )
-            tops += [g.mean for g in gaps if method != RANDOM_WEIGHTS and not math.isnan(g.mean)]
+            tops += [g.mean for g in gaps if method not in far and not math.isnan(g.mean)]
         floors = pool(references(here), "gap", "forget_size")
         label = "noise floor" if requesters == asking[0] else None
         floor = [floors[n].mean for n in sizes]
@@ -176,8 +177,8 @@ def gap_by_size(rows: pd.DataFrame) -> Figure:
         axes.set_xticks(sizes)
         axes.set_xlabel("utterances that each deletes")
         despine(axes, grid="y")
-        _remark_random_weights(axes, here, tops)
-    panels[0].set_ylim(0, 1.2 * max(tops, default=1.0))
+        _remark_far(axes, here, far, tops)
+    panels[0].set_ylim(0, _HEADROOM * max(tops, default=1.0))
     panels[0].set_ylabel(f"mean gap ({_joining(rows)})")
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     return figure
@@ -192,7 +193,7 @@ def waiting_against_gap(rows: pd.DataFrame) -> Figure:
     asking = _numbers(rows, "requesters")
     figure = new_figure(200 + 270 * len(asking), 380)
     panels = figure.subplots(1, len(asking), sharey=True, squeeze=False)[0]
-    tops = []
+    tops, far = [], far_controls(rows)
     for axes, requesters in zip(panels, asking, strict=True):
         here = select(rows, None, requesters=requesters)
         waited = pool(select(here), "rounds_waited_mean", "method", "window")
@@ -208,15 +209,15 @@ def waiting_against_gap(rows: pd.DataFrame) -> Figure:
                 label=method if requesters == asking[0] else None,
                 **style,
             )
-            tops += [g.mean for g in gaps if method != RANDOM_WEIGHTS and not math.isnan(g.mean)]
+            tops += [g.mean for g in gaps if method not in far and not math.isnan(g.mean)]
         floor = pool_all(references(here), "gap").mean
         label = "noise floor" if requesters == asking[0] else None
         axes.axhspan(0, floor, color=PALETTE["muted"], alpha=0.25, linewidth=0, label=label)
         axes.set_title("one requester" if requesters == 1 else f"{requesters} requesters", fontsize=10)
         axes.set_xlabel("rounds waited, on average")
         despine(axes, grid="y")
-        _remark_random_weights(axes, here, tops)
-    panels[0].set_ylim(0, 1.2 * max(tops, default=1.0))
+        _remark_far(axes, here, far, tops)
+    panels[0].set_ylim(0, _HEADROOM * max(tops, default=1.0))
     panels[0].set_ylabel(f"mean gap ({_joining(rows)})")
     said = f"windows {', '.join(map(str, windows))}; bars: 95 % interval over seeds"
     figure.suptitle(said, fontsize=10, color=PALETTE["muted"])
@@ -266,10 +267,21 @@ def _heat(axes: Axes, gaps: "np.ndarray[Any, Any]", darkest: float, shades: Line
         axes.bar(x, 0.96, 0.96, bottom=y - 0.48, fill=False, edgecolor=PALETTE["ink"], linewidth=1.4)
 
 
-def _look_at(axes: Axes, shown: Iterable[tuple[str, Spread, Spread]], ellipse: Ellipse | None) -> None:
-    """Show all of the ellipse and every method's mean; random weights may be outside, with a remark."""
+def far_controls(rows: pd.DataFrame) -> list[str]:
+    """List the controls that are clearly farther from the retrained models than doing nothing.
+
+    Figures may leave them outside, with a remark.
+    """
+    gaps, nothing = pool(select(rows), "gap", "method"), pool_all(select(rows, "original"), "gap").mean
+    return [m for m in methods_of(rows).get("control", ()) if gaps[m].mean > _HEADROOM * nothing]
+
+
+def _look_at(
+    axes: Axes, shown: Iterable[tuple[str, Spread, Spread]], ellipse: Ellipse | None, far: Sequence[str]
+) -> None:
+    """Show all of the ellipse and every method's mean; those of ``far`` may be outside, with a remark."""
     near = {method: (x.mean, y.mean) for method, x, y in shown if not math.isnan(x.mean)}
-    seen = [(0.0, 0.0), *(point for method, point in near.items() if method != RANDOM_WEIGHTS)]
+    seen = [(0.0, 0.0), *(point for method, point in near.items() if method not in far)]
     if ellipse is not None:
         seen += [(float(x), float(y)) for x, y in ellipse.get_corners()]
     low, high = np.min(seen, axis=0), np.max(seen, axis=0)
@@ -283,11 +295,12 @@ def _look_at(axes: Axes, shown: Iterable[tuple[str, Spread, Spread]], ellipse: E
             _remark(axes, text)
 
 
-def _remark_random_weights(axes: Axes, rows: pd.DataFrame, tops: Sequence[float]) -> None:
-    """Say how far off random weights are where they lie above the methods, whose mean gaps are ``tops``."""
-    gap = pool(select(rows), "gap", "method")[RANDOM_WEIGHTS].mean
-    if gap > 1.2 * max(tops, default=math.inf):
-        _remark(axes, f"{RANDOM_WEIGHTS}: above, {gap:.2f} on average", 0.95)
+def _remark_far(axes: Axes, rows: pd.DataFrame, far: Sequence[str], tops: Sequence[float]) -> None:
+    """Say how far off those of ``far`` are that lie above the methods, whose mean gaps are ``tops``."""
+    gaps = pool(select(rows), "gap", "method")
+    above = [m for m in far if gaps[m].mean > _HEADROOM * max(tops, default=math.inf)]
+    for line, method in enumerate(above):
+        _remark(axes, f"{method}: above, {gaps[method].mean:.2f} on average", 0.95 - 0.05 * line)
 
 
 def _remark(axes: Axes, text: str, height: float = 0.01) -> None:

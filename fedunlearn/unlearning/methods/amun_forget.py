@@ -1,36 +1,21 @@
 """AMUN without retain data: train on the adversarial examples nearest to the forget set.
 
-Ebrahimpour-Boroojeny et al. 2025, *Not All Wrong is Bad*, ICML (arXiv 2503.00917). The authors' code has
-two variants without the retained data: the adversarial set D_A alone ("advonly", our default), and D_A with
-D_F, the forget utterances under their *true* labels (forget_set = "true-label"). The second trains on the
-data to be forgotten, and so is not the default. D_F under wrong labels is an ablation of theirs.
+Ebrahimpour-Boroojeny et al. 2025, *Not All Wrong is Bad*, ICML (arXiv 2503.00917). Of the authors' two
+variants without retained data ours is "advonly"; docs/methods.md says why.
 
-1. For each forget utterance search the closest adversarial example: PGD-50 in an L2 ball around it, the
-   ball doubled until the prediction changes (algorithm 1).
-2. D_A is these examples with the labels that the original gives them. An utterance whose prediction held in
-   the largest ball has none and is left out.
-3. Fine-tune the model on D_A.
-
-On a linear model, or with D_F under its true labels, the accuracy on the forget set may never fall, and a
-stop at an accuracy level never happen. The search is in the model's features, not in the waveform.
+1. For each forget utterance search the closest adversarial example (algorithm 1: PGD-50 in a growing ball).
+2. D_A is these examples with the labels that the original gives them, where there is one.
+3. Fine-tune the model on D_A; the forget accuracy may never fall to the stop rule's level.
 """
 
-import copy
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from fedunlearn.config.unlearning import AmunForgetSettings
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models.contract import EmotionModel
-from fedunlearn.unlearning.contract import (
-    ServerScalars,
-    UnlearnResult,
-    forget_accuracy,
-    method,
-    unchanged,
-)
+from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult, method, unchanged
 from fedunlearn.unlearning.descent import cross_entropy_to, descend
 from fedunlearn.unlearning.untargeted_attack import closest_adversarial
 
@@ -47,12 +32,7 @@ def amun_forget(
     rng: np.random.Generator,
     scalars: ServerScalars,
 ) -> UnlearnResult:
-    """Train on the closest adversarial example of each utterance with its wrong label.
-
-    Returns:
-        ``attack_success`` is the share of utterances with an adversarial example; the note "distance" their
-        mean distance from it (L2, in standard deviations of the features).
-    """
+    """Train on the closest adversarial examples; the note "distance" is their mean distance (L2)."""
     examples = forget_set.examples
     # 1. The closest points that the original classifies differently.
     features, predicted, distance = closest_adversarial(
@@ -61,26 +41,13 @@ def amun_forget(
     # 2. D_A, and with it D_F as it is if so chosen.
     found = predicted != examples.labels
     if not bool(found.any()):
-        return unchanged(
-            model, "no adversarial samples", forget_accuracy(copy.deepcopy(model).eval(), examples)
-        )
+        return unchanged(model, "no adversarial samples", examples)
     trained = Examples(features[found], examples.frames[found], predicted[found])
     if settings.forget_set == "true-label":
-        trained = _both(trained, examples)
+        trained = trained.followed_by(examples)
     # 3. Fine-tune.
     loss = cross_entropy_to(trained, trained.labels)
     result = descend(model, examples, loss, settings, rng, scalars, samples=len(trained))
-    return replace(
-        result,
-        adversarial=int(found.sum()),
-        attack_success=found.double().mean().item(),
-        notes={**result.notes, "distance": distance[found].mean().item()},
-    )
-
-
-def _both(one: Examples, other: Examples) -> Examples:
-    return Examples(
-        torch.cat([one.features, other.features]),
-        torch.cat([one.frames, other.frames]),
-        torch.cat([one.labels, other.labels]),
-    )
+    count, success = int(found.sum()), found.double().mean().item()
+    notes = {**result.notes, "distance": distance[found].mean().item()}
+    return replace(result, adversarial=count, attack_success=success, notes=notes)

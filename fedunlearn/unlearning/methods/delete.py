@@ -10,19 +10,16 @@ the paper.
    retention (the proportions of the others).
 """
 
-import copy
-
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fedunlearn.config.unlearning import DeleteSettings
-from fedunlearn.examples import Examples, ForgetSet
+from fedunlearn.examples import ForgetSet
 from fedunlearn.models.contract import EmotionModel
-from fedunlearn.training import predict
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult, method
 from fedunlearn.unlearning.descent import descend
+from fedunlearn.unlearning.log_odds import without_true_class
 
 
 @method("delete", source="DELETE, Zhou et al. 2025 (arXiv 2503.23751)", settings=lambda chosen: chosen.delete)
@@ -45,17 +42,3 @@ def delete(
         return F.kl_div(output, target[index], reduction="batchmean")
 
     return descend(model, examples, loss, settings, rng, scalars)
-
-
-def without_true_class(model: EmotionModel, examples: Examples) -> Tensor:
-    """Return the softmax output on each example without its true class, the rest rescaled to sum 1.
-
-    Args:
-        model: at least two classes; not changed.
-        examples: n utterances.
-
-    Returns:
-        [n, C], 0 at the true labels.
-    """
-    logits = predict(copy.deepcopy(model), examples)
-    return logits.scatter(1, examples.labels[:, None], -torch.inf).softmax(1)

@@ -8,23 +8,12 @@ gradient; here on the forget set alone.
 """
 
 import numpy as np
-from torch import Tensor
 
 from fedunlearn.config.unlearning import GradientAscentSettings
-from fedunlearn.examples import Examples, ForgetSet
+from fedunlearn.examples import ForgetSet
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult, method
-from fedunlearn.unlearning.descent import Loss, cross_entropy_to, descend
-
-
-def ascent(examples: Examples) -> Loss:
-    """Return minus the mean cross-entropy to the true labels: descending it is ascending the usual loss."""
-    learned = cross_entropy_to(examples, examples.labels)
-
-    def loss(model: EmotionModel, index: Tensor) -> Tensor:
-        return -learned(model, index)
-
-    return loss
+from fedunlearn.unlearning.descent import ascent, descend
 
 
 @method(

@@ -1,31 +1,26 @@
 """L2UL-style unlearning, after Ren et al. 2025 (arXiv 2510.04251), on the forget set alone.
 
 Built on Cha et al. 2024, *Learning to Unlearn* (arXiv 2301.11578). The papers' hyper-parameters for speech
-are not public; ours are ``L2ULSettings``. The loss of one step is
+are not public; ours are ``L2ULSettings``. One step's loss, w_f and w_a being the batches' shares, is
 
     w_f * L_forget(x_f) + w_a * CE(f(x_adv), y_adv) + lambda / 2 * sum_i Omega_i (theta_i - theta0_i)^2
 
-with w_f = n_f / (n_f + n_a) and w_a = n_a / (n_f + n_a) from the sizes of the step's two batches. L_forget is
-the cross-entropy to a random wrong label ("relabel", the papers'), minus that to the true one
-("misclassify") or the cross-entropy to the original's own output without the true class ("masked", the
-target of DELETE).
+L_forget: cross-entropy to a random wrong label ("relabel", the papers'), minus that to the true one
+("misclassify"), or that to the original's output without the true class ("masked", as DELETE).
 """
 
-import copy
 from dataclasses import replace
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from fedunlearn.config.unlearning import L2ULSettings
 from fedunlearn.examples import ForgetSet
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult, method
-from fedunlearn.unlearning.descent import cross_entropy_to, descend
-from fedunlearn.unlearning.importance import importance
-from fedunlearn.unlearning.methods.delete import without_true_class
-from fedunlearn.unlearning.methods.gradient_ascent import ascent
+from fedunlearn.unlearning.copies import weigh_by_size
+from fedunlearn.unlearning.descent import ascent, cross_entropy_to, descend
+from fedunlearn.unlearning.importance import add_elastic_term
+from fedunlearn.unlearning.log_odds import without_true_class
 from fedunlearn.unlearning.targeted_attack import targeted_pgd, wrong_labels
 
 
@@ -43,47 +38,22 @@ def l2ul(
     rng: np.random.Generator,
     scalars: ServerScalars,
 ) -> UnlearnResult:
-    """Mislabel the forget set, preserve the output on adversarial samples, penalise other weights' changes.
-
-    All in eval mode, so that the attack, Omega, the loss and the accuracy refer to the same function. The
-    generator draws wrong labels (whatever the objective, so that all are attacked alike), then the attack,
-    then the order of the batches.
-    """
+    """Mislabel the forget set, preserve the output on adversarial samples, hold the other weights."""
     examples = forget_set.examples
-
-    # 1. Adversarial samples and their labels, once, from the frozen original.
+    # 1. Wrong labels and adversarial samples, once, from the original; the same ones for every objective.
     new_labels = wrong_labels(examples.labels, model.classes, rng)
     attacked = targeted_pgd(model, forget_set, settings.attack, rng)
-    each = settings.attack.per_utterance
-
-    # 2. Omega, once, on the forget set.
-    theta0 = {name: value.detach() for name, value in model.named_parameters()}
-    omega = (
-        importance(copy.deepcopy(model).eval(), examples, settings.importance)
-        if settings.elasticity > 0
-        else {}
-    )
-
-    # 3. Descend until the forget set is as badly known as the stop rule says.
+    # 2. The loss: L_forget, the cross-entropy on the adversarial samples, the elastic term.
     if settings.objective == "misclassify":
         forget_loss = ascent(examples)
-    elif settings.objective == "masked":
-        forget_loss = cross_entropy_to(examples, without_true_class(model, examples))
     else:
-        forget_loss = cross_entropy_to(examples, new_labels)
+        masked = settings.objective == "masked"
+        target = without_true_class(model, examples) if masked else new_labels
+        forget_loss = cross_entropy_to(examples, target)
     keep = attacked.outputs if settings.keep_target == "soft" else attacked.examples.labels
     keep_loss = cross_entropy_to(attacked.examples, keep)
-
-    def loss(working: EmotionModel, batch: Tensor) -> Tensor:
-        total = forget_loss(working, batch)
-        if each > 0:
-            mine = (batch[:, None] * each + torch.arange(each)).flatten()
-            w_f = len(batch) / (len(batch) + len(mine))
-            total = w_f * total + (1.0 - w_f) * keep_loss(working, mine)
-        weights = dict(working.named_parameters())
-        for name, held in omega.items():
-            total = total + settings.elasticity / 2 * (held * (weights[name] - theta0[name]).square()).sum()
-        return total
-
+    loss = weigh_by_size(forget_loss, keep_loss, settings.attack.per_utterance)
+    loss = add_elastic_term(loss, model, examples, settings.importance, settings.elasticity)
+    # 3. Descend until the forget set is as badly known as the stop rule says.
     result = descend(model, examples, loss, settings, rng, scalars)
     return replace(result, adversarial=len(attacked.examples), attack_success=attacked.success)

@@ -11,21 +11,16 @@ Halimi et al. 2022, *Federated Unlearning: How to Efficiently Erase a Client in 
 4. Stop early by the common rule (the paper's: when the validation accuracy falls to a threshold).
 """
 
-import copy
-import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from torch import Tensor
 
 from fedunlearn.config.unlearning import PGASettings
 from fedunlearn.examples import ForgetSet
 from fedunlearn.models.contract import EmotionModel
+from fedunlearn.unlearning.ball import clip_to, project_onto, share_of_distance, trainable
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult, method
-from fedunlearn.unlearning.controls.destroy import draw_anew
-from fedunlearn.unlearning.descent import descend
-from fedunlearn.unlearning.methods.gradient_ascent import ascent
+from fedunlearn.unlearning.descent import ascent, descend
 
 _RANDOM_MODELS = 10
 
@@ -42,41 +37,12 @@ def pga(
     rng: np.random.Generator,
     scalars: ServerScalars,
 ) -> UnlearnResult:
-    """Raise the loss on the true labels without leaving the neighbourhood of the model.
-
-    Returns:
-        the note "radius" is the ball's.
-    """
-    # 1. The reference.
-    reference = [value.detach() for value in model.parameters() if value.requires_grad]
-    # 2. The radius.
+    """Raise the loss without leaving the neighbourhood of the model; the note "radius" is the ball's."""
+    # 1. and 2. The ball.
     (fresh,) = rng.spawn(1)
-    random, distances = copy.deepcopy(model), []
-    drawn = [value for value in random.parameters() if value.requires_grad]
-    for _ in range(_RANDOM_MODELS):
-        draw_anew(random, fresh)
-        distances.append(_length([a.detach() - b for a, b in zip(drawn, reference, strict=True)]))
-    radius = settings.radius * sum(distances) / len(distances)
-
+    radius = share_of_distance(settings.radius, model, _RANDOM_MODELS, fresh)
+    project = project_onto(trainable(model), radius)
     # 3. and 4. Ascend, clip, project; stop.
-    def clipped(gradients: Sequence[Tensor]) -> Sequence[Tensor]:
-        length = _length(gradients)
-        if not 0 < settings.clip < length:
-            return gradients
-        return [gradient * (settings.clip / length) for gradient in gradients]
-
-    def project(weights: Sequence[Tensor]) -> None:
-        away = [weight - centre for weight, centre in zip(weights, reference, strict=True)]
-        length = _length(away)
-        if length > radius:
-            for weight, centre, step in zip(weights, reference, away, strict=True):
-                weight.copy_(centre + step * (radius / length))
-
-    loss = ascent(forget_set.examples)
-    result = descend(model, forget_set.examples, loss, settings, rng, scalars, shape=clipped, project=project)
+    examples, clip = forget_set.examples, clip_to(settings.clip)
+    result = descend(model, examples, ascent(examples), settings, rng, scalars, shape=clip, project=project)
     return replace(result, notes={**result.notes, "radius": radius})
-
-
-def _length(values: Sequence[Tensor]) -> float:
-    """L2 of all together, in float64: squares of large weights do not overflow."""
-    return math.sqrt(sum(float(value.double().square().sum()) for value in values))

@@ -10,23 +10,19 @@ Fan et al. 2024, *SalUn*, ICLR (arXiv 2310.12508), without the retained data tha
 4. Fine-tune on these labels, moving the weights in m_S only.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fedunlearn.config.unlearning import SalUnSettings
-from fedunlearn.examples import Examples, ForgetSet
+from fedunlearn.examples import ForgetSet
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult, method
 from fedunlearn.unlearning.descent import cross_entropy_to, descend
+from fedunlearn.unlearning.importance import saliency_mask
 from fedunlearn.unlearning.targeted_attack import wrong_labels
-
-_AT_ONCE = 256
-"""utterances in one backward pass: bounds memory"""
 
 
 @method(
@@ -41,11 +37,7 @@ def salun(
     rng: np.random.Generator,
     scalars: ServerScalars,
 ) -> UnlearnResult:
-    """Train on random wrong labels with the salient weights alone.
-
-    Returns:
-        the note "salient" is the share of trainable weights that may move.
-    """
+    """Train on random wrong labels; the note "salient" is the share of trainable weights that may move."""
     examples = forget_set.examples
     # 1. and 2. The mask.
     mask = saliency_mask(model, examples, settings.threshold)
@@ -60,30 +52,3 @@ def salun(
     result = descend(model, examples, loss, settings, rng, scalars, shape=masked)
     salient = sum(int(moves.sum()) for moves in mask) / sum(moves.numel() for moves in mask)
     return replace(result, notes={**result.notes, "salient": salient})
-
-
-def saliency_mask(model: EmotionModel, examples: Examples, threshold: float) -> list[Tensor]:
-    """Mark the weights whose |d mean cross-entropy / d theta| is at least its ``threshold`` quantile.
-
-    The quantile is over all trainable weights together, the next value above where it falls between two.
-    Weights that equal it move, so that 0 masks none.
-
-    Args:
-        model: not changed.
-        examples: n >= 1 utterances.
-        threshold: in [0, 1].
-
-    Returns:
-        one bool tensor for each trainable parameter, of its shape, in ``parameters()`` order.
-    """
-    frozen = copy.deepcopy(model).eval()
-    weights = [value for value in frozen.parameters() if value.requires_grad]
-    loss, total = cross_entropy_to(examples, examples.labels), [torch.zeros_like(w) for w in weights]
-    for index in torch.split(torch.arange(len(examples)), _AT_ONCE):
-        part = loss(frozen, index) * (len(index) / len(examples))
-        for sum_, gradient in zip(total, torch.autograd.grad(part, weights), strict=True):
-            sum_ += gradient
-    saliency = [value.abs() for value in total]
-    ordered = torch.cat([value.flatten().cpu() for value in saliency]).sort().values
-    gamma = ordered[min(int(threshold * len(ordered)), len(ordered) - 1)]
-    return [value >= gamma for value in saliency]

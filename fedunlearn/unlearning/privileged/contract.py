@@ -9,6 +9,7 @@ have. All are federated procedures of the server with all clients. Three kinds:
 - ``ScratchCard`` sees the retain sets and none of the trained weights.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
@@ -145,6 +146,7 @@ class ScratchCard:
 PrivilegedCard = RoundsCard | HistoryCard | ScratchCard
 
 S = TypeVar("S")
+R = TypeVar("R", bound=FineTuneSettings)
 PrivilegedObjective = Callable[[EmotionModel, ForgetSet, S, Generator, ServerScalars, Any], UnlearnResult]
 """A forget half as a baseline's file writes it: with its own settings, and of one utterance or more."""
 
@@ -177,11 +179,15 @@ def forget_half(
     return part
 
 
-def retain_half(settings: Callable[[UnlearningSettings], FineTuneSettings]) -> RetainPart:
-    """A client's half that is ordinary local training with the baseline's own epochs and learning rate.
+def retain_half(
+    settings: Callable[[UnlearningSettings], R],
+    objective: Callable[[R, EmotionModel], LossFunction] | None = None,
+) -> RetainPart:
+    """Make a client's half: local training with the baseline's own epochs and learning rate.
 
     Args:
         settings: the baseline's own settings out of those of all methods.
+        objective: settings and the teacher, a frozen copy of the original -> the loss; None = cross-entropy.
     """
     choose = settings
 
@@ -193,19 +199,12 @@ def retain_half(settings: Callable[[UnlearningSettings], FineTuneSettings]) -> R
         rng: np.random.Generator,
         original: EmotionModel | None,
     ) -> float:
-        return train_on_kept(model, retain_set, choose(settings), local, rng)
+        chosen = choose(settings)
+        loss: LossFunction = descend_cross_entropy
+        if objective is not None:
+            assert original is not None
+            loss = objective(chosen, copy.deepcopy(original).eval())
+        shorter = local.model_copy(update={"epochs": chosen.epochs})
+        return train(model, retain_set, shorter, chosen.lr, rng, loss)
 
     return retain
-
-
-def train_on_kept(
-    model: EmotionModel,
-    retain_set: Examples,
-    chosen: FineTuneSettings,
-    local: LocalSettings,
-    rng: np.random.Generator,
-    objective: LossFunction = descend_cross_entropy,
-) -> float:
-    """``training.train`` with a baseline's own epochs and learning rate; the mean loss of the last epoch."""
-    shorter = local.model_copy(update={"epochs": chosen.epochs})
-    return train(model, retain_set, shorter, chosen.lr, rng, objective)

@@ -6,8 +6,7 @@ IWQoS (arXiv 2012.13891).
 1. Begin with the weights that learning began with.
 2. For every ``interval``-th ordinary round, the clients train on what they keep from the model calibrated so
    far, for calibration_ratio of an ordinary round's epochs.
-3. A client's new difference gives the direction and its old one the size, tensor by tensor:
-   |old| * new / |new|.
+3. A client's new difference gives the direction, its old one the size: |old| * new / |new|, by tensor.
 4. The server averages them, as in an ordinary round.
 
 A client that took no part in the old round takes none in the new. The normalisation constants stay those

@@ -21,8 +21,7 @@ from fedunlearn.config.unlearning import NegGradPlusSettings, UnlearningSettings
 from fedunlearn.examples import ForgetSet
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult
-from fedunlearn.unlearning.descent import descend
-from fedunlearn.unlearning.methods.gradient_ascent import ascent
+from fedunlearn.unlearning.descent import ascent, descend
 from fedunlearn.unlearning.privileged.contract import Plan, RoundsCard, forget_half, retain_half
 
 
