@@ -158,10 +158,11 @@ def plain_files(folder: Path) -> Iterator[Path]:
 
 
 def wipe(path: Path) -> None:
-    """Overwrite a file with zeros, flush it and unlink it. (On a copy-on-write disk old blocks may remain.)
+    """Overwrite a file with zeros, flush it and unlink it.
 
     It is for files that this program wrote: other names of the file (hard links) then hold zeros, too. A
-    symbolic link is unlinked itself; its target stays as it was.
+    symbolic link is unlinked itself; its target stays as it was. On a copy-on-write disk old blocks may
+    remain.
 
     Raises:
         OSError: it does not exist, is a folder, or cannot be written.

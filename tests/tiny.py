@@ -8,7 +8,7 @@ import numpy as np
 from fedunlearn.audio import PCM, SAMPLE_RATE, quantise
 from fedunlearn.config.partition import PartitionSettings
 from fedunlearn.corpora.utterance import Corpus, Utterance
-from fedunlearn.partition import Partition, deal
+from fedunlearn.partition import Partition, partition_corpus
 from fedunlearn.seeding import rng_for
 from fedunlearn.vault.index import VaultEntry
 from fedunlearn.vault.vault import Vault
@@ -61,7 +61,7 @@ def tiny_partition(
         shared_speakers=shared_speakers,
         devices=devices,
     )
-    return deal(corpus or tiny_corpus(), settings, seed)
+    return partition_corpus(corpus or tiny_corpus(), settings, seed)
 
 
 def recordings_of(

@@ -30,7 +30,7 @@ from fedunlearn.vault.index import Index, VaultEntry
 
 RunOption = Annotated[Path, typer.Option("--run", help="The run folder; a run may be going on in it.")]
 Client = Annotated[int, typer.Option(help="Whose device, 0 ...")]
-_ANY_DATE = sys.maxsize
+_ANY_ROUND = sys.maxsize
 _ID_WIDTH = 16
 
 
@@ -183,8 +183,8 @@ def _preview(run: RunFolder, client: int, request: FiledRequest) -> DeletionRequ
     entries, inbox = _entries(folder), Inbox(folder).waiting()
     known = list(RequestStore(folder).all())
     for earlier in (w.request for w in inbox if w.request and all(w.id != r.id for r in known)):
-        known.append(admit(earlier, client, entries, known, _ANY_DATE))
-    return admit(request, client, entries, known, _ANY_DATE)
+        known.append(admit(earlier, client, entries, known, _ANY_ROUND))
+    return admit(request, client, entries, known, _ANY_ROUND)
 
 
 def _withdraw(run: RunFolder, client: int, request: str) -> int:

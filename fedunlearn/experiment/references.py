@@ -102,8 +102,8 @@ class References:
         key = record.keys["original"] = self.key(config.seed, [])
         if state.rounds_done == 0 and state.step is ServerStep.LISTEN:
             clients = len(self._partition.clients)
-            quiet = not any_while_learning(config.deletions, clients, config.training.rounds, config.seed)
-            known = self._cache.find(key) if quiet else None
+            early = any_while_learning(config.deletions, clients, config.training.rounds, config.seed)
+            known = None if early else self._cache.find(key)
             # A retrained model of the very same data has no history, and not every history has all.
             enough = known and known.history and (known.history.last or not state.history.keeps_last)
             record.origins["original"] = "cached" if enough else "trained"

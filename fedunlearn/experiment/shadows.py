@@ -279,7 +279,7 @@ def _check(stop: Event | None) -> None:
 
 
 def _ids(partition: Partition) -> list[tuple[str, ...]]:
-    """Of each client what it trains on, then of each what it holds out."""
+    """What each client trains on, followed by what each holds out."""
     splits = [[share.train for share in partition.clients], [share.test for share in partition.clients]]
     return [tuple(u.id for u in utterances) for split in splits for utterances in split]
 

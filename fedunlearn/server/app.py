@@ -160,7 +160,7 @@ class Server:
     def _unlearn(self, model: GlobalModel, requests: list[TrackedRequest]) -> tuple[GlobalModel, Outcomes]:
         """The model after the requesters' step, and the outcome at each that replied at once."""
         log_odds = METHODS[self._config.unlearning.method].reads_log_odds
-        scalars = self.unlearn_step.ask_scalars(model.weights, log_odds)
+        scalars = self.unlearn_step.request_scalars(model.weights, log_odds)
         weights, outcomes = self.unlearn_step.take(model.weights, requests, scalars)
         return GlobalModel(weights, model.optimizer, model.learning_rounds), outcomes
 

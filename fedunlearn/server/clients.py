@@ -216,7 +216,7 @@ class Payload:
         return RecordDict({**self._records, "settings": config})
 
 
-def ask_scalars(
+def request_scalars(
     clients: Clients,
     known: Mapping[int, int],
     held_out: Mapping[int, int],

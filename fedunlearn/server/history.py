@@ -123,7 +123,7 @@ class History:
 
     @property
     def bytes_stored(self) -> int:
-        """Of all tensors and sizes (8 bytes each)."""
+        """Bytes of all tensors and sizes (8 bytes each)."""
         tensors = [*self.initial.values(), *(t for own in self.last.values() for t in own.values())]
         rows = sum(map(len, self._rows.values())) // (1 + len(self.trained))
         return sum(t.nbytes for t in tensors) + 8 * rows * len(self.trained)

@@ -74,7 +74,7 @@ class PrivilegedServer(Server):
         plan = card.plan(self._config.unlearning)
         state, teacher = self.state, original if card.teacher else None
         used = plan.forget_rounds and plan.rounds
-        scalars = self.unlearn_step.ask_scalars(original, log_odds=False) if used else ServerScalars()
+        scalars = self.unlearn_step.request_scalars(original, log_odds=False) if used else ServerScalars()
         weights, outcomes = card.start(original, self._template), _left_out(grouped(requests))
         for number in range(1, plan.rounds + 1):
             state.next_timeline_round()

@@ -28,7 +28,7 @@ COSTED = (
 )
 """phases that costs are counted under"""
 
-NOBODY = -1
+UNKNOWN_CLIENT = -1
 """the client of a fault of a node that has not introduced itself"""
 
 

@@ -20,7 +20,7 @@ from fedunlearn.training import set_calibration
 from fedunlearn.unlearning import METHODS
 
 Accuracy = Callable[[StateDict, Sequence[int]], float | None]
-"""Of a model on the held-out speech of these clients; None = no client could report it."""
+"""Accuracy of a model on the held-out speech of these clients; None = no client could report it."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from small_run import prepared, run_small, small_config, weights_of, without_tim
 from fedunlearn.engines.engine import play
 from fedunlearn.errors import BadInput
 from fedunlearn.messages.records import MessageConfig, number
-from fedunlearn.partition import deal, recorded_later
+from fedunlearn.partition import partition_corpus, recorded_later
 from fedunlearn.vault.vault import Vault
 
 
@@ -136,7 +136,7 @@ def test_no_utterance_is_recorded_twice() -> None:
 
     late = [{"client": 1, "count": 5, "round": 2}, {"client": 1, "count": 5, "round": 4}]
     config = resolve(small_config(partition__recordings=late))
-    partition = deal(corpora.load(config.corpus, config.seed), config.partition, config.seed)
+    partition = partition_corpus(corpora.load(config.corpus, config.seed), config.partition, config.seed)
     later = recorded_later(partition, config.partition, config.seed)
     assert sorted(later.values()) == [2] * 5 + [4] * 5
     assert set(later) <= {u.id for u in partition.clients[1].train}
