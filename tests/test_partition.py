@@ -76,13 +76,13 @@ def test_a_gender_that_runs_out_is_followed_by_the_rest_of_the_other() -> None:
     assert sorted(genders[:4]) == ["f", "f", "m", "m"] and genders[4:] == ["m", "m"]
 
 
-def test_a_deal_depends_on_the_seed_alone() -> None:
+def test_a_partition_depends_on_the_seed_alone() -> None:
     settings = PartitionSettings(clients=20, unseen_speakers=4)
     again = [ids(partition_corpus(ravdess_like(), settings, seed)) for seed in (1, 1, 2)]
     assert again[0] == again[1] != again[2]
 
 
-def test_speakers_are_dealt_in_turn_and_stay_whole() -> None:
+def test_speakers_are_assigned_in_turn_and_stay_whole() -> None:
     corpus = tiny_corpus(speakers=8)
     partition = partition_corpus(
         corpus, PartitionSettings(clients=3, unseen_speakers=1, test_fraction=0.34), 1
@@ -117,7 +117,7 @@ def test_a_client_without_training_or_test_speech_is_bad_input(fraction: float) 
         partition_corpus(corpus, PartitionSettings(clients=2, unseen_speakers=0, test_fraction=fraction), 1)
 
 
-def test_a_shared_speaker_is_dealt_evenly_over_its_devices_and_the_next() -> None:
+def test_a_shared_speaker_is_spread_evenly_over_its_devices_and_the_next() -> None:
     """Of 60 utterances of RAVDESS, 48 are trained on: 24 on each of two devices, emotions within one."""
     settings = PartitionSettings(clients=20, unseen_speakers=4, shared_speakers=2)
     partition = partition_corpus(ravdess_like(), settings, seed=1)
@@ -186,7 +186,7 @@ def test_sharing_that_cannot_be_is_bad_input(settings: dict[str, int], why: str)
     shared=st.integers(0, 3),
     devices=st.integers(2, 3),
 )
-def test_a_deal_is_complete_disjoint_and_in_proportion(
+def test_a_partition_is_complete_disjoint_and_in_proportion(
     mix: list[dict[str, int]],
     genders: list[str],
     clients: int,

@@ -282,7 +282,7 @@ class _Comparison:
         for request, rows in self._rows.items():
             key = owners.get(request)
             if key is None or key not in stores:
-                yield self._at(rows[0], "its request is in no device's book")
+                yield self._at(rows[0], "its request is in no device's store")
                 continue
             if rows[0].subject != self._ledger.subject(key[1]):
                 yield self._at(rows[0], f"{_named(key)} is not of the client that it names")
@@ -290,7 +290,7 @@ class _Comparison:
                 ends = _ENDS.get(RequestState(row.state)) if row.state in _STATES else None
                 if ends and stores[key].state not in ends:
                     yield self._at(
-                        row, f"says {row.state}, in the device's book {_named(key)} is {stores[key].state}"
+                        row, f"says {row.state}, in the device's store {_named(key)} is {stores[key].state}"
                     )
                 if row.state == RequestState.VERIFIED and key not in receipts:
                     yield self._at(row, f"says verified, and there is no receipt of {_named(key)}")

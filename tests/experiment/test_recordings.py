@@ -24,13 +24,13 @@ class Counted:
     def __call__(self, message: Message, context: Context, call_next: Any) -> Message:
         reply: Message = call_next(message, context)
         if message.metadata.message_type == "train":
-            asked = MessageConfig(message.content)
-            key = int(context.node_config["partition-id"]), asked.integer("rounds_done")
+            settings = MessageConfig(message.content)
+            key = int(context.node_config["partition-id"]), settings.integer("rounds_done")
             self.counts.setdefault(key, set()).add(int(number(reply.content, "examples")))
         return reply
 
 
-def test_recordings_join_at_their_date_in_the_run_and_in_its_references(tmp_path: Path) -> None:
+def test_recordings_join_in_their_round_in_the_run_and_in_its_references(tmp_path: Path) -> None:
     counted = Counted()
     config = small_config(partition__recordings=[{"client": 2, "count": 5, "round": 2}])
     results = run_small(tmp_path / "run", config, [counted])
@@ -143,7 +143,7 @@ def test_no_utterance_is_recorded_twice() -> None:
 
 
 @pytest.mark.parametrize("method", ["retrained", "fed-eraser", "scrub"])
-def test_an_upper_reference_learns_again_from_what_there_was_at_each_date(
+def test_a_privileged_baseline_learns_again_from_what_there_was_in_each_round(
     tmp_path: Path, method: str
 ) -> None:
     """At an earlier date a client held less than it holds now; nobody takes that for a lie."""
@@ -154,7 +154,7 @@ def test_an_upper_reference_learns_again_from_what_there_was_at_each_date(
     assert results["status"] == "complete" and not results["faults"]
 
 
-def test_who_was_trained_on_by_an_upper_reference_alone_must_be_unlearned(tmp_path: Path) -> None:
+def test_data_that_only_a_privileged_baseline_trained_on_must_be_unlearned(tmp_path: Path) -> None:
     """Recorded after learning, when the others' unlearning has all clients train: no model is without it."""
     config = small_config(
         unlearning__method="scrub",

@@ -73,14 +73,14 @@ def dying(monkeypatch: pytest.MonkeyPatch, when: Callable[[str, int, Sequence[st
     """
     ask, kinds = Clients.ask, list[str]()
 
-    def asked(self: Clients, kind: str, *rest: Any, **more: Any) -> Any:
+    def ask_counted(self: Clients, kind: str, *rest: Any, **more: Any) -> Any:
         answers = ask(self, kind, *rest, **more)
         kinds.append("retrain" if rest[2].phase == "retrain" else kind)
         if when(kinds[-1], len(kinds) - 1, kinds):
             raise Death
         return answers
 
-    monkeypatch.setattr(Clients, "ask", asked)
+    monkeypatch.setattr(Clients, "ask", ask_counted)
     return kinds
 
 
@@ -320,9 +320,9 @@ def test_two_checkpoints_are_kept_and_both_are_beyond_the_purge(tmp_path: Path) 
     files = checkpoints_of(tmp_path / "run")
     assert len(files) == 2
     for file in files:
-        told = json.loads(file.with_name(f"{file.name}.json").read_text())["state"]
-        assert told["step"] == "over"
-        assert {r["state"] for r in told["requests"]} == {"verified"}
+        saved = json.loads(file.with_name(f"{file.name}.json").read_text())["state"]
+        assert saved["step"] == "over"
+        assert {r["state"] for r in saved["requests"]} == {"verified"}
     assert len(list((tmp_path / "run" / "checkpoints" / "standing").iterdir())) == 4
 
 
@@ -438,13 +438,13 @@ def stopped(out: Path, engine: str, how: signal.Signals, rounds: int) -> tuple[i
     while not (metrics.exists() and metrics.read_text().count("\n") > 8) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(how)
-    _, said = process.communicate(timeout=90)
+    _, output = process.communicate(timeout=90)
     # After kill -9 nobody ends Ray's agents but they themselves, in a minute or so.
     deadline = time.monotonic() + (150 if how is signal.SIGKILL else 30)
     while _alive(process.pid) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not _alive(process.pid), "processes of the run live on"
-    return process.returncode, said
+    return process.returncode, output
 
 
 def _alive(session: int) -> list[str]:
@@ -459,9 +459,9 @@ def _alive(session: int) -> list[str]:
 @pytest.mark.slow
 def test_a_run_on_ray_that_was_stopped_goes_on_to_the_same_end(tmp_path: Path, how: signal.Signals) -> None:
     """Ctrl-C and kill -9: no process stays, results are marked, and --resume ends as the run in one piece."""
-    code, said = stopped(tmp_path / "ray", "ray", how, rounds=60)
+    code, output = stopped(tmp_path / "ray", "ray", how, rounds=60)
     if how is signal.SIGINT:
-        assert code == 3 and "to go on" in said
+        assert code == 3 and "to go on" in output
         assert json.loads((tmp_path / "ray" / "results.json").read_text())["status"] == "partial"
     resumption = command("--resume", "--out", str(tmp_path / "ray"))
     assert subprocess.run(resumption, check=False, stdout=subprocess.DEVNULL).returncode == 0
@@ -475,9 +475,9 @@ def test_a_run_on_ray_that_was_stopped_goes_on_to_the_same_end(tmp_path: Path, h
 
 
 def test_ctrl_c_marks_results_partial_and_says_how_to_go_on(tmp_path: Path) -> None:
-    code, said = stopped(tmp_path / "run", "inline", signal.SIGINT, rounds=3000)
+    code, output = stopped(tmp_path / "run", "inline", signal.SIGINT, rounds=3000)
     assert code == 3
-    assert said.strip().splitlines()[-1] == (
+    assert output.strip().splitlines()[-1] == (
         f"to go on: python simulations/run.py --resume --out {tmp_path / 'run'}"
     )
     results = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -527,7 +527,9 @@ def test_a_run_stopped_before_anything_was_learned_begins_anew(tmp_path: Path, w
     assert Vault(out / "vaults" / "client-0003").entries
 
 
-def test_an_interrupt_is_told_from_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_is_distinguished_from_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
@@ -638,7 +640,7 @@ def trace(file: Path, client: int, start: int, end: int) -> str:
     return str(file)
 
 
-def test_a_wish_on_a_device_that_cannot_be_reached_at_the_last_date_is_served_by_a_resumption(
+def test_a_request_on_a_device_that_cannot_be_reached_in_the_last_round_is_served_after_a_resume(
     tmp_path: Path,
 ) -> None:
     """The run ends at date 4, client 2 is away at dates 4 and 5: a run taken up waits for it, or nothing."""

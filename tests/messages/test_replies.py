@@ -457,8 +457,8 @@ def test_an_honest_run_says_nothing_without_a_declared_range(tmp_path: Path) -> 
 
     def listen(message: Message, context: Any, call_next: Any) -> Message:
         reply: Message = call_next(message, context)
-        said = seen.setdefault(message.metadata.message_type, set())
-        said |= reply.content.metric_records["metrics"].keys()
+        names = seen.setdefault(message.metadata.message_type, set())
+        names |= reply.content.metric_records["metrics"].keys()
         return reply
 
     results = run_small(tmp_path / "run", small_config(unlearning__method="calm"), [listen])
@@ -466,7 +466,7 @@ def test_an_honest_run_says_nothing_without_a_declared_range(tmp_path: Path) -> 
     assert {k: v - RANGES[k].keys() - EVERY_REPLY.keys() for k, v in seen.items()} == {k: set() for k in seen}
 
 
-def test_who_says_that_it_holds_nothing_and_asks_is_refused(tmp_path: Path) -> None:
+def test_a_client_that_claims_to_hold_nothing_and_requests_is_refused(tmp_path: Path) -> None:
     def tamper(message: Message, context: Any, call_next: Any) -> Message:
         reply: Message = call_next(message, context)
         if (
@@ -489,20 +489,20 @@ def test_no_client_keeps_the_server_listening(tmp_path: Path, window: int) -> No
 
     Planned until date 4; then the window, patience 3, a recovery round and three more for what was applied.
     """
-    dates: list[int] = []
+    rounds_seen: list[int] = []
     ids: Iterator[str] = (f"{n:016x}" for n in range(1, 10**6))
-    told: list[str] = []
+    reported: list[str] = []
 
     def tamper(message: Message, context: Any, call_next: Any) -> Message:
         reply: Message = call_next(message, context)
         if message.metadata.message_type == "query.deletions" and context.node_config["partition-id"] == 5:
-            dates.append(int(message.content.config_records["settings"]["rounds_done"]))
-            told.append(next(ids))
-            states = ["withdrawn"] * (len(told) - 1) + ["raised"]
-            many = len(told)
+            rounds_seen.append(int(message.content.config_records["settings"]["rounds_done"]))
+            reported.append(next(ids))
+            states = ["withdrawn"] * (len(reported) - 1) + ["raised"]
+            many = len(reported)
             reply.content["requests"] = ConfigRecord(
                 {
-                    "ids": list(told),
+                    "ids": list(reported),
                     "counts": [1] * many,
                     "states": states,
                     "deadlines": [10**6] * many,
@@ -515,7 +515,7 @@ def test_no_client_keeps_the_server_listening(tmp_path: Path, window: int) -> No
 
     results = run_small(tmp_path / "run", small_config(deletions__window=window), [tamper])
     check(results)
-    assert max(dates) <= 4 + window + window + 3 + 1 + 1
+    assert max(rounds_seen) <= 4 + window + window + 3 + 1 + 1
     assert {r["state"] for r in results["requests"] if r["client"] in {1, 2, 3}} == {"verified"}
 
 
@@ -543,7 +543,7 @@ def test_nodes_that_never_say_who_they_are_end_the_run_in_order(tmp_path: Path) 
         run_small(tmp_path / "run", mods=[mod])
 
 
-def test_a_garbled_introduction_is_counted_and_asked_for_again(tmp_path: Path) -> None:
+def test_a_garbled_introduction_is_counted_and_requested_again(tmp_path: Path) -> None:
     results = run_small(tmp_path / "run", mods=[TamperedReplies("query.population", 4, [metrics(client=2)])])
     check(results)
     assert results["status"] == "complete"

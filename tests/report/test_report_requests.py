@@ -224,7 +224,7 @@ def test_a_window_in_which_nobody_waited_still_shows_its_batches() -> None:
 # ---- the head, and what went wrong -----------------------------------------------------------------------
 
 
-def test_withdrawn_and_refused_requests_are_neither_counted_as_asked_nor_as_unfulfilled() -> None:
+def test_withdrawn_and_refused_requests_are_counted_neither_as_requested_nor_as_unfulfilled() -> None:
     results = eventful_results()
     assert count_closed(read(results)) == "1 withdrawn, 1 refused"
     assert list_unfulfilled(read(results)) == ["r-004-1: accepted (client 4 dropped twice)"]
@@ -246,8 +246,8 @@ def test_an_interrupted_run_says_so_and_how_to_go_on() -> None:
     for missing in ("models", "gap", "ranking", "noise_floor"):
         results[missing] = None
     results |= {"status": "partial", "failure": "stopped by Ctrl-C; continue with --resume"}
-    for asked_for in (results["requests"], []):
-        page = words(render(read(results | {"requests": asked_for})))
+    for requested in (results["requests"], []):
+        page = words(render(read(results | {"requests": requested})))
         assert "This run is partial: stopped by Ctrl-C; continue with --resume." in page
         assert "No finding yet: the run was stopped before its models could be compared." in page
 

@@ -61,7 +61,7 @@ class Watch:
 
 
 @pytest.mark.parametrize("reversion", ["kept", "removed"])
-def test_recovery_goes_back_unless_it_is_told_not_to(
+def test_recovery_goes_back_unless_it_is_disabled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reversion: str
 ) -> None:
     """Three unlearn steps, the last of two clients; the way back along every one of them is closed.
@@ -162,9 +162,7 @@ class Joined:
         monkeypatch.setattr(joining, "aggregate_unlearning", watched)
 
 
-def test_those_who_did_not_ask_and_they_alone_are_heard(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_clients_without_a_request_take_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of six: first 1 asks and leaves; then 2 and 3 ask, and 0, 4 and 5 are left. The limit is theirs too."""
     joined = Joined(monkeypatch)
     config = small_config(unlearning__aggregation="projected", unlearning__clip=2.0, **UNGUARDED)
