@@ -224,7 +224,7 @@ def create_new(path: Path, mode: int = 0o666) -> int:
 
 
 def is_abandoned(temporary: Path) -> bool:
-    """Tell whether nobody writes this temporary file any more; its name is .<name>.<process>.tmp."""
+    """Tell whether no process writes this temporary file any more; its name is .<name>.<process>.tmp."""
     process = temporary.stem.rpartition(".")[2]
     if not process.isdecimal() or int(process) == os.getpid():
         return True

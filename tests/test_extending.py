@@ -1,4 +1,5 @@
-"""The page on extending runs as it is printed; and what is wrong with a user's file is said in one line."""
+"""The page on extending runs as it is printed; and what is wrong with a user's file is reported in one
+line."""
 
 import re
 import subprocess

@@ -134,7 +134,7 @@ def test_a_stray_link_in_a_vault_costs_nobody_a_file(
 
 
 def test_a_vault_may_be_a_link(tmp_path: Path, mine: Path) -> None:
-    """Its own files are wiped where they lie; what lies beside them is not."""
+    """Its own files are wiped where they are; files beside them are not."""
     vault = tiny_vault(tmp_path / "disk" / "vault")
     before = (vault.folder / "audio-1.i16").read_bytes()
     os.link(vault.folder / "audio-1.i16", tmp_path / "same-blocks")

@@ -1,4 +1,4 @@
-"""The deal: complete, disjoint, in proportion, the same again."""
+"""The partition: complete, disjoint, in proportion, the same again."""
 
 from collections import Counter
 from itertools import pairwise

@@ -223,7 +223,7 @@ def test_a_device_with_next_to_no_speech_keeps_its_moments_to_itself(tmp_path: P
     results = run_small(tmp_path / "run", small_config(deletions__schedule=schedule), mods=[listen])
     assert results["status"] == "complete"
     ((_, frames, mean),) = [row for row in sent if row[0] == 2]
-    assert frames > 3 and mean > 0  # learning: it has enough to hide in; retraining asks nobody
+    assert frames > 3 and mean > 0  # learning: it has enough to hide in; retraining sends no message
     device = Device(RunFolder(tmp_path / "run"), 2)
     reply = HANDLERS["train.calibrate"](device, RecordDict({"settings": settings(rounds_done=9)}))
     assert reply.metric_records["metrics"]["examples"] == 0  # two utterances are left
@@ -249,7 +249,7 @@ def test_a_failing_device_names_nobody(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def gone_from(out: Path) -> list[str]:
-    """What was asked for, and what a client that took back everything held out."""
+    """What was requested, and what a client that deleted everything held out."""
     _, partition = read_speech(resolve(small_config()))
     return [*forgotten(out), *(u.id for u in partition.clients[1].test)]
 

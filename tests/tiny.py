@@ -1,4 +1,5 @@
-"""Small worlds for tests: a corpus of generated tones in memory, dealt to a few devices, and their vaults."""
+"""Small worlds for tests: a corpus of generated tones in memory, assigned to a few devices, and their
+vaults."""
 
 from functools import partial
 from pathlib import Path
@@ -53,7 +54,7 @@ def tiny_partition(
     shared_speakers: int = 0,
     devices: int = 2,
 ) -> Partition:
-    """The tiny corpus dealt out: of 9 utterances a speaker, 6 are trained on and 3 are held out."""
+    """The tiny corpus partitioned: of 9 utterances a speaker, 6 are trained on and 3 are held out."""
     settings = PartitionSettings(
         clients=clients,
         unseen_speakers=unseen_speakers,

@@ -3,7 +3,7 @@
 The chain of hashes shows that a ledger is consistent in itself; but a forged one is consistent, too. So its
 rows are compared with the heads that results.json, the checkpoints and the receipts contain, with the
 requests in results.json, with the devices' own request stores, and with every receipt. Nothing is signed:
-whoever can write the whole run folder can forge all of these, except for what somebody keeps outside.
+whoever can write the whole run folder can forge all of these, except for what is kept outside.
 """
 
 import re
@@ -63,8 +63,8 @@ def check_ledger(run: RunFolder, head: str = "", receipts: Sequence[Path] = ()) 
 
     Args:
         run: the folder.
-        head: a head of the ledger that somebody noted outside; empty = none.
-        receipts: copies that somebody keeps outside.
+        head: a head of the ledger that was noted outside; empty = none.
+        receipts: copies that are kept outside.
 
     Raises:
         BadInput: there is no ledger, a file cannot be read, or an argument is no head or no receipt.

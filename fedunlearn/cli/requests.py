@@ -159,7 +159,7 @@ def _delete(run: RunFolder, client: int, options: _DeletionOptions) -> int:
 
 def _describe(parts: Sequence[DeletionRequest]) -> str:
     first = parts[0]
-    text = f"client {first.client} takes back {_amount(first)}"
+    text = f"client {first.client} deletes {_amount(first)}"
     if len(parts) > 1:
         others = ", ".join(f"{_amount(p)} of client {p.client}" for p in parts[1:])
         text += f"; the same request goes to {len(parts) - 1} more of the speaker's devices: {others}"
@@ -271,7 +271,7 @@ def _furthest_state(request: DeletionRequest, recorded: RequestState | None, vau
         and not has_passed(state, recorded)
     ):
         state = recorded
-    # The device is not told that it was verified; the receipt is written when nothing of it was found.
+    # The device does not learn that it was verified; the receipt is written when nothing of it was found.
     return (
         RequestState.VERIFIED
         if state is RequestState.PURGED and receipt_of(vault, request.id).exists()

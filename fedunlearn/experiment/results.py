@@ -128,7 +128,7 @@ class ResultsAssembler:
         timeline: list[TimelineEntry],
         times: Times,
     ) -> Results:
-        """Collect what can be said of every run, however it ended.
+        """Collect what is known of every run, however it ended.
 
         Args:
             requests: all requests of the run, with the utterances that they name.

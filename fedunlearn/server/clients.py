@@ -115,7 +115,7 @@ class Clients:
 
         Returns:
             client -> value, in client order, of those that answered properly. A client that failed was
-            asked again ``retries`` times; each failure is in ``faults``.
+            sent the message again ``retries`` times; each failure is in ``faults``.
 
         Raises:
             RunFailed: fewer than the quorum answered.

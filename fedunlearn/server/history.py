@@ -88,7 +88,7 @@ class History:
         return {learning_round: self.norms_of(learning_round) for learning_round in self._rows}
 
     def norms_of(self, learning_round: int) -> NormsOfClients:
-        """Read the norms of one learning round; empty where nobody took part in it.
+        """Read the norms of one learning round; empty where no client took part in it.
 
         Args:
             learning_round: from 1.

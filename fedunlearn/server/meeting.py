@@ -1,4 +1,4 @@
-"""The first exchange of a run: every client says who it is and how much it holds."""
+"""The first exchange of a run: every client reports its id and how much it holds."""
 
 import time
 from collections import Counter

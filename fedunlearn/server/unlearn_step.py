@@ -87,7 +87,7 @@ class UnlearnStep:
         turns = [[c] for c in by_client] if self._sequential else [list(by_client)]
         for turn in turns:
             self._state.costs[Phase.UNLEARN].rounds += 1
-            if outcomes:  # somebody has moved the model since
+            if outcomes:  # the model has moved since
                 scalars = self.request_scalars(weights, scalars.trained is not None)
             answers = self._requesters.ask(weights, {c: by_client[c] for c in turn}, scalars, kind, teacher)
             weights, new = self.join(weights, answers, {c: ids_of(by_client[c]) for c in answers}, share)
@@ -181,7 +181,7 @@ class UnlearnStep:
                 in_time[reply.update.client] = reply
             else:
                 self._requesters.add_fault(
-                    reply.update.client, "its unlearn reply came when it was asked for no more", "late"
+                    reply.update.client, "its unlearn reply came after it had been withdrawn from it", "late"
                 )
                 self._requesters.give_back(
                     key for key, attempt in reply.requests if self._waits(key, attempt)

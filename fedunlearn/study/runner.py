@@ -105,7 +105,7 @@ class StudyRunner:
 
         Raises:
             BadInput: a recording cannot be read.
-            RunFailed: the run failed; Interrupted where somebody stopped it.
+            RunFailed: the run failed; Interrupted where it was stopped by the user.
         """
         quiet = Progress(Console(quiet=True))
         config = resolve(cell.experiment)

@@ -79,7 +79,8 @@ def measure(load: EncoderLoad) -> dict[str, Any]:
     """All figures of one load, measured in this process, which should be a fresh one.
 
     Returns:
-        load: as asked, device and precision as they came out; machine; weights: "random" or "pre-trained";
+        load: as requested, device and precision as they came out; machine; weights: "random" or
+            "pre-trained";
         parameters: trained; round_seconds, listen_seconds (features of one client, once in a run; 0 where
         nothing is kept); bytes_up, bytes_down: a client and round, as Flower serialises them; peak_bytes
         of rounds and attack, start_bytes before them (libraries, encoder), and peak_of ("GPU memory reserved"

@@ -132,7 +132,7 @@ def test_a_number_on_the_command_line_is_refused_and_nothing_is_filed(
 
 
 def test_a_deadline_of_too_many_rounds_in_an_inbox_harms_nobody(run: RunFolder) -> None:
-    """Filed by an older version, or by hand: what is asked is served, and the server can be told of it."""
+    """Filed by an older version, or by hand: the request is served, and can be reported to the server."""
     inbox, name = run.vault(0) / "inbox", "0123456789abcdef"
     inbox.mkdir()
     filed = {"id": name, "what": "all", "event": f"person-{name}", "deadline": 10**20}

@@ -1,4 +1,4 @@
-"""What people type: a wish filed, withdrawn and looked up by hand; the ledger shown and proved."""
+"""What people type: a request filed, withdrawn and looked up by hand; the ledger shown and verified."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def test_a_request_is_filed_and_the_command_says_what_happens_next(run: RunFolde
     assert code == 0, output
     ((request,),) = filed(run).values()
     first, second = output.splitlines()
-    assert first == f"Request {request.id}: client 1 takes back 2 utterances."
+    assert first == f"Request {request.id}: client 1 deletes 2 utterances."
     assert second == (
         "The device finds it at the next query; if no run is going on: "
         f"python simulations/run.py --resume --out {run.path}"
@@ -94,7 +94,7 @@ def test_a_request_is_filed_and_the_command_says_what_happens_next(run: RunFolde
 )
 def test_every_way_of_choosing(run: RunFolder, choice: list[str], count: int) -> None:
     code, output = call("delete", "--run", run.path, "--client", "0", *choice)
-    assert code == 0 and f"client 0 takes back {count} utterances." in output
+    assert code == 0 and f"client 0 deletes {count} utterances." in output
     listen(run, 0)
     (request,) = RequestStore(run.vault(0)).all()
     assert request.utterances == ("c0/0", "c0/1", "c0/2")[:count]
@@ -103,12 +103,12 @@ def test_every_way_of_choosing(run: RunFolder, choice: list[str], count: int) ->
 @pytest.mark.parametrize(
     ("choice", "lines"),
     [
-        (["--utterances", "c0/t"], ["client 0 takes back 1 held-out utterance."]),
-        (["--emotion", "sad"], ["client 0 takes back 1 held-out utterance."]),
+        (["--utterances", "c0/t"], ["client 0 deletes 1 held-out utterance."]),
+        (["--emotion", "sad"], ["client 0 deletes 1 held-out utterance."]),
         (
             ["--all"],
             [
-                "client 0 takes back 3 utterances.",
+                "client 0 deletes 3 utterances.",
                 "Of the same speech 1 held-out utterance will be removed, too.",
             ],
         ),
@@ -129,7 +129,7 @@ def test_one_speaker_on_several_devices_is_one_request(run: RunFolder) -> None:
     (here,), (there,) = filed(run)[1], filed(run)[0]
     assert here == there and here.devices == 2 and 2 not in filed(run)
     assert output.startswith(
-        f"Request {here.id}: client 1 takes back 2 utterances; the same request goes to 1 more of the "
+        f"Request {here.id}: client 1 deletes 2 utterances; the same request goes to 1 more of the "
         "speaker's devices: 3 utterances of client 0."
     )
     code, output = call("withdraw", "--run", run.path, "--client", "0", "--request", here.id)
@@ -187,15 +187,15 @@ def test_what_was_requested_already_is_not_filed_again(run: RunFolder) -> None:
     call("delete", "--run", run.path, "--client", "0", "--all")
     listen(run, 0)
     code, output = call("delete", "--run", run.path, "--client", "0", "--utterances", "c0/1")
-    assert code == 2 and output.strip() == "error: client 0: already asked for; nothing was filed"
+    assert code == 2 and output.strip() == "error: client 0: already requested; nothing was filed"
 
 
 def test_what_was_filed_but_not_read_yet_counts_too(run: RunFolder) -> None:
     call("delete", "--run", run.path, "--client", "0", "--utterances", "c0/1")
     code, output = call("delete", "--run", run.path, "--client", "0", "--utterances", "c0/1")
-    assert code == 2 and output.strip() == "error: client 0: already asked for; nothing was filed"
+    assert code == 2 and output.strip() == "error: client 0: already requested; nothing was filed"
     code, output = call("delete", "--run", run.path, "--client", "0", "--all")
-    assert code == 0 and "client 0 takes back 2 utterances." in output
+    assert code == 0 and "client 0 deletes 2 utterances." in output
     listen(run, 0)
     assert [r.count for r in RequestStore(run.vault(0)).all()] == [1, 2]
 
@@ -314,7 +314,7 @@ def test_what_the_server_has_accepted_is_shown_so(run: RunFolder) -> None:
 
 
 def test_asking_is_quick(run: RunFolder) -> None:
-    """Nothing that learns, and no machinery of a federation, is loaded to file a wish."""
+    """Nothing that learns, and no machinery of a federation, is loaded to file a request."""
     script = (
         "import sys; from fedunlearn.cli import app\n"
         f"try: app(['delete', '--run', {str(run.path)!r}, '--client', '0', '--all'])\n"
@@ -466,8 +466,8 @@ def test_a_ledger_that_is_not_there_or_none(tmp_path: Path, kept: RunFolder, com
 
 
 def test_requests_filed_during_a_run_are_served(tmp_path: Path) -> None:
-    """In round 2 of 3, one asks, one asks and thinks better of it; the ledger is proved all the while."""
-    out = tmp_path / "run"
+    """In round 2 of 3, one client requests deletion, one requests and withdraws; the ledger is verified all
+    the while.""" out = tmp_path / "run"
     done, output = threading.Event(), []
 
     def people(message: Message, context: Context, call_next: Any) -> Message:

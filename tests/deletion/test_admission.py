@@ -25,7 +25,7 @@ from fedunlearn.vault.vault import Vault
 
 ROOT = Path(__file__).resolve().parents[2]
 NO_SCHEDULE = load(None, {"deletions.schedule": []})
-"""nobody asks but by hand"""
+"""no requests but those filed by hand"""
 
 
 def vault_with(folder: Path, entries: Sequence[VaultEntry]) -> Vault:
@@ -102,7 +102,7 @@ def test_held_out_speech_is_requested_once_too(vault: Vault) -> None:
     inbox.file(new_request(3))
     listen(vault, 2)
     _, again, rest = RequestStore(vault.folder).all()
-    assert (again.state, again.note) == (RequestState.REFUSED, "already asked for")
+    assert (again.state, again.note) == (RequestState.REFUSED, "already requested")
     assert (rest.utterances, rest.held_out) == (("u1", "u3", "u5"), ())
     inbox.file_withdrawal(new_request(1).id)
     listen(vault, 3)
@@ -145,7 +145,7 @@ def test_only_utterances_without_a_request_count(vault: Vault) -> None:
     listen(vault, 2)
     calm, bob, again = RequestStore(vault.folder).all()
     assert (calm.utterances, bob.utterances) == (("u1", "u3", "u5"), ("u4",))
-    assert (again.state, again.note) == (RequestState.REFUSED, "already asked for")
+    assert (again.state, again.note) == (RequestState.REFUSED, "already requested")
 
 
 def test_an_id_is_admitted_once_whatever_else_it_says(vault: Vault) -> None:
@@ -554,7 +554,7 @@ class LifeOfRequests(RuleBasedStateMachine):
     def serve(self, name: str, state: RequestState, possible: set[RequestState]) -> None:
         now, utterances = self.expected.get(name, (None, ()))
         if now is None:
-            self.store.set_state([name], state)  # not heard of yet: no effect
+            self.store.set_state([name], state)  # not known yet: no effect
         elif now in possible:
             self.store.set_state([name], state)
             self.expected[name] = (now if now is RequestState.PURGED else state), utterances

@@ -1,4 +1,5 @@
-"""Random arrivals: at their rates, the same however one asks, and known beforehand to the experimenter."""
+"""Random arrivals: at their rates, the same however they are drawn, and known beforehand to the
+experimenter."""
 
 from collections import Counter
 from pathlib import Path
@@ -178,7 +179,7 @@ def test_a_scheduled_speaker_must_be_there_and_not_be_gone() -> None:
 
 
 def test_a_shared_speakers_schedule_reaches_the_other_devices(tmp_path: Path) -> None:
-    """Of what the partition deals: each holder finds its own part, and the parts are all there is."""
+    """Of what the partition assigns: each holder finds its own part, and the parts are all there is."""
     partition = tiny_partition(tiny_corpus(seconds=0.001), shared_speakers=1, devices=3)
     (speaker, holders), *_ = [(s, h) for s, h in partition.holders.items() if len(h) > 1]
     config = experiment(schedule=[{"client": holders[1], "what": "speaker", "speaker": speaker, "round": 1}])

@@ -58,7 +58,7 @@ def experiment(wanted: DeletionSettings, rounds: int = ROUNDS, seed: int = 1, cl
     return plain.model_copy(update={"deletions": wanted})
 
 
-# ---- dates -----------------------------------------------------------------------------------------------
+# ---- rounds ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_an_event_is_raised_once_however_often_it_is_due(tmp_path: Path) -> None
     assert [r.id for r in raise_requests(vault, wanted, ROUNDS + 9)] == [r.id for r in both]
 
 
-# ---- what is asked for -----------------------------------------------------------------------------------
+# ---- what is requested -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("client", range(4))
@@ -143,7 +143,7 @@ def test_a_client_with_fewer_left_than_the_count_requests_all_of_them(tmp_path: 
     wanted = schedule(*({"client": 0, "round": r, "what": "some", "count": 4} for r in range(3)))
     four, two, none = raise_requests(vault, wanted, 5)
     assert [r.count for r in (four, two, none)] == [4, 2, 0]
-    assert (none.state, none.note) == (RequestState.REFUSED, "already asked for")
+    assert (none.state, none.note) == (RequestState.REFUSED, "already requested")
 
 
 def test_requests_that_overlap_name_no_utterance_twice(tmp_path: Path) -> None:

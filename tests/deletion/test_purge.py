@@ -134,8 +134,8 @@ def test_a_purge_whose_reply_was_lost_may_be_asked_for_again(run: Path) -> None:
 
 @pytest.mark.parametrize("together", [True, False])
 def test_held_out_speech_that_is_named_goes_and_stands_in_its_own_receipt(run: Path, together: bool) -> None:
-    """Anna asks for her training speech, then for the held-out one, which would go along otherwise."""
-    held_out = "aaaaaaaaaaaaaaaa"
+    """Anna requests the deletion of her training speech, then of the held-out one, which would go along
+    otherwise.""" held_out = "aaaaaaaaaaaaaaaa"
     store = RequestStore(folder_of(run))
     store.add([DeletionRequest(held_out, 0, "named", 5, "more", (), held_out=("anna-2",))])
     if together:
@@ -170,7 +170,7 @@ def test_a_request_that_this_device_does_not_know_is_not_verified(run: Path) -> 
     assert send_purge(run, ANNA, "e" * 16) == PurgeResult(removed=3, verified=False)
 
 
-# ---- whoever leaves leaves nothing behind ------------------------------------------------------------------
+# ---- a client that leaves leaves nothing behind ------------------------------------------------------------
 
 
 def shared(folder: Path, *people: tuple[str, Split, int]) -> Vault:
@@ -238,7 +238,7 @@ def test_of_two_requests_only_the_one_with_a_trace_is_unverified(run: Path) -> N
 
 
 def test_nobody_elses_vault_is_looked_into(run: Path) -> None:
-    """The device is told where to look; the places beside it are the whole list."""
+    """The device receives the list of places to search; it is complete."""
     other = run / "vaults" / "client-0001"
     other.mkdir()
     (other / "audio-1.i16").write_bytes(SPEECH["anna-0"].tobytes())
@@ -366,7 +366,7 @@ def _seconds_of_a_purge(template: Path, tmp_path: Path) -> float:
 
 
 def test_a_device_that_died_after_another_request_of_the_same_person_came_in(run: Path) -> None:
-    """The evidence of the first attempt counts, also where the second one asks for more at once."""
+    """The evidence of the first attempt counts, also where the second one requests more at once."""
     disk = Disk(1, dead=True, after=False)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(DeathError):
         patch.setattr("fedunlearn.deletion.purge.find_traces", disk.wrap(find_traces))

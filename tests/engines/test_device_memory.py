@@ -31,13 +31,13 @@ from fedunlearn.vault.traces import Fingerprints
 from fedunlearn.vault.vault import Vault
 
 CLIENT = 2
-"""asks to have four of its utterances deleted"""
+"""requests the deletion of four of its utterances"""
 # A seed of its own: other tests keep the speech of theirs in memory.
 CONFIG = small_config(seed=77, unlearning__method="l2ul", unlearning__l2ul__attack__per_utterance=2)
 
 
 class Talk:
-    """A server that says what a test wants to be said."""
+    """A server that sends what a test needs."""
 
     def __init__(self, grid: Grid, out: Path) -> None:
         self._grid, self._out = grid, out
@@ -192,7 +192,7 @@ def test_a_worker_drops_what_another_has_purged_at_its_next_message_to_anybody(o
         requests = send.query_deletions()
         windows = windows_of(out, send.model, requests)
         _elsewhere(lambda: send.purge(requests))
-        assert in_memory(windows)  # this process has not been asked anything since
+        assert in_memory(windows)  # this process has received no message since
         send.train(0)
         assert not in_memory(windows)
 

@@ -192,7 +192,7 @@ def within(forget: Spoken, test: Spoken, resamples: int = FEW) -> MembershipAtta
 
 
 def test_only_utterances_of_one_speaker_are_compared() -> None:
-    """a: 1 < 2, 3 > 2: 1/2. b: 9 < 10: 1. Three forget utterances: (1 + 0 + 1) / 3; c is not asked about."""
+    """a: 1 < 2, 3 > 2: 1/2. b: 9 < 10: 1. Three forget utterances: (1 + 0 + 1) / 3; c does not count."""
     forget = [(1.0, 0, "a"), (3.0, 0, "a"), (9.0, 0, "b")]
     test = [(2.0, 0, "a"), (10.0, 0, "b"), (0.0, 0, "c")]
     found = within(forget, test)

@@ -206,7 +206,7 @@ def alone(run: RunFolder) -> None:
 
 
 def with_vaults_alone(run: RunFolder) -> None:
-    """Books, ledger and receipts are gone, too: the second generation of a vault is all that tells."""
+    """Stores, ledger and receipts are gone, too: the second generation of a vault is the only sign."""
     shutil.rmtree(run.checkpoints)
     run.ledger.unlink()
     run.purges.unlink()

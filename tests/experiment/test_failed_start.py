@@ -1,4 +1,4 @@
-"""A run that cannot start: the reason is said, what was made goes, what was there before stays."""
+"""A run that cannot start: the reason is reported, what was made is removed, what was there before stays."""
 
 import importlib
 import os

@@ -1,4 +1,4 @@
-"""Work in processes: everything is made once, and none outlives whoever asked for it."""
+"""Work in processes: everything is made once, and none outlives its parent."""
 
 import multiprocessing
 import os

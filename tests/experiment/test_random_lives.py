@@ -139,7 +139,8 @@ def drawn_requests(dice: random.Random, config: Config, partition: Partition) ->
 
 @dataclass(frozen=True)
 class Persons:
-    """They act whenever a client is asked for deletions, again if it is asked again: a Flower mod."""
+    """They act whenever the server collects a client's deletions, again if the message is repeated: a Flower
+    mod."""
 
     out: Path
     plan: Timeline
@@ -214,7 +215,7 @@ def assert_sound(experiment: Experiment, results: Mapping[str, Any]) -> None:
 
 
 def on_devices(out: Path) -> dict[str, Any]:
-    """Books and receipts of all devices, less what a clock measured and how much a scan found to read."""
+    """Stores and receipts of all devices, without measured times and the amount that a scan read."""
     found: dict[str, Any] = {}
     for vault in sorted((out / "vaults").iterdir()):
         found[vault.name] = [

@@ -16,7 +16,7 @@ from fedunlearn.vault.vault import Vault
 
 
 class Counted:
-    """How many utterances each client trained on, at each date: a Flower mod."""
+    """How many utterances each client trained on, after how many rounds: a Flower mod."""
 
     def __init__(self) -> None:
         self.counts: dict[tuple[int, int], set[int]] = {}
@@ -51,7 +51,7 @@ def test_recordings_from_the_start_are_the_ordinary_run(tmp_path: Path, inline_r
 
 
 def test_new_audio_after_a_deletion_is_welcome(tmp_path: Path) -> None:
-    """Client 1 takes back everything, leaves, records five utterances a round later, and trains again."""
+    """Client 1 deletes everything, leaves, records five utterances a round later, and trains again."""
     counted = Counted()
     config = small_config(
         training__rounds=5,
@@ -107,7 +107,7 @@ def test_what_no_model_was_trained_on_is_purged_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("one_stream")
 def test_taken_back_before_the_first_round(tmp_path: Path) -> None:
-    """All of a client at date 0: it never takes part in training."""
+    """All of a client in round 0: it never takes part in training."""
     config = small_config(deletions__schedule=[{"client": 1, "what": "all", "round": 0}])
     results = run_small(tmp_path / "run", config)
     assert results["status"] == "complete" and results["requests"][0]["learned"] == 0
@@ -146,7 +146,7 @@ def test_no_utterance_is_recorded_twice() -> None:
 def test_a_privileged_baseline_learns_again_from_what_there_was_in_each_round(
     tmp_path: Path, method: str
 ) -> None:
-    """At an earlier date a client held less than it holds now; nobody takes that for a lie."""
+    """In an earlier round a client held less than it holds now; that is no reason to refuse its reply."""
     config = small_config(
         partition__recordings=[{"client": 4, "count": 5, "round": 2}], unlearning__method=method
     )

@@ -1,4 +1,4 @@
-"""Whole small runs of the privileged baselines: who is asked, what is left out, and what equals what."""
+"""Whole small runs of the privileged baselines: who takes part, what is left out, and what equals what."""
 
 import json
 import threading
@@ -116,7 +116,7 @@ def run(
 def _without_requests(
     self: Device, content: RecordDict, kept: Callable[[Device, RecordDict], Examples] = Device.kept
 ) -> Examples:
-    """Whoever is asked to leave something out trains on exactly what it has not been asked to delete."""
+    """A client that leaves something out trains on exactly what it does not have to delete."""
     examples = kept(self, content)
     if "withheld" in content.config_records:
         open_ = {u for r in RequestStore(self.vault.folder).open() for u in r.utterances}
@@ -174,7 +174,7 @@ def test_its_cost_is_counted_under_unlearn(
 def test_no_client_unlearns_alone_and_a_client_without_data_no_longer_trains(
     run: tuple[str, Path, dict[str, Any], Listener],
 ) -> None:
-    """Client 1 takes everything back; 2 and 3 later take back some."""
+    """Client 1 deletes everything; 2 and 3 later delete some."""
     method, _, _, listener = run
     card = PRIVILEGED[method]
     assert not listener.clients("train.unlearn")
@@ -426,7 +426,7 @@ def test_a_round_of_a_reference_has_its_quorum(tmp_path: Path, cache: Path, meth
     one = run_small(tmp_path / "one", config, [Late(kind, "nan", client=4)], cache)
     assert one["status"] == "complete"
     assert {(f["client"], f["phase"]) for f in one["faults"]} == {(4, "unlearn")}
-    assert len(one["faults"]) == 2 * 3  # asked again once in each of three rounds
+    assert len(one["faults"]) == 2 * 3  # repeated once in each of three rounds
     with pytest.raises(RunFailed, match=r"\(unlearn\): 4 of 6 clients answered properly"):
         run_small(tmp_path / "two", config, [Late(kind, "nan", client=c) for c in (4, 5)], cache)
 
@@ -467,8 +467,8 @@ def test_if_no_requester_forgets_the_original_stands(tmp_path: Path, cache: Path
 def test_a_late_purge_is_left_out_until_it_comes(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Client 1's first purge fails; when client 2 asks a round later, both leave their own out."""
-    some = [{"client": c, "what": "some", "count": 4, "after_learning": c - 1} for c in (1, 2)]
+    """Client 1's first purge fails; when client 2 requests deletion a round later, both leave their own
+    out.""" some = [{"client": c, "what": "some", "count": 4, "after_learning": c - 1} for c in (1, 2)]
     config = config_of("fine-tune", deletions__schedule=some, recovery__rounds=0)
     monkeypatch.setattr(Device, "kept", _without_requests)
     listener = Listener("train.retain_part")

@@ -1,4 +1,4 @@
-"""What an update tells of the data it was made from: controls in which the answer is known."""
+"""What an update reveals about the data it was made from: controls in which the answer is known."""
 
 import copy
 

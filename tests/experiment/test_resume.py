@@ -43,7 +43,7 @@ EVENTFUL: dict[str, Any] = {
     "federation__checkpoint_every": 1,
     "recovery__reversion": "removed",
 }
-"""one asks in the middle of learning, so that the original is trained on beside; three ask afterwards"""
+"""one request in the middle of learning, so that the original is trained beside it; three afterwards"""
 
 
 def eventful(**overrides: Any) -> Config:
@@ -125,7 +125,7 @@ def test_a_death_at_every_message_of_a_request(
     whole: tuple[dict[str, Any], dict[str, str]],
     kind: str,
 ) -> None:
-    """The devices have purged (or unlearned, or said what they want), and the server never decoded of it."""
+    """The devices have purged (or unlearned, or reported requests), and the server never learns of it."""
     config, out, died = eventful(), tmp_path / "run", 0
     while True:
         with monkeypatch.context() as patched:
@@ -154,7 +154,7 @@ def killed_in_a_loop(folder: Path, decoded: DecodedCorpus, whole: Any, kills: in
             if child == 0:
                 try:
                     if out.exists() and not (out / "config.toml").exists():
-                        shutil.rmtree(out)  # killed before it had even said what it is
+                        shutil.rmtree(out)  # killed before it had even written what it is
                     resumed(out, config, folder / "cache", decoded=decoded)
                     os._exit(0)
                 except BaseException as error:
@@ -239,7 +239,7 @@ def test_the_last_round_of_a_retraining_is_all_that_is_lost(
 
 
 def left_in_the_middle(out: Path, config: Config, cache: Path, decoded: DecodedCorpus) -> None:
-    """A run whose server dies when it hears of the first deletion after learning."""
+    """A run whose server dies when it receives the first deletion after learning."""
     with pytest.MonkeyPatch.context() as patched:
         dying(patched, lambda kind, _, seen: kind == "train.unlearn" and seen.count(kind) == 2)
         with pytest.raises(Death):
@@ -423,14 +423,14 @@ def command(*arguments: str) -> list[str]:
 
 
 def stopped(out: Path, engine: str, how: signal.Signals, rounds: int) -> tuple[int, str]:
-    """Play a run until some rounds are done, then send its process a signal: exit code and what it said."""
+    """Play a run until some rounds are done, then send its process a signal: exit code and output."""
     process = subprocess.Popen(
         command(*arguments_of(out, engine, **{"training.rounds": rounds})),
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
-        # Tests that run in the background have been told to ignore Ctrl-C, and their children inherit that.
+        # Tests that run in the background are set to ignore Ctrl-C, and their children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
@@ -643,8 +643,8 @@ def trace(file: Path, client: int, start: int, end: int) -> str:
 def test_a_request_on_a_device_that_cannot_be_reached_in_the_last_round_is_served_after_a_resume(
     tmp_path: Path,
 ) -> None:
-    """The run ends at date 4, client 2 is away at dates 4 and 5: a run taken up waits for it, or nothing."""
-    config = small_config(
+    """The run ends after round 4, client 2 is away in rounds 4 and 5: a resumed run waits for it, or
+    nothing.""" config = small_config(
         availability__trace=trace(tmp_path / "trace.csv", 2, 4, 6), deletions__schedule=SCHEDULE[:1]
     )
     out, cache = tmp_path / "run", tmp_path / "cache"
@@ -675,7 +675,7 @@ def test_a_part_of_a_request_is_served_when_its_deadline_has_passed_and_not_lost
     results = run_small(tmp_path / "run", config)
     (request,) = results["requests"]
     assert (request["client"], request["state"], request["overdue"]) == (here, "verified", True)
-    assert request["rounds_waited"] == 6  # the first date beyond the deadline
+    assert request["rounds_waited"] == 6  # the first round beyond the deadline
 
 
 def test_a_device_whose_part_has_gone_before_says_so_and_the_others_wait_no_more(tmp_path: Path) -> None:

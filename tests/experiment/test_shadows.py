@@ -192,7 +192,7 @@ def test_with_everything_outside_the_original_is_the_retrained_model(
 
 
 def test_shadows_know_what_is_inside_and_not_what_is_outside(tmp_path: Path) -> None:
-    """Candidates inside are learned by heart, those outside never heard. All have their logits."""
+    """Candidates inside are learned by heart, those outside never seen. All have their logits."""
     played = Played(tmp_path, training__rounds=6, unlearning__method="none", recovery__rounds=0)
     found = played.shadows(4)
     right = found.logits["original"].argmax(2) == found.labels

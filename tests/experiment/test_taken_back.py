@@ -75,7 +75,7 @@ WHAT = [
 
 
 def everybody_requests() -> tuple[Config, Partition, list[dict[str, Any]]]:
-    """Seven clients; some have two speakers, and 5 takes back all its held-out speech and nothing else."""
+    """Seven clients; some have two speakers, and 5 deletes all its held-out speech and nothing else."""
     base = {**QUICK, "partition__clients": len(WHAT), "corpus__speakers": len(WHAT) + 4}
     _, partition = read_speech(resolve(small_config(**base, deletions__schedule=[])))
     shares = zip(partition.clients, WHAT, strict=True)
@@ -208,7 +208,7 @@ def test_federations_gone_through_again_hold_what_the_devices_held(tmp_path: Pat
     )
     results = run_small(tmp_path / "run", config)
     assert results["status"] == "complete" and results["attacks"]["replay"]["exact"]
-    # Held-out speech changes no model: the original was trained on until somebody asked for more than that.
+    # Held-out speech changes no model: the original was trained on until more than that was requested.
     assert results["cost"]["counterfactual"]["rounds"] == 1
 
 

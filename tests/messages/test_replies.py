@@ -137,7 +137,7 @@ def test_a_field_out_of_its_range_is_refused_and_named(kind: str, name: str, val
 
 @pytest.mark.parametrize(("kind", "name"), FIELDS)
 def test_a_field_is_missed_and_a_part_of_a_count_is_not_cut(kind: str, name: str) -> None:
-    """The sums of log-odds, too, which are optional where they were not asked for."""
+    """The sums of log-odds, too, which are optional where they were not requested."""
     range_ = RANGES[kind][name]
     reply = reply_of(kind)
     del reply.metric_records["metrics"][name]
@@ -180,7 +180,7 @@ def test_whatever_passes_is_within_the_range(value: float, least: float, width: 
         ("evaluate", {"examples": HELD_OUT + 1}),
         ("evaluate", {"trained_count": HELD - 1.0}),
         ("query.deletions", {"train": HELD + 1}),
-        ("query.deletions", {"train": 4}),  # and 5 of them are still asked for
+        ("query.deletions", {"train": 4}),  # and 5 of them are still requested
         ("query.deletions", {"train": 0}),
         ("train.unlearn", {"examples": 6}),
         ("train.unlearn", {"forget_before": 1.01}),
@@ -404,8 +404,8 @@ def update(name: str, value: float) -> Callable[[RecordDict], None]:
 
 
 def test_no_number_of_one_client_ends_a_run(tmp_path: Path) -> None:
-    """Each tampered reply is one fault of its client, which is asked again; the run has results anyway."""
-    of_training = [
+    """Each tampered reply is one fault of its client, whose message is repeated; the run has results
+    anyway.""" of_training = [
         (metrics(seconds=1.7e308), "seconds"),
         (metrics(seconds=-1e9), "seconds"),
         (metrics(loss=1.7e308), "loss"),

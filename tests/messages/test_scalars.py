@@ -1,4 +1,4 @@
-"""The few numbers that the server tells requesters: how they are summed, checked and carried."""
+"""The few numbers that the server sends to requesters: how they are summed, checked and carried."""
 
 import math
 from pathlib import Path

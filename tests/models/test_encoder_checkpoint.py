@@ -58,7 +58,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def line(name: str | Path, act: Callable[[Checkpoint], Any] = load, **settings: Any) -> str:
-    """What is said about an encoder that cannot be used."""
+    """The error line of an encoder that cannot be used."""
     with pytest.raises(BadInput) as caught:
         act(locate(str(name), **settings))
     (problem,) = caught.value.problems

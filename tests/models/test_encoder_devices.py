@@ -298,7 +298,7 @@ def test_the_driver_keeps_room_for_its_own_busiest_moment() -> None:
 
 @pytest.mark.parametrize("trains", ["head", "all"])
 def test_measuring_leaves_the_model_as_it_was(tmp_path: Path, trains: str) -> None:
-    """And it is of what a client really does: the fake count is asked for after it."""
+    """And it is of what a client really does: the fake count is requested after it."""
     folder = tiny_encoder(tmp_path / "tiny")
     config = Config(model=settings_of(folder, trains))
     model = build_model(config.model, 3, rng_for(0, "template"))

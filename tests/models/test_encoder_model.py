@@ -290,7 +290,7 @@ def test_the_same_seed_makes_the_same_model_whatever_was_loaded_before(
 
 
 def test_a_folder_that_changed_is_not_mistaken_for_what_it_was(tmp_path: Path) -> None:
-    """Neither by a worker that builds later, nor by who takes up a run."""
+    """Neither by a worker that builds later, nor when a run is resumed."""
     start = tiny_encoder(tmp_path / "start")
     config = resolve(small_config(model__name=str(start), model__encoder__device="cpu"))
     out = tmp_path / "run"

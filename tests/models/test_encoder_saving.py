@@ -22,7 +22,7 @@ from fedunlearn.models.encoders.model import EncoderModel
 from fedunlearn.models.encoders.saving import Head, fold, save_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")
-"""transformers' WavLM calls torch so; whoever loads a saved folder meets it."""
+"""transformers' WavLM calls torch so; loading a saved folder shows it."""
 LENGTHS = (400, 4000, 7321)
 """samples: the shortest that gives a frame, and two that no stride divides"""
 

@@ -366,7 +366,7 @@ def test_relearning_begins_with_the_weights_it_is_given(folder: Path, trains: st
 def test_the_guards_probes_see_a_class_silenced(folder: Path, trains: str) -> None:
     model = encoder(folder, trains)
     with torch.no_grad():
-        model.classifier.weight.mul_(10.0)  # every class is heard somewhere
+        model.classifier.weight.mul_(10.0)  # every class is predicted somewhere
     before = snapshot(model)
     probes = Probes(model, before, seed=1)
     assert probes.silenced(before) == 0.0

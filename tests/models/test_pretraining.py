@@ -1,4 +1,4 @@
-"""A small encoder trained from nothing: what it is asked, what it hears, what it leaves."""
+"""A small encoder trained from scratch: its objective, its input, the folder it leaves."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -52,7 +52,7 @@ def call(out: Path, *arguments: str) -> tuple[int, str]:
     return command_line.call("pretrain", "--out", out, *smallest, *arguments)
 
 
-# ---- what it is asked ------------------------------------------------------------------------------------
+# ---- its objective ---------------------------------------------------------------------------------------
 
 
 def test_only_frames_that_count_count() -> None:
@@ -111,7 +111,7 @@ def test_what_lies_beyond_the_end_of_a_crop_changes_no_loss(kind: str) -> None:
 
 
 def test_what_is_hidden_is_not_seen(speech: list[PCM]) -> None:
-    """With every frame hidden, the transformer tells the same whatever it hears."""
+    """With every frame hidden, the transformer predicts the same whatever its input."""
     encoder = pretraining.build(TINY, 1)
     hidden = torch.ones(1, 4, dtype=torch.bool)
     predicted = [
@@ -121,7 +121,7 @@ def test_what_is_hidden_is_not_seen(speech: list[PCM]) -> None:
     torch.testing.assert_close(predicted[0], predicted[1])
 
 
-# ---- what it hears ---------------------------------------------------------------------------------------
+# ---- its input -------------------------------------------------------------------------------------------
 
 
 def test_crops_are_pieces_of_the_recordings(speech: list[PCM]) -> None:

@@ -81,9 +81,9 @@ def test_states_waiting_and_deadlines_stand_in_the_table() -> None:
     ]
     assert lines[3].note == "its person withdrew it" and "not its own" in lines[4].note
     assert column(results, "applied")[:4] == [
-        ("34", "waited 4 rounds\nasked 3 times"),
+        ("34", "waited 4 rounds\nattempted 3 times"),
         ("32", "waited 1 round"),
-        ("41", "waited 8 rounds\nasked 2 times"),
+        ("41", "waited 8 rounds\nattempted 2 times"),
         ("–", ""),
     ]
     assert column(results, "deadline") == [
@@ -108,7 +108,7 @@ def test_an_open_request_is_overdue_by_the_rounds_up_to_the_end() -> None:
 
 
 def test_recovery_rounds_in_the_middle_of_learning_do_not_count_against_a_deadline() -> None:
-    """By the clock verified 9 rounds after it was raised, 4 of them recovery rounds: 5 of 5."""
+    """On the timeline verified 9 rounds after it was raised, 4 of them recovery rounds: 5 of 5."""
     results = eventful_results()
     late = results["requests"][3]
     for step, rounds_done in zip(late["history"], (33, 34, 36, 37, 37, 38), strict=True):

@@ -154,7 +154,7 @@ def test_other_seeds_forget_other_utterances_and_other_versions_have_other_keys(
     assert any("torch (2.11.0; 2.10.0)" in remark for remark in judge(found).remarks)
 
 
-# ---- what is said ------------------------------------------------------------------------------------------
+# ---- the sentences -----------------------------------------------------------------------------------------
 
 
 def test_the_best_is_named_with_its_interval_and_how_sure_it_is() -> None:

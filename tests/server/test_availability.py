@@ -202,7 +202,7 @@ def test_a_trace_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
 
 
 def test_absences_follow_the_runs_timeline(tmp_path: Path) -> None:
-    """The clock's rounds 0-3 are rounds 0-3; two recovery rounds, 4 and 5, belong to round 3; then 4, 5."""
+    """Timeline rounds 0-3 are rounds 0-3; two recovery rounds, 4 and 5, belong to round 3; then 4, 5."""
     found = trace(tmp_path, "client,from,until\n1,0,1\n1,3,4\n2,3,5\n4,5,9\n")
     timeline_round = {0: 0, 1: 1, 2: 2, 3: 3, 4: 3, 5: 3, 6: 4, 7: 5}
     assert found.in_results(timeline_round, [2, 1, 1, 3]) == {

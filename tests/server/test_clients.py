@@ -1,5 +1,5 @@
-"""Asking: replies are read in client order however they come, failures are asked again at once, who holds
-most is asked first, and what several are sent is one record.
+"""Messages to clients: replies are read in client order however they come, failed messages are repeated at
+once, the client with most data comes first, and what several are sent is one record.
 """
 
 import copy
@@ -26,7 +26,7 @@ from fedunlearn.server.state import ServerState
 
 
 class OutOfOrder(LocalGrid):
-    """Clients hold as many utterances as told; the last message is answered first, one a pull."""
+    """Clients hold as many utterances as configured; the last message is answered first, one a pull."""
 
     def __init__(self, holds: list[int], fails: dict[int, int] | None = None) -> None:
         super().__init__(len(holds))

@@ -33,7 +33,7 @@ def test_one_client_alone_recovers_nobody() -> None:
 
 
 def test_what_few_receive_and_send_costs_less(tmp_path: Path, inline_run: tuple[Path, Any]) -> None:
-    """Six clients, one recovery round after each of two steps: two train in it, two are asked."""
+    """Six clients, one recovery round after each of two steps: two train in it, two evaluate."""
     few = small_config(recovery__clients=2, unlearning__asked=2)
     all_, some = inline_run[1], run_small(tmp_path / "some", few)
     assert some["status"] == "complete" and weights_of(tmp_path / "some") != weights_of(inline_run[0])

@@ -66,7 +66,7 @@ def test_a_federation_is_measured(tmp_path: Path) -> None:
 
 
 def test_idle_clients_answer_every_round_and_learn_nothing(tmp_path: Path) -> None:
-    """Two rounds more leave the same weights; and whoever trains in the same process later does train."""
+    """Two rounds more leave the same weights; and later training in the same process does train."""
     idle, longer = replace(TINY, idle=True), replace(TINY, idle=True, rounds=TINY.rounds + 2)
     found, again = (measure(workload, tmp_path / str(workload.rounds) / "run") for workload in (idle, longer))
     assert found["weights"] == again["weights"]

@@ -68,7 +68,7 @@ CELLS = 3 * 2 * 2 * 2
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], str]:
-    """A comparison, the reference keys that were trained for it, and what it said."""
+    """A comparison, the reference keys that were trained for it, and its output."""
     out, kept = tmp_path_factory.mktemp("compare"), []
     keep = ReferenceCache.keep
     with pytest.MonkeyPatch.context() as patch:

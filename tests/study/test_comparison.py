@@ -1,4 +1,5 @@
-"""What the rows of a comparison say: intervals, who cannot be told from the best, tables, figures."""
+"""What the rows of a comparison say: intervals, which methods are indistinguishable from the best, tables,
+figures."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Other tools follow a run where they are asked to, tell what it tells, and never stand in its way."""
+"""Other tools follow a run where requested, show what it reports, and never interfere with it."""
 
 import itertools
 import json
@@ -18,7 +18,7 @@ from fedunlearn.tracking import TRACKERS, Follower, Tracker
 
 
 class Notebook:
-    """A tracker that writes down what it is told; raises where it is asked to."""
+    """A tracker that records what it receives; raises where the test wants it to."""
 
     def __init__(self, config: str, fails_at: str = "") -> None:
         self.config, self.fails_at = config, fails_at
@@ -94,7 +94,7 @@ def test_a_run_reports_every_round_and_its_end_to_its_tracker(tmp_path: Path, no
     assert book.closed == 1
     code, output = call("run", "--resume", "--out", out, "--track", "notebook")
     assert code == 0, output
-    assert notebooks[1].rows == lines(out), "taken up, all rounds are told, each once"
+    assert notebooks[1].rows == lines(out), "resumed, all rounds are reported, each once"
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_taken_up_tensorboard_has_every_step_once(
     for number in (1, 2, 3):
         run.append_metrics(row(number))
     old = recorders()["global"]
-    run.truncate_metrics(2)  # it was killed, and is taken up a round earlier
+    run.truncate_metrics(2)  # it was killed, and is resumed a round earlier
     again = Follower("tensorboard", run, pytest.fail)
     run.append_metrics(row(3))
     again.finished({"status": "failed", "failure": "round 4: nobody answered"})

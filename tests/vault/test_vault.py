@@ -462,7 +462,7 @@ def test_stray_files_are_wiped_on_opening_and_others_left(vault: Vault) -> None:
 
 
 def test_what_another_process_is_writing_is_left_alone(vault: Vault) -> None:
-    """A person asks, through another process, at the moment when the device opens its vault."""
+    """A person files a request, through another process, at the moment when the device opens its vault."""
     parent = os.getppid()
     living, dead = f".requests.json.{parent}.tmp", ".requests.json.4194305.tmp"  # beyond any process id
     arrays = f".audio-2.i16.{parent}.tmp"  # nobody writes these without holding the vault

@@ -1,7 +1,7 @@
 """Pre-trained encoders: from a folder, by a published name, or with random weights.
 
 ``locate`` finds and checks the files, which is fast; ``load`` reads the weights. Weights are read from
-safetensors files only, and no network is used unless asked for.
+safetensors files only, and no network is used unless requested.
 """
 
 import difflib
