@@ -3,6 +3,10 @@
 Settings are plain data; nothing here imports the rest of the package. An unknown key, a wrong type or a value
 out of range is an error that names the file, the key and the legal values. Every field explains itself in its
 description; ``docs/configuration.md`` is generated from these (``fedunlearn.config.reference``).
+
+Reading order: ``Config`` in this file -> one module for each of its sections (``partition``, ``model``,
+``unlearning``, ``deletion``, ``guard``, ``federation``), with number types from ``fields`` -> ``presets``
+and ``plugins``.
 """
 
 import tomllib

@@ -467,7 +467,8 @@ def test_a_ledger_that_is_not_there_or_none(tmp_path: Path, kept: RunFolder, com
 
 def test_requests_filed_during_a_run_are_served(tmp_path: Path) -> None:
     """In round 2 of 3, one client requests deletion, one requests and withdraws; the ledger is verified all
-    the while.""" out = tmp_path / "run"
+    the while."""
+    out = tmp_path / "run"
     done, output = threading.Event(), []
 
     def people(message: Message, context: Context, call_next: Any) -> Message:

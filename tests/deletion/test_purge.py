@@ -135,7 +135,8 @@ def test_a_purge_whose_reply_was_lost_may_be_asked_for_again(run: Path) -> None:
 @pytest.mark.parametrize("together", [True, False])
 def test_held_out_speech_that_is_named_goes_and_stands_in_its_own_receipt(run: Path, together: bool) -> None:
     """Anna requests the deletion of her training speech, then of the held-out one, which would go along
-    otherwise.""" held_out = "aaaaaaaaaaaaaaaa"
+    otherwise."""
+    held_out = "aaaaaaaaaaaaaaaa"
     store = RequestStore(folder_of(run))
     store.add([DeletionRequest(held_out, 0, "named", 5, "more", (), held_out=("anna-2",))])
     if together:

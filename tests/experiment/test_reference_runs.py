@@ -468,7 +468,8 @@ def test_a_late_purge_is_left_out_until_it_comes(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Client 1's first purge fails; when client 2 requests deletion a round later, both leave their own
-    out.""" some = [{"client": c, "what": "some", "count": 4, "after_learning": c - 1} for c in (1, 2)]
+    out."""
+    some = [{"client": c, "what": "some", "count": 4, "after_learning": c - 1} for c in (1, 2)]
     config = config_of("fine-tune", deletions__schedule=some, recovery__rounds=0)
     monkeypatch.setattr(Device, "kept", _without_requests)
     listener = Listener("train.retain_part")

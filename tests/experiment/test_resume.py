@@ -644,7 +644,8 @@ def test_a_request_on_a_device_that_cannot_be_reached_in_the_last_round_is_serve
     tmp_path: Path,
 ) -> None:
     """The run ends after round 4, client 2 is away in rounds 4 and 5: a resumed run waits for it, or
-    nothing.""" config = small_config(
+    nothing."""
+    config = small_config(
         availability__trace=trace(tmp_path / "trace.csv", 2, 4, 6), deletions__schedule=SCHEDULE[:1]
     )
     out, cache = tmp_path / "run", tmp_path / "cache"

@@ -405,7 +405,8 @@ def update(name: str, value: float) -> Callable[[RecordDict], None]:
 
 def test_no_number_of_one_client_ends_a_run(tmp_path: Path) -> None:
     """Each tampered reply is one fault of its client, whose message is repeated; the run has results
-    anyway.""" of_training = [
+    anyway."""
+    of_training = [
         (metrics(seconds=1.7e308), "seconds"),
         (metrics(seconds=-1e9), "seconds"),
         (metrics(loss=1.7e308), "loss"),

@@ -165,7 +165,8 @@ class Joined:
 
 def test_only_clients_without_a_request_take_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of six: first 1 requests deletion and leaves; then 2 and 3 do, and 0, 4 and 5 are left. The limit is
-    theirs too.""" joined = Joined(monkeypatch)
+    theirs too."""
+    joined = Joined(monkeypatch)
     config = small_config(unlearning__aggregation="projected", unlearning__clip=2.0, **UNGUARDED)
     experiment = prepared(tmp_path / "run", config)
     assert play(experiment).status == "complete"
