@@ -23,8 +23,8 @@ def _bound_to() -> int:
 
 
 def _of_slurm() -> float:
-    said = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    return int(said) if said.isascii() and said.isdecimal() and int(said) else math.inf
+    declared = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return int(declared) if declared.isascii() and declared.isdecimal() and int(declared) else math.inf
 
 
 def _quota(root: Path = Path("/")) -> float:

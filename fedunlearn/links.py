@@ -158,10 +158,11 @@ def plain_files(folder: Path) -> Iterator[Path]:
 
 
 def wipe(path: Path) -> None:
-    """Overwrite a file with zeros, flush it and unlink it. (On a copy-on-write disk old blocks may remain.)
+    """Overwrite a file with zeros, flush it and unlink it.
 
     It is for files that this program wrote: other names of the file (hard links) then hold zeros, too. A
-    symbolic link is unlinked itself; its target stays as it was.
+    symbolic link is unlinked itself; its target stays as it was. On a copy-on-write disk old blocks may
+    remain.
 
     Raises:
         OSError: it does not exist, is a folder, or cannot be written.
@@ -223,7 +224,7 @@ def create_new(path: Path, mode: int = 0o666) -> int:
 
 
 def is_abandoned(temporary: Path) -> bool:
-    """Tell whether nobody writes this temporary file any more; its name is .<name>.<process>.tmp."""
+    """Tell whether no process writes this temporary file any more; its name is .<name>.<process>.tmp."""
     process = temporary.stem.rpartition(".")[2]
     if not process.isdecimal() or int(process) == os.getpid():
         return True

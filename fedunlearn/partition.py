@@ -81,7 +81,7 @@ class Partition:
         }
 
 
-def deal(corpus: Corpus, settings: PartitionSettings, seed: int) -> Partition:
+def partition_corpus(corpus: Corpus, settings: PartitionSettings, seed: int) -> Partition:
     """Partition a corpus over clients.
 
     Unseen speakers are drawn at random, alternating between genders where the corpus names them. Each client
@@ -217,8 +217,8 @@ def _split(
 def _check(corpus: Corpus, partition: Partition) -> None:
     placed = [u.id for u in (*partition.train, *partition.test, *partition.unseen)]
     if sorted(placed) != sorted(u.id for u in corpus.utterances):
-        raise AssertionError("partition: an utterance was lost or dealt twice")
+        raise AssertionError("partition: an utterance was lost or assigned twice")
     unseen = {u.speaker for u in partition.unseen}
     seen = {u.speaker for u in (*partition.train, *partition.test)}
     if unseen & seen:
-        raise AssertionError("partition: an unseen speaker was dealt to a client")
+        raise AssertionError("partition: an unseen speaker was assigned to a client")

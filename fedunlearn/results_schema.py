@@ -544,7 +544,7 @@ class RequestOutcome(ResultsPart):
     learned: Known[Whole] = Field(
         None, description="How many of its utterances the global model had been trained on."
     )
-    attempts: Known[Whole] = Field(None, description="How often the client was asked to unlearn it.")
+    attempts: Known[Whole] = Field(None, description="How often the client received it to unlearn.")
     history: list[RequestStep] = Field([], description="Each state with the round in which it was reached.")
     reason_open: Text | None = Field(None, description="Why it is not fulfilled.")
     steps: Whole | None = Field(default=None, description="Gradient steps of the client.")
@@ -654,7 +654,7 @@ class GuardIntervention(ResultsPart):
     limit: Amount | None = Field(None, description="The longest allowed then; null: any.")
     drop: Number | None = Field(
         None,
-        description="Accuracy lost on held-out speech of the other clients; null where they were not asked.",
+        description="Accuracy lost on held-out speech of the other clients; null where not evaluated.",
     )
     silenced: Share | None = Field(None, description="Largest share of its probes that a class lost.")
     factor: Share | None = Field(None, description="What is left of the update; 0: it was refused.")

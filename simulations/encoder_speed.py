@@ -95,8 +95,8 @@ def encoder_speed(
             say(note)
         apart = [r for r in rows if not r["attack"]["difference"] <= _AGREE[r["load"]["precision"]]]
         for row in apart:
-            told = f"{row['load']['trains']}: {row['attack']['difference']:.2g} of what was moved"
-            errors.labelled("the two attacks differ:", "red", told)
+            line = f"{row['load']['trains']}: {row['attack']['difference']:.2g} of what was moved"
+            errors.labelled("the two attacks differ:", "red", line)
         return EXIT_FAILED if apart else EXIT_OK
 
     raise SystemExit(run_command(command))

@@ -55,16 +55,16 @@ class PretendGpu(TorchDispatchMode):
 def _computed(func: Any, args: Any, kwargs: dict[str, Any], mode: PretendGpu | None = None) -> Any:
     tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
     there = any(isinstance(x, Far) for x in tensors)
-    asked = kwargs.get("device")
-    asked = torch.device(asked).type if asked is not None else None
+    device = kwargs.get("device")
+    device = torch.device(device).type if device is not None else None
     if there and func not in _MOVES:
         watched = tensors if func not in _INDICES else [args[0], *args[2:3]]
         if any(isinstance(x, Tensor) and not isinstance(x, Far) and x.dim() > 0 for x in watched):
             raise RuntimeError(f"{func}: tensors on two devices")
-    if asked == DEVICE:
+    if device == DEVICE:
         kwargs = kwargs | {"device": "cpu"}
     out = func(*_near(args), **_near(kwargs))
-    to_there = asked == DEVICE or (asked is None and there)
+    to_there = device == DEVICE or (device is None and there)
     if func._schema.is_mutable:
         return kwargs.get("out", args[0])
     if to_there:

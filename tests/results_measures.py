@@ -212,5 +212,5 @@ def _relearn(steps: float, low: float, high: float) -> dict[str, Any]:
 
 def _roles(cost: dict[str, Any], share: float) -> dict[str, dict[str, float]]:
     columns = ("client_seconds", "bytes_up", "bytes_down")
-    asked: dict[str, float] = {c: type(cost[c])(share * cost[c]) for c in columns}
-    return {"requesters": asked, "others": {c: cost[c] - asked[c] for c in columns}}
+    requesters: dict[str, float] = {c: type(cost[c])(share * cost[c]) for c in columns}
+    return {"requesters": requesters, "others": {c: cost[c] - requesters[c] for c in columns}}

@@ -97,7 +97,7 @@ def weights_of(out: Path) -> dict[str, str]:
 
 
 def without_times(results: dict[str, Any]) -> str:
-    """Results as text, less what clocks measured (GUM counts seconds) and which engine ran."""
+    """Results as text, without measured times (GUM counts seconds) and which engine ran."""
     kept = {k: v for k, v in json.loads(json.dumps(results)).items() if k not in {"times", "gum"}}
     for phase in kept["cost"].values():
         del phase["client_seconds"], phase["wall_seconds"]

@@ -110,7 +110,7 @@ def test_without_a_source_it_is_the_built_in_experiment() -> None:
     assert fu.load_config() == Config() == fu.load_config("synthetic")
 
 
-def test_everything_that_is_wrong_is_said_at_once() -> None:
+def test_every_error_is_reported_at_once() -> None:
     with pytest.raises(fu.BadInput) as caught:
         fu.load_config(None, clients=0, nothing=3, training={"roundz": 3})
     wrong = [line.split()[1] for line in caught.value.problems]

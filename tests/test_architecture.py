@@ -419,6 +419,69 @@ def vague_names(files: dict[str, str]) -> list[str]:
     return [f"{m}: a name that says nothing" for m in files if VAGUE & set(re.split(r"[._]", m))]
 
 
+Documented = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def documented(files: dict[str, str]) -> Iterator[tuple[str, Documented, str]]:
+    """Each function and class with a docstring: "module.name", its node, the docstring."""
+    for module, source in files.items():
+        for node in nodes(source):
+            if isinstance(node, Documented):
+                docstring = ast.get_docstring(node)
+                if docstring:
+                    yield f"{module}.{node.name}", node, docstring
+
+
+def parameters_of(node: Documented) -> set[str]:
+    """What an Args or Attributes block may name: a function's parameters; a class's fields and methods."""
+    if not isinstance(node, ast.ClassDef):
+        given = node.args
+        more = [a for a in (given.vararg, given.kwarg) if a]
+        return {a.arg for a in (*given.posonlyargs, *given.args, *given.kwonlyargs, *more)}
+    names: set[str] = set()
+    for part in ast.walk(node):
+        if isinstance(part, ast.FunctionDef):
+            names |= {part.name} | (parameters_of(part) if part.name == "__init__" else set())
+        elif isinstance(part, ast.Attribute | ast.Name) and isinstance(part.ctx, ast.Store):
+            names.add(part.attr if isinstance(part, ast.Attribute) else part.id)
+    return names
+
+
+def parameter_lines(docstring: str) -> Iterator[str]:
+    """The first line of each entry in the blocks Args and Attributes."""
+    margin = -1
+    for line in docstring.splitlines():
+        indent = len(line) - len(line.lstrip())
+        if line.strip() in {"Args:", "Attributes:"}:
+            margin = indent
+        elif line.strip() and indent <= margin:
+            margin = -1
+        elif line.strip() and margin >= 0 and indent == margin + 4:
+            yield line.strip()
+
+
+def crowded_parameters(files: dict[str, str]) -> list[str]:
+    """Documentation tools read one parameter a line, and only what exists."""
+    breaches = []
+    for name, node, docstring in documented(files):
+        known = parameters_of(node)
+        for line in parameter_lines(docstring):
+            entry = re.match(r"\*{0,2}(\w+)(?: \(.*?\))?:\s", line)
+            if not entry or entry[1] not in known:
+                breaches.append(f"{name} documents {line!r}, which is not one of its parameters")
+    return breaches
+
+
+def unfinished_summaries(files: dict[str, str]) -> list[str]:
+    """The first line of a public function's docstring is a sentence, not a fragment."""
+    return [
+        f"{name} begins with {summary!r}"
+        for name, node, docstring in documented(files)
+        if not isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+        if not (summary := docstring.splitlines()[0]).endswith(".") or re.match(r"(Of|As) ", summary)
+    ]
+
+
 RULES: list[tuple[Callable[[dict[str, str]], list[str]], str, str]] = [
     (upward_imports, "vault", "def f():\n    from fedunlearn.server.app import Server"),
     (upward_imports, "server.aggregation", "from fedunlearn.experiment import experiment"),
@@ -455,6 +518,11 @@ RULES: list[tuple[Callable[[dict[str, str]], list[str]], str, str]] = [
     (squeezed_lines, "vault", "x = 1  # " + "fmt: skip"),
     (homonyms, "vault.vault", "class Judge:\n    pass"),
     (homonyms, "vault.vault", "StateDict = int"),
+    (crowded_parameters, "vault", 'def f(a, b):\n    """Add.\n\n    Args:\n        a, b: numbers.\n    """'),
+    (crowded_parameters, "vault", 'def f(a):\n    """Add.\n\n    Args:\n        b: a number.\n    """'),
+    (crowded_parameters, "vault", 'class A:\n    """A.\n\n    Attributes:\n        b: a number.\n    """'),
+    (unfinished_summaries, "vault", 'def f():\n    """Of one round."""'),
+    (unfinished_summaries, "vault", 'def f():\n    """Add two numbers"""'),
     (vague_names, "server.utils", ""),
     (vague_names, "audio_helpers", ""),
 ]

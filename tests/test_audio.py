@@ -191,7 +191,7 @@ def test_rates_that_would_fill_the_memory_are_refused(tmp_path: Path, rate: int)
         decode(tmp_path / "a.wav")
 
 
-def test_a_name_that_is_not_utf_8_can_be_told() -> None:
+def test_a_name_that_is_not_utf_8_can_be_printed() -> None:
     assert str(BadAudio(Path("a\udcff.wav"), "is bad")).encode() == "a\ufffd.wav: is bad".encode()
 
 

@@ -1,4 +1,5 @@
-"""The page on extending runs as it is printed; and what is wrong with a user's file is said in one line."""
+"""The page on extending runs as it is printed; and what is wrong with a user's file is reported in one
+line."""
 
 import re
 import subprocess
@@ -90,8 +91,8 @@ def test_all_four_files_of_the_page_work_together_in_one_run(place: Path) -> Non
     (place / "mine.toml").write_text(text, encoding="utf-8")
     corpus = ("--corpus", "my_corpus.py:speaker-folders", "--data", "my_speech")
     run = ("run", "--config", "mine.toml", *corpus, "--engine", "inline", "--out", "out", *SMALL)
-    code, said = call(*run, "--clients", "3")
-    assert code == 0, said
+    code, output = call(*run, "--clients", "3")
+    assert code == 0, output
     results = fu.load_results(place / "out")
     assert results.unlearning.method == "uniform" and results.unlearning.source == "an example"
     assert results.unlearning.sees == "forget"
@@ -115,8 +116,8 @@ def test_each_command_of_the_page_runs_on_ray(place: Path, name: str) -> None:
     command = next(t for language, t in BLOCKS if language == "bash" and f" {name}:" in t)
     arguments = command.split()[1:]
     clients = () if "--clients" in arguments else ("--clients", "4")
-    code, said = call(*arguments, *clients, *SMALL, "--out", "out", "--set", "federation.workers=2")
-    assert code == 0, said
+    code, output = call(*arguments, *clients, *SMALL, "--out", "out", "--set", "federation.workers=2")
+    assert code == 0, output
     assert fu.load_results(place / "out").status == "complete"
 
 
@@ -247,9 +248,9 @@ def test_a_broken_file_is_one_line_that_names_it_and_the_cause(place: Path, text
 
 
 def test_a_missing_file_ends_the_command_with_code_2_and_one_line(place: Path) -> None:
-    code, said = call("run", "--method", "nowhere.py:mine", "--out", "out")
-    assert code == 2 and len(said.strip().splitlines()) == 1
-    assert f"{place}/nowhere.py: no such file" in said.replace("\n", "")
+    code, output = call("run", "--method", "nowhere.py:mine", "--out", "out")
+    assert code == 2 and len(output.strip().splitlines()) == 1
+    assert f"{place}/nowhere.py: no such file" in output.replace("\n", "")
     assert not (place / "out").exists()
 
 
@@ -258,8 +259,8 @@ def test_a_file_without_a_name_says_what_is_in_it(place: Path) -> None:
     assert "say which method of the file is meant, as FILE.py:NAME; it has uniform" in line
 
 
-def test_options_are_checked_like_settings_and_all_errors_are_said_at_once(place: Path) -> None:
-    said = problems_of(
+def test_options_are_checked_like_settings_and_all_errors_are_reported_at_once(place: Path) -> None:
+    output = problems_of(
         method="my_method.py:uniform",
         model="my_model.py:energy-mlp",
         aggregation="my_aggregation.py:nothing",
@@ -273,10 +274,10 @@ def test_options_are_checked_like_settings_and_all_errors_are_said_at_once(place
     )
     keys = ("training.roundz", "unlearning.aggregation", "unlearning.options.smoothing")
     keys += ("unlearning.options.lr", "unlearning.options.lrr", "model.options.hidden")
-    assert len(said) == len(keys)
+    assert len(output) == len(keys)
     for key in keys:
-        assert [line for line in said if line.startswith((f"options: {key} ", f"options: {key}: "))], key
-    (unknown,) = (line for line in said if "lrr" in line)
+        assert [line for line in output if line.startswith((f"options: {key} ", f"options: {key}: "))], key
+    (unknown,) = (line for line in output if "lrr" in line)
     assert "misspelt? its settings are" in unknown and "smoothing" in unknown
 
 

@@ -364,6 +364,6 @@ def test_no_promised_row_is_lost_however_often_the_writer_is_killed(tmp_path: Pa
         env={"PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    said = json.loads(done.stdout)
+    outcome = json.loads(done.stdout)
     # It did get somewhere, and was killed at work: also between the row and the promise.
-    assert said["killed"] == 120 and said["promised"] > 120 and said["rows"] >= said["promised"]
+    assert outcome["killed"] == 120 and outcome["promised"] > 120 and outcome["rows"] >= outcome["promised"]

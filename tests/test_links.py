@@ -29,7 +29,7 @@ ONE: dict[str, Any] = {
     "recovery__rounds": 0,
 }
 """one round, one deletion"""
-WISH = FiledRequest("ab" * 8, "all", "person-1")
+REQUEST = FiledRequest("ab" * 8, "all", "person-1")
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_a_stray_link_in_a_vault_costs_nobody_a_file(
 
 
 def test_a_vault_may_be_a_link(tmp_path: Path, mine: Path) -> None:
-    """Its own files are wiped where they lie; what lies beside them is not."""
+    """Its own files are wiped where they are; files beside them are not."""
     vault = tiny_vault(tmp_path / "disk" / "vault")
     before = (vault.folder / "audio-1.i16").read_bytes()
     os.link(vault.folder / "audio-1.i16", tmp_path / "same-blocks")
@@ -183,18 +183,18 @@ def test_an_inbox_that_is_a_link_is_neither_read_nor_filed_into(tmp_path: Path) 
     (vault.folder / "inbox").symlink_to(tmp_path / "documents")
     assert Inbox(vault.folder).waiting() == ()
     with pytest.raises(BadInput, match="inbox: is no folder of its own"):
-        Inbox(vault.folder).file(WISH)
+        Inbox(vault.folder).file(REQUEST)
     assert [path.name for path in (tmp_path / "documents").iterdir()] == ["own.json"]
 
 
 def test_what_is_no_file_in_an_inbox_is_not_waited_for(tmp_path: Path, mine: Path) -> None:
     vault = tiny_vault(tmp_path / "vault")
     inbox = Inbox(vault.folder)
-    inbox.file(WISH)
+    inbox.file(REQUEST)
     os.mkfifo(inbox.folder / "pipe.json")
     (inbox.folder / "folder.json").mkdir()
     (inbox.folder / "link.json").symlink_to(mine)
-    assert [waiting.request for waiting in inbox.waiting()] == [WISH]
+    assert [waiting.request for waiting in inbox.waiting()] == [REQUEST]
 
 
 # ---- a run -----------------------------------------------------------------------------------------------

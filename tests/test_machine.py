@@ -111,13 +111,13 @@ def test_nobody_counts_the_cpus_of_the_machine() -> None:
 
 
 def test_workers_and_processes_are_as_many_as_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
+    ports: list[int] = []
 
     class Stop(Exception):
         pass
 
     def options(number: int, _: Any) -> dict[str, Any]:
-        asked.append(number)
+        ports.append(number)
         raise Stop
 
     monkeypatch.setattr(engine, "usable_cpus", lambda: 3)
@@ -126,7 +126,7 @@ def test_workers_and_processes_are_as_many_as_may_be_used(monkeypatch: pytest.Mo
         engine.run_ray(None, None, 20, FederationSettings(), Path(os.devnull))  # type: ignore[arg-type]
     with pytest.raises(Stop):
         engine.run_flower(None, None, 20, FederationSettings(), Path(os.devnull))  # type: ignore[arg-type]
-    assert asked == [3, 3]
+    assert ports == [3, 3]
     monkeypatch.setattr(workers, "usable_cpus", lambda: 1)
     made = workers.make_all(lambda shared, task: shared + task, 1, [1, 2, 3], 0, lambda: None)
     assert [done for _, done in made] == [2, 3, 4]  # in this process: a lambda travels to no other
@@ -156,7 +156,7 @@ def test_a_long_temporary_folder_is_not_rays(
         assert os.environ["RAY_TMPDIR"] == "/tmp"
 
 
-def test_where_no_short_folder_can_be_made_it_is_said(
+def test_where_no_short_folder_can_be_made_it_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def closed(*_: Any, **__: Any) -> str:
@@ -181,7 +181,7 @@ class Few:
         return [1, 2, 3, 4]
 
 
-def test_one_is_told_while_clients_are_missing_and_what_to_do(
+def test_a_warning_names_missing_clients_and_what_to_do(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(meeting, "_FIRST_WORD_SECONDS", 0.05)

@@ -1,4 +1,4 @@
-"""The deal: complete, disjoint, in proportion, the same again."""
+"""The partition: complete, disjoint, in proportion, the same again."""
 
 from collections import Counter
 from itertools import pairwise
@@ -12,7 +12,7 @@ from tiny import tiny_corpus
 from fedunlearn.config.partition import PartitionSettings
 from fedunlearn.corpora.utterance import Corpus, Utterance
 from fedunlearn.errors import BadInput
-from fedunlearn.partition import Partition, deal
+from fedunlearn.partition import Partition, partition_corpus
 
 EIGHT = ("angry", "calm", "disgust", "fearful", "happy", "neutral", "sad", "surprised")
 
@@ -49,7 +49,7 @@ def test_ravdess_speakers_train_on_48_and_hold_out_12() -> None:
     So floors give 1 for seven emotions and 0 for neutral, and the five still missing go to neutral, whose
     remainder .8 is the largest, and to four of the other seven (.6).
     """
-    partition = deal(ravdess_like(), PartitionSettings(clients=20, unseen_speakers=4), seed=1)
+    partition = partition_corpus(ravdess_like(), PartitionSettings(clients=20, unseen_speakers=4), seed=1)
     assert len(partition.clients) == 20
     for share in partition.clients:
         assert (len(share.train), len(share.test)) == (48, 12)
@@ -61,7 +61,7 @@ def test_ravdess_speakers_train_on_48_and_hold_out_12() -> None:
 
 def test_unseen_speakers_are_half_men_half_women() -> None:
     for seed in range(5):
-        partition = deal(ravdess_like(), PartitionSettings(clients=20, unseen_speakers=4), seed)
+        partition = partition_corpus(ravdess_like(), PartitionSettings(clients=20, unseen_speakers=4), seed)
         assert Counter({u.speaker: u.gender for u in partition.unseen}.values()) == {"male": 2, "female": 2}
         genders = [share.train[0].gender for share in partition.clients]
         assert all(a != b for a, b in pairwise(genders))
@@ -70,20 +70,23 @@ def test_unseen_speakers_are_half_men_half_women() -> None:
 def test_a_gender_that_runs_out_is_followed_by_the_rest_of_the_other() -> None:
     corpus = corpus_of({s: {"a": 5} for s in "abcdef"}, {s: "f" if s in "ab" else "m" for s in "abcdef"})
     genders = [
-        s.train[0].gender for s in deal(corpus, PartitionSettings(clients=6, unseen_speakers=0), 3).clients
+        s.train[0].gender
+        for s in partition_corpus(corpus, PartitionSettings(clients=6, unseen_speakers=0), 3).clients
     ]
     assert sorted(genders[:4]) == ["f", "f", "m", "m"] and genders[4:] == ["m", "m"]
 
 
-def test_a_deal_depends_on_the_seed_alone() -> None:
+def test_a_partition_depends_on_the_seed_alone() -> None:
     settings = PartitionSettings(clients=20, unseen_speakers=4)
-    again = [ids(deal(ravdess_like(), settings, seed)) for seed in (1, 1, 2)]
+    again = [ids(partition_corpus(ravdess_like(), settings, seed)) for seed in (1, 1, 2)]
     assert again[0] == again[1] != again[2]
 
 
-def test_speakers_are_dealt_in_turn_and_stay_whole() -> None:
+def test_speakers_are_assigned_in_turn_and_stay_whole() -> None:
     corpus = tiny_corpus(speakers=8)
-    partition = deal(corpus, PartitionSettings(clients=3, unseen_speakers=1, test_fraction=0.34), 1)
+    partition = partition_corpus(
+        corpus, PartitionSettings(clients=3, unseen_speakers=1, test_fraction=0.34), 1
+    )
     per_client = [{u.speaker for u in (*s.train, *s.test)} for s in partition.clients]
     assert [len(s) for s in per_client] == [3, 2, 2]
     assert len(set.union(*per_client)) == 7
@@ -91,7 +94,7 @@ def test_speakers_are_dealt_in_turn_and_stay_whole() -> None:
 
 
 def test_the_parts_of_a_partition_are_in_client_order() -> None:
-    partition = deal(tiny_corpus(), PartitionSettings(clients=4, unseen_speakers=1), 1)
+    partition = partition_corpus(tiny_corpus(), PartitionSettings(clients=4, unseen_speakers=1), 1)
     assert partition.train == tuple(u for share in partition.clients for u in share.train)
     assert partition.test == tuple(u for share in partition.clients for u in share.test)
     assert [s.client for s in partition.clients] == [0, 1, 2, 3]
@@ -103,7 +106,7 @@ def test_the_parts_of_a_partition_are_in_client_order() -> None:
 def test_more_clients_than_speakers_is_bad_input(clients: int, unseen: int) -> None:
     settings = PartitionSettings(clients=clients, unseen_speakers=unseen)
     with pytest.raises(BadInput, match=r"lower clients or partition\.unseen_speakers") as caught:
-        deal(tiny_corpus(speakers=5), settings, 1)
+        partition_corpus(tiny_corpus(speakers=5), settings, 1)
     assert f"leaves {max(5 - unseen, 0)} client speakers" in str(caught.value)
 
 
@@ -111,14 +114,14 @@ def test_more_clients_than_speakers_is_bad_input(clients: int, unseen: int) -> N
 def test_a_client_without_training_or_test_speech_is_bad_input(fraction: float) -> None:
     corpus = corpus_of({s: {"a": 2} for s in "ab"})
     with pytest.raises(BadInput, match=r"change partition\.test_fraction"):
-        deal(corpus, PartitionSettings(clients=2, unseen_speakers=0, test_fraction=fraction), 1)
+        partition_corpus(corpus, PartitionSettings(clients=2, unseen_speakers=0, test_fraction=fraction), 1)
 
 
-def test_a_shared_speaker_is_dealt_evenly_over_its_devices_and_the_next() -> None:
+def test_a_shared_speaker_is_spread_evenly_over_its_devices_and_the_next() -> None:
     """Of 60 utterances of RAVDESS, 48 are trained on: 24 on each of two devices, emotions within one."""
     settings = PartitionSettings(clients=20, unseen_speakers=4, shared_speakers=2)
-    partition = deal(ravdess_like(), settings, seed=1)
-    plain = deal(ravdess_like(), PartitionSettings(clients=20, unseen_speakers=4), seed=1)
+    partition = partition_corpus(ravdess_like(), settings, seed=1)
+    plain = partition_corpus(ravdess_like(), PartitionSettings(clients=20, unseen_speakers=4), seed=1)
     shared = {s: holders for s, holders in partition.holders.items() if len(holders) > 1}
     homes = {s: holders[0] for s, holders in plain.holders.items()}
     assert sorted(shared.values()) == [(0, 1), (1, 2)]
@@ -142,7 +145,7 @@ def test_a_device_with_held_out_speech_of_a_speaker_alone_holds_it_too() -> None
     settings = PartitionSettings(
         clients=3, unseen_speakers=0, shared_speakers=1, devices=3, test_fraction=0.6
     )
-    partition = deal(corpus_of({s: {"a": 5} for s in "abc"}), settings, 1)
+    partition = partition_corpus(corpus_of({s: {"a": 5} for s in "abc"}), settings, 1)
     (shared,) = (s for s, holders in partition.holders.items() if len(holders) > 1)
     trained_by = [c.client for c in partition.clients if shared in {u.speaker for u in c.train}]
     assert len(trained_by) == 2 and partition.holders[shared] == (0, 1, 2)
@@ -151,7 +154,7 @@ def test_a_device_with_held_out_speech_of_a_speaker_alone_holds_it_too() -> None
 
 def test_the_last_clients_speaker_goes_on_at_the_first_one() -> None:
     settings = PartitionSettings(clients=3, unseen_speakers=0, shared_speakers=3, devices=3)
-    partition = deal(tiny_corpus(speakers=3), settings, 1)
+    partition = partition_corpus(tiny_corpus(speakers=3), settings, 1)
     assert set(partition.holders.values()) == {(0, 1, 2)}
 
 
@@ -164,9 +167,11 @@ def test_the_last_clients_speaker_goes_on_at_the_first_one() -> None:
 )
 def test_sharing_that_cannot_be_is_bad_input(settings: dict[str, int], why: str) -> None:
     with pytest.raises(BadInput) as caught:
-        deal(tiny_corpus(speakers=5), PartitionSettings(clients=3, unseen_speakers=0, **settings), 1)
+        partition_corpus(
+            tiny_corpus(speakers=5), PartitionSettings(clients=3, unseen_speakers=0, **settings), 1
+        )
     assert caught.value.problems == (f"{why}: lower it",)
-    deal(tiny_corpus(speakers=5), PartitionSettings(clients=3, unseen_speakers=0, devices=9), 1)
+    partition_corpus(tiny_corpus(speakers=5), PartitionSettings(clients=3, unseen_speakers=0, devices=9), 1)
 
 
 @given(
@@ -181,7 +186,7 @@ def test_sharing_that_cannot_be_is_bad_input(settings: dict[str, int], why: str)
     shared=st.integers(0, 3),
     devices=st.integers(2, 3),
 )
-def test_a_deal_is_complete_disjoint_and_in_proportion(
+def test_a_partition_is_complete_disjoint_and_in_proportion(
     mix: list[dict[str, int]],
     genders: list[str],
     clients: int,
@@ -195,7 +200,7 @@ def test_a_deal_is_complete_disjoint_and_in_proportion(
         {f"s{i}": counts for i, counts in enumerate(mix)}, {f"s{i}": g for i, g in enumerate(genders)}
     )
     try:
-        partition = deal(
+        partition = partition_corpus(
             corpus,
             PartitionSettings(
                 clients=clients,

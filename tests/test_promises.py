@@ -54,8 +54,8 @@ def speech_of(seed_config: Any = None) -> dict[str, Utterance]:
 
 def forgotten(out: Path) -> list[str]:
     run = RunFolder(out)
-    books = [RequestStore(folder).all() for folder in sorted(run.vaults.iterdir())]
-    return [u for book in books for request in book for u in request.utterances]
+    stores = [RequestStore(folder).all() for folder in sorted(run.vaults.iterdir())]
+    return [u for store in stores for request in store for u in request.utterances]
 
 
 def test_the_run_is_complete(base: tuple[Path, dict[str, Any]]) -> None:
@@ -176,13 +176,13 @@ def texts_in(record: RecordDict) -> Iterator[str]:
 @pytest.mark.parametrize("method", ["l2ul", "scrub"])
 def test_no_message_tells_what_is_in_a_vault(tmp_path: Path, method: str) -> None:
     """Every message of a run, both ways: no utterance, speaker or path; no PCM and no feature, as bytes."""
-    said: list[str] = []
+    texts: list[str] = []
     carried: list[bytes] = []
 
     def listen(message: Message, context: Context, call_next: Any) -> Message:
         reply = call_next(message, context)
         for content in (message.content, reply.content):
-            said.extend(texts_in(content))
+            texts.extend(texts_in(content))
             for record in content.array_records.values():
                 carried.extend(value.numpy().tobytes() for value in unpack(record).values())
         return reply
@@ -191,8 +191,8 @@ def test_no_message_tells_what_is_in_a_vault(tmp_path: Path, method: str) -> Non
     run_small(out, small_config(unlearning__method=method), mods=[listen])
     speech = speech_of()
     model = build_model(small_config().model, EMOTIONS, rng_for(0, "any"))
-    assert len(said) > 1000
-    text = "\n".join(said)
+    assert len(texts) > 1000
+    text = "\n".join(texts)
     assert "/" not in text and str(tmp_path) not in text
     for utterance in speech.values():
         assert utterance.id not in text and utterance.speaker not in text
@@ -205,14 +205,14 @@ def test_no_message_tells_what_is_in_a_vault(tmp_path: Path, method: str) -> Non
 
 def test_a_device_with_next_to_no_speech_keeps_its_moments_to_itself(tmp_path: Path) -> None:
     """Mean and mean square of one or two utterances are those utterances' features."""
-    told: list[tuple[int, int, float]] = []
+    sent: list[tuple[int, int, float]] = []
 
     def listen(message: Message, context: Context, call_next: Any) -> Message:
         reply = call_next(message, context)
         if message.metadata.message_type == "train.calibrate":
             moments = unpack(reply.content.array_records["moments"])
             frames = int(reply.content.metric_records["metrics"]["examples"])
-            told.append(
+            sent.append(
                 (int(context.node_config["partition-id"]), frames, float(moments["mean"].abs().sum()))
             )
         return reply
@@ -222,8 +222,8 @@ def test_a_device_with_next_to_no_speech_keeps_its_moments_to_itself(tmp_path: P
     schedule = [{"client": 2, "what": "some", "count": nearly_all, "after_learning": 0}]
     results = run_small(tmp_path / "run", small_config(deletions__schedule=schedule), mods=[listen])
     assert results["status"] == "complete"
-    ((_, frames, mean),) = [row for row in told if row[0] == 2]
-    assert frames > 3 and mean > 0  # learning: it has enough to hide in; retraining asks nobody
+    ((_, frames, mean),) = [row for row in sent if row[0] == 2]
+    assert frames > 3 and mean > 0  # learning: it has enough to hide in; retraining sends no message
     device = Device(RunFolder(tmp_path / "run"), 2)
     reply = HANDLERS["train.calibrate"](device, RecordDict({"settings": settings(rounds_done=9)}))
     assert reply.metric_records["metrics"]["examples"] == 0  # two utterances are left
@@ -249,7 +249,7 @@ def test_a_failing_device_names_nobody(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def gone_from(out: Path) -> list[str]:
-    """What was asked for, and what a client that took back everything held out."""
+    """What was requested, and what a client that deleted everything held out."""
     _, partition = read_speech(resolve(small_config()))
     return [*forgotten(out), *(u.id for u in partition.clients[1].test)]
 
@@ -264,14 +264,14 @@ def scanned(out: Path, gone: list[str], *more: Path) -> dict[str, Any]:
 def test_deleted_speech_is_nowhere_in_run_folder_and_cache(base: tuple[Path, dict[str, Any]]) -> None:
     out, _ = base
     gone = gone_from(out)
-    told = scanned(out, gone)
-    assert told["found"] == []
+    sent = scanned(out, gone)
+    assert sent["found"] == []
     # 1,500 pieces of 16-bit and 3,000 of float32 samples in each 3 s, less silence.
-    assert told["windows"] > 1000 * len(gone)
+    assert sent["windows"] > 1000 * len(gone)
     on_disk = [p for folder in (out, out.parent / f"{out.name}-references") for p in folder.rglob("*")]
     files = [p for p in on_disk if p.is_file() and not p.name.endswith(("-wal", "-shm"))]
-    assert told["scanned_files"] >= len(files)
-    assert told["scanned_bytes"] >= sum(p.stat().st_size for p in files)
+    assert sent["scanned_files"] >= len(files)
+    assert sent["scanned_bytes"] >= sum(p.stat().st_size for p in files)
 
 
 def test_a_scan_does_find_what_is_there(base: tuple[Path, dict[str, Any]]) -> None:
@@ -341,23 +341,23 @@ def test_deleted_speech_is_nowhere_in_what_ray_writes(
 
     config = small_config(federation__engine="ray", federation__workers=2)
     experiment = prepared(tmp_path / "run", config)
-    conduct, told = experiment.conduct, []
+    conduct, sent = experiment.conduct, []
 
     def watched(grid: Grid, storage: EngineStorage) -> None:
         conduct(grid, storage)
         context = ray.get_runtime_context()
         session = Path(context.get_temp_dir()) / context.get_session_name()
         gone = gone_from(tmp_path / "run")
-        told.append(scanned(tmp_path / "run", gone, session))
+        sent.append(scanned(tmp_path / "run", gone, session))
         pcm = speech_of()[gone[0]].pcm()
         loud = int(np.abs(pcm[:-100].astype(int)).argmax())
         (session / "planted").write_bytes(pcm[loud : loud + 64].tobytes())
-        told.append(scanned(tmp_path / "run", gone, session))
-        told.append({"session": session.name})
+        sent.append(scanned(tmp_path / "run", gone, session))
+        sent.append({"session": session.name})
 
     monkeypatch.setattr(experiment, "conduct", watched)
     assert play(experiment).status == "complete"
-    clean, planted, named = told
+    clean, planted, named = sent
     assert clean["found"] == [] and planted["found"] == [f"{named['session']}/planted"]
 
 
@@ -412,7 +412,9 @@ def test_without_recovery_the_control_none_leaves_the_original(tmp_path: Path) -
     assert results["gap"]["unlearned"] == results["gap"]["none"]
 
 
-def test_whoever_asks_during_learning_the_original_is_of_a_world_where_nobody_did(tmp_path: Path) -> None:
+def test_a_request_during_learning_leaves_the_original_as_if_nobody_had_requested_deletion(
+    tmp_path: Path,
+) -> None:
     early = [{"client": 2, "what": "some", "count": 4, "round": 1}]
     experiment = prepared(tmp_path / "asked", small_config(deletions__schedule=early))
     asked = play(experiment).to_json()
@@ -488,7 +490,7 @@ def test_every_aggregation_serves_every_request(
     )
 
 
-def test_nobody_asks(tmp_path: Path) -> None:
+def test_nobody_requests_deletion(tmp_path: Path) -> None:
     results = run_small(tmp_path / "run", small_config(deletions__schedule=[]))
     assert results["status"] == "complete" and results["requests"] == []
     forgotten = results["models"]["original"]["forget"]

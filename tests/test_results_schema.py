@@ -139,9 +139,9 @@ def test_a_run_is_read_from_its_folder_or_its_file(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
     file.write_text(json.dumps(example_results()))
     assert Results.read(tmp_path) == Results.read(file) == Results.model_validate(example_results())
-    for content, said in (("{", "cannot be read"), ("[]", "is not a results.json of fedunlearn")):
+    for content, expected in (("{", "cannot be read"), ("[]", "is not a results.json of fedunlearn")):
         file.write_text(content)
-        with pytest.raises(BadInput, match=said):
+        with pytest.raises(BadInput, match=expected):
             Results.read(tmp_path)
     with pytest.raises(BadInput, match="give a folder that a run made"):
         Results.read(tmp_path / "nobody")

@@ -200,8 +200,8 @@ def test_constants_of_all_but_one_do_not_tell_the_one(count: int, seed: int, sca
     rows = scale * torch.randn(count, 40, generator=torch.Generator().manual_seed(seed)).double()
     model = model_of("cnn")
     set_calibration(model, rows.mean(0), rows.square().mean(0))
-    told = count * model.norm.mean.double() - rows[1:].sum(0)
-    error, known = (told - rows[0]).norm(), (rows[0] - rows.mean(0)).norm()
+    recovered = count * model.norm.mean.double() - rows[1:].sum(0)
+    error, known = (recovered - rows[0]).norm(), (rows[0] - rows.mean(0)).norm()
     assert error > 0.5 * known
     if count >= 32:
         assert error > 2 * known
@@ -262,7 +262,7 @@ def test_masked_spans_are_one_block_within_share_and_length() -> None:
     assert widest == 3
 
 
-def test_noise_has_the_asked_size_and_spares_padding() -> None:
+def test_noise_has_the_configured_size_and_spares_padding() -> None:
     batch = Examples(torch.zeros(2, 5_000, 2), torch.tensor([5_000, 100]), torch.tensor([0, 1]))
     noisy = add_noise(batch, torch.tensor([0.1, 2.0]), rng_for(1, "noise")).features
     assert (noisy[1, 100:] == 0).all()

@@ -1,4 +1,5 @@
-"""Small worlds for tests: a corpus of generated tones in memory, dealt to a few devices, and their vaults."""
+"""Small worlds for tests: a corpus of generated tones in memory, assigned to a few devices, and their
+vaults."""
 
 from functools import partial
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 from fedunlearn.audio import PCM, SAMPLE_RATE, quantise
 from fedunlearn.config.partition import PartitionSettings
 from fedunlearn.corpora.utterance import Corpus, Utterance
-from fedunlearn.partition import Partition, deal
+from fedunlearn.partition import Partition, partition_corpus
 from fedunlearn.seeding import rng_for
 from fedunlearn.vault.index import VaultEntry
 from fedunlearn.vault.vault import Vault
@@ -53,7 +54,7 @@ def tiny_partition(
     shared_speakers: int = 0,
     devices: int = 2,
 ) -> Partition:
-    """The tiny corpus dealt out: of 9 utterances a speaker, 6 are trained on and 3 are held out."""
+    """The tiny corpus partitioned: of 9 utterances a speaker, 6 are trained on and 3 are held out."""
     settings = PartitionSettings(
         clients=clients,
         unseen_speakers=unseen_speakers,
@@ -61,7 +62,7 @@ def tiny_partition(
         shared_speakers=shared_speakers,
         devices=devices,
     )
-    return deal(corpus or tiny_corpus(), settings, seed)
+    return partition_corpus(corpus or tiny_corpus(), settings, seed)
 
 
 def recordings_of(

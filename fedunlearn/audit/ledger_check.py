@@ -3,7 +3,7 @@
 The chain of hashes shows that a ledger is consistent in itself; but a forged one is consistent, too. So its
 rows are compared with the heads that results.json, the checkpoints and the receipts contain, with the
 requests in results.json, with the devices' own request stores, and with every receipt. Nothing is signed:
-whoever can write the whole run folder can forge all of these, except for what somebody keeps outside.
+whoever can write the whole run folder can forge all of these, except for what is kept outside.
 """
 
 import re
@@ -63,8 +63,8 @@ def check_ledger(run: RunFolder, head: str = "", receipts: Sequence[Path] = ()) 
 
     Args:
         run: the folder.
-        head: a head of the ledger that somebody noted outside; empty = none.
-        receipts: copies that somebody keeps outside.
+        head: a head of the ledger that was noted outside; empty = none.
+        receipts: copies that are kept outside.
 
     Raises:
         BadInput: there is no ledger, a file cannot be read, or an argument is no head or no receipt.
@@ -282,7 +282,7 @@ class _Comparison:
         for request, rows in self._rows.items():
             key = owners.get(request)
             if key is None or key not in stores:
-                yield self._at(rows[0], "its request is in no device's book")
+                yield self._at(rows[0], "its request is in no device's store")
                 continue
             if rows[0].subject != self._ledger.subject(key[1]):
                 yield self._at(rows[0], f"{_named(key)} is not of the client that it names")
@@ -290,7 +290,7 @@ class _Comparison:
                 ends = _ENDS.get(RequestState(row.state)) if row.state in _STATES else None
                 if ends and stores[key].state not in ends:
                     yield self._at(
-                        row, f"says {row.state}, in the device's book {_named(key)} is {stores[key].state}"
+                        row, f"says {row.state}, in the device's store {_named(key)} is {stores[key].state}"
                     )
                 if row.state == RequestState.VERIFIED and key not in receipts:
                     yield self._at(row, f"says verified, and there is no receipt of {_named(key)}")

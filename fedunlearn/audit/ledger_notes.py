@@ -96,8 +96,8 @@ def read_notes(run: RunFolder, head: str, copies: Sequence[tuple[str, Receipt]])
 
     Args:
         run: the folder.
-        head: a head of the ledger that somebody noted outside; empty = none.
-        copies: (name, content) of each receipt that somebody keeps outside.
+        head: a head of the ledger that was noted outside; empty = none.
+        copies: (name, content) of each receipt that is kept outside.
 
     Raises:
         BadInput: a file cannot be read.
@@ -116,7 +116,7 @@ def read_notes(run: RunFolder, head: str, copies: Sequence[tuple[str, Receipt]])
 
 
 def read_copy(path: Path) -> Receipt:
-    """Read a receipt that somebody keeps outside.
+    """Read a receipt that is kept outside.
 
     Args:
         path: of the receipt.

@@ -1,4 +1,9 @@
-"""The console command ``fedunlearn``: experiments, studies, reports, deletion requests, the ledger."""
+"""The console command ``fedunlearn``: experiments, studies, reports, deletion requests, the ledger.
+
+Each command is one module: ``run`` (read it first), ``compare``, ``guard_study``, ``soak``, ``pretrain``,
+``report``, ``export``, ``requests``, ``ledger``, ``influence``. ``options`` are shared, ``exit_codes`` says
+how a command ends.
+"""
 
 from collections.abc import Callable
 

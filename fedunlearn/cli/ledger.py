@@ -41,9 +41,9 @@ def verify(
     """Compare the ledger with itself, and with all that was noted of it.
 
     Rows that were changed, dropped or reordered are found by the chain of hashes; a ledger that was cut or
-    made anew, by what receipts, devices' books, results.json and checkpoints say of it. Nothing is signed:
-    whoever may write the whole run folder can make all of these anew, too. Only a head or a receipt that is
-    kept elsewhere shows that (`fedunlearn ledger receipt`).
+    made anew, by what receipts, devices' request stores, results.json and checkpoints say of it. Nothing is
+    signed: anyone who can write the whole run folder can make all of these anew, too. Only a head or a
+    receipt that is kept elsewhere shows that (`fedunlearn ledger receipt`).
 
     Exit codes: 0 the ledger is whole and agrees with what was noted; 2 a file cannot be read; 3 something
     contradicts something else, one line each; 4 it is whole in itself, and nothing is there to compare with.

@@ -57,7 +57,7 @@ def _compare_runs(folders: Sequence[Path], out: Path | None) -> int:
     """Write one page on several runs.
 
     Raises:
-        BadInput: a folder is named twice or holds no run, or the page cannot go where it is asked to.
+        BadInput: a folder is named twice or holds no run, or the page cannot be written there.
     """
     from fedunlearn.report.runs.page import write_comparison
 

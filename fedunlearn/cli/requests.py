@@ -30,7 +30,7 @@ from fedunlearn.vault.index import Index, VaultEntry
 
 RunOption = Annotated[Path, typer.Option("--run", help="The run folder; a run may be going on in it.")]
 Client = Annotated[int, typer.Option(help="Whose device, 0 ...")]
-_ANY_DATE = sys.maxsize
+_ANY_ROUND = sys.maxsize
 _ID_WIDTH = 16
 
 
@@ -159,7 +159,7 @@ def _delete(run: RunFolder, client: int, options: _DeletionOptions) -> int:
 
 def _describe(parts: Sequence[DeletionRequest]) -> str:
     first = parts[0]
-    text = f"client {first.client} takes back {_amount(first)}"
+    text = f"client {first.client} deletes {_amount(first)}"
     if len(parts) > 1:
         others = ", ".join(f"{_amount(p)} of client {p.client}" for p in parts[1:])
         text += f"; the same request goes to {len(parts) - 1} more of the speaker's devices: {others}"
@@ -183,8 +183,8 @@ def _preview(run: RunFolder, client: int, request: FiledRequest) -> DeletionRequ
     entries, inbox = _entries(folder), Inbox(folder).waiting()
     known = list(RequestStore(folder).all())
     for earlier in (w.request for w in inbox if w.request and all(w.id != r.id for r in known)):
-        known.append(admit(earlier, client, entries, known, _ANY_DATE))
-    return admit(request, client, entries, known, _ANY_DATE)
+        known.append(admit(earlier, client, entries, known, _ANY_ROUND))
+    return admit(request, client, entries, known, _ANY_ROUND)
 
 
 def _withdraw(run: RunFolder, client: int, request: str) -> int:
@@ -271,7 +271,7 @@ def _furthest_state(request: DeletionRequest, recorded: RequestState | None, vau
         and not has_passed(state, recorded)
     ):
         state = recorded
-    # The device is not told that it was verified; the receipt is written when nothing of it was found.
+    # The device does not learn that it was verified; the receipt is written when nothing of it was found.
     return (
         RequestState.VERIFIED
         if state is RequestState.PURGED and receipt_of(vault, request.id).exists()

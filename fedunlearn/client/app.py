@@ -110,7 +110,7 @@ def _train(device: Device, content: RecordDict, training: Callable[[Examples], f
 
 
 def evaluate_locally(device: Device, content: RecordDict) -> RecordDict:
-    """Count the held-out utterances that the global model gets right, and sum up log-odds if asked to."""
+    """Count the held-out utterances that the global model gets right, and sum up log-odds if requested."""
     device.load(content)
     held_out = device.examples("test")
     log_odds = bool(MessageConfig(content).integer("log_odds"))

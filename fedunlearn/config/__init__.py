@@ -3,6 +3,10 @@
 Settings are plain data; nothing here imports the rest of the package. An unknown key, a wrong type or a value
 out of range is an error that names the file, the key and the legal values. Every field explains itself in its
 description; ``docs/configuration.md`` is generated from these (``fedunlearn.config.reference``).
+
+Reading order: ``Config`` in this file -> one module for each of its sections (``partition``, ``model``,
+``unlearning``, ``deletion``, ``guard``, ``federation``), with number types from ``fields`` -> ``presets``
+and ``plugins``.
 """
 
 import tomllib
@@ -328,8 +332,8 @@ class Config(Settings):
             )
         if self.model.is_encoder and local.band_mask:
             raise ValueError("training.local.band_mask: a speech encoder has no mel bands; set it to 0")
-        heard_once = self.model.is_encoder and self.model.encoder.trains == "head"
-        if heard_once and (local.crop_seconds or local.time_mask):
+        encoded_once = self.model.is_encoder and self.model.encoder.trains == "head"
+        if encoded_once and (local.crop_seconds or local.time_mask):
             raise ValueError(
                 "training.local: crop_seconds and time_mask cut the waveform, and an encoder of which the "
                 'head alone trains hears it only once; set them to 0, or model.encoder.trains to "lora"'

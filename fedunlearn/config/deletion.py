@@ -1,4 +1,4 @@
-"""Settings of deletion requests: who asks for what, and when."""
+"""Settings of deletion requests: which client requests what, and when."""
 
 from typing import Literal, Self
 

@@ -36,7 +36,8 @@ class FederationSettings(Settings):
         "fails; it does not continue with the model of a few clients.",
     )
     retries: Count = Field(
-        default=1, description="Number of times a failed client is asked again within the same round."
+        default=1,
+        description="Number of times a message to a failed client is repeated within the same round.",
     )
     timeout: Positive = Field(
         default=600.0, description="Longest time in seconds that one exchange with the clients may take."

@@ -286,5 +286,5 @@ def _cause(error: BaseException, file: str) -> str:
         return f"line {error.lineno}: is not valid Python ({error.msg})"
     lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == file]
     where = f"line {lines[-1]}: " if lines else ""
-    said = " ".join(str(error).split())[:300]
-    return f"{where}cannot be imported ({type(error).__name__}{': ' if said else ''}{said})"
+    reason = " ".join(str(error).split())[:300]
+    return f"{where}cannot be imported ({type(error).__name__}{': ' if reason else ''}{reason})"

@@ -65,20 +65,20 @@ def recordings(
     if not sound:
         raise BadInput([*bad[:NAMED_AT_MOST], f"{corpus.name}: not one recording can be read"])
     kept = [u for u in corpus.utterances if u.id in sound]
-    heard = assemble(corpus.name, kept, corpus.emotions)
+    usable = assemble(corpus.name, kept, corpus.emotions)
     if bad:
-        check_emotions(heard, corpus.name)
-    gone = [emotion for emotion in corpus.emotions if emotion not in heard.emotions]
+        check_emotions(usable, corpus.name)
+    gone = [emotion for emotion in corpus.emotions if emotion not in usable.emotions]
     left = f"; no recording is left of {', '.join(gone)}" if gone else ""
     warnings = [
         *corpus.warnings,
         *(line + left for line in name_few("cannot be read, left out", bad)),
         *_oddities(kept, sound),
         *(line for what in ODDITIES for line in name_few(what, odd[what])),
-        *warn_of_labels(heard),
-        *_gaps(heard),
+        *warn_of_labels(usable),
+        *_gaps(usable),
     ]
-    return replace(heard, warnings=tuple(warnings)), sound
+    return replace(usable, warnings=tuple(warnings)), sound
 
 
 def _oddities(utterances: Sequence[Utterance], sound: dict[str, PCM]) -> list[str]:

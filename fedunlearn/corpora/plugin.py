@@ -68,8 +68,8 @@ def corpus(
             except BadInput:
                 raise
             except Exception as error:
-                said = " ".join(str(error).split())
-                raise BadInput(f"corpus {name}: cannot be read ({type(error).__name__}: {said})") from error
+                reason = " ".join(str(error).split())
+                raise BadInput(f"corpus {name}: cannot be read ({type(error).__name__}: {reason})") from error
             return _checked(name, utterances, emotions)
 
         register("corpus", name, settings, CorpusCard(name, read, needs_path), target)

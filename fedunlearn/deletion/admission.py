@@ -97,7 +97,7 @@ def admit(
     """Turn what was filed into a request for utterances that no earlier request names, or refuse it.
 
     Args:
-        filed: what somebody asks for.
+        filed: the request as it was filed.
         client: number of the device.
         entries: of the device's vault.
         requests: all requests of the device so far.
@@ -152,7 +152,7 @@ def _problem(
     elif not wanted:
         of = {"emotion": f" of emotion {filed.emotion!r}", "speaker": f" of speaker {filed.speaker!r}"}
         return f"{TRAINS_ON_NONE}{of.get(filed.what, '')}"
-    return "" if left else "already asked for"
+    return "" if left else "already requested"
 
 
 def _listed(ids: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ The steps, each durable before the next:
     4. write receipts/<request>.json
     5. set the request's state to "purged"
     6. wipe the evidence
-A device that dies at any of them finds the evidence when it is asked again, and completes the rest.
+A device that dies at any of them finds the evidence when the message is repeated, and completes the rest.
 """
 
 import hashlib

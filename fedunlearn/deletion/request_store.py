@@ -38,7 +38,7 @@ class RequestStore:
         except FileNotFoundError:
             return ()
         except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise BadInput(f"{self._file}: is no book of requests; it was cut or changed") from error
+            raise BadInput(f"{self._file}: is not a request store; it was cut or changed") from error
 
     def open(self) -> tuple[DeletionRequest, ...]:
         """Read the requests that are not yet purged, refused or withdrawn."""

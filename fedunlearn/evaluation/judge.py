@@ -131,7 +131,7 @@ class Judge:
         return _digest_of([self._judged, *(self._digest[i] for i in ids)])
 
     def content_of_held(self, recordings: Iterable[tuple[str, int]]) -> str:
-        """As ``content_of``, of recordings that a device holds: (SHA-256 of the samples, label) each."""
+        """Compute ``content_of`` for recordings on a device: (SHA-256 of the samples, label) of each."""
         return _digest_of([self._judged, *(_digest_of([sha256, str(label)]) for sha256, label in recordings)])
 
     def predictions(self, state: Mapping[str, Tensor]) -> Predictions:

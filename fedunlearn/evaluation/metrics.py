@@ -7,14 +7,14 @@ from fedunlearn.results_schema import Recognition
 
 
 def uar(labels: Labels, predictions: Labels) -> float | None:
-    """Unweighted average recall: the mean over the emotions that occur of the share recognised. [n], [n]"""
+    """Compute the unweighted average recall of labels [n]: the mean over emotions of the share recognised."""
     if len(labels) == 0:
         return None
     return float(np.mean([(predictions[labels == c] == c).mean() for c in np.unique(labels)]))
 
 
 def accuracy(labels: Labels, predictions: Labels) -> float | None:
-    """Share recognised. [n], [n]; None where n is 0."""
+    """Compute the share of labels [n] that the predictions [n] match; None where n is 0."""
     return float((labels == predictions).mean()) if len(labels) else None
 
 

@@ -2,7 +2,7 @@
 
 The gradient of a linear layer's weights is a sum of outer products of errors and inputs, so the rows of an
 update of that layer lie in the span of the inputs it was made from, and with one input every row is a
-multiple of it. Whoever has the models before and after a step on few utterances has their features. These are
+multiple of it. Anyone with the models before and after a step on few utterances has their features. These are
 the attacks that need only the two models (Phong et al. 2018, IEEE TIFS 13(5), section III; Geiping et
 al. 2020, arXiv 2003.14053, section 3.1).
 """

@@ -2,8 +2,9 @@
 
 The server is honest but curious: it knows the model before, the update as it arrived, and the method. Two
 questions are asked. Which emotions were deleted, and how many of each? And which utterances: given candidates
-of the same client, can the deleted ones be told from the others? The server could run every attack here; the
-judge, who knows the truth, measures how well each did and reports the best. An update of zeros reveals
+of the same client, can the deleted ones be distinguished from the others? The server could run every attack
+here; the judge, who knows the truth, measures how well each did and reports the best. An update of zeros
+reveals
 nothing: the server then knows what it knew before.
 """
 

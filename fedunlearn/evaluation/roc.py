@@ -16,7 +16,7 @@ Scores = npt.NDArray[np.floating]
 Rates = npt.NDArray[np.float64]
 
 LOW_RATES = {"0.01": 0.01, "0.001": 0.001}
-"""FPRs at which the TPR is told, by their name in results.json"""
+"""FPRs at which the TPR is reported, by their name in results.json"""
 
 ROUNDING = 1e-12
 """by which a sum of weights may come out above what it is"""

@@ -166,8 +166,8 @@ def measure_kept_models(
         gone: requests whose utterances have left the vaults.
 
     Returns:
-        one row a request that took back what a model was trained on: of the pair of models that gives the
-        most away, the correlation and the rank as in ``evaluation.reconstruction``
+        one row for each request that deleted what a model was trained on: of the pair of models that gives
+        the most away, the correlation and the rank as in ``evaluation.reconstruction``
     """
     rows = []
     for (request, client), entry in gone.items():

@@ -160,7 +160,7 @@ class Experiment:
 
         Args:
             reason: one line.
-            interrupted: whether somebody stopped the run.
+            interrupted: whether the run was interrupted.
 
         Returns:
             its content

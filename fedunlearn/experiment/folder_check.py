@@ -115,7 +115,7 @@ def _signs_of_use(run: RunFolder) -> Iterator[str]:
     """Signs of deletion requests and purges, one line each."""
     for vault in (run.vault(client) for client in run.clients()):
         if RequestStore(vault).all():
-            yield f"people have asked ({vault / 'requests.json'})"
+            yield f"people have filed requests ({vault / 'requests.json'})"
         if any(_generation(path) > 1 for path in vault.glob("*-*.i16")):
             yield f"{vault} was purged"
         if any(_inside(vault / "receipts")) or any(_inside(vault / "evidence")):

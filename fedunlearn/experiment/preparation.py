@@ -41,7 +41,7 @@ from fedunlearn.inputs import looked_up, refuse_inside_corpus
 from fedunlearn.ledger import DamagedLedger, LedgerReader
 from fedunlearn.models import build_model, resolved
 from fedunlearn.models.contract import EmotionModel, trained_names
-from fedunlearn.partition import ClientShare, Partition, deal, recorded_later
+from fedunlearn.partition import ClientShare, Partition, partition_corpus, recorded_later
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import rng_for
 from fedunlearn.server.availability import Availability
@@ -94,7 +94,7 @@ def read_speech(config: Config, corpus: Corpus | None = None) -> tuple[Corpus, P
         BadInput: the corpus, the partition or the schedule.
     """
     corpus = corpus or corpora.load(config.corpus, config.seed)
-    partition = deal(corpus, config.partition, config.seed)
+    partition = partition_corpus(corpus, config.partition, config.seed)
     recorded_later(partition, config.partition, config.seed)
     check_schedule(config.deletions, partition, config.training.rounds)
     return corpus, partition

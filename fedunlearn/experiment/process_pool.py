@@ -95,7 +95,7 @@ def _make(task: Any) -> Any:
 
 @contextmanager
 def _ctrl_c_waits() -> Iterator[None]:
-    """Processes that are started in here never hear Ctrl-C, which is for their parent; it hears it after."""
+    """Processes started in here never receive Ctrl-C; the parent receives it afterwards."""
     if not hasattr(signal, "pthread_sigmask"):  # not on Windows
         yield
         return

@@ -56,7 +56,7 @@ class RunRecorder:
         return self._ledger
 
     def make_original_with(self, make: Callable[[], StateDict]) -> None:
-        """Set how the original is made when somebody requests a deletion.
+        """Set how the original is made when a deletion is requested.
 
         Args:
             make: returns the weights of the model as if no deletion had been requested.

@@ -28,7 +28,7 @@ from fedunlearn.server.history import History
 _FORMAT = 7
 _HISTORY = "history."
 _HALF = re.compile(r"\.(sealed-)?[0-9a-f]{32}\.safetensors(\.json)?\.\d+\.tmp")
-"""a temporary file of a kept model; the folder may hold other files, which are somebody's"""
+"""a temporary file of a kept model; the folder may hold other files, which are not ours"""
 
 
 @dataclass(frozen=True)

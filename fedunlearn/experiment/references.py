@@ -102,8 +102,8 @@ class References:
         key = record.keys["original"] = self.key(config.seed, [])
         if state.rounds_done == 0 and state.step is ServerStep.LISTEN:
             clients = len(self._partition.clients)
-            quiet = not any_while_learning(config.deletions, clients, config.training.rounds, config.seed)
-            known = self._cache.find(key) if quiet else None
+            early = any_while_learning(config.deletions, clients, config.training.rounds, config.seed)
+            known = None if early else self._cache.find(key)
             # A retrained model of the very same data has no history, and not every history has all.
             enough = known and known.history and (known.history.last or not state.history.keeps_last)
             record.origins["original"] = "cached" if enough else "trained"
@@ -168,7 +168,7 @@ class References:
         Args:
             number: of the seed.
             forget: utterances that are deleted.
-            waiting: utterances of requests that are still open: nobody trains on these, either.
+            waiting: utterances of requests that are still open; no client trains on these, either.
         """
         config, state, record, name = self._config, self._state, self._record, f"retrained-{number}"
         stream = retrained_stream(config.seed, number)
@@ -185,7 +185,7 @@ class References:
             state.costs[Phase.RETRAIN] = PhaseCost()
             faults = len(state.faults)
             if not has_examples_without(self._context, withheld):
-                # Nobody has any speech left: what such a federation learns is nothing.
+                # No client has any speech left: such a federation learns nothing.
                 known = Learned(self._first(stream), [], {}, PhaseCost().as_dict())
             else:
                 model = GlobalModel(self._first(stream), ServerOptimizer(config.training))
@@ -211,7 +211,7 @@ class References:
 
         Args:
             stream: the training's seed.
-            forget: utterances that nobody trains on.
+            forget: utterances that no client trains on.
         """
         constants = weights_digest(self._constants())
         return reference_key(self._config, stream, self._contents(forget), constants, self._absences())

@@ -114,7 +114,7 @@ class ReplayedClients:
         Args:
             weights: that they start from.
             rounds_done: rounds done.
-            withheld: utterances that nobody trains on.
+            withheld: utterances that no client trains on.
             phase: LEARN or RECOVER.
             number: of the learning round, or of the timeline round in recovery.
             epochs: over each client's utterances.
@@ -200,7 +200,7 @@ class ReplayedClients:
         )
 
     def _there(self, rounds_done: int, gone: Collection[str]) -> dict[int, tuple[str, ...]]:
-        """What each client trains on that can be reached; nobody where that is one of several."""
+        """What each reachable client trains on; empty where only one of several can be reached."""
         held = {c: self.held(c, rounds_done, gone) for c in range(len(self._data.train))}
         holding = {c: ids for c, ids in held.items() if ids}
         there = {c: ids for c, ids in holding.items() if c not in self._timeline.away[rounds_done]}

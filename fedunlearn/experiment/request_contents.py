@@ -114,7 +114,7 @@ def _is_done(state: ServerState, key: RequestKey) -> bool:
 
 
 def _redact(log: Path, words: Iterable[str]) -> None:
-    """Take words out of a log that is written by nobody any more."""
+    """Remove words from a log that no process writes any more."""
     longest_first = sorted(words, key=len, reverse=True)
     if not longest_first or not log.exists():
         return

@@ -62,7 +62,7 @@ WeightsView = Mapping[str, Tensor]
 
 
 def versions() -> dict[str, str]:
-    """Of everything that numbers depend on."""
+    """Return the versions of Python and the libraries that numbers depend on."""
     return {"python": platform.python_version(), **{name: version(name) for name in _VERSIONED}}
 
 
@@ -129,7 +129,7 @@ class ResultsAssembler:
         timeline: list[TimelineEntry],
         times: Times,
     ) -> Results:
-        """Collect what can be said of every run, however it ended.
+        """Collect what is known of every run, however it ended.
 
         Args:
             requests: all requests of the run, with the utterances that they name.
@@ -285,7 +285,7 @@ def reversion_steps(
 ) -> list[ReversionStep]:
     """What each joint unlearn step did to the forget accuracy, and what its recovery did to that.
 
-    The rounds of an upper reference are one step, of which the last names the requests.
+    The rounds of a privileged baseline are one step, of which the last names the requests.
 
     Args:
         entries: the timeline.
@@ -305,16 +305,16 @@ def reversion_steps(
     for entry in entries:
         before = before if on_the_way else here
         here = entry.forget_accuracy
-        unlearning, asked = entry.phase == "unlearn", entry.requests
-        on_the_way = unlearning and not asked
-        if unlearning and asked:
-            clients = sorted(set().union(*(whose.get(name, set()) for name in asked)))
+        unlearning, request_ids = entry.phase == "unlearn", entry.requests
+        on_the_way = unlearning and not request_ids
+        if unlearning and request_ids:
+            clients = sorted(set().union(*(whose.get(name, set()) for name in request_ids)))
             steps.append(
                 ReversionStep(
                     round=entry.round, clients=clients, before=before, unlearned=here, recovered=None
                 )
             )
-        recovering = (unlearning and bool(asked)) or (recovering and entry.phase == "recover")
+        recovering = (unlearning and bool(request_ids)) or (recovering and entry.phase == "recover")
         if recovering and entry.phase == "recover":
             steps[-1].recovered = here
     return steps

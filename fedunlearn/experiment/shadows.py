@@ -120,10 +120,10 @@ def shadow_federations(
     request = np.array([where[timeline.request_of[u]] for u in candidates], np.int64)
     labels = judge.examples(candidates).labels.numpy()
     inside = halves(config.seed, shadows, len(candidates))
-    why = timeline.why or ("" if shadows else "none were asked for")
+    why = timeline.why or ("" if shadows else "none were requested")
     if why:
         return Shadows(
-            candidates, labels, request, requests, inside, {}, None, timeline.why or "none were asked for"
+            candidates, labels, request, requests, inside, {}, None, timeline.why or "none were requested"
         )
     contents = contents_of(judge, partition)
     cache = ShadowCache(folder / "shadows", config, timeline, contents, judge.classes)
@@ -279,7 +279,7 @@ def _check(stop: Event | None) -> None:
 
 
 def _ids(partition: Partition) -> list[tuple[str, ...]]:
-    """Of each client what it trains on, then of each what it holds out."""
+    """What each client trains on, followed by what each holds out."""
     splits = [[share.train for share in partition.clients], [share.test for share in partition.clients]]
     return [tuple(u.id for u in utterances) for split in splits for utterances in split]
 

@@ -258,7 +258,7 @@ def _departures(state: ServerState, config: Config) -> tuple[str, ...]:
     if missing:
         lines.append(f"{missing} replies of the run did not count; in the replay all do")
     if any(f.phase is Phase.UNLEARN for f in state.faults):
-        lines.append("requesters of the run had to be asked again; in the replay each answers at once")
+        lines.append("some requesters of the run had to unlearn again; in the replay each answers at once")
     if config.availability.slow > 0:
         lines.append("unlearn replies of the run may have come late; in the replay each comes at once")
     if config.partition.recordings and config.availability.offline > 0:

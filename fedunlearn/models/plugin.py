@@ -48,8 +48,8 @@ def model(name: str, *, settings: type[Settings] = NoSettings) -> Callable[[F], 
             try:
                 made: object = target(classes, own)
             except Exception as error:
-                said = " ".join(str(error).split())
-                raise BadInput(f"model {name}: cannot be built ({type(error).__name__}: {said})") from error
+                reason = " ".join(str(error).split())
+                raise BadInput(f"model {name}: cannot be built ({type(error).__name__}: {reason})") from error
             return _checked(name, made, classes)
 
         register("model", name, settings, ModelCard(name, build), target)

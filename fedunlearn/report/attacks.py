@@ -1,4 +1,4 @@
-"""Membership attacks: how well deleted utterances are told from others, and with what certainty."""
+"""Membership attacks: how well deleted utterances are distinguished from others, and how certain that is."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class Attack:
         word: the entry of the glossary that explains it.
         scores: model -> what it reached; only those with an AUC.
         members: model -> number of deleted utterances; None where unknown.
-        others: model -> number of those they are told from; None where unknown.
+        others: model -> number of utterances they are distinguished from; None where unknown.
         why: why there are no numbers; empty where there are.
     """
 

@@ -179,7 +179,7 @@ def describe_detection(results: Results) -> str:
 
 
 def _no_detection(results: Results) -> str:
-    """Said where the attacks on single utterances were made and detect nothing with certainty."""
+    """State that the attacks on single utterances were made and detect nothing with certainty."""
     auc = results.attacks.ulira.stages[results.final_model].auc
     if auc is None or describe_detection(results):
         return ""
@@ -279,7 +279,7 @@ def _forgetting(results: Results) -> str:
 
 
 def _doubt(results: Results) -> str:
-    """Said where the final model and doing nothing cannot be told apart."""
+    """State that the final model and doing nothing cannot be told apart."""
     ours, nothing = interval(results.gap[results.final_model]), interval(results.gap.none)
     if results.control_effect:
         return ""

@@ -19,11 +19,11 @@ COLUMNS = (
     "label mix, off by",
     "guessing alike",
     "guessing the corpus",
-    "told from kept",
-    "told from held-out",
+    "AUC against kept",
+    "AUC against held-out",
 )
 TOO_FEW = 4
-"""utterances: an update of fewer gives them away; as ``vault_calibration.FEWEST``"""
+"""utterances: an update of fewer gives them away; as ``vault.calibration.FEWEST``"""
 GIVEN_AWAY = 0.5
 """correlation with a deleted utterance's features from which on the page says that they are given away"""
 

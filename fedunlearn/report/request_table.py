@@ -140,7 +140,7 @@ def _applied(request: RequestView) -> Cell:
     notes = [f"waited {many(request.waited, 'round')}"] if request.waited else []
     attempts = max((entry.attempts or 0 for entry in request.entries), default=0)
     if attempts > 1:
-        notes.append(f"asked {count(attempts)} times")
+        notes.append(f"attempted {count(attempts)} times")
     return Cell(count(request.applied), "\n".join(notes))
 
 

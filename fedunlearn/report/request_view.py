@@ -91,15 +91,15 @@ class RequestView:
 
         Deadlines do not count recovery rounds in the middle of learning; timeline rounds do.
         """
-        rounds, dates = self.history, self._reached(lambda step: step.date)
+        rounds, learning_rounds = self.history, self._reached(lambda step: step.date)
         if self.deadline is None or "raised" not in rounds:
             return None
         if "verified" in rounds:
-            when = dates if dates.keys() >= {"raised", "verified"} else rounds
+            when = learning_rounds if learning_rounds.keys() >= {"raised", "verified"} else rounds
             return when["verified"] - when["raised"] - self.deadline
         if self.end is None:
             return None
-        uncounted = {state: rounds[state] - date for state, date in dates.items() if state in rounds}
+        uncounted = {state: rounds[state] - at for state, at in learning_rounds.items() if state in rounds}
         skipped = max(uncounted.values(), default=0) - uncounted.get("raised", 0)
         return self.end - rounds["raised"] - skipped - self.deadline
 
@@ -117,12 +117,12 @@ class RequestView:
         reached: dict[str, list[int]] = {}
         for entry in self.entries:
             for step in entry.history:
-                if (date := when(step)) is not None:
-                    reached.setdefault(plain(step.state), []).append(date)
+                if (number := when(step)) is not None:
+                    reached.setdefault(plain(step.state), []).append(number)
         return {
-            state: min(dates) if state == "raised" else max(dates)
-            for state, dates in reached.items()
-            if len(dates) >= len(self.entries) or state in ("raised", *CLOSED)
+            state: min(numbers) if state == "raised" else max(numbers)
+            for state, numbers in reached.items()
+            if len(numbers) >= len(self.entries) or state in ("raised", *CLOSED)
         }
 
     def _known(self, number: Callable[[RequestOutcome], int | None]) -> list[int]:

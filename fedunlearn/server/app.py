@@ -1,4 +1,4 @@
-"""The server's main line: learn, listen, unlearn, recover. It knows numbers and weights, and nobody's speech.
+"""The server's main line: learn, listen, unlearn, recover. It knows numbers and weights, and no speech.
 
 The timeline counts rounds: those of learning, then those after it. Before each round the server asks every
 client for deletion requests (``request_tracker``). Where there are any, the requesters unlearn, each on its
@@ -44,7 +44,7 @@ class Server:
     def begin(self, initial: Mapping[str, Tensor]) -> None:
         """Calibrate: make the first global model, with the normalisation constants of all models of this run.
 
-        Devices are asked for their moments here and never again: the moments of a set before and after a
+        Devices send their moments here and never again: the moments of a set before and after a
         deletion would tell what was deleted.
 
         Args:
@@ -74,7 +74,7 @@ class Server:
                     self.main_line.play_round()
 
     def listen_again(self, retry_open: bool) -> bool:
-        """Find out whether anybody has requested a deletion since the run was over.
+        """Find out whether deletions have been requested since the run ended.
 
         Clients that cannot be reached are waited for, as long as ``deletions.patience``. If nobody requests
         anything, the state is as if the server had not listened.
@@ -160,7 +160,7 @@ class Server:
     def _unlearn(self, model: GlobalModel, requests: list[TrackedRequest]) -> tuple[GlobalModel, Outcomes]:
         """The model after the requesters' step, and the outcome at each that replied at once."""
         log_odds = METHODS[self._config.unlearning.method].reads_log_odds
-        scalars = self.unlearn_step.ask_scalars(model.weights, log_odds)
+        scalars = self.unlearn_step.request_scalars(model.weights, log_odds)
         weights, outcomes = self.unlearn_step.take(model.weights, requests, scalars)
         return GlobalModel(weights, model.optimizer, model.learning_rounds), outcomes
 

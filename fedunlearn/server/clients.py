@@ -115,7 +115,7 @@ class Clients:
 
         Returns:
             client -> value, in client order, of those that answered properly. A client that failed was
-            asked again ``retries`` times; each failure is in ``faults``.
+            sent the message again ``retries`` times; each failure is in ``faults``.
 
         Raises:
             RunFailed: fewer than the quorum answered.
@@ -216,7 +216,7 @@ class Payload:
         return RecordDict({**self._records, "settings": config})
 
 
-def ask_scalars(
+def request_scalars(
     clients: Clients,
     known: Mapping[int, int],
     held_out: Mapping[int, int],

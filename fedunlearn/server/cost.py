@@ -57,7 +57,7 @@ class PhaseCost:
 
     @property
     def client_seconds(self) -> float:
-        """Of computing, summed over clients."""
+        """Seconds of computing, summed over clients."""
         return self.requesters.client_seconds + self.others.client_seconds
 
     @property

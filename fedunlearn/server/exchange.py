@@ -14,7 +14,7 @@ from fedunlearn.messages.phase import Phase
 from fedunlearn.messages.records import Refused
 from fedunlearn.messages.sizes import size
 from fedunlearn.server.cost import PhaseCost
-from fedunlearn.server.state import NOBODY, Fault, ServerState
+from fedunlearn.server.state import UNKNOWN_CLIENT, Fault, ServerState
 
 _POLL_SECONDS = 0.005
 
@@ -57,7 +57,7 @@ class Channel:
         Args:
             node: Flower's id.
         """
-        return next((c for c, known in self.nodes.items() if known == node), NOBODY)
+        return next((c for c, known in self.nodes.items() if known == node), UNKNOWN_CLIENT)
 
     def add_fault(self, client: int, reason: str, occasion: ExchangeInfo, kind: str) -> None:
         """Note a reply that does not count.
@@ -189,7 +189,7 @@ class Exchange:
             elif name not in self._waiting:
                 given_up = name in self._given_up
                 reason = "its reply came when it was waited for no more" if given_up else "it replied twice"
-                sender = NOBODY if self.occasion.phase is Phase.MEET else client
+                sender = UNKNOWN_CLIENT if self.occasion.phase is Phase.MEET else client
                 kind = "late" if given_up else "repeated"
                 self._channel.add_fault(sender, reason, self.occasion, kind)
             else:

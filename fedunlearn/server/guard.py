@@ -126,7 +126,7 @@ class Guard:
         silenced: Callable[[StateDict], float],
     ) -> None:
         self._settings, self._before, self._join = settings, before, join
-        usual = usual or math.inf  # nobody moved: nothing to go by
+        usual = usual or math.inf  # no ordinary update yet: nothing to compare with
         self._longest = settings.norm * usual if settings.norm else math.inf
         self._longest_together = settings.together * usual if settings.together else math.inf
         self._accuracy, self._silenced = accuracy, silenced

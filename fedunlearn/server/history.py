@@ -88,7 +88,7 @@ class History:
         return {learning_round: self.norms_of(learning_round) for learning_round in self._rows}
 
     def norms_of(self, learning_round: int) -> NormsOfClients:
-        """Read the norms of one learning round; empty where nobody took part in it.
+        """Read the norms of one learning round; empty where no client took part in it.
 
         Args:
             learning_round: from 1.
@@ -123,7 +123,7 @@ class History:
 
     @property
     def bytes_stored(self) -> int:
-        """Of all tensors and sizes (8 bytes each)."""
+        """Bytes of all tensors and sizes (8 bytes each)."""
         tensors = [*self.initial.values(), *(t for own in self.last.values() for t in own.values())]
         rows = sum(map(len, self._rows.values())) // (1 + len(self.trained))
         return sum(t.nbytes for t in tensors) + 8 * rows * len(self.trained)

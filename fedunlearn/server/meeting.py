@@ -1,4 +1,4 @@
-"""The first exchange of a run: every client says who it is and how much it holds."""
+"""The first exchange of a run: every client reports its id and how much it holds."""
 
 import time
 from collections import Counter
@@ -12,7 +12,7 @@ from fedunlearn.messages.phase import Phase
 from fedunlearn.messages.replies import PopulationReport, read_population, read_reply_cost
 from fedunlearn.server.cost import PhaseCost
 from fedunlearn.server.exchange import Channel, Exchange, ExchangeInfo, kind_of_fault, reason_of
-from fedunlearn.server.state import NOBODY
+from fedunlearn.server.state import UNKNOWN_CLIENT
 
 _FIRST_WORD_SECONDS, _NEXT_WORD_SECONDS = 3.0, 30.0
 """s after which a warning says that clients are missing, the first time and then again"""
@@ -89,14 +89,14 @@ def _introduce(
         except Exception as error:
             refused[node] = reason_of(error)
             reason = f"node {node}: {refused[node]}"
-            channel.add_fault(NOBODY, reason, occasion, kind_of_fault(reply))
+            channel.add_fault(UNKNOWN_CLIENT, reason, occasion, kind_of_fault(reply))
     claims = Counter(introduction.client for introduction in found.values()) + Counter(channel.nodes)
     met: dict[int, PopulationReport] = {}
     for node, introduction in found.items():
         client = introduction.client
         if claims[client] > 1:
             refused[node] = f"it says that it is client {client}, as another node does"
-            channel.add_fault(NOBODY, f"node {node}: {refused[node]}", occasion, "refused")
+            channel.add_fault(UNKNOWN_CLIENT, f"node {node}: {refused[node]}", occasion, "refused")
             continue
         channel.nodes[client] = node
         met[client] = introduction

@@ -1,4 +1,4 @@
-"""The server of a privileged baseline: its unlearn step asks all clients, on what they keep.
+"""The server of a privileged baseline: its unlearn step involves all clients, on what they keep.
 
 Everything else (learning, listening, requests and their states, purges, recovery) is the ordinary server's.
 Each round of a baseline is a timeline round, so that requests wait for as long as it takes.
@@ -74,7 +74,7 @@ class PrivilegedServer(Server):
         plan = card.plan(self._config.unlearning)
         state, teacher = self.state, original if card.teacher else None
         used = plan.forget_rounds and plan.rounds
-        scalars = self.unlearn_step.ask_scalars(original, log_odds=False) if used else ServerScalars()
+        scalars = self.unlearn_step.request_scalars(original, log_odds=False) if used else ServerScalars()
         weights, outcomes = card.start(original, self._template), _left_out(grouped(requests))
         for number in range(1, plan.rounds + 1):
             state.next_timeline_round()
@@ -150,7 +150,7 @@ class PrivilegedServer(Server):
         epochs: int,
         counted: Callable[[Update], Update | None],
     ) -> GlobalModel:
-        """Train one ordinary round; nothing where nobody keeps any speech.
+        """Train one ordinary round; do nothing where no client keeps any speech.
 
         Args:
             counted: an update as it counts; None = it does not.

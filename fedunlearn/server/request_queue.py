@@ -41,14 +41,14 @@ class RequestQueue:
 
     def due(self) -> list[int]:
         """List, in rounds done, by when each waiting request is given out, if its client can be reached."""
-        dates = []
+        rounds = []
         for request in self._state.open:
             if request.state is RequestState.ACCEPTED and request.lease is None:
-                dates.append(request.rounds_done + self._config.deletions.window)
+                rounds.append(request.rounds_done + self._config.deletions.window)
                 if not self._complete(request) and request.deadline is not None:
                     # Then it no longer waits for the others.
-                    dates.append(request.rounds_done + request.deadline + 1)
-        return dates
+                    rounds.append(request.rounds_done + request.deadline + 1)
+        return rounds
 
     def _complete(self, request: TrackedRequest) -> bool:
         parts = [r for r in self._state.requests.values() if r.id == request.id]

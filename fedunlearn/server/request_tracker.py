@@ -127,7 +127,7 @@ class RequestTracker:
         ]
 
     def purge(self, requests: Sequence[TrackedRequest]) -> None:
-        """Have devices purge; one that does not answer is asked again in the next round.
+        """Have devices purge; one that does not answer receives the message again in the next round.
 
         Args:
             requests: whose utterances are purged.

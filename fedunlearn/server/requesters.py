@@ -24,7 +24,7 @@ ClientAnswers = dict[int, tuple[Update, dict[str, Any]]]
 
 
 class Requesters:
-    """Clients that have requested deletions and are asked to unlearn.
+    """Clients that have requested deletions and have to unlearn them.
 
     Args:
         context: of the server.

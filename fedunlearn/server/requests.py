@@ -82,7 +82,7 @@ class TrackedRequest:
 
     @property
     def stays(self) -> bool:
-        """Whether its utterances must be in the vault still: the device was not told to purge them."""
+        """Whether its utterances must be in the vault still: the device has not been told to purge them."""
         waits = {RequestState.RAISED, RequestState.ACCEPTED, RequestState.UNLEARNED}
         return self.state in waits and self.learned > 0 and not self.purged_there
 
@@ -245,7 +245,7 @@ def read_outcome(reply: RecordDict, client: int, kind: str, wanted: int, form: U
     metrics = Metrics(kind, reply)
     examples = metrics.whole("examples")
     if examples != wanted:
-        raise Refused(f"forgot {examples} utterances, but {wanted} were asked for")
+        raise Refused(f"forgot {examples} utterances, but {wanted} were requested")
     words = reply.config_records.get("outcome", ConfigRecord())
     stopped, scalars_read = words.get("stopped"), words.get("scalars_read")
     if not isinstance(stopped, str) or not isinstance(scalars_read, str):

@@ -28,7 +28,7 @@ COSTED = (
 )
 """phases that costs are counted under"""
 
-NOBODY = -1
+UNKNOWN_CLIENT = -1
 """the client of a fault of a node that has not introduced itself"""
 
 
@@ -152,7 +152,7 @@ class ServerState:
         guarded: what the guard did.
         costs: by phase.
         faults: replies that did not count.
-        deletion_requested: whether somebody has requested the deletion of what was learned.
+        deletion_requested: whether the deletion of training data has been requested.
     """
 
     history: History
@@ -183,7 +183,7 @@ class ServerState:
         self.rounds_done_at[self.timeline_round] = self.rounds_done
 
     def snapshot(self) -> StateSnapshot:
-        """Copy what listening changes, to come back to if nobody requests anything."""
+        """Copy what listening changes, to return to if nothing is requested."""
         return StateSnapshot(
             self.rounds_done,
             self.timeline_round,

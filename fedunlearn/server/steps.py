@@ -20,7 +20,7 @@ from fedunlearn.training import set_calibration
 from fedunlearn.unlearning import METHODS
 
 Accuracy = Callable[[StateDict, Sequence[int]], float | None]
-"""Of a model on the held-out speech of these clients; None = no client could report it."""
+"""Accuracy of a model on the held-out speech of these clients; None = no client could report it."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ def sample_clients(
         clients: to draw from.
         count: how many; 0 = all.
         seed: of the experiment.
-        phase: what they are asked for.
-        timeline_round: in which they are asked.
+        phase: phase in which they are drawn.
+        timeline_round: round in which they are drawn.
 
     Returns:
         in order; all of them where ``count`` is not less

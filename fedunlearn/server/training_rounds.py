@@ -34,7 +34,7 @@ class RoundResult:
 
     Attributes:
         mean: of the differences that count, weighted by examples, float64; None = there are none.
-        loss: mean over the examples of all who trained; None = nobody did.
+        loss: mean over the examples of all clients that trained; None = none did.
         refused: replies that did not count.
     """
 
@@ -52,7 +52,7 @@ class CollectionSettings:
         teacher: weights that go with the model; None = none.
         counted: an update as it counts; None = it does not.
         remember: called with every update as it arrived; None = nothing is remembered.
-        most: clients that are asked; 0 = all.
+        most: number of clients that take part; 0 = all.
     """
 
     kind: str = "train"
@@ -165,8 +165,8 @@ class TrainingRounds:
     ) -> RoundResult:
         """Collect all reachable clients' updates, each read once, in client order, and then dropped.
 
-        Nobody is asked, and the result is empty, where fewer than two of several clients can be reached: one
-        survivor's model is not everybody's.
+        No client takes part, and the result is empty, where fewer than two of several clients can be reached:
+        one survivor's model is not everybody's.
 
         Args:
             weights: of the model that clients start from.

@@ -11,7 +11,7 @@ from typing import Any
 from fedunlearn.blockwise import StateDict
 from fedunlearn.client.privacy import guarantee
 from fedunlearn.messages.phase import Phase
-from fedunlearn.server.clients import ask_scalars
+from fedunlearn.server.clients import request_scalars
 from fedunlearn.server.context import ServerContext
 from fedunlearn.server.exchange import ExchangeInfo
 from fedunlearn.server.guard import Intervention
@@ -37,7 +37,7 @@ class UnlearnStep:
         self._state, self._template = context.state, context.template
         self._requesters = Requesters(context)
 
-    def ask_scalars(self, weights: StateDict, log_odds: bool) -> ServerScalars:
+    def request_scalars(self, weights: StateDict, log_odds: bool) -> ServerScalars:
         """Ask all clients that can be reached for the few numbers that requesters are sent.
 
         Args:
@@ -51,7 +51,7 @@ class UnlearnStep:
     ) -> ServerScalars:
         state = self._state
         occasion = ExchangeInfo(state.timeline_round, phase, state.costs[Phase.UNLEARN])
-        return ask_scalars(self._clients, known, state.held_out, weights, log_odds, occasion)
+        return request_scalars(self._clients, known, state.held_out, weights, log_odds, occasion)
 
     def _evaluating(self) -> dict[int, int]:
         """Clients that evaluate -> rounds done up to which the server knows of their recordings."""
@@ -87,8 +87,8 @@ class UnlearnStep:
         turns = [[c] for c in by_client] if self._sequential else [list(by_client)]
         for turn in turns:
             self._state.costs[Phase.UNLEARN].rounds += 1
-            if outcomes:  # somebody has moved the model since
-                scalars = self.ask_scalars(weights, scalars.trained is not None)
+            if outcomes:  # the model has moved since
+                scalars = self.request_scalars(weights, scalars.trained is not None)
             answers = self._requesters.ask(weights, {c: by_client[c] for c in turn}, scalars, kind, teacher)
             weights, new = self.join(weights, answers, {c: ids_of(by_client[c]) for c in answers}, share)
             outcomes |= new
@@ -181,7 +181,7 @@ class UnlearnStep:
                 in_time[reply.update.client] = reply
             else:
                 self._requesters.add_fault(
-                    reply.update.client, "its unlearn reply came when it was asked for no more", "late"
+                    reply.update.client, "its unlearn reply came after it had been withdrawn from it", "late"
                 )
                 self._requesters.give_back(
                     key for key, attempt in reply.requests if self._waits(key, attempt)

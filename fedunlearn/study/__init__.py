@@ -1,1 +1,5 @@
-"""Many runs as one study: which cells there are, playing them, and what they found as rows."""
+"""Many runs as one study: which cells there are, running them, and what they found as rows.
+
+Reading order: ``grid`` (the cells) -> ``runner`` (runs them) -> ``rows`` -> ``compare``; ``guard_study``
+does the same for malicious clients. The soak test: ``soak``, ``soak_life``, ``soak_invariants``.
+"""

@@ -57,7 +57,7 @@ def compare_methods(
 
     Raises:
         BadInput: settings, corpus, partition or output do not allow a cell; nothing was run.
-        Interrupted: somebody stopped it; finished cells are kept.
+        Interrupted: it was stopped by the user; finished cells are kept.
     """
     if not axes.variants:
         raise BadInput("--methods, --variant: name at least one method")

@@ -18,7 +18,7 @@ from fedunlearn.errors import BadInput, RunFailed
 from fedunlearn.experiment.preparation import DecodedCorpus, check, decode_corpus, prepare, resolve
 from fedunlearn.experiment.progress import Progress
 from fedunlearn.files import write_atomically
-from fedunlearn.partition import Partition, deal
+from fedunlearn.partition import Partition, partition_corpus
 from fedunlearn.results_schema import Results
 from fedunlearn.study.grid import StudyCell, requesters_of
 from fedunlearn.unlearning import method_named
@@ -72,7 +72,7 @@ class StudyRunner:
             config = resolve(of_seed[0].experiment)
             try:
                 corpus = self._corpus(config)
-                partition = deal(corpus, config.partition, seed)
+                partition = partition_corpus(corpus, config.partition, seed)
             except BadInput as error:
                 # Reported for one seed; the problems of the others are nearly always the same.
                 raise BadInput([*problems.values(), *error.problems]) from error
@@ -105,7 +105,7 @@ class StudyRunner:
 
         Raises:
             BadInput: a recording cannot be read.
-            RunFailed: the run failed; Interrupted where somebody stopped it.
+            RunFailed: the run failed; Interrupted where it was stopped by the user.
         """
         quiet = Progress(Console(quiet=True))
         config = resolve(cell.experiment)
@@ -161,7 +161,7 @@ def _by_seed(cells: Sequence[StudyCell]) -> dict[int, list[StudyCell]]:
     found: dict[int, dict[tuple[int, int], StudyCell]] = {}
     for cell in cells:
         found.setdefault(cell.seed, {}).setdefault((cell.size, cell.requesters), cell)
-    return {seed: list(asked.values()) for seed, asked in found.items()}
+    return {seed: list(of_seed.values()) for seed, of_seed in found.items()}
 
 
 def _cannot_ask(cell: StudyCell, partition: Partition) -> tuple[str, str]:
@@ -179,7 +179,7 @@ def _way_out(cell: StudyCell, corpus: Corpus, most: int) -> str:
     """Find how many clients there may be for each to hold enough, if ``most`` of them request a deletion."""
     settings = cell.experiment.partition
     for clients in range(settings.clients - 1, most - 1, -1):
-        dealt = deal(corpus, settings.model_copy(update={"clients": clients}), cell.seed)
-        if min(len(share.train) for share in dealt.clients) >= cell.size:
+        partition = partition_corpus(corpus, settings.model_copy(update={"clients": clients}), cell.seed)
+        if min(len(share.train) for share in partition.clients) >= cell.size:
             return f", or let fewer clients hold more each: --set partition.clients={clients}"
     return ""

@@ -100,8 +100,8 @@ class Soak:
     def _one_life(self, run: Path, end: float) -> bool:
         """Play the run until it ends or is ended; whether it has ended by itself."""
         command = [sys.executable, "-m", "fedunlearn", "soak", "--play", str(run)]
-        with (run / "said.txt").open("a") as said:
-            process = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)
+        with (run / "said.txt").open("a") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
         death = time.monotonic() + self._rng.uniform(5, _LONGEST_LIFE)
         while process.poll() is None:
             time.sleep(self._rng.uniform(0.2, 1.0))

@@ -2,7 +2,7 @@
 
 A tool is one module of this package, named after it, with
 
-- ``LIBRARY``: the module that it needs, imported only when the tool is asked for;
+- ``LIBRARY``: the module that it needs, imported only when the tool is selected;
 - ``INSTALL``: the command that installs it;
 - ``tracker(run, config)``: returns a ``Tracker``; ``run`` is the run folder, ``config`` its settings as TOML.
 

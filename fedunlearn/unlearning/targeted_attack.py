@@ -42,7 +42,7 @@ class Adversarial:
 
 
 def wrong_labels(labels: Tensor, classes: int, rng: np.random.Generator) -> Tensor:
-    """Draw for each label in 0 ... C-1 one of the C-1 others, all equally likely. int64 [n] -> int64 [n]
+    """Draw for each label in 0 ... C-1, int64 [n], one of the C-1 others, all equally likely.
 
     Raises:
         ValueError: fewer than two classes, so that there is no wrong label.

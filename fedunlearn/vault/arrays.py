@@ -116,7 +116,7 @@ def write_generation(
         recordings: entry and PCM [S] of each utterance, in vault order.
         classes: number of emotions in the corpus.
         derived: features to store with them.
-        new: nobody reads the vault yet, so that files are just written.
+        new: the vault is not in use yet, so that files are just written.
     """
     digests: dict[str, str] = {}
     pcm = [samples for _, samples in recordings]
@@ -168,7 +168,7 @@ def write_features(path: Path, features: Sequence[Tensor], new: bool = False) ->
     Args:
         path: of the features.
         features: [T, D] of each utterance, in vault order.
-        new: nobody reads the vault yet, so that files are just written.
+        new: the vault is not in use yet, so that files are just written.
 
     Returns:
         name -> digest of both files, for the index
@@ -221,8 +221,8 @@ def _digest(path: Path, inode: int, written: int, size: int) -> str:
 def wipe_strays(folder: Path, generation: int) -> None:
     """Wipe what an interrupted purge, or any interrupted writing, left; the folder must be locked.
 
-    A stray array with another name (hard link) may be anybody's file. It stays, so that the search for traces
-    looks into it.
+    A stray array with another name (hard link) may belong to another program. It stays, so that the search
+    for traces looks into it.
 
     Args:
         folder: of the vault.
@@ -252,7 +252,7 @@ def wipe_arrays(folder: Path, generation: int) -> None:
 
 
 def _is_abandoned(temporary: Path) -> bool:
-    """Tell whether nobody writes this file any more; its name is .<name>.<process>.tmp."""
+    """Tell whether no process writes this file any more; its name is .<name>.<process>.tmp."""
     name = temporary.stem.removeprefix(".").rpartition(".")[0]
     # These are written under the lock, which this process holds.
     return Path(name).suffix in ARRAYS or name == INDEX or is_abandoned(temporary)

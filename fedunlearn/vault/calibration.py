@@ -1,8 +1,8 @@
 """Limits the feature moments that a device sends to those of one set of utterances, ever.
 
 The moments of a set and of the same set without one utterance differ by that utterance's features. So a
-device sends them for one set only. If it is asked again (the reply was lost, or the run was resumed), it
-sends them for the same set again, and nothing for any other set.
+device sends them for one set only. If the server requests them again (the reply was lost, or the run was
+resumed), it sends them for the same set again, and nothing for any other set.
 """
 
 import hashlib

@@ -75,7 +75,7 @@ class Index:
 
         Args:
             folder: of the vault.
-            new: nobody reads the vault yet, so that the file is just written.
+            new: the vault is not in use yet, so that the file is just written.
         """
         utterances = [asdict(entry) for entry in self.entries]
         index = {"generation": self.generation, "classes": self.classes, "utterances": utterances}

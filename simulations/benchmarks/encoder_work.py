@@ -44,11 +44,14 @@ _SIDE = {"cpu": 1536, "cuda": 8192}
 
 @dataclass(frozen=True)
 class EncoderLoad:
-    """What is measured.
+    """One setting of the encoder whose cost is measured.
 
     Attributes:
         model: as in ``model.name``.
-        trains, device, precision, seconds_at_once: as in ``model.encoder``.
+        trains: which part of the encoder is trained, as in ``model.encoder``.
+        device: as in ``model.encoder``.
+        precision: as in ``model.encoder``.
+        seconds_at_once: as in ``model.encoder``.
         clients: in a round.
         utterances: of each, all in one batch of local training, one epoch.
         seconds: s, of each utterance.
@@ -76,7 +79,8 @@ def measure(load: EncoderLoad) -> dict[str, Any]:
     """All figures of one load, measured in this process, which should be a fresh one.
 
     Returns:
-        load: as asked, device and precision as they came out; machine; weights: "random" or "pre-trained";
+        load: as requested, device and precision as they came out; machine; weights: "random" or
+            "pre-trained";
         parameters: trained; round_seconds, listen_seconds (features of one client, once in a run; 0 where
         nothing is kept); bytes_up, bytes_down: a client and round, as Flower serialises them; peak_bytes
         of rounds and attack, start_bytes before them (libraries, encoder), and peak_of ("GPU memory reserved"
@@ -157,13 +161,13 @@ def flops_of(work: Callable[[], object]) -> int:
         aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
     }
     counter = FlopCounterMode(display=False, custom_mapping=on_cpu)
-    counter.mod_tracker = _Untold()  # type: ignore[assignment]
+    counter.mod_tracker = _NoModuleTracker()  # type: ignore[assignment]
     with counter:
         work()
     return int(counter.get_total_flops())
 
 
-class _Untold:
+class _NoModuleTracker:
     """Which module an operation is of: torch's own hooks for it do not bear autograd.grad."""
 
     parents = frozenset({"Global"})

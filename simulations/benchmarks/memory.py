@@ -97,7 +97,7 @@ def held_by(process: int) -> int:
 def _held(process: psutil.Process) -> int:
     try:
         # Only Linux knows what is shared with whom.
-        told = process.memory_full_info() if sys.platform == "linux" else process.memory_info()
-        return int(getattr(told, "pss", told.rss))
+        usage = process.memory_full_info() if sys.platform == "linux" else process.memory_info()
+        return int(getattr(usage, "pss", usage.rss))
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return 0

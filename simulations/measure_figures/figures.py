@@ -310,11 +310,11 @@ def fairness(numbers: Numbers) -> Figure:
     for axes, (name, title) in zip(panels, titles.items(), strict=True):
         rows = numbers[name]["speakers"]
         changes = sorted((r["unlearned"] - r["original"] for r in rows), reverse=True)
-        told = numbers[name]["change"]["unlearned"]
+        change = numbers[name]["change"]["unlearned"]
         axes.bar(range(len(changes)), changes, color=_BLUE)
-        axes.axhline(told["mean"], color=_RED, linestyle=":")
-        says = f"mean {told['mean']:+.1%}\nstd {told['std']:.1%}\nworst {told['worst']:+.1%}"
-        axes.text(0.03, 0.08, says.replace("-", "\u2212"), transform=axes.transAxes, fontsize=10)
+        axes.axhline(change["mean"], color=_RED, linestyle=":")
+        label = f"mean {change['mean']:+.1%}\nstd {change['std']:.1%}\nworst {change['worst']:+.1%}"
+        axes.text(0.03, 0.08, label.replace("-", "\u2212"), transform=axes.transAxes, fontsize=10)
         axes.set_ylim(-0.85, 0.05)
         axes.set_xticks([])
         _percent(axes)

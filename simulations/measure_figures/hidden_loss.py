@@ -71,7 +71,7 @@ class World:
 
 
 Weights = list[Tensor]
-"""Of S two-layer perceptrons at once: [S, D, H], [S, 1, H], [S, H, C], [S, 1, C]."""
+"""Weights of S two-layer perceptrons: [S, D, H], [S, 1, H], [S, H, C], [S, 1, C]."""
 
 
 def hidden_loss(
@@ -148,7 +148,7 @@ def trained(world: World, inside: npt.NDArray[np.bool_], seed: int, steps: int =
 def hidden(world: World, original: Weights, hiding: Hiding, rounds: int = 30, steps: int = 30) -> Weights:
     """Move the loss of each forget example to a test example's, with the forget set alone.
 
-    In every round the server tells how losses on test examples lie now.
+    In every round the server sends the current distribution of losses on test examples.
     """
     member = torch.from_numpy(world.inside)
     weights, own = original, losses_of(original, world.candidates)
@@ -164,13 +164,13 @@ def hidden(world: World, original: Weights, hiding: Hiding, rounds: int = 30, st
 
 
 def logits_of(weights: Weights, examples: Examples) -> Tensor:
-    """[S, n, C]"""
+    """Compute the logits [S, n, C] of S models on n examples."""
     into, bias, out, out_bias = weights
     return torch.relu(examples.features @ into + bias) @ out + out_bias
 
 
 def losses_of(weights: Weights, examples: Examples) -> Tensor:
-    """Cross-entropy in nats, [S, n]."""
+    """Compute the cross-entropies [S, n] in nats."""
     labels = examples.labels.expand(len(weights[0]), -1)
     return cross_entropy(logits_of(weights, examples).transpose(1, 2), labels, reduction="none")
 

@@ -60,15 +60,15 @@ def test_the_script_is_quiet_when_nobody_watches(
 def bad(tmp_path: Path, *arguments: str | Path) -> str:
     """Exit code 2, and nothing was started."""
     out = tmp_path / "never"
-    code, said = call("run", *arguments, "--out", out)
-    assert code == 2, said
+    code, output = call("run", *arguments, "--out", out)
+    assert code == 2, output
     assert not out.exists()
-    assert "Traceback" not in said
-    return said
+    assert "Traceback" not in output
+    return output
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_an_upper_reference_is_named_as_one(tmp_path: Path) -> None:
+def test_a_privileged_baseline_is_named_as_one(tmp_path: Path) -> None:
     """In the closing table, in the results and on the page; a method of the forget set alone is not."""
     shown, config = {}, small_file(tmp_path)
     for method in ("retrained", "none"):
@@ -95,24 +95,24 @@ def test_the_help_and_the_readme_name_every_method_by_what_it_sees() -> None:
             assert known.keys() <= named, known.keys() - named
 
 
-def test_every_mistake_in_a_config_is_said_at_once(tmp_path: Path) -> None:
+def test_every_mistake_in_a_config_is_reported_at_once(tmp_path: Path) -> None:
     file = small_file(tmp_path, training__rounds=0, training__roundz=3, seed=True, model__dropout=1.5)
-    said = bad(tmp_path, "--config", file)
+    output = bad(tmp_path, "--config", file)
     for key in ("training.rounds", "training.roundz", "seed", "model.dropout"):
-        assert re.search(rf"error: {file}: {re.escape(key)} ", said), (key, said)
-    assert len(said.strip().splitlines()) == 4
+        assert re.search(rf"error: {file}: {re.escape(key)} ", output), (key, output)
+    assert len(output.strip().splitlines()) == 4
 
 
-def test_mistakes_of_every_kind_are_said_together(tmp_path: Path) -> None:
+def test_mistakes_of_every_kind_are_reported_together(tmp_path: Path) -> None:
     """Of settings, data and output in one go; and of method, corpus and output once settings are sound."""
     (tmp_path / "file").write_text("in the way")
     out = tmp_path / "file" / "run"
-    code, said = call("run", "--set", "training.roundz=3", "--data", "/nowhere", "--out", out)
-    assert code == 2 and len(said.strip().splitlines()) == 3
-    assert "training.roundz" in said and "/nowhere: no such" in said and "cannot be written" in said
-    code, said = call("run", "--method", "magic", "--corpus", "emodb", "--data", "/nowhere", "--out", out)
-    assert code == 2 and len(said.strip().splitlines()) == 3
-    assert "magic" in said and "/nowhere: no such" in said and "cannot be written" in said
+    code, output = call("run", "--set", "training.roundz=3", "--data", "/nowhere", "--out", out)
+    assert code == 2 and len(output.strip().splitlines()) == 3
+    assert "training.roundz" in output and "/nowhere: no such" in output and "cannot be written" in output
+    code, output = call("run", "--method", "magic", "--corpus", "emodb", "--data", "/nowhere", "--out", out)
+    assert code == 2 and len(output.strip().splitlines()) == 3
+    assert "magic" in output and "/nowhere: no such" in output and "cannot be written" in output
 
 
 @pytest.mark.parametrize(
@@ -135,25 +135,25 @@ def test_mistakes_of_every_kind_are_said_together(tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_is_one_line_that_names_it(tmp_path: Path, arguments: list[str], expected: str) -> None:
-    said = bad(tmp_path, *arguments)
-    assert expected in said
-    assert len(said.strip().splitlines()) == 1
+    output = bad(tmp_path, *arguments)
+    assert expected in output
+    assert len(output.strip().splitlines()) == 1
 
 
 def test_more_clients_than_speakers_in_a_folder(tmp_path: Path) -> None:
     folder = write_corpus(tmp_path / "corpus")
-    said = bad(tmp_path, "--corpus", "manifest", "--data", folder, "--clients", "9")
-    assert "partition.clients is 9, but manifest leaves" in said
+    output = bad(tmp_path, "--corpus", "manifest", "--data", folder, "--clients", "9")
+    assert "partition.clients is 9, but manifest leaves" in output
 
 
 def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    code, said = call("run", "--config", small_file(tmp_path), "--out", tmp_path / "file" / "run")
-    assert code == 2 and "cannot be written" in said
+    code, output = call("run", "--config", small_file(tmp_path), "--out", tmp_path / "file" / "run")
+    assert code == 2 and "cannot be written" in output
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "mine.txt").write_text("precious")
-    code, said = call("run", "--config", small_file(tmp_path), "--out", tmp_path / "used")
-    assert code == 2 and "is not an empty folder" in said
+    code, output = call("run", "--config", small_file(tmp_path), "--out", tmp_path / "used")
+    assert code == 2 and "is not an empty folder" in output
     assert (tmp_path / "used" / "mine.txt").read_text() == "precious"
 
 
@@ -163,11 +163,11 @@ def test_an_unreadable_file_stops_the_run_unless_it_may_be_skipped(tmp_path: Pat
     broken = folder / "s03-angry-1.wav"
     broken.write_bytes(broken.read_bytes()[:500])
     arguments = ["--config", small_file(tmp_path), "--corpus", "manifest", "--data", folder]
-    said = bad(tmp_path, *arguments)
-    assert "s03-angry-1.wav" in said and "truncated" in said
-    code, said = call("run", *arguments, "--skip-bad", "--out", tmp_path / "run")
-    assert code == 0, said
-    assert "warning:" in said and "s03-angry-1.wav" in said
+    output = bad(tmp_path, *arguments)
+    assert "s03-angry-1.wav" in output and "truncated" in output
+    code, output = call("run", *arguments, "--skip-bad", "--out", tmp_path / "run")
+    assert code == 0, output
+    assert "warning:" in output and "s03-angry-1.wav" in output
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["corpus"]["utterances"] == 8 * 3 * 4 - 1
 
@@ -182,9 +182,9 @@ def test_a_failed_run_exits_with_3_and_leaves_a_page_that_says_so(
         raise OSError(28, "No space left on device", "/home/somebody/speech.wav")
 
     monkeypatch.setitem(HANDLERS, "train.default", full)
-    code, said = call("run", "--config", small_file(tmp_path), "--out", tmp_path / "run")
+    code, output = call("run", "--config", small_file(tmp_path), "--out", tmp_path / "run")
     assert code == 3
-    assert "failed: round 1 (learn): 0 of 6 clients answered properly" in said
+    assert "failed: round 1 (learn): 0 of 6 clients answered properly" in output
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["status"] == "failed" and "No space left on device" in results["failure"]
     assert "No space left on device" in (tmp_path / "run" / "report.html").read_text()
@@ -200,9 +200,9 @@ def test_an_unfulfilled_request_exits_with_3(tmp_path: Path, monkeypatch: pytest
         return unlearn_locally(device, content)
 
     monkeypatch.setitem(HANDLERS, "train.unlearn", sometimes)
-    code, said = call("run", "--config", small_file(tmp_path), "--out", tmp_path / "run")
+    code, output = call("run", "--config", small_file(tmp_path), "--out", tmp_path / "run")
     assert code == 3
-    assert "partial:" in said and "of client 2 is accepted, not verified" in said
+    assert "partial:" in output and "of client 2 is accepted, not verified" in output
     assert (tmp_path / "run" / "report.html").exists()
 
 
@@ -210,17 +210,17 @@ def test_the_corpus_folder_takes_no_output(tmp_path: Path) -> None:
     folder = write_corpus(tmp_path / "corpus")
     before = sorted(folder.rglob("*"))
     arguments = ["--config", small_file(tmp_path), "--corpus", "manifest", "--data", folder]
-    code, said = call("run", *arguments, "--out", folder / "run")
-    assert code == 2 and said.count("lies inside the corpus") == 1
-    code, said = call("run", *arguments, "--out", tmp_path / "run", "--cache", folder / "references")
-    assert code == 2 and said.count("lies inside the corpus") == 1
+    code, output = call("run", *arguments, "--out", folder / "run")
+    assert code == 2 and output.count("lies inside the corpus") == 1
+    code, output = call("run", *arguments, "--out", tmp_path / "run", "--cache", folder / "references")
+    assert code == 2 and output.count("lies inside the corpus") == 1
     assert sorted(folder.rglob("*")) == before
 
 
 def test_a_cache_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    said = bad(tmp_path, "--config", small_file(tmp_path), "--cache", tmp_path / "file")
-    assert "--cache" in said and "cannot be written" in said
+    output = bad(tmp_path, "--config", small_file(tmp_path), "--cache", tmp_path / "file")
+    assert "--cache" in output and "cannot be written" in output
 
 
 def test_deletions_that_would_find_nothing_left(tmp_path: Path) -> None:
@@ -230,10 +230,10 @@ def test_deletions_that_would_find_nothing_left(tmp_path: Path) -> None:
         {"client": 2, "what": "some", "count": 10, "after_learning": 1},
         {"client": 2, "what": "some", "count": 10, "after_learning": 0},
     ]
-    said = bad(tmp_path, "--config", small_file(tmp_path, deletions__schedule=schedule))
-    assert "deletions.schedule.1: client 1 has taken everything back before" in said
-    assert re.search(r"schedule\.2\.count is 10, but client 2 has \d left by then", said)
-    assert len(said.strip().splitlines()) == 2
+    output = bad(tmp_path, "--config", small_file(tmp_path, deletions__schedule=schedule))
+    assert "deletions.schedule.1: client 1 has taken everything back before" in output
+    assert re.search(r"schedule\.2\.count is 10, but client 2 has \d left by then", output)
+    assert len(output.strip().splitlines()) == 2
 
 
 @pytest.mark.parametrize("stop", ["SIGTERM", pytest.param("SIGHUP", marks=pytest.mark.slow)])
@@ -246,9 +246,9 @@ def test_a_run_that_is_terminated_says_so(tmp_path: Path, stop: str) -> None:
     while not metrics.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(getattr(signal, stop))
-    _, said = process.communicate(timeout=60)
+    _, output = process.communicate(timeout=60)
     assert process.returncode == 3
-    failed, hint = said.strip().splitlines()
+    failed, hint = output.strip().splitlines()
     assert failed == "failed: the run was interrupted"
     assert hint == f"to go on: python simulations/run.py --resume --out {tmp_path / 'run'}"
     assert json.loads((tmp_path / "run" / "results.json").read_text())["status"] == "partial"
@@ -265,9 +265,9 @@ def test_ctrl_c_before_the_first_round_is_one_line(
 
     name = "resolve" if folder == "none" else "_fill_vaults"
     monkeypatch.setattr(preparation, name, interrupted)
-    code, said = call("run", "--config", small_file(tmp_path), "--out", tmp_path / "run")
+    code, output = call("run", "--config", small_file(tmp_path), "--out", tmp_path / "run")
     assert code == 3 and not (tmp_path / "run").exists()
-    assert said.strip() == "failed: the run was interrupted before the first round; nothing is left of it"
+    assert output.strip() == "failed: the run was interrupted before the first round; nothing is left of it"
 
 
 def test_ctrl_c_while_modules_are_read_is_one_line(capsys: Any) -> None:
@@ -280,19 +280,19 @@ def test_ctrl_c_while_modules_are_read_is_one_line(capsys: Any) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_misspelt_setting_of_a_resumed_run_is_all_that_is_said(tmp_path: Path) -> None:
+def test_a_misspelt_setting_of_a_resumed_run_is_all_that_is_reported(tmp_path: Path) -> None:
     config = small_file(tmp_path)
     assert call("run", "--config", config, "--out", tmp_path / "run", "--method", "none")[0] == 0
-    code, said = call("run", "--resume", "--out", tmp_path / "run", "--set", "nonsense=1")
-    assert code == 2 and len(said.strip().splitlines()) == 1 and "nonsense" in said
+    code, output = call("run", "--resume", "--out", tmp_path / "run", "--set", "nonsense=1")
+    assert code == 2 and len(output.strip().splitlines()) == 1 and "nonsense" in output
 
 
 def test_report_of_a_folder_without_results(tmp_path: Path) -> None:
-    code, said = call("report", tmp_path)
-    assert code == 2 and "give a folder that a run made" in said
+    code, output = call("report", tmp_path)
+    assert code == 2 and "give a folder that a run made" in output
     (tmp_path / "results.json").write_text("[]")
-    code, said = call("report", tmp_path)
-    assert code == 2 and "is not a results.json of fedunlearn" in said
+    code, output = call("report", tmp_path)
+    assert code == 2 and "is not a results.json of fedunlearn" in output
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -306,17 +306,17 @@ def test_a_report_of_all_that_lies_in_a_folder(tmp_path: Path) -> None:
     (runs / "benchmark.json").write_text("{}")
     page = runs / "all.html"
     for _ in range(2):  # the second time the page lies there, too
-        code, said = call("report", *sorted(runs.iterdir()), "--out", page)
-        assert code == 0 and page.exists(), said
-        assert "references: holds trained references, not a run; left out" in said
-        assert "compare: holds a study of many runs, not a run; left out" in said
-        assert "Comparison of 2 runs" in said
+        code, output = call("report", *sorted(runs.iterdir()), "--out", page)
+        assert code == 0 and page.exists(), output
+        assert "references: holds trained references, not a run; left out" in output
+        assert "compare: holds a study of many runs, not a run; left out" in output
+        assert "Comparison of 2 runs" in output
     (runs / "holiday").mkdir()
-    code, said = call("report", *sorted(runs.iterdir()), "--out", page)
-    assert code == 2 and "holiday" in said and "give a folder that a run made" in said
-    assert len(said.strip().splitlines()) == 1
-    code, said = call("report", runs / "references", runs / "compare", "--out", page)
-    assert code == 2 and "references: holds trained references" in said
+    code, output = call("report", *sorted(runs.iterdir()), "--out", page)
+    assert code == 2 and "holiday" in output and "give a folder that a run made" in output
+    assert len(output.strip().splitlines()) == 1
+    code, output = call("report", runs / "references", runs / "compare", "--out", page)
+    assert code == 2 and "references: holds trained references" in output
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
@@ -342,9 +342,9 @@ def test_a_broken_torch_pair_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys
     with pytest.raises(SystemExit) as stopped:
         entry.start(lambda: pytest.fail("the command was started"))
     assert stopped.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: torch 2.13.0+cpu and torchaudio 2.11.0 do not fit together")
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert output.startswith("error: torch 2.13.0+cpu and torchaudio 2.11.0 do not fit together")
+    assert output.count("\n") == 1
 
 
 def test_a_python_that_is_too_old_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,8 +69,8 @@ WAYS: dict[str, Callable[[Screen, str], None]] = {
 def test_no_string_is_markup_or_moves_the_cursor(way: str, text: str, encoding: str, terminal: bool) -> None:
     screen, buffer = screen_of(encoding, force_terminal=terminal, width=80, _environ={"TERM": "xterm"})
     WAYS[way](screen, text)
-    said = shown(screen, buffer)
-    ours = re.sub(r"\x1b\[[0-9;]*m", "", said) if terminal else said  # colours of rich's own
+    output = shown(screen, buffer)
+    ours = re.sub(r"\x1b\[[0-9;]*m", "", output) if terminal else output  # colours of rich's own
     assert all(c == "\n" or visible(c) == c for c in ours), repr(ours)
     if way in ("line", "label", "progress"):
         assert ours.count("\n") == 1
@@ -100,11 +100,11 @@ def test_every_way_out_of_a_command_is_one_line_whatever_the_error_says(
         raise error
 
     assert run_command(fails) in (2, 3)
-    said = capsys.readouterr().err
-    assert "\x1b" not in said and "\x07" not in said
+    output = capsys.readouterr().err
+    assert "\x1b" not in output and "\x07" not in output
     if kind is not KeyboardInterrupt:
-        assert said.splitlines()[0].endswith("a[/x] \\x1b[31mb\\udcff")
-        assert said.splitlines()[1] == "and [bold]this\\x07" and len(said.splitlines()) == 2
+        assert output.splitlines()[0].endswith("a[/x] \\x1b[31mb\\udcff")
+        assert output.splitlines()[1] == "and [bold]this\\x07" and len(output.splitlines()) == 2
 
 
 @pytest.mark.parametrize(
@@ -126,8 +126,8 @@ def test_a_hint_is_given_only_where_it_can_help(
         raise OSError(code, os.strerror(code), "somewhere")
 
     assert run_command(fails) == exit_code
-    said = capsys.readouterr().err
-    assert ("?)" in said) == bool(hint) and hint in said
+    output = capsys.readouterr().err
+    assert ("?)" in output) == bool(hint) and hint in output
 
 
 class Broken(io.StringIO):
@@ -149,8 +149,8 @@ def test_a_stream_that_fails_raises_nothing(
     console.say("something")
     table = Table("a")
     Screen().table(table)
-    said = capsys.readouterr().err
-    assert ("what was to be shown there is lost" in said) == (error.errno == 28)
+    output = capsys.readouterr().err
+    assert ("what was to be shown there is lost" in output) == (error.errno == 28)
 
 
 SCRIPTS: dict[str, tuple[str, int]] = {
@@ -178,8 +178,10 @@ def test_streams_that_are_closed_or_full_change_no_exit_code(tmp_path: Path, nam
     command = script.format(run=f"{sys.executable} -m fedunlearn", folder=tmp_path / "run")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, check=False, timeout=60)
-    said = (tmp_path / "err").read_text() if (tmp_path / "err").exists() else ""
-    assert done.returncode == expected and "Traceback" not in said and "Exception ignored" not in said, said
+    output = (tmp_path / "err").read_text() if (tmp_path / "err").exists() else ""
+    assert done.returncode == expected and "Traceback" not in output and "Exception ignored" not in output, (
+        output
+    )
 
 
 @pytest.mark.slow

@@ -31,11 +31,11 @@ def made(tmp_path: Path, trains: str = "head", **results: Any) -> Made:
     run = RunFolder(tmp_path / "run")
     run.create()
     run.unlock()
-    told = encoder_results(str(tiny_encoder(tmp_path / "start")), trains) | results
-    model = trained(tmp_path / "start", trains, classes=len(told["corpus"]["emotions"]))
-    told["config"]["model"]["encoder"]["sha256"] = model.checkpoint.sha256
-    told["model"]["sha256"] = model.checkpoint.sha256
-    run.write_results(told)
+    content = encoder_results(str(tiny_encoder(tmp_path / "start")), trains) | results
+    model = trained(tmp_path / "start", trains, classes=len(content["corpus"]["emotions"]))
+    content["config"]["model"]["encoder"]["sha256"] = model.checkpoint.sha256
+    content["model"]["sha256"] = model.checkpoint.sha256
+    run.write_results(content)
     encoder = {"trains": trains, "projection": 5, "sha256": model.checkpoint.sha256, "device": "cuda"}
     settings = {f"model.encoder.{name}": value for name, value in encoder.items()}
     run.config.write_text(load(None, {"model.name": str(tmp_path / "start"), **settings}).to_toml())
@@ -55,8 +55,8 @@ def test_the_code_on_the_card_gives_the_logits_of_the_run(
 ) -> None:
     """Also of a run that was made on a GPU that is not here."""
     run, model = made(tmp_path, trains)
-    code, said = call("export", run.path, "--out", tmp_path / "saved")
-    assert code == 0 and said == f"Model: {tmp_path / 'saved'}\n"
+    code, output = call("export", run.path, "--out", tmp_path / "saved")
+    assert code == 0 and output == f"Model: {tmp_path / 'saved'}\n"
     monkeypatch.chdir(tmp_path / "saved")
     waveform = utterance(5000)
     names: dict[str, Any] = {"waveform": waveform.numpy()}
@@ -85,21 +85,21 @@ def test_a_run_folder_gets_its_model_and_a_newer_one_takes_its_place(tmp_path: P
 def test_a_small_model_is_not_exported(tmp_path: Path) -> None:
     run, _ = made(tmp_path)
     run.config.write_text(load(None, {}).to_toml())
-    code, said = call("export", run.path, "--out", tmp_path / "saved")
-    assert code == 2 and said.count("error:") == 1 and "its model is functionals" in said
-    assert "recovered.safetensors" in said and not (tmp_path / "saved").exists()
+    code, output = call("export", run.path, "--out", tmp_path / "saved")
+    assert code == 2 and output.count("error:") == 1 and "its model is functionals" in output
+    assert "recovered.safetensors" in output and not (tmp_path / "saved").exists()
     assert leave_model(run, json.loads(run.results.read_text())) is None
 
 
-def test_mistakes_are_said_in_one_line_each(tmp_path: Path) -> None:
+def test_mistakes_are_reported_in_one_line_each(tmp_path: Path) -> None:
     run, _ = made(tmp_path)
     results = json.loads(run.results.read_text())
 
     def refused(*wanted: str, out: Path = tmp_path / "saved") -> None:
         before = sorted(tmp_path.rglob("*"))
-        code, said = call("export", run.path, "--out", out)
-        assert code == 2 and said.count("error:") == len(wanted) and "Traceback" not in said
-        assert all(words in " ".join(said.split()) for words in wanted), said
+        code, output = call("export", run.path, "--out", out)
+        assert code == 2 and output.count("error:") == len(wanted) and "Traceback" not in output
+        assert all(words in " ".join(output.split()) for words in wanted), output
         assert sorted(tmp_path.rglob("*")) == before
 
     refused("is not an empty folder", out=tmp_path / "start")
@@ -126,16 +126,16 @@ def test_mistakes_are_said_in_one_line_each(tmp_path: Path) -> None:
     refused("is not the encoder that was used")
     shutil.rmtree(tmp_path / "start")
     refused("no such folder")
-    code, said = call("export", tmp_path / "nowhere", "--out", tmp_path / "saved")
-    assert code == 2 and "give a folder that a run made" in said
+    code, output = call("export", tmp_path / "nowhere", "--out", tmp_path / "saved")
+    assert code == 2 and "give a folder that a run made" in output
 
 
 def test_a_run_that_somebody_plays_is_left_alone(tmp_path: Path) -> None:
     run, _ = made(tmp_path)
     other = RunFolder(run.path)
     other.lock()
-    code, said = call("export", run.path, "--out", tmp_path / "saved")
-    assert code == 2 and "another process plays this run" in said
+    code, output = call("export", run.path, "--out", tmp_path / "saved")
+    assert code == 2 and "another process plays this run" in output
     other.unlock()
     assert call("export", run.path, "--out", tmp_path / "saved")[0] == 0
     other.lock()
@@ -145,7 +145,7 @@ def test_who_waits_to_be_forgotten_is_not_passed_over_in_silence(tmp_path: Path)
     run, _ = made(tmp_path, status="partial")
     Vault.build(run.vault(3), [(VaultEntry("u", "anger", 0, "train", 1, "s"), np.zeros(1, np.int16))], 6)
     Inbox(run.vault(3)).file(FiledRequest("ab" * 8, "all", "person"))
-    code, said = call("export", run.path, "--out", tmp_path / "saved")
-    assert code == 0 and "1 deletion request waits" in said and "still knows that speech" in said
-    assert "the run is partial" in said
+    code, output = call("export", run.path, "--out", tmp_path / "saved")
+    assert code == 0 and "1 deletion request waits" in output and "still knows that speech" in output
+    assert "the run is partial" in output
     assert "**Not complete.**" in (tmp_path / "saved" / "README.md").read_text()

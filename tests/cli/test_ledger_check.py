@@ -65,11 +65,11 @@ def first(run: RunFolder) -> MessageConfig:
 
 
 def receipt(run: RunFolder) -> Path:
-    asked = first(run)
-    return receipt_of(run.vault(asked.client), asked.id)
+    entry = first(run)
+    return receipt_of(run.vault(entry.client), entry.id)
 
 
-def book(run: RunFolder) -> Path:
+def store(run: RunFolder) -> Path:
     return run.vault(first(run).client) / "requests.json"
 
 
@@ -110,9 +110,9 @@ def rewrite(file: Path, **parts: Any) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **parts}))
 
 
-def hashed(run: RunFolder, asked: MessageConfig) -> str:
+def hashed(run: RunFolder, entry: MessageConfig) -> str:
     with LedgerReader(run.ledger) as ledger:
-        return ledger.hashed(asked.id, asked.client)
+        return ledger.hashed(entry.id, entry.client)
 
 
 def erase(run: RunFolder) -> None:
@@ -212,7 +212,7 @@ def lose_receipts(run: RunFolder) -> None:
         file.unlink()
 
 
-def lose_books(run: RunFolder) -> None:
+def lose_stores(run: RunFolder) -> None:
     for file in run.vaults.glob("*/requests.json"):
         file.unlink()
 
@@ -317,14 +317,14 @@ def huge_results(run: RunFolder) -> None:
         file.truncate(1 << 33)  # takes no space
 
 
-def in_book(text: str) -> Callable[[RunFolder], None]:
-    return lambda run: rewrite_bytes(book(run), text.encode())
+def in_store(text: str) -> Callable[[RunFolder], None]:
+    return lambda run: rewrite_bytes(store(run), text.encode())
 
 
-def book_row(**parts: Any) -> Callable[[RunFolder], None]:
+def store_row(**parts: Any) -> Callable[[RunFolder], None]:
     def change(run: RunFolder) -> None:
-        (row,) = json.loads(book(run).read_text())
-        book(run).write_text(json.dumps([{**row, **parts}]))
+        (row,) = json.loads(store(run).read_text())
+        store(run).write_text(json.dumps([{**row, **parts}]))
 
     return change
 
@@ -387,7 +387,7 @@ CASES: list[tuple[str, Callable[[RunFolder], None], int, str]] = [
     ("all requests erased", empty_everything, 3, "no row of the ledger is of request"),
     ("rounds changed", shift_rounds, 3, "is another one in the ledger"),
     ("purged and verified taken out", undo_purge, 3, "in the ledger"),
-    ("a row of nobody's request", add_row("cd" * 32, "raised"), 3, "its request is in no device's book"),
+    ("a row of nobody's request", add_row("cd" * 32, "raised"), 3, "its request is in no device's store"),
     ("a state after the last", add_row("own", "withdrawn"), 3, "that was verified cannot become withdrawn"),
     ("a state that there is not", add_row("own", "[red]\u202e\n"), 3, "is no state of a request"),
     ("verified became refused", relabel("verified", "refused"), 3, "that was purged cannot become refused"),
@@ -451,14 +451,14 @@ CASES: list[tuple[str, Callable[[RunFolder], None], int, str]] = [
     ("nobody's request", part(requests=[{"id": "\ud800", "client": 1, "state": "raised"}]), 3, "says so"),
     # the devices
     ("no receipts", lose_receipts, 3, "says verified, and there is no receipt of request"),
-    ("no books", lose_books, 3, "its request is in no device's book"),
-    ("a book that is not JSON", in_book("{"), 3, "requests.json: is no book of requests"),
-    ("a deep book", in_book(DEEP), 3, "requests.json: is no book of requests"),
-    ("a book of numbers", in_book("[1]"), 3, "requests.json: is no book of requests"),
-    ("a book with a list for an id", book_row(id=["x"]), 3, "requests.json: is no book of requests"),
-    ("a book with null for a client", book_row(client=None), 3, "requests.json: is no book of requests"),
-    ("a book with text for a list", book_row(utterances="all"), 3, "requests.json: is no book of requests"),
-    ("a book gone back", book_row(state="raised"), 3, "in the device's book request"),
+    ("no stores", lose_stores, 3, "its request is in no device's store"),
+    ("a store that is not JSON", in_store("{"), 3, "requests.json: is not a request store"),
+    ("a deep store", in_store(DEEP), 3, "requests.json: is not a request store"),
+    ("a store of numbers", in_store("[1]"), 3, "requests.json: is not a request store"),
+    ("a store with a list for an id", store_row(id=["x"]), 3, "requests.json: is not a request store"),
+    ("a store with null for a client", store_row(client=None), 3, "requests.json: is not a request store"),
+    ("a store with text for a list", store_row(utterances="all"), 3, "requests.json: is not a request store"),
+    ("a store gone back", store_row(state="raised"), 3, "in the device's store request"),
     ("a receipt that is not JSON", in_receipt("{"), 3, "is no receipt (it is not JSON)"),
     ("a receipt of a list", in_receipt("[]"), 3, "is no receipt (it holds no JSON object)"),
     ("a deep receipt", in_receipt(DEEP), 3, "is no receipt (it is not JSON)"),
@@ -484,27 +484,27 @@ def test_what_was_done_to_a_run_is_found(
     run: RunFolder, damage: Callable[[RunFolder], None], code: int, words: str
 ) -> None:
     damage(run)
-    found, said = call("ledger", "verify", run.path)
-    assert (found, words in said) == (code, True), said
+    found, output = call("ledger", "verify", run.path)
+    assert (found, words in output) == (code, True), output
     begins = {0: str(run.ledger), 4: str(run.ledger), 2: "error: ", 3: "failed: "}[code]
-    assert all(line.startswith(begins) for line in said.strip().splitlines()), said
-    shown, said = call("ledger", "show", run.path)
-    assert shown in {0, 2, 3} and (shown == 0) == ("Ledger of" in said), said
+    assert all(line.startswith(begins) for line in output.strip().splitlines()), output
+    shown, output = call("ledger", "show", run.path)
+    assert shown in {0, 2, 3} and (shown == 0) == ("Ledger of" in output), output
 
 
 # ---- a copy that somebody keeps --------------------------------------------------------------------------
 
 
 def kept(run: RunFolder, out: Path) -> Path:
-    code, said = call("ledger", "receipt", run.path, "--request", first(run).id, "--out", out)
-    assert code == 0 and "Keep it outside" in said, said
+    code, output = call("ledger", "receipt", run.path, "--request", first(run).id, "--out", out)
+    assert code == 0 and "Keep it outside" in output, output
     return out
 
 
 def erase_everywhere(run: RunFolder) -> None:
     """All that the run folder says of the first request; all receipts fit the new chain."""
     receipt(run).unlink()
-    book(run).unlink()
+    store(run).unlink()
     erase_with_results(run)
     fit_receipts(run)
 
@@ -548,8 +548,8 @@ def test_what_the_run_folder_alone_cannot_tell_a_kept_receipt_tells(
     assert call("ledger", "verify", run.path, "--receipt", copy)[0] == 0
     forge(run)
     assert call("ledger", "verify", run.path)[0] == 0
-    code, said = call("ledger", "verify", run.path, "--receipt", copy)
-    assert code == 3 and words in said and f"--receipt {copy}" in said, said
+    code, output = call("ledger", "verify", run.path, "--receipt", copy)
+    assert code == 3 and words in output and f"--receipt {copy}" in output, output
 
 
 def test_a_receipt_kept_before_the_run_ended_finds_a_run_rolled_back(run: RunFolder, tmp_path: Path) -> None:
@@ -560,11 +560,11 @@ def test_a_receipt_kept_before_the_run_ended_finds_a_run_rolled_back(run: RunFol
     assert read_receipt(copy).head_at_purge and not read_receipt(copy).rows
     assert call("ledger", "verify", run.path, "--receipt", copy)[0] == 0
     made_anew(run, rows(run)[:2])
-    lose_books(run)
+    lose_stores(run)
     lose_receipts(run)
     rewrite(run.results, requests=[], status="partial")
-    code, said = call("ledger", "verify", run.path, "--receipt", copy)
-    assert code == 3 and f"(head noted in --receipt {copy})" in said
+    code, output = call("ledger", "verify", run.path, "--receipt", copy)
+    assert code == 3 and f"(head noted in --receipt {copy})" in output
 
 
 def test_a_file_that_is_no_receipt_is_bad_input(run: RunFolder, tmp_path: Path) -> None:
@@ -573,24 +573,26 @@ def test_a_file_that_is_no_receipt_is_bad_input(run: RunFolder, tmp_path: Path) 
     damaged.write_text(copy.read_text().replace('"found": 0', '"found": 1'))
     (tmp_path / "list.json").write_text("[]")
     for file in (damaged, tmp_path / "list.json", tmp_path / "nowhere.json", tmp_path):
-        code, said = call("ledger", "verify", run.path, "--receipt", copy, "--receipt", file)
-        assert code == 2 and said.startswith(f"error: --receipt {file}: ") and said.count("\n") == 1, said
+        code, output = call("ledger", "verify", run.path, "--receipt", copy, "--receipt", file)
+        assert code == 2 and output.startswith(f"error: --receipt {file}: ") and output.count("\n") == 1, (
+            output
+        )
 
 
 def test_a_receipt_alone_is_enough_to_compare_with(run: RunFolder, tmp_path: Path) -> None:
     copy = kept(run, tmp_path / "mine.json")
     forget_notes(run)
     lose_receipts(run)
-    lose_books(run)
+    lose_stores(run)
     no_salt(run)
-    code, said = call("ledger", "verify", run.path)
-    assert code == 4 and "nothing to compare it with" in said
-    code, said = call("ledger", "verify", run.path, "--receipt", copy)
-    assert code == 3 and "no device of this run has a receipt" in said
+    code, output = call("ledger", "verify", run.path)
+    assert code == 4 and "nothing to compare it with" in output
+    code, output = call("ledger", "verify", run.path, "--receipt", copy)
+    assert code == 3 and "no device of this run has a receipt" in output
 
 
 def test_a_receipt_is_copied_where_the_person_says_and_nowhere_else(run: RunFolder, tmp_path: Path) -> None:
-    asked, taken = first(run), tmp_path / "mine.json"
+    entry, taken = first(run), tmp_path / "mine.json"
     assert kept(run, taken).read_bytes() == receipt(run).read_bytes()
     for out, words in (
         (taken, "is there already"),
@@ -599,25 +601,25 @@ def test_a_receipt_is_copied_where_the_person_says_and_nowhere_else(run: RunFold
         (run.vaults / "mine.json", "lies in the run folder"),
     ):
         before = sorted(run.path.rglob("*"))
-        code, said = call("ledger", "receipt", run.path, "--request", asked.id, "--out", out)
-        assert code == 2 and words in said and sorted(run.path.rglob("*")) == before
+        code, output = call("ledger", "receipt", run.path, "--request", entry.id, "--out", out)
+        assert code == 2 and words in output and sorted(run.path.rglob("*")) == before
     for request in ("ff" * 8, "../requests", "[/]"):
-        code, said = call("ledger", "receipt", run.path, "--request", request, "--out", tmp_path / "b")
-        assert code == 2 and "has no receipt of it" in said and not (tmp_path / "b").exists()
+        code, output = call("ledger", "receipt", run.path, "--request", request, "--out", tmp_path / "b")
+        assert code == 2 and "has no receipt of it" in output and not (tmp_path / "b").exists()
     receipt(run).write_text("{}")
-    code, said = call("ledger", "receipt", run.path, "--request", asked.id, "--out", tmp_path / "b")
-    assert code == 2 and "is no receipt" in said and not (tmp_path / "b").exists()
+    code, output = call("ledger", "receipt", run.path, "--request", entry.id, "--out", tmp_path / "b")
+    assert code == 2 and "is no receipt" in output and not (tmp_path / "b").exists()
 
 
 def test_a_person_with_two_devices_says_which(run: RunFolder, tmp_path: Path) -> None:
-    asked = first(run)
-    other = receipt_of(run.vault(asked.client + 1), asked.id)
+    entry = first(run)
+    other = receipt_of(run.vault(entry.client + 1), entry.id)
     other.parent.mkdir(exist_ok=True)
     shutil.copy(receipt(run), other)
-    command = ("ledger", "receipt", run.path, "--request", asked.id, "--out", tmp_path / "mine.json")
-    code, said = call(*command)
-    assert code == 2 and "give --client" in said
-    assert call(*command, "--client", str(asked.client))[0] == 0
+    command = ("ledger", "receipt", run.path, "--request", entry.id, "--out", tmp_path / "mine.json")
+    code, output = call(*command)
+    assert code == 2 and "give --client" in output
+    assert call(*command, "--client", str(entry.client))[0] == 0
 
 
 # ---- what is in a receipt --------------------------------------------------------------------------------
@@ -679,8 +681,8 @@ def test_a_ledger_that_another_process_locks_is_not_called_damaged(
         other.execute("CREATE TABLE other (x)")
         shutil.copy(run.ledger, run.path / "x-shm")
         (run.path / "x-shm").rename(run.ledger.with_name("ledger.sqlite-shm"))
-        code, said = call("ledger", command, run.path)
-    assert code == 2 and said.count("\n") == 1 and "locked" in said, said
+        code, output = call("ledger", command, run.path)
+    assert code == 2 and output.count("\n") == 1 and "locked" in output, output
 
 
 @pytest.mark.parametrize("name", ["results.json", "requests.json", "receipts"])
@@ -703,8 +705,8 @@ def test_a_file_that_may_not_be_read_is_named(
 
     monkeypatch.setattr(Path, "read_bytes", bytes_of)
     monkeypatch.setattr(Path, "read_text", text_of)
-    code, said = call("ledger", "verify", run.path)
-    assert code == 2 and said.count("\n") == 1 and "cannot be read (Permission denied)" in said, said
+    code, output = call("ledger", "verify", run.path)
+    assert code == 2 and output.count("\n") == 1 and "cannot be read (Permission denied)" in output, output
 
 
 def test_a_run_that_has_just_begun_has_nothing_to_compare_with(tmp_path: Path) -> None:

@@ -132,20 +132,20 @@ def test_a_number_on_the_command_line_is_refused_and_nothing_is_filed(
 
 
 def test_a_deadline_of_too_many_rounds_in_an_inbox_harms_nobody(run: RunFolder) -> None:
-    """Filed by an older version, or by hand: what is asked is served, and the server can be told of it."""
+    """Filed by an older version, or by hand: the request is served, and can be reported to the server."""
     inbox, name = run.vault(0) / "inbox", "0123456789abcdef"
     inbox.mkdir()
-    wish = {"id": name, "what": "all", "event": f"person-{name}", "deadline": 10**20}
-    (inbox / f"{name}.json").write_text(json.dumps(wish))
+    filed = {"id": name, "what": "all", "event": f"person-{name}", "deadline": 10**20}
+    (inbox / f"{name}.json").write_text(json.dumps(filed))
     config = load(None, {"deletions.schedule": []})
-    book = raise_due(config, Vault(run.vault(0)), 0, 3)
-    (request,) = book.all()
+    store = raise_due(config, Vault(run.vault(0)), 0, 3)
+    (request,) = store.all()
     assert request.state is RequestState.RAISED and request.deadline == LARGEST
-    # One that is in the device's book already.
+    # One that is in the device's store already.
     file = run.vault(0) / "requests.json"
     file.write_text(file.read_text().replace(str(LARGEST), str(10**20)))
-    told = report_requests(RequestStore(run.vault(0)), Vault(run.vault(0)).entries, 3, -1)
-    assert told["deadlines"] == [LARGEST]
+    reported = report_requests(RequestStore(run.vault(0)), Vault(run.vault(0)).entries, 3, -1)
+    assert reported["deadlines"] == [LARGEST]
 
 
 @pytest.mark.parametrize("wrong", [{"count": 10**20}, {"devices": 10**20}, {"deadline": -1}, {"count": True}])

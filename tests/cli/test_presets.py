@@ -46,17 +46,19 @@ def test_an_unknown_name_is_one_line_that_lists_the_presets(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, said = call(command, "--config", "ravdes")
-    assert code == 2 and len(said.strip().splitlines()) == 1
-    assert said.startswith("error: ravdes: is neither a file nor a preset (presets: ravdess, ravdess-cnn,")
+    code, output = call(command, "--config", "ravdes")
+    assert code == 2 and len(output.strip().splitlines()) == 1
+    assert output.startswith("error: ravdes: is neither a file nor a preset (presets: ravdess, ravdess-cnn,")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("command", ["run", "compare", "guard"])
 def test_every_command_reads_a_preset_by_name(command: str, tmp_path: Path) -> None:
     """The mistake in the corpus is found only after the preset was read."""
-    code, said = call(command, "--config", "ravdess", "--data", "/nowhere/at/all", "--out", tmp_path / "out")
-    assert code == 2 and "/nowhere/at/all: no such" in said
+    code, output = call(
+        command, "--config", "ravdess", "--data", "/nowhere/at/all", "--out", tmp_path / "out"
+    )
+    assert code == 2 and "/nowhere/at/all: no such" in output
 
 
 def test_a_preset_that_vanishes_between_look_and_use_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,12 +70,12 @@ def test_a_preset_that_vanishes_between_look_and_use_is_bad_input(monkeypatch: p
 
 def test_the_build_carries_every_preset(monkeypatch: pytest.MonkeyPatch) -> None:
     """configs/ is built as a package of its own, TOML files included; ``.ci/run`` installs a wheel."""
-    told: dict[str, Any] = {}
+    passed: dict[str, Any] = {}
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(setuptools, "setup", lambda **options: told.update(options))
+    monkeypatch.setattr(setuptools, "setup", lambda **options: passed.update(options))
     runpy.run_path("setup.py")
     packages = {str(f.parent.relative_to(ROOT)).replace("/", ".") for f in ROOT.glob("fedunlearn/**/*.py")}
-    assert set(told["packages"]) == packages | {"fedunlearn.presets"}
-    assert told["package_dir"] == {"fedunlearn.presets": "configs"}
+    assert set(passed["packages"]) == packages | {"fedunlearn.presets"}
+    assert passed["package_dir"] == {"fedunlearn.presets": "configs"}
     data = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     assert data["fedunlearn.presets"] == ["*.toml"]

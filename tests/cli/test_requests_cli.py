@@ -1,4 +1,4 @@
-"""What people type: a wish filed, withdrawn and looked up by hand; the ledger shown and proved."""
+"""What people type: a request filed, withdrawn and looked up by hand; the ledger shown and verified."""
 
 import json
 import os
@@ -30,7 +30,7 @@ from fedunlearn.vault.index import VaultEntry
 from fedunlearn.vault.vault import Vault
 
 ROOT = Path(__file__).resolve().parents[2]
-QUIET = load(None, {"deletions.schedule": []})
+NO_SCHEDULE = load(None, {"deletions.schedule": []})
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def run(tmp_path: Path) -> RunFolder:
 
 
 def listen(run: RunFolder, client: int, rounds_done: int = 3) -> None:
-    raise_due(QUIET, Vault(run.vault(client)), client, rounds_done)
+    raise_due(NO_SCHEDULE, Vault(run.vault(client)), client, rounds_done)
 
 
 def filed(run: RunFolder) -> dict[int, list[FiledRequest]]:
@@ -62,18 +62,23 @@ def filed(run: RunFolder) -> dict[int, list[FiledRequest]]:
 # ---- delete ----------------------------------------------------------------------------------------------
 
 
-def test_a_wish_is_filed_and_one_is_told_what_happens_next(run: RunFolder) -> None:
+def test_a_request_is_filed_and_the_command_says_what_happens_next(run: RunFolder) -> None:
     more = ("--deadline", "4", "--reason", "it is [mine]")
-    code, said = call("delete", "--run", run.path, "--client", "1", "--emotion", "calm", *more)
-    assert code == 0, said
-    ((wish,),) = filed(run).values()
-    first, second = said.splitlines()
-    assert first == f"Request {wish.id}: client 1 takes back 2 utterances."
+    code, output = call("delete", "--run", run.path, "--client", "1", "--emotion", "calm", *more)
+    assert code == 0, output
+    ((request,),) = filed(run).values()
+    first, second = output.splitlines()
+    assert first == f"Request {request.id}: client 1 deletes 2 utterances."
     assert second == (
         "The device finds it at the next query; if no run is going on: "
         f"python simulations/run.py --resume --out {run.path}"
     )
-    assert (wish.what, wish.emotion, wish.deadline, wish.reason) == ("emotion", "calm", 4, "it is [mine]")
+    assert (request.what, request.emotion, request.deadline, request.reason) == (
+        "emotion",
+        "calm",
+        4,
+        "it is [mine]",
+    )
     assert not (run.vault(1) / "requests.json").exists()
     listen(run, 1)
     assert RequestStore(run.vault(1)).all()[0].utterances == ("c1/1", "c1/3")
@@ -88,8 +93,8 @@ def test_a_wish_is_filed_and_one_is_told_what_happens_next(run: RunFolder) -> No
     ],
 )
 def test_every_way_of_choosing(run: RunFolder, choice: list[str], count: int) -> None:
-    code, said = call("delete", "--run", run.path, "--client", "0", *choice)
-    assert code == 0 and f"client 0 takes back {count} utterances." in said
+    code, output = call("delete", "--run", run.path, "--client", "0", *choice)
+    assert code == 0 and f"client 0 deletes {count} utterances." in output
     listen(run, 0)
     (request,) = RequestStore(run.vault(0)).all()
     assert request.utterances == ("c0/0", "c0/1", "c0/2")[:count]
@@ -98,35 +103,37 @@ def test_every_way_of_choosing(run: RunFolder, choice: list[str], count: int) ->
 @pytest.mark.parametrize(
     ("choice", "lines"),
     [
-        (["--utterances", "c0/t"], ["client 0 takes back 1 held-out utterance."]),
-        (["--emotion", "sad"], ["client 0 takes back 1 held-out utterance."]),
+        (["--utterances", "c0/t"], ["client 0 deletes 1 held-out utterance."]),
+        (["--emotion", "sad"], ["client 0 deletes 1 held-out utterance."]),
         (
             ["--all"],
             [
-                "client 0 takes back 3 utterances.",
+                "client 0 deletes 3 utterances.",
                 "Of the same speech 1 held-out utterance will be removed, too.",
             ],
         ),
     ],
 )
-def test_one_is_told_that_held_out_speech_goes(run: RunFolder, choice: list[str], lines: list[str]) -> None:
-    code, said = call("delete", "--run", run.path, "--client", "0", *choice)
-    assert code == 0 and [line.split(": ")[-1] for line in said.splitlines()[: len(lines)]] == lines
+def test_the_command_says_that_held_out_speech_is_deleted(
+    run: RunFolder, choice: list[str], lines: list[str]
+) -> None:
+    code, output = call("delete", "--run", run.path, "--client", "0", *choice)
+    assert code == 0 and [line.split(": ")[-1] for line in output.splitlines()[: len(lines)]] == lines
     listen(run, 0)
     assert RequestStore(run.vault(0)).all()[0].held_out == ("c0/t",)
 
 
 def test_one_speaker_on_several_devices_is_one_request(run: RunFolder) -> None:
-    code, said = call("delete", "--run", run.path, "--client", "1", "--speaker", "ann")
+    code, output = call("delete", "--run", run.path, "--client", "1", "--speaker", "ann")
     assert code == 0
     (here,), (there,) = filed(run)[1], filed(run)[0]
     assert here == there and here.devices == 2 and 2 not in filed(run)
-    assert said.startswith(
-        f"Request {here.id}: client 1 takes back 2 utterances; the same request goes to 1 more of the "
+    assert output.startswith(
+        f"Request {here.id}: client 1 deletes 2 utterances; the same request goes to 1 more of the "
         "speaker's devices: 3 utterances of client 0."
     )
-    code, said = call("withdraw", "--run", run.path, "--client", "0", "--request", here.id)
-    assert code == 0 and "at clients 0, 1" in said
+    code, output = call("withdraw", "--run", run.path, "--client", "0", "--request", here.id)
+    assert code == 0 and "at clients 0, 1" in output
     for client in (0, 1):
         listen(run, client)
         assert [r.state for r in RequestStore(run.vault(client)).all()] == [RequestState.WITHDRAWN]
@@ -150,18 +157,18 @@ def test_one_speaker_on_several_devices_is_one_request(run: RunFolder) -> None:
         (["--client", "0", "--speaker", "bob"], ["trains on no utterance of speaker 'bob'"]),
     ],
 )
-def test_a_wish_that_cannot_be_served_is_one_line_and_nothing_is_filed(
+def test_a_request_that_cannot_be_served_is_one_line_and_nothing_is_filed(
     run: RunFolder, arguments: list[str], lines: list[str]
 ) -> None:
-    code, said = call("delete", "--run", run.path, *arguments)
-    assert code == 2 and len(said.strip().splitlines()) == 1, said
-    assert said.startswith("error: ") and all(line in said for line in lines), said
+    code, output = call("delete", "--run", run.path, *arguments)
+    assert code == 2 and len(output.strip().splitlines()) == 1, output
+    assert output.startswith("error: ") and all(line in output for line in lines), output
     assert filed(run) == {} and not list(run.vaults.rglob("inbox"))
 
 
-def test_mistakes_are_said_together(run: RunFolder) -> None:
-    code, said = call("delete", "--run", run.path, "--client", "9", "--deadline", "0")
-    assert code == 2 and len(said.strip().splitlines()) == 3
+def test_mistakes_are_reported_together(run: RunFolder) -> None:
+    code, output = call("delete", "--run", run.path, "--client", "9", "--deadline", "0")
+    assert code == 2 and len(output.strip().splitlines()) == 3
 
 
 @pytest.mark.parametrize(
@@ -170,52 +177,52 @@ def test_mistakes_are_said_together(run: RunFolder) -> None:
 def test_a_folder_that_is_no_run(tmp_path: Path, command: str) -> None:
     name, *arguments = command.split()
     for folder in (tmp_path, tmp_path / "nowhere"):
-        code, said = call(name, "--run", folder, *arguments)
-        assert code == 2 and said.strip() == (
+        code, output = call(name, "--run", folder, *arguments)
+        assert code == 2 and output.strip() == (
             f"error: --run {folder}: is no run folder (no vaults in it); give the --out of a run"
         )
 
 
-def test_what_was_asked_for_already_is_not_filed_again(run: RunFolder) -> None:
+def test_what_was_requested_already_is_not_filed_again(run: RunFolder) -> None:
     call("delete", "--run", run.path, "--client", "0", "--all")
     listen(run, 0)
-    code, said = call("delete", "--run", run.path, "--client", "0", "--utterances", "c0/1")
-    assert code == 2 and said.strip() == "error: client 0: already asked for; nothing was filed"
+    code, output = call("delete", "--run", run.path, "--client", "0", "--utterances", "c0/1")
+    assert code == 2 and output.strip() == "error: client 0: already requested; nothing was filed"
 
 
 def test_what_was_filed_but_not_read_yet_counts_too(run: RunFolder) -> None:
     call("delete", "--run", run.path, "--client", "0", "--utterances", "c0/1")
-    code, said = call("delete", "--run", run.path, "--client", "0", "--utterances", "c0/1")
-    assert code == 2 and said.strip() == "error: client 0: already asked for; nothing was filed"
-    code, said = call("delete", "--run", run.path, "--client", "0", "--all")
-    assert code == 0 and "client 0 takes back 2 utterances." in said
+    code, output = call("delete", "--run", run.path, "--client", "0", "--utterances", "c0/1")
+    assert code == 2 and output.strip() == "error: client 0: already requested; nothing was filed"
+    code, output = call("delete", "--run", run.path, "--client", "0", "--all")
+    assert code == 0 and "client 0 deletes 2 utterances." in output
     listen(run, 0)
     assert [r.count for r in RequestStore(run.vault(0)).all()] == [1, 2]
 
 
-def test_ids_that_cannot_be_seen_are_said_in_one_line(run: RunFolder) -> None:
+def test_ids_that_cannot_be_seen_are_reported_in_one_line(run: RunFolder) -> None:
     odd = ["a\nb", "", "[bold]x", *(f"n{i}" for i in range(20))]
-    code, said = call("delete", "--run", run.path, "--client", "0", "--utterances", *odd)
-    assert code == 2 and len(said.strip().splitlines()) == 1
-    assert "no utterance '', [bold]x, 'a\\nb', n0, " in said and "and 13 more; nothing was filed" in said
+    code, output = call("delete", "--run", run.path, "--client", "0", "--utterances", *odd)
+    assert code == 2 and len(output.strip().splitlines()) == 1
+    assert "no utterance '', [bold]x, 'a\\nb', n0, " in output and "and 13 more; nothing was filed" in output
 
 
-def test_a_book_that_was_cut_is_one_line(run: RunFolder) -> None:
-    book = run.vault(1) / "requests.json"
+def test_a_store_that_was_cut_is_one_line(run: RunFolder) -> None:
+    store = run.vault(1) / "requests.json"
     for content in ("[{", '[{"id": "x"}]', "7"):
-        book.write_text(content)
+        store.write_text(content)
         for command in (("requests",), ("delete", "--client", "1", "--all")):
-            code, said = call(command[0], "--run", run.path, *command[1:])
-            assert code == 2 and said.strip() == (
-                f"error: {book}: is no book of requests; it was cut or changed"
+            code, output = call(command[0], "--run", run.path, *command[1:])
+            assert code == 2 and output.strip() == (
+                f"error: {store}: is not a request store; it was cut or changed"
             )
 
 
 def test_strangers_in_the_folder_of_vaults_are_no_clients(run: RunFolder) -> None:
     (run.vaults / "client-0003 copy").mkdir()
     (run.vaults / "client-12abc").mkdir()
-    code, said = call("delete", "--run", run.path, "--client", "9", "--all")
-    assert code == 2 and "are 0 to 2" in said
+    code, output = call("delete", "--run", run.path, "--client", "9", "--all")
+    assert code == 2 and "are 0 to 2" in output
 
 
 # ---- withdraw and requests -------------------------------------------------------------------------------
@@ -226,29 +233,29 @@ def test_what_is_too_late_or_unknown_cannot_be_withdrawn(run: RunFolder) -> None
     listen(run, 0)
     (request,) = RequestStore(run.vault(0)).all()
     for client, name in ((0, "0" * 16), (1, request.id)):
-        code, said = call("withdraw", "--run", run.path, "--client", str(client), "--request", name)
-        assert code == 2 and f"client {client} has none of that id" in said
+        code, output = call("withdraw", "--run", run.path, "--client", str(client), "--request", name)
+        assert code == 2 and f"client {client} has none of that id" in output
     RequestStore(run.vault(0)).set_state([request.id], RequestState.UNLEARNED)
-    code, said = call("withdraw", "--run", run.path, "--client", "0", "--request", request.id)
-    assert code == 2 and said.strip().endswith("cannot be withdrawn, it is unlearned")
+    code, output = call("withdraw", "--run", run.path, "--client", "0", "--request", request.id)
+    assert code == 2 and output.strip().endswith("cannot be withdrawn, it is unlearned")
     assert not list(run.vaults.rglob("*.withdraw.json"))
 
 
-def test_the_table_of_requests_shows_books_and_inboxes(run: RunFolder) -> None:
-    code, said = call("requests", "--run", run.path)
-    assert code == 0 and said.strip() == f"No requests in {run.path}."
+def test_the_table_of_requests_shows_stores_and_inboxes(run: RunFolder) -> None:
+    code, output = call("requests", "--run", run.path)
+    assert code == 0 and output.strip() == f"No requests in {run.path}."
     call("delete", "--run", run.path, "--client", "0", "--utterances", "c0/1", "--deadline", "2")
     listen(run, 0, 5)
     (first,) = RequestStore(run.vault(0)).all()
     call("withdraw", "--run", run.path, "--client", "0", "--request", first.id)
     call("delete", "--run", run.path, "--client", "2", "--all")
-    code, said = call("requests", "--run", run.path)
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if "│" in line]
+    code, output = call("requests", "--run", run.path)
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines() if "│" in line]
     assert code == 0 and len(rows) == 2
     assert rows[0][:7] == [first.id, "0", "named", "1", "5", "7", "raised, to be withdrawn"]
     assert rows[1][1:3] == ["2", "all"] and rows[1][6] == "filed"
-    _, said = call("requests", "--run", run.path, "--client", "2")
-    assert first.id not in said and "filed" in said
+    _, output = call("requests", "--run", run.path, "--client", "2")
+    assert first.id not in output and "filed" in output
 
 
 @pytest.mark.parametrize("columns", [None, "20", "80"])
@@ -261,35 +268,35 @@ def test_ids_and_states_are_whole_at_any_width(
         listen(run, 0)
     ids = [r.id for r in RequestStore(run.vault(0)).all()]
     monkeypatch.delenv("COLUMNS", raising=False)
-    said = CliRunner().invoke(app, ["requests", "--run", str(run.path)], env={"COLUMNS": columns}).output
-    assert all(i in said for i in ids) and said.count("raised") >= 3
+    output = CliRunner().invoke(app, ["requests", "--run", str(run.path)], env={"COLUMNS": columns}).output
+    assert all(i in output for i in ids) and output.count("raised") >= 3
     terminal = {"COLUMNS": columns or "60", "FORCE_COLOR": "1", "TERM": "dumb"}
-    said = CliRunner().invoke(app, ["requests", "--run", str(run.path)], env=terminal).output
-    assert all(i in said for i in ids), said
+    output = CliRunner().invoke(app, ["requests", "--run", str(run.path)], env=terminal).output
+    assert all(i in output for i in ids), output
 
 
 def test_a_request_may_be_named_by_how_it_begins(run: RunFolder) -> None:
     for name in ("abcd" + "0" * 12, "abcd" + "1" * 12):
         Inbox(run.vault(0)).file(FiledRequest(name, "named", f"person-{name}", utterances=("c0/0",)))
-    code, said = call("withdraw", "--run", run.path, "--client", "0", "--request", "abcd")
-    assert code == 2 and "client 0 has 2 that begin so: abcd0" in said
-    code, said = call("withdraw", "--run", run.path, "--client", "0", "--request", "abc")
-    assert code == 2 and "has none of that id" in said
-    code, said = call("withdraw", "--run", run.path, "--client", "0", "--request", "abcd1")
-    assert code == 0 and f"Request abcd{'1' * 12}: to be withdrawn at client 0." in said
+    code, output = call("withdraw", "--run", run.path, "--client", "0", "--request", "abcd")
+    assert code == 2 and "client 0 has 2 that begin so: abcd0" in output
+    code, output = call("withdraw", "--run", run.path, "--client", "0", "--request", "abc")
+    assert code == 2 and "has none of that id" in output
+    code, output = call("withdraw", "--run", run.path, "--client", "0", "--request", "abcd1")
+    assert code == 0 and f"Request abcd{'1' * 12}: to be withdrawn at client 0." in output
 
 
 def test_states_are_those_of_results_and_ledger(tmp_path: Path) -> None:
-    """The device's own book ends with "purged": the server verifies, the receipt and the ledger have it."""
+    """The device's own store ends with "purged": the server verifies, the receipt and the ledger have it."""
     results = run_small(tmp_path / "run", small_config())
     expected = sorted((r["id"], str(r["client"]), r["state"]) for r in results["requests"])
     assert {state for _, _, state in expected} == {"verified"}
-    code, said = call("requests", "--run", tmp_path / "run")
-    shown = [(row[0], row[1], row[6]) for row in rows_of(said)]
+    code, output = call("requests", "--run", tmp_path / "run")
+    shown = [(row[0], row[1], row[6]) for row in rows_of(output)]
     assert code == 0 and sorted(shown) == expected
     RunFolder(tmp_path / "run").ledger.unlink()  # then the receipts say so
-    _, said = call("requests", "--run", tmp_path / "run")
-    assert sorted((row[0], row[1], row[6]) for row in rows_of(said)) == expected
+    _, output = call("requests", "--run", tmp_path / "run")
+    assert sorted((row[0], row[1], row[6]) for row in rows_of(output)) == expected
 
 
 def test_what_the_server_has_accepted_is_shown_so(run: RunFolder) -> None:
@@ -299,15 +306,15 @@ def test_what_the_server_has_accepted_is_shown_so(run: RunFolder) -> None:
     with Ledger(run.ledger, b"salt" * 4) as ledger:
         for state in ("raised", "accepted", "deadline passed"):
             ledger.append(request.id, 0, 4, state)
-    _, said = call("requests", "--run", run.path)
-    assert rows_of(said)[0][6] == "accepted"
+    _, output = call("requests", "--run", run.path)
+    assert rows_of(output)[0][6] == "accepted"
     run.ledger.write_bytes(b"nothing of a ledger")
-    code, said = call("requests", "--run", run.path)
-    assert code == 0 and rows_of(said)[0][6] == "raised"
+    code, output = call("requests", "--run", run.path)
+    assert code == 0 and rows_of(output)[0][6] == "raised"
 
 
 def test_asking_is_quick(run: RunFolder) -> None:
-    """Nothing that learns, and no machinery of a federation, is loaded to file a wish."""
+    """Nothing that learns, and no machinery of a federation, is loaded to file a request."""
     script = (
         "import sys; from fedunlearn.cli import app\n"
         f"try: app(['delete', '--run', {str(run.path)!r}, '--client', '0', '--all'])\n"
@@ -328,7 +335,7 @@ STATES = ("raised", "accepted", "unlearned", "applied")
 
 @pytest.fixture
 def kept(run: RunFolder) -> RunFolder:
-    """A run with a request of client 2 in book and ledger, and the head in results and a manifest."""
+    """A run with a request of client 2 in store and ledger, and the head in results and a manifest."""
     Inbox(run.vault(2)).file(FiledRequest("00ff" * 4, "all", "person"))
     listen(run, 2)
     with Ledger(run.ledger, b"salt" * 4) as ledger:
@@ -348,33 +355,33 @@ def tamper(run: RunFolder, *statements: str) -> None:
             other.execute(statement)
 
 
-def rows_of(said: str) -> list[list[str]]:
-    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if "│" in line]
+def rows_of(output: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines() if "│" in line]
 
 
 def test_the_ledger_is_shown_with_names_only_where_the_salt_is(kept: RunFolder, tmp_path: Path) -> None:
-    code, said = call("ledger", "show", kept.path)
-    assert code == 0 and [row[:5] for row in rows_of(said)] == [
+    code, output = call("ledger", "show", kept.path)
+    assert code == 0 and [row[:5] for row in rows_of(output)] == [
         [str(i + 1), str(30 + i), "2", "00ff" * 4, state] for i, state in enumerate(STATES)
     ]
     (kept.path / "ledger.salt").unlink()
-    code, said = call("ledger", "show", kept.path)
+    code, output = call("ledger", "show", kept.path)
     with LedgerReader(kept.ledger) as ledger:
         (first, *_) = ledger.entries()
-    assert code == 0 and rows_of(said)[0][2:4] == [first.subject[:12], first.request[:12]]
-    assert "00ff" * 4 not in said
+    assert code == 0 and rows_of(output)[0][2:4] == [first.subject[:12], first.request[:12]]
+    assert "00ff" * 4 not in output
 
 
 def test_a_whole_ledger_is_proved(kept: RunFolder) -> None:
-    code, said = call("ledger", "verify", kept.path)
-    assert code == 0 and len(said.strip().splitlines()) == 1
-    assert "4 rows, whole; agrees with 5 noted heads" in said
+    code, output = call("ledger", "verify", kept.path)
+    assert code == 0 and len(output.strip().splitlines()) == 1
+    assert "4 rows, whole; agrees with 5 noted heads" in output
     with LedgerReader(kept.ledger) as ledger:
         head, old = ledger.head(), ledger.entries()[1].hash
     for noted in (head, old):
         assert call("ledger", "verify", kept.path, "--head", noted)[0] == 0
-    code, said = call("ledger", "verify", kept.path, "--head", "f" * 64)
-    assert code == 3 and "(head noted in --head)" in said
+    code, output = call("ledger", "verify", kept.path, "--head", "f" * 64)
+    assert code == 3 and "(head noted in --head)" in output
 
 
 @pytest.mark.parametrize(
@@ -399,8 +406,8 @@ def test_a_whole_ledger_is_proved(kept: RunFolder) -> None:
 )
 def test_a_row_that_was_touched_is_named(kept: RunFolder, statements: list[str], line: str) -> None:
     tamper(kept, *statements)
-    code, said = call("ledger", "verify", kept.path)
-    assert code == 3 and said.strip() == f"failed: {kept.ledger}: {line}"
+    code, output = call("ledger", "verify", kept.path)
+    assert code == 3 and output.strip() == f"failed: {kept.ledger}: {line}"
 
 
 def test_whoever_may_not_read_the_salt_can_still_verify(
@@ -415,22 +422,22 @@ def test_whoever_may_not_read_the_salt_can_still_verify(
 
     monkeypatch.setattr(Path, "read_bytes", denied)
     assert call("ledger", "verify", kept.path)[0] == 0
-    code, said = call("ledger", "show", kept.path)
-    assert code == 0 and "00ff" not in said
+    code, output = call("ledger", "show", kept.path)
+    assert code == 0 and "00ff" not in output
 
 
-def test_a_folder_that_is_not_ones_own_is_said_to_be(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_another_user_is_reported(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(*_: Any) -> None:
         raise PermissionError(13, "Permission denied", "there")
 
     monkeypatch.setattr(Inbox, "file", denied)
-    code, said = call("delete", "--run", run.path, "--client", "0", "--all")
-    assert code == 3 and said.strip().endswith("(is it yours to read and write?)")
+    code, output = call("delete", "--run", run.path, "--client", "0", "--all")
+    assert code == 3 and output.strip().endswith("(is it yours to read and write?)")
 
 
 def test_a_head_that_is_none(kept: RunFolder) -> None:
-    code, said = call("ledger", "verify", kept.path, "--head", "abc")
-    assert code == 2 and said.strip() == "error: --head abc: a head has 64 hexadecimal digits"
+    code, output = call("ledger", "verify", kept.path, "--head", "abc")
+    assert code == 2 and output.strip() == "error: --head abc: a head has 64 hexadecimal digits"
 
 
 def test_a_cut_end_is_found_by_a_checkpoint_alone(kept: RunFolder) -> None:
@@ -438,46 +445,47 @@ def test_a_cut_end_is_found_by_a_checkpoint_alone(kept: RunFolder) -> None:
     (kept.checkpoints / "standing").mkdir()
     shutil.move(kept.checkpoints / "3.safetensors.json", kept.checkpoints / "standing")
     tamper(kept, "DELETE FROM entries WHERE position = 4")
-    code, said = call("ledger", "verify", kept.path)
-    assert code == 3 and "(head noted in checkpoints/standing/3.safetensors.json)" in said
+    code, output = call("ledger", "verify", kept.path)
+    assert code == 3 and "(head noted in checkpoints/standing/3.safetensors.json)" in output
 
 
 @pytest.mark.parametrize("command", ["show", "verify"])
 def test_a_ledger_that_is_not_there_or_none(tmp_path: Path, kept: RunFolder, command: str) -> None:
     (tmp_path / "file").write_text("")
     for folder in (tmp_path, tmp_path / "nowhere", tmp_path / "file"):
-        code, said = call("ledger", command, folder)
-        assert code == 2 and said.strip() == (
+        code, output = call("ledger", command, folder)
+        assert code == 2 and output.strip() == (
             f"error: {folder}: is no run folder (there is no ledger.sqlite in it)"
         )
     kept.ledger.write_bytes(b"scribble" * 600)
-    code, said = call("ledger", command, kept.path)
-    assert code == 3 and "cannot be read as a ledger" in said and len(said.strip().splitlines()) == 1
+    code, output = call("ledger", command, kept.path)
+    assert code == 3 and "cannot be read as a ledger" in output and len(output.strip().splitlines()) == 1
 
 
 # ---- a whole run -----------------------------------------------------------------------------------------
 
 
-def test_people_ask_while_a_run_is_going_on_and_are_served(tmp_path: Path) -> None:
-    """In round 2 of 3, one asks, one asks and thinks better of it; the ledger is proved all the while."""
+def test_requests_filed_during_a_run_are_served(tmp_path: Path) -> None:
+    """In round 2 of 3, one client requests deletion, one requests and withdraws; the ledger is verified all
+    the while."""
     out = tmp_path / "run"
-    done, said = threading.Event(), []
+    done, output = threading.Event(), []
 
     def people(message: Message, context: Context, call_next: Any) -> Message:
         settings = message.content.config_records.get("settings", {})
         if settings.get("round") == 2 and not done.is_set():
             done.set()
             for client in (4, 5):
-                asked = ("--emotion", "happy", "--reason", "private words")
-                said.append(call("delete", "--run", out, "--client", str(client), *asked))
-            (wish,) = Inbox(RunFolder(out).vault(5)).waiting()
-            said.append(call("withdraw", "--run", out, "--client", "5", "--request", wish.id))
-            said.append(call("ledger", "verify", out))
-            said.append(call("ledger", "show", out))
+                options = ("--emotion", "happy", "--reason", "private words")
+                output.append(call("delete", "--run", out, "--client", str(client), *options))
+            (request,) = Inbox(RunFolder(out).vault(5)).waiting()
+            output.append(call("withdraw", "--run", out, "--client", "5", "--request", request.id))
+            output.append(call("ledger", "verify", out))
+            output.append(call("ledger", "show", out))
         return call_next(message, context)
 
     results = run_small(out, small_config(deletions__schedule=[]), [people])
-    assert [code for code, _ in said] == [0] * 5, said
+    assert [code for code, _ in output] == [0] * 5, output
     assert results["status"] == "complete"
     states = {r["client"]: r["state"] for r in results["requests"]}
     assert states == {4: "verified", 5: "withdrawn"}

@@ -47,7 +47,7 @@ def test_scaled_and_flipped_are_multiples_of_the_honest_update(kind: str, sign: 
     assert all(torch.equal(sent[name], sign * 3.0 * one.honest[name]) for name in one.honest)
 
 
-def test_a_random_direction_is_as_long_as_it_is_said_to_be() -> None:
+def test_a_random_direction_has_the_stated_length() -> None:
     """16 x .25 + 0 + 1 + 4 + 9 = 18: the honest update is sqrt(18) long; constants stand still."""
     settings = AttackerSettings(clients=(0,), kind="random", factor=2.0)
     sent, again, other = (craft_update(settings, adversary(seed=s)) for s in (1, 1, 2))

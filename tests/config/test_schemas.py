@@ -89,7 +89,7 @@ def test_a_run_leaves_what_the_schemas_say(folder: Path, name: str) -> None:
     assert results.keys() <= RESULTS["properties"].keys(), "a key that the schema does not name"
     assert (results["availability"] is not None) == (name == "away")
     metrics = run / "metrics.jsonl"
-    # Where learning was found in the cache and nobody asks, there was no round.
+    # Where learning was found in the cache and nothing is requested, there was no round.
     lines = metrics.read_text().splitlines() if metrics.exists() else []
     assert lines or name == "nobody-asks"
     for line in lines:

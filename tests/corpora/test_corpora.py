@@ -42,7 +42,7 @@ def problem(name: str, path: Path) -> str:
     return "\n".join(caught.value.problems)
 
 
-def heard(utterances: list[Utterance]) -> Corpus:
+def decoded(utterances: list[Utterance]) -> Corpus:
     emotions = tuple(dict.fromkeys(u.emotion for u in utterances))
     ordered = tuple(sorted(utterances, key=lambda u: u.id))
     return recordings(Corpus("made", ordered, emotions), skip_bad=False)[0]
@@ -146,12 +146,12 @@ def test_speakers_can_be_left_out(tmp_path: Path) -> None:
     kept = without(twelve)
     assert kept.speakers == (seven, nine) and kept.emotions == ("happy", "sad")  # nobody is angry any more
     assert [u.id for u in kept.utterances] == [u.id for u in everybody.utterances if u.speaker != twelve]
-    for speakers, said in (
+    for speakers, expected in (
         ((seven, nine, twelve), "everybody"),
         (("33",), "'33'"),
         ((seven, twelve), "all recordings"),
     ):
-        with pytest.raises(BadInput, match=said):
+        with pytest.raises(BadInput, match=expected):
             without(*speakers)
 
 
@@ -476,22 +476,24 @@ def test_nothing_readable_is_an_error_all_the_same(tmp_path: Path) -> None:
 def test_the_same_sound_twice_is_named(tmp_path: Path) -> None:
     sound = noise(1, 0)
     others = [saying(id, noise(1, 1 + i)) for i, id in enumerate("xyz")]
-    assert heard([saying("a", sound), saying("b", sound), *others]).warnings == (
+    assert decoded([saying("a", sound), saying("b", sound), *others]).warnings == (
         "the same recording, sample for sample (may lie in training and test) (1): a = b",
     )
-    (warning,) = heard([saying("a", sound), saying("b", sound, "A", "sad"), saying("c", sound, "B")]).warnings
+    (warning,) = decoded(
+        [saying("a", sound), saying("b", sound, "A", "sad"), saying("c", sound, "B")]
+    ).warnings
     assert warning.endswith("a = b = c (different speakers)")
 
 
 def test_a_duplicate_with_two_labels_is_named_as_such() -> None:
     sound = noise(1, 0)
-    corpus = heard([saying("a", sound, emotion="sad"), saying("b", sound, emotion="angry")])
+    corpus = decoded([saying("a", sound, emotion="sad"), saying("b", sound, emotion="angry")])
     assert corpus.warnings[0].endswith("a = b (different emotions)")
 
 
 def test_silent_short_and_long_clips_are_named_and_used() -> None:
     """-60 dB of full scale is a peak of 32.768. Zeros of one length are silence, not duplicates."""
-    corpus = heard(
+    corpus = decoded(
         [
             saying("loud", noise(1, 0)),
             saying("most negative", np.full(SAMPLE_RATE, -32_768)),
@@ -515,12 +517,12 @@ def test_silent_short_and_long_clips_are_named_and_used() -> None:
 
 def test_a_speaker_lacking_an_emotion_is_named() -> None:
     given = [("A", "sad"), ("A", "happy"), ("B", "sad"), ("C", "happy")]
-    corpus = heard([saying(f"{s}{e}", noise(1, i), s, e) for i, (s, e) in enumerate(given)])
+    corpus = decoded([saying(f"{s}{e}", noise(1, i), s, e) for i, (s, e) in enumerate(given)])
     assert corpus.warnings == ("speakers without a recording of an emotion (2): B (happy); C (sad)",)
 
 
 def test_many_findings_take_one_line() -> None:
-    corpus = heard([saying(f"{i:02}", np.zeros(SAMPLE_RATE)) for i in range(40)])
+    corpus = decoded([saying(f"{i:02}", np.zeros(SAMPLE_RATE)) for i in range(40)])
     assert corpus.warnings == ("silent (40): 00; 01; 02; 03; 04; and 35 more",)
 
 

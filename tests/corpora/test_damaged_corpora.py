@@ -38,7 +38,7 @@ def put(path: Path, sound: Sound, **options: Any) -> None:
     )
 
 
-def said(root: Path, name: str = "manifest") -> tuple[bool, str]:
+def warnings_of(root: Path, name: str = "manifest") -> tuple[bool, str]:
     """(whether it is refused, all lines that the user gets), reading and decoding as a run does."""
     try:
         corpus = load(CorpusSettings(name=name, path=str(root)), seed=1)
@@ -85,7 +85,7 @@ def changed(row: int, old: str, new: str) -> str:
 
 
 def test_the_manifest_that_is_damaged_below_is_right(listed: Path, tmp_path: Path) -> None:
-    assert said(written(listed, tmp_path, text(*ROWS))) == (False, "")
+    assert warnings_of(written(listed, tmp_path, text(*ROWS))) == (False, "")
 
 
 REFUSED: dict[str, tuple[str | bytes, str]] = {
@@ -163,7 +163,7 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
 @pytest.mark.parametrize("damage", REFUSED)
 def test_a_damaged_manifest_is_refused(listed: Path, tmp_path: Path, damage: str) -> None:
     content, words = REFUSED[damage]
-    refused, lines = said(written(listed, tmp_path / "listed", content))
+    refused, lines = warnings_of(written(listed, tmp_path / "listed", content))
     assert refused and words in lines and str(tmp_path) in lines, lines
 
 
@@ -190,7 +190,7 @@ NAMED: dict[str, tuple[str | bytes, str]] = {
 @pytest.mark.parametrize("damage", NAMED)
 def test_an_odd_manifest_is_used_and_named(listed: Path, tmp_path: Path, damage: str) -> None:
     content, words = NAMED[damage]
-    refused, lines = said(written(listed, tmp_path, content))
+    refused, lines = warnings_of(written(listed, tmp_path, content))
     assert not refused and words in lines, lines
 
 
@@ -207,7 +207,7 @@ RIGHT: dict[str, str | bytes] = {
 
 @pytest.mark.parametrize("kind", RIGHT)
 def test_what_is_only_unusual_is_read_without_a_word(listed: Path, tmp_path: Path, kind: str) -> None:
-    assert said(written(listed, tmp_path, RIGHT[kind])) == (False, "")
+    assert warnings_of(written(listed, tmp_path, RIGHT[kind])) == (False, "")
 
 
 @settings(max_examples=40)
@@ -330,7 +330,7 @@ def test_sound_that_is_not_what_was_recorded(tmp_path: Path, damage: str) -> Non
     sound, options, refuse, words = AUDIO[damage]
     put(tmp_path / "03-01-03-01-01-01-01.wav", speech(0))
     put(tmp_path / f"{ODD}.wav", sound, **options)
-    refused, lines = said(tmp_path, "ravdess")
+    refused, lines = warnings_of(tmp_path, "ravdess")
     assert refused == refuse and (words in lines if words else lines == ""), lines
     assert not refused or f"{ODD}.wav: " in lines
 
@@ -344,7 +344,7 @@ def test_a_whole_corpus_of_integer_scale_takes_few_lines(tmp_path: Path) -> None
             9999 * speech(i),
             subtype="FLOAT",
         )
-    refused, lines = said(tmp_path, "ravdess")
+    refused, lines = warnings_of(tmp_path, "ravdess")
     assert refused and len(lines.splitlines()) == 22
     assert "recordings cannot be used" in lines.splitlines()[-1]
 
@@ -354,7 +354,7 @@ def test_a_recording_with_two_labels_is_named_before_other_copies(tmp_path: Path
         for statement in "12":
             put(tmp_path / f"03-01-03-01-0{statement}-01-{take:02}.wav", speech(take))
     put(tmp_path / "03-01-04-01-01-01-24.wav", speech(8))
-    refused, lines = said(tmp_path, "ravdess")
+    refused, lines = warnings_of(tmp_path, "ravdess")
     assert not refused and "(different speakers and emotions); 03-01-03-01-01-01-01 = " in lines
 
 
@@ -374,7 +374,7 @@ def test_formats_that_are_not_read_are_counted(tmp_path: Path, name: str) -> Non
     for stray in (f"{c}.m4a", f"{c}.webm", "other.M4A", c, "half.zip", f"{c}.wav.part"):
         (tmp_path / stray).write_bytes(b"of a format that is not read")
     (tmp_path / "README").touch()
-    refused, lines = said(tmp_path, name)
+    refused, lines = warnings_of(tmp_path, name)
     assert not refused
     assert "left out, of formats that are not read (.m4a 2, " in lines and ".zip 1" in lines, lines
     assert "no ending 1" in lines and ".webm 1" in lines and ".part 1" in lines and "6 files" in lines, lines
@@ -382,7 +382,7 @@ def test_formats_that_are_not_read_are_counted(tmp_path: Path, name: str) -> Non
 
 def test_only_formats_that_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "03-01-03-01-01-01-01.m4a").touch()
-    assert said(tmp_path, "ravdess")[1].count(".m4a") == 2
+    assert warnings_of(tmp_path, "ravdess")[1].count(".m4a") == 2
     (tmp_path / "b.m4a").touch()
     with pytest.raises(BadInput, match=r"no sound file in it .*formats that are not read \(\.m4a 2"):
         choose(Choice(data=str(tmp_path)), seed=1)
@@ -395,7 +395,7 @@ def test_only_formats_that_are_not_read(tmp_path: Path) -> None:
 def test_a_listed_file_of_a_format_that_is_not_read(listed: Path, tmp_path: Path, name: str) -> None:
     written(listed, tmp_path, changed(0, "ann-angry-1.wav", name))
     (tmp_path / name).write_bytes(bytes(5000))
-    refused, lines = said(tmp_path)
+    refused, lines = warnings_of(tmp_path)
     assert refused and f"{name}: cannot be read" in lines and "convert it to WAV or FLAC" in lines
 
 
@@ -406,7 +406,7 @@ def test_two_labels_of_one_turn(tmp_path: Path) -> None:
         (evaluation / f"{file}.txt").write_text(
             f"[6.29 - 8.23]\tSes01F_impro01_F000\t{label}\t[2.5, 2.5, 2.5]\n"
         )
-    refused, lines = said(tmp_path, "iemocap")
+    refused, lines = warnings_of(tmp_path, "iemocap")
     assert refused and "b.txt: Ses01F_impro01_F000 is 'ang' here and 'neu' further up" in lines
 
 

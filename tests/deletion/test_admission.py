@@ -24,8 +24,8 @@ from fedunlearn.vault.index import VaultEntry
 from fedunlearn.vault.vault import Vault
 
 ROOT = Path(__file__).resolve().parents[2]
-QUIET = load(None, {"deletions.schedule": []})
-"""nobody asks but by hand"""
+NO_SCHEDULE = load(None, {"deletions.schedule": []})
+"""no requests but those filed by hand"""
 
 
 def vault_with(folder: Path, entries: Sequence[VaultEntry]) -> Vault:
@@ -50,7 +50,7 @@ def new_request(number: int, what: str = "all", **more: object) -> FiledRequest:
     return FiledRequest(f"{number:016x}", what, f"person-{number}", **more)  # type: ignore[arg-type]
 
 
-def hear(vault: Vault, rounds_done: int = 0, config: Config = QUIET) -> list[DeletionRequest]:
+def listen(vault: Vault, rounds_done: int = 0, config: Config = NO_SCHEDULE) -> list[DeletionRequest]:
     return list(raise_due(config, vault, 0, rounds_done).all())
 
 
@@ -61,10 +61,10 @@ def test_a_filed_request_is_admitted_at_the_next_query_and_leaves_the_inbox(vaul
     inbox = Inbox(vault.folder)
     inbox.file(new_request(1, "named", utterances=("u3", "u0"), deadline=4, reason="mine"))
     assert RequestStore(vault.folder).all() == ()
-    (request,) = hear(vault, 7)
+    (request,) = listen(vault, 7)
     assert (request.id, request.round, request.state) == (f"{1:016x}", 7, RequestState.RAISED)
     assert (request.utterances, request.deadline, request.reason) == (("u0", "u3"), 4, "mine")
-    assert inbox.waiting() == () and hear(vault, 9) == [request]
+    assert inbox.waiting() == () and listen(vault, 9) == [request]
 
 
 @pytest.mark.parametrize(
@@ -86,34 +86,34 @@ def test_each_kind_names_its_own_utterances(
 ) -> None:
     """Training ones count, since they are unlearned; held-out ones go with them."""
     Inbox(vault.folder).file(new_request(1, what, **more))
-    (request,) = hear(vault)
+    (request,) = listen(vault)
     assert " ".join(request.utterances) == expected and request.count == len(expected.split())
     assert " ".join(request.held_out) == held_out and request.held_out_count == len(held_out.split())
     assert request.state is RequestState.RAISED
-    told = report_requests(RequestStore(vault.folder), vault.entries, 0, 0)
-    assert (told["counts"], told["learned"]) == ([request.count], [request.count])
+    report = report_requests(RequestStore(vault.folder), vault.entries, 0, 0)
+    assert (report["counts"], report["learned"]) == ([request.count], [request.count])
 
 
-def test_held_out_speech_is_asked_for_once_too(vault: Vault) -> None:
+def test_held_out_speech_is_requested_once_too(vault: Vault) -> None:
     inbox = Inbox(vault.folder)
     inbox.file(new_request(1, "emotion", emotion="angry"))
-    hear(vault, 1)
+    listen(vault, 1)
     inbox.file(new_request(2, "named", utterances=("t0",)))
     inbox.file(new_request(3))
-    hear(vault, 2)
+    listen(vault, 2)
     _, again, rest = RequestStore(vault.folder).all()
-    assert (again.state, again.note) == (RequestState.REFUSED, "already asked for")
+    assert (again.state, again.note) == (RequestState.REFUSED, "already requested")
     assert (rest.utterances, rest.held_out) == (("u1", "u3", "u5"), ())
     inbox.file_withdrawal(new_request(1).id)
-    hear(vault, 3)
+    listen(vault, 3)
     inbox.file(new_request(4, "named", utterances=("t0",)))
-    assert hear(vault, 4)[-1].held_out == ("t0",)
+    assert listen(vault, 4)[-1].held_out == ("t0",)
 
 
 def test_a_device_with_held_out_speech_alone_takes_it_back(vault: Vault) -> None:
     vault.purge([f"u{i}" for i in range(6)])
     Inbox(vault.folder).file(new_request(1))
-    (request,) = hear(vault)
+    (request,) = listen(vault)
     assert (request.state, request.utterances, request.held_out) == (RequestState.RAISED, (), ("t0",))
 
 
@@ -130,41 +130,41 @@ def test_what_cannot_be_served_is_refused_with_a_reason_that_stays(
     vault: Vault, what: str, more: dict[str, object], why: str
 ) -> None:
     Inbox(vault.folder).file(new_request(1, what, **more))
-    (request,) = hear(vault)
+    (request,) = listen(vault)
     assert (request.state, request.utterances, request.note) == (RequestState.REFUSED, (), why)
-    told = report_requests(RequestStore(vault.folder), vault.entries, 0, 0)
-    assert told["states"] == ["refused"] and told["counts"] == [0] and why not in json.dumps(told)
+    report = report_requests(RequestStore(vault.folder), vault.entries, 0, 0)
+    assert report["states"] == ["refused"] and report["counts"] == [0] and why not in json.dumps(report)
 
 
-def test_only_what_nobody_has_asked_for_counts(vault: Vault) -> None:
+def test_only_utterances_without_a_request_count(vault: Vault) -> None:
     inbox = Inbox(vault.folder)
     inbox.file(new_request(1, "emotion", emotion="calm"))
-    hear(vault, 1)
+    listen(vault, 1)
     inbox.file(new_request(2, "speaker", speaker="bob"))
     inbox.file(new_request(3, "named", utterances=("u1", "u3")))
-    hear(vault, 2)
+    listen(vault, 2)
     calm, bob, again = RequestStore(vault.folder).all()
     assert (calm.utterances, bob.utterances) == (("u1", "u3", "u5"), ("u4",))
-    assert (again.state, again.note) == (RequestState.REFUSED, "already asked for")
+    assert (again.state, again.note) == (RequestState.REFUSED, "already requested")
 
 
 def test_an_id_is_admitted_once_whatever_else_it_says(vault: Vault) -> None:
     Inbox(vault.folder).file(new_request(1, "named", utterances=("u1",)))
-    first = hear(vault)
+    first = listen(vault)
     Inbox(vault.folder).file(FiledRequest(new_request(1).id, "named", "another event", utterances=("u2",)))
-    assert hear(vault) == first
+    assert listen(vault) == first
 
 
-def test_what_was_withdrawn_may_be_asked_for_again(vault: Vault) -> None:
+def test_what_was_withdrawn_may_be_requested_again(vault: Vault) -> None:
     inbox = Inbox(vault.folder)
     inbox.file(new_request(1))
-    hear(vault, 1)
+    listen(vault, 1)
     inbox.file_withdrawal(new_request(1).id)
     inbox.file(new_request(2, "named", utterances=("u1",)))
-    hear(vault, 2)  # requests are admitted before withdrawals
+    listen(vault, 2)  # requests are admitted before withdrawals
     inbox.file(new_request(3, "named", utterances=("u1",)))
-    hear(vault, 3)
-    assert [r.state for r in hear(vault, 4)] == [
+    listen(vault, 3)
+    assert [r.state for r in listen(vault, 4)] == [
         RequestState.WITHDRAWN,
         RequestState.REFUSED,
         RequestState.RAISED,
@@ -174,17 +174,17 @@ def test_what_was_withdrawn_may_be_asked_for_again(vault: Vault) -> None:
 def test_a_device_that_holds_nothing_any_more_refuses(vault: Vault) -> None:
     vault.purge(["t0", *(f"u{i}" for i in range(6))])
     Inbox(vault.folder).file(new_request(1))
-    (request,) = hear(vault)
+    (request,) = listen(vault)
     assert (request.state, request.note) == (RequestState.REFUSED, "this device trains on no utterance")
 
 
-def test_what_is_recorded_later_is_not_asked_for_yet(tmp_path: Path) -> None:
+def test_what_is_recorded_later_is_not_requested_yet(tmp_path: Path) -> None:
     entries = [VaultEntry("old", "calm", 1, "train", 1), VaultEntry("new", "calm", 1, "train", 1, recorded=5)]
     vault = vault_with(tmp_path / "v", entries)
     Inbox(vault.folder).file(new_request(1))
-    assert hear(vault, 4)[0].utterances == ("old",)
+    assert listen(vault, 4)[0].utterances == ("old",)
     Inbox(vault.folder).file(new_request(2))
-    assert hear(vault, 5)[1].utterances == ("new",)
+    assert listen(vault, 5)[1].utterances == ("new",)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"id": "x"}', '{"id": "0123456789abcdef"}', "\x00"])
@@ -192,51 +192,51 @@ def test_what_is_no_request_is_refused_once_and_stops_nobody(vault: Vault, conte
     inbox = Inbox(vault.folder)
     inbox.file(new_request(1))
     (inbox.folder / "scribble.json").write_text(content)
-    good, bad = hear(vault, 1)
+    good, bad = listen(vault, 1)
     assert good.state is RequestState.RAISED and bad.state is RequestState.REFUSED
     assert "cannot be understood" in bad.note and inbox.waiting() == ()
     (inbox.folder / "scribble.json").write_text(content)
-    assert hear(vault, 2) == [good, bad]
+    assert listen(vault, 2) == [good, bad]
 
 
 # ---- withdrawing -----------------------------------------------------------------------------------------
 
 
 def test_a_request_is_withdrawn_until_it_is_unlearned(vault: Vault) -> None:
-    inbox, book = Inbox(vault.folder), RequestStore(vault.folder)
+    inbox, store = Inbox(vault.folder), RequestStore(vault.folder)
     inbox.file(new_request(1, "named", utterances=("u1",)))
     inbox.file(new_request(2, "named", utterances=("u2",)))
-    hear(vault, 1)
-    book.set_state([new_request(2).id], RequestState.UNLEARNED)
+    listen(vault, 1)
+    store.set_state([new_request(2).id], RequestState.UNLEARNED)
     for number in (1, 2, 3):
         inbox.file_withdrawal(new_request(number).id)
-    first, second = hear(vault, 2)
+    first, second = listen(vault, 2)
     assert (first.state, first.withdrawn) == (RequestState.WITHDRAWN, 2)
     assert (second.state, second.note) == (RequestState.UNLEARNED, "too late to withdraw: it is unlearned")
     assert inbox.waiting() == ()
     with pytest.raises(ImpossibleStep, match="withdrawn cannot become unlearned"):
-        book.set_state([new_request(1).id], RequestState.UNLEARNED)
+        store.set_state([new_request(1).id], RequestState.UNLEARNED)
 
 
 def test_a_request_that_is_withdrawn_before_its_admission_is_both(vault: Vault) -> None:
     Inbox(vault.folder).file_withdrawal(new_request(1).id)
     Inbox(vault.folder).file(new_request(1))
-    assert [r.state for r in hear(vault)] == [RequestState.WITHDRAWN]
+    assert [r.state for r in listen(vault)] == [RequestState.WITHDRAWN]
 
 
 # ---- what leaves the device ------------------------------------------------------------------------------
 
 
-def test_the_answer_holds_counts_states_and_dates(tmp_path: Path) -> None:
+def test_the_report_holds_counts_states_and_deadlines(tmp_path: Path) -> None:
     entries = [VaultEntry(f"u{i}", "calm", 1, "train", 1, recorded=i) for i in range(4)]
     vault = vault_with(tmp_path / "v", entries)
-    inbox, book = Inbox(vault.folder), RequestStore(vault.folder)
+    inbox, store = Inbox(vault.folder), RequestStore(vault.folder)
     inbox.file(new_request(1, "named", utterances=("u0", "u3"), deadline=4, devices=2))
-    hear(vault, 3)
+    listen(vault, 3)
     inbox.file(new_request(2, "named", utterances=("u1",)))
-    hear(vault, 5)
-    told = report_requests(book, vault.entries, 5, last_trained=2)
-    assert told == {
+    listen(vault, 5)
+    report = report_requests(store, vault.entries, 5, last_trained=2)
+    assert report == {
         "ids": [new_request(1).id, new_request(2).id],
         "counts": [2, 1],
         "states": ["raised", "raised"],
@@ -244,31 +244,31 @@ def test_the_answer_holds_counts_states_and_dates(tmp_path: Path) -> None:
         "devices": [2, 1],
         "learned": [1, 1],
     }
-    assert report_requests(book, vault.entries, 5, last_trained=-1)["learned"] == [0, 0]
-    assert report_requests(book, vault.entries, 99, last_trained=2)["deadlines"] == [0, -1]
+    assert report_requests(store, vault.entries, 5, last_trained=-1)["learned"] == [0, 0]
+    assert report_requests(store, vault.entries, 99, last_trained=2)["deadlines"] == [0, -1]
 
 
-def test_a_run_that_goes_on_from_an_earlier_date_hears_what_it_heard_then(vault: Vault) -> None:
-    inbox, book = Inbox(vault.folder), RequestStore(vault.folder)
+def test_a_resumed_run_receives_what_it_received_in_that_round(vault: Vault) -> None:
+    inbox, store = Inbox(vault.folder), RequestStore(vault.folder)
     inbox.file(new_request(1))
-    hear(vault, 2)
+    listen(vault, 2)
     inbox.file_withdrawal(new_request(1).id)
-    hear(vault, 4)
-    told = {
-        rounds_done: report_requests(book, vault.entries, rounds_done, 0)["states"]
+    listen(vault, 4)
+    report = {
+        rounds_done: report_requests(store, vault.entries, rounds_done, 0)["states"]
         for rounds_done in range(1, 6)
     }
-    assert told == {1: [], 2: ["raised"], 3: ["raised"], 4: ["withdrawn"], 5: ["withdrawn"]}
+    assert report == {1: [], 2: ["raised"], 3: ["raised"], 4: ["withdrawn"], 5: ["withdrawn"]}
 
 
 @pytest.mark.parametrize("state", [RequestState.RAISED, RequestState.UNLEARNED, RequestState.PURGED])
-def test_the_server_hears_four_words_alone(vault: Vault, state: RequestState) -> None:
+def test_the_server_receives_four_words_alone(vault: Vault, state: RequestState) -> None:
     Inbox(vault.folder).file(new_request(1))
-    hear(vault)
-    book = RequestStore(vault.folder)
-    book.set_state([new_request(1).id], state)
+    listen(vault)
+    store = RequestStore(vault.folder)
+    store.set_state([new_request(1).id], state)
     expected = "purged" if state is RequestState.PURGED else "raised"
-    assert report_requests(book, vault.entries, 0, 0)["states"] == [expected]
+    assert report_requests(store, vault.entries, 0, 0)["states"] == [expected]
 
 
 # ---- states ----------------------------------------------------------------------------------------------
@@ -313,15 +313,15 @@ def test_what_is_withdrawn_or_refused_stays_so_and_too_late_is_too_late(end: Req
 
 
 def test_a_closed_request_keeps_its_count_and_no_utterance(vault: Vault) -> None:
-    book = RequestStore(vault.folder)
+    store = RequestStore(vault.folder)
     Inbox(vault.folder).file(new_request(1, reason="because"))
-    hear(vault, 3)
+    listen(vault, 3)
     with pytest.raises(ValueError, match="is raised: it cannot be closed yet"):
-        book.close([new_request(1).id])
-    book.set_state([new_request(1).id], RequestState.PURGED)
-    book.close([new_request(1).id])
-    book.close([new_request(1).id])
-    (request,) = book.all()
+        store.close([new_request(1).id])
+    store.set_state([new_request(1).id], RequestState.PURGED)
+    store.close([new_request(1).id])
+    store.close([new_request(1).id])
+    (request,) = store.all()
     assert (request.count, request.utterances, request.reason) == (6, (), "")
     assert (request.held_out_count, request.held_out) == (1, ())
     assert (request.state, request.round, request.id) == (RequestState.PURGED, 3, new_request(1).id)
@@ -340,10 +340,10 @@ def test_a_refusal_that_is_closed_says_why_and_not_what_was_named(
     vault: Vault, what: str, more: dict[str, object], why: str
 ) -> None:
     Inbox(vault.folder).file(new_request(1, what, reason="a secret, too", **more))
-    hear(vault)
-    book = RequestStore(vault.folder)
-    book.close([new_request(1).id])
-    (request,) = book.all()
+    listen(vault)
+    store = RequestStore(vault.folder)
+    store.close([new_request(1).id])
+    (request,) = store.all()
     assert (request.state, request.note) == (RequestState.REFUSED, why)
     assert "secret" not in (vault.folder / "requests.json").read_text()
 
@@ -360,8 +360,8 @@ def test_one_speaker_on_two_devices_is_one_request_on_both(tmp_path: Path) -> No
         vaults.append(vault_with(tmp_path / str(client), entries))
         note_devices(vaults[-1].folder, {"ann": 2} if speakers == "ann" else {})
     for rounds_done in (1, 2):
-        books = [raise_due(config, v, c, rounds_done).all() for c, v in enumerate(vaults)]
-    (here,), (there,), nobody = books
+        stores = [raise_due(config, v, c, rounds_done).all() for c, v in enumerate(vaults)]
+    (here,), (there,), nobody = stores
     assert here.id == there.id and (here.client, there.client) == (0, 1) and nobody == ()
     assert (here.utterances, there.utterances) == (("c0-0",), ("c1-0", "c1-1"))
     assert here.devices == there.devices == 2 and here.deadline == there.deadline == 9
@@ -387,26 +387,26 @@ for n in range(int(sys.argv[2])):
 """
 
 
-def test_none_is_lost_and_none_heard_twice_while_another_process_files(tmp_path: Path) -> None:
+def test_none_is_lost_and_none_read_twice_while_another_process_files(tmp_path: Path) -> None:
     number = 60
     vault = vault_with(tmp_path / "v", [VaultEntry(f"u{n}", "calm", 1, "train", 1) for n in range(number)])
     command = [sys.executable, "-c", FILER, str(vault.folder), str(number)]
     filer = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)})
     listenings = 0
     while filer.poll() is None:
-        hear(vault, listenings)
+        listen(vault, listenings)
         listenings += 1
     assert filer.wait() == 0
-    book = hear(vault, listenings)
-    assert sorted(r.id for r in book) == [f"{n:016x}" for n in range(number)]
-    assert {r.id for r in book if r.state is RequestState.WITHDRAWN} == {
+    store = listen(vault, listenings)
+    assert sorted(r.id for r in store) == [f"{n:016x}" for n in range(number)]
+    assert {r.id for r in store if r.state is RequestState.WITHDRAWN} == {
         f"{n:016x}" for n in range(0, number, 3)
     }
-    assert len({r.round for r in book}) > 1, "all were filed before the first listening: nothing was tested"
+    assert len({r.round for r in store}) > 1, "all were filed before the first listening: nothing was tested"
 
 
 def test_two_devices_processes_do_not_undo_each_others_writing(tmp_path: Path) -> None:
-    """A reply after its timeout: both are at work on one book, one adding, one moving states."""
+    """A reply after its timeout: both are at work on one store, one adding, one moving states."""
     count = 40
     adding = """
 import sys
@@ -423,8 +423,8 @@ for n in range(int(sys.argv[2])):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     both = [subprocess.Popen([*command, name], env=environment) for name in "ab"]
     assert [process.wait() for process in both] == [0, 0]
-    book = RequestStore(tmp_path).all()
-    assert len(book) == 2 * count and {r.state for r in book} == {RequestState.UNLEARNED}
+    store = RequestStore(tmp_path).all()
+    assert len(store) == 2 * count and {r.state for r in store} == {RequestState.UNLEARNED}
 
 
 def test_a_disk_that_fills_up_loses_no_request(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -433,11 +433,11 @@ def test_a_disk_that_fills_up_loses_no_request(vault: Vault, monkeypatch: pytest
     with monkeypatch.context() as patched:
         patched.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
-            hear(vault)
+            listen(vault)
         with pytest.raises(OSError, match="disk full"):
             inbox.file(new_request(2))
     assert [w.id for w in inbox.waiting()] == [new_request(1).id]
-    assert [r.id for r in hear(vault)] == [new_request(1).id]
+    assert [r.id for r in listen(vault)] == [new_request(1).id]
 
 
 @given(names=st.text(max_size=9), number=st.integers(0, 9))
@@ -459,7 +459,7 @@ class LifeOfRequests(RuleBasedStateMachine):
     def begin(self) -> None:
         self.folder = Path(tempfile.mkdtemp())
         self.vault = six(self.folder / "vault")
-        self.inbox, self.book = Inbox(self.vault.folder), RequestStore(self.vault.folder)
+        self.inbox, self.store = Inbox(self.vault.folder), RequestStore(self.vault.folder)
         self.rounds_done, self.number = 0, 0
         self.filed: dict[str, FiledRequest] = {}
         self.leaving: set[str] = set()
@@ -473,21 +473,21 @@ class LifeOfRequests(RuleBasedStateMachine):
         target=filed_requests,
         utterances=st.sets(st.sampled_from(["t0", *(f"u{i}" for i in range(6))]), min_size=1),
     )
-    def ask_for_some(self, utterances: set[str]) -> FiledRequest:
+    def request_some(self, utterances: set[str]) -> FiledRequest:
         return self.file("named", utterances=tuple(sorted(utterances)))
 
     @rule(target=filed_requests, emotion=st.sampled_from(["angry", "calm"]))
-    def ask_for_an_emotion(self, emotion: str) -> FiledRequest:
+    def request_an_emotion(self, emotion: str) -> FiledRequest:
         return self.file("emotion", emotion=emotion)
 
     def file(self, what: str, **more: object) -> FiledRequest:
         self.number += 1
         new = new_request(self.number, what, **more)
-        self.ask_again(new)
+        self.request_again(new)
         return new
 
     @rule(known=filed_requests)
-    def ask_again(self, known: FiledRequest) -> None:
+    def request_again(self, known: FiledRequest) -> None:
         """The same request, by its id: also after it was withdrawn, or purged."""
         self.inbox.file(known)
         self.filed[known.id] = known
@@ -497,19 +497,19 @@ class LifeOfRequests(RuleBasedStateMachine):
         self.inbox.file_withdrawal(known.id)
         self.leaving.add(known.id)
 
-    @rule(crash=st.sampled_from(["none", "none", "before the book", "before unlinking"]))
+    @rule(crash=st.sampled_from(["none", "none", "before the store", "before unlinking"]))
     def listen(self, crash: str) -> None:
         self.rounds_done += 1
         waiting = self.inbox.waiting()
-        if crash == "before the book" and any(w.request and w.id not in self.expected for w in waiting):
+        if crash == "before the store" and any(w.request and w.id not in self.expected for w in waiting):
             with pytest.MonkeyPatch.context() as patched:
                 patched.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("killed")))
                 with pytest.raises(OSError, match="killed"):
-                    raise_due(QUIET, self.vault, 0, self.rounds_done)
+                    raise_due(NO_SCHEDULE, self.vault, 0, self.rounds_done)
             assert self.inbox.waiting() == waiting
             return
         kept = {w.file: w.file.read_bytes() for w in waiting}
-        raise_due(QUIET, self.vault, 0, self.rounds_done)
+        raise_due(NO_SCHEDULE, self.vault, 0, self.rounds_done)
         assert self.inbox.waiting() == ()
         for file in waiting:
             if file.request and file.request.id not in self.expected:
@@ -543,7 +543,7 @@ class LifeOfRequests(RuleBasedStateMachine):
 
     @rule(known=filed_requests)
     def purge(self, known: FiledRequest) -> None:
-        """Of what was unlearned, or never learned; the vault first, the book after it; perhaps once more."""
+        """Of what was unlearned, or never learned; the vault first, the store after it; perhaps once more."""
         state, utterances = self.expected.get(known.id, (None, ()))
         if state in {RequestState.RAISED, RequestState.UNLEARNED, RequestState.PURGED}:
             self.vault.purge(utterances)
@@ -554,33 +554,37 @@ class LifeOfRequests(RuleBasedStateMachine):
     def serve(self, name: str, state: RequestState, possible: set[RequestState]) -> None:
         now, utterances = self.expected.get(name, (None, ()))
         if now is None:
-            self.book.set_state([name], state)  # not heard of yet: no effect
+            self.store.set_state([name], state)  # not known yet: no effect
         elif now in possible:
-            self.book.set_state([name], state)
+            self.store.set_state([name], state)
             self.expected[name] = (now if now is RequestState.PURGED else state), utterances
         else:
             with pytest.raises(ImpossibleStep):
-                self.book.set_state([name], state)
+                self.store.set_state([name], state)
 
     @invariant()
     def every_request_had_one_effect_and_the_right_one(self) -> None:
-        book = self.book.all()
-        assert {r.id: (r.state, (*r.utterances, *r.held_out)) for r in book} == self.expected
-        assert not any(u.startswith("t") for r in book for u in r.utterances)
-        assert len(book) == len(self.expected)
+        store = self.store.all()
+        assert {r.id: (r.state, (*r.utterances, *r.held_out)) for r in store} == self.expected
+        assert not any(u.startswith("t") for r in store for u in r.utterances)
+        assert len(store) == len(self.expected)
 
     @invariant()
-    def no_utterance_is_asked_for_twice_and_the_purged_ones_are_gone(self) -> None:
-        active = [r for r in self.book.all() if r.state not in {RequestState.WITHDRAWN, RequestState.REFUSED}]
+    def no_utterance_is_requested_twice_and_the_purged_ones_are_gone(self) -> None:
+        active = [
+            r for r in self.store.all() if r.state not in {RequestState.WITHDRAWN, RequestState.REFUSED}
+        ]
         named = [u for r in active for u in (*r.utterances, *r.held_out)]
         assert len(named) == len(set(named))
         gone = {u for r in active if r.state is RequestState.PURGED for u in (*r.utterances, *r.held_out)}
         assert Vault(self.vault.folder).entries.keys() == self.emotion.keys() - gone
 
     @invariant()
-    def what_is_told_names_nobody(self) -> None:
-        told = json.dumps(report_requests(self.book, self.vault.entries, self.rounds_done, self.rounds_done))
-        assert not any(u in told for u in self.emotion)
+    def reports_name_nobody(self) -> None:
+        report = json.dumps(
+            report_requests(self.store, self.vault.entries, self.rounds_done, self.rounds_done)
+        )
+        assert not any(u in report for u in self.emotion)
 
 
 LifeOfRequests.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)

@@ -47,7 +47,7 @@ def random_arrivals(rate: float, count: int = 2) -> DeletionSettings:
     return DeletionSettings(schedule=(), rate=rate, rate_count=count)
 
 
-def ask(
+def raise_requests(
     vault: Vault, wanted: DeletionSettings, rounds_done: int, client: int = 0, seed: int = 1
 ) -> list[DeletionRequest]:
     return list(raise_due(experiment(wanted, ROUNDS, seed), vault, client, rounds_done).all())
@@ -58,7 +58,7 @@ def experiment(wanted: DeletionSettings, rounds: int = ROUNDS, seed: int = 1, cl
     return plain.model_copy(update={"deletions": wanted})
 
 
-# ---- dates -----------------------------------------------------------------------------------------------
+# ---- rounds ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -71,39 +71,39 @@ def experiment(wanted: DeletionSettings, rounds: int = ROUNDS, seed: int = 1, cl
         ({"after_learning": 3}, 13),
     ],
 )
-def test_a_scheduled_request_is_raised_on_its_date_and_not_before(
+def test_a_scheduled_request_is_raised_in_its_round_and_not_before(
     tmp_path: Path, event: dict[str, int], due: int
 ) -> None:
     vault = vault_at(tmp_path / "v")
     wanted = schedule({"client": 0, **event})
     for rounds_done in range(due):
-        assert ask(vault, wanted, rounds_done) == []
-    (request,) = ask(vault, wanted, due)
+        assert raise_requests(vault, wanted, rounds_done) == []
+    (request,) = raise_requests(vault, wanted, due)
     assert (request.round, request.client, request.state) == (due, 0, RequestState.RAISED)
     assert wanted.last_round(ROUNDS) == max(due, ROUNDS)
 
 
-def test_a_date_that_was_missed_is_made_up_for(tmp_path: Path) -> None:
-    (request,) = ask(vault_at(tmp_path / "v"), schedule({"client": 0, "round": 2}), 7)
+def test_a_missed_round_is_made_up_for(tmp_path: Path) -> None:
+    (request,) = raise_requests(vault_at(tmp_path / "v"), schedule({"client": 0, "round": 2}), 7)
     assert request.round == 7
 
 
 def test_other_clients_events_are_none_of_ours(tmp_path: Path) -> None:
-    assert ask(vault_at(tmp_path / "v"), schedule({"client": 1, "round": 0}), 5) == []
+    assert raise_requests(vault_at(tmp_path / "v"), schedule({"client": 1, "round": 0}), 5) == []
 
 
-def test_an_event_is_raised_once_however_often_one_asks(tmp_path: Path) -> None:
+def test_an_event_is_raised_once_however_often_it_is_due(tmp_path: Path) -> None:
     wanted = schedule({"client": 0, "round": 1, "what": "some", "count": 2}, {"client": 0, "round": 3})
     vault = vault_at(tmp_path / "v")
-    first = ask(vault, wanted, 1)
-    assert ask(vault, wanted, 1) == ask(Vault(vault.folder), wanted, 2) == first
-    both = ask(vault, wanted, 3)
+    first = raise_requests(vault, wanted, 1)
+    assert raise_requests(vault, wanted, 1) == raise_requests(Vault(vault.folder), wanted, 2) == first
+    both = raise_requests(vault, wanted, 3)
     RequestStore(vault.folder).set_state([r.id for r in both], RequestState.PURGED)
     vault.purge([u for r in both for u in r.utterances])
-    assert [r.id for r in ask(vault, wanted, ROUNDS + 9)] == [r.id for r in both]
+    assert [r.id for r in raise_requests(vault, wanted, ROUNDS + 9)] == [r.id for r in both]
 
 
-# ---- what is asked for -----------------------------------------------------------------------------------
+# ---- what is requested -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("client", range(4))
@@ -116,7 +116,9 @@ def test_each_kind_names_its_own_training_utterances(tmp_path: Path, client: int
         ("named", {"utterances": (train[4], train[1])}, [train[1], train[4]]),
     ):
         vault = vault_at(tmp_path / what, client)
-        (request,) = ask(vault, schedule({"client": client, "round": 0, "what": what, **extra}), 0, client)
+        (request,) = raise_requests(
+            vault, schedule({"client": client, "round": 0, "what": what, **extra}), 0, client
+        )
         assert list(request.utterances) == expected
         assert request.what == what
     assert len(calm) == 2
@@ -128,7 +130,7 @@ def test_some_are_drawn_at_random_from_all(tmp_path: Path) -> None:
     wanted = schedule({"client": 0, "round": 0, "what": "some", "count": 2})
     for seed in range(60):
         vault = Vault(tmp_path / "v")
-        (request,) = ask(vault, wanted, 0, seed=seed)
+        (request,) = raise_requests(vault, wanted, 0, seed=seed)
         assert len(set(request.utterances)) == 2
         drawn.update(request.utterances)
         (vault.folder / "requests.json").unlink()
@@ -136,12 +138,12 @@ def test_some_are_drawn_at_random_from_all(tmp_path: Path) -> None:
     assert set(drawn) == set(train) and max(drawn.values()) < 20 + 4 * 3.7
 
 
-def test_who_has_fewer_left_than_the_count_asks_for_all_of_them(tmp_path: Path) -> None:
+def test_a_client_with_fewer_left_than_the_count_requests_all_of_them(tmp_path: Path) -> None:
     vault = vault_at(tmp_path / "v")
     wanted = schedule(*({"client": 0, "round": r, "what": "some", "count": 4} for r in range(3)))
-    four, two, none = ask(vault, wanted, 5)
+    four, two, none = raise_requests(vault, wanted, 5)
     assert [r.count for r in (four, two, none)] == [4, 2, 0]
-    assert (none.state, none.note) == (RequestState.REFUSED, "already asked for")
+    assert (none.state, none.note) == (RequestState.REFUSED, "already requested")
 
 
 def test_requests_that_overlap_name_no_utterance_twice(tmp_path: Path) -> None:
@@ -153,38 +155,38 @@ def test_requests_that_overlap_name_no_utterance_twice(tmp_path: Path) -> None:
         {"client": 0, "round": 2, "what": "all"},
         {"client": 0, "round": 3, "what": "all"},
     )
-    named = [u for r in ask(vault, wanted, 9) for u in r.utterances]
+    named = [u for r in raise_requests(vault, wanted, 9) for u in r.utterances]
     assert sorted(named) == sorted(vault.ids("train"))
 
 
 # ---- random arrivals -------------------------------------------------------------------------------------
 
 
-def test_at_rate_zero_nobody_asks(tmp_path: Path) -> None:
-    assert ask(vault_at(tmp_path / "v"), random_arrivals(0.0), 99) == []
+def test_at_rate_zero_nothing_is_requested(tmp_path: Path) -> None:
+    assert raise_requests(vault_at(tmp_path / "v"), random_arrivals(0.0), 99) == []
 
 
-def test_at_rate_one_somebody_asks_in_every_ordinary_round_and_not_after(tmp_path: Path) -> None:
+def test_at_rate_one_there_is_a_request_in_every_ordinary_round_and_none_after(tmp_path: Path) -> None:
     vault = big_vault(tmp_path / "v", 100)
     wanted = random_arrivals(1.0, 3)
     for rounds_done in range(ROUNDS):
-        requests = ask(vault, wanted, rounds_done)
+        requests = raise_requests(vault, wanted, rounds_done)
         assert [r.round for r in requests] == list(range(rounds_done + 1))
-    assert ask(vault, wanted, 50) == requests
+    assert raise_requests(vault, wanted, 50) == requests
     assert [len(r.utterances) for r in requests] == [3] * ROUNDS
 
 
 def test_arrivals_come_at_their_rate(tmp_path: Path) -> None:
     """300 rounds at .3: 90 on average, standard deviation sqrt(300 * .3 * .7) = 7.9."""
-    book = raise_due(experiment(random_arrivals(0.3, 1), 300), big_vault(tmp_path / "v", 400), 0, 299)
-    assert abs(len(book.all()) - 90) < 4 * 7.9
+    store = raise_due(experiment(random_arrivals(0.3, 1), 300), big_vault(tmp_path / "v", 400), 0, 299)
+    assert abs(len(store.all()) - 90) < 4 * 7.9
 
 
-def test_arrivals_depend_on_seed_and_client_and_not_on_when_one_asks(tmp_path: Path) -> None:
+def test_arrivals_depend_on_seed_and_client_alone(tmp_path: Path) -> None:
     def raised(name: str, dates: range, client: int = 0, seed: int = 1) -> list[tuple[str, tuple[str, ...]]]:
         vault = big_vault(tmp_path / name, 100)
         for rounds_done in dates:
-            requests = ask(vault, random_arrivals(0.5), rounds_done, client, seed)
+            requests = raise_requests(vault, random_arrivals(0.5), rounds_done, client, seed)
         return [(r.event, r.utterances) for r in requests]
 
     every_round = raised("a", range(ROUNDS))
@@ -206,7 +208,7 @@ EVENT = st.one_of(
     seed=st.integers(0, 99),
 )
 @hypothesis_settings(max_examples=60, deadline=None)
-def test_the_experimenter_knows_whether_anybody_will_ask_while_learning(
+def test_the_experimenter_knows_whether_there_will_be_a_request_while_learning(
     events: list[dict[str, int]],
     rate: float,
     rounds: int,
@@ -216,27 +218,27 @@ def test_the_experimenter_knows_whether_anybody_will_ask_while_learning(
     wanted = DeletionSettings(schedule=tuple(ScheduledDeletion(**e) for e in events), rate=rate, rate_count=1)
     assume(all(e.get("round", 0) <= rounds for e in events))
     folder = tmp_path_factory.mktemp("clients")
-    asked = False
+    expected = False
     for client in range(2):
         vault = big_vault(folder / str(client), 3)
         for rounds_done in range(rounds):
-            asked |= bool(raise_due(experiment(wanted, rounds, seed, 2), vault, client, rounds_done).all())
-    assert any_while_learning(wanted, 2, rounds, seed) == asked
+            expected |= bool(raise_due(experiment(wanted, rounds, seed, 2), vault, client, rounds_done).all())
+    assert any_while_learning(wanted, 2, rounds, seed) == expected
 
 
-# ---- the book --------------------------------------------------------------------------------------------
+# ---- the store -------------------------------------------------------------------------------------------
 
 
-def test_the_book_is_on_disk_and_closed_requests_are_no_longer_open(tmp_path: Path) -> None:
+def test_the_store_is_on_disk_and_closed_requests_are_no_longer_open(tmp_path: Path) -> None:
     vault = vault_at(tmp_path / "v")
     wanted = schedule(*({"client": 0, "round": 0, "what": "some", "count": 2} for _ in range(3)))
-    first, second, third = ask(vault, wanted, 0)
-    book = RequestStore(vault.folder)
-    book.set_state([first.id], RequestState.PURGED)
-    book.set_state([second.id], RequestState.REFUSED)
+    first, second, third = raise_requests(vault, wanted, 0)
+    store = RequestStore(vault.folder)
+    store.set_state([first.id], RequestState.PURGED)
+    store.set_state([second.id], RequestState.REFUSED)
     with pytest.raises(ImpossibleStep, match="a request that is refused cannot become purged"):
-        book.set_state([third.id, second.id], RequestState.PURGED)
-    book.set_state(["unknown"], RequestState.PURGED)
+        store.set_state([third.id, second.id], RequestState.PURGED)
+    store.set_state(["unknown"], RequestState.PURGED)
     again = RequestStore(vault.folder)
     assert [r.state for r in again.all()] == [RequestState.PURGED, RequestState.REFUSED, RequestState.RAISED]
     assert [r.id for r in again.open()] == [third.id]
@@ -244,33 +246,33 @@ def test_the_book_is_on_disk_and_closed_requests_are_no_longer_open(tmp_path: Pa
     assert all(isinstance(r.utterances, tuple) for r in again.all())
 
 
-def test_an_empty_book_is_empty(tmp_path: Path) -> None:
+def test_an_empty_store_is_empty(tmp_path: Path) -> None:
     assert RequestStore(tmp_path).all() == RequestStore(tmp_path).open() == ()
 
 
 def test_adding_an_event_again_has_no_effect(tmp_path: Path) -> None:
-    book = RequestStore(tmp_path)
+    store = RequestStore(tmp_path)
     request = DeletionRequest("0" * 16, 0, "all", 1, "schedule-0", ("u1",))
-    book.add([request])
-    book.add([request, DeletionRequest("1" * 16, 0, "all", 2, "schedule-0", ("u2",))])
-    assert book.all() == (request,)
+    store.add([request])
+    store.add([request, DeletionRequest("1" * 16, 0, "all", 2, "schedule-0", ("u2",))])
+    assert store.all() == (request,)
 
 
-def test_an_id_tells_nothing_of_who_asks_for_what(tmp_path: Path) -> None:
+def test_an_id_reveals_neither_client_nor_content(tmp_path: Path) -> None:
     """Ids are digests of seed, client number and event alone: other speech, the same ids."""
     wanted = schedule({"client": 0, "round": 0, "what": "some", "count": 2}, {"client": 0, "round": 0})
-    ids = [r.id for r in ask(vault_at(tmp_path / "a"), wanted, 0)]
-    assert [r.id for r in ask(big_vault(tmp_path / "b", 9), wanted, 0)] == ids
+    ids = [r.id for r in raise_requests(vault_at(tmp_path / "a"), wanted, 0)]
+    assert [r.id for r in raise_requests(big_vault(tmp_path / "b", 9), wanted, 0)] == ids
     assert all(len(i) == 16 and set(i) <= set("0123456789abcdef") for i in ids)
-    others = [r.id for r in ask(vault_at(tmp_path / "c"), wanted, 0, seed=2)]
+    others = [r.id for r in raise_requests(vault_at(tmp_path / "c"), wanted, 0, seed=2)]
     assert len({*ids, *others}) == 4
 
 
-def test_a_half_written_book_does_not_replace_the_whole_one(
+def test_a_half_written_store_does_not_replace_the_whole_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vault = vault_at(tmp_path / "v")
-    (request,) = ask(vault, schedule({"client": 0, "round": 0}), 0)
+    (request,) = raise_requests(vault, schedule({"client": 0, "round": 0}), 0)
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         RequestStore(vault.folder).set_state([request.id], RequestState.PURGED)
@@ -320,6 +322,6 @@ def test_everything_that_cannot_happen_is_reported_at_once() -> None:
 
 def test_states_are_written_as_plain_words(tmp_path: Path) -> None:
     vault = vault_at(tmp_path / "v")
-    ask(vault, schedule({"client": 0, "round": 0}), 0)
+    raise_requests(vault, schedule({"client": 0, "round": 0}), 0)
     (row,) = json.loads((vault.folder / "requests.json").read_text())
     assert row["state"] == "raised"

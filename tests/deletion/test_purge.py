@@ -74,7 +74,7 @@ def folder_of(run: Path) -> Path:
     return run / "vaults" / "client-0000"
 
 
-def ask(run: Path, *requests: str) -> PurgeResult:
+def send_purge(run: Path, *requests: str) -> PurgeResult:
     beside = [run / "checkpoints", run / "metrics.jsonl"]
     return purge_requests(Vault(folder_of(run)), MODEL, requests or (ANNA,), beside, APPLIED)
 
@@ -118,40 +118,41 @@ def assert_done(run: Path) -> None:
 
 def test_a_purge_leaves_a_receipt_and_nothing_else(run: Path) -> None:
     assert find_traces([run], windows_of("anna-2")).found
-    assert ask(run) == PurgeResult(removed=3, verified=True)
+    assert send_purge(run) == PurgeResult(removed=3, verified=True)
     assert_done(run)
 
 
 def test_a_purge_whose_reply_was_lost_may_be_asked_for_again(run: Path) -> None:
-    ask(run)
+    send_purge(run)
     receipt = receipt_of(folder_of(run), ANNA).read_bytes()
     time.sleep(1.1)  # receipts tell the time in seconds
     for _ in range(2):
-        assert ask(run) == PurgeResult(removed=0, verified=True)
+        assert send_purge(run) == PurgeResult(removed=0, verified=True)
         assert_done(run)
         assert receipt_of(folder_of(run), ANNA).read_bytes() == receipt
 
 
 @pytest.mark.parametrize("together", [True, False])
 def test_held_out_speech_that_is_named_goes_and_stands_in_its_own_receipt(run: Path, together: bool) -> None:
-    """Anna asks for her training speech, then for the held-out one, which would go along otherwise."""
+    """Anna requests the deletion of her training speech, then of the held-out one, which would go along
+    otherwise."""
     held_out = "aaaaaaaaaaaaaaaa"
-    book = RequestStore(folder_of(run))
-    book.add([DeletionRequest(held_out, 0, "named", 5, "more", (), held_out=("anna-2",))])
+    store = RequestStore(folder_of(run))
+    store.add([DeletionRequest(held_out, 0, "named", 5, "more", (), held_out=("anna-2",))])
     if together:
-        assert ask(run, ANNA, held_out) == PurgeResult(removed=3, verified=True)
+        assert send_purge(run, ANNA, held_out) == PurgeResult(removed=3, verified=True)
     else:
-        assert ask(run, held_out) == PurgeResult(removed=1, verified=True)
+        assert send_purge(run, held_out) == PurgeResult(removed=1, verified=True)
         assert list(Vault(folder_of(run)).ids("test")) == ["ben-2"]
-        assert ask(run, ANNA) == PurgeResult(removed=2, verified=True)
+        assert send_purge(run, ANNA) == PurgeResult(removed=2, verified=True)
     removed = {r: json.loads(receipt_of(folder_of(run), r).read_text())["removed"] for r in (ANNA, held_out)}
     assert (removed[ANNA]["utterances"], removed[ANNA]["held_out"]) == (["anna-0", "anna-1"], [])
     assert (removed[held_out]["utterances"], removed[held_out]["held_out"]) == ([], ["anna-2"])
     assert not find_traces([run], windows_of("anna-0", "anna-1", "anna-2")).found
 
 
-def test_two_requests_are_told_apart(run: Path) -> None:
-    assert ask(run, ANNA, BEN) == PurgeResult(removed=4, verified=True)
+def test_two_requests_are_distinguished(run: Path) -> None:
+    assert send_purge(run, ANNA, BEN) == PurgeResult(removed=4, verified=True)
     receipts = [json.loads(receipt_of(folder_of(run), r).read_text()) for r in (ANNA, BEN)]
     assert [r["removed"]["utterances"] for r in receipts] == [["anna-0", "anna-1"], ["ben-1"]]
     assert [r["removed"]["held_out"] for r in receipts] == [["anna-2"], []]
@@ -160,17 +161,17 @@ def test_two_requests_are_told_apart(run: Path) -> None:
 
 def test_what_two_requests_ask_for_goes_with_the_first(run: Path) -> None:
     RequestStore(folder_of(run)).add([DeletionRequest("c" * 16, 0, "named", 6, "c", ("anna-1", "ben-1"))])
-    assert ask(run, ANNA, "c" * 16) == PurgeResult(removed=4, verified=True)
+    assert send_purge(run, ANNA, "c" * 16) == PurgeResult(removed=4, verified=True)
     receipt = json.loads(receipt_of(folder_of(run), "c" * 16).read_text())
     assert receipt["removed"]["utterances"] == ["ben-1"]
 
 
 def test_a_request_that_this_device_does_not_know_is_not_verified(run: Path) -> None:
-    assert ask(run, "e" * 16) == PurgeResult(removed=0, verified=False)
-    assert ask(run, ANNA, "e" * 16) == PurgeResult(removed=3, verified=False)
+    assert send_purge(run, "e" * 16) == PurgeResult(removed=0, verified=False)
+    assert send_purge(run, ANNA, "e" * 16) == PurgeResult(removed=3, verified=False)
 
 
-# ---- whoever leaves leaves nothing behind ------------------------------------------------------------------
+# ---- a client that leaves leaves nothing behind ------------------------------------------------------------
 
 
 def shared(folder: Path, *people: tuple[str, Split, int]) -> Vault:
@@ -216,33 +217,33 @@ def test_a_leftover_of_4_ms_is_found_and_the_request_stays_unverified(run: Path,
     leftover = run / place
     leftover.write_bytes(b"odd" + SPEECH["anna-2"][1003 : 1003 + 64].tobytes())
     for removed in (3, 0):
-        assert ask(run) == PurgeResult(removed, verified=False)
+        assert send_purge(run) == PurgeResult(removed, verified=False)
         assert not receipt_of(folder_of(run), ANNA).exists()
     assert not find_traces([folder_of(run) / "evidence"], windows_of(*SPEECH)).found  # it holds no speech
     leftover.unlink()
-    assert ask(run) == PurgeResult(0, verified=True)
+    assert send_purge(run) == PurgeResult(0, verified=True)
     assert_done(run)
 
 
 def test_of_two_requests_only_the_one_with_a_trace_is_unverified(run: Path) -> None:
     leftover = run / "checkpoints" / "old"
     leftover.write_bytes(MODEL.features_of(SPEECH["ben-1"]).numpy().tobytes())
-    assert ask(run, ANNA, BEN) == PurgeResult(4, verified=False)
+    assert send_purge(run, ANNA, BEN) == PurgeResult(4, verified=False)
     receipts = folder_of(run) / "receipts"
     assert [p.name for p in receipts.iterdir()] == [f"{ANNA}.json"]
     assert [p.name for p in (folder_of(run) / "evidence").iterdir()] == [BEN]
     leftover.unlink()
-    assert ask(run, BEN) == PurgeResult(0, verified=True)
+    assert send_purge(run, BEN) == PurgeResult(0, verified=True)
     assert sorted(p.name for p in receipts.iterdir()) == [f"{ANNA}.json", f"{BEN}.json"]
     assert not (folder_of(run) / "evidence").exists()
 
 
 def test_nobody_elses_vault_is_looked_into(run: Path) -> None:
-    """The device is told where to look; the places beside it are the whole list."""
+    """The device receives the list of places to search; it is complete."""
     other = run / "vaults" / "client-0001"
     other.mkdir()
     (other / "audio-1.i16").write_bytes(SPEECH["anna-0"].tobytes())
-    assert ask(run).verified
+    assert send_purge(run).verified
 
 
 # ---- interrupted -----------------------------------------------------------------------------------------
@@ -318,7 +319,7 @@ def test_whatever_operation_fails_the_next_attempt_completes_it(
             for place, name in OPERATIONS:
                 patch.setattr(place, name, disk.wrap(getattr(place, name)))
             try:
-                purged = ask(run)
+                purged = send_purge(run)
             except (OSError, DeathError):
                 failures += 1
             else:
@@ -327,7 +328,7 @@ def test_whatever_operation_fails_the_next_attempt_completes_it(
         if not disk.failed:
             break
         assert not list(folder_of(run).rglob("*.tmp")), call
-        assert ask(run).verified, call
+        assert send_purge(run).verified, call
         assert_done(run)
         shutil.rmtree(run)
     assert failures > 50 and outcomes == {3, 6}, (failures, outcomes)
@@ -345,14 +346,14 @@ def test_killed_at_random_moments_60_times(template: Path, tmp_path: Path) -> No
             child = os.fork()
             if not child:
                 try:
-                    ask(run)
+                    send_purge(run)
                 finally:
                     os._exit(0)
             time.sleep(float(rng.uniform(0, whole)))
             os.kill(child, signal.SIGKILL)
             cut_off += os.waitpid(child, 0)[1] != 0
             kills += 1
-        assert ask(run).verified
+        assert send_purge(run).verified
         assert_done(run)
         shutil.rmtree(run)
     assert cut_off > 20  # the others had finished
@@ -361,24 +362,24 @@ def test_killed_at_random_moments_60_times(template: Path, tmp_path: Path) -> No
 def _seconds_of_a_purge(template: Path, tmp_path: Path) -> float:
     run = shutil.copytree(template, tmp_path / "timed")
     start = time.perf_counter()
-    ask(run)
+    send_purge(run)
     return 1.2 * (time.perf_counter() - start)
 
 
 def test_a_device_that_died_after_another_request_of_the_same_person_came_in(run: Path) -> None:
-    """The evidence of the first attempt counts, also where the second one asks for more at once."""
+    """The evidence of the first attempt counts, also where the second one requests more at once."""
     disk = Disk(1, dead=True, after=False)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(DeathError):
         patch.setattr("fedunlearn.deletion.purge.find_traces", disk.wrap(find_traces))
-        ask(run)
+        send_purge(run)
     assert list(Vault(folder_of(run)).entries) == ["ben-0", "ben-1", "ben-2"]
     assert states(run) == [RequestState.RAISED, RequestState.RAISED]
     leftover = run / "checkpoints" / "old"
     leftover.write_bytes(SPEECH["anna-1"][:64].tobytes())
-    assert ask(run, ANNA, BEN) == PurgeResult(
+    assert send_purge(run, ANNA, BEN) == PurgeResult(
         1, verified=False
     )  # the trace of what went in the first attempt
     leftover.unlink()
-    assert ask(run, ANNA, BEN) == PurgeResult(0, verified=True)
+    assert send_purge(run, ANNA, BEN) == PurgeResult(0, verified=True)
     removed = json.loads(receipt_of(folder_of(run), ANNA).read_text())["removed"]
     assert (removed["count"], removed["seconds"], removed["held_out"]) == (3, 0.75, ["anna-2"])

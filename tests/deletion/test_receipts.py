@@ -146,7 +146,7 @@ def test_evidence_goes_into_receipts_only(tmp_path: Path) -> None:
         ('"head_at_purge": null', f'"head_at_purge": "{"0" * 64}"'),
     ],
 )
-def test_a_receipt_that_was_damaged_is_told_from_a_whole_one(tmp_path: Path, old: str, new: str) -> None:
+def test_a_damaged_receipt_is_distinguished_from_a_whole_one(tmp_path: Path, old: str, new: str) -> None:
     path = write_receipt(tmp_path, DONE, NOON)
     assert read_receipt(path).held_out == ("a3",) and read_receipt(path).learned
     damaged = path.read_text().replace(old, new)

@@ -166,7 +166,7 @@ def test_a_node_that_is_killed_in_the_middle_costs_nothing_but_time(
     assert list(Path(lost.folder).rglob("audio-*")), "it is: the node had no time to wipe it"
 
 
-def test_no_cluster_is_said_in_one_line(tmp_path: Path) -> None:
+def test_no_cluster_is_reported_in_one_line(tmp_path: Path) -> None:
     from fedunlearn.errors import RunFailed
 
     config = small_config(federation__engine="ray", federation__ray_address="127.0.0.1:1")

@@ -31,19 +31,19 @@ from fedunlearn.vault.traces import Fingerprints
 from fedunlearn.vault.vault import Vault
 
 CLIENT = 2
-"""asks to have four of its utterances deleted"""
+"""requests the deletion of four of its utterances"""
 # A seed of its own: other tests keep the speech of theirs in memory.
 CONFIG = small_config(seed=77, unlearning__method="l2ul", unlearning__l2ul__attack__per_utterance=2)
 
 
 class Talk:
-    """A server that says what a test wants to be said."""
+    """A server that sends what a test needs."""
 
     def __init__(self, grid: Grid, out: Path) -> None:
         self._grid, self._out = grid, out
         self.model = build_model(CONFIG.model, 6, rng_for(0, "any"))
 
-    def say(self, kind: str, client: int, content: RecordDict) -> RecordDict:
+    def send(self, kind: str, client: int, content: RecordDict) -> RecordDict:
         """One message and its answer."""
         message = Message(content, dst_node_id=client + 1, message_type=kind)
         (reply,) = self._grid.send_and_receive([message])
@@ -52,28 +52,28 @@ class Talk:
 
     def train(self, client: int) -> None:
         """An ordinary round at one client."""
-        asked = settings(round=1, rounds_done=9, phase="learn", stream=1, epochs=1, lr=0.01)
-        self.say("train", client, Payload(self.model.state_dict()).with_settings(asked))
+        outgoing = settings(round=1, rounds_done=9, phase="learn", stream=1, epochs=1, lr=0.01)
+        self.send("train", client, Payload(self.model.state_dict()).with_settings(outgoing))
 
-    def ask_for_deletions(self) -> list[str]:
+    def query_deletions(self) -> list[str]:
         """Ids of the client's requests."""
-        asked = RecordDict({"settings": settings(rounds_done=9, trained=9)})
-        ids = self.say("query.deletions", CLIENT, asked).config_records["requests"]["ids"]
+        outgoing = RecordDict({"settings": settings(rounds_done=9, trained=9)})
+        ids = self.send("query.deletions", CLIENT, outgoing).config_records["requests"]["ids"]
         assert isinstance(ids, list)
         return [str(i) for i in ids]
 
     def unlearn(self, requests: list[str]) -> None:
         """Unlearn them at the client, with an attack."""
-        told = as_settings(ServerScalars(test_accuracy=0.1))
-        asked = settings(round=3, rounds_done=9, requests=requests, **told)
-        self.say("train.unlearn", CLIENT, Payload(self.model.state_dict()).with_settings(asked))
+        scalars = as_settings(ServerScalars(test_accuracy=0.1))
+        outgoing = settings(round=3, rounds_done=9, requests=requests, **scalars)
+        self.send("train.unlearn", CLIENT, Payload(self.model.state_dict()).with_settings(outgoing))
 
     def purge(self, requests: list[str]) -> bool:
         """Remove them; whether the client verified it."""
-        asked = settings(
+        outgoing = settings(
             requests=requests, rounds_done=9, round=9, round_applied=8, model="ab" * 32, ledger_head=""
         )
-        return number(self.say("query.purge", CLIENT, RecordDict({"settings": asked})), "verified") == 1
+        return number(self.send("query.purge", CLIENT, RecordDict({"settings": outgoing})), "verified") == 1
 
 
 def talk(out: Path, script: Callable[[Talk], None], mods: Sequence[Any] = ()) -> None:
@@ -116,21 +116,21 @@ def in_memory(windows: Fingerprints) -> bool:
 
 def windows_of(out: Path, model: EmotionModel, requests: list[str]) -> Fingerprints:
     vault = Vault(out / "vaults" / f"client-{CLIENT:04d}")
-    asked = [u for r in RequestStore(vault.folder).all() if r.id in requests for u in r.utterances]
-    assert len(asked) == 4
-    return vault.fingerprints(asked, model)
+    outgoing = [u for r in RequestStore(vault.folder).all() if r.id in requests for u in r.utterances]
+    assert len(outgoing) == 4
+    return vault.fingerprints(outgoing, model)
 
 
 def test_after_a_purge_no_feature_of_what_was_deleted_is_alive(out: Path) -> None:
-    def script(say: Talk) -> None:
-        say.train(CLIENT)
-        requests = say.ask_for_deletions()
-        windows = windows_of(out, say.model, requests)
+    def script(send: Talk) -> None:
+        send.train(CLIENT)
+        requests = send.query_deletions()
+        windows = windows_of(out, send.model, requests)
         assert in_memory(windows)  # the device keeps its examples between rounds: the search does find them
-        say.unlearn(requests)
-        assert say.purge(requests)
+        send.unlearn(requests)
+        assert send.purge(requests)
         assert not in_memory(windows)
-        say.train(CLIENT)
+        send.train(CLIENT)
         assert not in_memory(windows)
 
     talk(out, script)
@@ -143,15 +143,15 @@ def test_unlearning_leaves_no_adversarial_sample_and_no_optimiser_behind(out: Pa
         gc.collect()
         return {id(o): o for o in gc.get_objects() if issubclass(type(o), Tensor)}
 
-    def script(say: Talk) -> None:
-        say.train(CLIENT)
-        requests = say.ask_for_deletions()
-        say.unlearn(requests)  # imports and buffers that come with the first
+    def script(send: Talk) -> None:
+        send.train(CLIENT)
+        requests = send.query_deletions()
+        send.unlearn(requests)  # imports and buffers that come with the first
         before = alive()
-        say.unlearn(requests)
+        send.unlearn(requests)
         assert [tuple(t.shape) for key, t in alive().items() if key not in before] == []
-        assert say.purge(requests)
-        features = [t for t in alive().values() if t.dim() == 3 and t.shape[-1] == say.model.dims]
+        assert send.purge(requests)
+        features = [t for t in alive().values() if t.dim() == 3 and t.shape[-1] == send.model.dims]
         assert all(len(t) != 4 and len(t) != 8 for t in features)  # four utterances, two samples of each
 
     talk(out, script)
@@ -177,9 +177,9 @@ def test_a_failing_device_keeps_nothing_alive_either(out: Path, monkeypatch: pyt
 
     monkeypatch.setitem(HANDLERS, "train.retain_part", damaged)
 
-    def script(say: Talk) -> None:
+    def script(send: Talk) -> None:
         with pytest.raises(AssertionError, match="KeyError"):
-            say.say("train.retain_part", CLIENT, RecordDict({"settings": ConfigRecord({"rounds_done": 9})}))
+            send.send("train.retain_part", CLIENT, RecordDict({"settings": ConfigRecord({"rounds_done": 9})}))
         gc.collect()
         assert len(failures) == len(read) == 1 and read[0]() is None
 
@@ -187,13 +187,13 @@ def test_a_failing_device_keeps_nothing_alive_either(out: Path, monkeypatch: pyt
 
 
 def test_a_worker_drops_what_another_has_purged_at_its_next_message_to_anybody(out: Path) -> None:
-    def script(say: Talk) -> None:
-        say.train(CLIENT)
-        requests = say.ask_for_deletions()
-        windows = windows_of(out, say.model, requests)
-        _elsewhere(lambda: say.purge(requests))
-        assert in_memory(windows)  # this process has not been asked anything since
-        say.train(0)
+    def script(send: Talk) -> None:
+        send.train(CLIENT)
+        requests = send.query_deletions()
+        windows = windows_of(out, send.model, requests)
+        _elsewhere(lambda: send.purge(requests))
+        assert in_memory(windows)  # this process has received no message since
+        send.train(0)
         assert not in_memory(windows)
 
     talk(out, script)
@@ -224,25 +224,25 @@ def test_without_a_purge_devices_are_kept_and_hardly_looked_at(
         looked.append(vault.folder)
         return bool(real(vault))
 
-    def script(say: Talk) -> None:
+    def script(send: Talk) -> None:
         for client in range(6):
-            say.train(client)
+            send.train(client)
         monkeypatch.setattr(Vault, "is_current", property(counting))
         opened: list[Path] = []
         monkeypatch.setattr(Vault, "_open", lambda vault: opened.append(vault.folder))
         for client in (4, 1):
-            say.train(client)
+            send.train(client)
         assert [p.name for p in looked] == ["client-0004", "client-0001"] and opened == []
 
     talk(out, script)
 
 
 def test_devices_of_an_earlier_run_are_let_go(out: Path, tmp_path: Path) -> None:
-    talk(out, lambda say: say.train(CLIENT))
+    talk(out, lambda send: send.train(CLIENT))
     requests: list[str] = []
-    talk(out, lambda say: requests.extend(say.ask_for_deletions()))
+    talk(out, lambda send: requests.extend(send.query_deletions()))
     windows = windows_of(out, build_model(CONFIG.model, 6, rng_for(0, "any")), requests)
     assert in_memory(windows)
     prepared(tmp_path / "next", small_config(seed=4), remember=False).close()
-    talk(tmp_path / "next", lambda say: say.train(0))
+    talk(tmp_path / "next", lambda send: send.train(0))
     assert not in_memory(windows)

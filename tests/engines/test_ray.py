@@ -30,7 +30,7 @@ def test_so_does_flowers_own_simulation(inline_run: tuple[Path, dict[str, Any]],
 
 
 @pytest.mark.slow
-def test_an_upper_reference_agrees_too(tmp_path: Path) -> None:
+def test_a_privileged_baseline_agrees_too(tmp_path: Path) -> None:
     """SCRUB: requesters and all clients in turn, a teacher beside the weights, speech that is left out."""
     both = {}
     for engine in ("inline", "ray"):

@@ -46,7 +46,7 @@ def test_short_tasks_go_together_and_long_ones_end_alone() -> None:
 
 
 @pytest.mark.parametrize("kind", ["train.unlearn", "query.purge", "train.forget_part"])
-def test_what_concerns_a_request_is_asked_one_by_one(kind: str) -> None:
+def test_messages_about_a_request_are_sent_one_by_one(kind: str) -> None:
     assert given_out(kind, 5, 1e-6) == [1] * 5
 
 

@@ -212,7 +212,7 @@ def test_a_quarter_of_the_way_is_the_least(share: float, useful: bool) -> None:
 
 
 def test_where_there_is_nothing_to_forget_doing_nothing_is_as_good() -> None:
-    """D_f is recognised as by the retrained model: forgetting cannot be asked for, nearness can."""
+    """D_f is recognised as by the retrained model: forgetting cannot be required, nearness can."""
     nothing = record(0.375, 0.998, 0.608, 0.780)
     controls = {"none": nothing, "destroy": DESTROY}
     assert not verdict(nothing, controls=controls).useful

@@ -245,5 +245,5 @@ def test_resamples_are_of_whole_shadows_and_utterances() -> None:
         drawn = rng.integers(60, size=60)
         one, other = scores[drawn[drawn < 30], 0], scores[drawn[drawn >= 30], 0]
         plain.append((one[:, None] > other[None, :]).mean())
-    for told in (found, turned):
-        assert [told.low, told.high] == pytest.approx(np.quantile(plain, [0.025, 0.975]), abs=0.015)
+    for result in (found, turned):
+        assert [result.low, result.high] == pytest.approx(np.quantile(plain, [0.025, 0.975]), abs=0.015)

@@ -29,8 +29,8 @@ def attack(
     return membership(*columns, resamples, rng_for(seed, "bootstrap"))
 
 
-def interval(told: MembershipAttack) -> dict[str, float | None]:
-    return {"auc": told.auc, "low": told.low, "high": told.high}
+def interval(found: MembershipAttack) -> dict[str, float | None]:
+    return {"auc": found.auc, "low": found.low, "high": found.high}
 
 
 def test_ties_count_half() -> None:
@@ -53,13 +53,13 @@ def test_the_test_set_is_weighted_to_the_forget_sets_labels() -> None:
 
 def test_the_roc_is_weighted_too() -> None:
     """The same: at loss 1, 3 of 4 are caught; at 2 and 4, 3/4 and 1/8 are accused; at 5, all are caught."""
-    told = attack([(1.0, 0), (1.0, 0), (1.0, 0), (5.0, 1)], [(2.0, 0), (4.0, 1), (6.0, 1)])
-    roc = told.roc
-    assert roc and told.n == 4
+    found = attack([(1.0, 0), (1.0, 0), (1.0, 0), (5.0, 1)], [(2.0, 0), (4.0, 1), (6.0, 1)])
+    roc = found.roc
+    assert roc and found.n == 4
     assert roc.fpr == pytest.approx([0.0, 0.0, 7 / 8, 7 / 8, 1.0])
     assert roc.tpr == pytest.approx([0.0, 3 / 4, 3 / 4, 1.0, 1.0])
     assert np.trapezoid(roc.tpr, roc.fpr) == pytest.approx(25 / 32)
-    assert told.tpr_at == {"0.01": 0.75, "0.001": 0.75}
+    assert found.tpr_at == {"0.01": 0.75, "0.001": 0.75}
 
 
 def test_a_rare_emotion_is_not_taken_for_membership() -> None:
@@ -77,9 +77,9 @@ def test_a_rare_emotion_is_not_taken_for_membership() -> None:
 def test_without_anything_to_compare_nothing_is_known(
     forget: list[tuple[float, int]], test: list[tuple[float, int]]
 ) -> None:
-    told = attack(forget, test)
-    assert interval(told) == {"auc": None, "low": None, "high": None}
-    assert (told.n, told.tpr_at, told.to_json()["roc"]) == (0, {"0.01": None, "0.001": None}, None)
+    found = attack(forget, test)
+    assert interval(found) == {"auc": None, "low": None, "high": None}
+    assert (found.n, found.tpr_at, found.to_json()["roc"]) == (0, {"0.01": None, "0.001": None}, None)
 
 
 def test_perfect_separation_is_one_or_zero_and_certain() -> None:
@@ -93,10 +93,10 @@ def test_perfect_separation_is_one_or_zero_and_certain() -> None:
 def test_constant_losses_tell_nothing() -> None:
     for loss in (0.0, 2.5, float("inf")):
         same = [(loss, i % 3) for i in range(9)]
-        told = attack(same, same[:5])
-        assert interval(told) == pytest.approx({"auc": 0.5, "low": 0.5, "high": 0.5})
-        assert told.roc.to_json() == {"fpr": [0.0, 1.0], "tpr": [0.0, 1.0]}
-        assert told.tpr_at == {"0.01": 0.0, "0.001": 0.0}  # no threshold accuses few
+        found = attack(same, same[:5])
+        assert interval(found) == pytest.approx({"auc": 0.5, "low": 0.5, "high": 0.5})
+        assert found.roc.to_json() == {"fpr": [0.0, 1.0], "tpr": [0.0, 1.0]}
+        assert found.tpr_at == {"0.01": 0.0, "0.001": 0.0}  # no threshold accuses few
 
 
 def test_one_utterance_is_enough_for_a_value() -> None:
@@ -146,7 +146,7 @@ def test_the_interval_lies_between_zero_and_one_and_is_the_same_again(
         assert 0.0 <= result.low <= result.high <= 1.0
 
 
-def test_members_that_cannot_be_told_are_within_the_interval_in_about_95_of_100_trials() -> None:
+def test_indistinguishable_members_are_within_the_interval_in_about_95_of_100_trials() -> None:
     """Both sets from one distribution, 3 emotions of different difficulty: the truth is .5.
 
     The number of intervals out of 100 that hold it has a standard deviation of 2.2 at 95 %; a percentile
@@ -192,11 +192,11 @@ def within(forget: Spoken, test: Spoken, resamples: int = FEW) -> MembershipAtta
 
 
 def test_only_utterances_of_one_speaker_are_compared() -> None:
-    """a: 1 < 2, 3 > 2: 1/2. b: 9 < 10: 1. Three forget utterances: (1 + 0 + 1) / 3; c is not asked about."""
+    """a: 1 < 2, 3 > 2: 1/2. b: 9 < 10: 1. Three forget utterances: (1 + 0 + 1) / 3; c does not count."""
     forget = [(1.0, 0, "a"), (3.0, 0, "a"), (9.0, 0, "b")]
     test = [(2.0, 0, "a"), (10.0, 0, "b"), (0.0, 0, "c")]
-    told = within(forget, test)
-    assert (told.auc, told.n) == (pytest.approx(2 / 3), 3)
+    found = within(forget, test)
+    assert (found.auc, found.n) == (pytest.approx(2 / 3), 3)
 
 
 def test_a_voice_that_is_easy_is_not_taken_for_membership() -> None:
@@ -205,18 +205,18 @@ def test_a_voice_that_is_easy_is_not_taken_for_membership() -> None:
     easy, hard = (
         [(loss, 0, speaker) for loss in level + rng.random(60)] for level, speaker in ((0.0, "a"), (1.0, "b"))
     )
-    told = within(easy[:30], easy[30:] + hard)
+    found = within(easy[:30], easy[30:] + hard)
     across = attack([r[:2] for r in easy[:30]], [r[:2] for r in easy[30:] + hard])
     assert across.low is not None and across.low > 0.5
-    assert told.low is not None and told.high is not None and told.low < 0.5 < told.high
+    assert found.low is not None and found.high is not None and found.low < 0.5 < found.high
 
 
 def test_each_speakers_test_speech_is_weighted_to_its_own_forget_labels() -> None:
     """a forgets emotions 0, 0, 0, 1 as above: 25/32 from its own; its emotion 2 has no test utterance."""
     forget = [(1.0, 0, "a"), (1.0, 0, "a"), (1.0, 0, "a"), (5.0, 1, "a"), (0.0, 2, "a")]
     test = [(2.0, 0, "a"), (4.0, 1, "a"), (6.0, 1, "a"), (9.0, 2, "b")]
-    told = within(forget, test)
-    assert (told.auc, told.n) == (25 / 32, 4)
+    found = within(forget, test)
+    assert (found.auc, found.n) == (25 / 32, 4)
 
 
 def test_of_one_speaker_both_forms_are_the_same() -> None:
@@ -262,9 +262,9 @@ def test_the_same_speaker_interval_covers_in_about_95_of_100_trials() -> None:
             ]
             for each in (4, 2)
         ]
-        told = within(sides[0], sides[1], 200)
-        assert told.low is not None and told.high is not None
-        covered += told.low <= 0.5 <= told.high
+        found = within(sides[0], sides[1], 200)
+        assert found.low is not None and found.high is not None
+        covered += found.low <= 0.5 <= found.high
     assert 88 <= covered <= 99
 
 

@@ -113,12 +113,12 @@ def features_of_the_deleted(folder: Path) -> tuple[Tensor, dict[str, Tensor]]:
     config = small_config(deletions__schedule=ONE)
     experiment = prepared(folder / f"other-{len(list(folder.iterdir()))}", config)
     gone = RequestStore(folder / "run" / "vaults" / "client-0002").all()[0].utterances[0]
-    heard = decoded_once(config)
-    assert heard is not None
+    decoded = decoded_once(config)
+    assert decoded is not None
     norm = load_file(folder / "run" / "checkpoints" / "recovered.safetensors")
     seen = {
         name: ((f.flatten() - norm["norm.mean"]) / norm["norm.std"]).double()
-        for name, f in heard[1].features(experiment.template).items()
+        for name, f in decoded[1].features(experiment.template).items()
     }
     experiment.close()
     return seen.pop(gone), seen
@@ -159,22 +159,22 @@ def test_results_say_what_update_and_kept_models_give_away(folder: Path) -> None
     update = results["requests"][0]["privacy"]["reconstruction"]
     assert update["r"] > 0.7 and update["named"] == 1.0, "the update of one utterance gives it away"
     assert TOO_FEW == FEWEST
-    said = describe_leaks(Results.model_validate(results))
-    assert "fewer than 4 utterances" in said and "correlation of up to 0.8" in said
+    sentence = describe_leaks(Results.model_validate(results))
+    assert "fewer than 4 utterances" in sentence and "correlation of up to 0.8" in sentence
     write_report(Results.model_validate(results), folder / "page.html")
     page = (folder / "page.html").read_text()
-    assert said in page and "features read off it" in page
+    assert sentence in page and "features read off it" in page
     (kept,) = results["kept"]
     assert kept["request"] == results["requests"][0]["id"] and kept["r"] < 0.5
 
 
 def test_constants_are_the_same_in_every_model_and_asked_for_once(tmp_path: Path) -> None:
     """Requests in the middle of learning, so that a counterfactual original is trained, too."""
-    asked: list[int] = []
+    contacted: list[int] = []
 
     def listen(message: Message, context: Context, call_next: Any) -> Message:
         if message.metadata.message_type == "train.calibrate":
-            asked.append(int(context.node_config["partition-id"]))
+            contacted.append(int(context.node_config["partition-id"]))
         reply: Message = call_next(message, context)
         return reply
 
@@ -184,7 +184,7 @@ def test_constants_are_the_same_in_every_model_and_asked_for_once(tmp_path: Path
     ]
     config = small_config(deletions__schedule=schedule, evaluation__retrained_seeds=2)
     run_small(tmp_path / "run", config, [listen])
-    assert sorted(asked) == list(range(6))
+    assert sorted(contacted) == list(range(6))
     means = [
         load_file(f)["norm.mean"] for f in sorted((tmp_path / "run" / "checkpoints").glob("*.safetensors"))
     ]
@@ -197,16 +197,16 @@ def test_a_device_sends_moments_of_one_set_only(tmp_path: Path) -> None:
     experiment = prepared(tmp_path / "run", config)
     run, content = experiment.run, RecordDict({"settings": settings(rounds_done=0)})
 
-    def told() -> tuple[float, list[float]]:
+    def correlations() -> tuple[float, list[float]]:
         reply = calibrate_locally(Device(run, 2), content)
         mean = torch.from_numpy(reply.array_records["moments"]["mean"].numpy())
         return float(reply.metric_records["metrics"]["examples"]), mean.tolist()
 
-    first, again = told(), told()
+    first, again = correlations(), correlations()
     assert first[0] == 14 and first == again
     play(experiment)
     experiment.close()
-    assert told() == (0.0, [0.0] * 720)
+    assert correlations() == (0.0, [0.0] * 720)
 
 
 def test_rules_of_the_one_set(tmp_path: Path) -> None:

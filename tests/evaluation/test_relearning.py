@@ -70,7 +70,7 @@ def test_what_is_known_takes_no_step_and_what_is_lost_takes_some() -> None:
     assert lost and 0 < lost.low <= lost.steps <= lost.high and lost.reached
 
 
-def test_not_within_the_limit_is_said() -> None:
+def test_not_within_the_limit_is_reported() -> None:
     model, examples = by_hand()
     slow = measured(model, examples, settings=LocalSettings(lr=1e-6), limit=3)
     assert slow and (slow.steps, slow.reached, slow.limit) == (3.0, False, 3)

@@ -31,7 +31,8 @@ def test_a_threshold_takes_all_that_are_tied() -> None:
 
 
 def test_the_tpr_is_of_a_threshold_that_there_is() -> None:
-    """10 negatives measure no FPR between 0 and .1: at 1 % the rate without any wrong accusation is told."""
+    """10 negatives measure no FPR between 0 and .1: at 1 % the rate without any wrong accusation is
+    reported."""
     fpr, tpr = curve([5, 4, 3, 2], [4.5, *range(-9, 0)])
     assert low_rates(fpr, tpr) == {"0.01": 0.25, "0.001": 0.25}
     assert tpr_at(fpr, tpr, 0.0999) == 0.25 and tpr_at(fpr, tpr, 0.1) == 1.0

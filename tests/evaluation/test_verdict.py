@@ -77,13 +77,13 @@ def test_one_retrained_model_gives_no_floor_and_no_rho() -> None:
     assert gaps.rho is None and gaps.nothing_to_forget is False
 
 
-def test_doing_nothing_forgets_nothing_and_is_told_so() -> None:
+def test_doing_nothing_forgets_nothing_and_the_verdict_says_so() -> None:
     ranking = verdict(learned("first", without=False)).ranking()
     judged = next(row for row in ranking if row.name == "recovered (l2ul)")
     assert judged.forgetting == 0.0 and not judged.useful
 
 
-def test_where_the_original_never_heard_them_there_is_nothing_to_forget() -> None:
+def test_where_the_original_was_never_trained_on_them_there_is_nothing_to_forget() -> None:
     """The "original" is one more model without D_f: about a noise floor away from the others."""
     others = [learned(f"seed {n}", without=True) for n in range(6)]
     original = learned("seed 9", without=True)

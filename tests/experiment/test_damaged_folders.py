@@ -41,7 +41,7 @@ def leave_when(out: Path, cache: Path, when: Callable[[list[str]], bool]) -> Non
     """A run whose server dies when the clients have answered a message and ``when`` says so of all kinds."""
     ask, kinds = Clients.ask, list[str]()
 
-    def asked(self: Clients, kind: str, *rest: Any, **more: Any) -> Any:
+    def ask_once(self: Clients, kind: str, *rest: Any, **more: Any) -> Any:
         answers = ask(self, kind, *rest, **more)
         kinds.append("retrain" if rest[2].phase == "retrain" else kind)
         if when(kinds):
@@ -49,7 +49,7 @@ def leave_when(out: Path, cache: Path, when: Callable[[list[str]], bool]) -> Non
         return answers
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Clients, "ask", asked)
+        patched.setattr(Clients, "ask", ask_once)
         with pytest.raises(Death):
             resumed(out, CONFIG, cache)
 
@@ -149,7 +149,7 @@ REFUSED = [
     ("run/vaults/client-0003/index.json", "removed", "index.json"),
     ("run/vaults/client-0003/audio-1.i16", "scrambled", "audio-1.i16: its bytes do not match the checksum"),
     ("run/vaults/client-0003/audio-1.i16", "removed", "audio-1.i16: is missing"),
-    ("run/vaults/client-0002/requests.json", "scrambled", "requests.json: is no book"),
+    ("run/vaults/client-0002/requests.json", "scrambled", "requests.json: is not a request store"),
     ("run/vaults/client-0002/requests.json", "removed", "requests.json: lacks request"),
 ]
 
@@ -206,7 +206,7 @@ def alone(run: RunFolder) -> None:
 
 
 def with_vaults_alone(run: RunFolder) -> None:
-    """Books, ledger and receipts are gone, too: the second generation of a vault is all that tells."""
+    """Stores, ledger and receipts are gone, too: the second generation of a vault is the only sign."""
     shutil.rmtree(run.checkpoints)
     run.ledger.unlink()
     run.purges.unlink()
@@ -259,9 +259,9 @@ def test_after_a_purge_both_newest_states_are_beyond_it(tmp_path: Path) -> None:
     manifests = sorted((out / "checkpoints" / "standing").glob("*.json"))
     assert len(manifests) == 2
     for file in manifests:
-        told = json.loads(file.read_text())["state"]
-        assert told["step"] != "purge"
-        assert [r["state"] for r in told["requests"]] == ["verified"]
+        saved = json.loads(file.read_text())["state"]
+        assert saved["step"] != "purge"
+        assert [r["state"] for r in saved["requests"]] == ["verified"]
 
 
 # ---- what is trained on is what the corpus says -----------------------------------------------------------

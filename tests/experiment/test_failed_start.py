@@ -1,4 +1,4 @@
-"""A run that cannot start: the reason is said, what was made goes, what was there before stays."""
+"""A run that cannot start: the reason is reported, what was made is removed, what was there before stays."""
 
 import importlib
 import os
@@ -74,12 +74,12 @@ def test_the_first_error_survives_and_only_what_was_made_goes(
     broken.write_bytes(broken.read_bytes()[:500])
     if stuck:
         monkeypatch.setattr(folders.shutil, "rmtree", fails)
-    code, said = call(
+    code, output = call(
         "run", "--config", small_file(tmp_path), "--corpus", "manifest", "--data", corpus, "--out", out
     )
-    assert code == 2 and said.startswith("error:") and "s03-angry-1.wav: is truncated" in said, said
+    assert code == 2 and output.startswith("error:") and "s03-angry-1.wav: is truncated" in output, output
     if stuck:
-        assert "could not be removed (No space left on device); remove it by hand" in said
+        assert "could not be removed (No space left on device); remove it by hand" in output
     else:
         assert tree(place) == before
 
@@ -158,21 +158,21 @@ def test_two_runs_of_the_same_second(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command, "datetime", Fixed)
-    asked: list[Path] = []
+    tried: list[Path] = []
 
     def prepare(config: Any, out: Path, *_: Any, **__: Any) -> None:
-        asked.append(out)
-        if len(asked) == 3:
+        tried.append(out)
+        if len(tried) == 3:
             raise BadInput("wrong")
-        raise RunFailed("stopped here") if len(asked) > 3 else SystemExit(0)
+        raise RunFailed("stopped here") if len(tried) > 3 else SystemExit(0)
 
     monkeypatch.setattr(preparation, "prepare", prepare)
     call("run", "--config", small_file(tmp_path))
     assert call("run", "--config", small_file(tmp_path))[0] == 0
-    assert asked[0] == asked[1] and not (tmp_path / "runs").exists()  # the first was taken away again
-    (tmp_path / "runs" / asked[0].name).mkdir(parents=True)
+    assert tried[0] == tried[1] and not (tmp_path / "runs").exists()  # the first was taken away again
+    (tmp_path / "runs" / tried[0].name).mkdir(parents=True)
     assert call("run", "--config", small_file(tmp_path))[0] == 2
-    assert asked[2].name == f"{asked[0].name}-2" and not asked[2].exists()
+    assert tried[2].name == f"{tried[0].name}-2" and not tried[2].exists()
 
 
 @pytest.mark.parametrize("make", [new, empty, linked, linked_above])
@@ -200,8 +200,8 @@ def test_a_file_system_without_locks_is_one_line(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(files.fcntl, "flock", no_locks)
-    code_, said = call("run", "--config", small_file(tmp_path), "--out", tmp_path / "run")
-    assert code_ == 2 and "its file system has no locks" in said and len(said.strip().splitlines()) == 1
+    code_, output = call("run", "--config", small_file(tmp_path), "--out", tmp_path / "run")
+    assert code_ == 2 and "its file system has no locks" in output and len(output.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
 
 
@@ -244,9 +244,9 @@ def test_an_input_that_cannot_be_read_is_exit_code_2(
         if os.geteuid() == 0:
             pytest.skip("nothing is closed to root")
         Path("closed").mkdir(mode=0)
-    code, said = call("run", *arguments)
-    assert code == 2 and expected in said and "disk full" not in said, said
-    assert not Path("runs").exists() and "Traceback" not in said
+    code, output = call("run", *arguments)
+    assert code == 2 and expected in output and "disk full" not in output, output
+    assert not Path("runs").exists() and "Traceback" not in output
 
 
 @pytest.mark.parametrize("command", ["report", "export", "requests", "ledger"])
@@ -260,8 +260,8 @@ def test_other_commands_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, com
             "requests": ["requests", "--run", place],
             "ledger": ["ledger", "show", place],
         }[command]
-        code, said = call(*arguments)
-        assert code == 2 and len(said.strip().splitlines()) == 1, (place, said)
+        code, output = call(*arguments)
+        assert code == 2 and len(output.strip().splitlines()) == 1, (place, output)
     assert call("report", LONG, "circle")[0] == 2
 
 
@@ -299,8 +299,8 @@ def test_text_files_of_other_editors(tmp_path: Path, encoding: str, mark: str, c
 def test_a_config_with_a_mark_runs(tmp_path: Path) -> None:
     file = small_file(tmp_path)
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
-    code, said = call("run", "--config", file, "--set", "training.rounds=0", "--out", tmp_path / "run")
-    assert code == 2 and "training.rounds" in said and "TOML" not in said
+    code, output = call("run", "--config", file, "--set", "training.rounds=0", "--out", tmp_path / "run")
+    assert code == 2 and "training.rounds" in output and "TOML" not in output
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs mount namespaces")

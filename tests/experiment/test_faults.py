@@ -51,7 +51,7 @@ def test_a_refused_client_leaves_the_mean_of_the_others(tmp_path: Path) -> None:
     assert weights_of(tmp_path / "nan") == weights_of(tmp_path / "silent")
 
 
-def test_a_client_that_fails_once_is_asked_again_and_nothing_is_lost(
+def test_a_client_that_fails_once_is_sent_the_message_again_and_nothing_is_lost(
     tmp_path: Path, inline_run: tuple[Path, Any]
 ) -> None:
     results = run_small(tmp_path / "run", mods=[Spoil("train", "raise", times=1)])
@@ -86,7 +86,7 @@ def test_two_of_six_are_the_least_whatever_the_quorum(tmp_path: Path) -> None:
         run_small(tmp_path / "run", small_config(federation__quorum=0.01), mods)
 
 
-def test_a_damaged_vault_is_not_told_by_its_path(tmp_path: Path) -> None:
+def test_the_fault_of_a_damaged_vault_does_not_name_its_path(tmp_path: Path) -> None:
     """The device cannot even open its vault; what leaves it names no file."""
     experiment = prepared(tmp_path / "run")
     index = tmp_path / "run" / "vaults" / "client-0004" / "index.json"
@@ -101,7 +101,7 @@ def test_a_damaged_vault_is_not_told_by_its_path(tmp_path: Path) -> None:
     assert all(str(tmp_path) not in f["reason"] and "/" not in f["reason"] for f in results["faults"])
 
 
-def test_a_failed_run_still_tells_of_requests_and_faults(tmp_path: Path) -> None:
+def test_a_failed_run_still_reports_requests_and_faults(tmp_path: Path) -> None:
     """The deletions of round 1 were served; then two devices are lost for good in round 3."""
     early = [{"client": 2, "what": "some", "count": 4, "round": 1}]
     experiment = prepared(tmp_path / "run", small_config(deletions__schedule=early))
@@ -116,10 +116,10 @@ def test_a_failed_run_still_tells_of_requests_and_faults(tmp_path: Path) -> None
 
     with pytest.raises(RunFailed) as failure:
         play(experiment, [lost])
-    told = experiment.write_failure(str(failure.value)).to_json()
-    assert [(r["client"], r["state"]) for r in told["requests"]] == [(2, "verified")]
-    assert {f["client"] for f in told["faults"]} == {0, 5}
-    assert told["ledger"]["entries"] == 6 and told["cost"]["learn"]["rounds"] >= 3
+    results = experiment.write_failure(str(failure.value)).to_json()
+    assert [(r["client"], r["state"]) for r in results["requests"]] == [(2, "verified")]
+    assert {f["client"] for f in results["faults"]} == {0, 5}
+    assert results["ledger"]["entries"] == 6 and results["cost"]["learn"]["rounds"] >= 3
 
 
 def test_even_a_quorum_of_next_to_nothing_needs_one_answer(tmp_path: Path) -> None:

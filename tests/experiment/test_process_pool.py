@@ -1,4 +1,4 @@
-"""Work in processes: everything is made once, and none outlives whoever asked for it."""
+"""Work in processes: everything is made once, and none outlives its parent."""
 
 import multiprocessing
 import os
@@ -119,13 +119,13 @@ def test_none_outlives_its_parent(tmp_path: Path, how: signal.Signals, after: fl
     time.sleep(after)
     start = time.monotonic()
     (os.killpg if how is signal.SIGINT else os.kill)(process.pid, how)
-    _, said = process.communicate(timeout=60)
+    _, output = process.communicate(timeout=60)
     while alive(process.pid) and time.monotonic() - start < 20:
         time.sleep(0.1)
     assert not alive(process.pid), "processes live on"
     assert process.returncode == (3 if how is signal.SIGINT else -how)
     # Python's own tracker of semaphores notes that nobody gave them back to it.
-    assert said == "" or (how is signal.SIGKILL and "resource_tracker" in said)
+    assert output == "" or (how is signal.SIGKILL and "resource_tracker" in output)
     assert time.monotonic() - start < 15
 
 

@@ -1,4 +1,4 @@
-"""Runs of drawn settings and wishes, killed at drawn points until they end, end as if nothing had been."""
+"""Runs of drawn settings and requests, killed at drawn points until they end, end as if nothing had been."""
 
 import json
 import random
@@ -105,32 +105,32 @@ def drawn_config(dice: random.Random) -> Config:
 
 Act = Callable[[Inbox], None]
 Timeline = Mapping[tuple[int, int], Sequence[Act]]
-"""(client, date) -> what persons put into its inbox just before it is asked at that date"""
+"""(client, rounds done) -> what people put into its inbox just before the server asks in that round"""
 
 
-def drawn_wishes(dice: random.Random, config: Config, partition: Partition) -> Timeline:
-    """Some take back, on one device, what they asked for, at once or later."""
+def drawn_requests(dice: random.Random, config: Config, partition: Partition) -> Timeline:
+    """Draw requests; some are withdrawn on one device, at once or later."""
     plan = defaultdict[tuple[int, int], list[Act]](list)
     for _ in range(dice.randint(0, 3)):
         id_, rounds_done = f"{dice.getrandbits(64):016x}", dice.randrange(config.training.rounds + 4)
         client = dice.randrange(config.partition.clients)
         what = dice.choice(["all", "some", "some", "speaker", "emotion", "named", "named"])
-        wish = partial(FiledRequest, id_, what, f"person-{id_}", deadline=dice.choice([None, None, 0, 2]))
+        request = partial(FiledRequest, id_, what, f"person-{id_}", deadline=dice.choice([None, None, 0, 2]))
         devices: Sequence[int] = [client]
         if what == "speaker":
             speaker = dice.choice(sorted({u.speaker for u in partition.clients[client].train}))
             devices = partition.holders[speaker]
-            wish = partial(wish, speaker=speaker, devices=len(devices))
+            request = partial(request, speaker=speaker, devices=len(devices))
         elif what == "some":
-            wish = partial(wish, count=2)
+            request = partial(request, count=2)
         elif what == "emotion":
-            wish = partial(wish, emotion=dice.choice(partition.clients[client].test).emotion)
+            request = partial(request, emotion=dice.choice(partition.clients[client].test).emotion)
         elif what == "named":
             share = partition.clients[client]
             chosen = dice.sample([*share.test, *share.train], dice.randint(1, 3))
-            wish = partial(wish, utterances=tuple(u.id for u in chosen))
+            request = partial(request, utterances=tuple(u.id for u in chosen))
         for device in devices:
-            plan[device, rounds_done].append(lambda inbox, wish=wish: inbox.file(wish()))  # type: ignore[misc]
+            plan[device, rounds_done].append(lambda inbox, request=request: inbox.file(request()))  # type: ignore[misc]
         if dice.random() < 0.4:
             later = rounds_done + dice.choice([0, 0, 1, 2])
             plan[client, later].append(lambda inbox, id_=id_: inbox.file_withdrawal(id_))  # type: ignore[misc]
@@ -139,7 +139,8 @@ def drawn_wishes(dice: random.Random, config: Config, partition: Partition) -> T
 
 @dataclass(frozen=True)
 class Persons:
-    """They act whenever a client is asked for deletions, again if it is asked again: a Flower mod."""
+    """They act whenever the server collects a client's deletions, again if the message is repeated: a Flower
+    mod."""
 
     out: Path
     plan: Timeline
@@ -214,7 +215,7 @@ def assert_sound(experiment: Experiment, results: Mapping[str, Any]) -> None:
 
 
 def on_devices(out: Path) -> dict[str, Any]:
-    """Books and receipts of all devices, less what a clock measured and how much a scan found to read."""
+    """Stores and receipts of all devices, without measured times and the amount that a scan read."""
     found: dict[str, Any] = {}
     for vault in sorted((out / "vaults").iterdir()):
         found[vault.name] = [
@@ -238,7 +239,7 @@ def live(folder: Path, seed: int) -> int:
     with pytest.MonkeyPatch.context() as watched:
         no_late_reply_of_the_purged(watched)
         experiment = prepare(config, whole, folder / "whole-run" / "cache", quiet, decoded)
-        plan, risk = drawn_wishes(dice, config, experiment.partition), dice.choice(RISKS)
+        plan, risk = drawn_requests(dice, config, experiment.partition), dice.choice(RISKS)
         expected = play(experiment, [Persons(whole, plan)]).to_json()
         assert_sound(experiment, expected)
 

@@ -55,12 +55,12 @@ class Again:
         losses, won, whole = self.losses(z), 0.0, 0.0
         for person in sorted(set(self.speaker[self.forget])) if same_speaker else [None]:
             own = np.ones(len(z), bool) if person is None else self.speaker == person
-            tested, asked = np.flatnonzero(self.test & own), np.flatnonzero(self.forget & own)
-            asked = asked[np.isin(self.y[asked], self.y[tested])]
+            tested, forget = np.flatnonzero(self.test & own), np.flatnonzero(self.forget & own)
+            forget = forget[np.isin(self.y[forget], self.y[tested])]
             for t in tested:
                 alike = (self.y[tested] == self.y[t]).sum()
-                weight = (self.y[asked] == self.y[t]).mean() / alike if len(asked) else 0.0
-                for f in asked:
+                weight = (self.y[forget] == self.y[t]).mean() / alike if len(forget) else 0.0
+                for f in forget:
                     won += weight * (float(losses[f] < losses[t]) + 0.5 * float(losses[f] == losses[t]))
                     whole += weight
         return won / whole
@@ -77,11 +77,11 @@ def again(tmp_path_factory: pytest.TempPathFactory) -> Again:
 
 def test_accuracies_and_both_population_attacks(again: Again) -> None:
     for name, z in again.logits.items():
-        told = again.results["models"][name]
-        parts = [told[part]["accuracy"] for part in ("forget", "retain", "test")]
-        assert [*parts, told["membership"]["auc"]] == pytest.approx(again.four(z))
+        reported = again.results["models"][name]
+        parts = [reported[part]["accuracy"] for part in ("forget", "retain", "test")]
+        assert [*parts, reported["membership"]["auc"]] == pytest.approx(again.four(z))
         same = again.auc(z, same_speaker=True)
-        assert told["membership_same_speaker"]["auc"] == pytest.approx(same)
+        assert reported["membership_same_speaker"]["auc"] == pytest.approx(same)
 
 
 def test_gaps_noise_floor_rho_and_reversion(again: Again) -> None:
@@ -90,12 +90,12 @@ def test_gaps_noise_floor_rho_and_reversion(again: Again) -> None:
         name: float(np.mean([np.abs(again.four(z) - other) for other in others]))
         for name, z in again.logits.items()
     }
-    told = again.results["gap"]
+    reported = again.results["gap"]
     for name, model in {"none": "original", "unlearned": "unlearned", "recovered": "recovered"}.items():
-        assert told[name]["mean"] == pytest.approx(gap[model])
+        assert reported[name]["mean"] == pytest.approx(gap[model])
     floor = np.mean([np.abs(a - b).mean() for a, b in combinations(others, 2)])
-    assert told["noise_floor"]["mean"] == pytest.approx(floor)
-    assert told["rho"] == pytest.approx(gap["original"] / floor)
+    assert reported["noise_floor"]["mean"] == pytest.approx(floor)
+    assert reported["rho"] == pytest.approx(gap["original"] / floor)
     back, before = again.four(again.logits["recovered"]), again.four(again.logits["unlearned"])
     reversion = again.results["reversion"]
     assert reversion["forget"] == pytest.approx(back[0] - before[0])
@@ -121,8 +121,8 @@ def test_distances(again: Again) -> None:
             js = (0.5 * p * np.log(p / m) + 0.5 * q * np.log(q / m)).sum(1).mean()
             tow = np.prod(1 - np.abs(again.four(z) - again.four(other))[:3])
             found.append([tow, ks, wasserstein, js])
-        told = again.results["distances"][name]
-        assert [told[k] for k in ("tow", "ks", "wasserstein", "js")] == pytest.approx(np.mean(found, 0))
+        reported = again.results["distances"][name]
+        assert [reported[k] for k in ("tow", "ks", "wasserstein", "js")] == pytest.approx(np.mean(found, 0))
 
 
 @pytest.mark.parametrize("method", ["none", pytest.param("destroy", marks=pytest.mark.slow)])

@@ -11,12 +11,12 @@ from small_run import prepared, run_small, small_config, weights_of, without_tim
 from fedunlearn.engines.engine import play
 from fedunlearn.errors import BadInput
 from fedunlearn.messages.records import MessageConfig, number
-from fedunlearn.partition import deal, recorded_later
+from fedunlearn.partition import partition_corpus, recorded_later
 from fedunlearn.vault.vault import Vault
 
 
 class Counted:
-    """How many utterances each client trained on, at each date: a Flower mod."""
+    """How many utterances each client trained on, after how many rounds: a Flower mod."""
 
     def __init__(self) -> None:
         self.counts: dict[tuple[int, int], set[int]] = {}
@@ -24,13 +24,13 @@ class Counted:
     def __call__(self, message: Message, context: Context, call_next: Any) -> Message:
         reply: Message = call_next(message, context)
         if message.metadata.message_type == "train":
-            asked = MessageConfig(message.content)
-            key = int(context.node_config["partition-id"]), asked.integer("rounds_done")
+            settings = MessageConfig(message.content)
+            key = int(context.node_config["partition-id"]), settings.integer("rounds_done")
             self.counts.setdefault(key, set()).add(int(number(reply.content, "examples")))
         return reply
 
 
-def test_recordings_join_at_their_date_in_the_run_and_in_its_references(tmp_path: Path) -> None:
+def test_recordings_join_in_their_round_in_the_run_and_in_its_references(tmp_path: Path) -> None:
     counted = Counted()
     config = small_config(partition__recordings=[{"client": 2, "count": 5, "round": 2}])
     results = run_small(tmp_path / "run", config, [counted])
@@ -51,7 +51,7 @@ def test_recordings_from_the_start_are_the_ordinary_run(tmp_path: Path, inline_r
 
 
 def test_new_audio_after_a_deletion_is_welcome(tmp_path: Path) -> None:
-    """Client 1 takes back everything, leaves, records five utterances a round later, and trains again."""
+    """Client 1 deletes everything, leaves, records five utterances a round later, and trains again."""
     counted = Counted()
     config = small_config(
         training__rounds=5,
@@ -107,7 +107,7 @@ def test_what_no_model_was_trained_on_is_purged_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("one_stream")
 def test_taken_back_before_the_first_round(tmp_path: Path) -> None:
-    """All of a client at date 0: it never takes part in training."""
+    """All of a client in round 0: it never takes part in training."""
     config = small_config(deletions__schedule=[{"client": 1, "what": "all", "round": 0}])
     results = run_small(tmp_path / "run", config)
     assert results["status"] == "complete" and results["requests"][0]["learned"] == 0
@@ -136,17 +136,17 @@ def test_no_utterance_is_recorded_twice() -> None:
 
     late = [{"client": 1, "count": 5, "round": 2}, {"client": 1, "count": 5, "round": 4}]
     config = resolve(small_config(partition__recordings=late))
-    partition = deal(corpora.load(config.corpus, config.seed), config.partition, config.seed)
+    partition = partition_corpus(corpora.load(config.corpus, config.seed), config.partition, config.seed)
     later = recorded_later(partition, config.partition, config.seed)
     assert sorted(later.values()) == [2] * 5 + [4] * 5
     assert set(later) <= {u.id for u in partition.clients[1].train}
 
 
 @pytest.mark.parametrize("method", ["retrained", "fed-eraser", "scrub"])
-def test_an_upper_reference_learns_again_from_what_there_was_at_each_date(
+def test_a_privileged_baseline_learns_again_from_what_there_was_in_each_round(
     tmp_path: Path, method: str
 ) -> None:
-    """At an earlier date a client held less than it holds now; nobody takes that for a lie."""
+    """In an earlier round a client held less than it holds now; that is no reason to refuse its reply."""
     config = small_config(
         partition__recordings=[{"client": 4, "count": 5, "round": 2}], unlearning__method=method
     )
@@ -154,7 +154,7 @@ def test_an_upper_reference_learns_again_from_what_there_was_at_each_date(
     assert results["status"] == "complete" and not results["faults"]
 
 
-def test_who_was_trained_on_by_an_upper_reference_alone_must_be_unlearned(tmp_path: Path) -> None:
+def test_data_that_only_a_privileged_baseline_trained_on_must_be_unlearned(tmp_path: Path) -> None:
     """Recorded after learning, when the others' unlearning has all clients train: no model is without it."""
     config = small_config(
         unlearning__method="scrub",

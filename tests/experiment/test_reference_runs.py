@@ -1,4 +1,4 @@
-"""Whole small runs of the privileged baselines: who is asked, what is left out, and what equals what."""
+"""Whole small runs of the privileged baselines: who takes part, what is left out, and what equals what."""
 
 import json
 import threading
@@ -83,18 +83,18 @@ class Listener:
 
     def __init__(self, *kinds: str) -> None:
         self.kinds = kinds
-        self.heard: list[tuple[str, int, RecordDict, RecordDict]] = []
+        self.exchanged: list[tuple[str, int, RecordDict, RecordDict]] = []
 
     def __call__(self, message: Message, context: Context, call_next: Any) -> Message:
         reply = call_next(message, context)
         kind = message.metadata.message_type
         if kind in self.kinds:
             client = int(context.node_config["partition-id"])
-            self.heard.append((kind, client, message.content, reply.content))
+            self.exchanged.append((kind, client, message.content, reply.content))
         return reply
 
     def clients(self, kind: str) -> set[int]:
-        return {client for k, client, _, _ in self.heard if k == kind}
+        return {client for k, client, _, _ in self.exchanged if k == kind}
 
 
 # ---- a run of each ---------------------------------------------------------------------------------------
@@ -108,15 +108,15 @@ def run(
     out = tmp_path_factory.mktemp(method) / "run"
     listener = Listener("train", "train.calibrate", "train.unlearn", "train.forget_part", "train.retain_part")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Device, "kept", _without_what_was_asked)
+        patch.setattr(Device, "kept", _without_requests)
         results = run_small(out, config_of(method), [listener], cache)
     return method, out, results, listener
 
 
-def _without_what_was_asked(
+def _without_requests(
     self: Device, content: RecordDict, kept: Callable[[Device, RecordDict], Examples] = Device.kept
 ) -> Examples:
-    """Whoever is asked to leave something out trains on exactly what it has not been asked to delete."""
+    """A client that leaves something out trains on exactly what it does not have to delete."""
     examples = kept(self, content)
     if "withheld" in content.config_records:
         open_ = {u for r in RequestStore(self.vault.folder).open() for u in r.utterances}
@@ -157,7 +157,7 @@ def test_requests_go_through_every_state_and_wait_for_the_rounds(
     assert [len(row["requests"]) for row in rows if row["requests"]] == [1, 2]
 
 
-def test_its_cost_is_booked_under_unlearn(
+def test_its_cost_is_counted_under_unlearn(
     run: tuple[str, Path, dict[str, Any], Listener], cache: Path
 ) -> None:
     method, _, results, listener = run
@@ -166,39 +166,39 @@ def test_its_cost_is_booked_under_unlearn(
     assert cost["rounds"] == rounds[method]
     assert cost["client_seconds"] > 0 and cost["wall_seconds"] > 0
     weights = sum(v.numel() * v.element_size() for v in states(run[1], "original", cache).values())
-    replies = [m for m in listener.heard if m[0].endswith("_part") or "withheld" in m[2].config_records]
+    replies = [m for m in listener.exchanged if m[0].endswith("_part") or "withheld" in m[2].config_records]
     assert cost["bytes_up"] > weights * len(replies) > 0
     assert results["cost"]["learn"]["rounds"] == 3
 
 
-def test_nobody_is_asked_to_unlearn_alone_and_who_keeps_nothing_trains_no_more(
+def test_no_client_unlearns_alone_and_a_client_without_data_no_longer_trains(
     run: tuple[str, Path, dict[str, Any], Listener],
 ) -> None:
-    """Client 1 takes everything back; 2 and 3 later take back some."""
+    """Client 1 deletes everything; 2 and 3 later delete some."""
     method, _, _, listener = run
     card = PRIVILEGED[method]
     assert not listener.clients("train.unlearn")
-    asked = "train.retain_part" if isinstance(card, RoundsCard) else "train"
+    training_kind = "train.retain_part" if isinstance(card, RoundsCard) else "train"
     withheld = [
         (client, content.config_records["withheld"]["requests"], reply.metric_records["metrics"]["examples"])
-        for kind, client, content, reply in listener.heard
-        if kind == asked and "withheld" in content.config_records
+        for kind, client, content, reply in listener.exchanged
+        if kind == training_kind and "withheld" in content.config_records
     ]
     assert {client for client, _, _ in withheld} == {2, 3}
     assert {(client, examples) for client, _, examples in withheld} == {(2, 10), (3, 11)}
     if isinstance(card, RoundsCard):
         assert listener.clients("train.retain_part") == {0, 2, 3, 4, 5}
         assert listener.clients("train.forget_part") == ({1, 2, 3} if card.forget else set())
-    teachers = {kind for kind, _, content, _ in listener.heard if "teacher" in content.array_records}
+    teachers = {kind for kind, _, content, _ in listener.exchanged if "teacher" in content.array_records}
     assert teachers == ({"train.forget_part", "train.retain_part"} if method == "scrub" else set())
 
 
-def test_what_was_asked_for_is_gone(run: tuple[str, Path, dict[str, Any], Listener]) -> None:
+def test_what_was_requested_is_gone(run: tuple[str, Path, dict[str, Any], Listener]) -> None:
     _, out, results, _ = run
     for request in results["requests"]:
         vault = Vault(out / "vaults" / f"client-{request['client']:04d}")
-        book = RequestStore(vault.folder).all()
-        assert not {u for r in book for u in r.utterances} & vault.entries.keys()
+        store = RequestStore(vault.folder).all()
+        assert not {u for r in store for u in r.utterances} & vault.entries.keys()
 
 
 @pytest.mark.parametrize("method", ["scrub", "fed-eraser"])
@@ -357,7 +357,7 @@ def test_the_server_weighs_both_halves_of_neggrad_plus(tmp_path: Path, cache: Pa
         "neggrad-plus", unlearning__neggrad_plus__alpha=0.25, deletions__schedule=schedule, recovery__rounds=0
     )
     run_small(tmp_path / "run", config, [listener], cache)
-    halves = [[m for m in listener.heard if m[0] == kind] for kind in listener.kinds]
+    halves = [[m for m in listener.exchanged if m[0] == kind] for kind in listener.kinds]
     assert [len(half) for half in halves] == [2 * 2, 2 * 5]
 
     def name(record: RecordDict, part: str) -> Tensor:
@@ -395,7 +395,7 @@ def test_everybody_takes_everything_back(
 
 
 @pytest.mark.parametrize("method", ["fed-eraser", "retrained", "scrub"])
-def test_whoever_asks_during_learning_is_served_and_learning_goes_on(tmp_path: Path, method: str) -> None:
+def test_a_request_during_learning_is_served_and_learning_goes_on(tmp_path: Path, method: str) -> None:
     early = [{"client": 2, "what": "some", "count": 4, "round": 2}]
     results = run_small(tmp_path / "run", config_of(method, deletions__schedule=early))
     assert results["status"] == "complete"
@@ -426,7 +426,7 @@ def test_a_round_of_a_reference_has_its_quorum(tmp_path: Path, cache: Path, meth
     one = run_small(tmp_path / "one", config, [Late(kind, "nan", client=4)], cache)
     assert one["status"] == "complete"
     assert {(f["client"], f["phase"]) for f in one["faults"]} == {(4, "unlearn")}
-    assert len(one["faults"]) == 2 * 3  # asked again once in each of three rounds
+    assert len(one["faults"]) == 2 * 3  # repeated once in each of three rounds
     with pytest.raises(RunFailed, match=r"\(unlearn\): 4 of 6 clients answered properly"):
         run_small(tmp_path / "two", config, [Late(kind, "nan", client=c) for c in (4, 5)], cache)
 
@@ -467,20 +467,21 @@ def test_if_no_requester_forgets_the_original_stands(tmp_path: Path, cache: Path
 def test_a_late_purge_is_left_out_until_it_comes(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Client 1's first purge fails; when client 2 asks a round later, both leave their own out."""
+    """Client 1's first purge fails; when client 2 requests deletion a round later, both leave their own
+    out."""
     some = [{"client": c, "what": "some", "count": 4, "after_learning": c - 1} for c in (1, 2)]
     config = config_of("fine-tune", deletions__schedule=some, recovery__rounds=0)
-    monkeypatch.setattr(Device, "kept", _without_what_was_asked)
+    monkeypatch.setattr(Device, "kept", _without_requests)
     listener = Listener("train.retain_part")
     mods = [listener, Spoil("query.purge", "raise", times=2, client=1)]
     results = run_small(tmp_path / "run", config, mods, cache)
     assert results["status"] == "complete"
-    told = [
+    sums = [
         (client, "withheld" in content.config_records, reply.metric_records["metrics"]["examples"])
-        for _, client, content, reply in listener.heard
+        for _, client, content, reply in listener.exchanged
         if client in (1, 2)
     ]
-    assert told == [(1, True, 10), (2, False, 14)] * 2 + [(1, True, 10), (2, True, 10)] * 2
+    assert sums == [(1, True, 10), (2, False, 14)] * 2 + [(1, True, 10), (2, True, 10)] * 2
 
 
 def test_a_device_answers_no_message_of_another_kind_of_method(tmp_path: Path, cache: Path) -> None:
@@ -492,14 +493,14 @@ def test_a_device_answers_no_message_of_another_kind_of_method(tmp_path: Path, c
     ):
         experiment = prepared(tmp_path / method, config_of(method), cache)
         app = ServerApp()
-        said: list[str] = []
+        messages: list[str] = []
 
         @app.main()
-        def main(grid: Grid, context: Context, kind: str = kind, said: list[str] = said) -> None:
+        def main(grid: Grid, context: Context, kind: str = kind, messages: list[str] = messages) -> None:
             message = Message(RecordDict(), dst_node_id=1, message_type=kind)
-            said.extend(r.error.reason for r in grid.send_and_receive([message]))
+            messages.extend(r.error.reason for r in grid.send_and_receive([message]))
 
         client_app = make_client_app(str((tmp_path / method).resolve()))
         run_inline(app, client_app, 6, experiment.config.federation, experiment.run.log)
         experiment.close()
-        assert len(said) == 1 and "DeviceFailed: KeyError" in said[0], said
+        assert len(messages) == 1 and "DeviceFailed: KeyError" in messages[0], messages

@@ -1,4 +1,4 @@
-"""What an update tells of the data it was made from: controls in which the answer is known."""
+"""What an update reveals about the data it was made from: controls in which the answer is known."""
 
 import copy
 
@@ -58,9 +58,9 @@ def test_an_update_of_zeros_tells_nothing() -> None:
     """Every loss rises by 0, which is a tie; and the guess is that all classes are alike."""
     model, forget, kept, held_out = parts()
     found = measured(model, zeros(model), forget, kept, held_out)
-    told, mix = found.membership, found.label_mix
-    assert told and mix
-    assert [told.auc, told.low, told.high] == pytest.approx([0.5] * 3) and told.against == "kept"
+    attack, mix = found.membership, found.label_mix
+    assert attack and mix
+    assert [attack.auc, attack.low, attack.high] == pytest.approx([0.5] * 3) and attack.against == "kept"
     assert mix.tv == mix.uniform == 0.0
     # The corpus has 3, 2, 1, 2 of 8; the forget set a quarter of each: (1/8 + 0 + 1/8 + 0) / 2.
     assert mix.corpus == 0.125
@@ -88,7 +88,7 @@ def test_shares_of_two_classes_are_read_off_the_bias() -> None:
     assert total_variation(guess, mix_of(alone.labels.numpy(), 4)) == pytest.approx(1 / 6, abs=1e-6)
 
 
-def test_ascent_on_one_half_is_told_from_the_other() -> None:
+def test_ascent_on_one_half_is_distinguished_from_the_other() -> None:
     """The model knows all alike; what it was driven away from stands out by rise and by direction."""
     generator = torch.Generator().manual_seed(3)
     features = torch.randn(40, 1, 60, generator=generator)
@@ -96,8 +96,8 @@ def test_ascent_on_one_half_is_told_from_the_other() -> None:
     everything = Examples(features, torch.ones(40, dtype=torch.int64), labels)
     model = TinyModel(torch.zeros(4, 60))
     forget, kept = everything.take(torch.arange(20)), everything.take(torch.arange(20, 40))
-    told = measured(model, ascent(model, forget), forget, kept, kept).membership
-    assert told and told.auc > 0.9 and told.low > 0.8
+    attack = measured(model, ascent(model, forget), forget, kept, kept).membership
+    assert attack and attack.auc > 0.9 and attack.low > 0.8
     # The other way round: an update that learned the forget set better hides it behind all others.
     down = measured(model, ascent(model, forget, lr=-1.0), forget, kept, kept).membership
     assert down and down.auc < 0.1
@@ -107,8 +107,8 @@ def test_of_two_sets_drawn_alike_an_unrelated_update_tells_nothing() -> None:
     model, forget, kept, held_out = parts(100)
     generator = torch.Generator().manual_seed(9)
     noise = {n: 0.01 * torch.randn(v.shape, generator=generator) for n, v in model.named_parameters()}
-    told = measured(model, zeros(model) | noise, forget, kept, held_out).membership
-    assert told and told.low < 0.5 < told.high + 0.05
+    attack = measured(model, zeros(model) | noise, forget, kept, held_out).membership
+    assert attack and attack.low < 0.5 < attack.high + 0.05
 
 
 def test_without_kept_utterances_those_held_out_are_the_others() -> None:
@@ -119,7 +119,7 @@ def test_without_kept_utterances_those_held_out_are_the_others() -> None:
     assert found.membership == found.membership_held_out
 
 
-def test_where_nothing_can_be_compared_nothing_is_said() -> None:
+def test_where_nothing_can_be_compared_nothing_is_reported() -> None:
     model, forget, kept, held_out = parts()
     nothing = forget.take(torch.arange(0))
     update = ascent(model, forget)
@@ -146,5 +146,5 @@ def test_an_update_so_long_that_outputs_overflow_is_not_measured_by_them() -> No
     weights = model.state_dict()
     update = zeros(model) | {"weight": torch.full_like(weights["weight"], 3e38)}
     found = measured(model, update, forget, kept, held_out)
-    for told in (found.membership, found.membership_held_out):
-        assert not told or told.attack == "gradient alignment"
+    for attack in (found.membership, found.membership_held_out):
+        assert not attack or attack.attack == "gradient alignment"

@@ -43,7 +43,7 @@ EVENTFUL: dict[str, Any] = {
     "federation__checkpoint_every": 1,
     "recovery__reversion": "removed",
 }
-"""one asks in the middle of learning, so that the original is trained on beside; three ask afterwards"""
+"""one request in the middle of learning, so that the original is trained beside it; three afterwards"""
 
 
 def eventful(**overrides: Any) -> Config:
@@ -73,14 +73,14 @@ def dying(monkeypatch: pytest.MonkeyPatch, when: Callable[[str, int, Sequence[st
     """
     ask, kinds = Clients.ask, list[str]()
 
-    def asked(self: Clients, kind: str, *rest: Any, **more: Any) -> Any:
+    def ask_counted(self: Clients, kind: str, *rest: Any, **more: Any) -> Any:
         answers = ask(self, kind, *rest, **more)
         kinds.append("retrain" if rest[2].phase == "retrain" else kind)
         if when(kinds[-1], len(kinds) - 1, kinds):
             raise Death
         return answers
 
-    monkeypatch.setattr(Clients, "ask", asked)
+    monkeypatch.setattr(Clients, "ask", ask_counted)
     return kinds
 
 
@@ -125,7 +125,7 @@ def test_a_death_at_every_message_of_a_request(
     whole: tuple[dict[str, Any], dict[str, str]],
     kind: str,
 ) -> None:
-    """The devices have purged (or unlearned, or said what they want), and the server never decoded of it."""
+    """The devices have purged (or unlearned, or reported requests), and the server never learns of it."""
     config, out, died = eventful(), tmp_path / "run", 0
     while True:
         with monkeypatch.context() as patched:
@@ -154,7 +154,7 @@ def killed_in_a_loop(folder: Path, decoded: DecodedCorpus, whole: Any, kills: in
             if child == 0:
                 try:
                     if out.exists() and not (out / "config.toml").exists():
-                        shutil.rmtree(out)  # killed before it had even said what it is
+                        shutil.rmtree(out)  # killed before it had even written what it is
                     resumed(out, config, folder / "cache", decoded=decoded)
                     os._exit(0)
                 except BaseException as error:
@@ -239,7 +239,7 @@ def test_the_last_round_of_a_retraining_is_all_that_is_lost(
 
 
 def left_in_the_middle(out: Path, config: Config, cache: Path, decoded: DecodedCorpus) -> None:
-    """A run whose server dies when it hears of the first deletion after learning."""
+    """A run whose server dies when it receives the first deletion after learning."""
     with pytest.MonkeyPatch.context() as patched:
         dying(patched, lambda kind, _, seen: kind == "train.unlearn" and seen.count(kind) == 2)
         with pytest.raises(Death):
@@ -320,9 +320,9 @@ def test_two_checkpoints_are_kept_and_both_are_beyond_the_purge(tmp_path: Path) 
     files = checkpoints_of(tmp_path / "run")
     assert len(files) == 2
     for file in files:
-        told = json.loads(file.with_name(f"{file.name}.json").read_text())["state"]
-        assert told["step"] == "over"
-        assert {r["state"] for r in told["requests"]} == {"verified"}
+        saved = json.loads(file.with_name(f"{file.name}.json").read_text())["state"]
+        assert saved["step"] == "over"
+        assert {r["state"] for r in saved["requests"]} == {"verified"}
     assert len(list((tmp_path / "run" / "checkpoints" / "standing").iterdir())) == 4
 
 
@@ -423,14 +423,14 @@ def command(*arguments: str) -> list[str]:
 
 
 def stopped(out: Path, engine: str, how: signal.Signals, rounds: int) -> tuple[int, str]:
-    """Play a run until some rounds are done, then send its process a signal: exit code and what it said."""
+    """Play a run until some rounds are done, then send its process a signal: exit code and output."""
     process = subprocess.Popen(
         command(*arguments_of(out, engine, **{"training.rounds": rounds})),
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
-        # Tests that run in the background have been told to ignore Ctrl-C, and their children inherit that.
+        # Tests that run in the background are set to ignore Ctrl-C, and their children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
@@ -438,13 +438,13 @@ def stopped(out: Path, engine: str, how: signal.Signals, rounds: int) -> tuple[i
     while not (metrics.exists() and metrics.read_text().count("\n") > 8) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(how)
-    _, said = process.communicate(timeout=90)
+    _, output = process.communicate(timeout=90)
     # After kill -9 nobody ends Ray's agents but they themselves, in a minute or so.
     deadline = time.monotonic() + (150 if how is signal.SIGKILL else 30)
     while _alive(process.pid) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not _alive(process.pid), "processes of the run live on"
-    return process.returncode, said
+    return process.returncode, output
 
 
 def _alive(session: int) -> list[str]:
@@ -459,9 +459,9 @@ def _alive(session: int) -> list[str]:
 @pytest.mark.slow
 def test_a_run_on_ray_that_was_stopped_goes_on_to_the_same_end(tmp_path: Path, how: signal.Signals) -> None:
     """Ctrl-C and kill -9: no process stays, results are marked, and --resume ends as the run in one piece."""
-    code, said = stopped(tmp_path / "ray", "ray", how, rounds=60)
+    code, output = stopped(tmp_path / "ray", "ray", how, rounds=60)
     if how is signal.SIGINT:
-        assert code == 3 and "to go on" in said
+        assert code == 3 and "to go on" in output
         assert json.loads((tmp_path / "ray" / "results.json").read_text())["status"] == "partial"
     resumption = command("--resume", "--out", str(tmp_path / "ray"))
     assert subprocess.run(resumption, check=False, stdout=subprocess.DEVNULL).returncode == 0
@@ -475,9 +475,9 @@ def test_a_run_on_ray_that_was_stopped_goes_on_to_the_same_end(tmp_path: Path, h
 
 
 def test_ctrl_c_marks_results_partial_and_says_how_to_go_on(tmp_path: Path) -> None:
-    code, said = stopped(tmp_path / "run", "inline", signal.SIGINT, rounds=3000)
+    code, output = stopped(tmp_path / "run", "inline", signal.SIGINT, rounds=3000)
     assert code == 3
-    assert said.strip().splitlines()[-1] == (
+    assert output.strip().splitlines()[-1] == (
         f"to go on: python simulations/run.py --resume --out {tmp_path / 'run'}"
     )
     results = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -527,7 +527,9 @@ def test_a_run_stopped_before_anything_was_learned_begins_anew(tmp_path: Path, w
     assert Vault(out / "vaults" / "client-0003").entries
 
 
-def test_an_interrupt_is_told_from_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_is_distinguished_from_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
@@ -638,10 +640,11 @@ def trace(file: Path, client: int, start: int, end: int) -> str:
     return str(file)
 
 
-def test_a_wish_on_a_device_that_cannot_be_reached_at_the_last_date_is_served_by_a_resumption(
+def test_a_request_on_a_device_that_cannot_be_reached_in_the_last_round_is_served_after_a_resume(
     tmp_path: Path,
 ) -> None:
-    """The run ends at date 4, client 2 is away at dates 4 and 5: a run taken up waits for it, or nothing."""
+    """The run ends after round 4, client 2 is away in rounds 4 and 5: a resumed run waits for it, or
+    nothing."""
     config = small_config(
         availability__trace=trace(tmp_path / "trace.csv", 2, 4, 6), deletions__schedule=SCHEDULE[:1]
     )
@@ -673,7 +676,7 @@ def test_a_part_of_a_request_is_served_when_its_deadline_has_passed_and_not_lost
     results = run_small(tmp_path / "run", config)
     (request,) = results["requests"]
     assert (request["client"], request["state"], request["overdue"]) == (here, "verified", True)
-    assert request["rounds_waited"] == 6  # the first date beyond the deadline
+    assert request["rounds_waited"] == 6  # the first round beyond the deadline
 
 
 def test_a_device_whose_part_has_gone_before_says_so_and_the_others_wait_no_more(tmp_path: Path) -> None:

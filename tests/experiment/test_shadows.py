@@ -163,7 +163,7 @@ def test_a_replay_that_is_not_the_run_says_so(calm: Played) -> None:
 
 
 @pytest.mark.slow
-def test_late_replies_are_followed_as_if_they_had_come_at_once_and_that_is_told(tmp_path: Path) -> None:
+def test_late_replies_are_followed_as_if_they_had_come_at_once_and_that_is_reported(tmp_path: Path) -> None:
     replay = Played(tmp_path, availability__slow=0.9, deletions__schedule=AMONG).shadows(1).replay
     assert replay is not None and not replay.exact and replay.difference is not None
     assert replay.difference > 1e-3
@@ -192,7 +192,7 @@ def test_with_everything_outside_the_original_is_the_retrained_model(
 
 
 def test_shadows_know_what_is_inside_and_not_what_is_outside(tmp_path: Path) -> None:
-    """Candidates inside are learned by heart, those outside never heard. All have their logits."""
+    """Candidates inside are learned by heart, those outside never seen. All have their logits."""
     played = Played(tmp_path, training__rounds=6, unlearning__method="none", recovery__rounds=0)
     found = played.shadows(4)
     right = found.logits["original"].argmax(2) == found.labels
@@ -305,7 +305,7 @@ def test_nothing_deleted_has_none(tmp_path: Path) -> None:
     assert found.why.startswith("nothing was unlearned") and found.candidates == ()
 
 
-def test_none_asked_for(calm: Played) -> None:
+def test_no_shadows(calm: Played) -> None:
     found = calm.shadows(0)
     assert found.why and found.inside.shape == (0, len(found.candidates)) and found.replay is None
 

@@ -36,7 +36,7 @@ def vault_of(run: RunFolder, client: int) -> set[str]:
     return {e.id for e in Index.read(run.vault(client)).entries}
 
 
-def asked_of(share: ClientShare, what: str, part: str) -> dict[str, Any]:
+def requests_of(share: ClientShare, what: str, part: str) -> dict[str, Any]:
     """A deletion of a schedule. ``part``: of "named", which splits are named."""
     held_out = [u.id for u in share.test]
     named = {"training": [], "held-out": held_out, "both": held_out[:2]}
@@ -50,16 +50,16 @@ def asked_of(share: ClientShare, what: str, part: str) -> dict[str, Any]:
     return {"client": share.client, "what": what, "round": 1, **kinds.get(what, {})}
 
 
-def meant(share: ClientShare, asked: Mapping[str, Any]) -> set[str]:
+def meant(share: ClientShare, request: Mapping[str, Any]) -> set[str]:
     """What a deletion names, by the corpus; of "some", nothing in particular."""
     everything = {u.id: u for u in (*share.train, *share.test)}
     return {
         "all": set(everything),
         "some": set[str](),
-        "emotion": {i for i, u in everything.items() if u.emotion == asked.get("emotion")},
-        "speaker": {i for i, u in everything.items() if u.speaker == asked.get("speaker")},
-        "named": set(asked.get("utterances", ())),
-    }[asked["what"]]
+        "emotion": {i for i, u in everything.items() if u.emotion == request.get("emotion")},
+        "speaker": {i for i, u in everything.items() if u.speaker == request.get("speaker")},
+        "named": set(request.get("utterances", ())),
+    }[request["what"]]
 
 
 WHAT = [
@@ -74,12 +74,12 @@ WHAT = [
 """one kind of deletion for each client: which utterances, and of which splits"""
 
 
-def everybody_asks() -> tuple[Config, Partition, list[dict[str, Any]]]:
-    """Seven clients; some have two speakers, and 5 takes back all its held-out speech and nothing else."""
+def everybody_requests() -> tuple[Config, Partition, list[dict[str, Any]]]:
+    """Seven clients; some have two speakers, and 5 deletes all its held-out speech and nothing else."""
     base = {**QUICK, "partition__clients": len(WHAT), "corpus__speakers": len(WHAT) + 4}
     _, partition = read_speech(resolve(small_config(**base, deletions__schedule=[])))
     shares = zip(partition.clients, WHAT, strict=True)
-    schedule = [asked_of(share, what, part) for share, (what, part) in shares]
+    schedule = [requests_of(share, what, part) for share, (what, part) in shares]
     return small_config(**base, deletions__schedule=schedule), partition, schedule
 
 
@@ -99,9 +99,9 @@ def strip_schedule(text: str, schedule: list[dict[str, Any]]) -> str:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_nothing_of_what_was_named_is_left_on_the_device_or_in_its_books(tmp_path: Path) -> None:
+def test_nothing_of_what_was_named_is_left_on_the_device_or_in_its_store(tmp_path: Path) -> None:
     """Every kind of deletion, through the command line; then one person more, who gives a reason."""
-    config, partition, schedule = everybody_asks()
+    config, partition, schedule = everybody_requests()
     (tmp_path / "c.toml").write_text(config.to_toml())
     out = tmp_path / "run"
     assert call("run", "--config", tmp_path / "c.toml", "--out", out)[0] == 0
@@ -121,8 +121,8 @@ def test_nothing_of_what_was_named_is_left_on_the_device_or_in_its_books(tmp_pat
     )
 
     (left,) = (u.id for u in partition.clients[6].test[2:3])
-    code, said = call("delete", "--run", out, "--client", 6, "--utterances", left, "--reason", REASON)
-    assert code == 0 and "1 held-out utterance" in said
+    code, output = call("delete", "--run", out, "--client", 6, "--utterances", left, "--reason", REASON)
+    assert code == 0 and "1 held-out utterance" in output
     with (run.vault(6) / "log.txt").open("a") as log:
         log.write(f"KeyError: '{left}'\n")
     assert call("run", "--resume", "--out", out)[0] == 0
@@ -135,13 +135,13 @@ def test_nothing_of_what_was_named_is_left_on_the_device_or_in_its_books(tmp_pat
     assert "KeyError: '(deleted)'" in (run.vault(6) / "log.txt").read_text()
     gone = assert_gone(run, partition, schedule) | {left}
 
-    # Resumed with nothing new to do, all is judged again, without the ids in the books.
+    # Resumed with nothing new to do, all is judged again, without the ids in the stores.
     before, weights = json.loads(run.results.read_text()), weights_of(out)
     assert call("run", "--resume", "--out", out)[0] == 0
     assert without_times(json.loads(run.results.read_text())) == without_times(before)
     assert weights_of(out) == weights
-    code, said = call("delete", "--run", out, "--client", 6, "--utterances", left)
-    assert code == 2 and "holds no utterance" in said
+    code, output = call("delete", "--run", out, "--client", 6, "--utterances", left)
+    assert code == 2 and "holds no utterance" in output
 
 
 def assert_gone(run: RunFolder, partition: Partition, schedule: list[dict[str, Any]]) -> set[str]:
@@ -151,18 +151,18 @@ def assert_gone(run: RunFolder, partition: Partition, schedule: list[dict[str, A
         everything that has gone
     """
     everywhere: set[str] = set()
-    for share, asked in zip(partition.clients, schedule, strict=True):
-        dealt = {u.id for u in (*share.train, *share.test)}
-        gone, named = dealt - vault_of(run, share.client), meant(share, asked)
+    for share, request in zip(partition.clients, schedule, strict=True):
+        assigned = {u.id for u in (*share.train, *share.test)}
+        gone, named = assigned - vault_of(run, share.client), meant(share, request)
         assert named <= gone and gone
-        books = json.loads((run.vault(share.client) / "requests.json").read_text())
-        assert all(not r["utterances"] and not r["held_out"] and not r["reason"] for r in books)
-        receipts = [json.loads(receipt_of(run.vault(share.client), r["id"]).read_text()) for r in books]
+        stores = json.loads((run.vault(share.client) / "requests.json").read_text())
+        assert all(not r["utterances"] and not r["held_out"] and not r["reason"] for r in stores)
+        receipts = [json.loads(receipt_of(run.vault(share.client), r["id"]).read_text()) for r in stores]
         of_training = {u for r in receipts for u in r["removed"]["utterances"]}
         held_out = {u for r in receipts for u in r["removed"]["held_out"]}
         assert of_training == gone & {u.id for u in share.train} and held_out == gone - of_training
         assert sum(r["removed"]["count"] for r in receipts) == len(gone)
-        if asked["what"] in {"named", "emotion"} and len(books) == 1:
+        if request["what"] in {"named", "emotion"} and len(stores) == 1:
             assert gone == named
         everywhere |= gone
     for name, text in texts_of(run).items():
@@ -172,21 +172,21 @@ def assert_gone(run: RunFolder, partition: Partition, schedule: list[dict[str, A
     return everywhere
 
 
-def test_a_book_is_closed_only_when_the_run_has_judged_its_requests(tmp_path: Path) -> None:
+def test_a_store_is_closed_only_when_the_run_has_judged_its_requests(tmp_path: Path) -> None:
     experiment = prepared(tmp_path / "run")
     results = play(experiment).to_json()
-    book = tmp_path / "run/vaults/client-0002/requests.json"
-    before = book.read_text()
+    store = tmp_path / "run/vaults/client-0002/requests.json"
+    before = store.read_text()
     assert json.loads(before)[0]["utterances"]
     experiment.record.finished = False
     close_requests(experiment.run, experiment.partition, experiment.saved)
-    assert book.read_text() == before
+    assert store.read_text() == before
     experiment.record.finished = True
     served = next(r for r in experiment.state.requests.values() if r.client == 2)
     served.state = RequestState.PURGED  # its speech was found somewhere: it will be looked for again
     close_requests(experiment.run, experiment.partition, experiment.saved)
-    assert book.read_text() == before
-    assert not json.loads(book.with_name("requests.json").read_text())[0]["dropped"]
+    assert store.read_text() == before
+    assert not json.loads(store.with_name("requests.json").read_text())[0]["dropped"]
     others = json.loads((tmp_path / "run/vaults/client-0003/requests.json").read_text())
     assert others[0]["utterances"] == [] and others[0]["dropped"] == 3 and results["status"] == "complete"
 
@@ -208,7 +208,7 @@ def test_federations_gone_through_again_hold_what_the_devices_held(tmp_path: Pat
     )
     results = run_small(tmp_path / "run", config)
     assert results["status"] == "complete" and results["attacks"]["replay"]["exact"]
-    # Held-out speech changes no model: the original was trained on until somebody asked for more than that.
+    # Held-out speech changes no model: the original was trained on until more than that was requested.
     assert results["cost"]["counterfactual"]["rounds"] == 1
 
 

@@ -195,18 +195,18 @@ def test_a_missing_number_is_refused() -> None:
 
 def test_settings_are_read_with_their_types() -> None:
     record = ConfigRecord({"round": 3, "lr": 0.5, "phase": "learn", "requests": ["a", "b"], "none": []})
-    asked = MessageConfig(RecordDict({"settings": record}))
-    assert (asked.integer("round"), asked.real("lr"), asked.text("phase")) == (3, 0.5, "learn")
-    assert (asked.texts("requests"), asked.texts("none")) == (["a", "b"], [])
+    config = MessageConfig(RecordDict({"settings": record}))
+    assert (config.integer("round"), config.real("lr"), config.text("phase")) == (3, 0.5, "learn")
+    assert (config.texts("requests"), config.texts("none")) == (["a", "b"], [])
 
 
 @pytest.mark.parametrize("read", ["integer", "real", "text", "texts"])
 def test_a_setting_that_is_missing_or_of_another_type_is_an_error(read: str) -> None:
     values = {"integer": 3, "real": 0.5, "text": "learn", "texts": ["a"], "flag": True}
-    asked = MessageConfig(RecordDict({"settings": ConfigRecord(values)}))
+    config = MessageConfig(RecordDict({"settings": ConfigRecord(values)}))
     for name in ("missing", *(n for n in values if n != read)):
         with pytest.raises(ValueError, match=f"the message's {name} is"):
-            getattr(asked, read)(name)
+            getattr(config, read)(name)
     with pytest.raises(ValueError, match="is None"):
         getattr(MessageConfig(RecordDict()), read)(read)
 

@@ -137,7 +137,7 @@ def test_a_field_out_of_its_range_is_refused_and_named(kind: str, name: str, val
 
 @pytest.mark.parametrize(("kind", "name"), FIELDS)
 def test_a_field_is_missed_and_a_part_of_a_count_is_not_cut(kind: str, name: str) -> None:
-    """The sums of log-odds, too, which are optional where they were not asked for."""
+    """The sums of log-odds, too, which are optional where they were not requested."""
     range_ = RANGES[kind][name]
     reply = reply_of(kind)
     del reply.metric_records["metrics"][name]
@@ -180,7 +180,7 @@ def test_whatever_passes_is_within_the_range(value: float, least: float, width: 
         ("evaluate", {"examples": HELD_OUT + 1}),
         ("evaluate", {"trained_count": HELD - 1.0}),
         ("query.deletions", {"train": HELD + 1}),
-        ("query.deletions", {"train": 4}),  # and 5 of them are still asked for
+        ("query.deletions", {"train": 4}),  # and 5 of them are still requested
         ("query.deletions", {"train": 0}),
         ("train.unlearn", {"examples": 6}),
         ("train.unlearn", {"forget_before": 1.01}),
@@ -404,7 +404,8 @@ def update(name: str, value: float) -> Callable[[RecordDict], None]:
 
 
 def test_no_number_of_one_client_ends_a_run(tmp_path: Path) -> None:
-    """Each tampered reply is one fault of its client, which is asked again; the run has results anyway."""
+    """Each tampered reply is one fault of its client, whose message is repeated; the run has results
+    anyway."""
     of_training = [
         (metrics(seconds=1.7e308), "seconds"),
         (metrics(seconds=-1e9), "seconds"),
@@ -457,8 +458,8 @@ def test_an_honest_run_says_nothing_without_a_declared_range(tmp_path: Path) -> 
 
     def listen(message: Message, context: Any, call_next: Any) -> Message:
         reply: Message = call_next(message, context)
-        said = seen.setdefault(message.metadata.message_type, set())
-        said |= reply.content.metric_records["metrics"].keys()
+        names = seen.setdefault(message.metadata.message_type, set())
+        names |= reply.content.metric_records["metrics"].keys()
         return reply
 
     results = run_small(tmp_path / "run", small_config(unlearning__method="calm"), [listen])
@@ -466,7 +467,7 @@ def test_an_honest_run_says_nothing_without_a_declared_range(tmp_path: Path) -> 
     assert {k: v - RANGES[k].keys() - EVERY_REPLY.keys() for k, v in seen.items()} == {k: set() for k in seen}
 
 
-def test_who_says_that_it_holds_nothing_and_asks_is_refused(tmp_path: Path) -> None:
+def test_a_client_that_claims_to_hold_nothing_and_requests_is_refused(tmp_path: Path) -> None:
     def tamper(message: Message, context: Any, call_next: Any) -> Message:
         reply: Message = call_next(message, context)
         if (
@@ -489,20 +490,20 @@ def test_no_client_keeps_the_server_listening(tmp_path: Path, window: int) -> No
 
     Planned until date 4; then the window, patience 3, a recovery round and three more for what was applied.
     """
-    dates: list[int] = []
+    rounds_seen: list[int] = []
     ids: Iterator[str] = (f"{n:016x}" for n in range(1, 10**6))
-    told: list[str] = []
+    reported: list[str] = []
 
     def tamper(message: Message, context: Any, call_next: Any) -> Message:
         reply: Message = call_next(message, context)
         if message.metadata.message_type == "query.deletions" and context.node_config["partition-id"] == 5:
-            dates.append(int(message.content.config_records["settings"]["rounds_done"]))
-            told.append(next(ids))
-            states = ["withdrawn"] * (len(told) - 1) + ["raised"]
-            many = len(told)
+            rounds_seen.append(int(message.content.config_records["settings"]["rounds_done"]))
+            reported.append(next(ids))
+            states = ["withdrawn"] * (len(reported) - 1) + ["raised"]
+            many = len(reported)
             reply.content["requests"] = ConfigRecord(
                 {
-                    "ids": list(told),
+                    "ids": list(reported),
                     "counts": [1] * many,
                     "states": states,
                     "deadlines": [10**6] * many,
@@ -515,7 +516,7 @@ def test_no_client_keeps_the_server_listening(tmp_path: Path, window: int) -> No
 
     results = run_small(tmp_path / "run", small_config(deletions__window=window), [tamper])
     check(results)
-    assert max(dates) <= 4 + window + window + 3 + 1 + 1
+    assert max(rounds_seen) <= 4 + window + window + 3 + 1 + 1
     assert {r["state"] for r in results["requests"] if r["client"] in {1, 2, 3}} == {"verified"}
 
 
@@ -543,7 +544,7 @@ def test_nodes_that_never_say_who_they_are_end_the_run_in_order(tmp_path: Path) 
         run_small(tmp_path / "run", mods=[mod])
 
 
-def test_a_garbled_introduction_is_counted_and_asked_for_again(tmp_path: Path) -> None:
+def test_a_garbled_introduction_is_counted_and_requested_again(tmp_path: Path) -> None:
     results = run_small(tmp_path / "run", mods=[TamperedReplies("query.population", 4, [metrics(client=2)])])
     check(results)
     assert results["status"] == "complete"

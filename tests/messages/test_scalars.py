@@ -1,4 +1,4 @@
-"""The few numbers that the server tells requesters: how they are summed, checked and carried."""
+"""The few numbers that the server sends to requesters: how they are summed, checked and carried."""
 
 import math
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_sums_come_back_as_they_went() -> None:
 
 
 @pytest.mark.parametrize(
-    "lie",
+    "changes",
     [
         dict(count=1e12, total=4e13, squares=1.7e15),
         dict(count=3.0, total=3.0, squares=3.0),
@@ -50,9 +50,9 @@ def test_sums_come_back_as_they_went() -> None:
         dict(count=-4.0, total=0.0, squares=0.0),
     ],
 )
-def test_sums_that_cannot_be_are_refused(lie: dict[str, float]) -> None:
+def test_sums_that_cannot_be_are_refused(changes: dict[str, float]) -> None:
     with pytest.raises(Refused, match="cannot be right"):
-        Sums.read(reply(**lie), "trained", 4)
+        Sums.read(reply(**changes), "trained", 4)
     assert Sums.read(reply(count=0.0, total=0.0, squares=0.0), "trained", 4) == Sums()
 
 

@@ -58,7 +58,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def line(name: str | Path, act: Callable[[Checkpoint], Any] = load, **settings: Any) -> str:
-    """What is said about an encoder that cannot be used."""
+    """The error line of an encoder that cannot be used."""
     with pytest.raises(BadInput) as caught:
         act(locate(str(name), **settings))
     (problem,) = caught.value.problems
@@ -102,7 +102,7 @@ def test_a_saved_encoder_comes_back_as_it_was(kind: str, norm: str, tmp_path: Pa
     assert loaded.keys() == saved.keys() and all(torch.equal(loaded[name], saved[name]) for name in saved)
 
 
-def test_nothing_is_said_and_nothing_drawn(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_printed_and_nothing_drawn(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     put_weights(
         folder, {f"wav2vec2.{k}": v for k, v in weights_of(folder).items()} | {"lm_head.bias": torch.ones(3)}
     )
@@ -362,7 +362,7 @@ def test_random_ones_have_the_published_sizes(
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "expected"),
     [
         ("functionnals", 'did you mean "functionals"?'),
         ("CNN", 'did you mean "cnn"?'),
@@ -378,8 +378,8 @@ def test_random_ones_have_the_published_sizes(
         ("a\0b", "no such model or folder"),
     ],
 )
-def test_a_name_that_means_nothing(name: str, said: str) -> None:
-    assert said in line(name) and line(name).startswith(f'model.name = "{name}": ')
+def test_a_name_that_means_nothing(name: str, expected: str) -> None:
+    assert expected in line(name) and line(name).startswith(f'model.name = "{name}": ')
 
 
 def test_a_file_is_no_folder(made: Path) -> None:
@@ -399,14 +399,14 @@ def publish(cache: Path, folder: Path, commit: str, main: bool = True) -> Path:
 
 
 def test_a_published_encoder_that_is_not_here_is_one_line(cache: Path) -> None:
-    said = line(PUBLISHED)
-    assert "config.json, preprocessor_config.json and model.safetensors" in said
+    expected = line(PUBLISHED)
+    assert "config.json, preprocessor_config.json and model.safetensors" in expected
     assert (
-        f"https://huggingface.co/{PUBLISHED}" in said
-        and "give that as --model" in said
-        and str(cache) in said
+        f"https://huggingface.co/{PUBLISHED}" in expected
+        and "give that as --model" in expected
+        and str(cache) in expected
     )
-    assert said.endswith(f"{PUBLISHED} wav2vec2-base")
+    assert expected.endswith(f"{PUBLISHED} wav2vec2-base")
 
 
 def test_a_published_encoder_is_found_in_the_cache(cache: Path, made: Path, tmp_path: Path) -> None:
@@ -421,8 +421,10 @@ def test_a_published_encoder_is_found_in_the_cache(cache: Path, made: Path, tmp_
 def test_in_the_cache_a_conversion_stands_for_a_pickle(cache: Path, made: Path, folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     publish(cache, folder, "bbb")
-    said = line(PUBLISHED)
-    assert "pytorch_model.bin, which can run code" in said and said.endswith(f"{PUBLISHED} wav2vec2-base")
+    expected = line(PUBLISHED)
+    assert "pytorch_model.bin, which can run code" in expected and expected.endswith(
+        f"{PUBLISHED} wav2vec2-base"
+    )
     converted = publish(cache, made, "ccc", main=False)
     assert locate(PUBLISHED).folder == converted
 
@@ -458,8 +460,8 @@ def test_a_published_encoder_is_fetched_when_asked_for(
 
 
 def test_a_failed_download_is_one_line(cache: Path) -> None:
-    said = line(PUBLISHED, download=True)
-    assert said.startswith(
+    expected = line(PUBLISHED, download=True)
+    assert expected.startswith(
         f'model.name = "{PUBLISHED}": not fetched (no network in tests); download config.json'
     )
 
@@ -478,8 +480,8 @@ def test_the_advice_makes_a_folder_out_of_a_pickle(made: Path, folder: Path) -> 
     """The command of the line, carried out."""
     torch.save(weights_of(folder), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    said = line(folder)
-    command = said[said.index("python -c") :].replace("python", sys.executable, 1)
+    expected = line(folder)
+    command = expected[expected.index("python -c") :].replace("python", sys.executable, 1)
     subprocess.run(
         command, shell=True, check=True, capture_output=True, env=os.environ | {"HF_HUB_OFFLINE": "1"}
     )
@@ -490,7 +492,7 @@ def test_the_advice_makes_a_folder_out_of_a_pickle(made: Path, folder: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "said"),
+    ("file", "content", "expected"),
     [
         ("config.json", None, "no config.json; an encoder's folder"),
         ("config.json", b"{", "config.json: is not JSON"),
@@ -506,16 +508,18 @@ def test_the_advice_makes_a_folder_out_of_a_pickle(made: Path, folder: Path) -> 
         ("adapter_config.json", b"{}", "holds adapters; merge them"),
     ],
 )
-def test_a_file_that_is_missing_or_corrupt(folder: Path, file: str, content: bytes | None, said: str) -> None:
+def test_a_file_that_is_missing_or_corrupt(
+    folder: Path, file: str, content: bytes | None, expected: str
+) -> None:
     if content is None:
         (folder / file).unlink()
     else:
         (folder / file).write_bytes(content)
-    assert said in line(folder) and str(folder) in line(folder)
+    assert expected in line(folder) and str(folder) in line(folder)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "expected"),
     [
         ({"model_type": "bert"}, 'model_type is "bert"; give a speech encoder'),
         ({"model_type": ...}, "model_type is null"),
@@ -532,20 +536,24 @@ def test_a_file_that_is_missing_or_corrupt(folder: Path, file: str, content: byt
         ({"layer_norm_eps": "small"}, "transformers cannot make an encoder of it"),
     ],
 )
-def test_a_configuration_that_is_no_speech_encoders(folder: Path, changes: dict[str, Any], said: str) -> None:
+def test_a_configuration_that_is_no_speech_encoders(
+    folder: Path, changes: dict[str, Any], expected: str
+) -> None:
     set_json(folder / "config.json", **changes)
-    assert said in line(folder) and str(folder) in line(folder)
+    assert expected in line(folder) and str(folder) in line(folder)
 
 
 @pytest.mark.parametrize("other", [BertConfig, WhisperConfig])
 def test_a_model_of_another_kind(other: Any, folder: Path) -> None:
     other().save_pretrained(folder)
-    said = f'config.json: model_type is "{other.model_type}"; give a speech encoder, one of wav2vec2, hubert'
-    assert said in line(folder)
+    expected = (
+        f'config.json: model_type is "{other.model_type}"; give a speech encoder, one of wav2vec2, hubert'
+    )
+    assert expected in line(folder)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "expected"),
     [
         ({"sampling_rate": 8000}, "sampling_rate is 8000 Hz; only encoders of 16000 Hz"),
         ({"sampling_rate": None}, "sampling_rate is None Hz"),
@@ -554,9 +562,9 @@ def test_a_model_of_another_kind(other: Any, folder: Path) -> None:
         ({"do_normalize": "yes"}, 'do_normalize must be true or false (got "yes")'),
     ],
 )
-def test_a_feature_extractor_of_another_kind(folder: Path, changes: dict[str, Any], said: str) -> None:
+def test_a_feature_extractor_of_another_kind(folder: Path, changes: dict[str, Any], expected: str) -> None:
     set_json(folder / "preprocessor_config.json", **changes)
-    assert said in line(folder) and f"{folder}/preprocessor_config.json" in line(folder)
+    assert expected in line(folder) and f"{folder}/preprocessor_config.json" in line(folder)
 
 
 def test_a_file_cut_short(folder: Path) -> None:
@@ -569,7 +577,7 @@ KEY = "encoder.layers.0.attention.k_proj.weight"
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "expected"),
     [
         ({KEY: ...}, f"weights are missing: {KEY}; fetch or save"),
         (
@@ -587,9 +595,9 @@ KEY = "encoder.layers.0.attention.k_proj.weight"
     ],
 )
 @pytest.mark.parametrize("prefix", ["", "wav2vec2."])
-def test_weights_that_do_not_fit(folder: Path, changes: dict[str, Any], said: str, prefix: str) -> None:
+def test_weights_that_do_not_fit(folder: Path, changes: dict[str, Any], expected: str, prefix: str) -> None:
     """With or without a head; names in the line are those of the file or of the encoder."""
     weights = {k: v for k, v in (weights_of(folder) | changes).items() if v is not ...}
     put_weights(folder, {prefix + name: value for name, value in weights.items()})
     problem = line(folder)
-    assert said in problem.replace(prefix, "") and str(folder) in problem
+    assert expected in problem.replace(prefix, "") and str(folder) in problem

@@ -110,12 +110,16 @@ def test_what_auto_comes_to(device: Any, precision: Any, cuda: FakeCuda, chosen:
         ("auto", "bfloat16", FakeCuda(bfloat16=False), 'model.encoder.precision = "bfloat16": this GPU'),
     ],
 )
-def test_what_is_not_there_is_said_in_one_line(
+def test_what_is_not_there_is_reported_in_one_line(
     device: Any, precision: Any, cuda: FakeCuda, line: str
 ) -> None:
-    with pytest.raises(BadInput) as said:
+    with pytest.raises(BadInput) as raised:
         choose(device, precision, cuda)
-    assert str(said.value).startswith(line) and len(said.value.problems) == 1 and "\n" not in str(said.value)
+    assert (
+        str(raised.value).startswith(line)
+        and len(raised.value.problems) == 1
+        and "\n" not in str(raised.value)
+    )
 
 
 @pytest.fixture
@@ -255,9 +259,9 @@ def test_a_share_that_the_user_chose() -> None:
 def test_none_fits(free: int) -> None:
     with pytest.raises(
         RunFailed, match=r"the GPU has .* GiB left for workers of 24.00 GiB, and one needs"
-    ) as said:
+    ) as raised:
         divide(4 * GIB, free, 24 * GIB, 4)
-    assert "\n" not in str(said.value)
+    assert "\n" not in str(raised.value)
 
 
 @given(
@@ -294,7 +298,7 @@ def test_the_driver_keeps_room_for_its_own_busiest_moment() -> None:
 
 @pytest.mark.parametrize("trains", ["head", "all"])
 def test_measuring_leaves_the_model_as_it_was(tmp_path: Path, trains: str) -> None:
-    """And it is of what a client really does: the fake count is asked for after it."""
+    """And it is of what a client really does: the fake count is requested after it."""
     folder = tiny_encoder(tmp_path / "tiny")
     config = Config(model=settings_of(folder, trains))
     model = build_model(config.model, 3, rng_for(0, "template"))
@@ -312,7 +316,7 @@ def test_what_does_not_live_on_a_gpu_shares_none() -> None:
     assert share_gpu(model, Config(), lambda: 1, 4, FakeCuda()) is None
 
 
-def test_ray_is_told() -> None:
+def test_ray_reserves_the_gpu() -> None:
     plain = backend_config(4, None)
     assert plain["init_args"]["num_cpus"] == 4 and "num_gpus" not in plain["init_args"]
     assert plain["client_resources"]["num_gpus"] == 0.0
@@ -342,24 +346,24 @@ def test_workers_start_with_their_limit(
     assert os.environ.get(name) == before
 
 
-def test_devices_are_asked_only_where_a_gpu_is_in_question(monkeypatch: pytest.MonkeyPatch) -> None:
-    def asked() -> bool:
+def test_cuda_is_queried_only_where_a_gpu_is_in_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_available() -> bool:
         raise AssertionError("asked")
 
-    monkeypatch.setattr(devices.torch.cuda, "is_available", asked)
+    monkeypatch.setattr(devices.torch.cuda, "is_available", is_available)
     assert choose("cpu", "auto") == ("cpu", "float32")
 
 
 @pytest.mark.slow
 def test_ray_starts_as_many_workers_as_share_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray takes our word for the GPU: three workers of a third each, with their limit; the same results."""
-    told: list[str] = []
+    contents: list[str] = []
     workers: set[int] = set()
 
     def shared(*_: object) -> Sharing:
         return Sharing(3, 0.3333, 0.3)
 
-    class Asks:
+    class Queries:
         """A Flower mod that leaves word of the worker that it runs in."""
 
         def __call__(self, message: Any, context: Any, call_next: Any) -> Any:
@@ -371,10 +375,10 @@ def test_ray_starts_as_many_workers_as_share_a_gpu(tmp_path: Path, monkeypatch: 
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(engine, "share_gpu", shared)
     config = small_config(federation__engine="ray", federation__workers=8)
-    run_small(tmp_path / "shared", config, [Asks()])
+    run_small(tmp_path / "shared", config, [Queries()])
     for file in tmp_path.glob("worker-*"):
         workers.add(int(file.name.removeprefix("worker-")))
-        told.append(file.read_text())
-    assert 2 <= len(workers) <= 3 and set(told) == {"0 per_process_memory_fraction:0.3000"}
+        contents.append(file.read_text())
+    assert 2 <= len(workers) <= 3 and set(contents) == {"0 per_process_memory_fraction:0.3000"}
     run_small(tmp_path / "alone", small_config(federation__engine="inline"))
     assert weights_of(tmp_path / "shared") == weights_of(tmp_path / "alone")

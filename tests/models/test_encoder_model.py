@@ -147,7 +147,7 @@ def test_dropout_is_the_same_when_a_piece_is_computed_again(folders: dict[tuple[
     assert float(above - below) == pytest.approx(2e-2 * float(gradient.norm()), rel=0.05)
 
 
-def test_an_utterance_shorter_than_one_frame_is_heard(folders: dict[tuple[str, str], Path]) -> None:
+def test_an_utterance_shorter_than_one_frame_is_processed(folders: dict[tuple[str, str], Path]) -> None:
     for trains in ("head", "all"):
         model = made(folders["hubert", "group"], trains)
         with torch.no_grad():
@@ -290,7 +290,7 @@ def test_the_same_seed_makes_the_same_model_whatever_was_loaded_before(
 
 
 def test_a_folder_that_changed_is_not_mistaken_for_what_it_was(tmp_path: Path) -> None:
-    """Neither by a worker that builds later, nor by who takes up a run."""
+    """Neither by a worker that builds later, nor when a run is resumed."""
     start = tiny_encoder(tmp_path / "start")
     config = resolve(small_config(model__name=str(start), model__encoder__device="cpu"))
     out = tmp_path / "run"
@@ -360,7 +360,7 @@ def test_a_run_on_a_frozen_encoder(folders: dict[tuple[str, str], Path], tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "expected"),
     [
         ({"model__encoder__trains": "top:3"}, "has 2 layers"),
         ({"model__encoder__sha256": "0" * 64}, "not the encoder that was used"),
@@ -369,10 +369,10 @@ def test_a_run_on_a_frozen_encoder(folders: dict[tuple[str, str], Path], tmp_pat
         ({"unlearning__l2ul__attack__domain": "log-mel"}, "log-mel"),
     ],
 )
-def test_what_does_not_fit_is_said_before_anything_is_heard(
-    folders: dict[tuple[str, str], Path], tmp_path: Path, settings: dict[str, Any], said: str
+def test_what_does_not_fit_is_reported_before_any_audio_is_read(
+    folders: dict[tuple[str, str], Path], tmp_path: Path, settings: dict[str, Any], expected: str
 ) -> None:
     with pytest.raises(BadInput) as caught:
         config = small_config(model__name=str(folders["wav2vec2", "layer"]), **settings)
         check(resolve(config), tmp_path / "run", tmp_path / "cache")
-    assert len(caught.value.problems) == 1 and said in caught.value.problems[0]
+    assert len(caught.value.problems) == 1 and expected in caught.value.problems[0]

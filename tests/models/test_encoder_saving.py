@@ -22,7 +22,7 @@ from fedunlearn.models.encoders.model import EncoderModel
 from fedunlearn.models.encoders.saving import Head, fold, save_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")
-"""transformers' WavLM calls torch so; whoever loads a saved folder meets it."""
+"""transformers' WavLM calls torch so; loading a saved folder shows it."""
 LENGTHS = (400, 4000, 7321)
 """samples: the shortest that gives a frame, and two that no stride divides"""
 
@@ -32,8 +32,8 @@ def logits_in(folder: Path, waveform: Tensor) -> Tensor:
     from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
     extractor = AutoFeatureExtractor.from_pretrained(folder)
-    model, told = AutoModelForAudioClassification.from_pretrained(folder, output_loading_info=True)
-    assert not any(told.values()), told
+    model, info = AutoModelForAudioClassification.from_pretrained(folder, output_loading_info=True)
+    assert not any(info.values()), info
     inputs = extractor(waveform.numpy(), sampling_rate=16_000, return_tensors="pt")
     with torch.no_grad():
         found: Tensor = model(**inputs).logits[0]
@@ -206,7 +206,7 @@ def test_random_weights_keep_their_name(tmp_path: Path) -> None:
     ).eval()
     assert isinstance(model, EncoderModel)
     save_model(model, EMOTIONS, tmp_path / "saved", "card")
-    told = json.loads((tmp_path / "saved" / "config.json").read_text())["fedunlearn"]
-    assert told["made_from"] == "random:wav2vec2-tiny" and told["random_weights"] is True
+    info = json.loads((tmp_path / "saved" / "config.json").read_text())["fedunlearn"]
+    assert info["made_from"] == "random:wav2vec2-tiny" and info["random_weights"] is True
     wanted = logits_of(model, utterance(4000))
     torch.testing.assert_close(logits_in(tmp_path / "saved", utterance(4000)), wanted, rtol=0, atol=1e-5)

@@ -300,7 +300,7 @@ def test_company_does_not_change_what_an_utterance_is_attacked_along(folder: Pat
 
 @pytest.mark.parametrize("trains", BY_TRAINS)
 @pytest.mark.parametrize("name", sorted(n for n, c in PRIVILEGED.items() if isinstance(c, RoundsCard)))
-def test_both_halves_of_the_upper_references_run(folder: Path, trains: str, name: str) -> None:
+def test_both_halves_of_the_privileged_baselines_run(folder: Path, trains: str, name: str) -> None:
     card = PRIVILEGED[name]
     assert isinstance(card, RoundsCard)
     model = encoder(folder, trains)
@@ -366,7 +366,7 @@ def test_relearning_begins_with_the_weights_it_is_given(folder: Path, trains: st
 def test_the_guards_probes_see_a_class_silenced(folder: Path, trains: str) -> None:
     model = encoder(folder, trains)
     with torch.no_grad():
-        model.classifier.weight.mul_(10.0)  # every class is heard somewhere
+        model.classifier.weight.mul_(10.0)  # every class is predicted somewhere
     before = snapshot(model)
     probes = Probes(model, before, seed=1)
     assert probes.silenced(before) == 0.0
@@ -395,11 +395,11 @@ def test_what_an_update_tells_the_server_can_be_measured(folder: Path, trains: s
     update = {name: after[name] - value for name, value in before.items()}
     others = speech(model, 6, seed=2).examples
     corpus = np.array([0, 1, 2])
-    told = request_privacy(
+    privacy = request_privacy(
         model, before, update, data.examples, others, others, corpus, 20, np.random.default_rng(0)
     )
-    assert told.label_mix and 0.0 <= told.label_mix.tv <= 1.0
-    assert told.membership and 0.0 <= told.membership.auc <= 1.0
+    assert privacy.label_mix and 0.0 <= privacy.label_mix.tv <= 1.0
+    assert privacy.membership and 0.0 <= privacy.membership.auc <= 1.0
     nothing = {name: torch.zeros_like(value) for name, value in before.items()}
     blind = request_privacy(
         model, before, nothing, data.examples, others, others, corpus, 20, np.random.default_rng(0)

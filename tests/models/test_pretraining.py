@@ -1,4 +1,4 @@
-"""A small encoder trained from nothing: what it is asked, what it hears, what it leaves."""
+"""A small encoder trained from scratch: its objective, its input, the folder it leaves."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -52,21 +52,21 @@ def call(out: Path, *arguments: str) -> tuple[int, str]:
     return command_line.call("pretrain", "--out", out, *smallest, *arguments)
 
 
-# ---- what it is asked ------------------------------------------------------------------------------------
+# ---- its objective ---------------------------------------------------------------------------------------
 
 
 def test_only_frames_that_count_count() -> None:
     """Frames 0 and 2 of 4: mean of |1 - 0| and |3 - 0| over both bands alike = 2."""
-    told = torch.tensor([[[1.0, 1.0], [1e9, 1e9], [3.0, 3.0], [1e9, 1e9]]])
+    predicted = torch.tensor([[[1.0, 1.0], [1e9, 1e9], [3.0, 3.0], [1e9, 1e9]]])
     counted = torch.tensor([[True, False, True, False]])
-    assert float(distance(told, torch.zeros_like(told), counted)) == 2.0
+    assert float(distance(predicted, torch.zeros_like(predicted), counted)) == 2.0
 
 
 def test_where_no_frame_counts_the_distance_is_nothing() -> None:
-    told = torch.ones(1, 3, 2, requires_grad=True)
-    loss = distance(told, torch.zeros(1, 3, 2), torch.zeros(1, 3, dtype=torch.bool))
+    predicted = torch.ones(1, 3, 2, requires_grad=True)
+    loss = distance(predicted, torch.zeros(1, 3, 2), torch.zeros(1, 3, dtype=torch.bool))
     loss.backward()
-    assert loss.item() == 0.0 and told.grad is not None and not told.grad.any()
+    assert loss.item() == 0.0 and predicted.grad is not None and not predicted.grad.any()
 
 
 @pytest.mark.parametrize("place", [0, 1, 3])
@@ -111,17 +111,17 @@ def test_what_lies_beyond_the_end_of_a_crop_changes_no_loss(kind: str) -> None:
 
 
 def test_what_is_hidden_is_not_seen(speech: list[PCM]) -> None:
-    """With every frame hidden, the transformer tells the same whatever it hears."""
+    """With every frame hidden, the transformer predicts the same whatever its input."""
     encoder = pretraining.build(TINY, 1)
     hidden = torch.ones(1, 4, dtype=torch.bool)
-    told = [
+    predicted = [
         encoder(torch.full((1, 1360), level), mask_time_indices=hidden).last_hidden_state
         for level in (0.1, 0.9)
     ]
-    torch.testing.assert_close(told[0], told[1])
+    torch.testing.assert_close(predicted[0], predicted[1])
 
 
-# ---- what it hears ---------------------------------------------------------------------------------------
+# ---- its input -------------------------------------------------------------------------------------------
 
 
 def test_crops_are_pieces_of_the_recordings(speech: list[PCM]) -> None:
@@ -142,7 +142,7 @@ def test_crops_of_short_recordings_hide_nothing_beyond_their_end() -> None:
         assert row.any() and not row[(length - 400) // 320 + 1 :].any()
 
 
-def test_speakers_are_chosen_by_name_and_by_a_seeded_deal(recordings: Path) -> None:
+def test_speakers_are_chosen_by_name_and_by_a_seeded_draw(recordings: Path) -> None:
     everyone = Choice("manifest", str(recordings))
 
     def chosen(choice: Choice, seed: int = 1) -> str:
@@ -162,11 +162,11 @@ def test_labels_are_not_looked_at(recordings: Path, tmp_path: Path) -> None:
     rows = (recordings / "manifest.csv").read_text(encoding="utf-8").splitlines()
     other = [rows[0], *(f"{recordings}/{row.rsplit(',', 1)[0]},x" for row in rows[1:])]
     (tmp_path / "manifest.csv").write_text("\n".join(other), encoding="utf-8")
-    heard = [
+    outputs = [
         unlabelled.decode(unlabelled.choose(Choice("manifest", str(folder)), 1))
         for folder in (recordings, tmp_path)
     ]
-    assert all(np.array_equal(a, b) for a, b in zip(*heard, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(*outputs, strict=True))
 
 
 def test_any_folder_of_sound_files_will_do(recordings: Path) -> None:
@@ -216,22 +216,22 @@ def test_the_folder_is_an_encoder_with_the_weights_that_were_trained(
     assert (checkpoint.kind, checkpoint.layers, checkpoint.hidden) == (kind, 1, 8)
     sound = torch.from_numpy(speech[0][:4000].astype(np.float32) / 32768)[None]
     with torch.no_grad():
-        heard = [model(sound).last_hidden_state for model in (trained.encoder, load(checkpoint))]
-    assert torch.equal(*heard)
+        outputs = [model(sound).last_hidden_state for model in (trained.encoder, load(checkpoint))]
+    assert torch.equal(*outputs)
 
 
-def test_the_readme_says_what_was_heard_and_how(speech: list[PCM], tmp_path: Path) -> None:
+def test_the_readme_says_what_the_encoder_was_trained_on_and_how(speech: list[PCM], tmp_path: Path) -> None:
     trained = pretraining.pretrain(speech, TINY, 4)
     pretrained_folder.write(tmp_path / "encoder", trained, TINY, ["twelve utterances"], 4)
     text = (tmp_path / "encoder" / "README.md").read_text(encoding="utf-8")
-    for said in (
+    for expected in (
         "twelve utterances",
         "Seed 4",
         "No label",
         "| lr | 0.002 |",
         f"| 3 | {trained.curve[-1][1]:.4f} |",
     ):
-        assert said in text
+        assert expected in text
 
 
 def test_the_same_command_twice_leaves_the_same_bytes(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_the_same_command_twice_leaves_the_same_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (["--kind", "whisper"], "--kind whisper: is not known; known are wav2vec2, hubert, wavlm"),
         (["--hidden", "10"], "--hidden 10: must be a multiple of 4"),
@@ -270,17 +270,17 @@ def test_the_same_command_twice_leaves_the_same_bytes(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_bad_input_is_one_line_before_anything_is_heard(
-    recordings: Path, tmp_path: Path, arguments: list[str], said: str
+def test_bad_input_is_one_line_before_any_audio_is_read(
+    recordings: Path, tmp_path: Path, arguments: list[str], expected: str
 ) -> None:
     (tmp_path / "empty").mkdir()
     places = {"empty": str(tmp_path / "empty"), "recordings": str(recordings)}
     code, output = call(tmp_path / "out", *(a.format(**places) for a in arguments))
-    assert code == 2 and said in output and output.count("error:") == 1 and len(output.splitlines()) == 1
+    assert code == 2 and expected in output and output.count("error:") == 1 and len(output.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
-def test_every_problem_is_said_at_once(tmp_path: Path) -> None:
+def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
     (tmp_path / "note").write_text("", encoding="utf-8")
     code, output = call(tmp_path, "--kind", "whisper", "--generated", "0")
     assert code == 2 and output.count("error:") == 3 and "is not an empty folder" in output

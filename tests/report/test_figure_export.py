@@ -72,8 +72,8 @@ def test_what_the_key_says_on_the_page_stands_inside_the_file(tmp_path: Path) ->
         if drawing.name in chosen:
             assert drawing.key
             text = saved(drawing, tmp_path)
-            for _, _, said in drawing.key:
-                assert said in text, f"{drawing.name}: {said}"
+            for _, _, label in drawing.key:
+                assert label in text, f"{drawing.name}: {label}"
             assert drawing.title in text
 
 
@@ -90,7 +90,7 @@ def test_the_command_writes_them_beside_the_page(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(json.dumps(bare(example_results())))
     despine = CliRunner().invoke(app, ["report", str(tmp_path)])
     assert despine.exit_code == 0 and not (tmp_path / "figures").exists()
-    asked = CliRunner().invoke(app, ["report", str(tmp_path), "--figures"])
-    assert asked.exit_code == 0, asked.output
-    assert "Figures: " in asked.output
+    done = CliRunner().invoke(app, ["report", str(tmp_path), "--figures"])
+    assert done.exit_code == 0, done.output
+    assert "Figures: " in done.output
     assert (tmp_path / "report.html").exists() and (tmp_path / "figures" / "cost.pdf").exists()

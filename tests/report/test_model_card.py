@@ -98,14 +98,14 @@ def test_the_evidence_stands_with_its_intervals() -> None:
 
 
 def test_what_the_page_does_not_call_a_success_the_card_does_not() -> None:
-    told = encoder_results()
-    assert "not green" in model_card(read(told)), "an attack still tells single utterances"
+    results = encoder_results()
+    assert "not green" in model_card(read(results)), "an attack still tells single utterances"
     for attack in ("ulira", "informed"):
-        told["attacks"][attack]["stages"]["recovered"] |= {"auc": 0.5, "low": 0.45, "high": 0.55}
-    card = model_card(read(told))
+        results["attacks"][attack]["stages"]["recovered"] |= {"auc": 0.5, "low": 0.45, "high": 0.55}
+    card = model_card(read(results))
     assert "not green" not in card and "no certificate" in card
-    told["ranking"][0]["useful"] = False
-    assert "not green" in model_card(read(told))
+    results["ranking"][0]["useful"] = False
+    assert "not green" in model_card(read(results))
 
 
 def test_without_attacks_on_single_utterances_it_says_so() -> None:

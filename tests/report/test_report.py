@@ -197,7 +197,7 @@ def test_useless_by_the_ranking_is_useless_and_says_why() -> None:
     assert [rank.useful for rank in ranking_table(read(results))] == [False, True, False, False]
 
 
-def test_failed_and_partial_are_said_first() -> None:
+def test_failed_and_partial_are_reported_first() -> None:
     failed = bare(example_results()) | {"status": "failed", "failure": "round 31: quorum lost"}
     page = render(read(failed))
     assert re.search(
@@ -250,13 +250,13 @@ def test_what_few_utterances_cannot_tell_is_not_asserted() -> None:
     results = example_results()
     model = results["models"]["recovered"]["forget"]
     model["accuracy"], model["accuracy_interval"] = 0.3, [0.1, 0.6]
-    assert any(said.startswith("It may over-forget and know less") for said in find(read(results)).remarks)
+    assert any(line.startswith("It may over-forget and know less") for line in find(read(results)).remarks)
     model["accuracy_interval"] = [0.25, 0.35]
-    assert any(said.startswith("Over-forgetting: it knows less") for said in find(read(results)).remarks)
+    assert any(line.startswith("Over-forgetting: it knows less") for line in find(read(results)).remarks)
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "said"),
+    ("before", "after", "line"),
     [
         (0.0312, 0.0308, "left the mean gap where it was: 0.031."),
         (0.034, 0.031, "less than the noise floor: mean gap 0.034 before them, 0.031 after."),
@@ -264,12 +264,12 @@ def test_what_few_utterances_cannot_tell_is_not_asserted() -> None:
         (0.031, 0.090, "led away from the retrained model"),
     ],
 )
-def test_recovery_is_said_to_lead_somewhere_only_beyond_the_noise_floor(
-    before: float, after: float, said: str
+def test_recovery_is_given_a_direction_only_beyond_the_noise_floor(
+    before: float, after: float, line: str
 ) -> None:
     results = example_results()
     results["gap"]["unlearned"]["mean"], results["gap"]["recovered"]["mean"] = before, after
-    assert sum(said in remark for remark in find(read(results)).remarks) == 1
+    assert sum(line in remark for remark in find(read(results)).remarks) == 1
 
 
 def test_an_interval_without_width_is_not_shown() -> None:
@@ -277,7 +277,7 @@ def test_an_interval_without_width_is_not_shown() -> None:
     assert bracketed((0.9, 1.0)) == "[0.90, 1.00]"
 
 
-def test_with_one_retrained_model_nothing_is_said_of_a_noise_floor() -> None:
+def test_with_one_retrained_model_no_noise_floor_is_mentioned() -> None:
     results = bare(example_results())
     results["noise_floor"] = results["gap"]["noise_floor"] = None
     assert "The upright tick is" not in words(render(read(results)))
@@ -286,7 +286,7 @@ def test_with_one_retrained_model_nothing_is_said_of_a_noise_floor() -> None:
     assert drawn is not None and "noise floor" not in [text for _, _, text in drawn.key]
 
 
-def test_nobody_asked() -> None:
+def test_no_request() -> None:
     results = bare(example_results()) | {"requests": []}
     text = words(render(read(results)))
     assert "No deletion was requested" in text

@@ -85,7 +85,7 @@ def test_a_difference_within_the_interval_is_no_finding(measured: dict[str, Any]
     assert "too few" not in find(read(sure)).remarks[0]
 
 
-def test_nothing_to_forget_is_said_first_and_praises_nobody(measured: dict[str, Any]) -> None:
+def test_nothing_to_forget_is_reported_first_and_no_method_is_praised(measured: dict[str, Any]) -> None:
     results = copy.deepcopy(measured)
     results["gap"] |= {"rho": 1.12, "nothing_to_forget": True}
     finding = find(read(results))
@@ -173,7 +173,7 @@ def test_attacks_with_intervals_and_low_false_positive_rates(measured: dict[str,
     ]
 
 
-def test_whether_the_shadows_are_like_the_run_is_said(measured: dict[str, Any]) -> None:
+def test_the_page_says_whether_the_shadows_are_like_the_run(measured: dict[str, Any]) -> None:
     results = copy.deepcopy(measured)
     assert "64 shadow federations" in attacks.attack_notes(read(results))[0]
     assert "replay the run exactly" in attacks.attack_notes(read(results))[0]
@@ -408,7 +408,7 @@ def attacked(ulira: tuple[float, float], informed: tuple[float, float]) -> dict[
     return results
 
 
-def test_a_small_gap_is_not_praised_where_single_utterances_are_still_told() -> None:
+def test_a_small_gap_is_not_praised_where_single_utterances_are_still_detected() -> None:
     finding = find(read(attacked((0.74, 0.70), (0.58, 0.54))))
     assert finding.tone == "unknown"
     assert "But U-LiRA still tells deleted utterances from others: AUC 0.740 (95% 0.700 to 0.780" in (
@@ -428,8 +428,8 @@ def test_attacks_that_may_be_guessing_are_no_finding() -> None:
 
 
 def test_the_ranking_says_how_much_each_forgot_and_kept(measured: dict[str, Any], page: str) -> None:
-    said = {row.name: (row.forgot, row.kept) for row in gaps.ranking_table(read(measured))}
-    assert said["recovered (l2ul)"] == ("93%", "99%")
-    assert (said["control: none"], said["control: destroy"]) == (("0%", "100%"), ("206%", "0%"))
+    shares = {row.name: (row.forgot, row.kept) for row in gaps.ranking_table(read(measured))}
+    assert shares["recovered (l2ul)"] == ("93%", "99%")
+    assert (shares["control: none"], shares["control: destroy"]) == (("0%", "100%"), ("206%", "0%"))
     assert "93%99%" in section(page, "gaps")
     assert {(row.forgot, row.kept) for row in gaps.ranking_table(read(example_results()))} == {("–", "–")}

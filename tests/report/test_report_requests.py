@@ -81,9 +81,9 @@ def test_states_waiting_and_deadlines_stand_in_the_table() -> None:
     ]
     assert lines[3].note == "its person withdrew it" and "not its own" in lines[4].note
     assert column(results, "applied")[:4] == [
-        ("34", "waited 4 rounds\nasked 3 times"),
+        ("34", "waited 4 rounds\nattempted 3 times"),
         ("32", "waited 1 round"),
-        ("41", "waited 8 rounds\nasked 2 times"),
+        ("41", "waited 8 rounds\nattempted 2 times"),
         ("–", ""),
     ]
     assert column(results, "deadline") == [
@@ -108,7 +108,7 @@ def test_an_open_request_is_overdue_by_the_rounds_up_to_the_end() -> None:
 
 
 def test_recovery_rounds_in_the_middle_of_learning_do_not_count_against_a_deadline() -> None:
-    """By the clock verified 9 rounds after it was raised, 4 of them recovery rounds: 5 of 5."""
+    """On the timeline verified 9 rounds after it was raised, 4 of them recovery rounds: 5 of 5."""
     results = eventful_results()
     late = results["requests"][3]
     for step, rounds_done in zip(late["history"], (33, 34, 36, 37, 37, 38), strict=True):
@@ -224,7 +224,7 @@ def test_a_window_in_which_nobody_waited_still_shows_its_batches() -> None:
 # ---- the head, and what went wrong -----------------------------------------------------------------------
 
 
-def test_withdrawn_and_refused_requests_are_neither_counted_as_asked_nor_as_unfulfilled() -> None:
+def test_withdrawn_and_refused_requests_are_counted_neither_as_requested_nor_as_unfulfilled() -> None:
     results = eventful_results()
     assert count_closed(read(results)) == "1 withdrawn, 1 refused"
     assert list_unfulfilled(read(results)) == ["r-004-1: accepted (client 4 dropped twice)"]
@@ -246,8 +246,8 @@ def test_an_interrupted_run_says_so_and_how_to_go_on() -> None:
     for missing in ("models", "gap", "ranking", "noise_floor"):
         results[missing] = None
     results |= {"status": "partial", "failure": "stopped by Ctrl-C; continue with --resume"}
-    for asked_for in (results["requests"], []):
-        page = words(render(read(results | {"requests": asked_for})))
+    for requested in (results["requests"], []):
+        page = words(render(read(results | {"requests": requested})))
         assert "This run is partial: stopped by Ctrl-C; continue with --resume." in page
         assert "No finding yet: the run was stopped before its models could be compared." in page
 

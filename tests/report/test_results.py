@@ -43,7 +43,7 @@ def test_a_person_with_several_devices_is_one_step_of_several_clients() -> None:
     assert step.clients == [1, 4]
 
 
-def test_the_rounds_of_an_upper_reference_are_one_step() -> None:
+def test_the_rounds_of_a_privileged_baseline_are_one_step() -> None:
     timeline = [
         entry(1, "learn", 0.8),
         entry(2, "unlearn", 0.5),

@@ -125,7 +125,7 @@ def test_what_moves_no_gap_makes_no_entry(change: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         ({"corpus__name": "ravdess"}, "corpus.name (synthetic; ravdess)"),
         ({"corpus__clients": 6}, "corpus.clients (20; 6)"),
@@ -137,12 +137,12 @@ def test_what_moves_no_gap_makes_no_entry(change: dict[str, Any]) -> None:
         ({"models__retrained__forget__n": 91}, "other utterances were forgotten"),
     ],
 )
-def test_what_is_not_comparable_is_not_ranked_and_says_why(change: dict[str, Any], said: str) -> None:
+def test_what_is_not_comparable_is_not_ranked_and_says_why(change: dict[str, Any], expected: str) -> None:
     tasks = tasks_of([run("a", record("calm", 1, 0.01)), run("b", record("l2ul", 1, 0.1, **change))])
     tone, sentence = headline(tasks)
     assert len(tasks) == 2 and tone == "unknown"
     assert sentence.startswith("These 2 runs are about 2 different things and are not ranked together: ")
-    assert said in sentence
+    assert expected in sentence
     assert "closest" not in sentence
 
 
@@ -154,7 +154,7 @@ def test_other_seeds_forget_other_utterances_and_other_versions_have_other_keys(
     assert any("torch (2.11.0; 2.10.0)" in remark for remark in judge(found).remarks)
 
 
-# ---- what is said ------------------------------------------------------------------------------------------
+# ---- the sentences -----------------------------------------------------------------------------------------
 
 
 def test_the_best_is_named_with_its_interval_and_how_sure_it_is() -> None:
@@ -167,7 +167,7 @@ def test_the_best_is_named_with_its_interval_and_how_sure_it_is() -> None:
     assert (found.tone, found.best, found.level) == ("good", ("calm",), ())
 
 
-def test_who_cannot_be_told_from_the_best_is_said() -> None:
+def test_methods_indistinguishable_from_the_best_are_named() -> None:
     """Paired differences 0.001, -0.002, 0.004: mean 0.001, half width 7.5e-3, so 0 is covered."""
     found = verdict({"calm": (0.010, 0.012, 0.011), "l2ul": (0.011, 0.010, 0.015)})
     assert "but cannot be distinguished from l2ul on the 3 seeds they share" in found.sentence
@@ -181,12 +181,12 @@ def test_one_seed_proves_nothing() -> None:
     assert verdict({"calm": (0.01,)}).sentence.endswith("One seed gives no interval over runs.")
 
 
-def test_the_nearest_is_not_praised_where_single_utterances_are_still_told() -> None:
+def test_the_nearest_is_not_praised_where_single_utterances_are_still_detected() -> None:
     stage = {"auc": 0.74, "low": 0.7, "high": 0.78}
     attacks = {"ulira": {"stages": {"recovered": stage}, "why": None}}
-    told = verdict({"calm": (0.010, 0.012), "l2ul": (0.05, 0.06)}, attacks=attacks)
-    assert told.tone == "unknown" and told.best == ("calm",)
-    assert told.remarks[0].startswith("calm is close in the mean only, in 2 of 2 runs: U-LiRA still tells")
+    finding = verdict({"calm": (0.010, 0.012), "l2ul": (0.05, 0.06)}, attacks=attacks)
+    assert finding.tone == "unknown" and finding.best == ("calm",)
+    assert finding.remarks[0].startswith("calm is close in the mean only, in 2 of 2 runs: U-LiRA still tells")
     stage["low"] = 0.49
     assert verdict({"calm": (0.010, 0.012), "l2ul": (0.05, 0.06)}, attacks=attacks).tone == "good"
 
@@ -378,10 +378,10 @@ def test_several_runs_become_one_page_here_or_where_it_is_wanted(
     tmp_path: Path, two: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, said = call("report", *two)
-    assert code == 0 and f"Comparison of 2 runs: {tmp_path / 'comparison.html'}" in said
+    code, expected = call("report", *two)
+    assert code == 0 and f"Comparison of 2 runs: {tmp_path / 'comparison.html'}" in expected
     assert not (two[0] / "report.html").exists()
-    code, said = call("report", *two, "--out", tmp_path / "page.html")
+    code, expected = call("report", *two, "--out", tmp_path / "page.html")
     assert code == 0
     assert (tmp_path / "page.html").read_bytes() == (tmp_path / "comparison.html").read_bytes()
 
@@ -396,8 +396,8 @@ def test_bad_folders_are_one_line_each(tmp_path: Path, two: list[Path]) -> None:
     broken = save(tmp_path / "broken", {})
     (broken / "results.json").write_bytes(b'{"schema": "\xff')
     again = Path(os.path.relpath(two[0]))
-    code, said = call("report", two[0], again, tmp_path / "nobody", broken, "--out", tmp_path / "p.html")
-    lines = said.strip().splitlines()
+    code, expected = call("report", two[0], again, tmp_path / "nobody", broken, "--out", tmp_path / "p.html")
+    lines = expected.strip().splitlines()
     assert code == 2 and len(lines) == 3 and all(line.startswith("error: ") for line in lines)
     assert "is named twice" in lines[0] and "nobody" in lines[1] and "broken" in lines[2]
     assert not (tmp_path / "p.html").exists()
@@ -409,19 +409,19 @@ def test_a_page_never_goes_into_a_corpus_nor_nowhere(tmp_path: Path, page: str) 
     corpus = {"name": "ravdess", "path": str(tmp_path / "corpus")}
     folders = [save(tmp_path / n, record("calm", 1, 0.01, config__corpus=corpus)) for n in ("a", "b")]
     for named in (folders, folders[:1]):
-        code, said = call("report", *named, "--out", tmp_path / page)
-        assert code == 2 and said.count("\n") == 1 and "--out" in said
+        code, expected = call("report", *named, "--out", tmp_path / page)
+        assert code == 2 and expected.count("\n") == 1 and "--out" in expected
     assert list((tmp_path / "corpus").rglob("*.html")) == []
 
 
 @pytest.mark.parametrize("several", [False, True])
 def test_a_page_never_takes_the_place_of_results(tmp_path: Path, two: list[Path], several: bool) -> None:
     before = (two[0] / "results.json").read_bytes()
-    code, said = call("report", *two[: 1 + several], "--out", two[0] / "results.json")
-    assert code == 2 and "is not named as a page" in said and len(said.strip().splitlines()) == 1
+    code, expected = call("report", *two[: 1 + several], "--out", two[0] / "results.json")
+    assert code == 2 and "is not named as a page" in expected and len(expected.strip().splitlines()) == 1
     assert (two[0] / "results.json").read_bytes() == before
 
 
-def test_runs_of_one_name_are_told_apart_by_their_parents() -> None:
+def test_runs_of_one_name_are_distinguished_by_their_parents() -> None:
     assert names_of([Path("/x/a"), Path("/x/b")]) == ["a", "b"]
     assert names_of([Path("/x/run"), Path("/y/run")]) == ["x/run", "y/run"]

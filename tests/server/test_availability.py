@@ -40,7 +40,7 @@ def test_any_chance_makes_it_uncertain(setting: dict[str, float]) -> None:
 
 @pytest.mark.parametrize("lasting", [1, 2, 5, 20])
 @pytest.mark.parametrize("chance", [0.05, 0.3, 0.8])
-def test_a_client_is_offline_as_often_as_was_asked_for_however_long_absences_last(
+def test_a_client_is_offline_as_often_as_configured_however_long_absences_last(
     chance: float, lasting: int
 ) -> None:
     """Of n client-rounds, at most L are one draw where absences last L rounds: 4.5 standard errors."""
@@ -64,7 +64,7 @@ def test_no_absence_is_shorter_than_it_lasts(seed: int, lasting: int, chance: fl
         assert all(length >= lasting for away, length in stretches[1:-1] if away)
 
 
-def test_rare_absences_last_exactly_as_long_as_was_asked_for() -> None:
+def test_rare_absences_last_exactly_as_long_as_configured() -> None:
     """With a chance of 0.004 and 4 rounds each, two of them in 300 rounds seldom touch."""
     found = availability(offline=0.004, offline_rounds=4, clients=100)
     lengths = [
@@ -77,17 +77,17 @@ def test_rare_absences_last_exactly_as_long_as_was_asked_for() -> None:
 
 
 @pytest.mark.parametrize("chance", [0.1, 0.6])
-def test_slow_replies_and_drops_are_as_frequent_as_was_asked_for_and_independent(chance: float) -> None:
+def test_slow_replies_and_drops_are_as_frequent_as_configured_and_independent(chance: float) -> None:
     found = availability(slow=chance, slow_rounds=3, drop=chance)
-    asked = [(c, r, a) for c in range(CLIENTS) for r in range(100) for a in range(3)]
-    late, dropped = [found.delay(*each) for each in asked], [found.drops(*each) for each in asked]
+    attempts = [(c, r, a) for c in range(CLIENTS) for r in range(100) for a in range(3)]
+    late, dropped = [found.delay(*each) for each in attempts], [found.drops(*each) for each in attempts]
     assert set(late) == {0, 3}
-    near = 4.5 * (chance * (1 - chance) / len(asked)) ** 0.5
-    assert sum(d > 0 for d in late) / len(asked) == pytest.approx(chance, abs=near)
-    assert sum(dropped) / len(asked) == pytest.approx(chance, abs=near)
-    both = sum(d > 0 and gone for d, gone in zip(late, dropped, strict=True)) / len(asked)
+    near = 4.5 * (chance * (1 - chance) / len(attempts)) ** 0.5
+    assert sum(d > 0 for d in late) / len(attempts) == pytest.approx(chance, abs=near)
+    assert sum(dropped) / len(attempts) == pytest.approx(chance, abs=near)
+    both = sum(d > 0 and gone for d, gone in zip(late, dropped, strict=True)) / len(attempts)
     assert both == pytest.approx(chance**2, abs=near)
-    assert all(found.reachable(c, r) for c, r, _ in asked)
+    assert all(found.reachable(c, r) for c, r, _ in attempts)
 
 
 def test_another_attempt_in_the_same_round_has_luck_of_its_own() -> None:
@@ -109,12 +109,12 @@ def test_the_order_of_asking_changes_nothing(order: list[int], seed: int) -> Non
         return found.reachable(1, round), found.delay(1, round, 0), found.drops(1, round, 0)
 
     long_used = availability(seed, **settings)
-    asked = {round: answer(long_used, round) for round in order}
-    for round, told in asked.items():
-        assert answer(availability(seed, **settings), round) == told
+    attempts = {round: answer(long_used, round) for round in order}
+    for round, expected in attempts.items():
+        assert answer(availability(seed, **settings), round) == expected
 
 
-def test_more_clients_change_nobodys_luck() -> None:
+def test_more_clients_change_no_clients_availability() -> None:
     few, many = availability(clients=2, offline=0.3), availability(clients=30, offline=0.3)
     assert [few.reachable(1, r) for r in range(99)] == [many.reachable(1, r) for r in range(99)]
 
@@ -145,7 +145,7 @@ def test_a_trace_adds_to_the_chances(tmp_path: Path) -> None:
         assert both.reachable(1, round) == expected and both.reachable(2, round) == alone.reachable(2, round)
 
 
-def test_a_trace_without_rows_is_nobody_away(tmp_path: Path) -> None:
+def test_a_trace_without_rows_means_no_absences(tmp_path: Path) -> None:
     assert trace(tmp_path, "until,from,client\n").certain
 
 
@@ -201,8 +201,8 @@ def test_a_trace_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
 # ---- for the results -------------------------------------------------------------------------------------
 
 
-def test_absences_are_told_by_the_runs_clock(tmp_path: Path) -> None:
-    """The clock's rounds 0-3 are rounds 0-3; two recovery rounds, 4 and 5, belong to round 3; then 4, 5."""
+def test_absences_follow_the_runs_timeline(tmp_path: Path) -> None:
+    """Timeline rounds 0-3 are rounds 0-3; two recovery rounds, 4 and 5, belong to round 3; then 4, 5."""
     found = trace(tmp_path, "client,from,until\n1,0,1\n1,3,4\n2,3,5\n4,5,9\n")
     timeline_round = {0: 0, 1: 1, 2: 2, 3: 3, 4: 3, 5: 3, 6: 4, 7: 5}
     assert found.in_results(timeline_round, [2, 1, 1, 3]) == {

@@ -1,5 +1,5 @@
-"""Asking: replies are read in client order however they come, failures are asked again at once, who holds
-most is asked first, and what several are sent is one record.
+"""Messages to clients: replies are read in client order however they come, failed messages are repeated at
+once, the client with most data comes first, and what several are sent is one record.
 """
 
 import copy
@@ -26,18 +26,18 @@ from fedunlearn.server.state import ServerState
 
 
 class OutOfOrder(LocalGrid):
-    """Clients hold as many utterances as told; the last message is answered first, one a pull."""
+    """Clients hold as many utterances as configured; the last message is answered first, one a pull."""
 
     def __init__(self, holds: list[int], fails: dict[int, int] | None = None) -> None:
         super().__init__(len(holds))
         self._holds, self._fails = holds, fails or {}
-        self.asked: list[int] = []
+        self.reached: list[int] = []
         self.waiting: dict[str, Message] = {}
 
     def _accept(self, messages: dict[str, Message]) -> None:
         self.waiting |= messages
         if "query.population" not in {m.metadata.message_type for m in messages.values()}:
-            self.asked += [m.metadata.dst_node_id - 1 for m in messages.values()]
+            self.reached += [m.metadata.dst_node_id - 1 for m in messages.values()]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         if not self.waiting:
@@ -90,7 +90,7 @@ def test_replies_are_read_in_client_order() -> None:
     assert cost.bytes_down == 6 * size(contents(1)[0]), "though it is one record"
 
 
-def test_a_failure_is_asked_again_before_later_ones_are_read() -> None:
+def test_a_failed_message_is_sent_again_before_later_replies_are_read() -> None:
     grid, order = OutOfOrder([4] * 4, fails={1: 1}), list[int]()
 
     def read(client: int, _: RecordDict) -> None:
@@ -99,7 +99,7 @@ def test_a_failure_is_asked_again_before_later_ones_are_read() -> None:
     clients, state = meet(grid, retries=1)
     answers, cost = ask(clients, contents(4), read)
     assert order == [0, 1, 2, 3] and list(answers) == [0, 1, 2, 3]
-    assert grid.asked == [0, 1, 2, 3, 1]
+    assert grid.reached == [0, 1, 2, 3, 1]
     assert [(f.client, f.kind, f.reason) for f in state.faults] == [(1, "failed", "the disk is full")]
     assert cost.bytes_down == 5 * size(contents(1)[0]), "each attempt is on the wire"
 
@@ -138,23 +138,23 @@ def test_whoever_does_not_answer_in_time_is_late() -> None:
 @pytest.mark.parametrize(
     ("engine", "order"), [("ray", [2, 0, 3, 1, 4]), ("flower", [2, 0, 3, 1, 4]), ("inline", [0, 1, 2, 3, 4])]
 )
-def test_who_holds_most_is_asked_first_where_several_work(engine: str, order: list[int]) -> None:
+def test_the_client_with_most_data_comes_first_where_several_work(engine: str, order: list[int]) -> None:
     grid = OutOfOrder([7, 3, 9, 7, 1])
     ask(federation(grid, engine=engine), contents(5), lambda *_: None)
-    assert grid.asked == order
+    assert grid.reached == order
 
 
 def test_not_so_far_ahead_that_many_replies_wait_for_their_turn() -> None:
     """In stretches of 64 clients; of weights so large that 64 would be too much to hold, of fewer."""
     grid = OutOfOrder(list(range(1, 131)))
     ask(federation(grid), contents(130), lambda *_: None)
-    assert grid.asked == [*range(63, -1, -1), *range(127, 63, -1), 129, 128]
+    assert grid.reached == [*range(63, -1, -1), *range(127, 63, -1), 129, 128]
     grid = OutOfOrder(list(range(1, 11)))
     large = dict.fromkeys(
         range(10), Payload({"w": torch.zeros(20_000_000)}).with_settings(settings(rounds_done=0))
     )
     ask(federation(grid), large, lambda *_: None)
-    assert grid.asked == [3, 2, 1, 0, 7, 6, 5, 4, 9, 8]
+    assert grid.reached == [3, 2, 1, 0, 7, 6, 5, 4, 9, 8]
 
 
 class Stray(OutOfOrder):
@@ -217,15 +217,15 @@ def test_a_reader_that_fails_as_nobody_expected_refuses_the_reply() -> None:
 class Strangers(OutOfOrder):
     """Introductions are what a test says: node -> what its metrics are, try by try; None = no answer."""
 
-    def __init__(self, clients: int, said: dict[int, list[dict[str, Any] | None]]) -> None:
+    def __init__(self, clients: int, answers: dict[int, list[dict[str, Any] | None]]) -> None:
         super().__init__([4] * clients)
-        self._said = said
+        self._answers = answers
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         for name, message in list(self.waiting.items()):
-            if self._said.get(node := message.metadata.dst_node_id):
+            if self._answers.get(node := message.metadata.dst_node_id):
                 del self.waiting[name]
-                metrics = self._said[node].pop(0)
+                metrics = self._answers[node].pop(0)
                 if metrics is not None:
                     content = RecordDict({"metrics": MetricRecord(metrics)})
                     return [Message(content, reply_to=message)]
@@ -233,7 +233,7 @@ class Strangers(OutOfOrder):
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
+    ("answers", "reason"),
     [
         ({"client": 0.5, "train": 4, "test": 1}, "metric client is 0.5"),
         ({"client": 3, "train": 4, "test": 1}, "clients are 0 to 2"),
@@ -246,35 +246,35 @@ class Strangers(OutOfOrder):
         (None, "no reply within 0.2 s"),
     ],
 )
-def test_a_bad_introduction_is_counted_asked_again_and_named_in_the_end(
-    said: dict[str, Any] | None, reason: str
+def test_a_bad_introduction_is_counted_requested_again_and_named_in_the_end(
+    answers: dict[str, Any] | None, reason: str
 ) -> None:
-    known, state = meet(Strangers(3, {2: [said]}), retries=1, timeout=0.2)
+    known, state = meet(Strangers(3, {2: [answers]}), retries=1, timeout=0.2)
     assert known.active == (0, 1, 2)
     assert any("node 2" in f.reason and reason in f.reason for f in state.faults)
     assert {(f.client, f.phase) for f in state.faults} == {(-1, "meet")}
     failed = ServerState(History(()))
-    grid = Strangers(3, {2: [said, said]})
+    grid = Strangers(3, {2: [answers, answers]})
     with pytest.raises(RunFailed, match=rf"did not say who they are.*node 2: .*{reason}"):
         settings_ = FederationSettings(engine="ray", timeout=0.2, retries=1)
         Clients(grid, settings_, 3, threading.Event(), failed)
     assert sum("node 2" in f.reason for f in failed.faults) == 2
 
 
-def test_requests_withheld_are_told_to_their_own_client_alone() -> None:
+def test_withheld_requests_are_sent_to_their_own_client_alone() -> None:
     class Request:
         client, id, withheld = 1, "r", 2
 
     grid, clients = OutOfOrder([4] * 3), None
-    heard: dict[int, bool] = {}
+    received: dict[int, bool] = {}
 
     def take(messages: dict[str, Message]) -> None:
         for message in messages.values():
-            heard[message.metadata.dst_node_id - 1] = "withheld" in message.content.config_records
+            received[message.metadata.dst_node_id - 1] = "withheld" in message.content.config_records
         OutOfOrder._accept(grid, messages)
 
     clients = federation(grid)
     grid._accept = take  # type: ignore[method-assign]
     with clients.withholding([Request()]):  # type: ignore[list-item]
         ask(clients, contents(3), lambda *_: None)
-    assert heard == {0: False, 1: True, 2: False}
+    assert received == {0: False, 1: True, 2: False}

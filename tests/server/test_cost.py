@@ -55,7 +55,7 @@ def test_roles_add_up_to_the_phase(played: tuple[Wire, dict[str, Any]]) -> None:
             assert phase[name] == sum(role[name] for role in phase["roles"].values())
 
 
-def test_only_requesters_are_booked_as_such(played: tuple[Wire, dict[str, Any]]) -> None:
+def test_only_requesters_are_counted_as_such(played: tuple[Wire, dict[str, Any]]) -> None:
     cost = played[1]["cost"]
     for name in ("learn", "recover", "retrain"):
         assert not any(cost[name]["roles"]["requesters"].values())
@@ -69,8 +69,8 @@ def test_a_cost_comes_back_as_it_went_out() -> None:
     for kind, up in (("train.unlearn", 100), ("query.purge", 10), ("train", 1000)):
         cost.share(kind).bytes_up += up
         cost.share(kind).client_seconds += up / 8
-    told = json.loads(json.dumps(cost.as_dict()))
-    assert PhaseCost.of(told) == cost
+    written = json.loads(json.dumps(cost.as_dict()))
+    assert PhaseCost.of(written) == cost
     assert (cost.bytes_up, cost.client_seconds) == (1110, 138.75)
     assert (cost.requesters.bytes_up, cost.others.bytes_up) == (110, 1000)
     later = copy.deepcopy(cost)

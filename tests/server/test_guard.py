@@ -145,16 +145,16 @@ def test_what_does_harm_even_at_an_eighth_is_refused() -> None:
 
 
 def test_harm_is_refused_at_once_where_settings_say_so() -> None:
-    asked: list[float] = []
+    evaluated: list[float] = []
 
     def accuracy(state: Mapping[str, Tensor]) -> float:
-        asked.append(float(state["w"][0]))
+        evaluated.append(float(state["w"][0]))
         return loses(0.1)(state)
 
     settings = OFF.model_copy(update={"drop": 0.15, "harmful": "refuse"})
     left, (done,) = examine(settings, update(3, 4, 0), accuracy=accuracy)
     assert left == {} and done.what == "refused"
-    assert asked == [4.0, 0.0] or asked == [0.0, 4.0]  # no smaller one was tried
+    assert evaluated == [4.0, 0.0] or evaluated == [0.0, 4.0]  # no smaller one was tried
 
 
 def test_each_of_several_is_looked_at_alone_then_all_together() -> None:
@@ -176,7 +176,7 @@ def test_harm_that_is_done_only_together_is_scaled_back_for_all() -> None:
     assert [(d.client, d.what) for d in done] == [(3, "scaled back"), (4, "scaled back")]
 
 
-def test_where_nobody_can_say_the_update_passes() -> None:
+def test_without_a_report_the_update_passes() -> None:
     settings = OFF.model_copy(update={"drop": 0.01})
     assert examine(settings, update(3, 4, 0), accuracy=lambda _: None) == ({3: [4.0, 0.0]}, [])
 
@@ -197,7 +197,7 @@ def test_a_clipped_update_is_still_looked_at() -> None:
     assert [d.what for d in done] == ["clipped", "scaled back"]
 
 
-def test_a_guard_that_is_off_asks_nobody_and_changes_no_bit() -> None:
+def test_a_guard_that_is_off_sends_no_message_and_changes_no_bit() -> None:
     def never(_: Mapping[str, Tensor]) -> float:
         raise AssertionError("asked")
 

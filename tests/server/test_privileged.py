@@ -278,7 +278,7 @@ def test_an_empty_forget_set_moves_nothing(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", sorted(ROUNDS))
-def test_a_retain_half_is_dealt_by_its_rng_alone_and_spares_the_teacher(method: str) -> None:
+def test_a_retain_half_is_drawn_by_its_rng_alone_and_spares_the_teacher(method: str) -> None:
     model, data = separable()
     original = TinyModel(2.0 * torch.eye(4)).train()
     before = copy.deepcopy(original.state_dict())

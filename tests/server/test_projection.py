@@ -23,8 +23,8 @@ def flat(projected: dict[str, Tensor]) -> Tensor:
     return torch.cat([projected["b"], projected["w"][:, 0]])
 
 
-def nearest(wished: Vector, *others: Vector) -> Tensor:
-    return flat(without_conflict(state(wished), [state(g) for g in others]))
+def nearest(update: Vector, *others: Vector) -> Tensor:
+    return flat(without_conflict(state(update), [state(g) for g in others]))
 
 
 @st.composite
@@ -41,7 +41,7 @@ def problems(draw: st.DrawFn) -> tuple[Vector, list[Vector]]:
 
 
 @pytest.mark.parametrize(
-    ("wished", "others", "expected"),
+    ("update", "others", "expected"),
     [
         ((1.0, -1.0), [(0.0, 1.0)], (1.0, 0.0)),  # against it: the part along it goes
         ((1.0, 1.0), [(0.0, 1.0)], (1.0, 1.0)),  # with it: stays, though not orthogonal
@@ -56,8 +56,8 @@ def problems(draw: st.DrawFn) -> tuple[Vector, list[Vector]]:
         ((2.0, -1.0), [(-1.0, 0.0), (-1.0, 1.0)], (0.0, 0.0)),
     ],
 )
-def test_in_the_plane_by_hand(wished: Vector, others: list[Vector], expected: Vector) -> None:
-    assert nearest(wished, *others).tolist() == pytest.approx(expected, abs=1e-12)
+def test_in_the_plane_by_hand(update: Vector, others: list[Vector], expected: Vector) -> None:
+    assert nearest(update, *others).tolist() == pytest.approx(expected, abs=1e-12)
 
 
 def test_all_tensors_count_as_one_vector() -> None:
@@ -67,8 +67,8 @@ def test_all_tensors_count_as_one_vector() -> None:
 
 
 def test_a_tensor_that_the_others_lack_stays_and_the_form_is_kept() -> None:
-    wished = {"norm": torch.tensor([5.0]), "w": torch.tensor([[1.0, -1.0]])}
-    projected = without_conflict(wished, [{"w": torch.tensor([[0.0, 2.0]])}])
+    update = {"norm": torch.tensor([5.0]), "w": torch.tensor([[1.0, -1.0]])}
+    projected = without_conflict(update, [{"w": torch.tensor([[0.0, 2.0]])}])
     assert list(projected) == ["norm", "w"] and projected["w"].shape == (1, 2)
     assert projected["norm"].item() == 5.0 and projected["w"].tolist() == [[1.0, 0.0]]
     assert {v.dtype for v in projected.values()} == {torch.float64}
@@ -98,8 +98,8 @@ def test_a_rounding_error_is_no_conflict() -> None:
 
 @given(problems())
 def test_it_works_against_none(problem: tuple[Vector, list[Vector]]) -> None:
-    wished, others = problem
-    d = nearest(wished, *others)
+    update, others = problem
+    d = nearest(update, *others)
     for g in others:
         assert float(d @ torch.tensor(g, dtype=torch.float64)) >= -1e-9
 
@@ -107,24 +107,24 @@ def test_it_works_against_none(problem: tuple[Vector, list[Vector]]) -> None:
 @given(problems())
 def test_it_differs_by_no_more_than_the_conflicts_ask(problem: tuple[Vector, list[Vector]]) -> None:
     """Karush, Kuhn and Tucker: d - u is a sum of the others with shares >= 0, and orthogonal to d."""
-    wished, others = problem
+    update, others = problem
     assume(others)
-    u, columns = torch.tensor(wished, dtype=torch.float64), torch.tensor(others, dtype=torch.float64).T
-    d = nearest(wished, *others)
+    u, columns = torch.tensor(update, dtype=torch.float64), torch.tensor(others, dtype=torch.float64).T
+    d = nearest(update, *others)
     assert abs(float(d @ (d - u))) <= 1e-9
     _, left = nnls(columns.numpy(), (d - u).numpy())
     assert left <= 1e-6
 
 
 @given(problems())
-def test_without_conflict_it_is_the_wish_bit_for_bit_and_doing_it_again_changes_nothing(
+def test_without_conflict_it_is_the_update_bit_for_bit_and_doing_it_again_changes_nothing(
     problem: tuple[Vector, list[Vector]],
 ) -> None:
-    wished, others = problem
-    u = torch.tensor(wished, dtype=torch.float64)
+    update, others = problem
+    u = torch.tensor(update, dtype=torch.float64)
     with_it = [g for g in others if float(u @ torch.tensor(g, dtype=torch.float64)) >= 1e-9]
-    assert nearest(wished, *with_it).tolist() == u.tolist()
-    once = nearest(wished, *others)
+    assert nearest(update, *with_it).tolist() == u.tolist()
+    once = nearest(update, *others)
     again = nearest(tuple(once.tolist()), *others)
     assert again.tolist() == pytest.approx(once.tolist(), abs=1e-9)
 
@@ -133,20 +133,20 @@ def test_without_conflict_it_is_the_wish_bit_for_bit_and_doing_it_again_changes_
 def test_the_others_lengths_and_order_do_not_matter(
     problem: tuple[Vector, list[Vector]], scale: float
 ) -> None:
-    wished, others = problem
-    d = nearest(wished, *others)
+    update, others = problem
+    d = nearest(update, *others)
     longer = [tuple(scale * x for x in g) for g in reversed(others)]
-    assert nearest(wished, *longer).tolist() == pytest.approx(d.tolist(), abs=1e-9)
-    zero = tuple(0.0 for _ in wished)
-    assert nearest(wished, *others, zero).tolist() == d.tolist()
+    assert nearest(update, *longer).tolist() == pytest.approx(d.tolist(), abs=1e-9)
+    zero = tuple(0.0 for _ in update)
+    assert nearest(update, *others, zero).tolist() == d.tolist()
 
 
 def test_a_whole_model_and_twenty_clients_take_little_time() -> None:
     """93 k values, twenty directions, all in conflict; and it is the same bits twice."""
     generator = torch.Generator().manual_seed(1)
     others = [{"w": torch.randn(93_000, generator=generator)} for _ in range(20)]
-    wished = {"w": -torch.stack([g["w"] for g in others]).mean(0) + 0.1 * others[3]["w"]}
-    d = without_conflict(wished, others)["w"]
+    update = {"w": -torch.stack([g["w"] for g in others]).mean(0) + 0.1 * others[3]["w"]}
+    d = without_conflict(update, others)["w"]
     products = torch.stack([g["w"] for g in others]).double() @ d
     assert float(products.min()) >= -1e-6 * float(d.norm()) * 305
-    assert torch.equal(d, without_conflict(wished, others)["w"])
+    assert torch.equal(d, without_conflict(update, others)["w"])

@@ -1,4 +1,5 @@
-"""Recovery rounds that do not go back, and whom the server hears when it joins the requesters' updates."""
+"""Recovery rounds that do not go back, and which clients take part when the server aggregates the requesters'
+updates."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,7 +62,7 @@ class Watch:
 
 
 @pytest.mark.parametrize("reversion", ["kept", "removed"])
-def test_recovery_goes_back_unless_it_is_told_not_to(
+def test_recovery_goes_back_unless_it_is_disabled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reversion: str
 ) -> None:
     """Three unlearn steps, the last of two clients; the way back along every one of them is closed.
@@ -142,7 +143,7 @@ def test_ordinary_rounds_after_a_deletion_are_never_changed(
         assert back[0][0] > 0.1 and back[1][0] < 1e-4
 
 
-# ---- whom the server hears -------------------------------------------------------------------------------
+# ---- which clients take part -----------------------------------------------------------------------------
 
 
 UNGUARDED: dict[str, Any] = {"guard__together": 0, "guard__drop": 0, "guard__silenced": 0}
@@ -162,10 +163,9 @@ class Joined:
         monkeypatch.setattr(joining, "aggregate_unlearning", watched)
 
 
-def test_those_who_did_not_ask_and_they_alone_are_heard(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of six: first 1 asks and leaves; then 2 and 3 ask, and 0, 4 and 5 are left. The limit is theirs too."""
+def test_only_clients_without_a_request_take_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of six: first 1 requests deletion and leaves; then 2 and 3 do, and 0, 4 and 5 are left. The limit is
+    theirs too."""
     joined = Joined(monkeypatch)
     config = small_config(unlearning__aggregation="projected", unlearning__clip=2.0, **UNGUARDED)
     experiment = prepared(tmp_path / "run", config)
@@ -181,9 +181,9 @@ def test_those_who_did_not_ask_and_they_alone_are_heard(
 def test_a_requester_whose_unlearning_failed_does_not_speak_for_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """3 fails twice and is served one round later, when 2 has been served: then 0, 1, 4, 5 and 2 are heard.
+    """3 fails twice and is served one round later, when 2 has been served: then 0, 1, 4, 5 and 2 take part.
 
-    2's step of learning went with its purge; it is heard by its step in the recovery round between.
+    2's step of learning went with its purge; its step in the recovery round between counts.
     """
     joined = Joined(monkeypatch)
     two = [{"client": c, "what": "some", "count": 4, "after_learning": 0} for c in (2, 3)]

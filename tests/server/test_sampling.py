@@ -32,8 +32,8 @@ def test_one_client_alone_recovers_nobody() -> None:
         small_config(recovery__clients=1)
 
 
-def test_what_few_are_asked_and_send_costs_less(tmp_path: Path, inline_run: tuple[Path, Any]) -> None:
-    """Six clients, one recovery round after each of two steps: two train in it, two are asked."""
+def test_what_few_receive_and_send_costs_less(tmp_path: Path, inline_run: tuple[Path, Any]) -> None:
+    """Six clients, one recovery round after each of two steps: two train in it, two evaluate."""
     few = small_config(recovery__clients=2, unlearning__asked=2)
     all_, some = inline_run[1], run_small(tmp_path / "some", few)
     assert some["status"] == "complete" and weights_of(tmp_path / "some") != weights_of(inline_run[0])
@@ -43,7 +43,7 @@ def test_what_few_are_asked_and_send_costs_less(tmp_path: Path, inline_run: tupl
     assert some["cost"]["unlearn"]["bytes_down"] < 0.7 * all_["cost"]["unlearn"]["bytes_down"]
 
 
-def test_shadow_federations_ask_the_same_ones(tmp_path: Path) -> None:
+def test_shadow_federations_draw_the_same_clients(tmp_path: Path) -> None:
     """The loop that shadows are made of gives the run's own weights, bit for bit."""
     config = small_config(
         recovery__clients=2, unlearning__asked=2, evaluation__shadows=8, evaluation__shadow_workers=1

@@ -65,7 +65,7 @@ def test_noise_without_a_clip_is_refused() -> None:
         small_config(privacy__noise=1.0)
 
 
-def test_what_was_measured_on_the_forget_set_is_not_told_beside_noise() -> None:
+def test_what_was_measured_on_the_forget_set_is_not_reported_beside_noise() -> None:
     result = UnlearnResult({}, 17, "level", (1.0, 0.4), 30, 0.9, ("test_accuracy",), {"moved": 2.0})
     assert redact(result, PrivacySettings(clip=1.0)) is result
     silent = redact(result, PrivacySettings(clip=1.0, noise=1.0))

@@ -45,7 +45,7 @@ def test_growth_by_hand() -> None:
     assert Watched("", samples[:1]).growth(10.0, 20.0) is None
 
 
-def test_a_command_is_watched_and_its_failure_told() -> None:
+def test_a_command_is_watched_and_its_failure_reported() -> None:
     held = "x = bytearray(80_000_000); import time; time.sleep(1.2); print('done')"
     seen = watch([sys.executable, "-c", held], memory=True)
     assert seen.out == "done\n" and seen.peak > 80_000_000
@@ -66,7 +66,7 @@ def test_a_federation_is_measured(tmp_path: Path) -> None:
 
 
 def test_idle_clients_answer_every_round_and_learn_nothing(tmp_path: Path) -> None:
-    """Two rounds more leave the same weights; and whoever trains in the same process later does train."""
+    """Two rounds more leave the same weights; and later training in the same process does train."""
     idle, longer = replace(TINY, idle=True), replace(TINY, idle=True, rounds=TINY.rounds + 2)
     found, again = (measure(workload, tmp_path / str(workload.rounds) / "run") for workload in (idle, longer))
     assert found["weights"] == again["weights"]
@@ -86,12 +86,12 @@ def test_the_floor_grows_with_the_work() -> None:
 @pytest.mark.slow
 def test_plain_flower_does_the_same_work(tmp_path: Path) -> None:
     """In a process of its own: it plays with loggers and standard output."""
-    told = json.dumps({"clients": 3, "utterances": 10, "hidden": 8, "rounds": 4, "epochs": 1})
-    seen = watch([sys.executable, "-m", plain_flower.__name__, told])
+    settings = json.dumps({"clients": 3, "utterances": 10, "hidden": 8, "rounds": 4, "epochs": 1})
+    seen = watch([sys.executable, "-m", plain_flower.__name__, settings])
     assert json.loads(seen.out.splitlines()[-1])["round"] > 0
 
 
-def test_an_unknown_part_is_said_in_one_line(tmp_path: Path) -> None:
+def test_an_unknown_part_is_reported_in_one_line(tmp_path: Path) -> None:
     script = [sys.executable, str(ROOT / "simulations" / "benchmark.py"), "--parts", "speed"]
     done = subprocess.run(script, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 2 and "there is no 'speed' (there are overhead, flower," in done.stderr

@@ -17,7 +17,7 @@ from fedunlearn import config as configuration
 from fedunlearn.errors import Interrupted, RunFailed
 from fedunlearn.experiment.experiment import Experiment
 from fedunlearn.experiment.reference_cache import Learned, ReferenceCache
-from fedunlearn.study import runner as bench
+from fedunlearn.study import runner as runner
 from fedunlearn.study.grid import Axes, StudyCell, Variant, cells_of, requesters_of
 from fedunlearn.study.rows import COLUMNS
 from fedunlearn.study.runner import StudyRunner
@@ -68,7 +68,7 @@ CELLS = 3 * 2 * 2 * 2
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], str]:
-    """A comparison, the reference keys that were trained for it, and what it said."""
+    """A comparison, the reference keys that were trained for it, and its output."""
     out, kept = tmp_path_factory.mktemp("compare"), []
     keep = ReferenceCache.keep
     with pytest.MonkeyPatch.context() as patch:
@@ -78,13 +78,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str],
             keep(self, key, learned)
 
         patch.setattr(ReferenceCache, "keep", noted)
-        code, said = call(out, *CHOSEN)
-    assert code == 0, said
-    return out, kept, said
+        code, output = call(out, *CHOSEN)
+    assert code == 0, output
+    return out, kept, output
 
 
 def test_a_comparison_from_cells_to_tables(finished: tuple[Path, list[str], str]) -> None:
-    out, _, said = finished
+    out, _, output = finished
     rows = read(out)
     assert tuple(rows[0]) == COLUMNS
     assert COLUMNS[:17] == (
@@ -118,9 +118,9 @@ def test_a_comparison_from_cells_to_tables(finished: tuple[Path, list[str], str]
     for name in (*names, "aggregation-recovery.png"):
         assert (out / name).stat().st_size > 0
     assert not (out / "running").exists()
-    assert "Comparing" not in said and "%" not in said.split("### ")[0], "no bars where nobody watches"
+    assert "Comparing" not in output and "%" not in output.split("### ")[0], "no bars where nobody watches"
     for name in ("recovery gentle", "recovery none", "relabel only"):
-        assert name in said
+        assert name in output
 
 
 def test_recovery_reversion_and_gaps_are_those_of_the_cells(finished: tuple[Path, list[str], str]) -> None:
@@ -183,16 +183,16 @@ def test_a_finished_cell_is_never_computed_again_and_another_experiment_is(
         experiment.close()
         raise RunFailed("computed again")
 
-    monkeypatch.setattr(bench, "play", never)
+    monkeypatch.setattr(runner, "play", never)
     before = (out / "compare.csv").read_text()
-    code, said = call(out, *CHOSEN)
-    assert code == 0, said
+    code, output = call(out, *CHOSEN)
+    assert code == 0, output
     assert (out / "compare.csv").read_text() == before
     one = ("--methods", "none", *CHOSEN[4:6], "--requesters", "1", *CHOSEN[8:10])
     assert call(out, *one)[0] == 0
     for other in ("recovery.rounds=3", "unlearning.l2ul.lr=0.5"):
-        code, said = call(out, *one, "--set", other)
-        assert code == 3 and "computed again" in said
+        code, output = call(out, *one, "--set", other)
+        assert code == 3 and "computed again" in output
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, fail: Callable[[StudyCell], None]) -> list[str]:
@@ -221,9 +221,9 @@ def test_a_cell_that_fails_is_named_and_the_rest_goes_on(
             raise RunFailed("the [third] round lost its quorum")
 
     begun = failing(monkeypatch, fail)
-    code, said = call(tmp_path, *SHORT)
+    code, output = call(tmp_path, *SHORT)
     assert code == 3 and len(begun) == 2
-    assert f"failed: {begun[0]}: the [third] round lost its quorum" in said.replace("\n", " ")
+    assert f"failed: {begun[0]}: the [third] round lost its quorum" in output.replace("\n", " ")
     assert {r["method"] for r in read(tmp_path)} == {"destroy"}
 
 
@@ -238,9 +238,9 @@ def test_an_interruption_leaves_finished_cells_and_says_how_to_go_on(
 
     with monkeypatch.context() as patch:
         failing(patch, fail)
-        code, said = call(tmp_path, *SHORT)
+        code, output = call(tmp_path, *SHORT)
     assert code == 3
-    assert "interrupted; 1 of 2 cells are in" in said and "give the same command again" in said
+    assert "interrupted; 1 of 2 cells are in" in output and "give the same command again" in output
     assert len(list((tmp_path / "cells").iterdir())) == 1
     assert not (tmp_path / "running").exists()
     begun = failing(monkeypatch, lambda cell: None)
@@ -256,8 +256,8 @@ def test_an_interrupted_run_leaves_no_speech_behind(tmp_path: Path, monkeypatch:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("fedunlearn.experiment.experiment.Experiment.conduct", stop)
-    code, said = call(tmp_path, *SHORT)
-    assert code == 3 and "interrupted; 0 of 2 cells" in said
+    code, output = call(tmp_path, *SHORT)
+    assert code == 3 and "interrupted; 0 of 2 cells" in output
     assert list(tmp_path.rglob("*.i16")) == []
 
 
@@ -278,19 +278,19 @@ def test_windows_are_waited_and_drawn_against_the_gap(tmp_path: Path) -> None:
     rounds and the second, served with it, 1.
     """
     chosen = ("--methods", "none", "--sizes", "4", "--requesters", "2", "--seeds", "0")
-    code, said = call(tmp_path, *chosen, "--windows", "0,2", "--apart", "1")
-    assert code == 0, said
+    code, output = call(tmp_path, *chosen, "--windows", "0,2", "--apart", "1")
+    assert code == 0, output
     rows = [r for r in read(tmp_path) if r["stage"] == "recovered"]
     assert [(r["window"], r["rounds_waited_mean"]) for r in rows] == [("0", "0.0"), ("2", "1.5")]
     assert len({r["noise_floor"] for r in rows}) == 1, "the same references"
     assert (tmp_path / "waiting-gap.png").stat().st_size > 0
-    assert "2 x 4, window 2" in said
+    assert "2 x 4, window 2" in output
 
 
 def test_what_a_method_sees_stands_in_the_table(tmp_path: Path) -> None:
     chosen = ("--methods", "fed-eraser,fine-tune", "--sizes", "4", "--requesters", "1", "--seeds", "0")
-    code, said = call(tmp_path, *chosen)
-    assert code == 0, said
+    code, output = call(tmp_path, *chosen)
+    assert code == 0, output
     with (tmp_path / "compare.csv").open() as file:
         rows = list(csv.DictReader(file))
     sees = {(r["method"], r["sees"]) for r in rows}
@@ -322,30 +322,32 @@ def test_what_a_method_sees_stands_in_the_table(tmp_path: Path) -> None:
         (["--requesters", "2", "--windows", "0,2"], "all ask at once"),
     ],
 )
-def test_a_mistake_is_said_before_anything_runs(tmp_path: Path, arguments: list[str], expected: str) -> None:
-    code, said = call(tmp_path / "out", *arguments)
-    assert code == 2 and expected in said.replace("\n", " ")
+def test_a_mistake_is_reported_before_anything_runs(
+    tmp_path: Path, arguments: list[str], expected: str
+) -> None:
+    code, output = call(tmp_path / "out", *arguments)
+    assert code == 2 and expected in output.replace("\n", " ")
     assert list(tmp_path.rglob("*.json")) == []
 
 
 def test_a_size_that_no_client_holds_is_one_line_with_a_way_out(tmp_path: Path) -> None:
     """18 utterances a speaker, 14 of them for training, 6 speakers: with 3 clients each has two."""
     sizes = ("--sizes", "20,43", "--seeds", "0,1", "--requesters")
-    code, said = call(tmp_path / "out", *sizes, "1,2")
-    lines = [line for line in said.splitlines() if line]
+    code, output = call(tmp_path / "out", *sizes, "1,2")
+    lines = [line for line in output.splitlines() if line]
     assert code == 2 and len(lines) == 2
     assert lines[0].endswith(
         "trains on 14 utterances only; take at most 14, or let fewer clients hold more each: "
         "--set partition.clients=3"
     )
     assert lines[1].startswith("error: --sizes 43") and lines[1].endswith("take at most 14")
-    _, said = call(tmp_path / "out", *sizes, "1,4")
-    assert "partition.clients" not in said, "3 clients cannot be 4 requesters"
+    _, output = call(tmp_path / "out", *sizes, "1,4")
+    assert "partition.clients" not in output, "3 clients cannot be 4 requesters"
 
 
-def found_by(bench: StudyRunner, cell: StudyCell) -> str:
-    bench.play(cell)
-    results = bench.results(cell)
+def found_by(runner: StudyRunner, cell: StudyCell) -> str:
+    runner.play(cell)
+    results = runner.results(cell)
     assert results is not None
     return without_times(results.to_json())
 
@@ -353,12 +355,12 @@ def found_by(bench: StudyRunner, cell: StudyCell) -> str:
 def test_a_cell_finds_the_same_whatever_was_played_before_it(tmp_path: Path) -> None:
     """Vaults that were left untouched serve the next cell, the purged ones do not; no device remembers."""
     variants = [Variant("l2ul", "l2ul"), Variant("gentle", "l2ul", (("lr", 1e-3),)), Variant("none", "none")]
-    asked = Axes(variants, sizes=[3], requesters=[2], seeds=[0], recoveries=["ordinary"])
-    cells = cells_of(lambda overrides: configuration.load(None, SMALL | dict(overrides)), asked)
-    with StudyRunner(tmp_path / "many") as bench:
-        together = [found_by(bench, cell) for cell in cells]
+    axes = Axes(variants, sizes=[3], requesters=[2], seeds=[0], recoveries=["ordinary"])
+    cells = cells_of(lambda overrides: configuration.load(None, SMALL | dict(overrides)), axes)
+    with StudyRunner(tmp_path / "many") as runner:
+        together = [found_by(runner, cell) for cell in cells]
         moved = {p.parent.name: p.stat().st_ino for p in (tmp_path / "many").rglob("index.json")}
-        bench.play(cells[0])
+        runner.play(cells[0])
         again = {p.parent.name: p.stat().st_ino for p in (tmp_path / "many").rglob("index.json")}
         same = {client for client in moved if moved[client] == again[client]}
         requesters = {f"client-{c:04d}" for c in requesters_of(6, 2, 0)}
@@ -370,7 +372,7 @@ def test_a_cell_finds_the_same_whatever_was_played_before_it(tmp_path: Path) -> 
     assert len(set(together)) == 3
 
 
-def test_leaving_an_unused_bench_removes_nothing(tmp_path: Path) -> None:
+def test_leaving_an_unused_runner_removes_nothing(tmp_path: Path) -> None:
     (tmp_path / "running").mkdir()
     with StudyRunner(tmp_path):
         pass

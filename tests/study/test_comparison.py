@@ -1,4 +1,5 @@
-"""What the rows of a comparison say: intervals, who cannot be told from the best, tables, figures."""
+"""What the rows of a comparison say: intervals, which methods are indistinguishable from the best, tables,
+figures."""
 
 import math
 from pathlib import Path
@@ -67,7 +68,7 @@ def test_settings_do_not_count_as_seeds() -> None:
     assert by_seed(rows, "gap", forget_size=20) == {0: 0.2, 1: 0.6}
 
 
-def test_who_cannot_be_told_from_the_best_is_decided_on_the_same_seeds() -> None:
+def test_methods_indistinguishable_from_the_best_are_decided_on_the_same_seeds() -> None:
     """Differences to a: b 0.01, 0.01, 0.02 (mean 0.0133, half width 0.0143: covers 0); c 0.1 +- 0.001.
 
     Unpaired, b's seeds and a's would spread by 0.2 and anything would be a tie.
@@ -100,7 +101,7 @@ def test_a_difference_to_the_retrained_model_is_that_of_the_same_run() -> None:
     assert by_seed(subtract_retrained(rows, "membership"), "membership") == {}
 
 
-def test_settings_come_in_the_order_asked_for() -> None:
+def test_settings_come_in_the_requested_order() -> None:
     rows = pd.concat(
         rows_of(
             {"a": [0.1]}, aggregation=aggregation, recovery=recovery, requesters=requesters, forget_size=size

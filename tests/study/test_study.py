@@ -92,8 +92,8 @@ def test_every_combination_is_there_once_seed_by_seed() -> None:
         made = cell.experiment
         assert (made.seed, made.unlearning.method) == (cell.seed, cell.variant.algorithm)
         assert (made.unlearning.aggregation, recovery_name(made)) == (cell.aggregation, cell.recovery)
-        asked = made.deletions.schedule
-        assert [(e.what, e.count, e.after_learning) for e in asked] == [
+        schedule = made.deletions.schedule
+        assert [(e.what, e.count, e.after_learning) for e in schedule] == [
             ("some", cell.size, 0)
         ] * cell.requesters
     requests = {(c.seed, c.size, c.requesters, c.experiment.deletions) for c in cells}
@@ -116,7 +116,7 @@ def test_windows_are_crossed_with_requests_one_after_the_other() -> None:
     assert cell.window == 3, "the experiment's own"
 
 
-def test_windows_in_which_nobody_else_could_ask_are_refused() -> None:
+def test_windows_without_room_for_another_request_are_refused() -> None:
     with pytest.raises(BadInput, match="--windows: all ask at once"):
         cells_of(load, axes(requesters=[1, 4], windows=[0, 5]))
     assert len(cells_of(load, axes(requesters=[4], windows=[5]))) == 1
@@ -143,12 +143,12 @@ def test_gentle_is_without_removal_even_where_the_experiment_removes() -> None:
     assert load(recovery_overrides("gentle", base)).recovery.reversion == "kept"
 
 
-def test_what_the_settings_refuse_is_said_all_at_once_by_the_option_that_named_it() -> None:
+def test_what_the_settings_refuse_is_reported_all_at_once_by_the_option_that_named_it() -> None:
     given = axes(
         variants=[parse_variant("x=l2ul:lr=0"), parse_variant("y=pga:radios=1")], aggregations=["pile"]
     )
     with pytest.raises(BadInput) as raised:
         cells_of(load, given)
-    said = raised.value.problems
-    assert [line.split(":")[0] for line in said] == ["--variant x", "--variant y", "--aggregations pile"]
-    assert "unlearning.l2ul.lr" in said[0] and "radios is not a setting" in said[1]
+    problems = raised.value.problems
+    assert [line.split(":")[0] for line in problems] == ["--variant x", "--variant y", "--aggregations pile"]
+    assert "unlearning.l2ul.lr" in problems[0] and "radios is not a setting" in problems[1]

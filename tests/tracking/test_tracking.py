@@ -1,4 +1,4 @@
-"""Other tools follow a run where they are asked to, tell what it tells, and never stand in its way."""
+"""Other tools follow a run where requested, show what it reports, and never interfere with it."""
 
 import itertools
 import json
@@ -18,7 +18,7 @@ from fedunlearn.tracking import TRACKERS, Follower, Tracker
 
 
 class Notebook:
-    """A tracker that writes down what it is told; raises where it is asked to."""
+    """A tracker that records what it receives; raises where the test wants it to."""
 
     def __init__(self, config: str, fails_at: str = "") -> None:
         self.config, self.fails_at = config, fails_at
@@ -82,19 +82,19 @@ def row(number: int, phase: str = "learn", **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_run_tells_its_tracker_every_round_and_its_end(tmp_path: Path, notebooks: Shelf) -> None:
+def test_a_run_reports_every_round_and_its_end_to_its_tracker(tmp_path: Path, notebooks: Shelf) -> None:
     out = tmp_path / "run"
     config = small_file(tmp_path, evaluation__retrained_seeds=1)
-    code, said = call("run", "--config", config, "--out", out, "--track", "notebook")
-    assert code == 0, said
+    code, output = call("run", "--config", config, "--out", out, "--track", "notebook")
+    assert code == 0, output
     (book,) = notebooks
     assert book.rows == lines(out) and len(book.rows) > 6
     assert book.config == (out / "config.toml").read_text()
     assert json.loads(json.dumps(book.results)) == [json.loads((out / "results.json").read_text())]
     assert book.closed == 1
-    code, said = call("run", "--resume", "--out", out, "--track", "notebook")
-    assert code == 0, said
-    assert notebooks[1].rows == lines(out), "taken up, all rounds are told, each once"
+    code, output = call("run", "--resume", "--out", out, "--track", "notebook")
+    assert code == 0, output
+    assert notebooks[1].rows == lines(out), "resumed, all rounds are reported, each once"
 
 
 @pytest.mark.parametrize(
@@ -105,18 +105,20 @@ def test_a_tracker_that_fails_is_one_warning(
     tmp_path: Path, notebooks: Shelf, place: str, reason: str
 ) -> None:
     notebooks.fails_at = place
-    said: list[str] = []
+    output: list[str] = []
     run = begun(tmp_path, 1)
-    follower = Follower("notebook", run, said.append)
+    follower = Follower("notebook", run, output.append)
     for number in (2, 3):
         run.append_metrics(row(number))
     follower.finished(example_results())
-    assert said == [f"--track notebook: failed, the run goes on without it ({reason})"]
+    assert output == [f"--track notebook: failed, the run goes on without it ({reason})"]
     assert len(lines(tmp_path)) == 3
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_run_that_fails_tells_so(tmp_path: Path, notebooks: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_fails_reports_so(
+    tmp_path: Path, notebooks: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from fedunlearn.engines import engine
     from fedunlearn.errors import RunFailed
 
@@ -137,12 +139,12 @@ def test_a_run_that_fails_tells_so(tmp_path: Path, notebooks: Shelf, monkeypatch
         ("notebook", "not_there", "--track notebook: No module named 'not_there'; run: pip install json"),
     ],
 )
-def test_what_cannot_be_tracked_is_said_before_anything_starts(
+def test_what_cannot_be_tracked_is_reported_before_anything_starts(
     tmp_path: Path, notebooks: Shelf, name: str, library: str | None, expected: str
 ) -> None:
     vars(sys.modules["notebook_tracker"])["LIBRARY"] = library
-    code, said = call("run", "--config", small_file(tmp_path), "--out", tmp_path / "run", "--track", name)
-    assert (code, said.strip()) == (2, f"error: {expected}")
+    code, output = call("run", "--config", small_file(tmp_path), "--out", tmp_path / "run", "--track", name)
+    assert (code, output.strip()) == (2, f"error: {expected}")
     assert not (tmp_path / "run").exists()
 
 
@@ -151,8 +153,8 @@ def test_without_the_extra_the_command_that_brings_it_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     arguments = ("run", "--config", small_file(tmp_path), "--out", tmp_path / "run")
-    code, said = call(*arguments, "--track", "tensorboard")
-    assert code == 2 and 'run: pip install -e ".[tracking]"' in said and said.count("\n") == 1
+    code, output = call(*arguments, "--track", "tensorboard")
+    assert code == 2 and 'run: pip install -e ".[tracking]"' in output and output.count("\n") == 1
 
 
 def test_nothing_is_imported_unless_asked_for() -> None:
@@ -245,7 +247,7 @@ def test_taken_up_tensorboard_has_every_step_once(
     for number in (1, 2, 3):
         run.append_metrics(row(number))
     old = recorders()["global"]
-    run.truncate_metrics(2)  # it was killed, and is taken up a round earlier
+    run.truncate_metrics(2)  # it was killed, and is resumed a round earlier
     again = Follower("tensorboard", run, pytest.fail)
     run.append_metrics(row(3))
     again.finished({"status": "failed", "failure": "round 4: nobody answered"})

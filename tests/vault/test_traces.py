@@ -28,7 +28,7 @@ VOICE = tone(0, 0, 0)
 VOICE = VOICE[: len(VOICE) // 5 * 5]  # whole frames of the tiny model
 
 
-def told(*recordings: PCM) -> Fingerprints:
+def fingerprints_of(*recordings: PCM) -> Fingerprints:
     return Fingerprints.of_recordings((pcm, MODEL.features_of(pcm)) for pcm in recordings)
 
 
@@ -45,7 +45,7 @@ def noise(size: int, *stream: int) -> bytes:
 
 def test_any_64_samples_of_a_recording_are_found_at_any_byte(tmp_path: Path) -> None:
     """Each stretch of 64 samples (4 ms), wherever it was cut out, at an even or odd place of a file."""
-    fingerprints = told(VOICE)
+    fingerprints = fingerprints_of(VOICE)
     file = tmp_path / "remnant"
     for start in chain(range(0, 70), range(70, len(VOICE) - 64, 61), [len(VOICE) - 64]):
         file.write_bytes(noise(start % 17, start) + VOICE[start : start + 64].tobytes() + noise(7, start))
@@ -57,14 +57,14 @@ def test_any_64_samples_of_a_recording_are_found_at_any_byte(tmp_path: Path) -> 
 
 def test_any_32_values_of_the_features_are_found(tmp_path: Path) -> None:
     values = MODEL.features_of(VOICE).numpy().ravel()
-    fingerprints = told(VOICE)
+    fingerprints = fingerprints_of(VOICE)
     for start in range(0, 200):
         (tmp_path / "x").write_bytes(b"." * start + values[start : start + 32].tobytes())
         assert found(tmp_path, fingerprints) == ["x"]
 
 
 def test_less_than_a_piece_is_no_trace_and_63_samples_always_hold_one(tmp_path: Path) -> None:
-    fingerprints = told(VOICE)
+    fingerprints = fingerprints_of(VOICE)
     for start in range(32, 64):
         (tmp_path / "x").write_bytes(VOICE[start : start + 63].tobytes())
         assert found(tmp_path, fingerprints) == ["x"]
@@ -158,7 +158,7 @@ def test_what_kept_speech_shares_proves_nothing(tmp_path: Path) -> None:
 
 
 def test_fingerprints_hold_no_speech_and_survive_their_file(tmp_path: Path) -> None:
-    fingerprints = told(VOICE)
+    fingerprints = fingerprints_of(VOICE)
     again = Fingerprints.from_bytes(fingerprints.to_bytes())
     assert np.array_equal(again.hashes, fingerprints.hashes)
     (tmp_path / "evidence").write_bytes(fingerprints.to_bytes())
@@ -195,13 +195,13 @@ def tree(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_every_plain_file_is_read_once_whichever_links_lead_to_it(tree: Path) -> None:
-    findings = find_traces([tree, tree.parent / "not there"], told(VOICE))
+    findings = find_traces([tree, tree.parent / "not there"], fingerprints_of(VOICE))
     here = [".hidden.tmp", "deep/deeper/remnant", "link/speech"]
     assert sorted(str(p.relative_to(tree)) for p in findings.found) in (here, [*here[:2], "deep/link"])
     assert (findings.files, findings.bytes) == (5, 63 + 2 * VOICE.nbytes + 1 + 128)
     assert findings.unsearched == {tree / "nowhere": "is a link that leads nowhere"}
-    assert find_traces([tree / "link"], told(VOICE)).found.keys() == {tree / "link" / "speech"}
-    assert find_traces([tree / ".hidden.tmp"], told(VOICE)).files == 1
+    assert find_traces([tree / "link"], fingerprints_of(VOICE)).found.keys() == {tree / "link" / "speech"}
+    assert find_traces([tree / ".hidden.tmp"], fingerprints_of(VOICE)).files == 1
 
 
 def test_files_may_vanish_while_they_are_looked_at(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,11 +213,11 @@ def test_files_may_vanish_while_they_are_looked_at(tree: Path, monkeypatch: pyte
         return seen
 
     monkeypatch.setattr(Path, "lstat", vanishing)
-    assert find_traces([tree], told(VOICE)).files == 4
+    assert find_traces([tree], fingerprints_of(VOICE)).files == 4
 
 
 @pytest.mark.parametrize("what", ["file", "folder", "linked folder"])
-def test_what_cannot_be_read_is_told_and_the_rest_is_searched(
+def test_what_cannot_be_read_is_reported_and_the_rest_is_searched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     folder = tmp_path / "places"
@@ -243,7 +243,7 @@ def test_what_cannot_be_read_is_told_and_the_rest_is_searched(
 
     monkeypatch.setattr(os, "open", refuse)
     monkeypatch.setattr(os, "scandir", refuse_folder)
-    findings = find_traces([place], told(VOICE))
+    findings = find_traces([place], fingerprints_of(VOICE))
     assert findings.unsearched == {refused: "cannot be read (Permission denied)"}
     assert findings.found.keys() == {folder / "open"}
 
@@ -263,7 +263,7 @@ def test_links_end_and_lead_neither_upwards_nor_into_what_is_spared(tmp_path: Pa
     (run / "again").symlink_to(run / "deep" / "speech")
     (run / "beside").symlink_to(tmp_path / "beside")
     (run / "second").symlink_to(tmp_path / "beside")
-    findings = find_traces([run], told(VOICE), spared=[corpus, run / "mine"])
+    findings = find_traces([run], fingerprints_of(VOICE), spared=[corpus, run / "mine"])
     assert findings.found.keys() == {run / "deep" / "speech", run / "beside" / "speech"}
     assert findings.unsearched.keys() == {run / "up", run / "deep" / "itself"}
     assert set(findings.spared) == {run / "corpus", run / "recording", run / "mine"}
@@ -283,7 +283,7 @@ def test_a_database_behind_a_link_is_read_and_not_written(tmp_path: Path) -> Non
         (path.parent / name).write_bytes(content)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "link").symlink_to(path.parent)
-    assert find_traces([tmp_path / "run"], told(VOICE)).found
+    assert find_traces([tmp_path / "run"], fingerprints_of(VOICE)).found
     assert {p.name: p.read_bytes() for p in path.parent.iterdir()} == copy
 
 
@@ -293,11 +293,11 @@ def test_a_database_is_searched_without_letting_go_of_its_locks(tmp_path: Path) 
     with closing(sqlite3.connect(path, isolation_level=None)) as ours:
         ours.execute("PRAGMA journal_mode=WAL")
         ours.execute("CREATE TABLE t (x BLOB)")
-        assert found(tmp_path, told(VOICE)) == []
+        assert found(tmp_path, fingerprints_of(VOICE)) == []
         ours.execute("INSERT INTO t VALUES (?)", (VOICE[100:200].tobytes(),))
         assert (tmp_path / "ledger.sqlite-wal").stat().st_size > 0
         ours.execute("BEGIN IMMEDIATE")
-        assert found(tmp_path, told(VOICE)) == ["ledger.sqlite"]
+        assert found(tmp_path, fingerprints_of(VOICE)) == ["ledger.sqlite"]
         # A lock belongs to a process: only another one can tell whether we still hold ours.
         child = os.fork()
         if not child:
@@ -314,7 +314,7 @@ def test_a_database_is_searched_without_letting_go_of_its_locks(tmp_path: Path) 
 def test_what_only_calls_itself_a_database_is_read_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "odd.sqlite").write_bytes(b"?" + VOICE.tobytes())
     (tmp_path / "lone.sqlite-wal").write_bytes(b"?" + VOICE.tobytes())
-    assert found(tmp_path, told(VOICE)) == ["lone.sqlite-wal", "odd.sqlite"]
+    assert found(tmp_path, fingerprints_of(VOICE)) == ["lone.sqlite-wal", "odd.sqlite"]
 
 
 # ---- the experimenter's scan -----------------------------------------------------------------------------
@@ -333,7 +333,7 @@ def test_the_run_is_scanned_with_what_the_experimenter_knows(tmp_path: Path) -> 
         "scanned_files": 1,
         "scanned_bytes": kept.pcm().nbytes,
         # int16 and float32 samples, and the features, which are float32 samples here
-        "windows": len(told(*(u.pcm() for u in gone))),
+        "windows": len(fingerprints_of(*(u.pcm() for u in gone))),
         "found": [],
         "unsearched": [],
         "spared": [],

@@ -186,7 +186,7 @@ def test_features_of_recordings_of_different_lengths_do_not_mix(tmp_path: Path) 
         assert torch.equal(examples.features[row, : len(expected)], expected)
 
 
-def test_examples_come_in_the_order_asked_for_with_their_labels(vault: Vault, model: EmotionModel) -> None:
+def test_examples_come_in_the_requested_order_with_their_labels(vault: Vault, model: EmotionModel) -> None:
     chosen = list(reversed(SPEECH))[:4]
     examples = vault.examples(chosen, model)
     assert examples.labels.tolist() == [EMOTIONS.index(vault.entries[i].emotion) for i in chosen]
@@ -462,7 +462,7 @@ def test_stray_files_are_wiped_on_opening_and_others_left(vault: Vault) -> None:
 
 
 def test_what_another_process_is_writing_is_left_alone(vault: Vault) -> None:
-    """A person asks, through another process, at the moment when the device opens its vault."""
+    """A person files a request, through another process, at the moment when the device opens its vault."""
     parent = os.getppid()
     living, dead = f".requests.json.{parent}.tmp", ".requests.json.4194305.tmp"  # beyond any process id
     arrays = f".audio-2.i16.{parent}.tmp"  # nobody writes these without holding the vault
@@ -620,8 +620,8 @@ def test_a_recording_that_is_clipped_at_its_loudest_still_leaves_a_fingerprint(
     vault = vault_of(tmp_path / "v", clipped, tone(1, 1, 1))
     windows = vault.fingerprints(["u0"], model)
     # Of the 125 pieces of 32 samples, 31 lie before 1000 and 31 after 3000; two more hold 8 samples of it.
-    told = Fingerprints.of([clipped])
-    assert len(told) == 64 and len(told.without(windows)) == 0
+    fingerprints = Fingerprints.of([clipped])
+    assert len(fingerprints) == 64 and len(fingerprints.without(windows)) == 0
 
 
 @pytest.mark.parametrize("samples", [1, 40, 64, 65])

@@ -1,7 +1,7 @@
 """Pre-trained encoders: from a folder, by a published name, or with random weights.
 
 ``locate`` finds and checks the files, which is fast; ``load`` reads the weights. Weights are read from
-safetensors files only, and no network is used unless asked for.
+safetensors files only, and no network is used unless requested.
 """
 
 import difflib
@@ -163,14 +163,14 @@ def _saved(name: str, folder: Path) -> Checkpoint:
 def _unknown(name: str) -> str:
     if name.startswith(("/", ".", "~")):
         return f'model.name = "{name}": no such folder; an encoder is given as a folder that holds {FILES}'
-    said = f'model.name = "{name}": no such model or folder'
+    problem = f'model.name = "{name}": no such model or folder'
     near = difflib.get_close_matches(name.lower(), [*SMALL_MODELS, *SHAPES], 1)
     if near:
         meant = near[0] if near[0] in SMALL_MODELS else PREFIX + near[0]
-        said += f' (did you mean "{meant}"?)'
+        problem += f' (did you mean "{meant}"?)'
     return (
-        f"{said}; known are {', '.join(SMALL_MODELS)}, and speech encoders: a folder that holds {FILES}, a "
-        "published name such as facebook/wav2vec2-base, or random:wav2vec2-base"
+        f"{problem}; known are {', '.join(SMALL_MODELS)}, and speech encoders: a folder that holds {FILES}, "
+        "a published name such as facebook/wav2vec2-base, or random:wav2vec2-base"
     )
 
 

@@ -158,10 +158,10 @@ class EncoderModel(EmotionModel):
 
     def about(self) -> dict[str, Any]:
         """Describe the recogniser, with kind, sha256, what is trained, device and precision in addition."""
-        said = super().about()
+        facts = super().about()
         if self.trains == "head":
-            said["parameters"] += sum(p.numel() for p in self.pretrained.parameters())
-        return said | {
+            facts["parameters"] += sum(p.numel() for p in self.pretrained.parameters())
+        return facts | {
             "weights": "random" if self.checkpoint.is_random else "pre-trained",
             "kind": self.checkpoint.kind,
             "sha256": self.checkpoint.sha256,
@@ -248,8 +248,8 @@ class EncoderModel(EmotionModel):
         of_layer, of_width = self.scales()
         mean = self.norm.mean.view(self.layers, self.hidden)
         standard = (means - mean) / (of_layer[:, None] * of_width)
-        heard = torch.einsum("l,blh->bh", self.layer_weights.softmax(0), standard)
-        logits: Tensor = self.classifier(self.projector(self.dropout(heard)))
+        pooled = torch.einsum("l,blh->bh", self.layer_weights.softmax(0), standard)
+        logits: Tensor = self.classifier(self.projector(self.dropout(pooled)))
         return logits
 
     def scales(self) -> tuple[Tensor, Tensor]:
@@ -273,15 +273,15 @@ class EncoderModel(EmotionModel):
         means = []
         for piece in pieces:
             lengths = samples[piece].clamp(min=self._least)
-            heard = nn.functional.pad(waveform[piece], (0, max(0, self._least - waveform.shape[1])))
-            heard = heard[:, : int(lengths.max())]
+            padded_waveform = nn.functional.pad(waveform[piece], (0, max(0, self._least - waveform.shape[1])))
+            padded_waveform = padded_waveform[:, : int(lengths.max())]
             # Dropout must be the same when a piece is recomputed for its gradients.
             seed = int(torch.randint(2**62, ())) if encoder.training else 0
             if again:
-                arguments = (encoder, heard, lengths, seed)
+                arguments = (encoder, padded_waveform, lengths, seed)
                 part = recomputed(self._listen, *arguments, use_reentrant=False, preserve_rng_state=False)
             else:
-                part = self._listen(encoder, heard, lengths, seed)
+                part = self._listen(encoder, padded_waveform, lengths, seed)
             means.append(part)
         return torch.cat(means)[torch.cat(pieces).argsort()]
 
@@ -305,10 +305,10 @@ class EncoderModel(EmotionModel):
         x, lengths = waveform.to(self.device), samples.to(self.device)
         first = encoder.feature_extractor.conv_layers[0]
         if isinstance(getattr(first, "layer_norm", None), TrueFramesGroupNorm):
-            heard = (samples - self._first_kernel) // self._first_stride + 1
+            valid = (samples - self._first_kernel) // self._first_stride + 1
             # Decided on the CPU: a GPU tensor would force a synchronisation.
-            padded = bool((heard < (x.shape[1] - self._first_kernel) // self._first_stride + 1).any())
-            first.layer_norm.frames = heard.to(self.device) if padded else None
+            padded = bool((valid < (x.shape[1] - self._first_kernel) // self._first_stride + 1).any())
+            first.layer_norm.frames = valid.to(self.device) if padded else None
         frames = encoder._get_feat_extract_output_lengths(lengths)
         mask = frame_mask(lengths, x.shape[1]).long()
         drawing = _Seeded(seed, self.device) if encoder.training else nullcontext()

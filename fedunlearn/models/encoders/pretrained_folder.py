@@ -22,8 +22,9 @@ tags: [speech, self-supervised, {kind}]
 (a frame of 25 ms every 20 ms, 16 kHz). Made by `simulations/pretrain.py` of fedunlearn.
 
 **Trained on:** {sources}; {recordings:,} recordings, {hours:.2f} h in all.
-No labels were used. The encoder has heard these speakers before any federation starts: a test on their speech
-is not independent of them, and deleting their speech from a federation does not remove it from this encoder.
+No labels were used. The encoder was trained on these speakers before any federation starts: a test on their
+speech is not independent of them, and deleting their speech from a federation does not remove it from this
+encoder.
 
 **Training:** spans of {span} latent frames are masked, and the log-mel frames there are predicted (masked
 regression). In addition the crop's log-mel functionals are predicted from every layer's mean over it, and

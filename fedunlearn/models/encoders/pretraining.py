@@ -185,14 +185,15 @@ class PretrainingObjective(nn.Module):
         whole = ((whole - self.whole_mean) / self.whole_std).clamp(-5, 5)
         true = frame_mask(latent_frames(samples), mel.shape[1])
         mask = frame_mask(samples, waveform.shape[1]).long()
-        with _heard_by(encoder) as features, warnings.catch_warnings():
+        with _convolution_features(encoder) as features, warnings.catch_warnings():
             # WavLM's attention takes its mask as booleans.
             warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask")
             states = encoder(
                 waveform, attention_mask=mask, mask_time_indices=hidden & true, output_hidden_states=True
             ).hidden_states
-        told = self.frame(states[-1])
-        loss = distance(told, mel, hidden & true) + self.recipe.seen * distance(told, mel, ~hidden & true)
+        predicted = self.frame(states[-1])
+        seen = distance(predicted, mel, ~hidden & true)
+        loss = distance(predicted, mel, hidden & true) + self.recipe.seen * seen
         loss = loss + self.recipe.heard * distance(self.heard(features[0].transpose(1, 2)), mel, true)
         weight = true[:, :, None] / true.sum(1)[:, None, None]
         for tell, state in zip(self.whole, states, strict=True):
@@ -201,15 +202,15 @@ class PretrainingObjective(nn.Module):
         return loss
 
 
-def distance(told: Tensor, mel: Tensor, counted: Tensor) -> Tensor:
+def distance(predicted: Tensor, mel: Tensor, counted: Tensor) -> Tensor:
     """Compute the mean absolute difference over the selected frames; 0 if none is selected.
 
     Args:
-        told: [B, T, M], predictions.
+        predicted: [B, T, M], predictions.
         mel: [B, T, M], targets.
         counted: bool [B, T], the selected frames.
     """
-    return ((told - mel).abs().mean(2) * counted).sum() / counted.sum().clamp(min=1)
+    return ((predicted - mel).abs().mean(2) * counted).sum() / counted.sum().clamp(min=1)
 
 
 def latent_frames(samples: Tensor) -> Tensor:
@@ -268,15 +269,15 @@ def pretrain(
         BadInput: no recording is long enough.
         RunFailed: the loss is not finite.
     """
-    heard = [r for r in recordings if len(r) >= SHORTEST * SAMPLE_RATE]
-    if not heard:
+    usable = [r for r in recordings if len(r) >= SHORTEST * SAMPLE_RATE]
+    if not usable:
         raise BadInput(f"nothing to learn from: not one recording is {SHORTEST:g} s long")
     with _one_thread():
         encoder = build(recipe, seed)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.set_state(torch_rng_for(seed, "pretraining", "answers").get_state())
             objective = PretrainingObjective(recipe)
-        calibration = [crops(heard, recipe, rng_for(seed, "pretraining", "scale", n)) for n in range(64)]
+        calibration = [crops(usable, recipe, rng_for(seed, "pretraining", "scale", n)) for n in range(64)]
         objective.calibrate([(waveform, samples) for waveform, samples, _ in calibration])
         parameters = [*encoder.parameters(), *objective.parameters()]
         optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, betas=(0.9, 0.98), weight_decay=0.01)
@@ -284,7 +285,7 @@ def pretrain(
         losses: list[float] = []
         curve: list[tuple[int, float]] = []
         for step in range(1, recipe.steps + 1):
-            loss = objective(encoder, *crops(heard, recipe, rng_for(seed, "pretraining", "step", step)))
+            loss = objective(encoder, *crops(usable, recipe, rng_for(seed, "pretraining", "step", step)))
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -298,8 +299,8 @@ def pretrain(
             if step % max(recipe.steps // 20, 1) == 0 or step == recipe.steps:
                 curve.append((step, float(np.mean(losses))))
                 losses.clear()
-    hours = sum(map(len, heard)) / SAMPLE_RATE / 3600
-    return Pretrained(encoder.eval(), tuple(curve), len(heard), hours)
+    hours = sum(map(len, usable)) / SAMPLE_RATE / 3600
+    return Pretrained(encoder.eval(), tuple(curve), len(usable), hours)
 
 
 def crops(
@@ -343,7 +344,7 @@ def _rate(step: int, steps: int) -> float:
 
 
 @contextmanager
-def _heard_by(encoder: Any) -> Iterator[list[Tensor]]:
+def _convolution_features(encoder: Any) -> Iterator[list[Tensor]]:
     """Append the output of the convolutions, [B, C, T], to a list inside this context."""
     features: list[Tensor] = []
     hook = encoder.feature_extractor.register_forward_hook(lambda *call: features.append(call[-1]))

@@ -57,7 +57,7 @@ def read_folder(folder: Path, source: str) -> SavedFolder:
 
     Args:
         folder: absolute path.
-        source: the name it was asked for by: that folder or a published name.
+        source: the name by which it was requested: that folder or a published name.
 
     Raises:
         BadInput: a file is missing, unreadable, corrupt, or not that of a speech encoder at 16 kHz.

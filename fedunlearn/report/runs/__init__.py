@@ -1,1 +1,5 @@
-"""Several runs side by side, on one page."""
+"""The page of several runs.
+
+Reading order: ``grouping`` (which runs may be compared) -> ``finding`` (what they say together) ->
+``tables`` and ``figure`` -> ``page``.
+"""

@@ -117,16 +117,18 @@ def _sentence(
         more = "" if sure else " One seed gives no interval over runs."
         return f"Over {seeds}, {winner.label} has a mean gap to the retrained model of {gap}.{more}"
     closest = f"{winner.label} is closest to the retrained model over {seeds}"
-    said = f"Of {len(field)} methods, {closest}: mean gap {gap}"
+    sentence = f"Of {len(field)} methods, {closest}: mean gap {gap}"
     shared = len(gaps.dropna())
     if ties:
-        return f"{said}; {many(ties, 'other')} with exactly the same mean."
+        return f"{sentence}; {many(ties, 'other')} with exactly the same mean."
     if shared < 2:
         few = "one seed" if shared == 1 else "no seed"
-        return f"{said}; with {few} shared by all, that order may be chance."
+        return f"{sentence}; with {few} shared by all, that order may be chance."
     if level:
-        return f"{said}, but cannot be distinguished from {_listed(level)} on the {shared} seeds they share."
-    return f"{said}; on the {shared} shared seeds its difference from every other is significant (95 %)."
+        return (
+            f"{sentence}, but cannot be distinguished from {_listed(level)} on the {shared} seeds they share."
+        )
+    return f"{sentence}; on the {shared} shared seeds its difference from every other is significant (95 %)."
 
 
 def _better_control(task: ComparedTask, winner: ComparedRun) -> str:
@@ -141,28 +143,30 @@ def _better_control(task: ComparedTask, winner: ComparedRun) -> str:
 
 
 def _remarks(task: ComparedTask) -> list[str]:
-    said = []
+    remarks = []
     floor = task.once_a_seed(_floor)
     nothing = task.once_a_seed(_gap_of(DOING_NOTHING.name))
     if not math.isnan(nothing.mean):
-        said.append(f"Doing nothing has a mean gap of {_written(nothing.mean, nothing.half)}.")
+        remarks.append(f"Doing nothing has a mean gap of {_written(nothing.mean, nothing.half)}.")
     if task.counted and math.isnan(floor.mean):
-        said.append("No run has more than one retrained model: there is no noise floor.")
+        remarks.append("No run has more than one retrained model: there is no noise floor.")
     small = [run.name for run in task.counted if run.results.gap.nothing_to_forget]
     if small:
-        said.append(f"There was little or nothing to forget in {_listed(small)} (rho near 1).")
-    if upper := [e for e in task.entries if e.group == "more" and e.counted]:
-        gaps = [f"{e.label} at {fraction(e.pooled(_gap).mean)}" for e in upper]
-        said.append(f"Privileged baselines see more than the forget set and are not ranked: {_listed(gaps)}.")
+        remarks.append(f"There was little or nothing to forget in {_listed(small)} (rho near 1).")
+    if privileged := [e for e in task.entries if e.group == "more" and e.counted]:
+        gaps = [f"{e.label} at {fraction(e.pooled(_gap).mean)}" for e in privileged]
+        remarks.append(
+            f"Privileged baselines see more than the forget set and are not ranked: {_listed(gaps)}."
+        )
     for status, means in (("partial", "did not fulfil every request"), ("failed", "ended early")):
         if names := [run.name for run in task.runs if run.status == status]:
             verb = "is" if len(names) == 1 else "are"
-            said.append(f"{_listed(names)} {means} and {verb} counted in no mean.")
+            remarks.append(f"{_listed(names)} {means} and {verb} counted in no mean.")
     versions = differing(run.versions for run in task.runs)
     if versions:
         named = ", ".join(f"{name} ({'; '.join(found)})" for name, found in versions.items())
-        said.append(f"The runs were made with different versions: {named}.")
-    return said
+        remarks.append(f"The runs were made with different versions: {named}.")
+    return remarks
 
 
 def _gap(run: Run) -> float | None:

@@ -140,11 +140,11 @@ def _about(task: ComparedTask) -> str:
 def _kicker(runs: Sequence[Run], tasks: Sequence[ComparedTask]) -> list[str]:
     entries = [entry for task in tasks for entry in task.entries]
     seeds = dict.fromkeys(run.seed for run in runs)
-    said = [many(len(runs), "run"), many(len(entries), "configuration"), many(len(seeds), "seed")]
+    parts = [many(len(runs), "run"), many(len(entries), "configuration"), many(len(seeds), "seed")]
     controls = [entry.label for entry in entries if entry.control]
     if controls:
-        said.append(f"controls: {', '.join(dict.fromkeys(controls))}")
-    return [*said, *([_about(tasks[0])] if len(tasks) == 1 else [])]
+        parts.append(f"controls: {', '.join(dict.fromkeys(controls))}")
+    return [*parts, *([_about(tasks[0])] if len(tasks) == 1 else [])]
 
 
 def _alarm(bad: Sequence[Run], of: int) -> str:

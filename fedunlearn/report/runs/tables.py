@@ -127,7 +127,7 @@ def run_lines(task: ComparedTask) -> list[RunLine]:
 
 def _line(entry: ComparedRun, run: Run) -> RunLine:
     results, ends = run.results, run.interval
-    asked = len(results.requests)
+    requested = len(results.requests)
     trouble = results.failure if run.status != "complete" else None
     return RunLine(
         run.name,
@@ -140,7 +140,7 @@ def _line(entry: ComparedRun, run: Run) -> RunLine:
         "" if ends is None else f"[{ends[0]:.3f}, {ends[1]:.3f}]",
         fraction(run.floor),
         fraction(results.gap.none.mean),
-        f"{asked - len(list_unfulfilled(run.results))} of {asked}" if asked else "none",
+        f"{requested - len(list_unfulfilled(run.results))} of {requested}" if requested else "none",
     )
 
 

@@ -1,1 +1,4 @@
-"""Tables and figures of a study."""
+"""Tables and figures of a study.
+
+Reading order: ``statistics`` (its rows by setting) -> ``tables`` and ``figures``.
+"""

@@ -139,7 +139,7 @@ def _detail(rows: pd.DataFrame, setting: Setting, windows: bool) -> Table:
 
 
 def _columns(*heads: str) -> tuple[Column, ...]:
-    """Of which the first two hold words, the others numbers."""
+    """Column titles; the first two columns hold words, the others numbers."""
     return tuple(Column(head, left=number < 2) for number, head in enumerate(heads))
 
 
