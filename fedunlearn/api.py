@@ -12,7 +12,6 @@ from rich.console import Console
 from fedunlearn import config as configuration
 from fedunlearn.config import Config
 from fedunlearn.config.presets import find_config
-from fedunlearn.errors import Interrupted, RunFailed
 from fedunlearn.results_schema import Results
 from fedunlearn.study.grid import Axes, Variant, comparison_config, variant_of
 
@@ -105,13 +104,10 @@ def run(
         RunFailed: the run could not be completed; what it found until then is in ``out``/results.json.
             ``Interrupted``, a kind of it, where Ctrl-C stopped it.
     """
-    from fedunlearn.cli.export import leave_model
-    from fedunlearn.engines.engine import play
     from fedunlearn.experiment.preparation import prepare
     from fedunlearn.experiment.progress import Progress
-    from fedunlearn.experiment.request_contents import close_requests
-    from fedunlearn.report.run_page import write_report
     from fedunlearn.run_folder import RunFolder
+    from fedunlearn.whole_run import play_to_the_page
 
     folder = Path(out)
     if resume:
@@ -119,17 +115,7 @@ def run(
     references = Path(cache) if cache is not None else folder.parent / "references"
     with Progress(Console(stderr=True, quiet=not show_progress)) as progress:
         experiment = prepare(config, folder, references, progress, resume=resume)
-        try:
-            results = play(experiment)
-        except RunFailed as failure:
-            ended = experiment.write_failure(str(failure), isinstance(failure, Interrupted))
-            write_report(ended, experiment.run.report)
-            raise
-    content = results.to_json()
-    experiment.run.write_results(content)
-    close_requests(experiment.run, experiment.partition, experiment.saved)
-    write_report(results, experiment.run.report)
-    leave_model(experiment.run, content)
+        play_to_the_page(experiment)
     return Results.read(folder)
 
 

@@ -18,9 +18,9 @@ from fedunlearn.client.app import make_client_app
 from fedunlearn.config.presets import find_config
 from fedunlearn.console import errors
 from fedunlearn.errors import BadInput, RunFailed
+from fedunlearn.experiment.experiment import write_completed
 from fedunlearn.experiment.preparation import prepare
 from fedunlearn.experiment.progress import Progress
-from fedunlearn.experiment.request_contents import close_requests
 
 client_app = make_client_app()
 server_app = ServerApp()
@@ -58,7 +58,6 @@ def main(grid: Grid, context: Context) -> None:
             experiment.close()
     results = experiment.results
     assert results is not None
-    experiment.run.write_results(results.to_json())
-    close_requests(experiment.run, experiment.partition, experiment.saved)
+    write_completed(experiment, results)
     if results.status != "complete":
         raise RunFailed(results.failure or "")

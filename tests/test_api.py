@@ -161,12 +161,12 @@ def test_a_run_whose_method_fails_gives_results_that_say_so(tmp_path: Path) -> N
 
 
 def test_a_run_that_is_interrupted_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fedunlearn.engines import engine
+    from fedunlearn import whole_run
 
     def stop(experiment: object) -> None:
         raise Interrupted("the run was interrupted")
 
-    monkeypatch.setattr(engine, "play", stop)
+    monkeypatch.setattr(whole_run, "play", stop)
     with pytest.raises(fu.RunFailed, match="interrupted"):
         fu.run(fu.load_config(None, **small()), out=tmp_path / "run")
     assert fu.load_results(tmp_path / "run").status == "partial"

@@ -11,7 +11,6 @@ from rich.table import Table
 
 from fedunlearn import config as configuration
 from fedunlearn.cli.exit_codes import run_command, stopped_as_interrupt
-from fedunlearn.cli.export import leave_model
 from fedunlearn.cli.options import (
     ConfigOption,
     DataOption,
@@ -22,7 +21,7 @@ from fedunlearn.cli.options import (
 )
 from fedunlearn.config.unlearning import AGGREGATIONS
 from fedunlearn.console import Screen, errors, say, warn
-from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, Interrupted, RunFailed
+from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, Interrupted
 from fedunlearn.folders import make_new_folder, remove_folders
 from fedunlearn.inputs import looked_up
 from fedunlearn.results_schema import Gap, ModelScores, Results
@@ -119,11 +118,9 @@ def _run(
     if track is not None:
         check_tracker(track)
     # Heavy imports wait until the input is known to be good.
-    from fedunlearn.engines.engine import play
     from fedunlearn.experiment.preparation import prepare
     from fedunlearn.experiment.progress import Progress
-    from fedunlearn.experiment.request_contents import close_requests
-    from fedunlearn.report.run_page import write_report
+    from fedunlearn.whole_run import play_to_the_page
 
     with stopped_as_interrupt(), Progress(errors) as progress:
         # Runs that begin in the same second must not get the same folder.
@@ -144,29 +141,12 @@ def _run(
         for warning in experiment.corpus.warnings:
             warn(warning)
         follower = Follower(track, experiment.run, warn)
-        try:
-            results = play(experiment)
-        except RunFailed as failure:
-            reason = str(failure)
-            if config.federation.checkpoint_every:
-                go_on = f"to go on: python simulations/run.py --resume --out {shlex.quote(str(folder))}"
-                reason += f"; {go_on}"
-                failure.add_note(go_on)
-            stopped = isinstance(failure, Interrupted)
-            ended = experiment.write_failure(reason, stopped)
-            follower.finished(ended.to_json())
-            write_report(ended, experiment.run.report)
-            raise
-    content = results.to_json()
-    experiment.run.write_results(content)
-    close_requests(experiment.run, experiment.partition, experiment.saved)
-    follower.finished(content)
-    write_report(results, experiment.run.report)
-    model = leave_model(experiment.run, content)
+        go_on = f"to go on: python simulations/run.py --resume --out {shlex.quote(str(folder))}"
+        results = play_to_the_page(experiment, follower, go_on if config.federation.checkpoint_every else "")
     Screen().table(closing_table(results))
     say(f"Report: {experiment.run.report}")
-    if model:
-        say(f"Model: {model}")
+    if experiment.run.model.exists():
+        say(f"Model: {experiment.run.model}")
     if results.status != "complete":
         errors.labelled(f"{results.status}:", "red", results.failure or "")
         return EXIT_FAILED

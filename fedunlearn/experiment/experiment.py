@@ -25,7 +25,7 @@ from fedunlearn.experiment.progress import Progress, RunPhase
 from fedunlearn.experiment.record import ExperimentRecord, SavedRun
 from fedunlearn.experiment.recorder import RunRecorder
 from fedunlearn.experiment.references import References, first_weights, untrained_weights
-from fedunlearn.experiment.request_contents import contents_of, utterances_of
+from fedunlearn.experiment.request_contents import close_requests, contents_of, utterances_of
 from fedunlearn.experiment.results import JudgedModels, ResultsAssembler
 from fedunlearn.experiment.shadows import Shadows, shadow_federations
 from fedunlearn.experiment.timeline import build_timeline
@@ -262,3 +262,9 @@ class Experiment:
         with self._progress.phase(phase, rounds):
             yield
         self._seconds[str(phase)] = perf_counter() - start
+
+
+def write_completed(experiment: Experiment, results: Results) -> None:
+    """Leave the results.json of an experiment that has ended, and close the requests that it answers."""
+    experiment.run.write_results(results.to_json())
+    close_requests(experiment.run, experiment.partition, experiment.saved)

@@ -12,10 +12,9 @@ from rich.console import Console
 from fedunlearn import config as configuration
 from fedunlearn.engines.engine import play
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, RunFailed
-from fedunlearn.experiment.experiment import Experiment
+from fedunlearn.experiment.experiment import Experiment, write_completed
 from fedunlearn.experiment.preparation import prepare
 from fedunlearn.experiment.progress import Progress
-from fedunlearn.experiment.request_contents import close_requests
 from fedunlearn.seeding import rng_for
 from fedunlearn.study.soak_invariants import broken
 
@@ -62,8 +61,7 @@ def play_life(folder: Path) -> int:
     except RunFailed as failure:
         print(failure, flush=True)
         return EXIT_FAILED
-    experiment.run.write_results(results.to_json())
-    close_requests(experiment.run, experiment.partition, experiment.saved)
+    write_completed(experiment, results)
     return EXIT_OK
 
 

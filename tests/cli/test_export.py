@@ -15,9 +15,9 @@ from saved_encoders import logits_of, trained, utterance
 from tiny_encoders import tiny_encoder
 
 from fedunlearn.checkpoints import save_checkpoint
-from fedunlearn.cli.export import leave_model
 from fedunlearn.config import load
 from fedunlearn.deletion.inbox import FiledRequest, Inbox
+from fedunlearn.final_model import leave_model
 from fedunlearn.models.encoders.model import EncoderModel
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.vault.index import VaultEntry

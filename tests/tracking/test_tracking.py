@@ -119,13 +119,13 @@ def test_a_tracker_that_fails_is_one_warning(
 def test_a_run_that_fails_reports_so(
     tmp_path: Path, notebooks: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fedunlearn.engines import engine
+    from fedunlearn import whole_run
     from fedunlearn.errors import RunFailed
 
     def fail(experiment: Any) -> None:
         raise RunFailed("round 1: nobody answered")
 
-    monkeypatch.setattr(engine, "play", fail)
+    monkeypatch.setattr(whole_run, "play", fail)
     code, _ = call("run", "--config", small_file(tmp_path), "--out", tmp_path / "run", "--track", "notebook")
     assert code == 3
     (book,) = notebooks
