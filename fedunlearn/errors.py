@@ -26,4 +26,4 @@ class RunFailed(Exception):
 
 
 class Interrupted(RunFailed):
-    """Somebody stopped the run from outside (Ctrl-C, SIGTERM); exit code 3."""
+    """The run was stopped from outside (Ctrl-C, SIGTERM); exit code 3."""

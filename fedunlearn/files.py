@@ -62,7 +62,7 @@ def _flush_folder(folder: Path) -> None:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object from a file that anybody may have written.
+    """Read a JSON object from a file whose writer is unknown.
 
     Args:
         path: file to read.

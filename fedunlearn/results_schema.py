@@ -469,7 +469,8 @@ class LabelMixAttack(ResultsPart):
 
 
 class UpdateMembership(ResultsPart):
-    """How well an update tells deleted utterances from others of the client: AUC with a 95 % interval."""
+    """How well an update distinguishes deleted utterances from others of the client: AUC with a 95 %
+    interval."""
 
     auc: Known[Share] = Field(None, description="AUC of the attack that did best.")
     low: Known[Share] = Field(None, description="Lower end of its 95 % interval.")
@@ -498,7 +499,7 @@ class Reconstruction(ResultsPart):
 
 
 class RequestPrivacy(ResultsPart):
-    """What a requester's update tells of its forget set."""
+    """What a requester's update reveals about its forget set."""
 
     label_mix: Nullable[LabelMixAttack] = Field(
         LabelMixAttack.empty(), description="How well the forget set's label mix is guessed."
@@ -566,7 +567,7 @@ class RequestOutcome(ResultsPart):
         default=None, description="Mean L2 norm of an ordinary update at that time."
     )
     privacy: Nullable[RequestPrivacy] = Field(
-        default=RequestPrivacy.empty(), description="What the update tells of the forget set."
+        default=RequestPrivacy.empty(), description="What the update reveals about the forget set."
     )
     joint_with: Nullable[list[Text]] = Field(
         default=[], description="Other requests of the same client served by the same update."
@@ -1003,7 +1004,7 @@ class AttackReport(ResultsPart):
 
 
 class KeptModelLeak(ResultsPart):
-    """What the models that the run folder keeps tell of one deletion."""
+    """What the models that the run folder keeps reveal about one deletion."""
 
     required = ("request", "client", "between", "r", "r_others", "named", "chance")
 
@@ -1117,7 +1118,7 @@ class Results(ResultsPart):
         description="Per-example attacks with shadow federations; null where evaluation.shadows = 0.",
     )
     kept: list[KeptModelLeak] = Field(
-        default=[], description="What the models that the run folder keeps tell of each deletion."
+        default=[], description="What the models that the run folder keeps reveal about each deletion."
     )
     traces: Traces = Field(default=Traces.empty(), description="The search for deleted speech.")
 

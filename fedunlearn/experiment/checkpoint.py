@@ -198,7 +198,7 @@ _NUMBERED = ("last_report", "last_trained", "examples", "held_out", "rounds_done
 
 
 def to_checkpoint(saved: SavedRun) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Write state and record as tensors and plain data.
+    """Convert state and record to tensors and plain data.
 
     Args:
         saved: state and record.
@@ -214,7 +214,7 @@ def to_checkpoint(saved: SavedRun) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def from_checkpoint(
     config: Config, trained: Sequence[str], tensors: Mapping[str, Tensor], about: Mapping[str, Any]
 ) -> SavedRun:
-    """Make state and record again.
+    """Restore state and record.
 
     Args:
         config: the experiment.

@@ -251,7 +251,7 @@ def _put_back(kept: Mapping[Path, bytes]) -> None:
 
 
 def _check_same(config: Config, run: RunFolder) -> None:
-    """See that a run is resumed with the settings it was made with, before anything else is done to it."""
+    """Check that a run is resumed with the settings it was made with, before anything else is done to it."""
     made = resolve(configuration.load(run.config))
     changed = differences(made.model_dump(mode="json"), config.model_dump(mode="json"))
     if changed:
@@ -261,7 +261,7 @@ def _check_same(config: Config, run: RunFolder) -> None:
 
 
 def _check_ledger(run: RunFolder, head: str | None) -> None:
-    """See that the ledger is whole before it grows: rows written after a loss would hide it."""
+    """Check that the ledger is whole before it grows: rows written after a loss would hide it."""
     try:
         with LedgerReader(run.ledger) as ledger:
             broken = ledger.verify(head)
@@ -274,7 +274,7 @@ def _check_ledger(run: RunFolder, head: str | None) -> None:
 
 
 def _begin_anew(run: RunFolder) -> dict[Path, bytes]:
-    """Clear away a run of which nothing was ever written down; returns the requests filed in the meantime.
+    """Clear away a run of which nothing was ever saved; returns the requests filed in the meantime.
 
     Raises:
         BadInput: deletion requests were raised already, so that clearing would lose them.
@@ -375,7 +375,7 @@ def _fill_vaults(
 def _recordings(
     share: ClientShare, corpus: Corpus, speech: RecordingCache, later: Mapping[str, int]
 ) -> list[tuple[VaultEntry, PCM]]:
-    """What goes into one client's vault when it is made."""
+    """List what goes into one client's vault when it is made."""
     labels = {emotion: label for label, emotion in enumerate(corpus.emotions)}
     return [
         (

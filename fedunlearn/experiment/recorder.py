@@ -64,7 +64,7 @@ class RunRecorder:
         self._make_original = make
 
     def add_listener(self, listener: Callable[[Mapping[str, Any]], None]) -> None:
-        """Have something else called whenever a round has ended.
+        """Register a function to be called whenever a round has ended.
 
         Args:
             listener: called with the row of the round.
@@ -113,7 +113,7 @@ class RunRecorder:
         request_ids: Mapping[int, Sequence[str]],
         timeline_round: int,
     ) -> dict[int, Any]:
-        """Measure what each update tells of its client's forget set, and add noise along it to the blur.
+        """Measure what each update reveals about its client's forget set, and add noise along it to the blur.
 
         Args:
             before: the global model's weights.

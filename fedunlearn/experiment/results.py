@@ -358,7 +358,7 @@ def request_rows(
     contents: Mapping[RequestKey, DeletionRequest],
     faults: Sequence[Fault],
 ) -> list[RequestOutcome]:
-    """What was requested and what became of it, in the order of asking.
+    """What was requested and what became of it, in the order of requests.
 
     Args:
         tracked: all requests, as the server tracked them.
@@ -394,7 +394,7 @@ def request_rows(
 def unfulfilled(
     served: Iterable[TrackedRequest], silent_clients: Iterable[int], faults: Sequence[Fault]
 ) -> list[str]:
-    """What was not followed to the end, one line each, with the last that went wrong at that client."""
+    """What was not fulfilled, one line each, with the last that went wrong at that client."""
     reasons = {f.client: f" ({f.reason})" for f in faults if f.kind != "repeated"}
     return [
         *(

@@ -132,7 +132,7 @@ class Server:
             return []
         weights, outcomes = self.unlearn_step.join_late_replies(model.weights)
         served = GlobalModel(weights, model.optimizer, model.learning_rounds)
-        requests = [r for r in self.queue.ripe() if r.learned]
+        requests = [r for r in self.queue.ready() if r.learned]
         if requests:
             served, at_once = self._unlearn(served, requests)
             outcomes |= {r.key: at_once[r.client] for r in requests if r.client in at_once}

@@ -44,7 +44,7 @@ class Availability:
 
     @property
     def certain(self) -> bool:
-        """Whether everybody is always reachable and every unlearn reply comes at once."""
+        """Whether every client is always reachable and every unlearn reply comes at once."""
         chances = (self._settings.offline, self._settings.slow, self._settings.drop)
         return not any(chances) and not self._trace
 

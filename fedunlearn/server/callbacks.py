@@ -59,7 +59,7 @@ class Callbacks(Protocol):
         ...
 
     def checkpoint(self, copies: int = 1) -> None:
-        """Write the state of the run down; it must be durable when this returns.
+        """Save the state of the run; it must be durable when this returns.
 
         One round more or less does not matter where ``copies`` is 1, so that it may be left out. Where
         something is purged next, it does matter: such calls come with 2.

@@ -62,12 +62,12 @@ class PhaseCost:
 
     @property
     def bytes_up(self) -> int:
-        """From all clients."""
+        """Bytes from all clients."""
         return self.requesters.bytes_up + self.others.bytes_up
 
     @property
     def bytes_down(self) -> int:
-        """To all clients."""
+        """Bytes to all clients."""
         return self.requesters.bytes_down + self.others.bytes_down
 
     def share(self, kind: str) -> RoleCost:
@@ -104,7 +104,7 @@ class PhaseCost:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain numbers, for checkpoints and cached references."""
+        """Return plain numbers, for checkpoints and cached references."""
         return {
             "rounds": self.rounds,
             "client_seconds": self.client_seconds,

@@ -52,7 +52,7 @@ class Channel:
         """client -> its node, of the clients that have introduced themselves"""
 
     def client_at(self, node: int) -> int:
-        """Find the client at a node; ``NOBODY`` where no client has introduced itself from there.
+        """Find the client at a node; ``UNKNOWN_CLIENT`` where no client has introduced itself from there.
 
         Args:
             node: Flower's id.
@@ -71,7 +71,7 @@ class Channel:
         self._state.faults.append(Fault(occasion.round, occasion.phase, client, reason, kind))
 
     def check_time(self, deadline: float | None, what: str, wait: bool = True, more: str = "") -> None:
-        """Wait a little, and see that the run goes on.
+        """Wait briefly, and check that the run continues.
 
         Args:
             deadline: on the monotonic clock; None = there is none.
@@ -199,7 +199,7 @@ class Exchange:
 
 
 def kind_of_fault(reply: Message | None) -> str:
-    """Name the kind of fault that a reply is which does not count.
+    """Name the kind of fault of a reply that does not count.
 
     Args:
         reply: from ``Exchange.reply_of``.
@@ -208,7 +208,7 @@ def kind_of_fault(reply: Message | None) -> str:
 
 
 def reason_of(error: Exception) -> str:
-    """Say why a reply does not count, in one line, also where reading it failed in an unexpected way.
+    """Explain why a reply does not count, in one line, also where reading it failed in an unexpected way.
 
     Args:
         error: from reading it.

@@ -70,7 +70,7 @@ class Intervention:
 
     @property
     def reason(self) -> str:
-        """In a few words."""
+        """Describe it in a few words."""
         if self.drop is None and self.silenced is None:
             return f"guard: {self.what}, {self.norm:.3g} long where {self.limit or math.inf:.3g} are allowed"
         found = [

@@ -27,7 +27,7 @@ NormsOfClients = dict[int, dict[str, float]]
 
 @dataclass
 class History:
-    """The server's memory of one federated training.
+    """The server's record of one federated training.
 
     Attributes:
         trained: names of the model's trained tensors.

@@ -16,7 +16,7 @@ class RequestQueue:
         self._state, self._config = context.state, context.config
         self._availability = context.availability
 
-    def ripe(self) -> list[TrackedRequest]:
+    def ready(self) -> list[TrackedRequest]:
         """List accepted requests to be given out now: all that wait, once one of them has waited long enough.
 
         Those whose client cannot be reached, or is at work, wait on; so do the parts of one person's request

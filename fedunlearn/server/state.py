@@ -49,7 +49,7 @@ class Fault:
     Attributes:
         round: the timeline round.
         phase: what was being done.
-        client: who replied; ``NOBODY`` = a node that has not introduced itself.
+        client: who replied; ``UNKNOWN_CLIENT`` = a node that has not introduced itself.
         reason: one line.
         kind: "refused" = the reply cannot be right; "failed" = the client reports a failure; "late" = it came
             too late, or never; "repeated" = its message had been answered; "dropped" = the device dropped out

@@ -58,7 +58,7 @@ def read_all_files(folder: Path) -> Files:
 
 
 def write_all_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write a vault from what ``read_all_files`` gave; the index is last, so that nobody opens half of it."""
+    """Write a vault from what ``read_all_files`` gave, the index last: no process opens half of it."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in sorted(files, key=lambda name: name == INDEX):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -76,7 +76,7 @@ class EncoderLoad:
 
 
 def measure(load: EncoderLoad) -> dict[str, Any]:
-    """All figures of one load, measured in this process, which should be a fresh one.
+    """Measure all figures of one load in this process, which should be a fresh one.
 
     Returns:
         load: as requested, device and precision as they came out; machine; weights: "random" or
@@ -140,7 +140,7 @@ def measure(load: EncoderLoad) -> dict[str, Any]:
 
 
 def machine(device: str) -> dict[str, str]:
-    """Name of the device, and the versions that computed."""
+    """Return the name of the device, and the versions that computed."""
     name = torch.cuda.get_device_name() if device == "cuda" else _processor()
     return {"name": name, "torch": torch.__version__, "python": platform.python_version()}
 
@@ -246,7 +246,7 @@ def _local(
 
 
 def _round(model: EmotionModel, clients: list[Examples], load: EncoderLoad) -> None:
-    """Every client trains from the same weights; the server averages."""
+    """Have every client train from the same weights, and average."""
     start = _state(model)
     updates = []
     for client, examples in enumerate(clients):

@@ -28,7 +28,7 @@ from fedunlearn.experiment.progress import Progress  # noqa: E402
 
 
 def idle(message: Message, context: Context, call_next: Any) -> Message:
-    """A Flower mod: clients do everything except train, because each round asks them for no epoch."""
+    """A Flower mod: clients do everything except train, because each round has zero epochs."""
     training = message.metadata.message_type == "train"
     if training:
         message.content.config_records["settings"]["epochs"] = 0

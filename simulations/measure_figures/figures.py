@@ -360,7 +360,7 @@ def cost(numbers: Numbers) -> Figure:
 
 
 def request(numbers: list[Numbers]) -> Figure:
-    """What three requesters' updates tell."""
+    """What three requesters' updates reveal."""
     figure, (left, right) = _panels(2)
     at = range(1, len(numbers) + 1)
     mixes = [n["label_mix"] for n in numbers]
