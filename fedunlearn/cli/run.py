@@ -68,7 +68,8 @@ def run(
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable files out.")] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out: stopped, killed, or asked anew.")
+        bool,
+        typer.Option("--resume", help="Resume the run in --out: stopped, killed, or with new requests."),
     ] = False,
     set_: SetOption = None,
     track: Annotated[

@@ -2,7 +2,7 @@
 
 ``methods`` see the forget set alone, by the type ``contract.Method``; so do ``controls``, which are not meant
 to unlearn. ``privileged`` baselines see more, and each says what by the type of its card. A method is
-imported when it is asked for, so that the names alone can be read at no cost.
+imported when it is used, so that the names alone can be read at no cost.
 """
 
 from collections.abc import Iterator, Mapping

@@ -25,7 +25,7 @@ def losses(world: World) -> dict[str, np.ndarray]:
     return found
 
 
-def test_two_halves_of_unseen_data_are_told_apart_in_5_of_100_trials(
+def test_two_halves_of_unseen_data_are_distinguished_in_5_of_100_trials(
     world: World, losses: dict[str, np.ndarray]
 ) -> None:
     """Test speech of a model that overfits, halved at random 100 times: the truth is .5.

@@ -22,10 +22,10 @@ from fedunlearn.unlearning.log_odds import log_odds, log_odds_of, predict_log_od
 from fedunlearn.unlearning.low_rank import smoothed
 
 SILENT = ServerScalars()
-TOLD = ServerScalars(0.5, 0.5, LogOdds(2.0, 2.0), LogOdds(-1.0, 4.0))
+SCALARS = ServerScalars(0.5, 0.5, LogOdds(2.0, 2.0), LogOdds(-1.0, 4.0))
 
 
-def run(model: TinyModel, data: ForgetSet, scalars: ServerScalars = TOLD, **chosen: Any) -> UnlearnResult:
+def run(model: TinyModel, data: ForgetSet, scalars: ServerScalars = SCALARS, **chosen: Any) -> UnlearnResult:
     settings = UnlearningSettings(calm=CalmSettings(**chosen))
     return METHODS["calm"].unlearn(model, data, settings, np.random.default_rng(0), scalars)
 
@@ -116,11 +116,11 @@ def test_log_odds_are_predicted_by_hand() -> None:
     model = TinyModel(torch.tensor([[1.0], [-1.0]]))
     data = forget_set([torch.tensor([[2.0]]), torch.tensor([[0.0]])], [0, 1])
     chosen = CalmSettings(discount=0.25, speaker_discount=0.5)
-    predicted, read = predict_log_odds(model, data.examples, chosen, TOLD)
+    predicted, read = predict_log_odds(model, data.examples, chosen, SCALARS)
     torch.testing.assert_close(predicted, torch.tensor([1.0, -7.0], dtype=torch.float64))
     assert read == ("trained", "held_out", "share")
     alone, read = predict_log_odds(
-        model, data.examples, chosen, ServerScalars(0.5, None, TOLD.trained, TOLD.held_out)
+        model, data.examples, chosen, ServerScalars(0.5, None, SCALARS.trained, SCALARS.held_out)
     )
     torch.testing.assert_close(alone, torch.tensor([2.0, -6.0], dtype=torch.float64))
     assert read == ("trained", "held_out")
@@ -141,7 +141,7 @@ def test_without_log_odds_the_share_that_the_server_knows_of_is_right() -> None:
 # ---- what it holds -----------------------------------------------------------------------------------------
 
 
-def test_noisy_copies_have_the_asked_for_size_and_leave_padding_alone() -> None:
+def test_noisy_copies_have_the_configured_size_and_leave_padding_alone() -> None:
     model, data = tiny(dims=5), speechless(60)
     copies = noisy_copies(model, data.examples, 1.5, 40, np.random.default_rng(0))
     source = torch.arange(60).repeat_interleave(40)
@@ -218,7 +218,7 @@ def test_small_forget_sets(labels: list[int]) -> None:
     full: Tensor = speechless(len(labels)).examples.features
     model, data = tiny(), forget_set(list(full), labels)
     chosen: dict[str, Any] = dict(lr=0.2, max_steps=300, copies=0, rank=4)
-    predicted, _ = predict_log_odds(model, data.examples, CalmSettings(rank=4), TOLD)
+    predicted, _ = predict_log_odds(model, data.examples, CalmSettings(rank=4), SCALARS)
     after = tiny()
     after.load_state_dict(run(model, data, **chosen).state)
     before = log_odds_of(model, data.examples)

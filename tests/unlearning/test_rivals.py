@@ -1,6 +1,6 @@
 """The rivals that see the forget set alone: by hand, where they reduce to one another, and at their edges.
 
-What every method must keep is asked of all in METHODS, so that a new one is asked too.
+What every method must keep is tested on all in METHODS, so that a new one is tested too.
 """
 
 import copy
@@ -227,7 +227,7 @@ def test_pga_stays_in_its_ball_and_on_its_edge_where_ascent_would_leave() -> Non
 
 def test_pgas_radius_is_a_share_of_the_distance_to_random_models() -> None:
     """W of 2 x 50000 is drawn uniformly in +-1/sqrt(50000): with W = 0 the squared distance is close to
-    100000 * (1/50000) / 3 = 2/3, and three quarters of its root is asked for.
+    100000 * (1/50000) / 3 = 2/3, and three quarters of its root is requested.
     """
     model = TinyModel(torch.zeros(2, 50_000))
     data = forget_set([torch.zeros(1, 50_000)], [0])
@@ -427,15 +427,15 @@ class Brittle(TinyModel):
 
 @pytest.mark.parametrize("method", STEPPING)
 @pytest.mark.parametrize(
-    ("quiet", "said"), [(True, "step 2: the unlearning loss"), (False, "step 1: the model's output")]
+    ("quiet", "message"), [(True, "step 2: the unlearning loss"), (False, "step 1: the model's output")]
 )
 def test_what_is_not_finite_names_its_step_and_leaves_the_model_alone(
-    method: str, quiet: bool, said: str
+    method: str, quiet: bool, message: str
 ) -> None:
     known, data = separable()
     model = Brittle(known.weight.detach(), quiet).train()
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(UnlearnFailed, match=f"^{said}"):
+    with pytest.raises(UnlearnFailed, match=f"^{message}"):
         run(method, model, data, stop="steps")
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model.training and model.weight.requires_grad and model.weight.grad is None
@@ -460,7 +460,7 @@ def test_dropout_is_off_and_mixed_modes_survive(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", RIVALS)
-def test_the_batches_are_dealt_by_the_rng_alone(method: str) -> None:
+def test_the_batches_are_drawn_by_the_rng_alone(method: str) -> None:
     model, data = separable()
     chosen: dict[str, Any] = dict(lr=0.1, stop="steps", max_steps=5, batch_size=3)
     one, again, other = (run(method, model, data, seed, **chosen) for seed in (3, 3, 4))

@@ -174,7 +174,7 @@ def test_waveform_samples_beyond_the_true_length_stay_silent() -> None:
 
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_a_real_recogniser_can_be_attacked_in_every_domain(domain: str) -> None:
-    model, data = heard(FunctionalsModel(4, hidden=8).eval())
+    model, data = model_and_forget_set(FunctionalsModel(4, hidden=8).eval())
     eps = 0.02 if domain == "waveform" else 0.3
     chosen = AttackSettings.model_validate(dict(domain=domain, eps=eps, steps=10, per_utterance=3))
     before = targeted_pgd(model, data, chosen.model_copy(update={"steps": 0}), rng())
@@ -219,7 +219,7 @@ def test_nothing_but_the_input_gets_a_gradient() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 3])
-def test_no_samples_asked_for_or_nothing_to_attack(count: int) -> None:
+def test_no_samples_requested_or_nothing_to_attack(count: int) -> None:
     chosen = AttackSettings(per_utterance=0 if count else 4)
     made = targeted_pgd(tiny(), speechless(count), chosen, rng())
     assert len(made.examples) == 0
@@ -275,8 +275,8 @@ def test_the_same_rng_gives_the_same_samples_whatever_the_global_one_does() -> N
 # ---- log-mel ---------------------------------------------------------------------------------------------
 
 
-def heard(model: MelModel) -> tuple[MelModel, ForgetSet]:
-    """Two utterances of noise with quiet around it, as the model hears them; calibrated on them."""
+def model_and_forget_set(model: MelModel) -> tuple[MelModel, ForgetSet]:
+    """Two utterances of noise with quiet around it, as features of the model, which is calibrated on them."""
     generator = torch.Generator().manual_seed(3)
     samples = torch.tensor([16_000, 12_000])
     waveform = 0.1 * torch.randn(2, 16_000, generator=generator)
@@ -301,7 +301,7 @@ def test_log_mel_frames_stay_in_their_ball_and_the_cut_is_that_of_the_clean_reco
             seen.append((mel.detach().clone(), frames))
             return super().from_mel(mel, frames)
 
-    model, data = heard(Spy(4, hidden=8).eval())
+    model, data = model_and_forget_set(Spy(4, hidden=8).eval())
     clean, spans = model.log_mel(data.waveform, data.samples)
     whole = frames_of(data.samples)
     assert bool((spans < whole).all())
@@ -327,7 +327,7 @@ def test_log_mel_frames_stay_in_their_ball_and_the_cut_is_that_of_the_clean_reco
 
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_a_tiny_ball_gives_back_the_functionals_that_the_device_holds(domain: str) -> None:
-    model, data = heard(FunctionalsModel(4, hidden=8).eval())
+    model, data = model_and_forget_set(FunctionalsModel(4, hidden=8).eval())
     chosen = AttackSettings.model_validate(dict(domain=domain, eps=1e-7, per_utterance=1))
     made = targeted_pgd(model, data, chosen, rng()).examples.features
     torch.testing.assert_close(made, data.examples.features, atol=2e-3, rtol=1e-3)
@@ -335,7 +335,7 @@ def test_a_tiny_ball_gives_back_the_functionals_that_the_device_holds(domain: st
 
 def test_log_mel_equals_feature_for_the_cnn_but_for_the_unit() -> None:
     """Its features are log-mel frames: with std set to that of the forget set's frames, bit for bit."""
-    model, data = heard(CnnModel(4).eval())
+    model, data = model_and_forget_set(CnnModel(4).eval())
     examples = data.examples
     real = torch.cat([x[:n] for x, n in zip(examples.features, examples.frames, strict=True)])
     model.norm.std.copy_(real.std(0, correction=0))

@@ -109,8 +109,8 @@ def _dot(
     hollow: bool = False,
 ) -> None:
     if x > limit:
-        said = f"{fraction(x)} →"
-        axes.text(limit, y, said, ha="right", va="center", fontsize=9.5, color=PALETTE["muted"])
+        label = f"{fraction(x)} →"
+        axes.text(limit, y, label, ha="right", va="center", fontsize=9.5, color=PALETTE["muted"])
         return
     face = "none" if hollow else colour
     axes.plot(x, y, marker, markersize=size, color=colour, markerfacecolor=face, markeredgewidth=1.5)

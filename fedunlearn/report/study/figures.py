@@ -95,10 +95,10 @@ def forget_against_retain(rows: pd.DataFrame) -> Figure:
     axes.axhline(0, color=PALETTE["muted"], linewidth=0.8, zorder=0)
     axes.set_xlabel("forget accuracy less that of the retrained models")
     axes.set_ylabel("retain accuracy less that of the retrained models")
-    said = "bars: 95 % interval over seeds"
+    caption = "bars: 95 % interval over seeds"
     if ellipse is not None:
-        said += f"; shaded: {100 * _INSIDE:.0f} % of retrained models"
-    axes.set_title(f"{_joining(rows)}; {said}", loc="left", fontsize=10, color=PALETTE["muted"])
+        caption += f"; shaded: {100 * _INSIDE:.0f} % of retrained models"
+    axes.set_title(f"{_joining(rows)}; {caption}", loc="left", fontsize=10, color=PALETTE["muted"])
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     return figure
 
@@ -219,8 +219,8 @@ def waiting_against_gap(rows: pd.DataFrame) -> Figure:
         _remark_far(axes, here, far, tops)
     panels[0].set_ylim(0, _HEADROOM * max(tops, default=1.0))
     panels[0].set_ylabel(f"mean gap ({_joining(rows)})")
-    said = f"windows {', '.join(map(str, windows))}; bars: 95 % interval over seeds"
-    figure.suptitle(said, fontsize=10, color=PALETTE["muted"])
+    caption = f"windows {', '.join(map(str, windows))}; bars: 95 % interval over seeds"
+    figure.suptitle(caption, fontsize=10, color=PALETTE["muted"])
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     return figure
 

@@ -27,7 +27,7 @@ def destroy(
     rng: np.random.Generator,
     scalars: ServerScalars,
 ) -> UnlearnResult:
-    """Forget everything: draw every trainable parameter anew; buffers (Standardise) and frozen ones stay.
+    """Forget everything: draw every trainable parameter again; buffers (Standardise) and frozen ones stay.
 
     Matrices and kernels are uniform in +-1 / sqrt(fan in), torch's own default for linear layers; vectors
     are 1 where they are the gain of a normalisation layer (named "weight"), else 0.
