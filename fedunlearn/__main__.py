@@ -49,7 +49,7 @@ def start(command: Callable[[], object]) -> None:
     except SystemExit as ended:
         flush()
         if ended.code == EXIT_FAILED:
-            # All is written and said; threads that wait for workers which died would wait for ever.
+            # Everything is written and printed; threads that wait for dead workers would never end.
             os._exit(EXIT_FAILED)
         if isinstance(ended.__context__, BrokenPipeError):  # typer's own help, of which enough was read
             raise SystemExit(EXIT_OK) from None

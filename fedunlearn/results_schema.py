@@ -469,8 +469,7 @@ class LabelMixAttack(ResultsPart):
 
 
 class UpdateMembership(ResultsPart):
-    """How well an update distinguishes deleted utterances from others of the client: AUC with a 95 %
-    interval."""
+    """How well an update distinguishes deleted utterances from others of the client: AUC, 95 % interval."""
 
     auc: Known[Share] = Field(None, description="AUC of the attack that did best.")
     low: Known[Share] = Field(None, description="Lower end of its 95 % interval.")

@@ -99,7 +99,7 @@ def test_measures_of_a_constant_model_by_hand(judge: Judge) -> None:
 
     Accuracy is the share of "sad": a third of test and unseen, so is UAR. D_f: the 2 sad and 1 angry
     utterance of client 0; D_r: 24 - 3 = 21, of which 8 - 2 are sad. Every loss depends on the emotion alone,
-    and the test set is weighted to D_f's emotions, so membership cannot be told: .5.
+    and the test set is weighted to D_f's emotions, so membership cannot be detected: .5.
     """
     train = PARTITION.clients[0].train
     forget = [u.id for u in train if u.emotion == "sad"]

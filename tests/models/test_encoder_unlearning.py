@@ -295,7 +295,7 @@ def test_company_does_not_change_what_an_utterance_is_attacked_along(folder: Pat
         assert (together[i, :length] - alone).norm() < 1e-4 * alone.norm()
 
 
-# ---- upper references, and who looks on ------------------------------------------------------------------
+# ---- privileged baselines, and measures of the server's view ---------------------------------------------
 
 
 @pytest.mark.parametrize("trains", BY_TRAINS)

@@ -209,7 +209,7 @@ def test_failed_and_partial_are_reported_first() -> None:
     assert alarm.startswith("This run is partial.") and "r-004-1: accepted." in alarm
     assert tiles(read(partial))[-1].value == "3 of 4"
     partial["failure"] = "request r-004-1 of client 3 is accepted, not verified"
-    assert find(read(partial)).alarm.count("r-004-1") == 1, "said once, and not again in other words"
+    assert find(read(partial)).alarm.count("r-004-1") == 1, "reported once, and not again in other words"
     partial["failure"] = "; ".join(f"request x-{i} is accepted, not verified" for i in range(30))
     assert "; and 22 more." in find(read(partial)).alarm
     assert find(read(example_results() | {"status": None})).alarm

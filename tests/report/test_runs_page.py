@@ -351,7 +351,7 @@ def test_the_page_is_whole_loads_nothing_and_shows_every_run() -> None:
     drawn = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
     assert len(drawn) == 4, "wide and narrow, of each of two tasks"
     assert all(len(list(ElementTree.fromstring(svg).iter())) > 10 for svg in drawn)
-    assert "0.600 →" in page, "random weights beyond the axis are said, not drawn"
+    assert "0.600 →" in page, "random weights beyond the axis are written, not drawn"
 
 
 def test_holes_are_survived() -> None:
