@@ -1,6 +1,7 @@
 """Federations to be timed, with noise in place of speech and features, made in no time.
 
-What a client computes does not depend on what the recordings contain. Everything else is real: vaults, clients, messages.
+What a client computes does not depend on what the recordings contain. Everything else is real: vaults,
+clients, messages.
 """
 
 from dataclasses import dataclass
