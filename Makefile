@@ -10,7 +10,7 @@ run: setup
 	$(BIN)/python simulations/run.py $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-all: setup
 	$(BIN)/python -m pytest -n 2 -m ""
