@@ -25,7 +25,7 @@ check: setup
 MODULES = $(patsubst %/__init__.py,%,$(shell find fedunlearn -name '__init__.py' | sort)) \
 	$(basename $(shell find fedunlearn -name '[a-z]*.py' | sort))
 docs: setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[docs]"
 	$(BIN)/python -W ignore -m pdoc --docformat google --output-directory build/docs $(subst /,.,$(MODULES))
 
 setup: $(VENV)/.installed
@@ -33,7 +33,7 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: fedunlearn needs Python 3.11 or newer; this is Python %d.%d (choose another: make PYTHON=python3.11 ...)" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,encoders]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[dev,encoders]"
 	@touch $@
 
 clean:
