@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
 from fedunlearn.audio import PCM, SAMPLE_RATE, quantise
 from fedunlearn.config.partition import PartitionSettings
@@ -81,3 +82,13 @@ def tiny_vault(folder: Path, partition: Partition | None = None, client: int = 0
     """One device's vault at ``folder``, which must not exist yet."""
     recordings = recordings_of(partition or tiny_partition(), client)
     return Vault.build(folder, recordings, len(EMOTIONS))
+
+
+def write_wav(utterance: Utterance, path: Path) -> None:
+    """Write an utterance of any corpus as 16 kHz mono 16-bit WAV, to listen to.
+
+    Args:
+        utterance: the utterance.
+        path: the file to write.
+    """
+    soundfile.write(str(path), utterance.pcm(), SAMPLE_RATE, subtype="PCM_16", format="WAV")

@@ -6,12 +6,10 @@ random streams, so that the judge and a device get the same bytes.
 """
 
 from functools import lru_cache, partial
-from pathlib import Path
 
 import numpy as np
-import soundfile
 
-from fedunlearn.audio import PCM, SAMPLE_RATE, quantise
+from fedunlearn.audio import PCM, quantise
 from fedunlearn.corpora.phones import (
     CONSONANTS,
     NEUTRAL_TRACT,
@@ -62,16 +60,6 @@ def read(speakers: int, utterances: int, seed: int) -> Corpus:
         for index in range(utterances)
     ]
     return Corpus("synthetic", tuple(sorted(generated, key=lambda u: u.id)), EMOTIONS)
-
-
-def write_wav(utterance: Utterance, path: Path) -> None:
-    """Write an utterance of any corpus as 16 kHz mono 16-bit WAV, to listen to.
-
-    Args:
-        utterance: the utterance.
-        path: the file to write.
-    """
-    soundfile.write(str(path), utterance.pcm(), SAMPLE_RATE, subtype="PCM_16", format="WAV")
 
 
 def speak(seed: int, speaker: int, index: int) -> PCM:

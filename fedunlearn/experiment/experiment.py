@@ -237,16 +237,7 @@ class Experiment:
 
     @property
     def _assembler(self) -> ResultsAssembler:
-        return ResultsAssembler(
-            self.config,
-            self.corpus,
-            self.partition,
-            self.judge,
-            self.template,
-            self.run.ledger,
-            self.state,
-            self.record,
-        )
+        return ResultsAssembler(self._prepared, self.state, self.record)
 
     def _times(self) -> Times:
         return Times(

@@ -5,25 +5,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from fedunlearn.config import Config
 from fedunlearn.config.guard import AttackerSettings
-from fedunlearn.corpora.utterance import Corpus
 from fedunlearn.deletion.request import DeletionRequest, RequestState
 from fedunlearn.evaluation.gum import gum_of
 from fedunlearn.evaluation.judge import Judge, Predictions
 from fedunlearn.evaluation.verdict import STAGES, Verdict
 from fedunlearn.experiment.analyses import measure_kept_models, measure_relearning, run_attacks
+from fedunlearn.experiment.prepared_run import PreparedRun
 from fedunlearn.experiment.record import ExperimentRecord, Log
 from fedunlearn.experiment.request_contents import utterances_of
 from fedunlearn.experiment.shadows import Shadows
 from fedunlearn.ledger import LedgerReader
-from fedunlearn.models.contract import EmotionModel
-from fedunlearn.partition import Partition
+from fedunlearn.messages.phase import Phase
 from fedunlearn.results_schema import (
     RANDOM_WEIGHTS,
     SCHEMA,
@@ -102,22 +99,12 @@ class ResultsAssembler:
     """Assembles results.json from what a run is made of and what became of it.
 
     Attributes:
-        config: the experiment.
-        corpus: of the run.
-        partition: of the corpus.
-        judge: evaluates the models.
-        model: of the run's kind.
-        ledger: the run's ledger file.
+        prepared: what the run is made of.
         state: of the server.
         record: of the experimenter.
     """
 
-    config: Config
-    corpus: Corpus
-    partition: Partition
-    judge: Judge
-    model: EmotionModel
-    ledger: Path
+    prepared: PreparedRun
     state: ServerState
     record: ExperimentRecord
 
@@ -138,8 +125,13 @@ class ResultsAssembler:
             timeline: of the global model.
             times: of the run.
         """
-        config, corpus, partition, state = self.config, self.corpus, self.partition, self.state
-        with LedgerReader(self.ledger) as reader:
+        config, corpus, partition, state = (
+            self.prepared.config,
+            self.prepared.corpus,
+            self.prepared.partition,
+            self.state,
+        )
+        with LedgerReader(self.prepared.run.ledger) as reader:
             entries, head = len(reader.entries()), reader.head()
         return Results(
             schema=SCHEMA,
@@ -156,7 +148,7 @@ class ResultsAssembler:
                 unseen_speakers=len({u.speaker for u in partition.unseen}),
                 warnings=list(corpus.warnings),
             ),
-            model=Recognizer(**self.model.about()),
+            model=Recognizer(**self.prepared.template.about()),
             requests=request_rows(state.requests.values(), requests, state.faults),
             cost={str(phase): cost_row(cost) for phase, cost in state.costs.items()},
             guard=[GuardIntervention(**row) for row in state.guarded],
@@ -191,7 +183,7 @@ class ResultsAssembler:
         # A run may be stopped between a round's row and its predictions.
         whole = min(len(log.rows), len(log.curve))
         forget = utterances_of((r for r in self.state.requests.values() if r.gone), requests)
-        entries = timeline(log.rows[:whole], log.curve[:whole], self.judge, forget)
+        entries = timeline(log.rows[:whole], log.curve[:whole], self.prepared.judge, forget)
         times = Times(started=started.isoformat(timespec="seconds"))
         return self.describe_run(requests, status, failure, entries, times)
 
@@ -208,7 +200,7 @@ class ResultsAssembler:
             requests: all requests of the run, with the utterances that they name.
             times: when the run started and how long its phases took.
         """
-        judge, config, state, record = self.judge, self.config, self.state, self.record
+        judge, config, state, record = self.prepared.judge, self.prepared.config, self.state, self.record
         served = state.requests.values()
         gone = {r.key: requests[r.key] for r in served if r.gone and r.key in requests}
         forget = utterances_of((r for r in served if r.gone), requests)
@@ -217,7 +209,7 @@ class ResultsAssembler:
         judged = {name: models.states[name] for name in STAGES} | {RANDOM_WEIGHTS.model: models.destroyed}
         open_ends = unfulfilled(served, state.silent_clients, state.faults)
         entries = timeline(record.log.rows, record.log.curve, judge, forget)
-        emotions, method = self.corpus.emotions, config.unlearning.method
+        emotions, method = self.prepared.corpus.emotions, config.unlearning.method
         verdict = Verdict(judge, judged, models.retrained, forget, emotions, method)
         scores = verdict.models()
         original = scores.original.forget.accuracy
@@ -230,7 +222,9 @@ class ResultsAssembler:
         results.distances = verdict.distances()
         results.fairness = verdict.fairness()
         results.reversion = verdict.reversion(reversion_steps(entries, original, served))
-        results.relearn = measure_relearning(judge, self.model, models.states, forget, original, config)
+        results.relearn = measure_relearning(
+            judge, self.prepared.template, models.states, forget, original, config
+        )
         results.gum = gum_of(scores, results.cost) or GumReport.empty()
         results.references = dict(record.keys)
         results.retrained_timeline = timeline(retrained_log.rows, retrained_log.curve, judge, forget)
@@ -239,11 +233,11 @@ class ResultsAssembler:
         clients = {r.id: r.client for r in reversed(list(served))}
         shadows = models.shadows
         results.attacks = run_attacks(shadows, clients, config) if shadows else AttackReport.empty()
-        results.kept = measure_kept_models(judge, self.partition, models.kept, gone)
+        results.kept = measure_kept_models(judge, self.prepared.partition, models.kept, gone)
         return results
 
     def _absences(self) -> Absences:
-        config, state = self.config, self.state
+        config, state = self.prepared.config, self.state
         availability = Availability(config.availability, config.seed, config.partition.clients)
         if availability.certain:
             return Absences.empty()
@@ -305,7 +299,7 @@ def reversion_steps(
     for entry in entries:
         before = before if on_the_way else here
         here = entry.forget_accuracy
-        unlearning, request_ids = entry.phase == "unlearn", entry.requests
+        unlearning, request_ids = entry.phase == Phase.UNLEARN, entry.requests
         on_the_way = unlearning and not request_ids
         if unlearning and request_ids:
             clients = sorted(set().union(*(whose.get(name, set()) for name in request_ids)))
@@ -314,8 +308,8 @@ def reversion_steps(
                     round=entry.round, clients=clients, before=before, unlearned=here, recovered=None
                 )
             )
-        recovering = (unlearning and bool(request_ids)) or (recovering and entry.phase == "recover")
-        if recovering and entry.phase == "recover":
+        recovering = (unlearning and bool(request_ids)) or (recovering and entry.phase == Phase.RECOVER)
+        if recovering and entry.phase == Phase.RECOVER:
             steps[-1].recovered = here
     return steps
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from scipy.linalg import solve_toeplitz
 from sklearn.metrics import recall_score, roc_auc_score
+from tiny import write_wav
 from torch import nn
 
 from fedunlearn.audio import PCM, SAMPLE_RATE, decode, pad, to_float
@@ -161,7 +162,7 @@ def test_recordings_are_audible_unclipped_and_of_the_promised_length(speech: dic
 
 def test_wav_round_trip(corpus: Corpus, speech: dict[str, PCM], tmp_path: Path) -> None:
     u = corpus.utterances[3]
-    synthetic.write_wav(u, tmp_path / "one.wav")
+    write_wav(u, tmp_path / "one.wav")
     np.testing.assert_array_equal(decode(tmp_path / "one.wav"), speech[u.id])
 
 

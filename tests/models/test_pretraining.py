@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny import write_wav
 
 from fedunlearn.audio import PCM
 from fedunlearn.corpora import synthetic, unlabelled
@@ -41,7 +42,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recordings")
     rows = ["path,speaker,emotion"]
     for utterance in synthetic.read(3, 2, 7).utterances:
-        synthetic.write_wav(utterance, folder / f"{utterance.id}.wav")
+        write_wav(utterance, folder / f"{utterance.id}.wav")
         rows.append(f"{utterance.id}.wav,{utterance.speaker},{utterance.emotion}")
     (folder / "manifest.csv").write_text("\n".join(rows), encoding="utf-8")
     return folder
