@@ -29,7 +29,7 @@ MODULES = $(patsubst %/__init__.py,%,$(shell find fedunlearn -name '__init__.py'
 	$(basename $(shell find fedunlearn -name '[a-z]*.py' | sort))
 docs: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[docs]"
-	$(BIN)/python -W ignore -m pdoc --docformat google --output-directory build/docs $(subst /,.,$(MODULES))
+	@$(BIN)/python -W ignore -m pdoc --docformat google --output-directory build/docs $(subst /,.,$(MODULES))
 
 setup: $(VENV)/.installed
 
