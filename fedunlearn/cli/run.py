@@ -177,8 +177,11 @@ def _also_wrong(out: Path | None, data: str | None) -> list[str]:
 
 CLOSING_MEASURES: tuple[tuple[str, Callable[[ModelScores], float | None]], ...] = (
     ("test UAR", lambda scores: scores.test.uar),
-    ("test accuracy", lambda scores: scores.test.accuracy),
+    ("test accuracy (WA)", lambda scores: scores.test.accuracy),
+    ("test macro F1", lambda scores: scores.test.macro_f1),
     ("unseen speakers UAR", lambda scores: scores.unseen.uar),
+    ("unseen speakers accuracy (WA)", lambda scores: scores.unseen.accuracy),
+    ("unseen speakers macro F1", lambda scores: scores.unseen.macro_f1),
     ("retain accuracy", lambda scores: scores.retain.accuracy),
     ("forget accuracy", lambda scores: scores.forget.accuracy),
     ("membership AUC", lambda scores: scores.membership.auc),
