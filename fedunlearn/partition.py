@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from fedunlearn.config.partition import PartitionSettings
+from fedunlearn.corpora.protocols import fold_speakers
 from fedunlearn.corpora.utterance import Corpus, Utterance
 from fedunlearn.errors import BadInput
 from fedunlearn.seeding import rng_for
@@ -84,9 +85,10 @@ class Partition:
 def partition_corpus(corpus: Corpus, settings: PartitionSettings, seed: int) -> Partition:
     """Partition a corpus over clients.
 
-    Unseen speakers are drawn at random, alternating between genders where the corpus names them. Each client
-    speaker's utterances are split by emotion according to ``test_fraction`` (largest remainder). Those of a
-    shared speaker go to their own client and the following ones in turn, with the emotions evenly spread.
+    Unseen speakers are the test speakers of ``fold``, or drawn at random, alternating between genders where
+    the corpus names them. Each client speaker's utterances are split by emotion according to
+    ``test_fraction`` (largest remainder). Those of a shared speaker go to their own client and the following
+    ones in turn, with the emotions evenly spread.
 
     Args:
         corpus: the corpus.
@@ -94,17 +96,18 @@ def partition_corpus(corpus: Corpus, settings: PartitionSettings, seed: int) -> 
         seed: seed of the experiment.
 
     Raises:
-        BadInput: fewer client speakers than clients or than shared ones, more devices than clients, or too
-            little speech to hold any out.
+        BadInput: the fold is not known, fewer client speakers than clients or than shared ones, more devices
+            than clients, or too little speech to hold any out.
     """
     rng = rng_for(seed, "partition")
     speakers = _genders_in_turn(corpus, rng)
-    unseen, client_speakers = speakers[: settings.unseen_speakers], speakers[settings.unseen_speakers :]
+    unseen = _unseen(corpus, settings, speakers)
+    client_speakers = [speaker for speaker in speakers if speaker not in unseen]
     if len(client_speakers) < settings.clients:
         raise BadInput(
             f"partition.clients is {settings.clients}, but {corpus.name} leaves {len(client_speakers)} "
-            f"client speakers ({len(speakers)} less {settings.unseen_speakers} unseen): "
-            "a client needs at least one; lower clients or partition.unseen_speakers"
+            f"client speakers ({len(speakers)} less {len(unseen)} unseen): a client needs at least one; "
+            f"lower clients{'' if settings.fold else ' or partition.unseen_speakers'}"
         )
     _check_shared(settings, len(client_speakers))
     spoken: dict[str, list[Utterance]] = defaultdict(list)
@@ -165,6 +168,17 @@ def recorded_later(partition: Partition, settings: PartitionSettings, seed: int)
     if problems:
         raise BadInput(problems)
     return {utterance: round_ for utterance, round_ in later.items() if round_}
+
+
+def _unseen(corpus: Corpus, settings: PartitionSettings, speakers: Sequence[str]) -> Sequence[str]:
+    if settings.fold:
+        return fold_speakers(corpus, settings.protocol, settings.fold)
+    if settings.protocol:
+        raise BadInput(
+            f"partition.protocol is {settings.protocol!r}, but no fold is chosen; "
+            "say which with partition.fold"
+        )
+    return speakers[: settings.unseen_speakers]
 
 
 def _check_shared(settings: PartitionSettings, client_speakers: int) -> None:

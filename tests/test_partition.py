@@ -1,6 +1,7 @@
 """The partition: complete, disjoint, in proportion, the same again."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -74,6 +75,25 @@ def test_a_gender_that_runs_out_is_followed_by_the_rest_of_the_other() -> None:
         for s in partition_corpus(corpus, PartitionSettings(clients=6, unseen_speakers=0), 3).clients
     ]
     assert sorted(genders[:4]) == ["f", "f", "m", "m"] and genders[4:] == ["m", "m"]
+
+
+def test_a_folds_test_speakers_are_the_unseen_ones_whatever_the_seed() -> None:
+    """EmoBox's fold 6 of RAVDESS: four actors are unseen, each of the other twenty is a client."""
+    corpus = replace(ravdess_like(), name="ravdess")
+    for seed in range(3):
+        partition = partition_corpus(corpus, PartitionSettings(clients=20, fold=6), seed)
+        assert {u.speaker for u in partition.unseen} == {"06", "13", "17", "22"}
+        held = [{u.speaker for u in (*share.train, *share.test)} for share in partition.clients]
+        assert all(len(speakers) == 1 for speakers in held)
+        assert set.union(*held) == set(corpus.speakers) - {"06", "13", "17", "22"}
+
+
+def test_a_protocol_needs_a_fold_and_clients_enough_speakers() -> None:
+    corpus = replace(ravdess_like(), name="ravdess")
+    with pytest.raises(BadInput, match=r"no fold is chosen; say which with partition\.fold"):
+        partition_corpus(corpus, PartitionSettings(protocol="emobox"), 1)
+    with pytest.raises(BadInput, match=r"leaves 20 client speakers \(24 less 4 unseen\).*; lower clients$"):
+        partition_corpus(corpus, PartitionSettings(clients=21, fold=1), 1)
 
 
 def test_a_partition_depends_on_the_seed_alone() -> None:
