@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 
 import pandas as pd
 
+from fedunlearn.caveats import decisive_caveat
 from fedunlearn.results_schema import Gap, ModelScores, PhaseCostRow, Results
 from fedunlearn.study.grid import StudyCell
 from fedunlearn.unlearning import method_named
@@ -49,6 +50,7 @@ class StudyRow:
         scalars: which of the server's numbers the method read, separated by spaces.
         window: rounds that a request waits for others to be served with it.
         rounds_waited_mean: rounds that the requests waited, on average.
+        says_nothing: why the run says nothing about the method (``results_schema.CaveatKind``); else empty.
         control: whether the method is a control; not in the file.
         seeds: of the retrained model: forget and retain accuracy with each of its seeds; not in the file.
     """
@@ -86,6 +88,7 @@ class StudyRow:
     scalars: str
     window: int
     rounds_waited_mean: float | None
+    says_nothing: str = ""
     control: bool = False
     seeds: tuple[tuple[float, float], ...] = ()
 
@@ -133,7 +136,7 @@ def _row(
     seconds: float | None,
     reverted: tuple[float | None, float | None] = (None, None),
 ) -> StudyRow:
-    card = method_named(cell.variant.algorithm)
+    card, caveat = method_named(cell.variant.algorithm), decisive_caveat(results)
     return StudyRow(
         method=cell.variant.name,
         sees=card.sees,
@@ -168,6 +171,7 @@ def _row(
         scalars=" ".join(sorted({name for request in results.requests for name in request.scalars_read})),
         window=cell.window,
         rounds_waited_mean=_mean([request.rounds_waited for request in results.requests]),
+        says_nothing="" if caveat is None else str(caveat.kind),
         control=isinstance(card, MethodCard) and bool(card.control),
         seeds=_accuracies(scores.seeds),
     )
