@@ -312,3 +312,17 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
         write_figures(rows, tmp_path / folder)
     for file in (tmp_path / "one").iterdir():
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
+
+
+def test_runs_that_say_nothing_are_counted_in_the_cell_and_explained_below() -> None:
+    """Of a's two runs one says nothing, of b's none."""
+    rows = rows_of({"a": (0.02, 0.04), "b": (0.2, 0.3)})
+    rows.loc[(rows["method"] == "a") & (rows["seed"] == 0), "says_nothing"] = "not learned"
+    for table in (*summaries(rows), *details(rows)):
+        cells = {row.head: " ".join(cell.text for cell in row.cells) for row in table.rows}
+        assert "‡1/2" in cells["a"] and "‡" not in cells["b"]
+        assert "‡k/n: k of the n runs say nothing about the method" in table.caption
+        assert "(not learned in 1 of 4 runs)" in table.caption
+    assert r"$^\ddagger$1/2" in latex(summaries(rows))
+    rows["says_nothing"] = ""
+    assert "‡" not in markdown([*summaries(rows), *details(rows)])
