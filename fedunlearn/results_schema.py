@@ -1030,6 +1030,43 @@ class KeptModelLeak(ResultsPart):
     chance: Known[Share] = Field(None, description="That share by guessing.")
 
 
+class AccuracyGain(ResultsPart):
+    """Test accuracy of the recovered model less the original's, on the same utterances."""
+
+    required = ("difference", "standard_error", "n")
+
+    difference: Difference | None = Field(None, description="The difference; null without test speech.")
+    standard_error: Amount | None = Field(
+        None, description="Standard error of the paired difference; null with fewer than two utterances."
+    )
+    n: Known[Whole] = Field(None, description="Number of test utterances.")
+
+
+CaveatKind = Literal[
+    "nothing unlearned",
+    "not learned",
+    "training unfinished",
+    "nothing to forget",
+    "indistinguishable",
+    "guard",
+    "few utterances",
+    "requests",
+    "no noise floor",
+]
+
+
+class Caveat(ResultsPart):
+    """Why the run says nothing, or little, about its method, whatever the method is."""
+
+    required = ("kind", "sentence", "decisive")
+
+    kind: Known[CaveatKind] = Field(None, description="Which of the reasons.")
+    sentence: Known[Text] = Field(None, description="The same in words, with the numbers.")
+    decisive: Known[Flag] = Field(
+        None, description="Whether the run says nothing about the method; otherwise it says less."
+    )
+
+
 # ---- the whole -------------------------------------------------------------------------------------------
 
 
@@ -1099,6 +1136,14 @@ class Results(ResultsPart):
         "failed: it ended early.",
     )
     failure: Text | None = Field(None, description="What went wrong; null where nothing did.")
+    gain: Nullable[AccuracyGain] = Field(
+        default=AccuracyGain.empty(),
+        description="What unlearning and recovery changed in test accuracy.",
+    )
+    caveats: list[Caveat] = Field(
+        default=[],
+        description="Why the run says nothing, or little, about its method: decisive reasons first.",
+    )
     relearn: Nullable[RelearnReport] = Field(
         default=RelearnReport.empty(),
         description="How fast each model learns D_f again; null where not measured.",

@@ -78,7 +78,8 @@ def run(
 ) -> None:
     """Run one experiment: learn, listen for deletions, unlearn, recover, judge.
 
-    Exit codes: 0 all done; 2 bad input; 3 the run failed or a request is unfulfilled.
+    Exit codes: 0 all done, with a warning where the run says nothing about its method; 2 bad input; 3 the run
+    failed or a request is unfulfilled.
     """
     named = {
         "corpus.name": corpus,
@@ -121,6 +122,7 @@ def _run(
     # Heavy imports wait until the input is known to be good.
     from fedunlearn.experiment.preparation import prepare
     from fedunlearn.experiment.progress import Progress
+    from fedunlearn.report.finding import explain_no_finding
     from fedunlearn.whole_run import play_to_the_page
 
     with stopped_as_interrupt(), Progress(errors) as progress:
@@ -148,6 +150,8 @@ def _run(
     say(f"Report: {experiment.run.report}")
     if experiment.run.model.exists():
         say(f"Model: {experiment.run.model}")
+    if nothing := explain_no_finding(results):
+        warn(nothing)
     if results.status != "complete":
         errors.labelled(f"{results.status}:", "red", results.failure or "")
         return EXIT_FAILED
@@ -211,19 +215,26 @@ def closing_table(results: Results) -> Table:
         notes.append("RANDOM WEIGHTS: of times and sizes only, no result about speech")
     if floor is not None:
         notes.append("floor: what retrained models with other seeds differ by")
-    if gap.nothing_to_forget:
-        notes.append(
-            f"nothing to forget here: the original is as near as another seed (rho {_figure(gap.rho, 1)})"
-        )
+    if said := _caveat_line(results):
+        notes.append(said)
     if seen := privileged_data(results):
         notes.append(f"privileged baseline: {method} sees {seen}")
-    if done := results.guard:
-        clients = sorted({each.client for each in done if each.client is not None})
-        notes.append(f"the guard stepped in {len(done)} times ({', '.join(f'client {c}' for c in clients)})")
+    if done := sum(each.client in results.attackers.clients for each in results.guard):
+        notes.append(f"the guard acted {done} times on malicious clients")
     if malicious := malicious_clients(results):
         notes.append(malicious)
     table.caption = "\n".join(notes) or None
     return table
+
+
+def _caveat_line(results: Results) -> str:
+    """Why the run says nothing, or the first reason why it says little; empty where there is none."""
+    from fedunlearn.caveats import caveats_of
+    from fedunlearn.report.finding import explain_no_finding
+
+    caveats = caveats_of(results)
+    more = f" ({len(caveats) - 1} more on the page)" if len(caveats) > 1 else ""
+    return f"{explain_no_finding(results) or caveats[0].sentence or ''}{more}" if caveats else ""
 
 
 def _interval(gap: Gap) -> str:

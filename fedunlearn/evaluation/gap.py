@@ -15,9 +15,6 @@ from fedunlearn.results_schema import CONTROLS, DOING_NOTHING, Gap, ModelScores,
 
 MEASURES = ("forget", "retain", "test", "membership")
 
-NOTHING_TO_FORGET = 1.5
-"""rho up to which a run has nothing to forget"""
-
 LEAST_PROGRESS = 0.25
 """share of the way from doing nothing to the retrained model that a method has to go to be of use"""
 

@@ -6,9 +6,10 @@ from itertools import permutations
 import numpy as np
 from torch import Tensor
 
+from fedunlearn.caveats import NOTHING_TO_FORGET
 from fedunlearn.evaluation.distances import jensen_shannon, kolmogorov_smirnov, tug_of_war, wasserstein
 from fedunlearn.evaluation.fairness import fairness
-from fedunlearn.evaluation.gap import NOTHING_TO_FORGET, gap, noise_floor, rank, rho
+from fedunlearn.evaluation.gap import gap, noise_floor, rank, rho
 from fedunlearn.evaluation.intervals import l1_interval
 from fedunlearn.evaluation.judge import Judge, View
 from fedunlearn.evaluation.resampling import Answers, differences
@@ -16,6 +17,7 @@ from fedunlearn.results_schema import (
     CONTROLS,
     DOING_NOTHING,
     RANDOM_WEIGHTS,
+    AccuracyGain,
     Distances,
     DistanceScores,
     FairnessReport,
@@ -99,6 +101,20 @@ class Verdict:
         named = {f"{stage} ({self._method})": self._records[stage] for stage in ("unlearned", "recovered")}
         controls = {name: self._records[control.model] for name, control in CONTROLS.items()}
         return rank(named, controls, self._references, self._judge.classes, self._method)
+
+    def gain(self) -> AccuracyGain:
+        """``results.gain``: test accuracy of the recovered model less the original's, by utterance."""
+        labels = self._judge.labels[self._sets.test]
+        after, before = (
+            (self._views[name].predicted[self._sets.test] == labels).astype(np.float64)
+            for name in ("recovered", DOING_NOTHING.model)
+        )
+        changes, n = after - before, len(labels)
+        return AccuracyGain(
+            difference=float(changes.mean()) if n else None,
+            standard_error=float(changes.std(ddof=1) / np.sqrt(n)) if n > 1 else None,
+            n=n,
+        )
 
     def distances(self) -> Distances:
         """``results.distances``: of models as wholes and of their predictions on D_f, to the retrained."""

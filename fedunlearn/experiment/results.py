@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fedunlearn.caveats import find_caveats
 from fedunlearn.config.guard import AttackerSettings
 from fedunlearn.deletion.request import DeletionRequest, RequestState
 from fedunlearn.evaluation.gum import gum_of
@@ -222,6 +223,8 @@ class ResultsAssembler:
         results.distances = verdict.distances()
         results.fairness = verdict.fairness()
         results.reversion = verdict.reversion(reversion_steps(entries, original, served))
+        results.gain = verdict.gain()
+        results.caveats = find_caveats(results)
         results.relearn = measure_relearning(
             judge, self.prepared.template, models.states, forget, original, config
         )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from fedunlearn.caveats import caveats_of, decisive_caveat
 from fedunlearn.report.names import method_name, privileged_data
 from fedunlearn.report.request_view import CLOSED, FULFILLED, view_requests
 from fedunlearn.report.values import (
@@ -13,11 +14,9 @@ from fedunlearn.report.values import (
     interval_words,
     many,
     plain,
-    significant,
 )
 from fedunlearn.results_schema import CONTROLS, PhaseCostRow, Results
 
-NOTHING_TO_FORGET = 2.0  # times the noise floor between original and retrained, in results without rho
 FAR = 0.05  # forget accuracy; a model surely that far below the retrained one is not praised
 GUESSING = 0.5  # AUC
 ABOUT_AS_MUCH = 0.02  # forget accuracy; the spread of single seeds
@@ -31,22 +30,44 @@ class Finding:
 
     Attributes:
         tone: "good" (closer to retrained than both controls, without forgetting more than a retrained model
-            would, and no attack on single utterances detects them with certainty), "useless", "unknown".
+            would, and no attack on single utterances detects them with certainty), "useless", "unknown",
+            which it always is where the run says nothing about its method.
         alarm: what went wrong with the run itself; empty where nothing did.
         headline: one sentence.
+        caveats: why the run says less than it seems to, besides the headline; empty where it does not.
         remarks: further sentences that qualify it.
     """
 
     tone: Tone
     alarm: str
     headline: str
+    caveats: str
     remarks: tuple[str, ...]
 
 
 def find(results: Results) -> Finding:
     """Read the finding off the results."""
     tone, headline = _headline(results)
-    return Finding(tone, _alarm(results), headline, tuple(_remarks(results)))
+    remarks, decisive = _remarks(results), explain_no_finding(results)
+    if decisive and not results.nothing_unlearned:
+        tone, headline, remarks = "unknown", decisive, [headline, *remarks]
+    return Finding(tone, _alarm(results), headline, _other_caveats(results), tuple(remarks))
+
+
+def explain_no_finding(results: Results) -> str:
+    """``This run says nothing about calm: the original has not learned``; empty where it says something."""
+    caveat = decisive_caveat(results)
+    if caveat is None:
+        return ""
+    why = caveat.sentence or ""
+    return f"This run says nothing about {method_name(results)}: {why[:1].lower()}{why[1:]}"
+
+
+def _other_caveats(results: Results) -> str:
+    """What the headline and the alarm leave out."""
+    first, alarmed = decisive_caveat(results), results.status != "complete"
+    others = [caveat for caveat in caveats_of(results) if caveat != first]
+    return " ".join(c.sentence or "" for c in others if c.kind != "requests" or not alarmed)
 
 
 def judge_method(results: Results) -> tuple[bool | None, str]:
@@ -147,16 +168,16 @@ def _headline(results: Results) -> tuple[Tone, str]:
         )
     useful, why = judge_method(results)
     sentence = f"After {count_requests(results)}, {gap} to {_references(results)}{_others(results, ours)}"
-    first = _nothing_to_forget(results)
     if useful is False:
-        return "useless", f"{first}This method is useless here: {why}. {sentence}."
+        this = "At face value, the" if decisive_caveat(results) else "This"
+        return "useless", f"{this} method is useless here: {why}. {sentence}."
     if useful is None:
-        return "unknown", f"{first}{sentence}; there is no control to judge that by."
+        return "unknown", f"{sentence}; there is no control to judge that by."
     if _over_forgets(results):
-        return "unknown", f"{first}{sentence}. But it forgets more than a retrained model does."
+        return "unknown", f"{sentence}. But it forgets more than a retrained model does."
     if detected := describe_detection(results):
-        return "unknown", f"{first}{sentence}. But {detected}."
-    return "unknown" if first else "good", f"{first}{sentence}."
+        return "unknown", f"{sentence}. But {detected}."
+    return "good", f"{sentence}."
 
 
 def describe_detection(results: Results) -> str:
@@ -204,18 +225,6 @@ def _others(results: Results, ours: float) -> str:
     return f"; {', '.join(parts)}" if parts else ""
 
 
-def _nothing_to_forget(results: Results) -> str:
-    """The sentence for a run whose requests could not change the model; empty where they could."""
-    if not results.gap.nothing_to_forget:
-        return ""
-    rho = results.gap.rho
-    value = f" (rho = {significant(rho)})" if rho is not None else ""
-    return (
-        f"There is nothing to forget here{value}: the original is hardly further from retrained models than "
-        "they are from each other. "
-    )
-
-
 def _remarks(results: Results) -> list[str]:
     if results.nothing_unlearned:
         return []
@@ -226,7 +235,6 @@ def _remarks(results: Results) -> list[str]:
         _no_detection(results),
         _recovery(results),
         _saving(results),
-        _noise_floor(results),
     ]
     return [remark for remark in remarks if remark]
 
@@ -281,7 +289,8 @@ def _forgetting(results: Results) -> str:
 def _doubt(results: Results) -> str:
     """State that the final model and doing nothing cannot be told apart."""
     ours, nothing = interval(results.gap[results.final_model]), interval(results.gap.none)
-    if results.control_effect:
+    decisive = decisive_caveat(results)
+    if results.control_effect or (decisive is not None and decisive.kind == "indistinguishable"):
         return ""
     if ours is None or nothing is None or ours[1] < nothing[0] or nothing[1] < ours[0]:
         return ""
@@ -321,21 +330,3 @@ def _saving(results: Results) -> str:
         f"Unlearning and recovery took the clients {duration(spent)} of computing, retraining "
         f"{duration(retrain)}: {ratio:,.{0 if ratio >= 10 else 1}f} times {word}."
     )
-
-
-def _noise_floor(results: Results) -> str:
-    floor, nothing = results.gap.noise_floor.mean, results.gap.none.mean
-    if floor is None:
-        return (
-            "There is one retrained model and so no noise floor: small differences prove nothing "
-            "(set evaluation.retrained_seeds to 2 or more)."
-            if results.gap[results.final_model].mean is not None
-            else ""
-        )
-    in_headline = results.gap.nothing_to_forget is not None
-    if not in_headline and nothing is not None and nothing < NOTHING_TO_FORGET * floor:
-        return (
-            f"There was little or nothing to forget: the original model is only {fraction(nothing)} from the "
-            f"retrained one, and retrained models are {fraction(floor)} from each other."
-        )
-    return ""

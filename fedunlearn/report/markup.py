@@ -4,7 +4,10 @@ from collections.abc import Iterable
 
 from fedunlearn.report.tables import Row, Table
 
-_TEX = (("%", r"\%"), ("_", r"\_"), ("&", r"\&"), ("±", r"$\pm$"), ("–", "--"), ("†", r"$^\dagger$"))
+_TEX = (
+    *(("%", r"\%"), ("_", r"\_"), ("&", r"\&"), ("±", r"$\pm$"), ("–", "--")),
+    *(("†", r"$^\dagger$"), ("‡", r"$^\ddagger$")),
+)
 
 
 def markdown(tables: Iterable[Table]) -> str:

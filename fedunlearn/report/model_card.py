@@ -211,6 +211,7 @@ def _evidence(results: Results) -> dict[str, Any]:
     return {
         "compared": compared,
         "headline": finding.headline,
+        "caveats": finding.caveats,
         "remarks": finding.remarks,
         "green": finding.tone == "good",
         "models": models_table(results) if compared else None,

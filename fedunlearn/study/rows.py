@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 
 import pandas as pd
 
+from fedunlearn.caveats import decisive_caveat
 from fedunlearn.results_schema import Gap, ModelScores, PhaseCostRow, Results
 from fedunlearn.study.grid import StudyCell
 from fedunlearn.unlearning import method_named
@@ -54,6 +55,7 @@ class StudyRow:
         test_macro_f1: macro F1 on test speech.
         unseen_wa: accuracy (WA) on unseen speakers.
         unseen_macro_f1: macro F1 on unseen speakers.
+        says_nothing: why the run says nothing about the method (``results_schema.CaveatKind``); else empty.
         control: whether the method is a control; not in the file.
         seeds: of the retrained model: forget and retain accuracy with each of its seeds; not in the file.
     """
@@ -96,6 +98,7 @@ class StudyRow:
     test_macro_f1: float | None
     unseen_wa: float | None
     unseen_macro_f1: float | None
+    says_nothing: str = ""
     control: bool = False
     seeds: tuple[tuple[float, float], ...] = ()
 
@@ -143,7 +146,7 @@ def _row(
     seconds: float | None,
     reverted: tuple[float | None, float | None] = (None, None),
 ) -> StudyRow:
-    card = method_named(cell.variant.algorithm)
+    card, caveat = method_named(cell.variant.algorithm), decisive_caveat(results)
     return StudyRow(
         method=cell.variant.name,
         sees=card.sees,
@@ -183,6 +186,7 @@ def _row(
         test_macro_f1=scores.test.macro_f1,
         unseen_wa=scores.unseen.accuracy,
         unseen_macro_f1=scores.unseen.macro_f1,
+        says_nothing="" if caveat is None else str(caveat.kind),
         control=isinstance(card, MethodCard) and bool(card.control),
         seeds=_accuracies(scores.seeds),
     )

@@ -17,6 +17,7 @@ from command_line import call, small_file, write_corpus
 
 from fedunlearn import __main__ as entry
 from fedunlearn.cli import app
+from fedunlearn.results_schema import Results
 from fedunlearn.unlearning import METHODS, PRIVILEGED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -354,3 +355,15 @@ def test_a_python_that_is_too_old_is_one_line(monkeypatch: pytest.MonkeyPatch) -
 
 def test_this_environment_is_sound() -> None:
     assert entry.environment_problem() is None
+
+
+def test_a_run_whose_original_has_not_learned_is_told_so_and_exits_with_0(tmp_path: Path) -> None:
+    """One round at a rate at which nothing is learned: page, table, results and a warning say so."""
+    config = small_file(tmp_path, training__rounds=1, training__local__lr=1e-6)
+    code, output = call("run", "--config", config, "--out", tmp_path / "run")
+    told = "This run says nothing about calm: the original has not learned (test UAR "
+    assert code == 0 and f"warning: {told}" in output
+    assert output.count("says nothing about calm") == 2, "below the table and as a warning"
+    assert f'<h1 class="unknown">{told}' in (tmp_path / "run" / "report.html").read_text()
+    first = Results.read(tmp_path / "run").caveats[0]
+    assert first.kind == "not learned" and first.decisive

@@ -9,9 +9,9 @@ import torch
 from tiny import EMOTIONS, tiny_corpus, tiny_partition
 from torch import Tensor
 
+from fedunlearn.caveats import NOTHING_TO_FORGET
 from fedunlearn.config import LocalSettings
 from fedunlearn.config.model import ModelSettings
-from fedunlearn.evaluation.gap import NOTHING_TO_FORGET
 from fedunlearn.evaluation.judge import Judge
 from fedunlearn.evaluation.recordings import RecordingCache
 from fedunlearn.evaluation.verdict import Verdict

@@ -105,6 +105,16 @@ def test_gaps_noise_floor_rho_and_reversion(again: Again) -> None:
     assert reversion["steps"][-1]["recovered"] == pytest.approx(back[0])
 
 
+def test_gain_in_test_accuracy_utterance_by_utterance(again: Again) -> None:
+    right = {name: (z.argmax(1) == again.y)[again.test].astype(float) for name, z in again.logits.items()}
+    before, after = right["original"], right["recovered"]
+    reported, n = again.results["gain"], int(again.test.sum())
+    assert reported["difference"] == pytest.approx(after.mean() - before.mean()) and reported["n"] == n
+    # Changes are -1, 0 or 1: their variance is the share of them less the squared mean.
+    variance = ((after != before).mean() - (after.mean() - before.mean()) ** 2) * n / (n - 1)
+    assert reported["standard_error"] == pytest.approx((variance / n) ** 0.5)
+
+
 def test_distances(again: Again) -> None:
     def softmax(z: Floats) -> Floats:
         shares: Floats = np.exp(z) / np.exp(z).sum(1, keepdims=True)

@@ -89,8 +89,12 @@ def test_nothing_to_forget_is_reported_first_and_no_method_is_praised(measured: 
     results = copy.deepcopy(measured)
     results["gap"] |= {"rho": 1.12, "nothing_to_forget": True}
     finding = find(read(results))
-    assert finding.headline.startswith("There is nothing to forget here (rho = 1.12): the original is hardly")
+    assert finding.headline == (
+        "This run says nothing about l2ul: there is nothing to forget, as the original is hardly further "
+        "from the retrained models than they are from each other (rho 1.12; 1.5 and less is nothing)."
+    )
     assert finding.tone == "unknown"
+    assert finding.remarks[0].startswith("After 4 deletion requests"), "the numbers follow"
     assert "nothing to forget" in gaps.rho_sentence(read(results))
     assert "27.4 times as far" in gaps.rho_sentence(read(measured))
 
@@ -141,7 +145,7 @@ def test_one_retrained_seed_has_no_range_and_no_floor(measured: dict[str, Any]) 
     assert " to " not in notes(side_by_side.models_table(read(results)), "Test UAR")[3]
     assert line(distances.distance_table(read(results)), "Tug of war")[-1] == "–"
     assert "to a model retrained without them; doing nothing has 0.199." in find(read(results)).headline
-    assert any("no noise floor" in remark for remark in find(read(results)).remarks)
+    assert "no noise floor" in find(read(results)).caveats
     drawing = side_by_side.model_dots(read(results))
     assert drawing is not None and not any("range" in text for _, _, text in drawing.key)
 

@@ -433,3 +433,47 @@ def test_a_page_never_takes_the_place_of_results(tmp_path: Path, two: list[Path]
 def test_runs_of_one_name_are_distinguished_by_their_parents() -> None:
     assert names_of([Path("/x/a"), Path("/x/b")]) == ["a", "b"]
     assert names_of([Path("/x/run"), Path("/y/run")]) == ["x/run", "y/run"]
+
+
+# ---- runs that say nothing about their method ------------------------------------------------------------
+
+
+def test_runs_that_say_nothing_are_counted_marked_and_named() -> None:
+    silent = record("calm", 1, 0.05)
+    silent["models"]["original"]["retain"]["accuracy"] = 0.48
+    runs = {
+        "a": silent,
+        "b": record("calm", 2, 0.06),
+        "c": record("pga", 1, 0.09),
+        "d": record("pga", 2, 0.1),
+    }
+    only = task(*runs.items())
+    verdict = judge(only)
+    assert verdict.tone == "good", "one of its two runs says something"
+    assert "1 of 4 runs says nothing about the method (‡), and the means include them: not learned in a." in (
+        verdict.remarks
+    )
+    table = gap_table(only, verdict)
+    assert [row.note for row in table.rows][:2] == ["best, ‡ 1 of 2 runs", ""]
+    assert table.caption.startswith("‡: runs that say nothing")
+    line = next(line for line in run_lines(only) if line.name == "a")
+    assert line.gap == "0.050 ‡" and line.note.startswith(
+        "‡ says nothing about the method: The original has not learned (it recognises 48 %"
+    )
+    assert all("‡" not in line.gap + line.note for line in run_lines(only) if line.name != "a")
+    page = page_of(runs)
+    assert "‡ 1 of 2 runs" in page and "the list of runs says why" in page
+    good = task(*((name, run) for name, run in runs.items() if name != "a"))
+    assert gap_table(good, judge(good)).caption == ""
+
+
+def test_a_best_whose_runs_all_say_nothing_is_no_finding() -> None:
+    silent = [record("calm", seed, 0.05) for seed in (1, 2)]
+    for run in silent:
+        run["models"]["original"]["retain"]["accuracy"] = 0.48
+    verdict = judge(task(*((f"a{n}", run) for n, run in enumerate(silent))))
+    assert verdict.tone == "unknown"
+    assert verdict.sentence.startswith(
+        "The runs of calm say nothing about it. The original has not learned (it recognises 48 % of its own "
+    )
+    assert " At face value: Over 2 seeds, calm has a mean gap" in verdict.sentence

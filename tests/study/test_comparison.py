@@ -363,3 +363,17 @@ def test_recognition_has_uar_wa_and_f1_of_each_method_and_the_references() -> No
     ]
     shown = [cell.text for cell in table.rows[1].cells]
     assert shown == ["forget", "0.550 ± 0.000", "0.600 ± 0.000", "0.500 ± 0.000", "–", "–", "–"]
+
+
+def test_runs_that_say_nothing_are_counted_in_the_cell_and_explained_below() -> None:
+    """Of a's two runs one says nothing, of b's none."""
+    rows = rows_of({"a": (0.02, 0.04), "b": (0.2, 0.3)})
+    rows.loc[(rows["method"] == "a") & (rows["seed"] == 0), "says_nothing"] = "not learned"
+    for table in (*summaries(rows), *details(rows)):
+        cells = {row.head: " ".join(cell.text for cell in row.cells) for row in table.rows}
+        assert "‡1/2" in cells["a"] and "‡" not in cells["b"]
+        assert "‡k/n: k of the n runs say nothing about the method" in table.caption
+        assert "(not learned in 1 of 4 runs)" in table.caption
+    assert r"$^\ddagger$1/2" in latex(summaries(rows))
+    rows["says_nothing"] = ""
+    assert "‡" not in markdown([*summaries(rows), *details(rows)])

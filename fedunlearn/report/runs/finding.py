@@ -9,7 +9,7 @@ import pandas as pd
 from fedunlearn.report.finding import describe_detection, judge_method
 from fedunlearn.report.runs.grouping import ComparedRun, ComparedTask, Run, Value, differing
 from fedunlearn.report.statistics import compared_to_best
-from fedunlearn.report.values import fraction, many
+from fedunlearn.report.values import fraction, many, plain
 from fedunlearn.results_schema import CONTROLS, DOING_NOTHING
 
 _SHOWN = 6  # runs or configurations named in one sentence
@@ -22,7 +22,7 @@ class RunsVerdict:
 
     Attributes:
         tone: "good", "useless" (no method beats doing nothing), or "unknown", also where an attack on single
-            utterances succeeds in a run of the best.
+            utterances succeeds in a run of the best, and where all runs of the best say nothing about it.
         sentence: the finding, and how sure it is.
         best: labels of the entries with the lowest mean gap.
         level: labels of those that cannot be distinguished from the best.
@@ -96,6 +96,10 @@ def judge(task: ComparedTask) -> RunsVerdict:
     if beaten_by:
         sentence = f"No method here is useful: {beaten_by}. {sentence}"
     tone = "useless" if beaten_by else "unknown" if attacked else "good"
+    if len(winner.silent) == len(winner.counted):
+        why = plain(winner.silent[0].caveat and winner.silent[0].caveat.sentence)
+        tone = "unknown"
+        sentence = f"The runs of {winner.label} say nothing about it. {why} At face value: {sentence}"
     return RunsVerdict(tone, sentence, best, level, remarks)
 
 
@@ -150,9 +154,15 @@ def _remarks(task: ComparedTask) -> list[str]:
         remarks.append(f"Doing nothing has a mean gap of {_written(nothing.mean, nothing.half)}.")
     if task.counted and math.isnan(floor.mean):
         remarks.append("No run has more than one retrained model: there is no noise floor.")
-    small = [run.name for run in task.counted if run.results.gap.nothing_to_forget]
-    if small:
-        remarks.append(f"There was little or nothing to forget in {_listed(small)} (rho near 1).")
+    silent: dict[str, list[str]] = {}
+    for run in task.counted:
+        if run.caveat is not None:
+            silent.setdefault(plain(run.caveat.kind), []).append(run.name)
+    if silent:
+        count = sum(map(len, silent.values()))
+        whys = "; ".join(f"{kind} in {_listed(names)}" for kind, names in silent.items())
+        say = f"{count} of {many(len(task.counted), 'run')} {'says' if count == 1 else 'say'} nothing"
+        remarks.append(f"{say} about the method (‡), and the means include them: {whys}.")
     if privileged := [e for e in task.entries if e.group == "more" and e.counted]:
         gaps = [f"{e.label} at {fraction(e.pooled(_gap).mean)}" for e in privileged]
         remarks.append(

@@ -13,10 +13,11 @@ from typing import Any
 
 import pandas as pd
 
+from fedunlearn.caveats import decisive_caveat
 from fedunlearn.report.names import method_name
 from fedunlearn.report.statistics import Spread, Spreads, group_of, pool_all, seed_means, spreads
 from fedunlearn.report.values import MISSING, plain
-from fedunlearn.results_schema import Gap, ModelScores, Results
+from fedunlearn.results_schema import Caveat, Gap, ModelScores, Results
 
 Value = Callable[["Run"], float | None]
 """a measure of a run; None where its results do not hold it"""
@@ -105,6 +106,11 @@ class Run:
         return self.status == "complete" and self.gap is not None
 
     @cached_property
+    def caveat(self) -> Caveat | None:
+        """Why it says nothing about its method; None where it says something."""
+        return decisive_caveat(self.results)
+
+    @cached_property
     def final(self) -> str:
         """The model that it ends with: "recovered", or "unlearned" where nothing was recovered."""
         return self.results.final_model
@@ -183,6 +189,11 @@ class ComparedRun:
     def counted(self) -> tuple[Run, ...]:
         """The runs that take part in means."""
         return tuple(run for run in self.runs if run.counts)
+
+    @property
+    def silent(self) -> tuple[Run, ...]:
+        """Those of them that say nothing about the method."""
+        return tuple(run for run in self.counted if run.caveat is not None)
 
     def pooled(self, value: Value) -> Spread:
         """Compute the mean of a value over seeds and its interval, of the runs that count."""

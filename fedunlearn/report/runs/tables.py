@@ -10,7 +10,7 @@ from fedunlearn.report.runs.finding import RunsVerdict
 from fedunlearn.report.runs.grouping import ComparedRun, ComparedTask, Run, Value, differing
 from fedunlearn.report.statistics import Spread, order_by_gap
 from fedunlearn.report.tables import Cell, Column, Row, Table
-from fedunlearn.report.values import MISSING, count, duration, fraction, size
+from fedunlearn.report.values import MISSING, count, duration, fraction, many, plain, size
 from fedunlearn.results_schema import (
     MembershipAttack,
     ModelScores,
@@ -62,6 +62,7 @@ WORDS = {
     "requests fulfilled": "states",
 }
 """head of a column -> the entry of the page's glossary that explains it"""
+SILENT = "‡: runs that say nothing about the method; the list of runs says why. The means include them."
 TONES = {"complete": "good", "failed": "bad", "partial": "bad"}
 
 
@@ -94,8 +95,8 @@ class RunLine:
         seed: as text.
         status: complete, partial or failed.
         tone: how the status is shown: good or bad.
-        note: why it did not end well; empty where it did.
-        gap: mean gap of the model that it ends with.
+        note: why it did not end well, or why it says nothing about its method; else empty.
+        gap: mean gap of the model that it ends with; ‡ where it says nothing about its method.
         interval: its 95 % interval, over utterances.
         floor: noise floor.
         nothing: mean gap of the control that does nothing.
@@ -131,7 +132,9 @@ def run_lines(task: ComparedTask) -> list[RunLine]:
 def _line(entry: ComparedRun, run: Run) -> RunLine:
     results, ends = run.results, run.interval
     requested = len(results.requests)
-    trouble = results.failure if run.status != "complete" else None
+    trouble, gap = results.failure if run.status != "complete" else None, fraction(run.gap)
+    if run.status == "complete" and run.caveat is not None:
+        trouble, gap = f"‡ says nothing about the method: {plain(run.caveat.sentence)}", f"{gap} ‡"
     return RunLine(
         run.name,
         f"{entry.label}: control" if entry.control else entry.label,
@@ -139,7 +142,7 @@ def _line(entry: ComparedRun, run: Run) -> RunLine:
         run.status,
         TONES.get(run.status, ""),
         _short(trouble) if trouble else "",
-        fraction(run.gap),
+        gap,
         "" if ends is None else f"[{ends[0]:.3f}, {ends[1]:.3f}]",
         fraction(run.floor),
         fraction(results.gap.none.mean),
@@ -170,13 +173,16 @@ def gap_table(task: ComparedTask, verdict: RunsVerdict) -> Table:
         marks = {"more": "privileged baseline", "control": "control"}
         marks |= dict.fromkeys(verdict.best, "best") | dict.fromkeys(verdict.level, "level with it")
         mark = marks.get(entry.label) or marks.get(entry.group, "")
+        if entry.silent:
+            mark += f"{', ' if mark else ''}‡ {len(entry.silent)} of {many(len(entry.counted), 'run')}"
         rows.append(Row(entry.label, mark, tuple(map(Cell, cells))))
     known = {run.seed for run in task.counted if run.floor is not None}
     if known:
         floors = [_text(task.once_a_seed(floor), fraction) for _, floor in parts.values()]
         cells_ = (Cell(count(len(known))), *(Cell(text, reference=True) for text in floors))
         rows.append(Row("noise floor", "between retrained seeds", cells_))
-    return Table(_columns("configuration", "seeds", *parts), tuple(rows))
+    silent = any(entry.silent for entry in task.entries)
+    return Table(_columns("configuration", "seeds", *parts), tuple(rows), caption=SILENT if silent else "")
 
 
 def models_table(task: ComparedTask) -> Table:

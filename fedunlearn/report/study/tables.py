@@ -35,6 +35,7 @@ _DAGGER = (
     "†: not distinguishable from it, as the 95 % interval of the paired difference covers 0 (not corrected "
     "for the number of methods)"
 )
+_SILENT = "‡k/n: k of the n runs say nothing about the method, and the mean includes them"
 _READS = (
     "The server sends {method} averages over all clients' training and held-out speech (log-odds of the "
     "true class); other methods receive the accuracy on held-out speech at most"
@@ -214,11 +215,13 @@ def _gaps(judged: pd.DataFrame, methods: dict[str, list[str]]) -> dict[str, str]
     values = seed_means(judged, "gap", "method")
     rivals = [method for method in methods.get("forget", []) if method in values]
     best, found = compared_to_best(values[rivals]), spreads(values)
-    return {m: _marked(found, best, m) for own in methods.values() for m in own}
+    silent = (judged["says_nothing"] != "").groupby(judged["method"])
+    counts = {m: f" ‡{said}/{len(runs)}" for m, runs in silent if (said := int(runs.sum()))}
+    return {m: _marked(found, best, m, counts.get(m, "")) for own in methods.values() for m in own}
 
 
-def _marked(gaps: Spreads, best: dict[str, bool], method: str) -> str:
-    text = str(gaps[method])
+def _marked(gaps: Spreads, best: dict[str, bool], method: str, silent: str) -> str:
+    text = f"{gaps[method]}{silent}"
     if method not in best:
         return text
     return f"**{text}**" if best[method] else f"{text} †"
@@ -244,6 +247,10 @@ def _caption(rows: pd.DataFrame) -> str:
     units = units_of(rows)
     reads = rows["scalars"].fillna("").str.split().map(lambda names: "trained" in names)
     more = "".join(f" {_READS.format(method=method)}." for method in sorted(set(rows.loc[reads, "method"])))
+    kinds = select(rows)["says_nothing"].value_counts().drop("", errors="ignore")
+    if len(kinds):
+        whys = ", ".join(f"{kind} in {count}" for kind, count in kinds.items())
+        more += f" {_SILENT} ({whys} of {len(select(rows))} runs)."
     if not units:
         return f"{_ONE} {_BOLD}.{more}"
     return f"Mean over {units} ± half the 95 % interval. {_BOLD}; {_DAGGER}.{more}"
