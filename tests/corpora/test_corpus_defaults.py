@@ -1,5 +1,6 @@
 """What depends on the corpus is worked out from it: clients, unseen speakers, the default schedule."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -245,3 +246,18 @@ def test_more_clients_than_emodb_has_speakers_is_one_line(tmp_path: Path) -> Non
     )
     assert code == 2 and len(shown.strip().splitlines()) == 1
     assert "partition.clients is 11, but emodb leaves 10 client speakers (10 less 0 unseen)" in shown
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_comparison_draws_its_requesters_from_the_clients_that_the_corpus_has(tmp_path: Path) -> None:
+    """Of 12 speakers 2 are unseen: there are 10 clients, and an eleventh cannot ask."""
+    folder, out = make_corpus(tmp_path / "corpus", "manifest", sound=True), tmp_path / "out"
+    named = ("compare", "--config", "manifest", "--data", folder, "--methods", "none", "--sizes", "2")
+    quick = ("--seeds", "1", "--set", "training.rounds=2", "--set", "evaluation.bootstrap=100", *NO_CURVES)
+    named = (*named, "--engine", "inline", *quick, "--out", out)
+    code, shown = call(*named, "--requesters", "11")
+    assert code == 2 and "--requesters 11: there are 10 clients" in shown
+    code, shown = call(*named, "--requesters", "2")
+    assert code == 0, shown
+    (cell,) = (out / "cells").glob("*.json")
+    assert json.loads(cell.read_text())["corpus"]["clients"] == 10
