@@ -314,7 +314,7 @@ def requesters_of(clients: int, requesters: int, seed: int) -> list[int]:
 def _requesting(experiment: Config, size: int, requesters: int, seed: int, window: int, apart: int) -> Config:
     schedule = tuple(
         ScheduledDeletion(client=client, what="some", count=size, after_learning=number * apart)
-        for number, client in enumerate(requesters_of(experiment.partition.clients, requesters, seed))
+        for number, client in enumerate(requesters_of(experiment.partition.client_count, requesters, seed))
     )
     patience = experiment.deletions.patience
     deletions = DeletionSettings(schedule=schedule, window=window, patience=patience)
