@@ -16,6 +16,10 @@ from fedunlearn.seeding import rng_for
 
 Split = Literal["train", "test"]
 
+MOST_CLIENTS = 20
+"""Clients of generated speech, and the most that ``partition.clients`` = "auto" makes of a corpus."""
+_GENERATED_UNSEEN = 6
+
 
 @dataclass(frozen=True)
 class ClientShare:
@@ -82,6 +86,47 @@ class Partition:
         }
 
 
+def with_counts(settings: PartitionSettings, speakers: int | None) -> PartitionSettings:
+    """Work out the numbers of clients and of unseen speakers where they are "auto".
+
+    A sixth of the speakers is unseen, as in the published protocols of RAVDESS (4 of 24), but never so many
+    that a client is left without a speaker.
+
+    Args:
+        settings: of the partition.
+        speakers: number of speakers of the corpus; None = generated speech, with as many as are needed.
+
+    Returns:
+        the settings with both numbers. Given numbers are kept, even if the corpus is too small for them.
+    """
+    clients, unseen = settings.clients, settings.unseen_speakers
+    if speakers is None:
+        unseen = _GENERATED_UNSEEN if unseen is None else unseen
+        return settings.model_copy(update={"clients": clients or MOST_CLIENTS, "unseen_speakers": unseen})
+    if unseen is None:
+        least = 2 if speakers >= 6 else 1 if speakers >= 3 else 0
+        spare = speakers - (clients or 1)
+        unseen = max(0, min(max(least, (speakers + 3) // 6), spare))
+    clients = clients or max(1, min(MOST_CLIENTS, speakers - unseen))
+    return settings.model_copy(update={"clients": clients, "unseen_speakers": unseen})
+
+
+def count_in(corpus: Corpus, settings: PartitionSettings) -> PartitionSettings:
+    """Do as ``with_counts`` for a corpus; a fold has the number of unseen speakers that it has.
+
+    Args:
+        corpus: the corpus.
+        settings: of the partition.
+
+    Raises:
+        BadInput: the corpus has no such fold.
+    """
+    if settings.fold:
+        unseen = len(fold_speakers(corpus, settings.protocol, settings.fold))
+        settings = settings.model_copy(update={"unseen_speakers": unseen})
+    return with_counts(settings, len(corpus.speakers))
+
+
 def partition_corpus(corpus: Corpus, settings: PartitionSettings, seed: int) -> Partition:
     """Partition a corpus over clients.
 
@@ -101,11 +146,12 @@ def partition_corpus(corpus: Corpus, settings: PartitionSettings, seed: int) -> 
     """
     rng = rng_for(seed, "partition")
     speakers = _genders_in_turn(corpus, rng)
-    unseen = _unseen(corpus, settings, speakers)
+    settings = count_in(corpus, settings)
+    clients, unseen = settings.client_count, _unseen(corpus, settings, speakers)
     client_speakers = [speaker for speaker in speakers if speaker not in unseen]
-    if len(client_speakers) < settings.clients:
+    if len(client_speakers) < clients:
         raise BadInput(
-            f"partition.clients is {settings.clients}, but {corpus.name} leaves {len(client_speakers)} "
+            f"partition.clients is {clients}, but {corpus.name} leaves {len(client_speakers)} "
             f"client speakers ({len(speakers)} less {len(unseen)} unseen): a client needs at least one; "
             f"lower clients{'' if settings.fold else ' or partition.unseen_speakers'}"
         )
@@ -113,15 +159,15 @@ def partition_corpus(corpus: Corpus, settings: PartitionSettings, seed: int) -> 
     spoken: dict[str, list[Utterance]] = defaultdict(list)
     for utterance in corpus.utterances:
         spoken[utterance.speaker].append(utterance)
-    train: list[list[Utterance]] = [[] for _ in range(settings.clients)]
-    test: list[list[Utterance]] = [[] for _ in range(settings.clients)]
-    for client in range(settings.clients):
-        for place in range(client, len(client_speakers), settings.clients):
+    train: list[list[Utterance]] = [[] for _ in range(clients)]
+    test: list[list[Utterance]] = [[] for _ in range(clients)]
+    for client in range(clients):
+        for place in range(client, len(client_speakers), clients):
             devices = settings.devices if place < settings.shared_speakers else 1
             parts = _split(spoken[client_speakers[place]], settings.test_fraction, rng)
             for kind, utterances in zip((train, test), parts, strict=True):
                 for device in range(devices):
-                    kind[(client + device) % settings.clients] += utterances[device::devices]
+                    kind[(client + device) % clients] += utterances[device::devices]
     shares = []
     for client, (kept, held_out) in enumerate(zip(train, test, strict=True)):
         if not kept or not held_out:
@@ -178,7 +224,7 @@ def _unseen(corpus: Corpus, settings: PartitionSettings, speakers: Sequence[str]
             f"partition.protocol is {settings.protocol!r}, but no fold is chosen; "
             "say which with partition.fold"
         )
-    return speakers[: settings.unseen_speakers]
+    return speakers[: settings.unseen_count]
 
 
 def _check_shared(settings: PartitionSettings, client_speakers: int) -> None:
@@ -188,9 +234,10 @@ def _check_shared(settings: PartitionSettings, client_speakers: int) -> None:
             f"partition.shared_speakers is {settings.shared_speakers}, but there are {client_speakers} "
             "client speakers: lower it"
         )
-    if settings.shared_speakers and settings.devices > settings.clients:
+    if settings.shared_speakers and settings.devices > settings.client_count:
         problems.append(
-            f"partition.devices is {settings.devices}, but there are {settings.clients} clients: lower it"
+            f"partition.devices is {settings.devices}, but there are {settings.client_count} clients: "
+            "lower it"
         )
     if problems:
         raise BadInput(problems)

@@ -88,6 +88,18 @@ def test_a_folds_test_speakers_are_the_unseen_ones_whatever_the_seed() -> None:
         assert set.union(*held) == set(corpus.speakers) - {"06", "13", "17", "22"}
 
 
+def test_automatic_counts_follow_the_fold() -> None:
+    """The last set of CREMA-D leaves 91 - 19 = 72 speakers for 20 clients; a pair of EmoDB leaves 8 of 10."""
+    actors = {str(number): {"a": 5, "b": 5} for number in range(1001, 1092)}
+    crema_d = replace(corpus_of(actors), name="crema-d")
+    partition = partition_corpus(crema_d, PartitionSettings(fold=5), 1)
+    assert len(partition.clients) == 20 and len({u.speaker for u in partition.unseen}) == 19
+    berlin = ("03", "08", "09", "10", "11", "12", "13", "14", "15", "16")
+    emodb = replace(corpus_of({s: {"a": 5, "b": 5} for s in berlin}), name="emodb")
+    partition = partition_corpus(emodb, PartitionSettings(fold=2, unseen_speakers=0), 1)
+    assert len(partition.clients) == 8 and {u.speaker for u in partition.unseen} == {"09", "10"}
+
+
 def test_a_protocol_needs_a_fold_and_clients_enough_speakers() -> None:
     corpus = replace(ravdess_like(), name="ravdess")
     with pytest.raises(BadInput, match=r"no fold is chosen; say which with partition\.fold"):

@@ -341,7 +341,7 @@ def _requesting(
 ) -> Config:
     schedule = tuple(
         ScheduledDeletion(client=client, what="some", count=size, after_learning=number * apart)
-        for number, client in enumerate(requesters_of(experiment.partition.clients, requesters, seed))
+        for number, client in enumerate(requesters_of(experiment.partition.client_count, requesters, seed))
     )
     patience = experiment.deletions.patience
     deletions = DeletionSettings(schedule=schedule, window=window, patience=patience)

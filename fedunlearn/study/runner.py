@@ -15,7 +15,14 @@ from fedunlearn.config import Config
 from fedunlearn.corpora.utterance import Corpus
 from fedunlearn.engines.engine import play
 from fedunlearn.errors import BadInput, RunFailed
-from fedunlearn.experiment.preparation import DecodedCorpus, check, decode_corpus, prepare, resolve
+from fedunlearn.experiment.preparation import (
+    DecodedCorpus,
+    check,
+    count_speakers,
+    decode_corpus,
+    prepare,
+    resolve,
+)
 from fedunlearn.experiment.progress import Progress
 from fedunlearn.files import write_atomically
 from fedunlearn.partition import Partition, partition_corpus
@@ -151,6 +158,22 @@ class StudyRunner:
         shutil.rmtree(self._running, ignore_errors=True)
 
 
+def count_clients(config: Config, fold: int | None = None) -> Config:
+    """Work out the numbers of clients and unseen speakers, of which requesters are drawn, if not given.
+
+    Args:
+        config: the experiment that a study starts from.
+        fold: the first that the study takes; None = the experiment's own.
+
+    Raises:
+        BadInput: the corpus cannot be read, or has no such fold.
+    """
+    own = config.partition
+    first = own.model_copy(update={"fold": own.fold if fold is None else fold})
+    counted = count_speakers(config.model_copy(update={"partition": first})).partition
+    return config.model_copy(update={"partition": counted.model_copy(update={"fold": own.fold})})
+
+
 def _recordings_key(config: Config) -> str:
     """Return the settings that decide the recordings: the seed counts for generated speech only."""
     return f"{config.corpus.model_dump_json()}{config.seed if config.corpus.name == 'synthetic' else ''}"
@@ -178,7 +201,7 @@ def _cannot_ask(cell: StudyCell, partition: Partition) -> tuple[str, str]:
 def _way_out(cell: StudyCell, corpus: Corpus, most: int) -> str:
     """Find how many clients there may be for each to hold enough, if ``most`` of them request a deletion."""
     settings = cell.experiment.partition
-    for clients in range(settings.clients - 1, most - 1, -1):
+    for clients in range(settings.client_count - 1, most - 1, -1):
         partition = partition_corpus(corpus, settings.model_copy(update={"clients": clients}), cell.seed)
         if min(len(share.train) for share in partition.clients) >= cell.size:
             return f", or let fewer clients hold more each: --set partition.clients={clients}"
