@@ -31,9 +31,9 @@ from fedunlearn.training import (
 Name = Literal["functionals", "cnn"]
 NAMES: tuple[Name, ...] = ("functionals", "cnn")
 EVERYTHING = {
-    "functionals": LocalSettings(epochs=2, mixup=0.3, feature_noise=0.1, label_smoothing=0.1),
+    "functionals": LocalSettings(steps=0, epochs=2, mixup=0.3, feature_noise=0.1, label_smoothing=0.1),
     "cnn": LocalSettings(
-        epochs=1, crop_seconds=0.3, time_mask=0.2, band_mask=0.2, mixup=0.3, feature_noise=0.1
+        steps=0, epochs=1, crop_seconds=0.3, time_mask=0.2, band_mask=0.2, mixup=0.3, feature_noise=0.1
     ),
 }
 
@@ -89,7 +89,7 @@ def test_training_leaves_global_generators_and_the_training_flag(name: Name) -> 
 
 def test_steps_are_those_of_torch_sgd() -> None:
     """Whole-batch epochs, so that the order does not matter but for rounding: three steps with momentum."""
-    settings = LocalSettings(epochs=3, batch_size=10, momentum=0.9, weight_decay=0.01)
+    settings = LocalSettings(steps=0, epochs=3, batch_size=10, momentum=0.9, weight_decay=0.01)
     examples, ours, theirs = examples_of("functionals"), model_of("functionals"), model_of("functionals")
     train(ours, examples, settings, 0.1, rng_for(1, "a"))
     optimiser = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
@@ -110,7 +110,7 @@ def test_one_step_by_hand() -> None:
     assert isinstance(output, torch.nn.Linear)
     torch.nn.init.zeros_(output.weight)
     torch.nn.init.zeros_(output.bias)
-    loss = train(model, examples, LocalSettings(epochs=1), 0.4, rng_for(1, "a"))
+    loss = train(model, examples, LocalSettings(steps=0, epochs=1), 0.4, rng_for(1, "a"))
     assert loss == pytest.approx(math.log(4), rel=1e-6)
     expected = [0.4 * (count / 3 - 0.25) for count in (1, 1, 1, 0)]
     assert output.bias.tolist() == pytest.approx(expected, abs=1e-6)
@@ -119,7 +119,7 @@ def test_one_step_by_hand() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_training_learns_its_examples(name: Name) -> None:
     model, examples = model_of(name), examples_of(name)
-    loss = train(model, examples, LocalSettings(epochs=40, batch_size=5), 0.02, rng_for(1, "a"))
+    loss = train(model, examples, LocalSettings(steps=0, epochs=40, batch_size=5), 0.02, rng_for(1, "a"))
     assert loss < 0.5
     assert (predict(model, examples).argmax(1) == examples.labels).float().mean() >= 0.8
 
@@ -127,7 +127,7 @@ def test_training_learns_its_examples(name: Name) -> None:
 def test_a_loss_that_is_not_finite_names_its_step() -> None:
     model, examples = model_of("functionals"), examples_of("functionals")
     with pytest.raises(TrainingDiverged, match=r"loss is (nan|inf) at step [2-9].*lower the learning rate"):
-        train(model, examples, LocalSettings(epochs=30), 1e30, rng_for(1, "a"))
+        train(model, examples, LocalSettings(steps=0, epochs=30), 1e30, rng_for(1, "a"))
     assert model.training
 
 
@@ -273,7 +273,7 @@ def test_mixup_loss_weighs_both_labels() -> None:
     """One example pair with equal labels: mixup's loss is then the ordinary loss of the mixed input."""
     examples = examples_of("functionals", n=2)
     same_label = Examples(examples.features, examples.frames, torch.tensor([2, 2]))
-    settings = LocalSettings(epochs=1, mixup=0.5)
+    settings = LocalSettings(steps=0, epochs=1, mixup=0.5)
     rng = rng_for(1, "a")
     loss = train(model_of("functionals"), same_label, settings, 1e-9, rng_for(1, "a"))
     rng.integers(2**62)

@@ -37,6 +37,7 @@ from fedunlearn.client.steps import (
     train_update,
     unlearn_update,
 )
+from fedunlearn.config.work import LocalWork
 from fedunlearn.deletion.admission import raise_due
 from fedunlearn.deletion.purge import AppliedRequests, purge_requests
 from fedunlearn.deletion.receipts import MethodRecord
@@ -89,11 +90,11 @@ def calibrate_locally(device: Device, content: RecordDict) -> RecordDict:
 def train_locally(device: Device, content: RecordDict) -> RecordDict:
     """Train one ordinary or recovery round on everything that the device keeps."""
     settings = MessageConfig(content)
-    epochs, lr = settings.integer("epochs"), settings.real("lr")
+    work, lr = LocalWork(settings.integer("steps"), settings.integer("epochs")), settings.real("lr")
     when = (settings.text("phase"), settings.integer("round"), settings.integer("stream"))
 
     def training(kept: Examples) -> float:
-        return train_in_round(device.model, kept, device.config, epochs, lr, device.client, *when)
+        return train_in_round(device.model, kept, device.config, work, lr, device.client, *when)
 
     return _train(device, content, training)
 

@@ -12,6 +12,7 @@ from fedunlearn.blockwise import StateDict, difference
 from fedunlearn.client.adversaries import Adversary, craft_update
 from fedunlearn.client.privacy import privatize
 from fedunlearn.config import Config
+from fedunlearn.config.work import LocalWork
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.messages.scalars import Sums
 from fedunlearn.models.contract import EmotionModel
@@ -55,7 +56,7 @@ def train_in_round(
     model: EmotionModel,
     kept: Examples,
     config: Config,
-    epochs: int,
+    work: LocalWork,
     lr: float,
     client: int,
     phase: str,
@@ -68,7 +69,7 @@ def train_in_round(
         model: with the weights to start from.
         kept: what the client trains on, at least one example.
         config: the experiment.
-        epochs: number of passes over ``kept``.
+        work: how much it trains.
         lr: learning rate.
         client: number of the client.
         phase: "learn" or "recover".
@@ -76,12 +77,12 @@ def train_in_round(
         stream: seed of the training's random streams.
 
     Returns:
-        mean loss of the last epoch
+        mean loss of the last steps, as ``train`` returns it
 
     Raises:
         TrainingDiverged: the loss is not finite.
     """
-    local = config.training.local.model_copy(update={"epochs": epochs})
+    local = config.training.local.with_work(work)
     return train(model, kept, local, lr, rng_for(stream, "client", client, phase, round))
 
 

@@ -55,6 +55,7 @@ from fedunlearn.config.unlearning import (
     SCRUBSettings,
     UnlearningSettings,
 )
+from fedunlearn.config.work import WorkSettings
 from fedunlearn.errors import BadInput
 from fedunlearn.inputs import read_text
 
@@ -140,14 +141,17 @@ class CorpusSettings(Settings):
         return (path.resolve() if path.is_dir() else path.resolve().parent,)
 
 
-class LocalSettings(Settings):
+class LocalSettings(WorkSettings):
     """What one client does in one ordinary training round: SGD on its own utterances."""
 
-    epochs: AtLeastOne = Field(default=5, description="Passes over the client's training utterances.")
     batch_size: AtLeastOne = Field(default=16, description="Utterances in one SGD step.")
     lr: Positive = Field(default=0.05, description="Learning rate of SGD.")
     momentum: OpenFraction = Field(default=0.9, description="Momentum of SGD; 0 = plain SGD.")
     weight_decay: NonNegative = Field(default=0.0, description="Weight decay (L2) of SGD; 0 = none.")
+    gradient_clip: NonNegative = Field(
+        default=5.0,
+        description="Largest L2 norm of a step's gradient, over all trained weights; 0 = no clipping.",
+    )
     lr_schedule: Literal["constant", "cosine"] = Field(
         default="constant",
         description='Learning rate over the rounds of learning: "constant", or "cosine", which falls to '
@@ -199,20 +203,21 @@ class TrainingSettings(Settings):
     )
 
 
-class RecoverySettings(Settings):
+class RecoverySettings(WorkSettings):
     """Training rounds on the retained data after each unlearn step.
 
-    They are gentle by default (one epoch at a low learning rate), because ordinary rounds bring the knowledge
+    They are gentle by default (few steps at a low learning rate), because ordinary rounds bring the knowledge
     of the forget set back.
     """
 
     rounds: Count = Field(default=4, description="Number of recovery rounds after an unlearn step; 0 = none.")
-    epochs: AtLeastOne = Field(
-        default=1,
-        description="Local epochs in a recovery round. Batch size, momentum and the rest are those of "
-        "`training.local`.",
+    steps: Count = 3
+    epochs: AtLeastOne = 1
+    lr: Positive = Field(
+        default=0.02,
+        description="Learning rate of local SGD in a recovery round. Batch size, momentum and the rest are "
+        "those of `training.local`.",
     )
-    lr: Positive = Field(default=0.02, description="Learning rate of local SGD in a recovery round.")
     reversion: Literal["kept", "removed"] = Field(
         default="kept",
         description='"kept": the mean update is applied as it is; "removed": first its components that lead '

@@ -104,7 +104,7 @@ class Replay:
         local = self._config.training.local
         lr = round_lr(self._config.training, learning_round)
         when = learning_round - 1, withheld, Phase.LEARN, learning_round
-        updates = self.clients.train(model.weights, *when, local.epochs, lr)
+        updates = self.clients.train(model.weights, *when, local.work, lr)
         if updates:
             model.weights = model.optimizer.apply(model.weights, weighted_mean(updates))
         model.learning_rounds = learning_round
@@ -118,7 +118,7 @@ class Replay:
             gone,
             Phase.RECOVER,
             round_.timeline_round,
-            recovery.epochs,
+            recovery.work,
             recovery.lr,
             recovery.clients,
         )

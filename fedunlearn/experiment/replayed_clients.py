@@ -19,6 +19,7 @@ from fedunlearn.client.steps import (
     unlearn_update,
 )
 from fedunlearn.config import Config
+from fedunlearn.config.work import LocalWork
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.experiment.timeline import Timeline, TimelineRound
 from fedunlearn.messages.phase import Phase
@@ -105,7 +106,7 @@ class ReplayedClients:
         withheld: Collection[str],
         phase: Phase,
         number: int,
-        epochs: int,
+        work: LocalWork,
         lr: float,
         most: int = 0,
     ) -> list[Update]:
@@ -117,7 +118,7 @@ class ReplayedClients:
             withheld: utterances that no client trains on.
             phase: LEARN or RECOVER.
             number: of the learning round, or of the timeline round in recovery.
-            epochs: over each client's utterances.
+            work: of each client.
             lr: learning rate.
             most: clients that train; 0 = all.
 
@@ -128,8 +129,8 @@ class ReplayedClients:
         for client in sample_clients(there, most, self._config.seed, phase, number):
             ids = there[client]
             kept, when = self.examples(ids), (str(phase), number, self._stream)
-            work = partial(train_in_round, self.model, kept, self._config, epochs, lr, client, *when)
-            updates.append(Update(client, len(kept), train_update(self.model, weights, work)[0]))
+            training = partial(train_in_round, self.model, kept, self._config, work, lr, client, *when)
+            updates.append(Update(client, len(kept), train_update(self.model, weights, training)[0]))
         return updates
 
     def unlearn(

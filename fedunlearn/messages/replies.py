@@ -320,7 +320,7 @@ class TrainingReply:
     """A client's reply to a round of training.
 
     Attributes:
-        loss: of its last epoch.
+        loss: mean over its last steps.
         update: weighted by the number of utterances it trained on.
     """
 

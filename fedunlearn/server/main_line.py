@@ -74,6 +74,7 @@ class MainLine:
                 rounds_done=state.rounds_done,
                 phase=str(Phase.RECOVER),
                 stream=self._config.seed,
+                steps=recovery.steps,
                 epochs=recovery.epochs,
                 lr=recovery.lr,
             )

@@ -8,6 +8,7 @@ from flwr.app import ConfigRecord, RecordDict
 from torch import Tensor
 
 from fedunlearn.blockwise import StateDict
+from fedunlearn.config.work import LocalWork
 from fedunlearn.errors import RunFailed
 from fedunlearn.messages.phase import Phase
 from fedunlearn.messages.replies import (
@@ -103,7 +104,7 @@ class TrainingRounds:
         timeline_round: int,
         phase: Phase,
         learning_round: int | None = None,
-        epochs: int | None = None,
+        work: LocalWork | None = None,
         counted: Callable[[Update], Update | None] = lambda update: update,
     ) -> tuple[GlobalModel, RoundResult]:
         """Train one ordinary round.
@@ -114,19 +115,21 @@ class TrainingRounds:
             timeline_round: as rows and faults name it.
             phase: whose cost this is; the main line's, LEARN, is remembered.
             learning_round: number of the ordinary round, from 1; None = the model's next.
-            epochs: None = training.local's.
+            work: of each client; None = training.local's.
             counted: an update as it counts; None = it does not.
 
         Returns:
             (the next model, the result of the round)
         """
         number = learning_round or model.learning_rounds + 1
+        work = work or self._config.training.local.work
         config = settings(
             round=number,
             rounds_done=number - 1,
             phase=str(Phase.LEARN),
             stream=stream,
-            epochs=epochs or self._config.training.local.epochs,
+            steps=work.steps,
+            epochs=work.epochs,
             lr=round_lr(self._config.training, number),
         )
         main_line = phase is Phase.LEARN
