@@ -5,6 +5,7 @@ Message types:
     train.calibrate     moments of the features, for the normalisation constants
     train               ordinary and recovery rounds
     evaluate            the model on held-out examples
+    evaluate.log_odds   the model's log-odds, on speech that it has not learned
     query.deletions     the device's deletion requests
     train.unlearn       unlearn requests, on their forget set alone
     train.forget_part   a requester's half of a privileged baseline's round
@@ -33,6 +34,7 @@ from fedunlearn.client.steps import (
     calibration_moments,
     evaluate,
     outgoing_update,
+    sum_log_odds,
     train_in_round,
     train_update,
     unlearn_update,
@@ -119,6 +121,14 @@ def evaluate_locally(device: Device, content: RecordDict) -> RecordDict:
     right, of_trained, of_held_out = evaluate(device.model, held_out, own, rank)
     sums = of_trained.as_metrics("trained") | of_held_out.as_metrics("held_out") if log_odds else {}
     return _reply(examples=len(held_out), right=right, **sums)
+
+
+def sum_up_log_odds(device: Device, content: RecordDict) -> RecordDict:
+    """Sum up the global model's log-odds on held-out speech, or, as it has learned nothing here, on all."""
+    device.load(content)
+    all_speech = bool(MessageConfig(content).integer("all_speech"))
+    parts = [*([device.kept(content)] if all_speech else []), device.examples("test")]
+    return _reply(**sum_log_odds(device.model, parts).as_metrics("log_odds"))
 
 
 def report_deletions(device: Device, content: RecordDict) -> RecordDict:
@@ -229,6 +239,7 @@ HANDLERS: dict[str, Handler] = {
     "train.calibrate": calibrate_locally,
     "train.default": train_locally,
     "evaluate.default": evaluate_locally,
+    "evaluate.log_odds": sum_up_log_odds,
     "query.deletions": report_deletions,
     "train.unlearn": unlearn_locally,
     "train.forget_part": forget_part,

@@ -3,7 +3,7 @@
 They use no message and no vault: the ClientApp calls them, and so do the replay and the shadow federations.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -103,12 +103,25 @@ def evaluate(
     right = int((predict(model, held_out).argmax(1) == held_out.labels).sum())
     if trained_on is None:
         return right, Sums(), Sums()
-    return right, _sum_log_odds(smoothed(model, rank), trained_on), _sum_log_odds(model, held_out)
+    of_trained = sum_log_odds(smoothed(model, rank), [trained_on])
+    return right, of_trained, sum_log_odds(model, [held_out])
 
 
-def _sum_log_odds(model: EmotionModel, examples: Examples) -> Sums:
-    # Sums serve to compute a spread over all clients; sums of a few utterances would reveal too much.
-    return Sums() if len(examples) < FEWEST else Sums.of(log_odds_of(model, examples))
+def sum_log_odds(model: EmotionModel, parts: Sequence[Examples]) -> Sums:
+    """Sum up the log-odds that a model gives a client's speech.
+
+    Sums serve to compute a spread over all clients; sums of a few utterances would reveal too much.
+
+    Args:
+        model: with the weights to evaluate.
+        parts: the speech.
+
+    Returns:
+        no sums where there are fewer than four utterances
+    """
+    if sum(map(len, parts)) < FEWEST:
+        return Sums()
+    return sum((Sums.of(log_odds_of(model, part)) for part in parts if len(part)), Sums())
 
 
 def unlearn_update(

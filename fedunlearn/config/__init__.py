@@ -101,6 +101,10 @@ __all__ = [
 ]
 
 
+_LATE_PART = 6
+"""late clients join learning when one in so many of its rounds is done"""
+
+
 class CorpusSettings(Settings):
     """Which recordings are used."""
 
@@ -198,9 +202,21 @@ class TrainingSettings(Settings):
     server_momentum: OpenFraction = Field(
         default=0.9, description='Momentum of "momentum", and beta_1 of "adam"; not read by "average".'
     )
+    late_clients: OpenFraction = Field(
+        default=0.25,
+        description="Share of the clients, at least one where any and leaving at least two others, that join "
+        "learning only after a sixth of the rounds (fewer than 6 rounds: none is late). Until then the "
+        "global model shows on their speech how it recognises unknown speakers, which methods may read. "
+        "0 = all train from the first round.",
+    )
     local: LocalSettings = Field(
         default=LocalSettings(), description="What one client does in one ordinary round."
     )
+
+    @property
+    def late_rounds(self) -> int:
+        """Ordinary rounds that late clients take no part in."""
+        return self.rounds // _LATE_PART
 
 
 class RecoverySettings(WorkSettings):

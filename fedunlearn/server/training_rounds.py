@@ -166,15 +166,15 @@ class TrainingRounds:
         config: ConfigRecord,
         collection: CollectionSettings,
     ) -> RoundResult:
-        """Collect all reachable clients' updates, each read once, in client order, and then dropped.
+        """Collect the updates of all clients that train now, each read once, in order, and then dropped.
 
-        No client takes part, and the result is empty, where fewer than two of several clients can be reached:
-        one survivor's model is not everybody's.
+        They are those that can be reached and have joined learning. No client takes part, and the result is
+        empty, where that is fewer than two of several: one survivor's model is not everybody's.
 
         Args:
             weights: of the model that clients start from.
             timeline_round: as faults name it.
-            rounds_done: rounds done; decides who can be reached, and which recordings count.
+            rounds_done: rounds done; decides who can train, and which recordings count.
             phase: whose cost this is.
             config: settings of the messages.
             collection: how updates are collected and what is done with them.
@@ -187,7 +187,7 @@ class TrainingRounds:
         faults_before = len(self._state.faults)
         if not self._clients.active:
             raise RunFailed(f"round {timeline_round} ({phase}): no client holds any training data")
-        there = self._context.reachable_at(rounds_done)
+        there = self._context.training_at(rounds_done)
         if len(there) < min(2, len(self._clients.active)):
             return RoundResult()
         there = sample_clients(there, collection.most, self._config.seed, phase, timeline_round)

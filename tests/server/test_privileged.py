@@ -184,7 +184,9 @@ def test_fed_eraser_goes_through_every_so_many_rounds(interval: int, done: int, 
         (0.1, LocalWork(1, 1), LocalWork(1, 1)),
     ],
 )
-def test_fed_eraser_trains_for_a_share_of_a_round(ratio: float, ordinary: LocalWork, share: LocalWork) -> None:
+def test_fed_eraser_trains_for_a_share_of_a_round(
+    ratio: float, ordinary: LocalWork, share: LocalWork
+) -> None:
     chosen = UnlearningSettings.model_validate({"fed_eraser": {"calibration_ratio": ratio}})
     assert fed_eraser.work(chosen, ordinary) == share
 
