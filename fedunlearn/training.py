@@ -223,7 +223,7 @@ def clip_gradients(gradients: Sequence[Tensor], largest: float) -> Sequence[Tens
     """
     if not largest:
         return gradients
-    norm = float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients])))
+    norm = math.hypot(*(float(torch.linalg.vector_norm(g, dtype=torch.float64)) for g in gradients))
     return [g * (largest / norm) for g in gradients] if norm > largest else gradients
 
 

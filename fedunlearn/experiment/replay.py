@@ -48,7 +48,8 @@ class Replay:
         self.clients = ReplayedClients(data, stream, outside)
         self.model = self.clients.model
         self._late = LateClients.of(self._config)
-        self._unknown: UnknownSpeakers | None = None
+        self.unknown: UnknownSpeakers | None = None
+        """as of ``ServerState``"""
         self._purged = -1
 
     def play(self) -> dict[str, StateDict]:
@@ -98,7 +99,7 @@ class Replay:
             self._history.remember(update.client, update.difference, learning_round, update.sizes)
         if self._late.are_measured_after(learning_round):
             known = self._history.last_rounds()
-            self._unknown = self.clients.unknown_speakers(model.weights, round_, known)
+            self.unknown = self.clients.unknown_speakers(model.weights, round_, known)
 
     def _train_original(self, model: GlobalModel) -> StateDict:
         branch = GlobalModel(model.weights, copy.deepcopy(model.optimizer), model.learning_rounds)
@@ -177,7 +178,7 @@ class Replay:
 
     def _scalars(self, weights: StateDict, round_: TimelineRound, log_odds: bool) -> ServerScalars:
         scalars = self.clients.scalars(weights, round_, log_odds)
-        return replace(scalars, unknown=self._unknown) if log_odds else scalars
+        return replace(scalars, unknown=self.unknown) if log_odds else scalars
 
     def _purge(self, timeline_round: int, rounds_done: int) -> None:
         """Forget in the history what left the vaults since the last round."""
