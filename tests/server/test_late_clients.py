@@ -277,6 +277,7 @@ def test_a_server_that_dies_between_two_clients_joining_goes_on_to_the_same_end(
     assert whole[0]["unknown_speakers"] == late.results["unknown_speakers"]
 
 
+@pytest.mark.slow
 def test_ray_measures_the_same_bits(tmp_path: Path, late: Late) -> None:
     results = run_small(
         tmp_path / "run", late_config(federation__engine="ray", federation__workers=2), cache=tmp_path / "c"
