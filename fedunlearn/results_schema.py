@@ -689,6 +689,19 @@ class ReplyFault(ResultsPart):
     kind: Known[FaultKind] = Field(None, description="What kind of fault.")
 
 
+class UnknownSpeakersMeasured(ResultsPart):
+    """How much worse the model recognised speakers that it had not heard yet, early in learning."""
+
+    drop: Number | None = Field(
+        None,
+        description="Mean log-odds on held-out speech of the clients that trained, less that on the speech "
+        "of those that join late, in standard deviations of the former.",
+    )
+    spread: Amount | None = Field(
+        None, description="Standard deviation of the log-odds of the latter, over that of the former."
+    )
+
+
 class Absences(ResultsPart):
     """Which clients were unreachable when."""
 
@@ -1106,6 +1119,11 @@ class Results(ResultsPart):
     requests: list[RequestOutcome] = Field([], description="All requests, in the order of asking.")
     cost: dict[Text, PhaseCostRow] = Field(
         {}, description="By phase: learn, listen, unlearn, recover, retrain, counterfactual."
+    )
+    unknown_speakers: Nullable[UnknownSpeakersMeasured] = Field(
+        default=UnknownSpeakersMeasured.empty(),
+        description="How the model recognised the speakers of clients before these joined learning; null "
+        "where not measured.",
     )
     guard: list[GuardIntervention] = Field([], description="What the server's guard did.")
     attackers: Nullable[Attackers] = Field(

@@ -51,6 +51,7 @@ def rows_of(
                     "client_seconds": 1.0,
                     "settings": "",
                     "recovery_rounds": None,
+                    "recovery_steps": None,
                     "recovery_epochs": None,
                     "recovery_lr": None,
                     "gap_forget": gap,

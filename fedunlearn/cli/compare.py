@@ -70,7 +70,7 @@ def compare(
         str,
         typer.Option(
             help=f"Of {', '.join(RECOVERIES)}; empty: the config's. gentle: the rounds of the config's "
-            "recovery; ordinary: as many with the epochs and lr of training.local; -removed: with "
+            "recovery; ordinary: as many with the steps (or epochs) and lr of training.local; -removed: with "
             'recovery.reversion = "removed".'
         ),
     ] = "",

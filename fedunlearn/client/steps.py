@@ -3,7 +3,7 @@
 They use no message and no vault: the ClientApp calls them, and so do the replay and the shadow federations.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from fedunlearn.blockwise import StateDict, difference
 from fedunlearn.client.adversaries import Adversary, craft_update
 from fedunlearn.client.privacy import privatize
 from fedunlearn.config import Config
+from fedunlearn.config.work import LocalWork
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.messages.scalars import Sums
 from fedunlearn.models.contract import EmotionModel
@@ -55,7 +56,7 @@ def train_in_round(
     model: EmotionModel,
     kept: Examples,
     config: Config,
-    epochs: int,
+    work: LocalWork,
     lr: float,
     client: int,
     phase: str,
@@ -68,7 +69,7 @@ def train_in_round(
         model: with the weights to start from.
         kept: what the client trains on, at least one example.
         config: the experiment.
-        epochs: number of passes over ``kept``.
+        work: how much it trains.
         lr: learning rate.
         client: number of the client.
         phase: "learn" or "recover".
@@ -76,12 +77,12 @@ def train_in_round(
         stream: seed of the training's random streams.
 
     Returns:
-        mean loss of the last epoch
+        mean loss of the last steps, as ``train`` returns it
 
     Raises:
         TrainingDiverged: the loss is not finite.
     """
-    local = config.training.local.model_copy(update={"epochs": epochs})
+    local = config.training.local.with_work(work)
     return train(model, kept, local, lr, rng_for(stream, "client", client, phase, round))
 
 
@@ -102,12 +103,25 @@ def evaluate(
     right = int((predict(model, held_out).argmax(1) == held_out.labels).sum())
     if trained_on is None:
         return right, Sums(), Sums()
-    return right, _sum_log_odds(smoothed(model, rank), trained_on), _sum_log_odds(model, held_out)
+    of_trained = sum_log_odds(smoothed(model, rank), [trained_on])
+    return right, of_trained, sum_log_odds(model, [held_out])
 
 
-def _sum_log_odds(model: EmotionModel, examples: Examples) -> Sums:
-    # Sums serve to compute a spread over all clients; sums of a few utterances would reveal too much.
-    return Sums() if len(examples) < FEWEST else Sums.of(log_odds_of(model, examples))
+def sum_log_odds(model: EmotionModel, parts: Sequence[Examples]) -> Sums:
+    """Sum up the log-odds that a model gives a client's speech.
+
+    Sums serve to compute a spread over all clients; sums of a few utterances would reveal too much.
+
+    Args:
+        model: with the weights to evaluate.
+        parts: the speech.
+
+    Returns:
+        no sums where there are fewer than four utterances
+    """
+    if sum(map(len, parts)) < FEWEST:
+        return Sums()
+    return sum((Sums.of(log_odds_of(model, part)) for part in parts if len(part)), Sums())
 
 
 def unlearn_update(

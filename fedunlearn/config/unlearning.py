@@ -21,6 +21,7 @@ from fedunlearn.config.fields import (
     Settings,
 )
 from fedunlearn.config.plugins import find, is_plugin
+from fedunlearn.config.work import WorkSettings
 
 
 def section_of(method: str) -> str:
@@ -248,18 +249,17 @@ class SalUnSettings(DescentSettings):
     lr: Positive = 0.03
 
 
-class FineTuneSettings(Settings):
+class FineTuneSettings(WorkSettings):
     """Settings of fine-tuning (Golatkar et al. 2020, arXiv 1911.04933), a privileged baseline."""
 
     rounds: Count = Field(
         default=10, description="Rounds in which all clients take part; 0 leaves the model as it was."
     )
-    epochs: AtLeastOne = Field(
-        default=5,
-        description="Local epochs on what each client keeps. Batch size, momentum and the rest are those of "
-        "`training.local`.",
+    lr: Positive = Field(
+        default=0.05,
+        description="Learning rate of local SGD on what each client keeps. Batch size, momentum and the rest "
+        "are those of `training.local`.",
     )
-    lr: Positive = Field(default=0.05, description="Learning rate of local SGD.")
 
 
 class NegGradPlusSettings(FineTuneSettings):
@@ -269,6 +269,7 @@ class NegGradPlusSettings(FineTuneSettings):
     """
 
     rounds: Count = 5
+    steps: Count = 3
     epochs: AtLeastOne = 1
     alpha: Fraction = Field(
         default=0.5,
@@ -284,10 +285,11 @@ class NegGradPlusSettings(FineTuneSettings):
 class SCRUBSettings(FineTuneSettings):
     """Settings of SCRUB (Kurmanji et al. 2023, arXiv 2302.09880), a privileged baseline.
 
-    ``rounds``, ``epochs`` and ``lr`` are those of the min-steps.
+    ``rounds``, ``steps`` and ``lr`` are those of the min-steps.
     """
 
     rounds: Count = 6
+    steps: Count = 3
     epochs: AtLeastOne = 1
     max_rounds: Count = Field(
         default=3,
@@ -307,7 +309,7 @@ class SCRUBSettings(FineTuneSettings):
 class NoTSettings(FineTuneSettings):
     """Settings of NoT (Khalil et al. 2025, arXiv 2503.05657), a privileged baseline.
 
-    ``rounds``, ``epochs`` and ``lr`` are those of fine-tuning after the first layer was negated.
+    ``rounds``, ``steps`` and ``lr`` are those of fine-tuning after the first layer was negated.
     """
 
     rounds: Count = 15
@@ -321,8 +323,8 @@ class FedEraserSettings(Settings):
     )
     calibration_ratio: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         default=0.5,
-        description="Epochs of a repeated round as a share of an ordinary round's; at least one epoch is "
-        "done. 1 with `interval` = 1 trains anew from the old weights.",
+        description="Steps of a repeated round as a share of an ordinary round's, rounded up (or its epochs, "
+        "at least one). 1 with `interval` = 1 trains anew from the old weights.",
     )
 
 

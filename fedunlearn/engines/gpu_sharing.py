@@ -151,7 +151,7 @@ def measure_peak(model: EmotionModel, config: Config, samples: int, cuda: GpuMem
     with torch.no_grad():
         features, frames = model.derive(waveform, lengths)
     examples = Examples(features, frames, torch.arange(size) % model.classes)
-    whole = {"epochs": 1, "crop_seconds": 0.0, "time_mask": 0.0, "band_mask": 0.0}
+    whole = {"steps": 1, "crop_seconds": 0.0, "time_mask": 0.0, "band_mask": 0.0}
     train(model, examples, config.training.local.model_copy(update=whole), 1e-6, rng)
     attack = config.unlearning.l2ul.attack.model_copy(update={"steps": 1, "per_utterance": 1})
     if attack.domain != "log-mel":  # encoders have none

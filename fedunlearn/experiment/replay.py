@@ -6,6 +6,7 @@ With the run's own seed and nothing left out it gives the run's weights bit for 
 
 import copy
 from collections.abc import Collection
+from dataclasses import replace
 
 from fedunlearn.blockwise import StateDict, difference
 from fedunlearn.experiment.replayed_clients import ReplayData, ReplayedClients
@@ -17,6 +18,7 @@ from fedunlearn.models.contract import trained_names
 from fedunlearn.seeding import rng_for
 from fedunlearn.server.aggregation import ServerOptimizer, weighted_mean
 from fedunlearn.server.history import History
+from fedunlearn.server.late_clients import LateClients
 from fedunlearn.server.state import GlobalModel
 from fedunlearn.server.steps import (
     StepInputs,
@@ -26,6 +28,7 @@ from fedunlearn.server.steps import (
 )
 from fedunlearn.training import round_lr
 from fedunlearn.unlearning import METHODS
+from fedunlearn.unlearning.contract import ServerScalars, UnknownSpeakers
 
 STAGES = ("original", "unlearned", "recovered")
 
@@ -44,6 +47,9 @@ class Replay:
         self._stream, self._outside = stream, frozenset(outside)
         self.clients = ReplayedClients(data, stream, outside)
         self.model = self.clients.model
+        self._late = LateClients.of(self._config)
+        self.unknown: UnknownSpeakers | None = None
+        """as of ``ServerState``"""
         self._purged = -1
 
     def play(self) -> dict[str, StateDict]:
@@ -91,6 +97,9 @@ class Replay:
         withheld = self._timeline.withheld(round_.timeline_round)
         for update in self._train_round(model, learning_round, withheld):
             self._history.remember(update.client, update.difference, learning_round, update.sizes)
+        if self._late.are_measured_after(learning_round):
+            known = self._history.last_rounds()
+            self.unknown = self.clients.unknown_speakers(model.weights, round_, known)
 
     def _train_original(self, model: GlobalModel) -> StateDict:
         branch = GlobalModel(model.weights, copy.deepcopy(model.optimizer), model.learning_rounds)
@@ -104,7 +113,7 @@ class Replay:
         local = self._config.training.local
         lr = round_lr(self._config.training, learning_round)
         when = learning_round - 1, withheld, Phase.LEARN, learning_round
-        updates = self.clients.train(model.weights, *when, local.epochs, lr)
+        updates = self.clients.train(model.weights, *when, local.work, lr)
         if updates:
             model.weights = model.optimizer.apply(model.weights, weighted_mean(updates))
         model.learning_rounds = learning_round
@@ -118,7 +127,7 @@ class Replay:
             gone,
             Phase.RECOVER,
             round_.timeline_round,
-            recovery.epochs,
+            recovery.work,
             recovery.lr,
             recovery.clients,
         )
@@ -139,11 +148,11 @@ class Replay:
             if ids:
                 forget[client] = ids
         card, moved = METHODS[config.unlearning.method], False
-        scalars = self.clients.scalars(weights, round_, card.reads_log_odds)
+        scalars = self._scalars(weights, round_, card.reads_log_odds)
         one_by_one = config.unlearning.aggregation == "sequential"
         for turn in [[c] for c in forget] if one_by_one else [list(forget)] if forget else []:
             if moved:
-                scalars = self.clients.scalars(weights, round_, scalars.trained is not None)
+                scalars = self._scalars(weights, round_, scalars.trained is not None)
             updates = [u for c in turn if (u := self.clients.unlearn(weights, round_, c, forget[c], scalars))]
             if not updates:
                 continue
@@ -166,6 +175,10 @@ class Replay:
         if config.recovery.reversion == "removed":
             self._steps.append(difference(weights, before))
         return weights
+
+    def _scalars(self, weights: StateDict, round_: TimelineRound, log_odds: bool) -> ServerScalars:
+        scalars = self.clients.scalars(weights, round_, log_odds)
+        return replace(scalars, unknown=self.unknown) if log_odds else scalars
 
     def _purge(self, timeline_round: int, rounds_done: int) -> None:
         """Forget in the history what left the vaults since the last round."""

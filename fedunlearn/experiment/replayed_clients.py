@@ -14,21 +14,24 @@ from fedunlearn.client.steps import (
     calibration_moments,
     evaluate,
     outgoing_update,
+    sum_log_odds,
     train_in_round,
     train_update,
     unlearn_update,
 )
 from fedunlearn.config import Config
+from fedunlearn.config.work import LocalWork
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.experiment.timeline import Timeline, TimelineRound
 from fedunlearn.messages.phase import Phase
-from fedunlearn.messages.scalars import Evaluation, pool_evaluations
+from fedunlearn.messages.scalars import Evaluation, Sums, compare_log_odds, pool_evaluations
 from fedunlearn.messages.update import Update
 from fedunlearn.models import build_model
 from fedunlearn.seeding import rng_for
+from fedunlearn.server.late_clients import LateClients
 from fedunlearn.server.steps import sample_clients
 from fedunlearn.unlearning import METHODS
-from fedunlearn.unlearning.contract import ServerScalars, UnlearnFailed
+from fedunlearn.unlearning.contract import ServerScalars, UnknownSpeakers, UnlearnFailed
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class ReplayedClients:
         arrays = (data.features, data.frames, data.labels)
         self._all = Examples(*(torch.from_numpy(array) for array in arrays))
         self._kept: dict[tuple[str, ...], Examples] = {}
+        self._late = LateClients.of(self._config)
 
     def examples(self, ids: Iterable[str]) -> Examples:
         """Take the features and labels of utterances, in this order.
@@ -105,11 +109,11 @@ class ReplayedClients:
         withheld: Collection[str],
         phase: Phase,
         number: int,
-        epochs: int,
+        work: LocalWork,
         lr: float,
         most: int = 0,
     ) -> list[Update]:
-        """Train the clients that can be reached.
+        """Train the clients that can be reached and have joined learning.
 
         Args:
             weights: that they start from.
@@ -117,19 +121,19 @@ class ReplayedClients:
             withheld: utterances that no client trains on.
             phase: LEARN or RECOVER.
             number: of the learning round, or of the timeline round in recovery.
-            epochs: over each client's utterances.
+            work: of each client.
             lr: learning rate.
             most: clients that train; 0 = all.
 
         Returns:
             their updates, in client order
         """
-        updates, there = [], self._there(rounds_done, withheld)
+        updates, there = [], self._there(rounds_done, withheld, self._late.absent(rounds_done))
         for client in sample_clients(there, most, self._config.seed, phase, number):
             ids = there[client]
             kept, when = self.examples(ids), (str(phase), number, self._stream)
-            work = partial(train_in_round, self.model, kept, self._config, epochs, lr, client, *when)
-            updates.append(Update(client, len(kept), train_update(self.model, weights, work)[0]))
+            training = partial(train_in_round, self.model, kept, self._config, work, lr, client, *when)
+            updates.append(Update(client, len(kept), train_update(self.model, weights, training)[0]))
         return updates
 
     def unlearn(
@@ -199,11 +203,17 @@ class ReplayedClients:
             if u not in away and u not in gone and later.get(u, 0) <= rounds_done
         )
 
-    def _there(self, rounds_done: int, gone: Collection[str]) -> dict[int, tuple[str, ...]]:
-        """What each reachable client trains on; empty where only one of several can be reached."""
+    def _there(
+        self, rounds_done: int, gone: Collection[str], absent: Collection[int] = ()
+    ) -> dict[int, tuple[str, ...]]:
+        """What each client trains on, less those that cannot be reached or are ``absent``.
+
+        Empty where only one of several is left.
+        """
         held = {c: self.held(c, rounds_done, gone) for c in range(len(self._data.train))}
         holding = {c: ids for c, ids in held.items() if ids}
-        there = {c: ids for c, ids in holding.items() if c not in self._timeline.away[rounds_done]}
+        away = {*self._timeline.away[rounds_done], *absent}
+        there = {c: ids for c, ids in holding.items() if c not in away}
         return there if len(there) >= min(2, len(holding)) else {}
 
     def holding(self, round_: TimelineRound) -> dict[int, int]:
@@ -240,6 +250,33 @@ class ReplayedClients:
             right, of_trained, of_held_out = evaluate(self.model, held_out, own, rank)
             replies.append(Evaluation(right, len(held_out), of_trained, of_held_out))
         return pool_evaluations(replies)
+
+    def unknown_speakers(
+        self, weights: StateDict, round_: TimelineRound, trained: Collection[int]
+    ) -> UnknownSpeakers | None:
+        """Compare a model's log-odds on the late clients' speech with those on the others' held-out speech.
+
+        Args:
+            weights: of the model.
+            round_: the last learning round without the late clients.
+            trained: clients that have trained.
+        """
+        gone, withheld = (
+            of(round_.timeline_round) for of in (self._timeline.purged, self._timeline.withheld)
+        )
+        self.model.load_state_dict(weights)
+        known, unknown = list[Sums](), list[Sums]()
+        away = self._timeline.away[round_.rounds_done]
+        for client, test in enumerate(self._data.test):
+            held = self.held(client, round_.rounds_done, withheld)
+            if not held or client in away:
+                continue
+            held_out = self.examples(u for u in test if u not in gone)
+            if client in self._late.clients:
+                unknown.append(sum_log_odds(self.model, [self.examples(held), held_out]))
+            elif client in trained:
+                known.append(sum_log_odds(self.model, [held_out]))
+        return compare_log_odds(known, unknown)
 
     def accuracy(self, weights: StateDict, staying: Sequence[int], round_: TimelineRound) -> float | None:
         """Have clients evaluate a model on their held-out speech.

@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib.metadata import version
 from typing import Any
@@ -45,6 +45,7 @@ from fedunlearn.results_schema import (
     Status,
     TimelineEntry,
     Times,
+    UnknownSpeakersMeasured,
 )
 from fedunlearn.server.availability import Availability
 from fedunlearn.server.cost import PhaseCost, RoleCost
@@ -152,6 +153,11 @@ class ResultsAssembler:
             model=Recognizer(**self.prepared.template.about()),
             requests=request_rows(state.requests.values(), requests, state.faults),
             cost={str(phase): cost_row(cost) for phase, cost in state.costs.items()},
+            unknown_speakers=(
+                UnknownSpeakersMeasured(**asdict(state.unknown))
+                if state.unknown
+                else UnknownSpeakersMeasured.empty()
+            ),
             guard=[GuardIntervention(**row) for row in state.guarded],
             attackers=describe_attackers(config.attackers),
             faults=[

@@ -19,7 +19,7 @@ ConfigLoader = Callable[[Mapping[str, Any]], Config]
 """Puts overrides (dotted keys to values) on top of an experiment."""
 
 RECOVERIES = ("none", "gentle", "ordinary", "gentle-removed", "ordinary-removed")
-"""No rounds; those of the experiment's recovery; as many with the epochs and lr of local training; and
+"""No rounds; those of the experiment's recovery; as many with the work and lr of local training; and
 both again with ``recovery.reversion`` = "removed"."""
 
 GUARD_OFF: Mapping[str, Any] = dict.fromkeys(
@@ -308,6 +308,7 @@ def recovery_overrides(name: str, base: Config) -> dict[str, Any]:
     kind, _, removed = name.partition("-")
     local = base.training.local if kind == "ordinary" else base.recovery
     return {
+        "recovery.steps": local.steps,
         "recovery.epochs": local.epochs,
         "recovery.lr": local.lr,
         "recovery.reversion": "removed" if removed else "kept",
@@ -319,7 +320,7 @@ def recovery_name(experiment: Config) -> str:
     recovery, local = experiment.recovery, experiment.training.local
     if recovery.rounds == 0:
         return "none"
-    kind = "ordinary" if (recovery.epochs, recovery.lr) == (local.epochs, local.lr) else "gentle"
+    kind = "ordinary" if (recovery.work, recovery.lr) == (local.work, local.lr) else "gentle"
     return f"{kind}-removed" if recovery.reversion == "removed" else kind
 
 

@@ -37,7 +37,8 @@ class StudyRow:
         algorithm: name of the method.
         settings: the variant's own, as written on the command line.
         recovery_rounds: number of recovery rounds.
-        recovery_epochs: epochs in each.
+        recovery_steps: SGD steps of a client in each; 0 = ``recovery_epochs`` passes.
+        recovery_epochs: passes in each, where ``recovery_steps`` is 0.
         recovery_lr: learning rate in each.
         reversion: only after recovery: forget accuracy less that right after unlearning.
         reversion_membership: the same of the membership AUC.
@@ -80,6 +81,7 @@ class StudyRow:
     algorithm: str
     settings: str
     recovery_rounds: int | None
+    recovery_steps: int | None
     recovery_epochs: int | None
     recovery_lr: float | None
     reversion: float | None
@@ -168,6 +170,7 @@ def _row(
         algorithm=cell.variant.algorithm,
         settings=cell.variant.written,
         recovery_rounds=results.setting("recovery", "rounds"),
+        recovery_steps=results.setting("recovery", "steps"),
         recovery_epochs=results.setting("recovery", "epochs"),
         recovery_lr=results.setting("recovery", "lr"),
         reversion=reverted[0],

@@ -5,7 +5,7 @@ IWQoS (arXiv 2012.13891).
 
 1. Begin with the weights that learning began with.
 2. For every ``interval``-th ordinary round, the clients train on what they keep from the model calibrated so
-   far, for calibration_ratio of an ordinary round's epochs.
+   far, for calibration_ratio of an ordinary round's steps or epochs.
 3. A client's new difference gives the direction, its old one the size: |old| * new / |new|, by tensor.
 4. The server averages them, as in an ordinary round.
 
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fedunlearn.blockwise import StateDict
 from fedunlearn.config.unlearning import UnlearningSettings
+from fedunlearn.config.work import LocalWork
 from fedunlearn.unlearning.privileged.contract import HistoryCard
 
 
@@ -30,9 +31,11 @@ def rounds(settings: UnlearningSettings, done: int) -> Sequence[int]:
     return range(1, done + 1, settings.fed_eraser.interval)
 
 
-def epochs(settings: UnlearningSettings, ordinary: int) -> int:
-    """calibration_ratio of an ordinary round's epochs, rounded to the nearest, at least 1."""
-    return max(1, round(settings.fed_eraser.calibration_ratio * ordinary))
+def work(settings: UnlearningSettings, ordinary: LocalWork) -> LocalWork:
+    """calibration_ratio of an ordinary round's steps, rounded up, or epochs, to the nearest, at least 1."""
+    ratio = settings.fed_eraser.calibration_ratio
+    steps = math.ceil(round(ratio * ordinary.steps, 6))  # 0.1 * 30 is not rounded up to 4
+    return LocalWork(steps, max(1, round(ratio * ordinary.epochs)))
 
 
 def calibrate(difference: Mapping[str, Tensor], sizes: Mapping[str, float]) -> StateDict:
@@ -55,6 +58,6 @@ CARD = HistoryCard(
     name="fed-eraser",
     source="FedEraser, Liu et al. 2021 (arXiv 2012.13891)",
     rounds=rounds,
-    epochs=epochs,
+    work=work,
     calibrate=calibrate,
 )
