@@ -117,8 +117,8 @@ def evaluate_locally(device: Device, content: RecordDict) -> RecordDict:
     device.load(content)
     held_out = device.examples("test")
     log_odds = bool(MessageConfig(content).integer("log_odds"))
-    own, rank = device.kept(content) if log_odds else None, device.config.unlearning.calm.rank
-    right, of_trained, of_held_out = evaluate(device.model, held_out, own, rank)
+    own = device.kept(content) if log_odds else None
+    right, of_trained, of_held_out = evaluate(device.model, held_out, own)
     sums = of_trained.as_metrics("trained") | of_held_out.as_metrics("held_out") if log_odds else {}
     return _reply(examples=len(held_out), right=right, **sums)
 

@@ -19,8 +19,7 @@ from fedunlearn.models.contract import EmotionModel
 from fedunlearn.seeding import rng_for
 from fedunlearn.training import Moments, calibrate, predict, train
 from fedunlearn.unlearning.contract import Method, ServerScalars, UnlearnResult
-from fedunlearn.unlearning.log_odds import log_odds_of
-from fedunlearn.unlearning.low_rank import smoothed
+from fedunlearn.unlearning.log_odds import log_odds_of, smoothed_log_odds
 from fedunlearn.vault.calibration import FEWEST
 
 
@@ -86,28 +85,29 @@ def train_in_round(
     return train(model, kept, local, lr, rng_for(stream, "client", client, phase, round))
 
 
-def evaluate(
-    model: EmotionModel, held_out: Examples, trained_on: Examples | None, rank: int
-) -> tuple[int, Sums, Sums]:
+def evaluate(model: EmotionModel, held_out: Examples, trained_on: Examples | None) -> tuple[int, Sums, Sums]:
     """Evaluate a model on a client's held-out examples and, if wanted, sum up its log-odds.
 
     Args:
         model: with the weights to evaluate.
         held_out: examples that the client does not train on.
         trained_on: examples that it trains on; None = no log-odds are wanted.
-        rank: rank of the smoothed model, which the log-odds of ``trained_on`` are computed with.
 
     Returns:
-        (correct held-out predictions, sums over ``trained_on``, sums over ``held_out``)
+        (correct held-out predictions, sums over ``trained_on``, smoothed, sums over ``held_out``)
     """
     right = int((predict(model, held_out).argmax(1) == held_out.labels).sum())
     if trained_on is None:
         return right, Sums(), Sums()
-    of_trained = sum_log_odds(smoothed(model, rank), [trained_on])
+    of_trained = sum_log_odds(model, [trained_on], smoothed_log_odds)
     return right, of_trained, sum_log_odds(model, [held_out])
 
 
-def sum_log_odds(model: EmotionModel, parts: Sequence[Examples]) -> Sums:
+def sum_log_odds(
+    model: EmotionModel,
+    parts: Sequence[Examples],
+    measure: Callable[[EmotionModel, Examples], Tensor] = log_odds_of,
+) -> Sums:
     """Sum up the log-odds that a model gives a client's speech.
 
     Sums serve to compute a spread over all clients; sums of a few utterances would reveal too much.
@@ -115,13 +115,14 @@ def sum_log_odds(model: EmotionModel, parts: Sequence[Examples]) -> Sums:
     Args:
         model: with the weights to evaluate.
         parts: the speech.
+        measure: gives the log-odds of examples.
 
     Returns:
         no sums where there are fewer than four utterances
     """
     if sum(map(len, parts)) < FEWEST:
         return Sums()
-    return sum((Sums.of(log_odds_of(model, part)) for part in parts if len(part)), Sums())
+    return sum((Sums.of(measure(model, part)) for part in parts if len(part)), Sums())
 
 
 def unlearn_update(

@@ -363,11 +363,13 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _attack_fits(self) -> Self:
-        if self.model.is_encoder and self.unlearning.l2ul.attack.domain == "log-mel":
-            raise ValueError(
-                "unlearning.l2ul.attack.domain: a speech encoder hears no log-mel frames; "
-                'take "feature" or "waveform"'
-            )
+        attacks = {"calm": self.unlearning.calm.attack, "l2ul": self.unlearning.l2ul.attack}
+        for section, attack in attacks.items():
+            if self.model.is_encoder and attack.domain == "log-mel":
+                raise ValueError(
+                    f"unlearning.{section}.attack.domain: a speech encoder hears no log-mel frames; "
+                    'take "feature" or "waveform"'
+                )
         return self
 
     @model_validator(mode="after")

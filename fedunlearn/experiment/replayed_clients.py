@@ -237,7 +237,6 @@ class ReplayedClients:
             among: clients that count; None = all.
         """
         gone, replies = self._timeline.purged(round_.timeline_round), []
-        rank = self._config.unlearning.calm.rank
         self.model.load_state_dict(weights)
         away = self._timeline.away[round_.rounds_done]
         there = [c for c, held in self.holding(round_).items() if held and c not in away]
@@ -247,7 +246,7 @@ class ReplayedClients:
                 continue
             held_out = self.examples(u for u in self._data.test[client] if u not in gone)
             own = self.examples(self.held(client, round_.rounds_done, gone)) if log_odds else None
-            right, of_trained, of_held_out = evaluate(self.model, held_out, own, rank)
+            right, of_trained, of_held_out = evaluate(self.model, held_out, own)
             replies.append(Evaluation(right, len(held_out), of_trained, of_held_out))
         return pool_evaluations(replies)
 
