@@ -9,11 +9,16 @@ from typing import Literal
 import numpy as np
 
 from fedunlearn.config.partition import PartitionSettings
+from fedunlearn.corpora.protocols import fold_speakers
 from fedunlearn.corpora.utterance import Corpus, Utterance
 from fedunlearn.errors import BadInput
 from fedunlearn.seeding import rng_for
 
 Split = Literal["train", "test"]
+
+MOST_CLIENTS = 20
+"""Clients of generated speech, and the most that ``partition.clients`` = "auto" makes of a corpus."""
+_GENERATED_UNSEEN = 6
 
 
 @dataclass(frozen=True)
@@ -81,12 +86,54 @@ class Partition:
         }
 
 
+def with_counts(settings: PartitionSettings, speakers: int | None) -> PartitionSettings:
+    """Work out the numbers of clients and of unseen speakers where they are "auto".
+
+    A sixth of the speakers is unseen, as in the published protocols of RAVDESS (4 of 24), but never so many
+    that a client is left without a speaker.
+
+    Args:
+        settings: of the partition.
+        speakers: number of speakers of the corpus; None = generated speech, with as many as are needed.
+
+    Returns:
+        the settings with both numbers. Given numbers are kept, even if the corpus is too small for them.
+    """
+    clients, unseen = settings.clients, settings.unseen_speakers
+    if speakers is None:
+        unseen = _GENERATED_UNSEEN if unseen is None else unseen
+        return settings.model_copy(update={"clients": clients or MOST_CLIENTS, "unseen_speakers": unseen})
+    if unseen is None:
+        least = 2 if speakers >= 6 else 1 if speakers >= 3 else 0
+        spare = speakers - (clients or 1)
+        unseen = max(0, min(max(least, (speakers + 3) // 6), spare))
+    clients = clients or max(1, min(MOST_CLIENTS, speakers - unseen))
+    return settings.model_copy(update={"clients": clients, "unseen_speakers": unseen})
+
+
+def count_in(corpus: Corpus, settings: PartitionSettings) -> PartitionSettings:
+    """Do as ``with_counts`` for a corpus; a fold has the number of unseen speakers that it has.
+
+    Args:
+        corpus: the corpus.
+        settings: of the partition.
+
+    Raises:
+        BadInput: the corpus has no such fold.
+    """
+    if settings.fold:
+        unseen = len(fold_speakers(corpus, settings.protocol, settings.fold))
+        settings = settings.model_copy(update={"unseen_speakers": unseen})
+    return with_counts(settings, len(corpus.speakers))
+
+
 def partition_corpus(corpus: Corpus, settings: PartitionSettings, seed: int) -> Partition:
     """Partition a corpus over clients.
 
-    Unseen speakers are drawn at random, alternating between genders where the corpus names them. Each client
-    speaker's utterances are split by emotion according to ``test_fraction`` (largest remainder). Those of a
-    shared speaker go to their own client and the following ones in turn, with the emotions evenly spread.
+    Unseen speakers are the test speakers of ``fold``, or drawn at random, alternating between genders where
+    the corpus names them. Each client speaker's utterances are split by emotion according to
+    ``test_fraction`` (largest remainder). Those of a shared speaker go to their own client and the following
+    ones in turn, with the emotions evenly spread.
 
     Args:
         corpus: the corpus.
@@ -94,31 +141,33 @@ def partition_corpus(corpus: Corpus, settings: PartitionSettings, seed: int) -> 
         seed: seed of the experiment.
 
     Raises:
-        BadInput: fewer client speakers than clients or than shared ones, more devices than clients, or too
-            little speech to hold any out.
+        BadInput: the fold is not known, fewer client speakers than clients or than shared ones, more devices
+            than clients, or too little speech to hold any out.
     """
     rng = rng_for(seed, "partition")
     speakers = _genders_in_turn(corpus, rng)
-    unseen, client_speakers = speakers[: settings.unseen_speakers], speakers[settings.unseen_speakers :]
-    if len(client_speakers) < settings.clients:
+    settings = count_in(corpus, settings)
+    clients, unseen = settings.client_count, _unseen(corpus, settings, speakers)
+    client_speakers = [speaker for speaker in speakers if speaker not in unseen]
+    if len(client_speakers) < clients:
         raise BadInput(
-            f"partition.clients is {settings.clients}, but {corpus.name} leaves {len(client_speakers)} "
-            f"client speakers ({len(speakers)} less {settings.unseen_speakers} unseen): "
-            "a client needs at least one; lower clients or partition.unseen_speakers"
+            f"partition.clients is {clients}, but {corpus.name} leaves {len(client_speakers)} "
+            f"client speakers ({len(speakers)} less {len(unseen)} unseen): a client needs at least one; "
+            f"lower clients{'' if settings.fold else ' or partition.unseen_speakers'}"
         )
     _check_shared(settings, len(client_speakers))
     spoken: dict[str, list[Utterance]] = defaultdict(list)
     for utterance in corpus.utterances:
         spoken[utterance.speaker].append(utterance)
-    train: list[list[Utterance]] = [[] for _ in range(settings.clients)]
-    test: list[list[Utterance]] = [[] for _ in range(settings.clients)]
-    for client in range(settings.clients):
-        for place in range(client, len(client_speakers), settings.clients):
+    train: list[list[Utterance]] = [[] for _ in range(clients)]
+    test: list[list[Utterance]] = [[] for _ in range(clients)]
+    for client in range(clients):
+        for place in range(client, len(client_speakers), clients):
             devices = settings.devices if place < settings.shared_speakers else 1
             parts = _split(spoken[client_speakers[place]], settings.test_fraction, rng)
             for kind, utterances in zip((train, test), parts, strict=True):
                 for device in range(devices):
-                    kind[(client + device) % settings.clients] += utterances[device::devices]
+                    kind[(client + device) % clients] += utterances[device::devices]
     shares = []
     for client, (kept, held_out) in enumerate(zip(train, test, strict=True)):
         if not kept or not held_out:
@@ -167,6 +216,17 @@ def recorded_later(partition: Partition, settings: PartitionSettings, seed: int)
     return {utterance: round_ for utterance, round_ in later.items() if round_}
 
 
+def _unseen(corpus: Corpus, settings: PartitionSettings, speakers: Sequence[str]) -> Sequence[str]:
+    if settings.fold:
+        return fold_speakers(corpus, settings.protocol, settings.fold)
+    if settings.protocol:
+        raise BadInput(
+            f"partition.protocol is {settings.protocol!r}, but no fold is chosen; "
+            "say which with partition.fold"
+        )
+    return speakers[: settings.unseen_count]
+
+
 def _check_shared(settings: PartitionSettings, client_speakers: int) -> None:
     problems = []
     if settings.shared_speakers > client_speakers:
@@ -174,9 +234,10 @@ def _check_shared(settings: PartitionSettings, client_speakers: int) -> None:
             f"partition.shared_speakers is {settings.shared_speakers}, but there are {client_speakers} "
             "client speakers: lower it"
         )
-    if settings.shared_speakers and settings.devices > settings.clients:
+    if settings.shared_speakers and settings.devices > settings.client_count:
         problems.append(
-            f"partition.devices is {settings.devices}, but there are {settings.clients} clients: lower it"
+            f"partition.devices is {settings.devices}, but there are {settings.client_count} clients: "
+            "lower it"
         )
     if problems:
         raise BadInput(problems)

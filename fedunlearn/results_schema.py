@@ -283,7 +283,13 @@ class Recognition(ResultsPart):
         description="Unweighted average recall over the emotions that occur; null for an empty set.",
     )
     accuracy: Share | None = Field(
-        None, description="Share of utterances recognised correctly; null for an empty set."
+        None,
+        description="Share of utterances recognised correctly (weighted accuracy, WA); null without any.",
+    )
+    macro_f1: Share | None = Field(
+        default=None,
+        description="Mean of the F1 scores of the emotions that occur or are recognised; "
+        "null for an empty set.",
     )
     n: Known[Whole] = Field(None, description="Number of utterances.")
     accuracy_interval: Ends | None = Field(None, description="95 % interval of the accuracy.")
@@ -1279,10 +1285,10 @@ class Results(ResultsPart):
         Returns:
             columns ``method``, ``corpus``, ``seed`` (of the run); ``model`` (original, unlearned, recovered,
             retrained; of gaps also none and destroy, the controls, and noise_floor); ``measure``
-            (test_accuracy, test_uar, unseen_accuracy, unseen_uar, retain_accuracy, forget_accuracy,
-            membership_auc, same_speaker_auc, gap_mean, gap_forget, gap_retain, gap_test, gap_membership);
-            ``value``, ``low`` and ``high`` (ends of the 95 % interval); ``n`` (utterances). What is not
-            known is NaN.
+            (test_accuracy, test_uar, test_macro_f1, unseen_accuracy, unseen_uar, unseen_macro_f1,
+            retain_accuracy, forget_accuracy, membership_auc, same_speaker_auc, gap_mean, gap_forget,
+            gap_retain, gap_test, gap_membership); ``value``, ``low`` and ``high`` (ends of the 95 %
+            interval); ``n`` (utterances). What is not known is NaN.
         """
         import pandas as pd
 
@@ -1304,6 +1310,7 @@ class Results(ResultsPart):
                 rows.append(_row(name, f"{of}_accuracy", share.accuracy, share.accuracy_interval, share.n))
                 if of in ("test", "unseen"):
                     rows.append(_row(name, f"{of}_uar", share.uar, share.uar_interval, share.n))
+                    rows.append(_row(name, f"{of}_macro_f1", share.macro_f1, None, share.n))
             pairs = (("membership", scores.membership), ("same_speaker", scores.membership_same_speaker))
             for of, found in pairs:
                 ends = None if found.low is None or found.high is None else (found.low, found.high)

@@ -61,12 +61,14 @@ def guard(
 
     def command() -> int:
         # pandas is loaded when it is needed: every command imports this module.
+        from fedunlearn.study.grid import loader_of
         from fedunlearn.study.guard_study import parse_case, trials_of
+        from fedunlearn.study.runner import count_clients
 
         named = {"corpus.path": str(data) if data else None, "federation.engine": engine}
         common, file = read_overrides(set_, named), config_file(config)
         trials = trials_of(
-            lambda more: configuration.load(file, {**common, **more}),
+            loader_of(count_clients(configuration.load(file, common))),
             methods.split(","),
             [parse_case(case) for case in cases.split(",")],
             guards.split(","),

@@ -12,7 +12,7 @@ from fedunlearn.config.presets import find_config, preset_names
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
-        help=f"A complete experiment: a TOML file, or a preset ({', '.join(preset_names())}); "
+        help=f"An experiment: a TOML file, or a preset ({', '.join(preset_names())}); "
         "without it, generated speech."
     ),
 ]

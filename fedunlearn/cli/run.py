@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -19,6 +19,7 @@ from fedunlearn.cli.options import (
     config_file,
     read_overrides,
 )
+from fedunlearn.config.partition import PartitionSettings
 from fedunlearn.config.unlearning import AGGREGATIONS
 from fedunlearn.console import Screen, errors, say, warn
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput, Interrupted
@@ -28,6 +29,10 @@ from fedunlearn.results_schema import Gap, ModelScores, Results
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.tracking import Follower, check_tracker
 from fedunlearn.unlearning import CONTROLS, METHODS, PRIVILEGED
+
+if TYPE_CHECKING:
+    from fedunlearn.corpora.utterance import Corpus
+    from fedunlearn.partition import Partition
 
 _METHOD_HELP = (
     "Unlearning method (unlearning.method), or your own: path/to/mine.py:name. Forget set alone: "
@@ -53,7 +58,10 @@ def run(
     data: DataOption = None,
     model: Annotated[str | None, typer.Option(help=_MODEL_HELP)] = None,
     method: Annotated[str | None, typer.Option(help=_METHOD_HELP)] = None,
-    clients: Annotated[int | None, typer.Option(help="Devices (partition.clients).")] = None,
+    clients: Annotated[
+        int | None,
+        typer.Option(help="Devices; default: worked out from the corpus (partition.clients)."),
+    ] = None,
     rounds: Annotated[int | None, typer.Option(help="Ordinary rounds (training.rounds).")] = None,
     seed: Annotated[int | None, typer.Option(help="Of all randomness.")] = None,
     aggregation: Annotated[str | None, typer.Option(help=_AGGREGATION_HELP)] = None,
@@ -141,6 +149,7 @@ def _run(
                 raise
             left = "its folder is as it was" if folder.exists() else "nothing is left of it"
             raise Interrupted(f"the run was interrupted before the first round; {left}") from None
+        say(corpus_line(experiment.corpus, experiment.partition, config.partition))
         for warning in experiment.corpus.warnings:
             warn(warning)
         follower = Follower(track, experiment.run, warn)
@@ -163,6 +172,27 @@ def _file_name(corpus: str) -> str:
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in corpus)[:40]
 
 
+def corpus_line(corpus: "Corpus", partition: "Partition", given: PartitionSettings) -> str:
+    """Say what a run trains on, and which of the numbers were worked out.
+
+    Args:
+        corpus: all speech of the run.
+        partition: of the corpus.
+        given: the settings as the user gave them.
+    """
+    from fedunlearn.report.values import many
+
+    unseen = {u.speaker for u in partition.unseen}
+    counts = {"clients": given.clients, "unseen speakers": given.unseen_speakers}
+    worked_out = [name for name, number in counts.items() if number is None]
+    how = f" (worked out: {', '.join(worked_out)})" if worked_out else ""
+    return (
+        f"Corpus: {corpus.name}, {many(len(corpus.speakers), 'speaker')}, "
+        f"{many(len(corpus.emotions), 'emotion')}, {many(len(corpus.utterances), 'utterance')}; "
+        f"{many(len(partition.clients), 'client')}, {many(len(unseen), 'unseen speaker')}{how}"
+    )
+
+
 def _also_wrong(out: Path | None, data: str | None) -> list[str]:
     """What can be seen to be wrong even where the settings cannot be read."""
     problems: list[str] = []
@@ -181,8 +211,11 @@ def _also_wrong(out: Path | None, data: str | None) -> list[str]:
 
 CLOSING_MEASURES: tuple[tuple[str, Callable[[ModelScores], float | None]], ...] = (
     ("test UAR", lambda scores: scores.test.uar),
-    ("test accuracy", lambda scores: scores.test.accuracy),
+    ("test accuracy (WA)", lambda scores: scores.test.accuracy),
+    ("test macro F1", lambda scores: scores.test.macro_f1),
     ("unseen speakers UAR", lambda scores: scores.unseen.uar),
+    ("unseen speakers accuracy (WA)", lambda scores: scores.unseen.accuracy),
+    ("unseen speakers macro F1", lambda scores: scores.unseen.macro_f1),
     ("retain accuracy", lambda scores: scores.retain.accuracy),
     ("forget accuracy", lambda scores: scores.forget.accuracy),
     ("membership AUC", lambda scores: scores.membership.auc),

@@ -373,12 +373,20 @@ class Config(Settings):
     @model_validator(mode="after")
     def _attackers_exist(self) -> Self:
         clients = self.partition.clients
-        strangers = [c for c in self.attackers.clients if c >= clients]
-        if strangers:
-            raise ValueError(
-                f"attackers.clients: there is no client {strangers[0]} (0 to {clients - 1} are there)"
-            )
+        if clients is not None and (problem := self.unknown_attacker(clients)):
+            raise ValueError(problem)
         return self
+
+    def unknown_attacker(self, clients: int) -> str:
+        """Say which malicious client does not exist; empty where all do.
+
+        Args:
+            clients: number of clients.
+        """
+        strangers = [c for c in self.attackers.clients if c >= clients]
+        if not strangers:
+            return ""
+        return f"attackers.clients: there is no client {strangers[0]} (0 to {clients - 1} are there)"
 
     def digest_of(self, kind: Kind) -> str:
         """Digest of the file that a method, model, corpus or aggregation of the user's own comes from."""
@@ -394,7 +402,7 @@ def load(file: Path | None = None, overrides: Mapping[str, Any] | None = None) -
     """Read an experiment from a TOML file and apply overrides.
 
     Args:
-        file: a TOML file; None = the built-in defaults (those of configs/synthetic.toml).
+        file: a TOML file; None = the built-in defaults.
         overrides: dotted keys and their values, which replace those of the file.
 
     Returns:

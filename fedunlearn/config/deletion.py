@@ -78,7 +78,8 @@ class DeletionSettings(Settings):
             ScheduledDeletion(client=3, what="some", count=12, after_learning=10),
         ),
         description="Requests with a planned time, one table each; the keys of a table are listed under "
-        "`deletions.schedule[]`.",
+        "`deletions.schedule[]`. The default schedule is fitted to a small corpus: a client deletes at most "
+        "half of its training utterances, or everything where two other clients are left.",
     )
     rate: Fraction = Field(
         default=0.0,

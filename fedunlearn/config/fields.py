@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 LARGEST = 10**9
 """Upper bound of every count: beyond any real use, and small enough for any message."""
@@ -24,6 +24,14 @@ AtLeastOne = Annotated[int, Field(ge=1, le=LARGEST)]
 Shape = Annotated[int, Field(ge=1, le=LARGEST_SHAPE)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Seconds = Annotated[float, Field(ge=0.0, le=3600.0, allow_inf_nan=False)]
+
+
+def _none_if_auto(value: Any) -> Any:
+    return None if value == "auto" else value
+
+
+AUTO = BeforeValidator(_none_if_auto)
+"""Lets a setting that is worked out from the corpus be given as "auto", which is kept as None."""
 
 
 class Settings(BaseModel):

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fedunlearn.config.fields import LARGEST_SHAPE, AtLeastOne, Count, Settings, Shape
+from fedunlearn.config.fields import AUTO, LARGEST_SHAPE, AtLeastOne, Count, Settings, Shape
 
 
 class LateRecordings(Settings):
@@ -23,12 +23,16 @@ class LateRecordings(Settings):
 class PartitionSettings(Settings):
     """Which client holds which speakers, and which speech is held out."""
 
-    clients: Shape = Field(
-        default=20, description="Number of clients. The client speakers are assigned to them in turn."
+    clients: Annotated[Shape | None, AUTO] = Field(
+        default=None,
+        description="Number of clients. The client speakers are assigned to them in turn. "
+        '"auto": one for each client speaker, at most 20; generated speech has 20.',
     )
-    unseen_speakers: Annotated[int, Field(ge=0, le=LARGEST_SHAPE)] = Field(
-        default=6,
-        description="Number of speakers kept out of the federation, for the speaker-independent test.",
+    unseen_speakers: Annotated[Annotated[int, Field(ge=0, le=LARGEST_SHAPE)] | None, AUTO] = Field(
+        default=None,
+        description="Number of speakers kept out of the federation, for the speaker-independent test. "
+        '"auto": a sixth of all speakers, at least 2 of six or more and 1 of three or more, but never so '
+        "many that fewer speakers than `partition.clients` are left; generated speech has 6.",
     )
     test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
         default=0.2,
@@ -45,8 +49,43 @@ class PartitionSettings(Settings):
         description="Number of clients over which each shared speaker is spread, at most "
         "`partition.clients`.",
     )
+    fold: Count = Field(
+        default=0,
+        description="Fold of the corpus's protocol (docs/corpora.md lists them), counted from 1: "
+        "its test speakers are the unseen speakers, all others are client speakers, and "
+        "`partition.unseen_speakers` is not read. 0 = unseen speakers are drawn at random.",
+    )
+    protocol: str = Field(
+        default="",
+        description='Name of the protocol that `partition.fold` counts in, such as "emobox"; empty = the '
+        "corpus's first one.",
+    )
     recordings: tuple[LateRecordings, ...] = Field(
         default=(),
         description="Training utterances that are recorded in the course of the run, one table each; the "
         "keys of a table are listed under `partition.recordings[]`.",
     )
+
+    @property
+    def client_count(self) -> int:
+        """Number of clients of a resolved experiment.
+
+        Raises:
+            ValueError: it is still "auto".
+        """
+        return _known("clients", self.clients)
+
+    @property
+    def unseen_count(self) -> int:
+        """Number of unseen speakers of a resolved experiment.
+
+        Raises:
+            ValueError: it is still "auto".
+        """
+        return _known("unseen_speakers", self.unseen_speakers)
+
+
+def _known(name: str, number: int | None) -> int:
+    if number is None:
+        raise ValueError(f'partition.{name} is "auto": it is known only once the corpus has been read')
+    return number

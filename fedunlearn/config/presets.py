@@ -1,4 +1,4 @@
-"""Presets: the complete experiments of configs/, which are installed with the package.
+"""Presets: the experiments of configs/, which are installed with the package.
 
 A wheel carries them as ``fedunlearn/presets``; in a checkout they lie in ``configs`` beside the package.
 """

@@ -3,6 +3,7 @@
 ``python -m fedunlearn.config.reference > docs/configuration.md`` writes it anew.
 """
 
+import json
 from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin
 
@@ -10,7 +11,7 @@ import annotated_types
 from pydantic.fields import FieldInfo
 
 from fedunlearn.config import Config
-from fedunlearn.config.fields import LARGEST, LARGEST_FLOAT, LARGEST_SEED, Options, Settings
+from fedunlearn.config.fields import AUTO, LARGEST, LARGEST_FLOAT, LARGEST_SEED, Options, Settings
 
 INTRODUCTION = """\
 # Settings
@@ -19,12 +20,12 @@ Every key that a TOML file or `--set key.sub=value` may contain. An unknown key,
 of range stops the run before it starts, and all errors are reported at once.
 
 ```
-python simulations/run.py --config configs/ravdess.toml --data PATH       # a file: one complete experiment
+python simulations/run.py --config configs/ravdess.toml --data PATH            # a file: one experiment
 python simulations/run.py --set training.rounds=10 --set recovery.rounds=2        # single keys, on top of it
 ```
 
-Each file in `configs/` contains every key, and so does the `config.toml` that a run leaves in its folder.
-Keys that a file omits have the default given here; these defaults are those of `configs/synthetic.toml`.
+Keys that a file omits have the default given here, so each file in `configs/` lists only what differs from
+them. The `config.toml` that a run leaves in its folder contains every key, with numbers in place of "auto".
 
 This page is generated from the settings themselves: change `fedunlearn/config/`, then run
 `python -m fedunlearn.config.reference > docs/configuration.md`.
@@ -102,12 +103,18 @@ def _default(value: Any, field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     if value is None:
-        return "none"
+        return '`"auto"`' if AUTO in field.metadata else "none"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     if isinstance(value, tuple):
-        return "see configs/synthetic.toml" if value else "`[]`"
+        return f"`[{', '.join(_table(item) for item in value)}]`"
     return f'`"{value}"`' if isinstance(value, str) else f"`{value!r}`"
+
+
+def _table(item: Settings) -> str:
+    """An item of a list as an inline table of TOML."""
+    given = item.model_dump(exclude_unset=True).items()
+    return f"{{{', '.join(f'{key} = {json.dumps(value)}' for key, value in given)}}}"
 
 
 def _values(field: FieldInfo) -> str:
@@ -130,7 +137,8 @@ def _values(field: FieldInfo) -> str:
     if get_origin(_plain(kind)) is dict or _plain(kind) is Options:
         return "table"
     name = "integer" if _plain(kind) is int else "number"
-    return f"{name} {_range([*field.metadata, *_bounds_within(kind)])}"
+    auto = '`"auto"`, ' if AUTO in field.metadata else ""
+    return f"{auto}{name} {_range([*field.metadata, *_bounds_within(kind)])}"
 
 
 def _plain(kind: Any) -> Any:

@@ -167,7 +167,7 @@ def _due(
     settings, learning, seed = config.deletions, config.training.rounds, config.seed
     return (
         scheduled_requests(settings, client, speakers, rounds_done, learning, seed),
-        random_requests(settings, client, config.partition.clients, rounds_done, learning, seed),
+        random_requests(settings, client, config.partition.client_count, rounds_done, learning, seed),
     )
 
 

@@ -50,8 +50,6 @@ def check_schedule(settings: DeletionSettings, partition: Partition, learning_ro
                 "use after_learning"
             )
     problems += _requested_twice(settings, partition, learning_rounds)
-    if problems and settings.schedule == DeletionSettings().schedule:
-        problems[-1] += "; this is the default schedule: set deletions.schedule=[...] to one that fits"
     if settings.burst_rate and settings.burst_clients > len(partition.clients):
         problems.append(
             f"deletions.burst_clients is {settings.burst_clients}, but there are "

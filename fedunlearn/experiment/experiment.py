@@ -61,7 +61,7 @@ def make_context(
         later[recording.client] += recording.count
     count = len(prepared.partition.clients)
     clients = Clients(grid, config.federation, count, stop, state, later)
-    availability = Availability(config.availability, config.seed, config.partition.clients)
+    availability = Availability(config.availability, config.seed, config.partition.client_count)
     return ServerContext(clients, config, prepared.template, state, recorder, availability)
 
 

@@ -16,6 +16,7 @@ from fedunlearn.config import Config
 from fedunlearn.corpora.folder import name_few
 from fedunlearn.corpora.utterance import Corpus
 from fedunlearn.deletion.admission import note_devices
+from fedunlearn.deletion.default_schedule import fit_default_schedule, is_default
 from fedunlearn.deletion.inbox import Inbox
 from fedunlearn.deletion.schedule_check import check_schedule
 from fedunlearn.errors import BadInput
@@ -41,7 +42,14 @@ from fedunlearn.inputs import looked_up, refuse_inside_corpus
 from fedunlearn.ledger import DamagedLedger, LedgerReader
 from fedunlearn.models import build_model, resolved
 from fedunlearn.models.contract import EmotionModel, trained_names
-from fedunlearn.partition import ClientShare, Partition, partition_corpus, recorded_later
+from fedunlearn.partition import (
+    ClientShare,
+    Partition,
+    count_in,
+    partition_corpus,
+    recorded_later,
+    with_counts,
+)
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import rng_for
 from fedunlearn.server.availability import Availability
@@ -56,27 +64,57 @@ DecodedCorpus = tuple[Corpus, RecordingCache]
 """A corpus and its decoded recordings."""
 
 
-def resolve(config: Config) -> Config:
-    """Fill in what follows from the rest: whole paths, a generated speaker for each client, which encoder.
+def resolve(config: Config, corpus: Corpus | None = None) -> Config:
+    """Fill in what follows from the rest: whole paths, numbers of clients and speakers, which encoder.
 
     Args:
         config: validated.
+        corpus: where it has been read already.
     """
     with suppress(BadInput):  # ``check`` lists this problem with all others
         config = configuration.with_plugins(config)
-    corpus = config.corpus
-    if corpus.path:
-        corpus = corpus.model_copy(update={"path": _absolute(corpus.path)})
-    if corpus.name == "synthetic" and not corpus.speakers:
-        speakers = config.partition.clients + config.partition.unseen_speakers
-        corpus = corpus.model_copy(update={"speakers": max(speakers, 2)})
+    if config.corpus.path:
+        path = _absolute(config.corpus.path)
+        config = config.model_copy(update={"corpus": config.corpus.model_copy(update={"path": path})})
+    with suppress(BadInput, OSError):  # ``check`` lists these problems, too
+        config = count_speakers(config, corpus)
+        config = _fit_schedule(config, corpus)
     availability = config.availability
     if availability.trace:
         availability = availability.model_copy(update={"trace": _absolute(availability.trace)})
     model = config.model
     with suppress(BadInput):
         model = resolved(model)
-    return config.model_copy(update={"corpus": corpus, "availability": availability, "model": model})
+    return config.model_copy(update={"availability": availability, "model": model})
+
+
+def count_speakers(config: Config, corpus: Corpus | None = None) -> Config:
+    """Work out the numbers of clients and of unseen speakers, and of speakers to generate, if not given.
+
+    Args:
+        config: validated.
+        corpus: where it has been read already; else its names are read if they are needed.
+
+    Raises:
+        BadInput: the corpus.
+    """
+    settings, partition = config.corpus, config.partition
+    if settings.name == "synthetic" and not settings.speakers:
+        partition = with_counts(partition, None)
+        speakers = max(partition.client_count + partition.unseen_count, 2)
+        settings = settings.model_copy(update={"speakers": speakers})
+    elif partition.clients is None or partition.unseen_speakers is None:
+        corpus = corpus or corpora.load(settings, config.seed)
+        partition = count_in(corpus, partition)
+    return config.model_copy(update={"corpus": settings, "partition": partition})
+
+
+def _fit_schedule(config: Config, corpus: Corpus | None) -> Config:
+    if not is_default(config.deletions):
+        return config
+    corpus = corpus or corpora.load(config.corpus, config.seed)
+    partition = partition_corpus(corpus, config.partition, config.seed)
+    return config.model_copy(update={"deletions": fit_default_schedule(config.deletions, partition)})
 
 
 def _absolute(path: str) -> str:
@@ -95,6 +133,8 @@ def read_speech(config: Config, corpus: Corpus | None = None) -> tuple[Corpus, P
     """
     corpus = corpus or corpora.load(config.corpus, config.seed)
     partition = partition_corpus(corpus, config.partition, config.seed)
+    if problem := config.unknown_attacker(len(partition.clients)):
+        raise BadInput(problem)
     recorded_later(partition, config.partition, config.seed)
     check_schedule(config.deletions, partition, config.training.rounds)
     return corpus, partition
@@ -112,12 +152,13 @@ def check(config: Config, out: Path, cache: Path, corpus: Corpus | None = None) 
     Raises:
         BadInput: with every problem found, one line each.
     """
+    clients = config.partition.clients or 1  # unknown only where the corpus cannot be read
     problems = [
         *_problems(lambda: configuration.with_plugins(config)),
         *_problems(lambda: method_named(config.unlearning.method)),
         *_problems(lambda: resolved(config.model)),
         *_problems(lambda: read_speech(config, corpus)),
-        *_problems(lambda: Availability(config.availability, config.seed, config.partition.clients)),
+        *_problems(lambda: Availability(config.availability, config.seed, clients)),
     ]
     output = [
         *_problems(RunFolder(out).check),
@@ -191,7 +232,7 @@ def prepare(
         BadInput: anything that the user can put right; before training.
     """
     torch.set_num_threads(1)  # more would fight over the cores, and could change the last bit
-    config = resolve(config)
+    config = resolve(config, decoded[0] if decoded else None)
     run, waiting = RunFolder(out), dict[Path, bytes]()
     kept = dict[Path, bytes]()
     if resume:
@@ -236,10 +277,15 @@ def prepare(
 
 
 def _warn_of_few(corpus: Corpus, partition: Partition) -> Corpus:
-    """The corpus, with a warning about clients whose updates are made from too few utterances to hide any."""
+    """The corpus, with warnings: no unseen speakers; updates made from too few utterances to hide any."""
     few = [f"client {s.client} ({len(s.train)})" for s in partition.clients if 0 < len(s.train) < FEWEST]
     what = f"clients with fewer than {FEWEST} training utterances, which their ordinary updates give away"
-    return replace(corpus, warnings=(*corpus.warnings, *name_few(what, few)))
+    none = (
+        f"no unseen speakers: {len(partition.clients)} clients leave none of {len(corpus.speakers)}, so "
+        "that nothing is measured on speakers outside the federation"
+    )
+    unseen = () if partition.unseen else (none,)
+    return replace(corpus, warnings=(*corpus.warnings, *unseen, *name_few(what, few)))
 
 
 def _put_back(kept: Mapping[Path, bytes]) -> None:
@@ -253,6 +299,9 @@ def _put_back(kept: Mapping[Path, bytes]) -> None:
 def _check_same(config: Config, run: RunFolder) -> None:
     """Check that a run is resumed with the settings it was made with, before anything else is done to it."""
     made = resolve(configuration.load(run.config))
+    if config.partition.clients is None or config.partition.unseen_speakers is None:
+        # The corpus cannot be read any more, which is reported by what reads it next.
+        config = config.model_copy(update={"partition": made.partition, "deletions": made.deletions})
     changed = differences(made.model_dump(mode="json"), config.model_dump(mode="json"))
     if changed:
         raise BadInput(

@@ -247,7 +247,7 @@ class ResultsAssembler:
 
     def _absences(self) -> Absences:
         config, state = self.prepared.config, self.state
-        availability = Availability(config.availability, config.seed, config.partition.clients)
+        availability = Availability(config.availability, config.seed, config.partition.client_count)
         if availability.certain:
             return Absences.empty()
         requesters = {client for _, client in state.requests}

@@ -184,7 +184,7 @@ def build_timeline(
         for row in rows
         if row["phase"] in {Phase.LEARN, Phase.UNLEARN, Phase.RECOVER}
     )
-    availability = Availability(config.availability, config.seed, config.partition.clients)
+    availability = Availability(config.availability, config.seed, config.partition.client_count)
     last = max([config.training.rounds, *(r.rounds_done for r in rounds)])
     away = tuple(availability.unreachable(rounds_done) for rounds_done in range(last + 1))
     return Timeline(requests, rounds, away, later, _departures(state, config), _why_not(requests, config))

@@ -32,7 +32,7 @@ class LateClients:
         Args:
             config: the experiment.
         """
-        training, clients = config.training, config.partition.clients
+        training, clients = config.training, config.partition.client_count
         count = min(max(1, round(training.late_clients * clients)), clients - _AT_LEAST_LEARN)
         if training.late_clients == 0.0 or training.late_rounds == 0 or count < 1:
             return cls(frozenset(), 0)

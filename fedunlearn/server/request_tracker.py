@@ -56,7 +56,7 @@ class RequestTracker:
 
         def read(client: int, reply: RecordDict) -> ClientReport:
             known = {r.id: r for r in state.requests.values() if r.client == client}
-            return read_requests(reply, self._most(client), self._config.partition.clients, known)
+            return read_requests(reply, self._most(client), self._config.partition.client_count, known)
 
         reports = self._clients.ask("query.deletions", there, read, occasion, quorum=0.0)
         last = self._config.deletions.last_round(self._config.training.rounds)

@@ -170,7 +170,7 @@ def trials_of(
     unknown = sorted(set(guards) - set(GUARDS))
     if unknown:
         raise BadInput(f"--guards {','.join(unknown)}: known are {', '.join(GUARDS)}")
-    clients = load({}).partition.clients
+    clients = load({}).partition.client_count
     found = []
     for seed in seeds:
         malicious = min(requesters_of(clients, 1, seed))

@@ -100,7 +100,7 @@ class BenchmarkWorkload:
         features = torch.from_numpy(drawn).unbind()
         pcm: dict[str, PCM] = {}
         utterances, known = [], {}
-        for speaker in range(self.clients + config.partition.unseen_speakers):
+        for speaker in range(self.clients + config.partition.unseen_count):
             for take in range(self.utterances):
                 name, kind = f"speaker-{speaker:05d}/{take:04d}", (speaker * 31 + take) % _KINDS
                 pcm[name], known[name] = noise[kind], features[kind]

@@ -130,8 +130,18 @@ def test_mistakes_of_every_kind_are_reported_together(tmp_path: Path) -> None:
         (["--corpus", "timit"], "timit"),
         (["--data", "."], "generated speech reads no data"),
         (["--clients", "0"], "partition.clients"),
-        (["--clients", "3"], "schedule.3.client is 3, but the clients are 0 to 2: name another"),
-        (["--set", "corpus.speakers=10"], "partition.clients is 20, but synthetic leaves 4 client speakers"),
+        (
+            ["--clients", "3", "--set", "deletions.schedule=[{client=3,round=1}]"],
+            "schedule.0.client is 3, but the clients are 0 to 2: name another",
+        ),
+        (
+            ["--set", "corpus.speakers=10", "--clients", "20"],
+            "partition.clients is 20, but synthetic leaves 10 client speakers (10 less 0 unseen)",
+        ),
+        (
+            ["--set", "attackers.clients=[20]"],
+            "attackers.clients: there is no client 20 (0 to 19 are there)",
+        ),
         (["--rounds", "5", "--set", "deletions.schedule=[{client=0,round=9}]"], "use after_learning"),
     ],
 )

@@ -137,7 +137,7 @@ def test_a_deadline_of_too_many_rounds_in_an_inbox_harms_nobody(run: RunFolder) 
     inbox.mkdir()
     filed = {"id": name, "what": "all", "event": f"person-{name}", "deadline": 10**20}
     (inbox / f"{name}.json").write_text(json.dumps(filed))
-    config = load(None, {"deletions.schedule": []})
+    config = load(None, {"deletions.schedule": [], "partition.clients": 20})
     store = raise_due(config, Vault(run.vault(0)), 0, 3)
     (request,) = store.all()
     assert request.state is RequestState.RAISED and request.deadline == LARGEST

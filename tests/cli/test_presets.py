@@ -48,7 +48,7 @@ def test_an_unknown_name_is_one_line_that_lists_the_presets(
     monkeypatch.chdir(tmp_path)
     code, output = call(command, "--config", "ravdes")
     assert code == 2 and len(output.strip().splitlines()) == 1
-    assert output.startswith("error: ravdes: is neither a file nor a preset (presets: ravdess, ravdess-cnn,")
+    assert output.startswith("error: ravdes: is neither a file nor a preset (presets: crema-d, emodb,")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -79,3 +79,5 @@ def test_the_build_carries_every_preset(monkeypatch: pytest.MonkeyPatch) -> None
     assert passed["package_dir"] == {"fedunlearn.presets": "configs"}
     data = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     assert data["fedunlearn.presets"] == ["*.toml"]
+    inside = {file for pattern in data["fedunlearn"] for file in (ROOT / "fedunlearn").glob(pattern)}
+    assert inside >= set((ROOT / "fedunlearn").glob("**/*.toml"))

@@ -30,7 +30,7 @@ from fedunlearn.vault.index import VaultEntry
 from fedunlearn.vault.vault import Vault
 
 ROOT = Path(__file__).resolve().parents[2]
-NO_SCHEDULE = load(None, {"deletions.schedule": []})
+NO_SCHEDULE = load(None, {"deletions.schedule": [], "partition.clients": 20})
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import math
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from fedunlearn.config import Config, load, parse_override
 from fedunlearn.config.fields import Settings
+from fedunlearn.corpora import READERS
 from fedunlearn.errors import BadInput
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -35,6 +37,14 @@ def keys_of(settings: type[Settings], prefix: str = "") -> set[str]:
         if field.default is not None:
             names |= keys_of(kind, f"{prefix}{name}.") if section else {f"{prefix}{name}"}
     return names
+
+
+def values_in(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from values_in(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def keys_in(tree: dict[str, Any], prefix: str = "") -> set[str]:
@@ -286,9 +296,28 @@ def test_what_is_written_holds_every_setting() -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.name)
-def test_a_shipped_experiment_is_complete_and_loads(file: Path) -> None:
-    load(file)
-    assert keys_in(tomllib.loads(file.read_text(encoding="utf-8"))) == keys_of(Config)
+def test_a_shipped_experiment_loads_and_lists_what_differs_from_the_defaults(file: Path) -> None:
+    """And the name of its corpus, which is the default of one of them."""
+    loaded, defaults = (dict(values_in(c.model_dump(mode="json"))) for c in (load(file), Config()))
+    differing = {key for key, value in loaded.items() if value != defaults[key]}
+    assert keys_in(tomllib.loads(file.read_text(encoding="utf-8"))) == differing | {"corpus.name"}
+
+
+def test_there_is_a_shipped_experiment_of_every_reader() -> None:
+    assert {load(file).corpus.name for file in FILES} == set(READERS)
+    assert {file.stem for file in FILES} >= set(READERS)
+
+
+def test_the_numbers_that_follow_from_the_corpus_can_be_given_as_auto() -> None:
+    keys = ("partition.clients", "partition.unseen_speakers")
+    assert load(None, dict.fromkeys(keys, "auto")) == Config()
+    for key in keys:
+        (line,) = problems_of({key: "automatic"})
+        assert key in line and "got 'automatic'" in line
+    with pytest.raises(ValueError, match=r'partition\.clients is "auto"'):
+        _ = Config().partition.client_count
+    with pytest.raises(ValueError, match=r'partition\.unseen_speakers is "auto"'):
+        _ = Config().partition.unseen_count
 
 
 def test_there_are_shipped_experiments() -> None:

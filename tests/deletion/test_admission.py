@@ -24,7 +24,7 @@ from fedunlearn.vault.index import VaultEntry
 from fedunlearn.vault.vault import Vault
 
 ROOT = Path(__file__).resolve().parents[2]
-NO_SCHEDULE = load(None, {"deletions.schedule": []})
+NO_SCHEDULE = load(None, {"deletions.schedule": [], "partition.clients": 20})
 """no requests but those filed by hand"""
 
 
@@ -353,7 +353,7 @@ def test_a_refusal_that_is_closed_says_why_and_not_what_was_named(
 
 def test_one_speaker_on_two_devices_is_one_request_on_both(tmp_path: Path) -> None:
     schedule = [{"client": 0, "what": "speaker", "speaker": "ann", "round": 2}]
-    config = load(None, {"deletions.schedule": schedule, "deletions.deadline": 9})
+    config = load(None, {"partition.clients": 20, "deletions.schedule": schedule, "deletions.deadline": 9})
     vaults = []
     for client, speakers in enumerate(["ann", "ann", "bob"]):
         entries = [VaultEntry(f"c{client}-{i}", "calm", 1, "train", 1, speakers) for i in range(client + 1)]
@@ -366,7 +366,7 @@ def test_one_speaker_on_two_devices_is_one_request_on_both(tmp_path: Path) -> No
     assert (here.utterances, there.utterances) == (("c0-0",), ("c1-0", "c1-1"))
     assert here.devices == there.devices == 2 and here.deadline == there.deadline == 9
     # One that is scheduled at the other device is not the same request.
-    other = load(None, {"deletions.schedule": [{**schedule[0], "client": 1}]})
+    other = load(None, {"partition.clients": 20, "deletions.schedule": [{**schedule[0], "client": 1}]})
     fresh = vault_with(tmp_path / "fresh", [VaultEntry("c0-0", "calm", 1, "train", 1, "ann")])
     assert raise_due(other, fresh, 0, 2).all()[0].id != here.id
 

@@ -22,7 +22,7 @@ from fedunlearn.study.guard_study import (
 
 
 def load(overrides: Mapping[str, Any]) -> Config:
-    return configuration.load(None, overrides)
+    return configuration.load(None, {"partition.clients": 20, **overrides})
 
 
 @pytest.mark.parametrize(

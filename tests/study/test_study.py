@@ -22,7 +22,8 @@ from fedunlearn.study.rows import COLUMNS, csv_of, frame_of, rows_of
 
 
 def load(overrides: Mapping[str, Any]) -> Config:
-    return configuration.load(None, {"training.local.steps": 7, "training.local.lr": 0.3, **overrides})
+    small = {"partition.clients": 20, "training.local.steps": 7, "training.local.lr": 0.3}
+    return configuration.load(None, {**small, **overrides})
 
 
 def axes(**changed: Any) -> Axes:
