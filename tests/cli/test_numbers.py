@@ -71,7 +71,7 @@ def problems_of(overrides: dict[str, Any]) -> tuple[str, ...]:
 
 
 def test_the_numbers_were_found() -> None:
-    assert {"seed", "federation.timeout", "unlearning.calm.discount", "partition.clients"} <= set(KEYS)
+    assert {"seed", "federation.timeout", "unlearning.calm.noise", "partition.clients"} <= set(KEYS)
     assert len(KEYS) > 100 and len(IN_LISTS) == 7
 
 

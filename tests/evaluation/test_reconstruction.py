@@ -160,7 +160,7 @@ def test_results_say_what_update_and_kept_models_give_away(folder: Path) -> None
     assert update["r"] > 0.7 and update["named"] == 1.0, "the update of one utterance gives it away"
     assert TOO_FEW == FEWEST
     sentence = describe_leaks(Results.model_validate(results))
-    assert "fewer than 4 utterances" in sentence and "correlation of up to 0.8" in sentence
+    assert "fewer than 4 utterances" in sentence and f"correlation of up to {update['r']:.3f}" in sentence
     write_report(Results.model_validate(results), folder / "page.html")
     page = (folder / "page.html").read_text()
     assert sentence in page and "features read off it" in page

@@ -119,11 +119,21 @@ def test_scalars_come_back_as_they_went(scalars: ServerScalars) -> None:
 
 
 def test_a_client_with_few_held_out_utterances_tells_no_log_odds(tmp_path: Path) -> None:
-    """18 utterances a speaker leave 4 held out: enough. 12 leave 2, and CALM falls back on the level."""
-    enough = run_small(tmp_path / "enough", small_config(unlearning__method="calm"))
+    """18 utterances a speaker leave 4 held out: enough. 12 leave 2, and CALM falls back on the level.
+
+    In six rounds a client joins late, so that it is known how unknown speakers are recognised.
+    """
+    config = small_config(unlearning__method="calm", training__rounds=6)
+    enough = run_small(tmp_path / "enough", config)
+    short = run_small(tmp_path / "short", small_config(unlearning__method="calm"))
     config = small_config(unlearning__method="calm", corpus__utterances=12)
     few = run_small(tmp_path / "few", config)
-    for results, read in ((enough, ["trained", "held_out", "share"]), (few, ["test_accuracy"])):
+    log_odds = ["trained", "held_out"]
+    for results, read in (
+        (enough, [*log_odds, "share", "unknown"]),
+        (short, log_odds),
+        (few, ["test_accuracy"]),
+    ):
         assert results["status"] == "complete"
         assert {tuple(r["scalars_read"]) for r in results["requests"]} == {tuple(read)}
         assert all(not math.isnan(r["forget_accuracy"][1]) for r in results["requests"])
