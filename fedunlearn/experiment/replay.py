@@ -6,6 +6,7 @@ With the run's own seed and nothing left out it gives the run's weights bit for 
 
 import copy
 from collections.abc import Collection
+from functools import partial
 
 from fedunlearn.blockwise import StateDict, difference
 from fedunlearn.experiment.replayed_clients import ReplayData, ReplayedClients
@@ -20,6 +21,7 @@ from fedunlearn.server.history import History
 from fedunlearn.server.state import GlobalModel
 from fedunlearn.server.steps import (
     StepInputs,
+    StepRehearsals,
     apply_recovery,
     apply_unlearn_updates,
     calibrate_model,
@@ -140,6 +142,7 @@ class Replay:
                 forget[client] = ids
         card, moved = METHODS[config.unlearning.method], False
         scalars = self.clients.scalars(weights, round_, card.reads_log_odds)
+        rehearse = StepRehearsals(partial(self.clients.rehearse, weights, round_, scalars))
         one_by_one = config.unlearning.aggregation == "sequential"
         for turn in [[c] for c in forget] if one_by_one else [list(forget)] if forget else []:
             if moved:
@@ -158,6 +161,7 @@ class Replay:
                     self.clients.holding(round_),
                     timeline.requesters(round_.timeline_round),
                     lambda candidate, staying: self.clients.accuracy(candidate, staying, round_),
+                    rehearse,
                     round_.timeline_round,
                 ),
                 request_ids,

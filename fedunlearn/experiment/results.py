@@ -43,6 +43,7 @@ from fedunlearn.results_schema import (
     RoleCostRow,
     RoleCosts,
     Status,
+    StepRehearsed,
     TimelineEntry,
     Times,
 )
@@ -153,6 +154,7 @@ class ResultsAssembler:
             requests=request_rows(state.requests.values(), requests, state.faults),
             cost={str(phase): cost_row(cost) for phase, cost in state.costs.items()},
             guard=[GuardIntervention(**row) for row in state.guarded],
+            rehearsals=[StepRehearsed(**row) for row in state.rehearsals],
             attackers=describe_attackers(config.attackers),
             faults=[
                 ReplyFault(round=f.round, phase=str(f.phase), client=f.client, reason=f.reason, kind=f.kind)
