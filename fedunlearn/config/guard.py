@@ -42,7 +42,7 @@ class GuardSettings(Settings):
         "every unlearn step.",
     )
     silenced: OpenFraction = Field(
-        default=0.25,
+        default=0.5,
         description="How much more of its probes (random features that the model assigns to a class) a class "
         "may lose through one update than in any rehearsal, as a share; 0.95 in all at most, and without "
         "rehearsals. 0 = not measured.",

@@ -39,7 +39,7 @@ LONGEST_UPDATE = 100.0
 LONGEST_UNLEARN_UPDATE = 1e18
 """the same for an unlearn update: unbounded gradient ascent is honest and diverges, and shorter ones are up
 to the guard; the squares of longer ones do not fit into float32"""
-LONGEST_REHEARSAL = 1e30
+LONGEST_REHEARSAL = 1e18
 """L2 norm of an update that is not sent"""
 
 
