@@ -13,6 +13,7 @@ from fedunlearn.experiment.replayed_clients import ReplayData, ReplayedClients
 from fedunlearn.experiment.shadows import replay_data
 from fedunlearn.experiment.timeline import Timeline, TimelineRequest, TimelineRound
 from fedunlearn.messages.phase import Phase
+from fedunlearn.messages.rehearsals import Rehearsal
 from fedunlearn.messages.update import Update
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import trained_names
@@ -105,6 +106,10 @@ class Step:
         )
         return [update for update in made if update is not None]
 
+    def rehearse(self, size: int) -> list[Rehearsal]:
+        """What the clients without a request report."""
+        return self.clients.rehearse(self.weights, self._round, self._scalars, size)
+
     def take(self, updates: Sequence[Update]) -> tuple[StateDict, list[Update], list[Intervention]]:
         """The next weights, the updates that joined, and what the guard did."""
         inputs = StepInputs(
@@ -114,7 +119,7 @@ class Step:
             self.clients.holding(self._round),
             self.forget,
             lambda candidate, staying: self.clients.accuracy(candidate, staying, self._round),
-            lambda size: self.clients.rehearse(self.weights, self._round, self._scalars, size),
+            self.rehearse,
             1,
         )
         return apply_unlearn_updates(self.weights, updates, inputs, {c: [] for c in self.forget})

@@ -14,19 +14,19 @@ class GuardSettings(Settings):
         default=5,
         description="Clients without a request that rehearse each unlearn step: they run its method on "
         "as much of their own speech as the largest request of the step deletes, keep nothing of it, and "
-        "report how long the update is and what it does to the model. The bounds follow from these; 0 = none.",
+        "report how long the update is and what it does to the model. The bounds follow from that; 0 = none.",
     )
     norm: NonNegative = Field(
         default=2.0,
-        description="Largest L2 norm of one unlearn update, as a multiple of the longest rehearsed one, or of "
-        "a quarter of the distance that the global model has travelled since its first weights, where that is "
-        "more. It is no more than that distance, or than this multiple of the median rehearsal, where that is "
+        description="Largest L2 norm of one unlearn update, as a multiple of the longest rehearsed one, or "
+        "of a quarter of the distance that the global model has travelled since its first weights, where "
+        "that is more. It is at most that distance, or this multiple of the median rehearsal, where that is "
         "more; 0 = unbounded.",
     )
     together: NonNegative = Field(
         default=2.0,
         description="The same bound on the joint step of k requesters, as a multiple of sqrt(k) times that "
-        "length, and no more than k times as far, so that splitting an attack over several clients gains "
+        "length, and at most k times as far, so that splitting an attack over several clients gains "
         "little; 0 = unbounded.",
     )
     too_long: Literal["clip", "refuse"] = Field(
@@ -44,8 +44,9 @@ class GuardSettings(Settings):
     silenced: OpenFraction = Field(
         default=0.5,
         description="How much more of its probes (random features that the model assigns to a class) a class "
-        "may lose through one update than in any rehearsal, as a share; 0.95 in all at most, and without "
-        "rehearsals. 0 = not measured.",
+        "may lose through one update than in any rehearsal, where these count as 0.3 at least. The limit is "
+        "at most 0.95, or this much more than the median rehearsal where that is more, and 0.95 without "
+        "rehearsals; 0 = not measured.",
     )
     harmful: Literal["scale", "refuse"] = Field(
         default="scale",

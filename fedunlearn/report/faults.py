@@ -60,7 +60,7 @@ def guard_table(results: Results) -> Table | None:
 
 
 def rehearsed(results: Results) -> str:
-    """What clients without a request reported of their rehearsals, over all unlearn steps; empty without any."""
+    """What clients without a request reported of their rehearsals, over all steps; empty without any."""
     steps = [each for each in results.rehearsals if each.clients]
     if not steps:
         return ""

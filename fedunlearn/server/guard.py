@@ -35,7 +35,9 @@ MOST_SILENCED = 0.95
 _MORE_DROP = 0.15
 """of accuracy, that an update may cost more than the median rehearsal"""
 _ALWAYS = 0.25
-"""share of the distance travelled that a rehearsal counts as at least: rehearsals of few utterances vary"""
+"""share of the distance travelled that the longest rehearsal counts as at least, as a few may all be short"""
+_ALWAYS_SILENCED = 0.3
+"""the same of the share of its probes that a class loses"""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,8 @@ class Limits:
         more = settings.silenced
         silenced = MOST_SILENCED
         if counted:
-            silenced = min(max(shares) + more, max(MOST_SILENCED, median(shares) + more))
+            most = max(MOST_SILENCED, median(shares) + more)
+            silenced = min(max(*shares, _ALWAYS_SILENCED) + more, most)
 
         def furthest(times: float) -> float:
             return max(distance + noise, times * median(norms))

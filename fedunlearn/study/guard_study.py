@@ -22,7 +22,7 @@ GUARDS: dict[str, dict[str, Any]] = {
     "refuse": {"guard.too_long": "refuse", "guard.harmful": "refuse"},
     "strict": {"guard.norm": 1.5, "guard.together": 1.5, "guard.drop": 0.1, "guard.silenced": 0.1},
 }
-"""Name -> overrides: off; the experiment's own; the same, refusing; tighter, which honest updates may exceed."""
+"""Name -> overrides: off; the experiment's own; the same, refusing; tighter than honest updates need."""
 
 _KINDS = ("scaled", "flipped", "targeted", "random")
 

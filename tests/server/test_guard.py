@@ -60,23 +60,24 @@ def loses(per_unit: float) -> Scores:
 
 # ---- limits ----------------------------------------------------------------------------------------------
 
-SETTINGS = GuardSettings(norm=2.0, together=2.0, drop=0.3, silenced=0.25)
+SETTINGS = GuardSettings(norm=2.0, together=2.0, drop=0.3, silenced=0.5)
 
 
 def test_the_limits_follow_from_the_rehearsals() -> None:
-    """Longest 1.5: one may be 3 long, four together 2 x 2 x 1.5 = 6; .4 + .25; median drop 4/20, and .15."""
+    """Longest 1.5: one may be 3 long, four together 2 x 2 x 1.5 = 6; .4 + .5; median drop 4/20, and .15."""
     rehearsals = [rehearsal(1.0, 0.1, 4), rehearsal(1.5, 0.4, 6), rehearsal(0.5, 0.2, 0)]
     limits = Limits.of(SETTINGS, rehearsals, distance=4.0)
     assert limits.longest == 3.0
     assert limits.longest_together(4) == 6.0
-    assert limits.silenced == pytest.approx(0.65)
+    assert limits.silenced == pytest.approx(0.9)
     assert limits.drop == pytest.approx(0.35)
 
 
 def test_a_quarter_of_the_distance_counts_as_rehearsed() -> None:
-    """8 away from the first weights: as if somebody had rehearsed 2; and .3 of accuracy at least."""
+    """8 away from the first weights: as if somebody had rehearsed 2; .3 of accuracy at least; .3 + .5."""
     limits = Limits.of(SETTINGS, [rehearsal(0.1), rehearsal(0.2)], distance=8.0)
     assert (limits.longest, limits.longest_together(4), limits.drop) == (4.0, 8.0, 0.3)
+    assert limits.silenced == 0.8
 
 
 @pytest.mark.parametrize("rehearsals", [[], [rehearsal(0.0), rehearsal(0.0)]])
@@ -88,7 +89,7 @@ def test_without_rehearsals_half_the_distance_may_be_gone(rehearsals: list[Rehea
 
 
 def test_one_liar_loosens_the_limits_no_further_than_the_distance() -> None:
-    """Its 1e6 and 1.0 would be 2e6 and 1; four honest clients rehearse 1 and .1, the model has gone 8."""
+    """Its 1e6 and 1.0 would be 2e6 and 1.5; four honest clients rehearse 1 and .1, the model has gone 8."""
     honest = [rehearsal(1.0, 0.1) for _ in range(4)]
     limits = Limits.of(SETTINGS, [*honest, rehearsal(1e6, 1.0, 15)], distance=8.0)
     assert (limits.longest, limits.silenced, limits.drop) == (8.0, 0.95, 0.3)
@@ -98,7 +99,7 @@ def test_one_liar_loosens_the_limits_no_further_than_the_distance() -> None:
 def test_more_than_half_of_the_rehearsals_extend_the_limits_past_the_distance() -> None:
     """Early in learning: the model has gone .4; honest updates are 1 long and take nine tenths of a class."""
     limits = Limits.of(SETTINGS, [rehearsal(r, 0.9) for r in (0.9, 1.0, 1.1)], distance=0.4)
-    assert (limits.longest, limits.silenced) == (2.0, pytest.approx(1.15))
+    assert (limits.longest, limits.silenced) == (2.0, pytest.approx(1.4))
     assert limits.longest_together(4) == pytest.approx(4.4)
 
 
