@@ -10,6 +10,7 @@ from small_run import prepared
 from fedunlearn.blockwise import StateDict
 from fedunlearn.config import Config
 from fedunlearn.experiment.replayed_clients import ReplayData, ReplayedClients
+from fedunlearn.experiment.replayed_rehearsals import replay_rehearsals
 from fedunlearn.experiment.shadows import replay_data
 from fedunlearn.experiment.timeline import Timeline, TimelineRequest, TimelineRound
 from fedunlearn.messages.phase import Phase
@@ -108,7 +109,8 @@ class Step:
 
     def rehearse(self, size: int) -> list[Rehearsal]:
         """What the clients without a request report."""
-        return self.clients.rehearse(self.weights, self._round, self._scalars, size)
+        played = self._data, self.config.seed, self.clients
+        return replay_rehearsals(*played, self.weights, self._round, self._scalars, size)
 
     def take(self, updates: Sequence[Update]) -> tuple[StateDict, list[Update], list[Intervention]]:
         """The next weights, the updates that joined, and what the guard did."""

@@ -10,6 +10,7 @@ from functools import partial
 
 from fedunlearn.blockwise import StateDict, difference
 from fedunlearn.experiment.replayed_clients import ReplayData, ReplayedClients
+from fedunlearn.experiment.replayed_rehearsals import replay_rehearsals
 from fedunlearn.experiment.timeline import TimelineRequest, TimelineRound
 from fedunlearn.messages.phase import Phase
 from fedunlearn.messages.update import Update
@@ -142,7 +143,8 @@ class Replay:
                 forget[client] = ids
         card, moved = METHODS[config.unlearning.method], False
         scalars = self.clients.scalars(weights, round_, card.reads_log_odds)
-        rehearse = StepRehearsals(partial(self.clients.rehearse, weights, round_, scalars))
+        played = self._data, self._stream, self.clients
+        rehearse = StepRehearsals(partial(replay_rehearsals, *played, weights, round_, scalars))
         one_by_one = config.unlearning.aggregation == "sequential"
         for turn in [[c] for c in forget] if one_by_one else [list(forget)] if forget else []:
             if moved:

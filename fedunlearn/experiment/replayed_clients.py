@@ -1,7 +1,6 @@
 """The clients of a replayed federation, as arrays: who holds what, and what their devices compute."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,10 +12,8 @@ from fedunlearn.audio import PCM, pad, to_float
 from fedunlearn.blockwise import StateDict
 from fedunlearn.client.steps import (
     calibration_moments,
-    draw_rehearsal,
     evaluate,
     outgoing_update,
-    rehearse,
     train_in_round,
     train_update,
     unlearn_update,
@@ -25,12 +22,11 @@ from fedunlearn.config import Config
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.experiment.timeline import Timeline, TimelineRound
 from fedunlearn.messages.phase import Phase
-from fedunlearn.messages.rehearsals import Rehearsal
 from fedunlearn.messages.scalars import Evaluation, pool_evaluations
 from fedunlearn.messages.update import Update
 from fedunlearn.models import build_model
 from fedunlearn.seeding import rng_for
-from fedunlearn.server.steps import draw_rehearsing, sample_clients
+from fedunlearn.server.steps import sample_clients
 from fedunlearn.unlearning import METHODS
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnFailed
 
@@ -162,7 +158,7 @@ class ReplayedClients:
         try:
             _, moved = unlearn_update(
                 self.model,
-                self._forget_set(ids),
+                self.forget_set(ids),
                 METHODS[self._config.unlearning.method].unlearn,
                 self._config,
                 replace(scalars, share=share),
@@ -183,40 +179,12 @@ class ReplayedClients:
         )
         return Update(client, len(ids), leaves)
 
-    def rehearse(
-        self, weights: StateDict, round_: TimelineRound, scalars: ServerScalars, size: int
-    ) -> list[Rehearsal]:
-        """Have clients without a request rehearse an unlearn step.
+    def forget_set(self, ids: tuple[str, ...]) -> ForgetSet:
+        """Take utterances as a client unlearns them.
 
         Args:
-            weights: of the global model.
-            round_: of the timeline.
-            scalars: of the server.
-            size: utterances that each unlearns.
-
-        Returns:
-            of those that do not fail, in client order
+            ids: of the utterances.
         """
-        config, found = self._config, []
-        method, number = METHODS[config.unlearning.method].unlearn, round_.timeline_round
-        gone, holding = self._timeline.purged(number), self.holding(round_)
-        away = {*self._timeline.away[round_.rounds_done], *self._timeline.requesters(number)}
-        staying = [client for client, held in holding.items() if held and client not in away]
-        self.model.load_state_dict(weights)
-        for client in draw_rehearsing(staying, config, number):
-            ids = self.held(client, round_.rounds_done, gone)
-            forget_set = self._forget_set(draw_rehearsal(ids, size, client, number, self._stream))
-            held_out = self.examples(u for u in self._data.test[client] if u not in gone)
-            own = replace(scalars, share=min(1.0, size / holding[client]))
-            with suppress(UnlearnFailed):
-                found.append(
-                    rehearse(
-                        self.model, forget_set, held_out, method, config, own, client, number, self._stream
-                    )
-                )
-        return found
-
-    def _forget_set(self, ids: tuple[str, ...]) -> ForgetSet:
         audio = self._data.audio
         if not audio:
             return ForgetSet(self.examples(ids), torch.zeros(len(ids), 0), torch.zeros(len(ids)).long())
