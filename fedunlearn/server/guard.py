@@ -15,7 +15,7 @@ bounds are therefore measured in each unlearn step: some clients without a reque
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import median
+from statistics import median, median_low
 from typing import Any, Literal
 
 from torch import Tensor
@@ -103,7 +103,7 @@ class Limits:
     A client that lies in its rehearsal can loosen them up to a point that depends on no rehearsal, and cannot
     tighten them: the longest and the most harmful of the rehearsals count. Past that point the median counts,
     as honest updates may be longer than the model has travelled, in the first rounds of learning, or take a
-    class from it: half of the rehearsals would have to be false.
+    class from it: more than half of the rehearsals would have to be false.
 
     Attributes:
         longest: largest L2 norm of one update; inf = any.
@@ -139,11 +139,11 @@ class Limits:
         more = settings.silenced
         silenced = MOST_SILENCED
         if counted:
-            most = max(MOST_SILENCED, median(shares) + more)
+            most = max(MOST_SILENCED, median_low(shares) + more)
             silenced = min(max(*shares, _ALWAYS_SILENCED) + more, most)
 
         def furthest(times: float) -> float:
-            return max(distance + noise, times * median(norms))
+            return max(distance + noise, times * median_low(norms))
 
         def bound(limit: float, setting: float) -> float:
             return limit if setting else math.inf

@@ -111,10 +111,12 @@ def apply_unlearn_updates(
         return inputs.accuracy(candidate, staying)
 
     passed, done = list(updates), list[Intervention]()
-    card = METHODS.get(unlearning.method)  # a privileged baseline is no method that a federation would run
-    if config.guard.bounds and card is not None and card.guarded:
+    card = METHODS.get(unlearning.method)
+    if config.guard.bounds and (card is None or card.guarded):
         probes = Probes(inputs.template, weights, config.seed)
-        rehearsals = inputs.rehearse(max(u.examples for u in updates)) if config.guard.rehearses else ()
+        # Nobody rehearses a privileged baseline: its rounds see more than the forget set.
+        rehearses = config.guard.rehearses and card is not None
+        rehearsals = inputs.rehearse(max(u.examples for u in updates)) if rehearses else ()
         distance = distance_travelled(weights, history)
         noise = longest_noise(config.privacy, weights, history)
         limits = Limits.of(config.guard, rehearsals, distance, noise)
