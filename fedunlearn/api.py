@@ -130,6 +130,7 @@ def compare(
     seeds: Sequence[int] = (0,),
     aggregations: Sequence[str] = (),
     recoveries: Sequence[str] = (),
+    folds: Sequence[int] = (),
     **overrides: Any,
 ) -> "Comparison":
     """Compare unlearning methods: every combination of what is listed is a whole run.
@@ -149,6 +150,7 @@ def compare(
         seeds: of partition, training and requesters.
         aggregations: how the requesters' updates are joined; empty = as the experiment has it.
         recoveries: names of ``study.grid.RECOVERIES``; empty = as the experiment has it.
+        folds: of the corpus's protocol (``partition.fold``); empty = as the experiment has it.
         overrides: as of ``load_config``.
 
     Returns:
@@ -168,5 +170,6 @@ def compare(
         seeds=list(seeds),
         aggregations=list(aggregations),
         recoveries=list(recoveries),
+        folds=list(folds),
     )
     return compare_methods(base, axes, Path(out))

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from fedunlearn.config.partition import PartitionSettings
+from fedunlearn.corpora.protocols import fold_speakers
 from fedunlearn.corpora.utterance import Corpus, Utterance
 from fedunlearn.errors import BadInput
 from fedunlearn.seeding import rng_for
@@ -110,12 +111,29 @@ def with_counts(settings: PartitionSettings, speakers: int | None) -> PartitionS
     return settings.model_copy(update={"clients": clients, "unseen_speakers": unseen})
 
 
+def count_in(corpus: Corpus, settings: PartitionSettings) -> PartitionSettings:
+    """Do as ``with_counts`` for a corpus; a fold has the number of unseen speakers that it has.
+
+    Args:
+        corpus: the corpus.
+        settings: of the partition.
+
+    Raises:
+        BadInput: the corpus has no such fold.
+    """
+    if settings.fold:
+        unseen = len(fold_speakers(corpus, settings.protocol, settings.fold))
+        settings = settings.model_copy(update={"unseen_speakers": unseen})
+    return with_counts(settings, len(corpus.speakers))
+
+
 def partition_corpus(corpus: Corpus, settings: PartitionSettings, seed: int) -> Partition:
     """Partition a corpus over clients.
 
-    Unseen speakers are drawn at random, alternating between genders where the corpus names them. Each client
-    speaker's utterances are split by emotion according to ``test_fraction`` (largest remainder). Those of a
-    shared speaker go to their own client and the following ones in turn, with the emotions evenly spread.
+    Unseen speakers are the test speakers of ``fold``, or drawn at random, alternating between genders where
+    the corpus names them. Each client speaker's utterances are split by emotion according to
+    ``test_fraction`` (largest remainder). Those of a shared speaker go to their own client and the following
+    ones in turn, with the emotions evenly spread.
 
     Args:
         corpus: the corpus.
@@ -123,19 +141,19 @@ def partition_corpus(corpus: Corpus, settings: PartitionSettings, seed: int) -> 
         seed: seed of the experiment.
 
     Raises:
-        BadInput: fewer client speakers than clients or than shared ones, more devices than clients, or too
-            little speech to hold any out.
+        BadInput: the fold is not known, fewer client speakers than clients or than shared ones, more devices
+            than clients, or too little speech to hold any out.
     """
     rng = rng_for(seed, "partition")
     speakers = _genders_in_turn(corpus, rng)
-    settings = with_counts(settings, len(speakers))
-    clients, kept_out = settings.client_count, settings.unseen_count
-    unseen, client_speakers = speakers[:kept_out], speakers[kept_out:]
+    settings = count_in(corpus, settings)
+    clients, unseen = settings.client_count, _unseen(corpus, settings, speakers)
+    client_speakers = [speaker for speaker in speakers if speaker not in unseen]
     if len(client_speakers) < clients:
         raise BadInput(
             f"partition.clients is {clients}, but {corpus.name} leaves {len(client_speakers)} "
-            f"client speakers ({len(speakers)} less {kept_out} unseen): "
-            "a client needs at least one; lower clients or partition.unseen_speakers"
+            f"client speakers ({len(speakers)} less {len(unseen)} unseen): a client needs at least one; "
+            f"lower clients{'' if settings.fold else ' or partition.unseen_speakers'}"
         )
     _check_shared(settings, len(client_speakers))
     spoken: dict[str, list[Utterance]] = defaultdict(list)
@@ -196,6 +214,17 @@ def recorded_later(partition: Partition, settings: PartitionSettings, seed: int)
     if problems:
         raise BadInput(problems)
     return {utterance: round_ for utterance, round_ in later.items() if round_}
+
+
+def _unseen(corpus: Corpus, settings: PartitionSettings, speakers: Sequence[str]) -> Sequence[str]:
+    if settings.fold:
+        return fold_speakers(corpus, settings.protocol, settings.fold)
+    if settings.protocol:
+        raise BadInput(
+            f"partition.protocol is {settings.protocol!r}, but no fold is chosen; "
+            "say which with partition.fold"
+        )
+    return speakers[: settings.unseen_count]
 
 
 def _check_shared(settings: PartitionSettings, client_speakers: int) -> None:

@@ -283,7 +283,13 @@ class Recognition(ResultsPart):
         description="Unweighted average recall over the emotions that occur; null for an empty set.",
     )
     accuracy: Share | None = Field(
-        None, description="Share of utterances recognised correctly; null for an empty set."
+        None,
+        description="Share of utterances recognised correctly (weighted accuracy, WA); null without any.",
+    )
+    macro_f1: Share | None = Field(
+        default=None,
+        description="Mean of the F1 scores of the emotions that occur or are recognised; "
+        "null for an empty set.",
     )
     n: Known[Whole] = Field(None, description="Number of utterances.")
     accuracy_interval: Ends | None = Field(None, description="95 % interval of the accuracy.")
@@ -699,6 +705,19 @@ class ReplyFault(ResultsPart):
     )
     reason: Known[Text] = Field(None, description="What was wrong, in one line.")
     kind: Known[FaultKind] = Field(None, description="What kind of fault.")
+
+
+class UnknownSpeakersMeasured(ResultsPart):
+    """How much worse the model recognised speakers that it had not heard yet, early in learning."""
+
+    drop: Number | None = Field(
+        None,
+        description="Mean log-odds on held-out speech of the clients that trained, less that on the speech "
+        "of those that join late, in standard deviations of the former.",
+    )
+    spread: Amount | None = Field(
+        None, description="Standard deviation of the log-odds of the latter, over that of the former."
+    )
 
 
 class Absences(ResultsPart):
@@ -1119,6 +1138,11 @@ class Results(ResultsPart):
     cost: dict[Text, PhaseCostRow] = Field(
         {}, description="By phase: learn, listen, unlearn, recover, retrain, counterfactual."
     )
+    unknown_speakers: Nullable[UnknownSpeakersMeasured] = Field(
+        default=UnknownSpeakersMeasured.empty(),
+        description="How the model recognised the speakers of clients before these joined learning; null "
+        "where not measured.",
+    )
     guard: list[GuardIntervention] = Field([], description="What the server's guard did.")
     rehearsals: list[StepRehearsed] = Field([], description="What the guard's bounds followed from.")
     attackers: Nullable[Attackers] = Field(
@@ -1280,10 +1304,10 @@ class Results(ResultsPart):
         Returns:
             columns ``method``, ``corpus``, ``seed`` (of the run); ``model`` (original, unlearned, recovered,
             retrained; of gaps also none and destroy, the controls, and noise_floor); ``measure``
-            (test_accuracy, test_uar, unseen_accuracy, unseen_uar, retain_accuracy, forget_accuracy,
-            membership_auc, same_speaker_auc, gap_mean, gap_forget, gap_retain, gap_test, gap_membership);
-            ``value``, ``low`` and ``high`` (ends of the 95 % interval); ``n`` (utterances). What is not
-            known is NaN.
+            (test_accuracy, test_uar, test_macro_f1, unseen_accuracy, unseen_uar, unseen_macro_f1,
+            retain_accuracy, forget_accuracy, membership_auc, same_speaker_auc, gap_mean, gap_forget,
+            gap_retain, gap_test, gap_membership); ``value``, ``low`` and ``high`` (ends of the 95 %
+            interval); ``n`` (utterances). What is not known is NaN.
         """
         import pandas as pd
 
@@ -1305,6 +1329,7 @@ class Results(ResultsPart):
                 rows.append(_row(name, f"{of}_accuracy", share.accuracy, share.accuracy_interval, share.n))
                 if of in ("test", "unseen"):
                     rows.append(_row(name, f"{of}_uar", share.uar, share.uar_interval, share.n))
+                    rows.append(_row(name, f"{of}_macro_f1", share.macro_f1, None, share.n))
             pairs = (("membership", scores.membership), ("same_speaker", scores.membership_same_speaker))
             for of, found in pairs:
                 ends = None if found.low is None or found.high is None else (found.low, found.high)

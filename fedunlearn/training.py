@@ -5,8 +5,9 @@ generator, from which dropout draws, is seeded from it during the call and then 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -68,13 +69,15 @@ def train(
     Args:
         model: the model, changed in place; its training flag is restored.
         examples: the client's own examples.
-        settings: epochs, batch size, momentum and augmentation. ``settings.lr`` is not read.
+        settings: amount of work, batch size, momentum, gradient clipping and augmentation. ``settings.lr`` is
+            not read.
         lr: learning rate, to which the round's schedule was applied (``round_lr``).
         rng: source of the order of examples, of augmentation and of dropout.
         objective: the loss to minimise on each batch.
 
     Returns:
-        Mean loss per example over the last epoch, in nats.
+        Mean loss per example, in nats, over the last steps: as many as a pass over the examples has, or all
+        if there were fewer.
 
     Raises:
         TrainingDiverged: the loss is not finite; the model is then unusable.
@@ -86,26 +89,24 @@ def train(
     _refuse_misplaced(model, settings)
     weights: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
     velocities = [torch.zeros_like(w) for w in weights]
-    was_training, step, mean_loss = model.training, 0, math.nan
+    steps = settings.work.steps_on(len(examples), settings.batch_size)
+    was_training, losses = model.training, list[tuple[float, int]]()
     model.train()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(rng.integers(2**62)))
-        for _ in range(settings.epochs):
-            order, total = torch.from_numpy(rng.permutation(len(examples))), 0.0
-            for index in torch.split(order, settings.batch_size):
-                step += 1
-                loss = objective(*_classified(model, examples, index, settings, rng))
-                value = loss.item()
-                if not math.isfinite(value):
-                    raise TrainingDiverged(
-                        f"training: the loss is {value} at step {step} (lr {lr:g}): lower the learning rate"
-                    )
-                gradients = torch.autograd.grad(loss, weights)
-                sgd_step(weights, velocities, gradients, lr, settings.momentum, settings.weight_decay)
-                total += value * len(index)
-            mean_loss = total / len(examples)
+        for step, index in enumerate(islice(_batches(len(examples), settings.batch_size, rng), steps), 1):
+            loss = objective(*_classified(model, examples, index, settings, rng))
+            value = loss.item()
+            if not math.isfinite(value):
+                raise TrainingDiverged(
+                    f"training: the loss is {value} at step {step} (lr {lr:g}): lower the learning rate"
+                )
+            gradients = clip_gradients(torch.autograd.grad(loss, weights), settings.gradient_clip)
+            sgd_step(weights, velocities, gradients, lr, settings.momentum, settings.weight_decay)
+            losses.append((value, len(index)))
     model.train(was_training)
-    return mean_loss
+    last = losses[-math.ceil(len(examples) / settings.batch_size) :]
+    return sum(value * size for value, size in last) / sum(size for _, size in last) if last else math.nan
 
 
 @torch.inference_mode()
@@ -211,6 +212,25 @@ def sgd_step(
             if weight_decay:
                 velocity.add_(weight, alpha=weight_decay)
             weight.add_(velocity, alpha=-lr)
+
+
+def clip_gradients(gradients: Sequence[Tensor], largest: float) -> Sequence[Tensor]:
+    """Scale a gradient down to a largest L2 norm, over all of its tensors (Pascanu et al. 2013).
+
+    Args:
+        gradients: one for each parameter.
+        largest: largest norm; 0 = any. A gradient that is not longer comes back as it is.
+    """
+    if not largest:
+        return gradients
+    norm = math.hypot(*(float(torch.linalg.vector_norm(g, dtype=torch.float64)) for g in gradients))
+    return [g * (largest / norm) for g in gradients] if norm > largest else gradients
+
+
+def _batches(count: int, size: int, rng: np.random.Generator) -> Iterator[Tensor]:
+    """Positions of examples in batches without end, in one random order after another."""
+    while True:
+        yield from torch.split(torch.from_numpy(rng.permutation(count)), size)
 
 
 def _classified(

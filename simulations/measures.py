@@ -25,8 +25,8 @@ _SMALL: dict[str, Any] = {
     ],
 }
 _RECOVERIES: dict[str, dict[str, Any]] = {
-    "gentle": {"recovery.epochs": 1, "recovery.lr": 0.02},
-    "ordinary": {"recovery.epochs": 5, "recovery.lr": 0.05},
+    "gentle": {"recovery.steps": 3, "recovery.lr": 0.02},
+    "ordinary": {"recovery.steps": 15, "recovery.lr": 0.05},
 }
 
 

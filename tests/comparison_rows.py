@@ -51,6 +51,7 @@ def rows_of(
                     "client_seconds": 1.0,
                     "settings": "",
                     "recovery_rounds": None,
+                    "recovery_steps": None,
                     "recovery_epochs": None,
                     "recovery_lr": None,
                     "gap_forget": gap,
@@ -62,6 +63,11 @@ def rows_of(
                     "noise_floor": floor,
                     "original": None,
                     "scalars": "",
+                    "fold": 0,
+                    "test_uar": 0.55,
+                    "test_macro_f1": 0.5,
+                    "unseen_wa": None,
+                    "unseen_macro_f1": None,
                     "seeds": ((0.5, 1.0), (0.52, 0.99), (0.48, 1.01)) if stage == "retrained" else (),
                 }
                 rows.append(StudyRow(**row | changed))

@@ -58,7 +58,7 @@ class Federation:
             self._rounds += 1
             rate = round_lr(training, min(self._rounds, training.rounds)) if lr is None else lr
             when = 0, (), Phase.LEARN, self._rounds
-            updates = self.clients.train(self.weights, *when, training.local.epochs, rate)
+            updates = self.clients.train(self.weights, *when, training.local.work, rate)
             for update in updates:
                 self.history.remember(update.client, update.difference, self._rounds, update.sizes)
             self.weights = self._optimizer.apply(self.weights, weighted_mean(updates))

@@ -27,7 +27,7 @@ SMALL: dict[str, Any] = {
     "partition.unseen_speakers": 2,
     "model.hidden": 16,
     "training.rounds": 3,
-    "training.local.epochs": 2,
+    "training.local.steps": 2,
     "deletions.schedule": SCHEDULE,
     "recovery.rounds": 1,
     "evaluation.bootstrap": 100,

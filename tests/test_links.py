@@ -24,7 +24,7 @@ from fedunlearn.vault.vault import Vault
 PRECIOUS = b"precious " * 100
 ONE: dict[str, Any] = {
     "training__rounds": 1,
-    "training__local__epochs": 1,
+    "training__local__steps": 1,
     "deletions__schedule": [{"client": 2, "what": "some", "count": 4, "after_learning": 0}],
     "recovery__rounds": 0,
 }

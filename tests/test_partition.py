@@ -1,6 +1,7 @@
 """The partition: complete, disjoint, in proportion, the same again."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -74,6 +75,37 @@ def test_a_gender_that_runs_out_is_followed_by_the_rest_of_the_other() -> None:
         for s in partition_corpus(corpus, PartitionSettings(clients=6, unseen_speakers=0), 3).clients
     ]
     assert sorted(genders[:4]) == ["f", "f", "m", "m"] and genders[4:] == ["m", "m"]
+
+
+def test_a_folds_test_speakers_are_the_unseen_ones_whatever_the_seed() -> None:
+    """EmoBox's fold 6 of RAVDESS: four actors are unseen, each of the other twenty is a client."""
+    corpus = replace(ravdess_like(), name="ravdess")
+    for seed in range(3):
+        partition = partition_corpus(corpus, PartitionSettings(clients=20, fold=6), seed)
+        assert {u.speaker for u in partition.unseen} == {"06", "13", "17", "22"}
+        held = [{u.speaker for u in (*share.train, *share.test)} for share in partition.clients]
+        assert all(len(speakers) == 1 for speakers in held)
+        assert set.union(*held) == set(corpus.speakers) - {"06", "13", "17", "22"}
+
+
+def test_automatic_counts_follow_the_fold() -> None:
+    """The last set of CREMA-D leaves 91 - 19 = 72 speakers for 20 clients; a pair of EmoDB leaves 8 of 10."""
+    actors = {str(number): {"a": 5, "b": 5} for number in range(1001, 1092)}
+    crema_d = replace(corpus_of(actors), name="crema-d")
+    partition = partition_corpus(crema_d, PartitionSettings(fold=5), 1)
+    assert len(partition.clients) == 20 and len({u.speaker for u in partition.unseen}) == 19
+    berlin = ("03", "08", "09", "10", "11", "12", "13", "14", "15", "16")
+    emodb = replace(corpus_of({s: {"a": 5, "b": 5} for s in berlin}), name="emodb")
+    partition = partition_corpus(emodb, PartitionSettings(fold=2, unseen_speakers=0), 1)
+    assert len(partition.clients) == 8 and {u.speaker for u in partition.unseen} == {"09", "10"}
+
+
+def test_a_protocol_needs_a_fold_and_clients_enough_speakers() -> None:
+    corpus = replace(ravdess_like(), name="ravdess")
+    with pytest.raises(BadInput, match=r"no fold is chosen; say which with partition\.fold"):
+        partition_corpus(corpus, PartitionSettings(protocol="emobox"), 1)
+    with pytest.raises(BadInput, match=r"leaves 20 client speakers \(24 less 4 unseen\).*; lower clients$"):
+        partition_corpus(corpus, PartitionSettings(clients=21, fold=1), 1)
 
 
 def test_a_partition_depends_on_the_seed_alone() -> None:

@@ -137,6 +137,7 @@ def test_a_table_has_a_row_for_each_model_and_measure() -> None:
     assert set(frame["method"]) == {"l2ul"} and set(frame["seed"]) == {1}
     row = frame[(frame["model"] == "recovered") & (frame["measure"] == "forget_accuracy")].iloc[0]
     assert row["value"] == 0.587 and row["n"] == 92 and row["low"] < 0.587 < row["high"]
+    assert {"test_macro_f1", "unseen_macro_f1"} <= set(frame["measure"])
     gaps = frame[frame["measure"] == "gap_mean"].set_index("model")["value"]
     assert gaps["none"] == 0.199 and gaps["noise_floor"] == 0.0072
 

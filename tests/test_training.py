@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fedunlearn.config import LocalSettings, TrainingSettings
 from fedunlearn.config.model import ModelSettings
+from fedunlearn.config.work import LocalWork
 from fedunlearn.examples import Examples
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
@@ -19,6 +20,7 @@ from fedunlearn.training import (
     TrainingDiverged,
     add_noise,
     calibrate,
+    clip_gradients,
     crop,
     mask_spans,
     mix,
@@ -31,9 +33,9 @@ from fedunlearn.training import (
 Name = Literal["functionals", "cnn"]
 NAMES: tuple[Name, ...] = ("functionals", "cnn")
 EVERYTHING = {
-    "functionals": LocalSettings(epochs=2, mixup=0.3, feature_noise=0.1, label_smoothing=0.1),
+    "functionals": LocalSettings(steps=0, epochs=2, mixup=0.3, feature_noise=0.1, label_smoothing=0.1),
     "cnn": LocalSettings(
-        epochs=1, crop_seconds=0.3, time_mask=0.2, band_mask=0.2, mixup=0.3, feature_noise=0.1
+        steps=0, epochs=1, crop_seconds=0.3, time_mask=0.2, band_mask=0.2, mixup=0.3, feature_noise=0.1
     ),
 }
 
@@ -89,7 +91,7 @@ def test_training_leaves_global_generators_and_the_training_flag(name: Name) -> 
 
 def test_steps_are_those_of_torch_sgd() -> None:
     """Whole-batch epochs, so that the order does not matter but for rounding: three steps with momentum."""
-    settings = LocalSettings(epochs=3, batch_size=10, momentum=0.9, weight_decay=0.01)
+    settings = LocalSettings(steps=0, epochs=3, batch_size=10, momentum=0.9, weight_decay=0.01)
     examples, ours, theirs = examples_of("functionals"), model_of("functionals"), model_of("functionals")
     train(ours, examples, settings, 0.1, rng_for(1, "a"))
     optimiser = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
@@ -102,6 +104,88 @@ def test_steps_are_those_of_torch_sgd() -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
+def test_fifteen_steps_are_five_epochs_of_48_utterances() -> None:
+    """Batches of 16: three a pass. The default recipe is what it was on such clients, bit for bit."""
+    trained = []
+    for settings in (LocalSettings(gradient_clip=0.0), LocalSettings(steps=0, epochs=5), LocalSettings()):
+        model = model_of("functionals", dropout=0.3)
+        loss = train(model, examples_of("functionals", n=48), settings, 0.01, rng_for(1, "a"))
+        trained.append((loss, {k: v.clone() for k, v in model.state_dict().items()}))
+    assert trained[0][0] == trained[1][0] == trained[2][0]
+    assert same(trained[0][1], trained[1][1]) and same(trained[0][1], trained[2][1])
+
+
+@given(st.integers(1, 40), st.integers(1, 17), st.integers(0, 30), st.integers(1, 4))
+def test_the_amount_of_work(examples: int, batch: int, steps: int, epochs: int) -> None:
+    """A client's steps do not depend on how much speech it holds; a pass uses every utterance once."""
+    work = LocalWork(steps, epochs)
+    passes = epochs * len(range(0, examples, batch))
+    assert work.steps_on(examples, batch) == (steps or passes)
+
+
+def test_every_utterance_is_used_once_in_a_pass_and_again_in_the_next() -> None:
+    seen: list[int] = []
+
+    def objective(batch: Examples, logits: Tensor, cross_entropy: Tensor) -> Tensor:
+        seen.extend(batch.labels.tolist())
+        return cross_entropy
+
+    examples = examples_of("functionals", n=10)
+    numbered = Examples(examples.features, examples.frames, torch.arange(10))
+    model = FunctionalsModel(10, hidden=4)
+    train(model, numbered, LocalSettings(steps=5, batch_size=4), 0.01, rng_for(1, "a"), objective)
+    assert len(seen) == 4 + 4 + 2 + 4 + 4
+    assert sorted(seen[:10]) == list(range(10)) and len(set(seen[10:])) == 8
+    assert seen[:8] != seen[10:], "in another order"
+
+
+def test_the_loss_is_the_mean_over_the_last_pass() -> None:
+    """A pass over 10 utterances has steps of 4, 4 and 2; after five steps the last three are of 2, 4, 4."""
+    values = iter([9.0, 9.0, 1.0, 2.0, 4.0])
+
+    def objective(batch: Examples, logits: Tensor, cross_entropy: Tensor) -> Tensor:
+        return 0.0 * cross_entropy + next(values)
+
+    settings = LocalSettings(steps=5, batch_size=4)
+    loss = train(
+        model_of("functionals"), examples_of("functionals", n=10), settings, 0.1, rng_for(1, "a"), objective
+    )
+    assert loss == pytest.approx((2 * 1.0 + 4 * 2.0 + 4 * 4.0) / 10)
+
+
+def test_a_gradient_is_clipped_over_all_tensors_by_hand() -> None:
+    """(3, 0) and (0, 4) are 5 long together; to 2.5 they are halved, to 5 or to any length left alone."""
+    gradients = [torch.tensor([3.0, 0.0]), torch.tensor([[0.0, 4.0]])]
+    halved = clip_gradients(gradients, 2.5)
+    assert [g.tolist() for g in halved] == [[1.5, 0.0], [[0.0, 2.0]]]
+    for largest in (5.0, 0.0, 1e15):
+        assert clip_gradients(gradients, largest) is gradients
+
+
+@given(st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=5), st.floats(1e-3, 1e3))
+def test_a_clipped_gradient_keeps_its_direction(values: list[float], largest: float) -> None:
+    """And it is never longer than the limit, also where its squares are beyond float32."""
+    clipped = clip_gradients([torch.tensor([v]) for v in values], largest)
+    before, after = np.array(values), np.array([float(g) for g in clipped])
+    assert np.linalg.norm(after) <= min(largest, np.linalg.norm(before)) * (1 + 1e-5)
+    assert np.linalg.norm(after) >= min(largest, np.linalg.norm(before)) * (1 - 1e-5) - 1e-30
+    assert bool((np.sign(after) * np.sign(before) >= 0).all())
+
+
+def test_training_clips_the_gradient_of_each_step() -> None:
+    """From rest, one step moves the weights by lr times the gradient: 0.5 long after clipping at 0.5."""
+    for clip, settings in (
+        (0.01, LocalSettings(steps=1, gradient_clip=0.01)),
+        (None, LocalSettings(steps=1, gradient_clip=0.0)),
+    ):
+        model = model_of("functionals")
+        before = [p.detach().clone() for p in model.parameters()]
+        train(model, examples_of("functionals"), settings, 0.1, rng_for(1, "a"))
+        pairs = zip(model.parameters(), before, strict=True)
+        moved = math.sqrt(sum(float((p.detach() - was).square().sum()) for p, was in pairs))
+        assert moved == pytest.approx(0.1 * clip, rel=1e-4) if clip else moved > 0.002
+
+
 def test_one_step_by_hand() -> None:
     """From zero output weights all p are 1/4: the output bias moves by lr * (mean one-hot - 1/4)."""
     model, examples = model_of("functionals"), examples_of("functionals", n=3)
@@ -110,7 +194,7 @@ def test_one_step_by_hand() -> None:
     assert isinstance(output, torch.nn.Linear)
     torch.nn.init.zeros_(output.weight)
     torch.nn.init.zeros_(output.bias)
-    loss = train(model, examples, LocalSettings(epochs=1), 0.4, rng_for(1, "a"))
+    loss = train(model, examples, LocalSettings(steps=0, epochs=1), 0.4, rng_for(1, "a"))
     assert loss == pytest.approx(math.log(4), rel=1e-6)
     expected = [0.4 * (count / 3 - 0.25) for count in (1, 1, 1, 0)]
     assert output.bias.tolist() == pytest.approx(expected, abs=1e-6)
@@ -119,7 +203,7 @@ def test_one_step_by_hand() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_training_learns_its_examples(name: Name) -> None:
     model, examples = model_of(name), examples_of(name)
-    loss = train(model, examples, LocalSettings(epochs=40, batch_size=5), 0.02, rng_for(1, "a"))
+    loss = train(model, examples, LocalSettings(steps=0, epochs=40, batch_size=5), 0.02, rng_for(1, "a"))
     assert loss < 0.5
     assert (predict(model, examples).argmax(1) == examples.labels).float().mean() >= 0.8
 
@@ -127,7 +211,7 @@ def test_training_learns_its_examples(name: Name) -> None:
 def test_a_loss_that_is_not_finite_names_its_step() -> None:
     model, examples = model_of("functionals"), examples_of("functionals")
     with pytest.raises(TrainingDiverged, match=r"loss is (nan|inf) at step [2-9].*lower the learning rate"):
-        train(model, examples, LocalSettings(epochs=30), 1e30, rng_for(1, "a"))
+        train(model, examples, LocalSettings(steps=0, epochs=30), 1e30, rng_for(1, "a"))
     assert model.training
 
 
@@ -273,7 +357,7 @@ def test_mixup_loss_weighs_both_labels() -> None:
     """One example pair with equal labels: mixup's loss is then the ordinary loss of the mixed input."""
     examples = examples_of("functionals", n=2)
     same_label = Examples(examples.features, examples.frames, torch.tensor([2, 2]))
-    settings = LocalSettings(epochs=1, mixup=0.5)
+    settings = LocalSettings(steps=0, epochs=1, mixup=0.5)
     rng = rng_for(1, "a")
     loss = train(model_of("functionals"), same_label, settings, 1e-9, rng_for(1, "a"))
     rng.integers(2**62)

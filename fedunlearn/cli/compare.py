@@ -29,6 +29,7 @@ from fedunlearn.study.grid import (
     RECOVERIES,
     Axes,
     comparison_config,
+    parse_folds,
     parse_numbers,
     parse_variant,
     variant_of,
@@ -52,6 +53,13 @@ def compare(
     seeds: Annotated[
         str, typer.Option(help="Whole experiments: partition, training, requesters.")
     ] = "0,1,2,3,4",
+    folds: Annotated[
+        str,
+        typer.Option(
+            help="Folds of the corpus's protocol (partition.fold): all, or numbers such as 1,2,3; empty: "
+            "the config's."
+        ),
+    ] = "",
     aggregations: Annotated[
         str,
         typer.Option(
@@ -62,7 +70,7 @@ def compare(
         str,
         typer.Option(
             help=f"Of {', '.join(RECOVERIES)}; empty: the config's. gentle: the rounds of the config's "
-            "recovery; ordinary: as many with the epochs and lr of training.local; -removed: with "
+            "recovery; ordinary: as many with the steps (or epochs) and lr of training.local; -removed: with "
             'recovery.reversion = "removed".'
         ),
     ] = "",
@@ -84,10 +92,10 @@ def compare(
 ) -> None:
     """Compare unlearning methods; writes compare.csv, compare.md, compare.tex and figures.
 
-    Methods x sizes x requesters x aggregations x recoveries x windows x seeds. Every cell is a whole run; a
-    finished one is kept in DIR/cells and never computed twice: give the same command again to go on. Figures
-    are of the first aggregation, recovery and window named; one is across aggregations and recoveries, one
-    across windows.
+    Methods x sizes x requesters x aggregations x recoveries x windows x folds x seeds. Every cell is a whole
+    run; a finished one is kept in DIR/cells and never computed twice: give the same command again to go on.
+    Figures are of the first aggregation, recovery and window named; one is across aggregations and
+    recoveries, one across windows.
 
     Exit codes: 0 every cell is there; 2 bad input; 3 a cell failed, or it was interrupted.
     """
@@ -104,6 +112,7 @@ def compare(
             aggregations=_words(aggregations),
             recoveries=_words(recoveries),
             windows=parse_numbers("--windows", windows, 0) if windows else [],
+            folds=parse_folds(folds, base),
             apart=apart,
         )
         # Heavy imports wait until the input is known to be good.

@@ -211,8 +211,11 @@ def _also_wrong(out: Path | None, data: str | None) -> list[str]:
 
 CLOSING_MEASURES: tuple[tuple[str, Callable[[ModelScores], float | None]], ...] = (
     ("test UAR", lambda scores: scores.test.uar),
-    ("test accuracy", lambda scores: scores.test.accuracy),
+    ("test accuracy (WA)", lambda scores: scores.test.accuracy),
+    ("test macro F1", lambda scores: scores.test.macro_f1),
     ("unseen speakers UAR", lambda scores: scores.unseen.uar),
+    ("unseen speakers accuracy (WA)", lambda scores: scores.unseen.accuracy),
+    ("unseen speakers macro F1", lambda scores: scores.unseen.macro_f1),
     ("retain accuracy", lambda scores: scores.retain.accuracy),
     ("forget accuracy", lambda scores: scores.forget.accuracy),
     ("membership AUC", lambda scores: scores.membership.auc),
@@ -221,6 +224,7 @@ CLOSING_MEASURES: tuple[tuple[str, Callable[[ModelScores], float | None]], ...] 
 
 def closing_table(results: Results) -> Table:
     """The four models side by side, with the distance to the retrained one."""
+    from fedunlearn.report.attack import describe_attack
     from fedunlearn.report.faults import malicious_clients
     from fedunlearn.report.names import MODELS, method_name, privileged_data
 
@@ -240,6 +244,8 @@ def closing_table(results: Results) -> Table:
     notes = []
     if results.model.weights == "random":
         notes.append("RANDOM WEIGHTS: of times and sizes only, no result about speech")
+    if attack := describe_attack(results):
+        notes.append(attack)
     if floor is not None:
         notes.append("floor: what retrained models with other seeds differ by")
     if said := _caveat_line(results):

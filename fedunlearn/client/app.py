@@ -5,6 +5,7 @@ Message types:
     train.calibrate     moments of the features, for the normalisation constants
     train               ordinary and recovery rounds
     evaluate            the model on held-out examples
+    evaluate.log_odds   the model's log-odds, on speech that it has not learned
     query.deletions     the device's deletion requests
     train.unlearn       unlearn requests, on their forget set alone
     train.forget_part   a requester's half of a privileged baseline's round
@@ -36,10 +37,12 @@ from fedunlearn.client.steps import (
     evaluate,
     outgoing_update,
     rehearse,
+    sum_log_odds,
     train_in_round,
     train_update,
     unlearn_update,
 )
+from fedunlearn.config.work import LocalWork
 from fedunlearn.deletion.admission import raise_due
 from fedunlearn.deletion.purge import AppliedRequests, purge_requests
 from fedunlearn.deletion.receipts import MethodRecord
@@ -92,11 +95,11 @@ def calibrate_locally(device: Device, content: RecordDict) -> RecordDict:
 def train_locally(device: Device, content: RecordDict) -> RecordDict:
     """Train one ordinary or recovery round on everything that the device keeps."""
     settings = MessageConfig(content)
-    epochs, lr = settings.integer("epochs"), settings.real("lr")
+    work, lr = LocalWork(settings.integer("steps"), settings.integer("epochs")), settings.real("lr")
     when = (settings.text("phase"), settings.integer("round"), settings.integer("stream"))
 
     def training(kept: Examples) -> float:
-        return train_in_round(device.model, kept, device.config, epochs, lr, device.client, *when)
+        return train_in_round(device.model, kept, device.config, work, lr, device.client, *when)
 
     return _train(device, content, training)
 
@@ -117,10 +120,18 @@ def evaluate_locally(device: Device, content: RecordDict) -> RecordDict:
     device.load(content)
     held_out = device.examples("test")
     log_odds = bool(MessageConfig(content).integer("log_odds"))
-    own, rank = device.kept(content) if log_odds else None, device.config.unlearning.calm.rank
-    right, of_trained, of_held_out = evaluate(device.model, held_out, own, rank)
+    own = device.kept(content) if log_odds else None
+    right, of_trained, of_held_out = evaluate(device.model, held_out, own)
     sums = of_trained.as_metrics("trained") | of_held_out.as_metrics("held_out") if log_odds else {}
     return _reply(examples=len(held_out), right=right, **sums)
+
+
+def sum_up_log_odds(device: Device, content: RecordDict) -> RecordDict:
+    """Sum up the global model's log-odds on held-out speech, or, as it has learned nothing here, on all."""
+    device.load(content)
+    all_speech = bool(MessageConfig(content).integer("all_speech"))
+    parts = [*([device.kept(content)] if all_speech else []), device.examples("test")]
+    return _reply(**sum_log_odds(device.model, parts).as_metrics("log_odds"))
 
 
 def report_deletions(device: Device, content: RecordDict) -> RecordDict:
@@ -243,6 +254,7 @@ HANDLERS: dict[str, Handler] = {
     "train.calibrate": calibrate_locally,
     "train.default": train_locally,
     "evaluate.default": evaluate_locally,
+    "evaluate.log_odds": sum_up_log_odds,
     "query.deletions": report_deletions,
     "train.unlearn": unlearn_locally,
     "train.forget_part": forget_part,

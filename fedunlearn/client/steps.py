@@ -13,6 +13,7 @@ from fedunlearn.blockwise import StateDict, difference
 from fedunlearn.client.adversaries import Adversary, craft_update
 from fedunlearn.client.privacy import privatize
 from fedunlearn.config import Config
+from fedunlearn.config.work import LocalWork
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.messages.rehearsals import Rehearsal
 from fedunlearn.messages.scalars import Sums
@@ -22,8 +23,7 @@ from fedunlearn.models.probes import Probes
 from fedunlearn.seeding import rng_for
 from fedunlearn.training import Moments, calibrate, predict, train
 from fedunlearn.unlearning.contract import Method, ServerScalars, UnlearnResult
-from fedunlearn.unlearning.log_odds import log_odds_of
-from fedunlearn.unlearning.low_rank import smoothed
+from fedunlearn.unlearning.log_odds import log_odds_of, smoothed_log_odds
 from fedunlearn.vault.calibration import FEWEST
 
 
@@ -59,7 +59,7 @@ def train_in_round(
     model: EmotionModel,
     kept: Examples,
     config: Config,
-    epochs: int,
+    work: LocalWork,
     lr: float,
     client: int,
     phase: str,
@@ -72,7 +72,7 @@ def train_in_round(
         model: with the weights to start from.
         kept: what the client trains on, at least one example.
         config: the experiment.
-        epochs: number of passes over ``kept``.
+        work: how much it trains.
         lr: learning rate.
         client: number of the client.
         phase: "learn" or "recover".
@@ -80,42 +80,57 @@ def train_in_round(
         stream: seed of the training's random streams.
 
     Returns:
-        mean loss of the last epoch
+        mean loss of the last steps, as ``train`` returns it
 
     Raises:
         TrainingDiverged: the loss is not finite.
     """
-    local = config.training.local.model_copy(update={"epochs": epochs})
+    local = config.training.local.with_work(work)
     return train(model, kept, local, lr, rng_for(stream, "client", client, phase, round))
 
 
-def evaluate(
-    model: EmotionModel, held_out: Examples, trained_on: Examples | None, rank: int
-) -> tuple[int, Sums, Sums]:
+def evaluate(model: EmotionModel, held_out: Examples, trained_on: Examples | None) -> tuple[int, Sums, Sums]:
     """Evaluate a model on a client's held-out examples and, if wanted, sum up its log-odds.
 
     Args:
         model: with the weights to evaluate.
         held_out: examples that the client does not train on.
         trained_on: examples that it trains on; None = no log-odds are wanted.
-        rank: rank of the smoothed model, which the log-odds of ``trained_on`` are computed with.
 
     Returns:
-        (correct held-out predictions, sums over ``trained_on``, sums over ``held_out``)
+        (correct held-out predictions, sums over ``trained_on``, smoothed, sums over ``held_out``)
     """
     right = _count_right(model, held_out)
     if trained_on is None:
         return right, Sums(), Sums()
-    return right, _sum_log_odds(smoothed(model, rank), trained_on), _sum_log_odds(model, held_out)
+    of_trained = sum_log_odds(model, [trained_on], smoothed_log_odds)
+    return right, of_trained, sum_log_odds(model, [held_out])
 
 
 def _count_right(model: EmotionModel, examples: Examples) -> int:
     return int((predict(model, examples).argmax(1) == examples.labels).sum())
 
 
-def _sum_log_odds(model: EmotionModel, examples: Examples) -> Sums:
-    # Sums serve to compute a spread over all clients; sums of a few utterances would reveal too much.
-    return Sums() if len(examples) < FEWEST else Sums.of(log_odds_of(model, examples))
+def sum_log_odds(
+    model: EmotionModel,
+    parts: Sequence[Examples],
+    measure: Callable[[EmotionModel, Examples], Tensor] = log_odds_of,
+) -> Sums:
+    """Sum up the log-odds that a model gives a client's speech.
+
+    Sums serve to compute a spread over all clients; sums of a few utterances would reveal too much.
+
+    Args:
+        model: with the weights to evaluate.
+        parts: the speech.
+        measure: gives the log-odds of examples.
+
+    Returns:
+        no sums where there are fewer than four utterances
+    """
+    if sum(map(len, parts)) < FEWEST:
+        return Sums()
+    return sum((Sums.of(measure(model, part)) for part in parts if len(part)), Sums())
 
 
 def unlearn_update(

@@ -45,6 +45,7 @@ from fedunlearn.config.unlearning import (
     DescentSettings,
     FedEraserSettings,
     FineTuneSettings,
+    FineTuneSwitches,
     GradientAscentSettings,
     L2ULSettings,
     NegGradPlusSettings,
@@ -55,6 +56,7 @@ from fedunlearn.config.unlearning import (
     SCRUBSettings,
     UnlearningSettings,
 )
+from fedunlearn.config.work import WorkSettings
 from fedunlearn.errors import BadInput
 from fedunlearn.inputs import read_text
 
@@ -100,6 +102,10 @@ __all__ = [
 ]
 
 
+_LATE_PART = 6
+"""late clients join learning when one in so many of its rounds is done"""
+
+
 class CorpusSettings(Settings):
     """Which recordings are used."""
 
@@ -140,14 +146,17 @@ class CorpusSettings(Settings):
         return (path.resolve() if path.is_dir() else path.resolve().parent,)
 
 
-class LocalSettings(Settings):
+class LocalSettings(WorkSettings):
     """What one client does in one ordinary training round: SGD on its own utterances."""
 
-    epochs: AtLeastOne = Field(default=5, description="Passes over the client's training utterances.")
     batch_size: AtLeastOne = Field(default=16, description="Utterances in one SGD step.")
     lr: Positive = Field(default=0.05, description="Learning rate of SGD.")
     momentum: OpenFraction = Field(default=0.9, description="Momentum of SGD; 0 = plain SGD.")
     weight_decay: NonNegative = Field(default=0.0, description="Weight decay (L2) of SGD; 0 = none.")
+    gradient_clip: NonNegative = Field(
+        default=5.0,
+        description="Largest L2 norm of a step's gradient, over all trained weights; 0 = no clipping.",
+    )
     lr_schedule: Literal["constant", "cosine"] = Field(
         default="constant",
         description='Learning rate over the rounds of learning: "constant", or "cosine", which falls to '
@@ -194,25 +203,38 @@ class TrainingSettings(Settings):
     server_momentum: OpenFraction = Field(
         default=0.9, description='Momentum of "momentum", and beta_1 of "adam"; not read by "average".'
     )
+    late_clients: OpenFraction = Field(
+        default=0.25,
+        description="Share of the clients, at least one where any and leaving at least two others, that join "
+        "learning only after a sixth of the rounds (fewer than 6 rounds: none is late). Until then the "
+        "global model shows on their speech how it recognises unknown speakers, which methods may read. "
+        "0 = all train from the first round.",
+    )
     local: LocalSettings = Field(
         default=LocalSettings(), description="What one client does in one ordinary round."
     )
 
+    @property
+    def late_rounds(self) -> int:
+        """Ordinary rounds that late clients take no part in."""
+        return self.rounds // _LATE_PART
 
-class RecoverySettings(Settings):
+
+class RecoverySettings(WorkSettings):
     """Training rounds on the retained data after each unlearn step.
 
-    They are gentle by default (one epoch at a low learning rate), because ordinary rounds bring the knowledge
+    They are gentle by default (few steps at a low learning rate), because ordinary rounds bring the knowledge
     of the forget set back.
     """
 
     rounds: Count = Field(default=4, description="Number of recovery rounds after an unlearn step; 0 = none.")
-    epochs: AtLeastOne = Field(
-        default=1,
-        description="Local epochs in a recovery round. Batch size, momentum and the rest are those of "
-        "`training.local`.",
+    steps: Count = 3
+    epochs: AtLeastOne = 1
+    lr: Positive = Field(
+        default=0.02,
+        description="Learning rate of local SGD in a recovery round. Batch size, momentum and the rest are "
+        "those of `training.local`.",
     )
-    lr: Positive = Field(default=0.02, description="Learning rate of local SGD in a recovery round.")
     reversion: Literal["kept", "removed"] = Field(
         default="kept",
         description='"kept": the mean update is applied as it is; "removed": first its components that lead '
@@ -342,11 +364,13 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _attack_fits(self) -> Self:
-        if self.model.is_encoder and self.unlearning.l2ul.attack.domain == "log-mel":
-            raise ValueError(
-                "unlearning.l2ul.attack.domain: a speech encoder hears no log-mel frames; "
-                'take "feature" or "waveform"'
-            )
+        for section, chosen in self.unlearning:
+            attacks = isinstance(chosen, FineTuneSwitches)
+            if self.model.is_encoder and attacks and chosen.attack.domain == "log-mel":
+                raise ValueError(
+                    f"unlearning.{section}.attack.domain: a speech encoder hears no log-mel frames; "
+                    'take "feature" or "waveform"'
+                )
         return self
 
     @model_validator(mode="after")

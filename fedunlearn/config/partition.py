@@ -49,6 +49,17 @@ class PartitionSettings(Settings):
         description="Number of clients over which each shared speaker is spread, at most "
         "`partition.clients`.",
     )
+    fold: Count = Field(
+        default=0,
+        description="Fold of the corpus's protocol (docs/corpora.md lists them), counted from 1: "
+        "its test speakers are the unseen speakers, all others are client speakers, and "
+        "`partition.unseen_speakers` is not read. 0 = unseen speakers are drawn at random.",
+    )
+    protocol: str = Field(
+        default="",
+        description='Name of the protocol that `partition.fold` counts in, such as "emobox"; empty = the '
+        "corpus's first one.",
+    )
     recordings: tuple[LateRecordings, ...] = Field(
         default=(),
         description="Training utterances that are recorded in the course of the run, one table each; the "

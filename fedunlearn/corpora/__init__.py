@@ -3,8 +3,9 @@
 ``load`` reads file names only; ``recordings`` then decodes everything once and reports what is wrong.
 
 Reading order: ``utterance`` (the common form) -> ``manifest`` and ``folder`` (any corpus) -> one module for
-each known corpus -> ``inspection`` and ``labels`` (warnings and errors). Generated speech: ``synthetic``,
-``prosody``, ``phones``, ``vocal_tract``. Speech without labels, for pre-training: ``unlabelled``.
+each known corpus -> ``inspection`` and ``labels`` (warnings and errors) -> ``protocols`` (published folds).
+Generated speech: ``synthetic``, ``prosody``, ``phones``, ``vocal_tract``. Speech without labels, for
+pre-training: ``unlabelled``.
 """
 
 from collections.abc import Callable, Collection, Mapping

@@ -1,4 +1,4 @@
-"""How well a model recognises emotions: UAR, accuracy and the confusion matrix."""
+"""How well a model recognises emotions: UAR, accuracy (WA), macro F1 and the confusion matrix."""
 
 import numpy as np
 
@@ -18,13 +18,32 @@ def accuracy(labels: Labels, predictions: Labels) -> float | None:
     return float((labels == predictions).mean()) if len(labels) else None
 
 
-def recognition(labels: Labels, predictions: Labels, *, with_uar: bool = True) -> Recognition:
-    """UAR and accuracy with their 95 % intervals, and the number of utterances.
+def macro_f1(labels: Labels, predictions: Labels) -> float | None:
+    """Compute the mean of the F1 scores of the emotions that occur in truth or prediction; None for no label.
+
+    As scikit-learn's ``f1_score(average="macro")``: F1 = 2 TP / (2 TP + FP + FN) of each emotion. One that is
+    recognised where it never occurs counts with 0, unlike in the UAR.
 
     Args:
         labels: the true classes, [n].
         predictions: the recognised classes, [n].
-        with_uar: whether to give the UAR: of utterances chosen by their emotion it says nothing.
+    """
+    if len(labels) == 0:
+        return None
+    scores = []
+    for emotion in np.union1d(labels, predictions):
+        true, found = labels == emotion, predictions == emotion
+        scores.append(2.0 * (true & found).sum() / (true.sum() + found.sum()))
+    return float(np.mean(scores))
+
+
+def recognition(labels: Labels, predictions: Labels, *, with_uar: bool = True) -> Recognition:
+    """UAR and accuracy with their 95 % intervals, macro F1, and the number of utterances.
+
+    Args:
+        labels: the true classes, [n].
+        predictions: the recognised classes, [n].
+        with_uar: whether to give UAR and macro F1: of utterances chosen by their emotion they say nothing.
     """
     share, ends = accuracy(labels, predictions), accuracy_interval(labels, predictions)
     if not with_uar:
@@ -32,6 +51,7 @@ def recognition(labels: Labels, predictions: Labels, *, with_uar: bool = True) -
     return Recognition(
         uar=uar(labels, predictions),
         accuracy=share,
+        macro_f1=macro_f1(labels, predictions),
         n=len(labels),
         accuracy_interval=ends,
         uar_interval=uar_interval(labels, predictions),

@@ -7,6 +7,7 @@ other one is beyond that purge, too.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,12 @@ from fedunlearn.server.history import History
 from fedunlearn.server.request_tracker import weights_digest
 from fedunlearn.server.requests import TrackedRequest
 from fedunlearn.server.state import Fault, GlobalModel, LateReply, ServerState, ServerStep
+from fedunlearn.unlearning.contract import UnknownSpeakers
 
 _KEPT = 2
 _OWN = re.compile(r"\.?\d{8}\.safetensors(\.json)?(\.\d+\.tmp)?")
 """names of checkpoints, their manifests, and either half written; any other file in there is not ours"""
-_FORMAT = 6
+_FORMAT = 7
 _SEALED = {"original", "blur", "step"}
 """parts of a checkpoint that know what was deleted, once the run is over"""
 _OF_NO_CONSEQUENCE = ("federation.", "corpus.path")
@@ -244,6 +246,7 @@ def _put_state(tensors: dict[str, Tensor], state: ServerState) -> dict[str, Any]
         "model": _put_model(tensors, "model", state.model),
         "history": list(state.history.trained) if state.history.initial else None,
         "late_replies": [],
+        "unknown": asdict(state.unknown) if state.unknown else None,
     }
     if state.history.initial:
         _put(tensors, "history", state.history.as_tensors())
@@ -284,6 +287,7 @@ def _take_state(
         unlearn_steps=[_take(tensors, f"step.{n}", names) for n, names in enumerate(about["steps"])],
         costs={Phase(name): PhaseCost.of(cost) for name, cost in about["costs"].items()},
         faults=[Fault(**{**f, "phase": Phase(f["phase"])}) for f in about["faults"]],
+        unknown=UnknownSpeakers(**about["unknown"]) if about["unknown"] else None,
         **{name: about[name] for name in _PLAIN_STATE},
         **{name: _numbers(about[name]) for name in _NUMBERED},
     )

@@ -42,7 +42,14 @@ from fedunlearn.inputs import looked_up, refuse_inside_corpus
 from fedunlearn.ledger import DamagedLedger, LedgerReader
 from fedunlearn.models import build_model, resolved
 from fedunlearn.models.contract import EmotionModel, trained_names
-from fedunlearn.partition import ClientShare, Partition, partition_corpus, recorded_later, with_counts
+from fedunlearn.partition import (
+    ClientShare,
+    Partition,
+    count_in,
+    partition_corpus,
+    recorded_later,
+    with_counts,
+)
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import rng_for
 from fedunlearn.server.availability import Availability
@@ -98,7 +105,7 @@ def count_speakers(config: Config, corpus: Corpus | None = None) -> Config:
         settings = settings.model_copy(update={"speakers": speakers})
     elif partition.clients is None or partition.unseen_speakers is None:
         corpus = corpus or corpora.load(settings, config.seed)
-        partition = with_counts(partition, len(corpus.speakers))
+        partition = count_in(corpus, partition)
     return config.model_copy(update={"corpus": settings, "partition": partition})
 
 

@@ -10,6 +10,7 @@ from fedunlearn.server.cost import PhaseCost
 from fedunlearn.server.history import History
 from fedunlearn.server.requests import RequestKey
 from fedunlearn.server.state import GlobalModel, ServerState
+from fedunlearn.unlearning.contract import UnknownSpeakers
 
 Contents = tuple[tuple[int, ...], tuple[int, ...]]
 """the training and the held-out utterances that a request names, as indexes into the corpus"""
@@ -27,16 +28,23 @@ class Log:
     rows: list[dict[str, Any]] = field(default_factory=list)
     curve: list[Predictions | None] = field(default_factory=list)
 
-    def learned(self, state: StateDict, cost: PhaseCost, history: History | None = None) -> Learned:
+    def learned(
+        self,
+        state: StateDict,
+        cost: PhaseCost,
+        history: History | None = None,
+        unknown: UnknownSpeakers | None = None,
+    ) -> Learned:
         """Make what the reference cache keeps of this training.
 
         Args:
             state: weights at its end.
             cost: of the training.
             history: of the server, where the cache keeps it.
+            unknown: of the server's state, where the cache keeps it.
         """
         curve = {r["round"]: p for r, p in zip(self.rows, self.curve, strict=True) if p is not None}
-        return Learned(state, self.rows, curve, cost.as_dict(), history)
+        return Learned(state, self.rows, curve, cost.as_dict(), history, unknown)
 
     @classmethod
     def of(cls, learned: Learned) -> "Log":

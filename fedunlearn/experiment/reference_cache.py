@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,11 @@ from fedunlearn.config import Config
 from fedunlearn.evaluation.judge import Predictions
 from fedunlearn.links import wipe_abandoned
 from fedunlearn.server.history import History
+from fedunlearn.unlearning.contract import UnknownSpeakers
 
-_FORMAT = 7
+_FORMAT = 8
 _HISTORY = "history."
+_MANIFEST = {"curve_rounds", "rows", "cost", "order", "unknown"}
 _HALF = re.compile(r"\.(sealed-)?[0-9a-f]{32}\.safetensors(\.json)?\.\d+\.tmp")
 """a temporary file of a kept model; the folder may hold other files, which are not ours"""
 
@@ -41,6 +43,7 @@ class Learned:
         curve: round -> the judge's predictions at that round.
         cost: of the training that was really done, as PhaseCost.as_dict.
         history: the server's, at the end; None for a retrained model, from which nothing is unlearned.
+        unknown: how much worse it recognised unknown speakers in learning, as of ``ServerState``.
     """
 
     state: Mapping[str, Tensor]
@@ -48,6 +51,7 @@ class Learned:
     curve: Mapping[int, Predictions]
     cost: Mapping[str, Any]
     history: History | None = None
+    unknown: UnknownSpeakers | None = None
 
 
 def reference_key(
@@ -64,7 +68,7 @@ def reference_key(
         stream: seed of the training's random streams.
         contents: each client's training data as a digest, in client order ("" = has none).
         constants: digest of the normalisation constants, which are the whole run's.
-        absences: clients that cannot be reached in each round of learning; none at all = ().
+        absences: clients that do not train in each round of learning; none at all = ().
     """
     decides = {
         "format": _FORMAT,
@@ -101,7 +105,7 @@ class ReferenceCache:
             tensors, manifest = load_checkpoint(self._file(key))
         except BadCheckpoint:
             return None
-        if not {"curve_rounds", "rows", "cost", "order"} <= manifest.keys() or "curve" not in tensors:
+        if not manifest.keys() >= _MANIFEST or "curve" not in tensors:
             return None  # a checkpoint, but of something else
         rounds, predictions = manifest["curve_rounds"], tensors.pop("curve")
         if len(rounds) != len(predictions):
@@ -113,9 +117,10 @@ class ReferenceCache:
             # A file's tensors come in any order, a trained model's in one; sums over them depend on it.
             state = {name: tensors[name] for name in manifest["order"]}
             history = History.from_tensors(trained, memory, state) if trained else None
-        except (KeyError, ValueError):
+            unknown = UnknownSpeakers(**manifest["unknown"]) if manifest["unknown"] else None
+        except (KeyError, ValueError, TypeError):
             return None
-        return Learned(state, manifest["rows"], curve, manifest["cost"], history)
+        return Learned(state, manifest["rows"], curve, manifest["cost"], history, unknown)
 
     def clean(self) -> None:
         """Wipe weights that a killed process left half written here, and in the shadows' folder."""
@@ -134,6 +139,7 @@ class ReferenceCache:
         curve = torch.from_numpy(np.stack(list(learned.curve.values())))
         about = {"rows": list(learned.rows), "curve_rounds": list(learned.curve), "cost": dict(learned.cost)}
         about["order"] = list(learned.state)
+        about["unknown"] = asdict(learned.unknown) if learned.unknown else None
         tensors = {**learned.state, "curve": curve}
         if learned.history is not None:
             about["trained"] = list(learned.history.trained)

@@ -25,6 +25,7 @@ from fedunlearn.server.app import Server
 from fedunlearn.server.context import ServerContext
 from fedunlearn.server.cost import PhaseCost
 from fedunlearn.server.history import History
+from fedunlearn.server.late_clients import LateClients
 from fedunlearn.server.request_tracker import weights_digest
 from fedunlearn.server.requests import TrackedRequest
 from fedunlearn.server.side_training import has_examples_without, train_without_deletions
@@ -115,7 +116,9 @@ class References:
         if whole and record.original is None and state.model and not state.faults:
             # The checkpoint comes first: a resumed run must not find itself in the cache.
             self._recorder.checkpoint(copies=2)
-            learned = record.log.learned(state.model.weights, state.costs[Phase.LEARN], state.history)
+            learned = record.log.learned(
+                state.model.weights, state.costs[Phase.LEARN], state.history, state.unknown
+            )
             self._add_to_cache(key, learned, [])
 
     def _begin_after(self, known: Learned, history: History) -> None:
@@ -124,7 +127,7 @@ class References:
         state.model = GlobalModel(dict(known.state), ServerOptimizer(config.training), rounds)
         keeps_last = config.unlearning.reads_last_steps
         history = replace(history, keeps_last=keeps_last, last=history.last if keeps_last else {})
-        state.history = history
+        state.history, state.unknown = history, known.unknown
         log = Log.of(known)
         self._record.log.rows, self._record.log.curve = log.rows, log.curve
         state.timeline_round = state.rounds_done = rounds
@@ -248,9 +251,12 @@ class References:
         return [f"{c} later {d}" if d else c for c, d in zip(contents, recorded, strict=True)]
 
     def _absences(self) -> list[list[int]]:
-        """Clients that cannot be reached in each round of learning; empty where all always can."""
-        availability, rounds = self._context.availability, self._config.training.rounds
-        away = [list(availability.unreachable(rounds_done)) for rounds_done in range(rounds)]
+        """Clients that do not train in each round of learning; empty where all always do."""
+        availability, late = self._context.availability, LateClients.of(self._config)
+        away = [
+            sorted({*availability.unreachable(rounds_done), *late.absent(rounds_done)})
+            for rounds_done in range(self._config.training.rounds)
+        ]
         return away if any(away) else []
 
     def _first(self, stream: int) -> StateDict:

@@ -6,19 +6,23 @@ With the run's own seed and nothing left out it gives the run's weights bit for 
 
 import copy
 from collections.abc import Collection
+from dataclasses import replace
 from functools import partial
 
 from fedunlearn.blockwise import StateDict, difference
+from fedunlearn.client.steps import sum_log_odds
 from fedunlearn.experiment.replayed_clients import ReplayData, ReplayedClients
 from fedunlearn.experiment.replayed_rehearsals import replay_rehearsals
 from fedunlearn.experiment.timeline import TimelineRequest, TimelineRound
 from fedunlearn.messages.phase import Phase
+from fedunlearn.messages.scalars import Sums, compare_log_odds
 from fedunlearn.messages.update import Update
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import trained_names
 from fedunlearn.seeding import rng_for
 from fedunlearn.server.aggregation import ServerOptimizer, weighted_mean
 from fedunlearn.server.history import History
+from fedunlearn.server.late_clients import LateClients
 from fedunlearn.server.state import GlobalModel
 from fedunlearn.server.steps import (
     StepInputs,
@@ -29,6 +33,7 @@ from fedunlearn.server.steps import (
 )
 from fedunlearn.training import round_lr
 from fedunlearn.unlearning import METHODS
+from fedunlearn.unlearning.contract import ServerScalars, UnknownSpeakers
 
 STAGES = ("original", "unlearned", "recovered")
 
@@ -47,6 +52,9 @@ class Replay:
         self._stream, self._outside = stream, frozenset(outside)
         self.clients = ReplayedClients(data, stream, outside)
         self.model = self.clients.model
+        self._late = LateClients.of(self._config)
+        self.unknown: UnknownSpeakers | None = None
+        """as of ``ServerState``"""
         self._purged = -1
 
     def play(self) -> dict[str, StateDict]:
@@ -94,6 +102,28 @@ class Replay:
         withheld = self._timeline.withheld(round_.timeline_round)
         for update in self._train_round(model, learning_round, withheld):
             self._history.remember(update.client, update.difference, learning_round, update.sizes)
+        if self._late.are_measured_after(learning_round):
+            known = self._history.last_rounds()
+            self.unknown = self._measure_unknown(model.weights, round_, known)
+
+    def _measure_unknown(
+        self, weights: StateDict, round_: TimelineRound, trained: Collection[int]
+    ) -> UnknownSpeakers | None:
+        """Compare the log-odds on the late clients' speech with those on the others' held-out speech."""
+        gone = self._timeline.purged(round_.timeline_round)
+        withheld = self._timeline.withheld(round_.timeline_round)
+        self.model.load_state_dict(weights)
+        known, unknown = list[Sums](), list[Sums]()
+        for client, test in enumerate(self._data.test):
+            held = self.clients.held(client, round_.rounds_done, withheld)
+            if not held or client in self._timeline.away[round_.rounds_done]:
+                continue
+            held_out = self.clients.examples(u for u in test if u not in gone)
+            if client in self._late.clients:
+                unknown.append(sum_log_odds(self.model, [self.clients.examples(held), held_out]))
+            elif client in trained:
+                known.append(sum_log_odds(self.model, [held_out]))
+        return compare_log_odds(known, unknown)
 
     def _train_original(self, model: GlobalModel) -> StateDict:
         branch = GlobalModel(model.weights, copy.deepcopy(model.optimizer), model.learning_rounds)
@@ -107,7 +137,7 @@ class Replay:
         local = self._config.training.local
         lr = round_lr(self._config.training, learning_round)
         when = learning_round - 1, withheld, Phase.LEARN, learning_round
-        updates = self.clients.train(model.weights, *when, local.epochs, lr)
+        updates = self.clients.train(model.weights, *when, local.work, lr)
         if updates:
             model.weights = model.optimizer.apply(model.weights, weighted_mean(updates))
         model.learning_rounds = learning_round
@@ -121,7 +151,7 @@ class Replay:
             gone,
             Phase.RECOVER,
             round_.timeline_round,
-            recovery.epochs,
+            recovery.work,
             recovery.lr,
             recovery.clients,
         )
@@ -142,13 +172,13 @@ class Replay:
             if ids:
                 forget[client] = ids
         card, moved = METHODS[config.unlearning.method], False
-        scalars = self.clients.scalars(weights, round_, card.reads_log_odds)
+        scalars = self._scalars(weights, round_, card.reads_log_odds)
         played = self._data, self._stream, self.clients
         rehearse = StepRehearsals(partial(replay_rehearsals, *played, weights, round_, scalars))
         one_by_one = config.unlearning.aggregation == "sequential"
         for turn in [[c] for c in forget] if one_by_one else [list(forget)] if forget else []:
             if moved:
-                scalars = self.clients.scalars(weights, round_, scalars.trained is not None)
+                scalars = self._scalars(weights, round_, scalars.trained is not None)
             updates = [u for c in turn if (u := self.clients.unlearn(weights, round_, c, forget[c], scalars))]
             if not updates:
                 continue
@@ -172,6 +202,10 @@ class Replay:
         if config.recovery.reversion == "removed":
             self._steps.append(difference(weights, before))
         return weights
+
+    def _scalars(self, weights: StateDict, round_: TimelineRound, log_odds: bool) -> ServerScalars:
+        scalars = self.clients.scalars(weights, round_, log_odds)
+        return replace(scalars, unknown=self.unknown) if log_odds else scalars
 
     def _purge(self, timeline_round: int, rounds_done: int) -> None:
         """Forget in the history what left the vaults since the last round."""

@@ -19,6 +19,7 @@ from fedunlearn.client.steps import (
     unlearn_update,
 )
 from fedunlearn.config import Config
+from fedunlearn.config.work import LocalWork
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.experiment.timeline import Timeline, TimelineRound
 from fedunlearn.messages.phase import Phase
@@ -26,6 +27,7 @@ from fedunlearn.messages.scalars import Evaluation, pool_evaluations
 from fedunlearn.messages.update import Update
 from fedunlearn.models import build_model
 from fedunlearn.seeding import rng_for
+from fedunlearn.server.late_clients import LateClients
 from fedunlearn.server.steps import sample_clients
 from fedunlearn.unlearning import METHODS
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnFailed
@@ -77,6 +79,7 @@ class ReplayedClients:
         arrays = (data.features, data.frames, data.labels)
         self._all = Examples(*(torch.from_numpy(array) for array in arrays))
         self._kept: dict[tuple[str, ...], Examples] = {}
+        self._late = LateClients.of(self._config)
 
     def examples(self, ids: Iterable[str]) -> Examples:
         """Take the features and labels of utterances, in this order.
@@ -106,11 +109,11 @@ class ReplayedClients:
         withheld: Collection[str],
         phase: Phase,
         number: int,
-        epochs: int,
+        work: LocalWork,
         lr: float,
         most: int = 0,
     ) -> list[Update]:
-        """Train the clients that can be reached.
+        """Train the clients that can be reached and have joined learning.
 
         Args:
             weights: that they start from.
@@ -118,19 +121,19 @@ class ReplayedClients:
             withheld: utterances that no client trains on.
             phase: LEARN or RECOVER.
             number: of the learning round, or of the timeline round in recovery.
-            epochs: over each client's utterances.
+            work: of each client.
             lr: learning rate.
             most: clients that train; 0 = all.
 
         Returns:
             their updates, in client order
         """
-        updates, there = [], self._there(rounds_done, withheld)
+        updates, there = [], self._there(rounds_done, withheld, self._late.absent(rounds_done))
         for client in sample_clients(there, most, self._config.seed, phase, number):
             ids = there[client]
             kept, when = self.examples(ids), (str(phase), number, self._stream)
-            work = partial(train_in_round, self.model, kept, self._config, epochs, lr, client, *when)
-            updates.append(Update(client, len(kept), train_update(self.model, weights, work)[0]))
+            training = partial(train_in_round, self.model, kept, self._config, work, lr, client, *when)
+            updates.append(Update(client, len(kept), train_update(self.model, weights, training)[0]))
         return updates
 
     def unlearn(
@@ -205,11 +208,17 @@ class ReplayedClients:
             if u not in away and u not in gone and later.get(u, 0) <= rounds_done
         )
 
-    def _there(self, rounds_done: int, gone: Collection[str]) -> dict[int, tuple[str, ...]]:
-        """What each reachable client trains on; empty where only one of several can be reached."""
+    def _there(
+        self, rounds_done: int, gone: Collection[str], absent: Collection[int] = ()
+    ) -> dict[int, tuple[str, ...]]:
+        """What each client trains on, less those that cannot be reached or are ``absent``.
+
+        Empty where only one of several is left.
+        """
         held = {c: self.held(c, rounds_done, gone) for c in range(len(self._data.train))}
         holding = {c: ids for c, ids in held.items() if ids}
-        there = {c: ids for c, ids in holding.items() if c not in self._timeline.away[rounds_done]}
+        away = {*self._timeline.away[rounds_done], *absent}
+        there = {c: ids for c, ids in holding.items() if c not in away}
         return there if len(there) >= min(2, len(holding)) else {}
 
     def holding(self, round_: TimelineRound) -> dict[int, int]:
@@ -233,7 +242,6 @@ class ReplayedClients:
             among: clients that count; None = all.
         """
         gone, replies = self._timeline.purged(round_.timeline_round), []
-        rank = self._config.unlearning.calm.rank
         self.model.load_state_dict(weights)
         away = self._timeline.away[round_.rounds_done]
         there = [c for c, held in self.holding(round_).items() if held and c not in away]
@@ -243,7 +251,7 @@ class ReplayedClients:
                 continue
             held_out = self.examples(u for u in self._data.test[client] if u not in gone)
             own = self.examples(self.held(client, round_.rounds_done, gone)) if log_odds else None
-            right, of_trained, of_held_out = evaluate(self.model, held_out, own, rank)
+            right, of_trained, of_held_out = evaluate(self.model, held_out, own)
             replies.append(Evaluation(right, len(held_out), of_trained, of_held_out))
         return pool_evaluations(replies)
 

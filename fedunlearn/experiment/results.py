@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib.metadata import version
 from typing import Any
@@ -46,6 +46,7 @@ from fedunlearn.results_schema import (
     StepRehearsed,
     TimelineEntry,
     Times,
+    UnknownSpeakersMeasured,
 )
 from fedunlearn.server.availability import Availability
 from fedunlearn.server.cost import PhaseCost, RoleCost
@@ -153,6 +154,11 @@ class ResultsAssembler:
             model=Recognizer(**self.prepared.template.about()),
             requests=request_rows(state.requests.values(), requests, state.faults),
             cost={str(phase): cost_row(cost) for phase, cost in state.costs.items()},
+            unknown_speakers=(
+                UnknownSpeakersMeasured(**asdict(state.unknown))
+                if state.unknown
+                else UnknownSpeakersMeasured.empty()
+            ),
             guard=[GuardIntervention(**row) for row in state.guarded],
             rehearsals=[StepRehearsed(**row) for row in state.rehearsals],
             attackers=describe_attackers(config.attackers),

@@ -126,6 +126,7 @@ RANGES: Mapping[str, Mapping[str, Range]] = {
         "right": _UTTERANCES,
         **{f"{of}_{part}": range_ for of in ("trained", "held_out") for part, range_ in _SUMS.items()},
     },
+    "evaluate.log_odds": {f"log_odds_{part}": range_ for part, range_ in _SUMS.items()},
     "query.deletions": {"train": _UTTERANCES},
     "train.unlearn": _FORGETTING,
     "train.forget_part": _FORGETTING,
@@ -329,7 +330,7 @@ class TrainingReply:
     """A client's reply to a round of training.
 
     Attributes:
-        loss: of its last epoch.
+        loss: mean over its last steps.
         update: weighted by the number of utterances it trained on.
     """
 

@@ -6,7 +6,7 @@ averages over all clients.
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from flwr.app import RecordDict
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedunlearn.messages.records import MessageConfig, Refused, number
 from fedunlearn.messages.replies import LARGEST_LOG_ODDS, Metrics
-from fedunlearn.unlearning.contract import LogOdds, ServerScalars
+from fedunlearn.unlearning.contract import LogOdds, ServerScalars, UnknownSpeakers
 
 _NOT_KNOWN = -1.0
 
@@ -129,12 +129,46 @@ def pool_evaluations(replies: Collection[Evaluation]) -> ServerScalars:
     )
 
 
+def read_log_odds(reply: RecordDict, held: int) -> Sums:
+    """Read the reply to "evaluate.log_odds".
+
+    Args:
+        reply: its content.
+        held: number of utterances that the client was asked to sum up.
+
+    Raises:
+        Refused: a number is out of range, or cannot be right for so many utterances.
+    """
+    Metrics("evaluate.log_odds", reply)
+    return Sums.read(reply, "log_odds", held)
+
+
+def compare_log_odds(known: Iterable[Sums], unknown: Iterable[Sums]) -> UnknownSpeakers | None:
+    """Compare the log-odds of unknown speakers with those of known ones.
+
+    Args:
+        known: of the clients that have trained, in client order.
+        unknown: of those that have not, in client order.
+
+    Returns:
+        None where there are no values of either, or where all are equal
+    """
+    of_known, of_unknown = (sum(sums, Sums()).spread() for sums in (known, unknown))
+    if of_known is None or of_unknown is None:
+        return None
+    drop = (of_known.mean - of_unknown.mean) / of_known.std
+    spread = of_unknown.std / of_known.std
+    return UnknownSpeakers(drop, spread) if math.isfinite(drop) and 0 < spread < math.inf else None
+
+
 def as_settings(scalars: ServerScalars) -> dict[str, float]:
     """Return the numbers as settings of a message to a requester."""
     values = {"level": scalars.test_accuracy, "share": scalars.share}
     for name, spread in (("trained", scalars.trained), ("held_out", scalars.held_out)):
         values[f"{name}_mean"] = spread.mean if spread else None
         values[f"{name}_std"] = spread.std if spread else None
+    unknown = scalars.unknown
+    values["drop"], values["spread"] = (unknown.drop, unknown.spread) if unknown else (None, None)
     return {name: _NOT_KNOWN if value is None else value for name, value in values.items()}
 
 
@@ -153,4 +187,6 @@ def read_scalars(settings: MessageConfig) -> ServerScalars:
         std = known(f"{name}_std")
         return None if std is None else LogOdds(settings.real(f"{name}_mean"), std)
 
-    return ServerScalars(known("level"), known("share"), spread("trained"), spread("held_out"))
+    of_unknown = known("spread")
+    unknown = None if of_unknown is None else UnknownSpeakers(settings.real("drop"), of_unknown)
+    return ServerScalars(known("level"), known("share"), spread("trained"), spread("held_out"), unknown)

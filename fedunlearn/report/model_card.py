@@ -25,7 +25,7 @@ from fedunlearn.report.request_view import CLOSED, FULFILLED, view_requests
 from fedunlearn.report.side_by_side import models_table
 from fedunlearn.report.tables import Row
 from fedunlearn.report.values import MISSING, count, fraction, many, number, plain
-from fedunlearn.results_schema import Results
+from fedunlearn.results_schema import Recognition, Results
 
 REQUEST_COLUMNS = (
     "request",
@@ -135,9 +135,15 @@ def _speech(results: Results) -> dict[str, Any]:
         },
         "kept": count(final.retain.n),
         "rounds": count(results.setting("training", "rounds")),
-        "unseen_uar": fraction(final.unseen.uar),
-        "test_uar": fraction(final.test.uar),
+        "unseen": _recognition(final.unseen),
+        "test": _recognition(final.test),
     }
+
+
+def _recognition(found: Recognition) -> str:
+    numbers = (("WA", found.accuracy), ("macro F1", found.macro_f1))
+    more = ", ".join(f"{name} {fraction(value)}" for name, value in numbers if value is not None)
+    return fraction(found.uar) + (f" ({more})" if more else "")
 
 
 # ---- what was deleted, and how ---------------------------------------------------------------------------

@@ -179,7 +179,7 @@ def _kicker(results: Results) -> list[str]:
     corpus = results.corpus
     return [
         f"{plain(corpus.name)}: {count(corpus.utterances)} utterances of {count(corpus.speakers)} speakers "
-        f"({count(corpus.unseen_speakers)} unseen), {many(len(corpus.emotions), 'emotion')}",
+        f"({count(corpus.unseen_speakers)} unseen{_fold(results)}), {many(len(corpus.emotions), 'emotion')}",
         f"{count(corpus.clients)} clients",
         f"{count(results.setting('training', 'rounds'))} rounds of learning",
         *_method(results),
@@ -196,6 +196,11 @@ def _method(results: Results) -> list[str]:
         f"method {method_title(results)}",
         f"a privileged baseline: it sees {seen}" if seen else joined,
     ]
+
+
+def _fold(results: Results) -> str:
+    fold = results.setting("partition", "fold")
+    return f": fold {fold}" if fold else ""
 
 
 def _recognizer(results: Results) -> str:

@@ -45,11 +45,19 @@ class Measure:
 MEASURES = (
     Measure("Test UAR", "uar", lambda m: m.test.uar, lambda m: m.test.uar_interval, lambda m: m.test.n),
     Measure(
-        "Test accuracy",
-        "test",
+        "Test accuracy (WA)",
+        "wa",
         lambda m: m.test.accuracy,
         lambda m: m.test.accuracy_interval,
         lambda m: m.test.n,
+    ),
+    Measure(
+        "Test macro F1",
+        "f1",
+        lambda m: m.test.macro_f1,
+        lambda m: None,
+        lambda m: m.test.n,
+        always=False,
     ),
     Measure(
         "Unseen-speaker UAR",
@@ -59,10 +67,18 @@ MEASURES = (
         lambda m: m.unseen.n,
     ),
     Measure(
-        "Unseen-speaker accuracy",
-        "test",
+        "Unseen-speaker accuracy (WA)",
+        "wa",
         lambda m: m.unseen.accuracy,
         lambda m: m.unseen.accuracy_interval,
+        lambda m: m.unseen.n,
+        always=False,
+    ),
+    Measure(
+        "Unseen-speaker macro F1",
+        "f1",
+        lambda m: m.unseen.macro_f1,
+        lambda m: None,
         lambda m: m.unseen.n,
         always=False,
     ),

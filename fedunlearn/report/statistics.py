@@ -1,7 +1,8 @@
 """Statistics over several runs, for the page of several runs and for the tables and figures of a study.
 
-A value of a run is one observation of its seed. Means are over seeds, with 95 % intervals of Student's t; a
-single seed has none. Data frames have one row a seed and one column a group (a method, a configuration).
+A value of a run is one observation of its seed, or of its seed and fold where rows have a ``fold``: both are
+called a seed here. Means are over seeds, with 95 % intervals of Student's t; a single seed has none. Data
+frames have one row a seed and one column a group (a method, a configuration).
 """
 
 import math
@@ -61,14 +62,14 @@ def seed_means(rows: pd.DataFrame, column: str, *by: str) -> pd.DataFrame:
     """Average a column for each seed and group; several rows of one seed count once, by their mean.
 
     Args:
-        rows: with the columns ``seed``, ``column`` and ``by``.
+        rows: with the columns ``seed``, ``column`` and ``by``; perhaps ``fold``.
         column: of numbers; NaN counts for nothing.
         by: columns that make the groups; at least one.
 
     Returns:
-        index: seeds that have a value; columns: groups that have a value, in order of appearance.
+        index: seeds (and folds) that have a value; columns: groups that have a value, in order of appearance.
     """
-    found = rows.groupby([*by, "seed"], sort=False)[column].mean().dropna()
+    found = rows.groupby([*by, *_unit(rows)], sort=False)[column].mean().dropna()
     return found.unstack(list(by), sort=False).astype(float)
 
 
@@ -96,7 +97,12 @@ def pool(rows: pd.DataFrame, column: str, *by: str) -> Spreads:
 
 def pool_all(rows: pd.DataFrame, column: str) -> Spread:
     """Compute the mean over seeds of a column, with its interval; several rows of one seed count once."""
-    return spread(rows.groupby("seed", sort=False)[column].mean())
+    return spread(rows.groupby(_unit(rows), sort=False)[column].mean())
+
+
+def _unit(rows: pd.DataFrame) -> list[str]:
+    """The columns that tell one observation from another."""
+    return ["fold", "seed"] if "fold" in rows and rows["fold"].nunique() > 1 else ["seed"]
 
 
 def order_by_gap(groups: Mapping[str, str], gaps: Spreads) -> dict[str, list[str]]:

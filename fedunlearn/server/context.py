@@ -7,6 +7,7 @@ from fedunlearn.models.contract import EmotionModel
 from fedunlearn.server.availability import Availability
 from fedunlearn.server.callbacks import Callbacks
 from fedunlearn.server.clients import Clients
+from fedunlearn.server.late_clients import LateClients
 from fedunlearn.server.state import ServerState
 
 
@@ -41,3 +42,12 @@ class ServerContext:
             rounds_done: rounds done.
         """
         return tuple(c for c in self.clients.active if self.availability.reachable(c, rounds_done))
+
+    def training_at(self, rounds_done: int) -> tuple[int, ...]:
+        """List the active clients that can be reached and have joined learning by then, in order.
+
+        Args:
+            rounds_done: rounds done.
+        """
+        absent = LateClients.of(self.config).absent(rounds_done)
+        return tuple(client for client in self.reachable_at(rounds_done) if client not in absent)

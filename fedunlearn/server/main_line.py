@@ -3,10 +3,12 @@
 from fedunlearn.messages.phase import Phase
 from fedunlearn.server.clients import settings
 from fedunlearn.server.context import ServerContext
+from fedunlearn.server.late_clients import LateClients
 from fedunlearn.server.request_queue import RequestQueue
 from fedunlearn.server.state import GlobalModel, ServerStep
 from fedunlearn.server.steps import apply_recovery
 from fedunlearn.server.training_rounds import TrainingRounds
+from fedunlearn.server.unknown_speakers import measure_unknown_speakers
 
 
 class MainLine:
@@ -20,7 +22,7 @@ class MainLine:
 
     def __init__(self, context: ServerContext, rounds: TrainingRounds, queue: RequestQueue) -> None:
         self._clients, self._config, self._callbacks = context.clients, context.config, context.callbacks
-        self._state, self._rounds, self._queue = context.state, rounds, queue
+        self._context, self._state, self._rounds, self._queue = context, context.state, rounds, queue
 
     @property
     def learning(self) -> bool:
@@ -57,6 +59,8 @@ class MainLine:
                 return
             stream, timeline_round = self._config.seed, state.timeline_round
             model, result = self._rounds.train_round(model, stream, timeline_round, Phase.LEARN)
+            if LateClients.of(self._config).are_measured_after(model.learning_rounds):
+                state.unknown = measure_unknown_speakers(self._context, model.weights)
         state.model = model
         evaluate = self._rounds.is_evaluated(model.learning_rounds)
         self._rounds.report_round(timeline_round, Phase.LEARN, model.weights, result, evaluate)
@@ -74,6 +78,7 @@ class MainLine:
                 rounds_done=state.rounds_done,
                 phase=str(Phase.RECOVER),
                 stream=self._config.seed,
+                steps=recovery.steps,
                 epochs=recovery.epochs,
                 lr=recovery.lr,
             )

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from fedunlearn.blockwise import StateDict
+from fedunlearn.config.work import LocalWork
 from fedunlearn.messages.phase import Phase
 from fedunlearn.messages.update import Update
 from fedunlearn.models import build_model
@@ -111,7 +112,7 @@ class PrivilegedServer(Server):
             stream: seed of the clients' training streams.
         """
         chosen = self._config.unlearning
-        epochs = card.epochs(chosen, self._config.training.local.epochs)
+        work = card.work(chosen, self._config.training.local.work)
         again = GlobalModel(dict(self.state.history.initial), ServerOptimizer(self._config.training))
         for learning_round in card.rounds(chosen, model.learning_rounds):
             sizes = self.state.history.norms_of(learning_round)
@@ -122,7 +123,7 @@ class PrivilegedServer(Server):
                 new = card.calibrate(update.difference, sizes[update.client])
                 return Update(update.client, update.examples, new)
 
-            again = self._train_again(again, learning_round, stream, epochs, calibrate)
+            again = self._train_again(again, learning_round, stream, work, calibrate)
         return GlobalModel(again.weights, again.optimizer, model.learning_rounds)
 
     def train_from_scratch(self, model: GlobalModel, stream: int) -> GlobalModel:
@@ -137,9 +138,9 @@ class PrivilegedServer(Server):
         rng = rng_for(stream, "initial weights")
         fresh = build_model(self._config.model, self._template.classes, rng).state_dict()
         again = GlobalModel({**fresh, **constants_of(model.weights)}, ServerOptimizer(self._config.training))
-        epochs = self._config.training.local.epochs
+        work = self._config.training.local.work
         for learning_round in range(1, model.learning_rounds + 1):
-            again = self._train_again(again, learning_round, stream, epochs, lambda update: update)
+            again = self._train_again(again, learning_round, stream, work, lambda update: update)
         return GlobalModel(again.weights, again.optimizer, model.learning_rounds)
 
     def _train_again(
@@ -147,7 +148,7 @@ class PrivilegedServer(Server):
         model: GlobalModel,
         learning_round: int,
         stream: int,
-        epochs: int,
+        work: LocalWork,
         counted: Callable[[Update], Update | None],
     ) -> GlobalModel:
         """Train one ordinary round; do nothing where no client keeps any speech.
@@ -160,7 +161,7 @@ class PrivilegedServer(Server):
         self.state.next_timeline_round()
         timeline_round = self.state.timeline_round
         again, result = self.rounds.train_round(
-            model, stream, timeline_round, Phase.UNLEARN, learning_round, epochs, counted
+            model, stream, timeline_round, Phase.UNLEARN, learning_round, work, counted
         )
         self.rounds.report_round(timeline_round, Phase.UNLEARN, again.weights, result, True)
         return again

@@ -17,6 +17,7 @@ from fedunlearn.server.aggregation import ServerOptimizer
 from fedunlearn.server.cost import PhaseCost
 from fedunlearn.server.history import History
 from fedunlearn.server.requests import RequestKey, TrackedRequest
+from fedunlearn.unlearning.contract import UnknownSpeakers
 
 COSTED = (
     Phase.LEARN,
@@ -154,6 +155,8 @@ class ServerState:
         costs: by phase.
         faults: replies that did not count.
         deletion_requested: whether the deletion of training data has been requested.
+        unknown: how much worse the model recognised the late clients' speakers before they joined learning;
+            None = not measured, or not yet.
     """
 
     history: History
@@ -178,6 +181,7 @@ class ServerState:
     costs: dict[Phase, PhaseCost] = field(default_factory=lambda: {phase: PhaseCost() for phase in COSTED})
     faults: list[Fault] = field(default_factory=list)
     deletion_requested: bool = False
+    unknown: UnknownSpeakers | None = None
 
     def next_timeline_round(self) -> None:
         """Move the timeline on by one round."""

@@ -8,6 +8,7 @@ from flwr.app import ConfigRecord, RecordDict
 from torch import Tensor
 
 from fedunlearn.blockwise import StateDict
+from fedunlearn.config.work import LocalWork
 from fedunlearn.errors import RunFailed
 from fedunlearn.messages.phase import Phase
 from fedunlearn.messages.replies import (
@@ -103,7 +104,7 @@ class TrainingRounds:
         timeline_round: int,
         phase: Phase,
         learning_round: int | None = None,
-        epochs: int | None = None,
+        work: LocalWork | None = None,
         counted: Callable[[Update], Update | None] = lambda update: update,
     ) -> tuple[GlobalModel, RoundResult]:
         """Train one ordinary round.
@@ -114,19 +115,21 @@ class TrainingRounds:
             timeline_round: as rows and faults name it.
             phase: whose cost this is; the main line's, LEARN, is remembered.
             learning_round: number of the ordinary round, from 1; None = the model's next.
-            epochs: None = training.local's.
+            work: of each client; None = training.local's.
             counted: an update as it counts; None = it does not.
 
         Returns:
             (the next model, the result of the round)
         """
         number = learning_round or model.learning_rounds + 1
+        work = work or self._config.training.local.work
         config = settings(
             round=number,
             rounds_done=number - 1,
             phase=str(Phase.LEARN),
             stream=stream,
-            epochs=epochs or self._config.training.local.epochs,
+            steps=work.steps,
+            epochs=work.epochs,
             lr=round_lr(self._config.training, number),
         )
         main_line = phase is Phase.LEARN
@@ -163,15 +166,15 @@ class TrainingRounds:
         config: ConfigRecord,
         collection: CollectionSettings,
     ) -> RoundResult:
-        """Collect all reachable clients' updates, each read once, in client order, and then dropped.
+        """Collect the updates of all clients that train now, each read once, in order, and then dropped.
 
-        No client takes part, and the result is empty, where fewer than two of several clients can be reached:
-        one survivor's model is not everybody's.
+        They are those that can be reached and have joined learning. No client takes part, and the result is
+        empty, where that is fewer than two of several: one survivor's model is not everybody's.
 
         Args:
             weights: of the model that clients start from.
             timeline_round: as faults name it.
-            rounds_done: rounds done; decides who can be reached, and which recordings count.
+            rounds_done: rounds done; decides who can train, and which recordings count.
             phase: whose cost this is.
             config: settings of the messages.
             collection: how updates are collected and what is done with them.
@@ -184,7 +187,7 @@ class TrainingRounds:
         faults_before = len(self._state.faults)
         if not self._clients.active:
             raise RunFailed(f"round {timeline_round} ({phase}): no client holds any training data")
-        there = self._context.reachable_at(rounds_done)
+        there = self._context.training_at(rounds_done)
         if len(there) < min(2, len(self._clients.active)):
             return RoundResult()
         there = sample_clients(there, collection.most, self._config.seed, phase, timeline_round)

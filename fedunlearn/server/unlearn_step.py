@@ -5,6 +5,7 @@ its request still runs; else it is refused, and the request is given out anew.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from math import isfinite
 from typing import Any
@@ -54,7 +55,8 @@ class UnlearnStep:
             weights: of the global model.
             log_odds: whether the method reads log-odds.
         """
-        return self._scalars_of(weights, log_odds, Phase.EVALUATE, self._evaluating())
+        scalars = self._scalars_of(weights, log_odds, Phase.EVALUATE, self._evaluating())
+        return replace(scalars, unknown=self._state.unknown) if log_odds else scalars
 
     def _scalars_of(
         self, weights: StateDict, log_odds: bool, phase: Phase, known: Mapping[int, int]

@@ -61,7 +61,7 @@ def compare_methods(
     """
     if not axes.variants:
         raise BadInput("--methods, --variant: name at least one method")
-    cells = cells_of(loader_of(count_clients(config)), axes)
+    cells = cells_of(loader_of(count_clients(config, next(iter(axes.folds), None))), axes)
     failures: dict[str, str] = {}
     with StudyRunner(out, warn=warn) as runner:
         runner.check(cells)
@@ -90,7 +90,7 @@ def _rows(runner: StudyRunner, cells: Sequence[StudyCell]) -> pd.DataFrame:
 
 def _write(rows: pd.DataFrame, out: Path) -> str:
     """Write tables and figures of all rows; the main tables as Markdown."""
-    summary, details = tables.summaries(rows), tables.details(rows)
+    summary, details = [*tables.summaries(rows), *tables.recognition(rows)], tables.details(rows)
     write_atomically(out / "compare.csv", csv_of(rows))
     write_atomically(out / "compare.md", markdown([*summary, *details]))
     write_atomically(out / "compare.tex", latex([*summary, *details]))

@@ -1,4 +1,4 @@
-"""The cells of a study: methods x sizes x requesters x aggregations x recoveries x windows x seeds."""
+"""The cells of a study: methods, sizes, requesters, aggregations, recoveries, windows, folds and seeds."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ ConfigLoader = Callable[[Mapping[str, Any]], Config]
 """Puts overrides (dotted keys to values) on top of an experiment."""
 
 RECOVERIES = ("none", "gentle", "ordinary", "gentle-removed", "ordinary-removed")
-"""No rounds; those of the experiment's recovery; as many with the epochs and lr of local training; and
+"""No rounds; those of the experiment's recovery; as many with the work and lr of local training; and
 both again with ``recovery.reversion`` = "removed"."""
 
 _RETRAINED_SEEDS = "evaluation.retrained_seeds"
@@ -96,6 +96,7 @@ class StudyCell:
     aggregation: str
     recovery: str
     window: int
+    fold: int
     seed: int
     experiment: Config = field(repr=False, compare=False)
 
@@ -104,7 +105,8 @@ class StudyCell:
         """A readable name that fits a file."""
         what = f"{self.variant.name}-{self.requesters}x{self.size}-{self.aggregation}-{self.recovery}"
         window = f"-window{self.window}" if self.window else ""
-        return f"{what}{window}-seed{self.seed}".replace(" ", "_")
+        fold = f"-fold{self.fold}" if self.fold else ""
+        return f"{what}{window}{fold}-seed{self.seed}".replace(" ", "_")
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ class Axes:
         sizes: utterances that each requester deletes.
         requesters: clients that request a deletion.
         seeds: whole experiments.
+        folds: of the corpus's protocol (``partition.fold``); empty = the experiment's own.
         aggregations: as ``unlearning.aggregation``; empty = the experiment's own.
         recoveries: of ``RECOVERIES``; empty = the experiment's own.
         windows: rounds that a request waits so that others are served with it; empty = the experiment's own.
@@ -129,6 +132,7 @@ class Axes:
     aggregations: Sequence[str] = ()
     recoveries: Sequence[str] = ()
     windows: Sequence[int] = ()
+    folds: Sequence[int] = ()
     apart: int = 0
 
 
@@ -180,8 +184,27 @@ def parse_numbers(option: str, text: str, least: int, most: int = LARGEST) -> li
     return list(dict.fromkeys(found))
 
 
+def parse_folds(text: str, base: Config) -> list[int]:
+    """Read the value of ``--folds``: "all", or numbers by commas; empty = the experiment's own fold.
+
+    Args:
+        text: its value.
+        base: the experiment, which names corpus and protocol.
+
+    Raises:
+        BadInput: the corpus has no such folds.
+    """
+    if not text:
+        return []
+    # Imported on use: the readers load PyTorch, and most comparisons name no folds.
+    from fedunlearn.corpora.protocols import find_protocol
+
+    most = len(find_protocol(base.corpus.name, base.partition.protocol).folds)
+    return list(range(1, most + 1)) if text == "all" else parse_numbers("--folds", text, 1, most)
+
+
 def cells_of(load: ConfigLoader, axes: Axes) -> list[StudyCell]:
-    """List all cells, seed by seed, so that an original serves all its cells one after another.
+    """List all cells, fold by fold and seed by seed, so that an original serves its cells one after another.
 
     Args:
         load: puts overrides on top of the experiment.
@@ -226,9 +249,11 @@ def cells_of(load: ConfigLoader, axes: Axes) -> list[StudyCell]:
             aggregation,
             recovery,
             window,
+            fold,
             seed,
-            _requesting(experiment, size, asking, seed, window, axes.apart),
+            _requesting(experiment, size, asking, seed, window, axes.apart, fold),
         )
+        for fold in axes.folds or [base.partition.fold]
         for seed in axes.seeds
         for window in axes.windows or [base.deletions.window]
         for asking in axes.requesters
@@ -276,6 +301,7 @@ def recovery_overrides(name: str, base: Config) -> dict[str, Any]:
     kind, _, removed = name.partition("-")
     local = base.training.local if kind == "ordinary" else base.recovery
     return {
+        "recovery.steps": local.steps,
         "recovery.epochs": local.epochs,
         "recovery.lr": local.lr,
         "recovery.reversion": "removed" if removed else "kept",
@@ -287,7 +313,7 @@ def recovery_name(experiment: Config) -> str:
     recovery, local = experiment.recovery, experiment.training.local
     if recovery.rounds == 0:
         return "none"
-    kind = "ordinary" if (recovery.epochs, recovery.lr) == (local.epochs, local.lr) else "gentle"
+    kind = "ordinary" if (recovery.work, recovery.lr) == (local.work, local.lr) else "gentle"
     return f"{kind}-removed" if recovery.reversion == "removed" else kind
 
 
@@ -304,7 +330,9 @@ def requesters_of(clients: int, requesters: int, seed: int) -> list[int]:
     return sorted(int(c) for c in rng_for(seed, "requesters").permutation(clients)[:requesters])
 
 
-def _requesting(experiment: Config, size: int, requesters: int, seed: int, window: int, apart: int) -> Config:
+def _requesting(
+    experiment: Config, size: int, requesters: int, seed: int, window: int, apart: int, fold: int
+) -> Config:
     schedule = tuple(
         ScheduledDeletion(client=client, what="some", count=size, after_learning=number * apart)
         for number, client in enumerate(requesters_of(experiment.partition.client_count, requesters, seed))
@@ -314,5 +342,11 @@ def _requesting(experiment: Config, size: int, requesters: int, seed: int, windo
     # A cell is never resumed, and only its numbers are kept.
     federation = experiment.federation.model_copy(update={"checkpoint_every": 0})
     evaluation = experiment.evaluation.model_copy(update={"search": False, "relearn_steps": 0, "shadows": 0})
-    changed = {"deletions": deletions, "federation": federation, "evaluation": evaluation}
+    partition = experiment.partition.model_copy(update={"fold": fold})
+    changed = {
+        "deletions": deletions,
+        "federation": federation,
+        "evaluation": evaluation,
+        "partition": partition,
+    }
     return experiment.model_copy(update={"seed": seed, **changed})

@@ -29,7 +29,7 @@ class StudyRow:
         stage: original, unlearned, recovered or retrained.
         forget: forget accuracy.
         retain: retain accuracy.
-        test: test accuracy.
+        test: test accuracy (WA).
         unseen: UAR on unseen speakers.
         membership: AUC of the population attack.
         gap: mean gap; of the original that of doing nothing, of the retrained model the noise floor.
@@ -37,7 +37,8 @@ class StudyRow:
         algorithm: name of the method.
         settings: the variant's own, as written on the command line.
         recovery_rounds: number of recovery rounds.
-        recovery_epochs: epochs in each.
+        recovery_steps: SGD steps of a client in each; 0 = ``recovery_epochs`` passes.
+        recovery_epochs: passes in each, where ``recovery_steps`` is 0.
         recovery_lr: learning rate in each.
         reversion: only after recovery: forget accuracy less that right after unlearning.
         reversion_membership: the same of the membership AUC.
@@ -50,6 +51,11 @@ class StudyRow:
         scalars: which of the server's numbers the method read, separated by spaces.
         window: rounds that a request waits for others to be served with it.
         rounds_waited_mean: rounds that the requests waited, on average.
+        fold: of the corpus's protocol; 0 = unseen speakers drawn at random.
+        test_uar: UAR on test speech.
+        test_macro_f1: macro F1 on test speech.
+        unseen_wa: accuracy (WA) on unseen speakers.
+        unseen_macro_f1: macro F1 on unseen speakers.
         says_nothing: why the run says nothing about the method (``results_schema.CaveatKind``); else empty.
         control: whether the method is a control; not in the file.
         seeds: of the retrained model: forget and retain accuracy with each of its seeds; not in the file.
@@ -75,6 +81,7 @@ class StudyRow:
     algorithm: str
     settings: str
     recovery_rounds: int | None
+    recovery_steps: int | None
     recovery_epochs: int | None
     recovery_lr: float | None
     reversion: float | None
@@ -88,6 +95,11 @@ class StudyRow:
     scalars: str
     window: int
     rounds_waited_mean: float | None
+    fold: int
+    test_uar: float | None
+    test_macro_f1: float | None
+    unseen_wa: float | None
+    unseen_macro_f1: float | None
     says_nothing: str = ""
     control: bool = False
     seeds: tuple[tuple[float, float], ...] = ()
@@ -158,6 +170,7 @@ def _row(
         algorithm=cell.variant.algorithm,
         settings=cell.variant.written,
         recovery_rounds=results.setting("recovery", "rounds"),
+        recovery_steps=results.setting("recovery", "steps"),
         recovery_epochs=results.setting("recovery", "epochs"),
         recovery_lr=results.setting("recovery", "lr"),
         reversion=reverted[0],
@@ -171,6 +184,11 @@ def _row(
         scalars=" ".join(sorted({name for request in results.requests for name in request.scalars_read})),
         window=cell.window,
         rounds_waited_mean=_mean([request.rounds_waited for request in results.requests]),
+        fold=cell.fold,
+        test_uar=scores.test.uar,
+        test_macro_f1=scores.test.macro_f1,
+        unseen_wa=scores.unseen.accuracy,
+        unseen_macro_f1=scores.unseen.macro_f1,
         says_nothing="" if caveat is None else str(caveat.kind),
         control=isinstance(card, MethodCard) and bool(card.control),
         seeds=_accuracies(scores.seeds),

@@ -75,15 +75,15 @@ class StudyRunner:
                 method_named(name)
             except BadInput as error:
                 problems[name] = str(error)
-        for seed, of_seed in _by_seed(cells).items():
-            config = resolve(of_seed[0].experiment)
+        for same in _by_partition(cells):
+            config = resolve(same[0].experiment)
             try:
                 corpus = self._corpus(config)
-                partition = partition_corpus(corpus, config.partition, seed)
+                partition = partition_corpus(corpus, config.partition, config.seed)
             except BadInput as error:
-                # Reported for one seed; the problems of the others are nearly always the same.
+                # Reported for one partition; the problems of the others are nearly always the same.
                 raise BadInput([*problems.values(), *error.problems]) from error
-            for cell in of_seed:
+            for cell in same:
                 option, why = _cannot_ask(cell, partition)
                 if why and option not in problems:
                     problems[option] = f"{option}: {why}{_way_out(cell, corpus, most)}"
@@ -158,16 +158,20 @@ class StudyRunner:
         shutil.rmtree(self._running, ignore_errors=True)
 
 
-def count_clients(config: Config) -> Config:
+def count_clients(config: Config, fold: int | None = None) -> Config:
     """Work out the numbers of clients and unseen speakers, of which requesters are drawn, if not given.
 
     Args:
         config: the experiment that a study starts from.
+        fold: the first that the study takes; None = the experiment's own.
 
     Raises:
-        BadInput: the corpus cannot be read.
+        BadInput: the corpus cannot be read, or has no such fold.
     """
-    return config.model_copy(update={"partition": count_speakers(config).partition})
+    own = config.partition
+    first = own.model_copy(update={"fold": own.fold if fold is None else fold})
+    counted = count_speakers(config.model_copy(update={"partition": first})).partition
+    return config.model_copy(update={"partition": counted.model_copy(update={"fold": own.fold})})
 
 
 def _recordings_key(config: Config) -> str:
@@ -175,12 +179,12 @@ def _recordings_key(config: Config) -> str:
     return f"{config.corpus.model_dump_json()}{config.seed if config.corpus.name == 'synthetic' else ''}"
 
 
-def _by_seed(cells: Sequence[StudyCell]) -> dict[int, list[StudyCell]]:
-    """Seed -> one cell for each size and number of requesters."""
-    found: dict[int, dict[tuple[int, int], StudyCell]] = {}
+def _by_partition(cells: Sequence[StudyCell]) -> list[list[StudyCell]]:
+    """For each fold and seed: one cell for each size and number of requesters."""
+    found: dict[tuple[int, int], dict[tuple[int, int], StudyCell]] = {}
     for cell in cells:
-        found.setdefault(cell.seed, {}).setdefault((cell.size, cell.requesters), cell)
-    return {seed: list(of_seed.values()) for seed, of_seed in found.items()}
+        found.setdefault((cell.fold, cell.seed), {}).setdefault((cell.size, cell.requesters), cell)
+    return [list(same.values()) for same in found.values()]
 
 
 def _cannot_ask(cell: StudyCell, partition: Partition) -> tuple[str, str]:

@@ -225,7 +225,7 @@ def soak_config(clients: int, engine: str, seed: int) -> Config:
         "partition.recordings": [{"client": c, "count": 2, "round": 6} for c in range(5, 9)],
         "model.hidden": 16,
         "training.rounds": 12,
-        "training.local.epochs": 1,
+        "training.local.steps": 1,
         "deletions.schedule": [{"client": 1, "what": "all", "round": 4}],
         "deletions.rate": 0.01,
         "deletions.rate_count": 3,

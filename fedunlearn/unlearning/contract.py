@@ -31,6 +31,23 @@ class LogOdds:
 
 
 @dataclass(frozen=True)
+class UnknownSpeakers:
+    """How much worse the model recognises speakers that it never heard than those that it trains on.
+
+    Measured in learning, before the last clients have joined it (``training.late_clients``): the model's
+    log-odds on all speech of these clients against those on the held-out speech of the others.
+
+    Attributes:
+        drop: (mean of the known speakers - mean of the unknown ones) / standard deviation of the known ones;
+            > 0 where unknown speakers are recognised worse.
+        spread: standard deviation of the unknown speakers / that of the known ones, > 0.
+    """
+
+    drop: float
+    spread: float
+
+
+@dataclass(frozen=True)
 class ServerScalars:
     """The only numbers that the server may send to a method. None: the server did not send it.
 
@@ -40,12 +57,14 @@ class ServerScalars:
         share: of the requester's training utterances that it deletes, in (0, 1].
         trained: log-odds that the smoothed global model gives the clients' training speech.
         held_out: log-odds that the global model gives their held-out speech.
+        unknown: how much worse the model recognised unknown speakers than known ones, early in learning.
     """
 
     test_accuracy: float | None = None
     share: float | None = None
     trained: LogOdds | None = None
     held_out: LogOdds | None = None
+    unknown: UnknownSpeakers | None = None
 
 
 @dataclass(frozen=True)
@@ -144,7 +163,8 @@ class MethodCard:
         sees: what data it sees.
         source: whom it is from.
         unlearn: the method.
-        reads_log_odds: whether the server has to ask the clients for ``trained`` and ``held_out``.
+        reads_log_odds: whether the server has to ask the clients for ``trained`` and ``held_out``, and
+            sends ``unknown``.
         control: of a control, what it does in place of unlearning: "leaves the model as it is"; else empty.
         title: as a page shows it; empty = the name.
         guarded: whether the server's guard examines its updates; not where it wrecks the model on purpose.

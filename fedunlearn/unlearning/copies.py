@@ -3,6 +3,8 @@
 Sample j of utterance i is number i * k + j, k being the samples made of each utterance.
 """
 
+from typing import Literal
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -44,21 +46,23 @@ def sample_numbers(batch: Tensor, each: int) -> Tensor:
     return (batch[:, None] * each + torch.arange(each)).flatten()
 
 
-def weigh_by_size(forget_loss: Loss, keep_loss: Loss, each: int) -> Loss:
-    """Return w_f * forget loss + w_a * keep loss, weighted by the sizes n_f and n_a of a step's two batches.
-
-    w_f = n_f / (n_f + n_a) and w_a = n_a / (n_f + n_a).
+def weigh(forget_loss: Loss, keep_loss: Loss, each: int, keep: float | Literal["sizes"]) -> Loss:
+    """Return w_f * forget loss + w_a * keep loss.
 
     Args:
         forget_loss: of a batch of utterances.
         keep_loss: of a batch of the samples made of them.
         each: samples made of one utterance; 0 = the forget loss alone.
+        keep: w_a, w_f being 1; "sizes": w_f = n_f / (n_f + n_a) and w_a = n_a / (n_f + n_a), the sizes of a
+            step's two batches.
     """
     if each == 0:
         return forget_loss
 
     def loss(model: EmotionModel, batch: Tensor) -> Tensor:
         mine = sample_numbers(batch, each)
+        if keep != "sizes":
+            return forget_loss(model, batch) + keep * keep_loss(model, mine)
         w_f = len(batch) / (len(batch) + len(mine))
         return w_f * forget_loss(model, batch) + (1.0 - w_f) * keep_loss(model, mine)
 

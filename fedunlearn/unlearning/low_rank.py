@@ -10,6 +10,7 @@ al. 2019 (arXiv 1911.05248); memorised examples are these: Feldman & Zhang 2020 
 """
 
 import copy
+from collections.abc import Iterable, Iterator
 
 import torch
 
@@ -27,10 +28,37 @@ def smoothed(model: EmotionModel, rank: int) -> EmotionModel:
         model: not changed.
         rank: >= 1; large enough, it is the model itself.
     """
-    frozen = copy.deepcopy(model).eval()
+    return next(smoothed_at(model, (rank,)))
+
+
+def smoothed_at(model: EmotionModel, ranks: Iterable[int]) -> Iterator[EmotionModel]:
+    """Yield a model smoothed at each of some ranks, whose matrices are decomposed once.
+
+    Args:
+        model: not changed.
+        ranks: each >= 1.
+
+    Yields:
+        As of ``smoothed``: the same copy each time, changed in place.
+    """
+    frozen, ranks = copy.deepcopy(model).eval(), tuple(ranks)
     with torch.no_grad():
+        parts = []
         for weight, start in frozen.smoothable():
-            if min(weight.shape) > rank:
-                left, sizes, right = torch.linalg.svd(weight - start, full_matrices=False)
+            if min(weight.shape) <= min(ranks):
+                continue
+            left, sizes, right = torch.linalg.svd(weight - start, full_matrices=False)
+            parts.append((weight, start, weight.detach().clone(), left, sizes, right))
+    frozen.requires_grad_(False)
+    for rank in ranks:
+        for weight, start, whole, left, sizes, right in parts:
+            if len(sizes) > rank:
                 weight.copy_(start + torch.mm(left[:, :rank] * sizes[:rank], right[:rank]))
-    return frozen.requires_grad_(False)
+            else:
+                weight.copy_(whole)
+        yield frozen
+
+
+def most_directions(model: EmotionModel) -> int:
+    """Return the rank from which on a smoothed model is the model itself, >= 0."""
+    return max((min(weight.shape) for weight, _ in model.smoothable()), default=0)

@@ -36,7 +36,7 @@ def method(
         source: whom it is from, such as a paper.
         settings: class of its settings; ``unlearning.options`` is read into it.
         reads_log_odds: whether it reads ``scalars.trained`` and ``scalars.held_out``, which the server then
-            asks the clients for.
+            asks the clients for, or ``scalars.unknown``, which it sends with them.
         needs_waveform: whether it reads ``forget_set.waveform``; without it shadow federations take less
             memory.
 

@@ -241,7 +241,7 @@ def _state(model: EmotionModel) -> dict[str, Tensor]:
 def _local(
     model: EmotionModel, start: dict[str, Tensor], examples: Examples, load: EncoderLoad
 ) -> tuple[dict[str, Tensor], float]:
-    local = LocalSettings(epochs=1, batch_size=load.utterances)
+    local = LocalSettings(steps=1, batch_size=load.utterances)
     return train_update(model, start, lambda: train(model, examples, local, _LR, rng_for(0, "training")))
 
 

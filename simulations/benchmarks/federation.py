@@ -28,13 +28,13 @@ from fedunlearn.experiment.progress import Progress  # noqa: E402
 
 
 def idle(message: Message, context: Context, call_next: Any) -> Message:
-    """A Flower mod: clients do everything except train, because each round has zero epochs."""
+    """A Flower mod: clients do everything except train, because each round has no steps."""
     training = message.metadata.message_type == "train"
     if training:
-        message.content.config_records["settings"]["epochs"] = 0
+        message.content.config_records["settings"].update(steps=0, epochs=0)
     reply: Message = call_next(message, context)
     if training and not reply.has_error():
-        reply.content.metric_records["metrics"]["loss"] = 0.0  # the mean over no epoch is not a number
+        reply.content.metric_records["metrics"]["loss"] = 0.0  # the mean over no step is not a number
     return reply
 
 

@@ -70,6 +70,7 @@ class BenchmarkWorkload:
             "model.name": self.model,
             "model.hidden": self.hidden,
             "training.rounds": self.rounds,
+            "training.local.steps": 0,
             "training.local.epochs": self.epochs,
             "deletions.schedule": [],
             "evaluation.curve_every": self.look_every,

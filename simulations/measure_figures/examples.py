@@ -198,7 +198,9 @@ def of_relearning(seed: int, dims: int = 720) -> dict[str, Any]:
 
     def learned(data: Examples) -> dict[str, Tensor]:
         model.load_state_dict(first)
-        train(model, data, LocalSettings(epochs=15, lr=0.01), 0.01, rng_for(seed, "relearn", "train"))
+        train(
+            model, data, LocalSettings(steps=0, epochs=15, lr=0.01), 0.01, rng_for(seed, "relearn", "train")
+        )
         return {k: v.clone() for k, v in model.state_dict().items()}
 
     original = learned(all_)

@@ -79,3 +79,5 @@ def test_the_build_carries_every_preset(monkeypatch: pytest.MonkeyPatch) -> None
     assert passed["package_dir"] == {"fedunlearn.presets": "configs"}
     data = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     assert data["fedunlearn.presets"] == ["*.toml"]
+    inside = {file for pattern in data["fedunlearn"] for file in (ROOT / "fedunlearn").glob(pattern)}
+    assert inside >= set((ROOT / "fedunlearn").glob("**/*.toml"))

@@ -36,7 +36,7 @@ def adversary(target: int = 2, seed: int = 1) -> Adversary:
     honest = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
     honest["weight"] = torch.full((4, 4), 0.5)
     honest["bias"] = torch.arange(4.0)
-    local = LocalSettings(epochs=20, batch_size=8, lr=0.5)
+    local = LocalSettings(steps=0, epochs=20, batch_size=8, lr=0.5)
     rng = np.random.Generator(np.random.PCG64(seed))
     return Adversary(model, honest, whole.examples, local, target, rng)
 

@@ -97,7 +97,8 @@ def share(rows: list[tuple[int, int, float]]) -> float:
 def test_measures_of_a_constant_model_by_hand(judge: Judge) -> None:
     """A model that always says "sad" with probability 1/2, else 1/4 each, on 3 emotions in equal parts.
 
-    Accuracy is the share of "sad": a third of test and unseen, so is UAR. D_f: the 2 sad and 1 angry
+    Accuracy is the share of "sad": a third of test and unseen, so is UAR. F1 of "sad" is 2 (1/3) / (1/3 + 1)
+    = 1/2, that of the others 0: macro F1 is 1/6. D_f: the 2 sad and 1 angry
     utterance of client 0; D_r: 24 - 3 = 21, of which 8 - 2 are sad. Every loss depends on the emotion alone,
     and the test set is weighted to D_f's emotions, so membership cannot be detected: .5.
     """
@@ -106,9 +107,9 @@ def test_measures_of_a_constant_model_by_hand(judge: Judge) -> None:
     forget += [u.id for u in train if u.emotion == "angry"][:1]
     assert len(forget) == 3
     measures = measured(judge, always([0.25, 0.25, 0.5]), forget)
-    third = pytest.approx(1 / 3)
-    assert known(measures.test) == {"uar": third, "accuracy": third, "n": 12}
-    assert known(measures.unseen) == {"uar": third, "accuracy": third, "n": 9}
+    third, sixth = pytest.approx(1 / 3), pytest.approx(1 / 6)
+    assert known(measures.test) == {"uar": third, "accuracy": third, "macro_f1": sixth, "n": 12}
+    assert known(measures.unseen) == {"uar": third, "accuracy": third, "macro_f1": sixth, "n": 9}
     assert known(measures.forget) == {"accuracy": pytest.approx(2 / 3), "n": 3}
     assert known(measures.retain) == {"accuracy": pytest.approx(6 / 21), "n": 21}
     assert measures.membership.auc == pytest.approx(0.5)
@@ -155,7 +156,7 @@ def test_without_a_forget_set_everything_is_retained(judge: Judge) -> None:
 def test_without_unseen_speakers_nothing_is_known_of_them() -> None:
     partition = tiny_partition(clients=5, unseen_speakers=0)
     measures = measured(make_judge(partition), calibrated(), [])
-    assert known(measures.unseen) == {"uar": None, "accuracy": None, "n": 0}
+    assert known(measures.unseen) == {"uar": None, "accuracy": None, "macro_f1": None, "n": 0}
 
 
 def test_the_curve_agrees_with_the_measures(judge: Judge) -> None:

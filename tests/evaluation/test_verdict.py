@@ -42,7 +42,7 @@ def learned(name: str, without: bool) -> State:
     examples, model = judge().examples(ids), make_model(name)
     moments = calibrate(model, examples)
     set_calibration(model, moments.mean, moments.mean_square)
-    train(model, examples, LocalSettings(epochs=40, batch_size=8), 0.1, rng_for(1, name))
+    train(model, examples, LocalSettings(steps=0, epochs=40, batch_size=8), 0.1, rng_for(1, name))
     return {k: v.clone() for k, v in model.state_dict().items()}
 
 

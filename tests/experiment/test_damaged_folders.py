@@ -23,7 +23,7 @@ from fedunlearn.vault.vault import Vault
 
 CONFIG = small_config(
     training__rounds=2,
-    training__local__epochs=1,
+    training__local__steps=1,
     partition__shared_speakers=1,
     deletions__schedule=[
         {"client": 2, "what": "some", "count": 4, "round": 1},

@@ -42,7 +42,7 @@ SETTINGS: dict[str, Sequence[Any]] = {
     "seed": range(1, 8),
     "corpus__utterances": (14, 18),
     "training__rounds": (2, 3, 4, 6),
-    "training__local__epochs": (1,),
+    "training__local__steps": (1,),
     "partition__clients": (3, 4, 5, 6),
     "partition__shared_speakers": (0, 0, 2),
     "partition__devices": (2, 3),

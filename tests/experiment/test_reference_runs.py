@@ -44,7 +44,7 @@ from fedunlearn.vault.vault import Vault
 
 ALL = sorted(PRIVILEGED)
 FORGETTING = ["neggrad-plus", "scrub"]
-SAME = dict(rounds=2, epochs=2, lr=0.05)
+SAME = dict(rounds=2, steps=2, lr=0.05)
 FEW: dict[str, Any] = {
     "unlearning.fine_tune.rounds": 2,
     "unlearning.neggrad_plus.rounds": 2,

@@ -81,6 +81,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Played:
 L2UL = {"unlearning__method": "l2ul", "unlearning__aggregation": "projected"}
 FAST: dict[str, Found] = {
     "l2ul, projected, reversion removed": {**L2UL, "recovery__reversion": "removed", "recovery__rounds": 2},
+    "late clients": {"training__rounds": 6, "deletions__schedule": AMONG},
     "in the middle of learning, one after another": {
         "deletions__schedule": AMONG,
         "unlearning__aggregation": "sequential",

@@ -24,7 +24,7 @@ from fedunlearn.run_folder import RunFolder
 from fedunlearn.vault.index import Index
 
 REASON = "my lawyer said so"
-QUICK: dict[str, Any] = {"training__local__epochs": 1, "federation__checkpoint_every": 1}
+QUICK: dict[str, Any] = {"training__local__steps": 1, "federation__checkpoint_every": 1}
 
 
 def call(*arguments: str | Path | int) -> tuple[int, str]:

@@ -32,7 +32,7 @@ from fedunlearn.messages.replies import (
     read_training,
     read_update,
 )
-from fedunlearn.messages.scalars import read_evaluation
+from fedunlearn.messages.scalars import read_evaluation, read_log_odds
 from fedunlearn.server.requests import TrackedRequest, read_outcome, read_purged, read_requests
 
 HELD, HELD_OUT, CLIENTS, DIMS = 12, 4, 6, 3
@@ -59,6 +59,7 @@ HONEST: dict[str, dict[str, Any]] = {
         **{f"trained_{part}": value for part, value in SUMS.items()},
         **{f"held_out_{part}": value for part, value in (SUMS | {"count": 4.0}).items()},
     },
+    "evaluate.log_odds": {f"log_odds_{part}": value for part, value in SUMS.items()},
     "query.deletions": {"train": HELD},
     "train.unlearn": FORGETTING,
     "train.forget_part": FORGETTING,
@@ -98,6 +99,7 @@ READERS: dict[str, Callable[[RecordDict], object]] = {
     "train": lambda reply: read_training(reply, 3, "train", HELD, FORM),
     "train.retain_part": lambda reply: read_training(reply, 3, "train.retain_part", HELD, FORM),
     "evaluate": lambda reply: read_evaluation(reply, HELD, HELD_OUT, log_odds=True),
+    "evaluate.log_odds": lambda reply: read_log_odds(reply, HELD),
     "query.deletions": lambda reply: read_requests(reply, HELD, CLIENTS, {}),
     "train.unlearn": lambda reply: read_outcome(reply, 3, "train.unlearn", 5, FORM),
     "train.forget_part": lambda reply: read_outcome(reply, 3, "train.forget_part", 5, FORM),
@@ -182,6 +184,8 @@ def test_whatever_passes_is_within_the_range(value: float, least: float, width: 
         ("evaluate", {"right": HELD_OUT + 1}),
         ("evaluate", {"examples": HELD_OUT + 1}),
         ("evaluate", {"trained_count": HELD - 1.0}),
+        ("evaluate.log_odds", {"log_odds_count": HELD + 1.0}),
+        ("evaluate.log_odds", {"log_odds_total": 1e4}),  # larger than the squares allow
         ("query.deletions", {"train": HELD + 1}),
         ("query.deletions", {"train": 4}),  # and 5 of them are still requested
         ("query.deletions", {"train": 0}),

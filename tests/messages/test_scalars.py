@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from small_run import run_small, small_config
 
 from fedunlearn.messages.records import MessageConfig, Refused
-from fedunlearn.messages.scalars import Sums, as_settings, read_scalars
+from fedunlearn.messages.scalars import Sums, as_settings, compare_log_odds, read_scalars
 from fedunlearn.server.clients import settings
-from fedunlearn.unlearning.contract import LogOdds, ServerScalars
+from fedunlearn.unlearning.contract import LogOdds, ServerScalars, UnknownSpeakers
 
 
 def reply(**numbers: float) -> RecordDict:
@@ -56,11 +56,60 @@ def test_sums_that_cannot_be_are_refused(changes: dict[str, float]) -> None:
     assert Sums.read(reply(count=0.0, total=0.0, squares=0.0), "trained", 4) == Sums()
 
 
+def sums_of(*values: float) -> Sums:
+    return Sums.of(torch.tensor(values, dtype=torch.float64))
+
+
+def test_unknown_speakers_by_hand() -> None:
+    """Known: 1, 3 of one client and 1, 3 of another, mean 2 and deviation 1. Unknown: -1, 3, mean 1 and 2."""
+    known = [sums_of(1.0, 3.0), sums_of(1.0, 3.0)]
+    assert compare_log_odds(known, [sums_of(-1.0), sums_of(3.0)]) == UnknownSpeakers(drop=1.0, spread=2.0)
+    assert compare_log_odds(known, [sums_of(2.0, 6.0)]) == UnknownSpeakers(drop=-2.0, spread=2.0)
+
+
+@pytest.mark.parametrize(
+    ("known", "unknown"),
+    [
+        ([], [sums_of(1.0, 2.0)]),
+        ([sums_of(1.0, 2.0)], []),
+        ([sums_of(1.0, 2.0), Sums()], [Sums(), Sums()]),  # clients with too few utterances
+        ([sums_of(2.0, 2.0)], [sums_of(1.0, 2.0)]),
+        ([sums_of(1.0, 2.0)], [sums_of(2.0, 2.0)]),
+    ],
+)
+def test_without_two_spreads_nothing_is_known_of_unknown_speakers(
+    known: list[Sums], unknown: list[Sums]
+) -> None:
+    assert compare_log_odds(known, unknown) is None
+
+
+@given(
+    st.lists(st.floats(-50, 50), min_size=4, max_size=9),
+    st.lists(st.floats(-50, 50), min_size=4, max_size=9),
+    st.floats(0.5, 4.0),
+    st.floats(-20, 20),
+)
+def test_drop_and_spread_do_not_depend_on_the_scale_of_log_odds(
+    known: list[float], unknown: list[float], scale: float, shift: float
+) -> None:
+    if min(np.std(known), np.std(unknown)) < 0.1:
+        return
+    one = compare_log_odds([sums_of(*known)], [sums_of(*unknown)])
+    other = compare_log_odds(
+        [sums_of(*(scale * v + shift for v in known))], [sums_of(*(scale * v + shift for v in unknown))]
+    )
+    assert one is not None and other is not None
+    assert one.drop == pytest.approx((np.mean(known) - np.mean(unknown)) / np.std(known), abs=1e-6)
+    assert (other.drop, other.spread) == pytest.approx((one.drop, one.spread), rel=1e-4, abs=1e-4)
+
+
 @pytest.mark.parametrize(
     "scalars",
     [
         ServerScalars(),
         ServerScalars(0.5, 0.25, LogOdds(-2.0, 1.5), LogOdds(-0.5, 3.0)),
+        ServerScalars(unknown=UnknownSpeakers(0.45, 1.2)),
+        ServerScalars(0.5, unknown=UnknownSpeakers(-1.5, 0.1)),  # unknown speakers recognised better
         ServerScalars(test_accuracy=0.0, held_out=LogOdds(0.0, 1.0)),
     ],
 )

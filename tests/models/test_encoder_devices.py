@@ -176,7 +176,7 @@ def life(model: EmotionModel) -> dict[str, Tensor]:
     waveform, samples, labels = speech()
     with torch.no_grad():
         examples = Examples(*model.derive(waveform, samples), labels)
-    local = configuration.LocalSettings(epochs=1, batch_size=3)
+    local = configuration.LocalSettings(steps=0, epochs=1, batch_size=3)
     train(model, examples, local, 0.01, rng_for(1, "training"))
     attack = configuration.AttackSettings(domain="waveform", eps=0.01, steps=2, per_utterance=1)
     adversarial = targeted_pgd(model, ForgetSet(examples, waveform, samples), attack, rng_for(2, "attack"))

@@ -248,7 +248,7 @@ def test_training_moves_all_that_trains_and_nothing_else(
     before = {name: value.clone() for name, value in model.state_dict().items()}
     still = {name: value.clone() for name, value in frozen(model)}
     held = [p.clone() for p in model.pretrained.parameters()]
-    settings = LocalSettings(epochs=2, batch_size=2)
+    settings = LocalSettings(steps=0, epochs=2, batch_size=2)
     train(model, examples_of(model, *LENGTHS), settings, 0.05, rng_for(1, "train"))
     after = model.state_dict()
     unmoved = {name for name in before if torch.equal(before[name], after[name])}
@@ -336,7 +336,7 @@ def test_a_run_on_a_frozen_encoder(folders: dict[tuple[str, str], Path], tmp_pat
         corpus__utterances=12,
         partition__clients=4,
         training__rounds=2,
-        training__local__epochs=1,
+        training__local__steps=1,
         model__name=str(folders["wav2vec2", "group"]),
         deletions__schedule=[{"client": 1, "what": "all", "after_learning": 0}],
     )

@@ -101,7 +101,10 @@ def test_the_models_table_shows_every_number(page: str) -> None:
         for part, measure in (
             ("test", "uar"),
             ("test", "accuracy"),
+            ("test", "macro_f1"),
             ("unseen", "uar"),
+            ("unseen", "accuracy"),
+            ("unseen", "macro_f1"),
             ("membership", "auc"),
         ):
             assert f">{model[part][measure]:.3f}<" in table
@@ -112,6 +115,16 @@ def test_the_models_table_shows_every_number(page: str) -> None:
     for gap in (results["gap"]["none"], results["gap"]["unlearned"], results["gap"]["recovered"]):
         assert f">{gap['mean']:.3f}<" in table
     assert f">{results['noise_floor']['mean']:.3f}<" in table
+
+
+def test_measures_have_the_fields_own_names_and_a_fold_is_named() -> None:
+    results = example_results()
+    assert "macro F1" in words(render(read(results))) and ": fold" not in words(render(read(results)))
+    results["config"].setdefault("partition", {})["fold"] = 3
+    text = words(render(read(results)))
+    assert "unseen: fold 3)" in text
+    for name in ("Test UAR", "Test accuracy (WA)", "Test macro F1", "Unseen-speaker macro F1"):
+        assert name in text
 
 
 def test_differences_are_signed_and_against_the_retrained_model() -> None:

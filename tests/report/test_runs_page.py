@@ -299,7 +299,15 @@ def test_tables_pool_and_leave_out_what_nobody_has() -> None:
     assert costs.rows[0].cells[1].text.startswith("6.8%")  # 11.6 of 171 s
     models = models_table(found)
     assert [row.note for row in models.rows[-2:]] == ["original", "retrained"]
-    assert models.rows[-1].cells[4].text == "0.554 ± 0.000"
+    assert [column.text for column in models.columns[1:7]] == [
+        "test UAR",
+        "test WA",
+        "test macro F1",
+        "unseen-speaker UAR",
+        "unseen-speaker WA",
+        "unseen-speaker macro F1",
+    ]
+    assert models.rows[-1].cells[7].text == "0.554 ± 0.000"
 
 
 def test_only_settings_that_differ_are_listed() -> None:

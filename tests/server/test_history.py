@@ -157,7 +157,7 @@ def test_cached_and_trained_originals_have_the_same_history(
 @pytest.mark.parametrize("how", ["projected", "norm-clipped"])
 def test_unlearning_from_a_cached_original_is_the_same_bit_for_bit(tmp_path: Path, how: str) -> None:
     config = small_config(
-        unlearning__aggregation=how, unlearning__clip=0.2, recovery__reversion="removed", recovery__epochs=3
+        unlearning__aggregation=how, unlearning__clip=0.2, recovery__reversion="removed", recovery__steps=3
     )
     trained = run_small(tmp_path / "trained", config, cache=tmp_path / "cache")
     cached = run_small(tmp_path / "cached", config, cache=tmp_path / "cache")

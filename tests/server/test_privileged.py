@@ -14,6 +14,7 @@ from torch import Tensor
 from fedunlearn.config import LocalSettings
 from fedunlearn.config.model import ModelSettings
 from fedunlearn.config.unlearning import UnlearningSettings
+from fedunlearn.config.work import LocalWork
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
@@ -79,10 +80,10 @@ def pair() -> tuple[TinyModel, ForgetSet]:
 @pytest.mark.parametrize("method", ["fine-tune", "neggrad-plus", "not"])
 def test_the_retain_half_descends_the_cross_entropy(method: str) -> None:
     """p = (1/2, 1/2); the mean gradient for W is ((-1/2, 1/2) * 2 + (1/2, -1/2) * -1) / 2 = (-3/4, 3/4),
-    for b it is zero. One epoch is one step down it.
+    for b it is zero. One step goes down it.
     """
     model, data = pair()
-    state = kept(method, model, data.examples, model, epochs=1, lr=0.2)
+    state = kept(method, model, data.examples, model, steps=1, lr=0.2)
     torch.testing.assert_close(state["weight"], torch.tensor([[0.15], [-0.15]]))
     torch.testing.assert_close(state["bias"], torch.zeros(2))
 
@@ -101,7 +102,7 @@ def test_the_servers_shares_in_neggrad_plus_are_the_losss() -> None:
     plan = ROUNDS["neggrad-plus"].plan(settings("neggrad-plus", alpha=0.75, rounds=3))
     assert plan == Plan(3, 3, 0.25, 0.75)
     up = away("neggrad-plus", model, data, model, lr=0.2).state["weight"]
-    down = kept("neggrad-plus", model, data.examples, model, epochs=1, lr=0.2)["weight"]
+    down = kept("neggrad-plus", model, data.examples, model, steps=1, lr=0.2)["weight"]
     joint = plan.forget_share * up + plan.retain_share * down
     torch.testing.assert_close(joint, torch.tensor([[0.075], [-0.075]]))
 
@@ -123,7 +124,7 @@ def test_scrub_goes_from_the_teacher_on_one_half_and_to_it_on_the_other() -> Non
     model, data = pair()
     teacher = TinyModel(torch.zeros(2, 1), torch.tensor([math.log(3.0), 0.0]))
     up = away("scrub", model, data, teacher, lr=0.8).state
-    down = kept("scrub", model, data.examples, teacher, epochs=1, lr=0.8, alpha=0.5, gamma=0.0)
+    down = kept("scrub", model, data.examples, teacher, steps=1, lr=0.8, alpha=0.5, gamma=0.0)
     torch.testing.assert_close(up["weight"], torch.tensor([[-0.1], [0.1]]))
     torch.testing.assert_close(up["bias"], torch.tensor([-0.2, 0.2]))
     torch.testing.assert_close(down["weight"], torch.tensor([[0.05], [-0.05]]))
@@ -133,7 +134,7 @@ def test_scrub_goes_from_the_teacher_on_one_half_and_to_it_on_the_other() -> Non
 def test_at_the_teacher_itself_scrub_has_nowhere_to_go() -> None:
     model, data = tiny(), speechless(9)
     up = away("scrub", model, data, model, lr=1.0).state
-    down = kept("scrub", model, data.examples, model, epochs=1, lr=1.0, alpha=1.0, gamma=0.0)
+    down = kept("scrub", model, data.examples, model, steps=1, lr=1.0, alpha=1.0, gamma=0.0)
     for state in (up, down):
         torch.testing.assert_close(state["weight"], model.weight.detach(), rtol=0, atol=1e-6)
 
@@ -171,11 +172,23 @@ def test_fed_eraser_goes_through_every_so_many_rounds(interval: int, done: int, 
 
 
 @pytest.mark.parametrize(
-    ("ratio", "ordinary", "epochs"), [(1.0, 5, 5), (0.5, 4, 2), (0.1, 5, 1), (0.5, 1, 1)]
+    ("ratio", "ordinary", "share"),
+    [
+        (1.0, LocalWork(0, 5), LocalWork(0, 5)),
+        (0.5, LocalWork(0, 4), LocalWork(0, 2)),
+        (0.1, LocalWork(0, 5), LocalWork(0, 1)),
+        (0.5, LocalWork(0, 1), LocalWork(0, 1)),
+        (1.0, LocalWork(15, 5), LocalWork(15, 5)),
+        (0.5, LocalWork(15, 1), LocalWork(8, 1)),  # 7.5
+        (0.1, LocalWork(30, 1), LocalWork(3, 1)),
+        (0.1, LocalWork(1, 1), LocalWork(1, 1)),
+    ],
 )
-def test_fed_eraser_trains_for_a_share_of_the_epochs(ratio: float, ordinary: int, epochs: int) -> None:
+def test_fed_eraser_trains_for_a_share_of_a_round(
+    ratio: float, ordinary: LocalWork, share: LocalWork
+) -> None:
     chosen = UnlearningSettings.model_validate({"fed_eraser": {"calibration_ratio": ratio}})
-    assert fed_eraser.epochs(chosen, ordinary) == epochs
+    assert fed_eraser.CARD.work(chosen, ordinary) == share
 
 
 @pytest.mark.parametrize(("model", "layer"), [("functionals", "head.0.weight"), ("cnn", "layers.0.weight")])
@@ -223,7 +236,7 @@ def test_scrub_with_cross_entropy_alone_is_fine_tuning() -> None:
     features = [torch.randn(1, 720, generator=generator) for _ in range(20)]
     data = forget_set(features, [i % 4 for i in range(20)]).examples
     local = LocalSettings(batch_size=6, mixup=0.2, feature_noise=0.1, weight_decay=0.01)
-    chosen: dict[str, Any] = dict(epochs=3, lr=0.05)
+    chosen: dict[str, Any] = dict(steps=3, lr=0.05)
     tuned = kept("fine-tune", model, data, other, local, **chosen)
     assert_same(kept("scrub", model, data, other, local, alpha=0.0, gamma=1.0, **chosen), tuned)
     assert_same(kept("not", model, data, other, local, **chosen), tuned)
@@ -284,7 +297,7 @@ def test_a_retain_half_is_drawn_by_its_rng_alone_and_spares_the_teacher(method: 
     before = copy.deepcopy(original.state_dict())
     local = LocalSettings(batch_size=8)
     one, again, other = (
-        kept(method, model, data.examples, original, local, seed, epochs=2, lr=0.1) for seed in (3, 3, 4)
+        kept(method, model, data.examples, original, local, seed, steps=2, lr=0.1) for seed in (3, 3, 4)
     )
     assert_same(one, again)
     assert not torch.equal(one["weight"], other["weight"])
@@ -296,7 +309,8 @@ def test_a_retain_half_that_diverges_names_its_step() -> None:
     model, data = tiny(), speechless(6)
     model.norm.std.fill_(1e-20)
     with pytest.raises(TrainingDiverged, match="step 2"):
-        kept("fine-tune", model, data.examples, model, epochs=9, lr=1e15)
+        unclipped = LOCAL.model_copy(update={"gradient_clip": 0.0})
+        kept("fine-tune", model, data.examples, model, unclipped, steps=9, lr=1e15)
 
 
 def test_the_type_of_a_card_says_what_it_sees() -> None:

@@ -20,7 +20,7 @@ from fedunlearn.server.training_rounds import TrainingRounds
 STRONG: dict[str, Any] = {
     "unlearning__method": "gradient-ascent",
     "recovery__rounds": 2,
-    "recovery__epochs": 5,
+    "recovery__steps": 5,
     "recovery__lr": 0.05,
 }
 """unlearning that goes straight up the loss, and recovery that goes straight down again"""

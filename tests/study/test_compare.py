@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import command_line
+import numpy as np
 import pytest
+import soundfile
 from rich.console import Console
 from small_run import SMALL, run_small, small_config, without_times
 
@@ -18,7 +20,7 @@ from fedunlearn.errors import Interrupted, RunFailed
 from fedunlearn.experiment.experiment import Experiment
 from fedunlearn.experiment.reference_cache import Learned, ReferenceCache
 from fedunlearn.study import runner as runner
-from fedunlearn.study.grid import Axes, StudyCell, Variant, cells_of, requesters_of
+from fedunlearn.study.grid import Axes, StudyCell, Variant, cells_of, loader_of, parse_folds, requesters_of
 from fedunlearn.study.rows import COLUMNS
 from fedunlearn.study.runner import StudyRunner
 
@@ -298,9 +300,57 @@ def test_what_a_method_sees_stands_in_the_table(tmp_path: Path) -> None:
     assert all(float(r["client_seconds"]) > 0 for r in rows if r["stage"] == "unlearned")
 
 
+def write_ravdess(folder: Path) -> Path:
+    """All 24 actors, three emotions twice each, every file its own noise."""
+    for actor in range(1, 25):
+        for emotion in (3, 4, 5):
+            for take in (1, 2):
+                path = folder / f"Actor_{actor:02d}" / f"03-01-0{emotion}-01-01-0{take}-{actor:02d}.wav"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                noise = np.random.default_rng([actor, emotion, take]).integers(-9000, 9000, 3200)
+                soundfile.write(path, noise.astype(np.int16), 16000)
+    return folder
+
+
+def test_folds_are_cells_and_means_are_over_them(tmp_path: Path) -> None:
+    data, out = write_ravdess(tmp_path / "ravdess"), tmp_path / "out"
+    chosen = ("--methods", "none", "--sizes", "2", "--requesters", "1", "--seeds", "0", "--data", str(data))
+    chosen += ("--set", "corpus.name=ravdess", "--set", "partition.clients=5", "--set", "training.rounds=1")
+    code, output = call(out, *chosen, "--folds", "2,6")
+    assert code == 0, output
+    names = sorted(file.name for file in (out / "cells").glob("*.json"))
+    assert [name.rpartition("-")[0] for name in names] == [
+        "none-1x2-sum-gentle-fold2-seed0",
+        "none-1x2-sum-gentle-fold6-seed0",
+    ]
+    for name in names:
+        assert json.loads((out / "cells" / name).read_text())["corpus"]["unseen_speakers"] == 4
+    rows = [r for r in read(out) if r["stage"] == "recovered"]
+    assert [r["fold"] for r in rows] == ["2", "6"]
+    assert len({r["original"] for r in rows}) == 2, "another fold is another federation"
+    page = (out / "compare.md").read_text()
+    assert "Mean over 2 folds ± half the 95 % interval" in page
+    line = next(part for part in page.split("Recognition:")[1].splitlines() if "none" in part)
+    for column in ("test_uar", "test", "test_macro_f1", "unseen", "unseen_wa", "unseen_macro_f1"):
+        mean = sum(float(r[column]) for r in rows) / 2
+        assert f" {mean:.3f} ±" in line, column
+    code, output = call(out, *chosen, "--folds", "7")
+    assert code == 2 and "--folds 7: must be at least 1 and at most 6" in output
+
+
+def test_all_folds_are_crossed_with_seeds() -> None:
+    base = small_config(corpus__name="ravdess", corpus__path="somewhere")
+    axes = Axes([Variant("none", "none")], [4], [1], [0, 1], folds=parse_folds("all", base))
+    cells = cells_of(loader_of(base), axes)
+    assert [(cell.fold, cell.seed) for cell in cells] == [(f, s) for f in range(1, 7) for s in (0, 1)]
+    assert all(cell.experiment.partition.fold == cell.fold for cell in cells)
+    assert parse_folds("", base) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
+        (["--folds", "1"], "no folds are published for synthetic"),
         (["--sizes", "ten"], "--sizes ten: write whole numbers"),
         (["--requesters", "0"], "--requesters 0: must be at least 1"),
         (["--requesters", "7"], "--requesters 7: there are 6 clients"),

@@ -2,6 +2,7 @@
 figures."""
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from matplotlib.container import ErrorbarContainer
 from scipy.stats import chi2
 
 from fedunlearn.report.markup import latex, markdown
-from fedunlearn.report.statistics import Spread, compared_to_best, seed_means, spread
+from fedunlearn.report.statistics import Spread, compared_to_best, pool, seed_means, spread
 from fedunlearn.report.study.figures import noise_ellipse, waiting_against_gap, write_figures
 from fedunlearn.report.study.statistics import Setting, methods_of, select, settings_of, subtract_retrained
-from fedunlearn.report.study.tables import details, summaries
+from fedunlearn.report.study.tables import details, recognition, summaries
 from fedunlearn.report.tables import Row, Table
 
 
@@ -312,6 +313,56 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
         write_figures(rows, tmp_path / folder)
     for file in (tmp_path / "one").iterdir():
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
+
+
+def folded(gaps: Mapping[int, Sequence[float]]) -> pd.DataFrame:
+    """Fold -> the gap of method a with each seed."""
+    return pd.concat([rows_of({"a": own}, fold=fold) for fold, own in gaps.items()], ignore_index=True)
+
+
+def test_each_fold_and_seed_is_one_observation() -> None:
+    """2 folds x 2 seeds: 0.1, 0.2, 0.3, 0.6 have the mean 0.3 and the standard deviation sqrt(.14 / 3).
+
+    Half the interval: t(0.975, 3) = 3.1824 times that over sqrt(4).
+    """
+    found = pool(select(folded({1: [0.1, 0.2], 2: [0.3, 0.6]})), "gap", "method")["a"]
+    assert found.mean == pytest.approx(0.3)
+    assert found.half == pytest.approx(3.1824 * math.sqrt(0.14 / 3) / 2, rel=1e-4)
+
+
+def test_a_difference_to_the_retrained_model_is_that_of_the_same_fold() -> None:
+    rows = folded({1: [0.1], 2: [0.1]})
+    rows.loc[(rows["fold"] == 2) & (rows["stage"] == "retrained"), "forget"] = 0.4
+    assert subtract_retrained(rows, "forget")["forget"].tolist() == pytest.approx([0.1, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("gaps", "caption"),
+    [
+        ({1: [0.1, 0.2], 2: [0.3, 0.6]}, "Mean over 2 folds x 2 seeds ±"),
+        ({1: [0.1], 2: [0.3]}, "Mean over 2 folds ±"),
+        ({1: [0.1, 0.2]}, "Mean over 2 seeds ±"),
+        ({1: [0.1]}, "One seed: no intervals."),
+    ],
+)
+def test_captions_say_what_means_are_over(gaps: dict[int, list[float]], caption: str) -> None:
+    rows = folded(gaps)
+    for table in (*summaries(rows), *details(rows), *recognition(rows)):
+        assert table.caption.startswith(caption)
+
+
+def test_recognition_has_uar_wa_and_f1_of_each_method_and_the_references() -> None:
+    """Both of the made rows' sets are known only as test speech; unseen speakers are unknown."""
+    (table,) = recognition(rows_of({"a": [0.1, 0.3]}))
+    assert [row.head for row in table.rows] == [
+        "Forget set alone",
+        "a",
+        "References",
+        "original (nothing done)",
+        "retrained",
+    ]
+    shown = [cell.text for cell in table.rows[1].cells]
+    assert shown == ["forget", "0.550 ± 0.000", "0.600 ± 0.000", "0.500 ± 0.000", "–", "–", "–"]
 
 
 def test_runs_that_say_nothing_are_counted_in_the_cell_and_explained_below() -> None:

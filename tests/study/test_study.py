@@ -22,7 +22,7 @@ from fedunlearn.study.rows import COLUMNS, csv_of, frame_of, rows_of
 
 
 def load(overrides: Mapping[str, Any]) -> Config:
-    small = {"partition.clients": 20, "training.local.epochs": 7, "training.local.lr": 0.3}
+    small = {"partition.clients": 20, "training.local.steps": 7, "training.local.lr": 0.3}
     return configuration.load(None, {**small, **overrides})
 
 
@@ -129,12 +129,12 @@ def test_a_named_recovery_is_called_by_its_name(name: str) -> None:
     made = load(recovery_overrides(name, base))
     assert recovery_name(made) == name
     assert made.model_copy(update={"recovery": base.recovery}) == base
-    rounds, epochs, lr = made.recovery.rounds, made.recovery.epochs, made.recovery.lr
+    rounds, steps, lr = made.recovery.rounds, made.recovery.steps, made.recovery.lr
     if name == "none":
         assert rounds == 0
     else:
-        gentle = base.recovery.rounds, base.recovery.epochs, base.recovery.lr
-        assert (rounds, epochs, lr) == ((4, 7, 0.3) if name.startswith("ordinary") else gentle)
+        gentle = base.recovery.rounds, base.recovery.steps, base.recovery.lr
+        assert (rounds, steps, lr) == ((4, 7, 0.3) if name.startswith("ordinary") else gentle)
         assert made.recovery.reversion == ("removed" if name.endswith("removed") else "kept")
 
 

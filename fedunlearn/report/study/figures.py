@@ -15,7 +15,14 @@ from scipy.stats import chi2
 
 from fedunlearn.report.figures.style import PALETTE, despine, figure_style, new_figure
 from fedunlearn.report.statistics import GROUPS, Spread, pool, pool_all
-from fedunlearn.report.study.statistics import methods_of, references, select, settings_of, windows_of
+from fedunlearn.report.study.statistics import (
+    methods_of,
+    references,
+    select,
+    settings_of,
+    unit_names,
+    windows_of,
+)
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#8c510a")
 _MARKS = "osD^vPX<>ph*"
@@ -95,7 +102,7 @@ def forget_against_retain(rows: pd.DataFrame) -> Figure:
     axes.axhline(0, color=PALETTE["muted"], linewidth=0.8, zorder=0)
     axes.set_xlabel("forget accuracy less that of the retrained models")
     axes.set_ylabel("retain accuracy less that of the retrained models")
-    caption = "bars: 95 % interval over seeds"
+    caption = f"bars: 95 % interval over {unit_names(rows)}"
     if ellipse is not None:
         caption += f"; shaded: {100 * _INSIDE:.0f} % of retrained models"
     axes.set_title(f"{_joining(rows)}; {caption}", loc="left", fontsize=10, color=PALETTE["muted"])
@@ -139,7 +146,9 @@ def gap_by_method(rows: pd.DataFrame) -> Figure:
     axes.set_yticks(range(len(names)), [m for m, _ in names])
     farthest = max((gaps[method].mean for method, _ in names), default=1.0)
     axes.set_xlim(0, 1.12 * farthest)
-    axes.set_xlabel("mean gap to the retrained model, over all settings (bars: 95 % interval over seeds)")
+    axes.set_xlabel(
+        f"mean gap to the retrained model, over all settings (bars: 95 % interval over {unit_names(rows)})"
+    )
     axes.set_title(_joining(rows), loc="left", fontsize=10, color=PALETTE["muted"])
     despine(axes, grid="x")
     figure.legend(loc="outside lower center", frameon=False, fontsize=9, ncols=4)
@@ -219,7 +228,7 @@ def waiting_against_gap(rows: pd.DataFrame) -> Figure:
         _remark_far(axes, here, far, tops)
     panels[0].set_ylim(0, _HEADROOM * max(tops, default=1.0))
     panels[0].set_ylabel(f"mean gap ({_joining(rows)})")
-    caption = f"windows {', '.join(map(str, windows))}; bars: 95 % interval over seeds"
+    caption = f"windows {', '.join(map(str, windows))}; bars: 95 % interval over {unit_names(rows)}"
     figure.suptitle(caption, fontsize=10, color=PALETTE["muted"])
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     return figure
@@ -347,7 +356,7 @@ def _numbers(rows: pd.DataFrame, column: str) -> list[int]:
 
 def _from_retrained(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows after recovery, with x and y: forget and retain accuracy less those of the retrained seeds."""
-    data = ["seed", "forget_size", "requesters"]
+    data = ["fold", "seed", "forget_size", "requesters"]
     known = references(rows)
     known = known[known["seeds"].map(len) > 0]
     centres = np.array([np.mean(seeds, axis=0) for seeds in known["seeds"]]).reshape(-1, 2)

@@ -10,8 +10,8 @@ import pandas as pd
 
 from fedunlearn.report.statistics import group_of, order_by_gap, pool
 
-_RUN = ["method", "seed", "forget_size", "requesters", "aggregation", "recovery", "window"]
-_DATA = ["seed", "forget_size", "requesters"]
+_RUN = ["method", "fold", "seed", "forget_size", "requesters", "aggregation", "recovery", "window"]
+_DATA = ["fold", "seed", "forget_size", "requesters"]
 _SETTING = ["aggregation", "recovery", "requesters", "forget_size", "window"]
 
 
@@ -73,6 +73,22 @@ def settings_of(rows: pd.DataFrame) -> list[Setting]:
 def windows_of(rows: pd.DataFrame) -> list[int]:
     """List all batching windows, in rounds, shortest first."""
     return sorted(rows["window"].unique().tolist())
+
+
+def units_of(rows: pd.DataFrame) -> str:
+    """Say how many runs means are over: "5 seeds", "6 folds" or "6 folds x 2 seeds"; empty for one."""
+    return " x ".join(f"{count} {unit}" for unit, count in _units(rows).items())
+
+
+def unit_names(rows: pd.DataFrame) -> str:
+    """Say what intervals are over: "seeds", "folds" or "folds and seeds"."""
+    return " and ".join(_units(rows)) or "seeds"
+
+
+def _units(rows: pd.DataFrame) -> dict[str, int]:
+    """What there is more than one of."""
+    counts = {f"{column}s": rows[column].nunique() for column in ("fold", "seed")}
+    return {unit: count for unit, count in counts.items() if count > 1}
 
 
 def methods_of(rows: pd.DataFrame) -> dict[str, list[str]]:

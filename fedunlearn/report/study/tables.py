@@ -22,6 +22,7 @@ from fedunlearn.report.study.statistics import (
     select,
     settings_of,
     subtract_retrained,
+    units_of,
     windows_of,
 )
 from fedunlearn.report.tables import Cell, Column, Row, Table
@@ -39,6 +40,16 @@ _READS = (
     "The server sends {method} averages over all clients' training and held-out speech (log-odds of the "
     "true class); other methods receive the accuracy on held-out speech at most"
 )
+_ONE = "One seed: no intervals."
+_RECOGNITION = {
+    "test UAR": "test_uar",
+    "test WA": "test",
+    "test F1": "test_macro_f1",
+    "unseen UAR": "unseen",
+    "unseen WA": "unseen_wa",
+    "unseen F1": "unseen_macro_f1",
+}
+"""title -> column"""
 _MEANINGS = (
     "x floor: the gap as a multiple of the noise floor. d: less the retrained model's value; in the last "
     "line the mean absolute difference between retrained seeds. Reversion: forget accuracy after recovery "
@@ -61,6 +72,44 @@ def details(rows: pd.DataFrame) -> list[Table]:
         _detail(select(rows, None, **setting.where), setting, len(windows) > 1)
         for setting in settings_of(rows)
     ]
+
+
+def recognition(rows: pd.DataFrame) -> list[Table]:
+    """Tabulate how well emotions are recognised after each method, for each aggregation and recovery.
+
+    Over all settings: UAR, accuracy (WA) and macro F1 on test speech of the client speakers and, speaker
+    independent, on unseen speakers.
+    """
+    pairs = dict.fromkeys((s.aggregation, s.recovery) for s in settings_of(rows))
+    return [
+        _recognition(select(rows, None, aggregation=aggregation, recovery=recovery))
+        for aggregation, recovery in pairs
+    ]
+
+
+def _recognition(rows: pd.DataFrame) -> Table:
+    methods, judged = methods_of(rows), select(rows)
+    pooled = [pool(judged, column, "method") for column in _RECOGNITION.values()]
+
+    def row(method: str) -> Row:
+        return _row(method, [_sees(rows, method), *(str(column[method]) for column in pooled)])
+
+    def reference(name: str, of: pd.DataFrame, sees: str) -> Row:
+        return _row(name, [sees, *(str(pool_all(of, column)) for column in _RECOGNITION.values())])
+
+    units = units_of(rows)
+    mean = f"Mean over {units} ± half the 95 % interval." if units else _ONE
+    return Table(
+        _columns("method", "sees", *_RECOGNITION),
+        (
+            *(line for group, own in methods.items() for line in (Row(GROUPS[group]), *map(row, own))),
+            Row("References"),
+            reference("original (nothing done)", select(rows, "original"), "all"),
+            reference("retrained", references(rows), "retain"),
+        ),
+        f"Recognition: {_serving(settings_of(rows)[0])}",
+        f"{mean} WA: accuracy; F1: macro F1; unseen: speakers who take no part.",
+    )
 
 
 def _summary(rows: pd.DataFrame, settings: Sequence[Setting]) -> Table:
@@ -195,13 +244,13 @@ def _times(gap: Spread, floor: Spread) -> str:
 
 
 def _caption(rows: pd.DataFrame) -> str:
-    seeds = rows["seed"].nunique()
+    units = units_of(rows)
     reads = rows["scalars"].fillna("").str.split().map(lambda names: "trained" in names)
     more = "".join(f" {_READS.format(method=method)}." for method in sorted(set(rows.loc[reads, "method"])))
     kinds = select(rows)["says_nothing"].value_counts().drop("", errors="ignore")
     if len(kinds):
         whys = ", ".join(f"{kind} in {count}" for kind, count in kinds.items())
         more += f" {_SILENT} ({whys} of {len(select(rows))} runs)."
-    if seeds < 2:
-        return f"One seed: no intervals. {_BOLD}.{more}"
-    return f"Mean over {seeds} seeds ± half the 95 % interval. {_BOLD}; {_DAGGER}.{more}"
+    if not units:
+        return f"{_ONE} {_BOLD}.{more}"
+    return f"Mean over {units} ± half the 95 % interval. {_BOLD}; {_DAGGER}.{more}"

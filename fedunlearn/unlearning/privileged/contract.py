@@ -21,6 +21,7 @@ from torch import Tensor
 from fedunlearn.blockwise import StateDict
 from fedunlearn.config import LocalSettings
 from fedunlearn.config.unlearning import FineTuneSettings, UnlearningSettings
+from fedunlearn.config.work import LocalWork
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.training import LossFunction, descend_cross_entropy, train
@@ -59,7 +60,7 @@ class RetainPart(Protocol):
         rng: np.random.Generator,
         original: EmotionModel | None,
     ) -> float:
-        """Train ``model`` in place on ``retain_set``, n >= 1; returns the mean loss of the last epoch.
+        """Train ``model`` in place on ``retain_set``, n >= 1; returns the mean loss, as ``train`` does.
 
         Raises:
             TrainingDiverged: the loss is not finite.
@@ -121,7 +122,7 @@ class HistoryCard:
         name: as tables show it.
         source: the publication it is from.
         rounds: settings and the number of ordinary rounds done -> those that are repeated, in order.
-        epochs: settings and an ordinary round's epochs -> those of a repeated round.
+        work: settings and an ordinary round's amount of work -> that of a repeated round.
         calibrate: a client's new difference and the sizes that its old one had in that round, tensor by
             tensor -> the difference that is averaged.
     """
@@ -129,7 +130,7 @@ class HistoryCard:
     name: str
     source: str
     rounds: Callable[[UnlearningSettings, int], Sequence[int]]
-    epochs: Callable[[UnlearningSettings, int], int]
+    work: Callable[[UnlearningSettings, LocalWork], LocalWork]
     calibrate: Callable[[Mapping[str, Tensor], Mapping[str, float]], StateDict]
     sees: Literal["history"] = "history"
 
@@ -183,7 +184,7 @@ def retain_half(
     settings: Callable[[UnlearningSettings], R],
     objective: Callable[[R, EmotionModel], LossFunction] | None = None,
 ) -> RetainPart:
-    """Make a client's half: local training with the baseline's own epochs and learning rate.
+    """Make a client's half: local training with the baseline's own amount of work and learning rate.
 
     Args:
         settings: the baseline's own settings out of those of all methods.
@@ -204,7 +205,6 @@ def retain_half(
         if objective is not None:
             assert original is not None
             loss = objective(chosen, copy.deepcopy(original).eval())
-        shorter = local.model_copy(update={"epochs": chosen.epochs})
-        return train(model, retain_set, shorter, chosen.lr, rng, loss)
+        return train(model, retain_set, local.with_work(chosen.work), chosen.lr, rng, loss)
 
     return retain

@@ -5,7 +5,7 @@ IWQoS (arXiv 2012.13891).
 
 1. Begin with the weights that learning began with.
 2. For every ``interval``-th ordinary round, the clients train on what they keep from the model calibrated so
-   far, for calibration_ratio of an ordinary round's epochs.
+   far, for calibration_ratio of an ordinary round's steps or epochs.
 3. A client's new difference gives the direction, its old one the size: |old| * new / |new|, by tensor.
 4. The server averages them, as in an ordinary round.
 
@@ -30,11 +30,6 @@ def rounds(settings: UnlearningSettings, done: int) -> Sequence[int]:
     return range(1, done + 1, settings.fed_eraser.interval)
 
 
-def epochs(settings: UnlearningSettings, ordinary: int) -> int:
-    """calibration_ratio of an ordinary round's epochs, rounded to the nearest, at least 1."""
-    return max(1, round(settings.fed_eraser.calibration_ratio * ordinary))
-
-
 def calibrate(difference: Mapping[str, Tensor], sizes: Mapping[str, float]) -> StateDict:
     """The new direction with the old size (L2), tensor by tensor; float64.
 
@@ -55,6 +50,6 @@ CARD = HistoryCard(
     name="fed-eraser",
     source="FedEraser, Liu et al. 2021 (arXiv 2012.13891)",
     rounds=rounds,
-    epochs=epochs,
+    work=lambda settings, ordinary: ordinary.share(settings.fed_eraser.calibration_ratio),
     calibrate=calibrate,
 )
