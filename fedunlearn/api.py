@@ -135,8 +135,7 @@ def compare(
 ) -> "Comparison":
     """Compare unlearning methods: every combination of what is listed is a whole run.
 
-    The guard is off, so that methods are compared as they are, unless ``overrides`` say otherwise. Finished
-    runs are kept in ``out``: call it again to continue.
+    Finished runs are kept in ``out``: call it again to continue.
 
     >>> found = compare("ravdess", data="RAVDESS", methods=["calm", "none", "mine.py:mine"],
     ...                 seeds=range(3), out="runs/compare")  # doctest: +SKIP

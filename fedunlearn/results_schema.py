@@ -666,6 +666,24 @@ class GuardIntervention(ResultsPart):
     factor: Share | None = Field(None, description="What is left of the update; 0: it was refused.")
 
 
+class StepRehearsed(ResultsPart):
+    """What clients without a request reported of rehearsing one unlearn step."""
+
+    required = ("round", "clients")
+
+    round: Known[Whole] = Field(None, description="Timeline round.")
+    clients: Known[Whole] = Field(None, description="Clients that rehearsed it.")
+    size: Known[Whole] = Field(None, description="Utterances that each unlearned, if it has so many.")
+    longest: Amount | None = Field(None, description="L2 norm of the longest update; null: nobody rehearsed.")
+    silenced: Share | None = Field(None, description="Largest share of its probes that a class lost.")
+    drop: Number | None = Field(
+        None, description="Median loss of accuracy, each on the client's own held-out speech."
+    )
+    distance: Amount | None = Field(
+        None, description="L2 norm of what learning has changed, over the trained weights."
+    )
+
+
 class Attackers(ResultsPart):
     """Malicious test clients, as configured."""
 
@@ -1126,6 +1144,7 @@ class Results(ResultsPart):
         "where not measured.",
     )
     guard: list[GuardIntervention] = Field([], description="What the server's guard did.")
+    rehearsals: list[StepRehearsed] = Field([], description="What the guard's bounds followed from.")
     attackers: Nullable[Attackers] = Field(
         Attackers.empty(), description="Which clients are malicious, and how; null where none is."
     )

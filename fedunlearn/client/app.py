@@ -10,6 +10,7 @@ Message types:
     train.unlearn       unlearn requests, on their forget set alone
     train.forget_part   a requester's half of a privileged baseline's round
     train.retain_part   a client's half of a privileged baseline's round
+    train.rehearse      unlearn speech that nobody asked to delete, for the guard, and keep nothing of it
     query.purge         remove the data of applied requests for good, and verify it
 
 Where a message has a record ``withheld``, the utterances of these requests are left out although they are not
@@ -32,8 +33,10 @@ from fedunlearn.client.liveness import serving
 from fedunlearn.client.privacy import redact
 from fedunlearn.client.steps import (
     calibration_moments,
+    draw_rehearsal,
     evaluate,
     outgoing_update,
+    rehearse,
     sum_log_odds,
     train_in_round,
     train_update,
@@ -176,6 +179,18 @@ def _unlearn(device: Device, content: RecordDict, method: Method) -> RecordDict:
     return reply
 
 
+def rehearse_locally(device: Device, content: RecordDict) -> RecordDict:
+    """Unlearn some of the speech that the device keeps, report four numbers, and keep nothing of it."""
+    settings, config = MessageConfig(content), device.config
+    device.load(content)
+    when = device.client, settings.integer("round"), config.seed
+    drawn = draw_rehearsal(device.kept_ids(content), settings.integer("size"), *when)
+    forget_set, held_out = device.vault.forget_set(drawn, device.model), device.examples("test")
+    method = METHODS[config.unlearning.method].unlearn
+    scalars = read_scalars(settings)
+    return _reply(**rehearse(device.model, forget_set, held_out, method, config, scalars, *when).as_metrics())
+
+
 def forget_part(device: Device, content: RecordDict) -> RecordDict:
     """Train a requester's half of a privileged baseline's round: away from its forget set."""
     method = _rounds_card(device).forget
@@ -244,6 +259,7 @@ HANDLERS: dict[str, Handler] = {
     "train.unlearn": unlearn_locally,
     "train.forget_part": forget_part,
     "train.retain_part": retain_part,
+    "train.rehearse": rehearse_locally,
     "query.purge": purge,
 }
 """message type -> its handler"""

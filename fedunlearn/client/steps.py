@@ -3,6 +3,7 @@
 They use no message and no vault: the ClientApp calls them, and so do the replay and the shadow federations.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -14,8 +15,11 @@ from fedunlearn.client.privacy import privatize
 from fedunlearn.config import Config
 from fedunlearn.config.work import LocalWork
 from fedunlearn.examples import Examples, ForgetSet
+from fedunlearn.messages.rehearsals import Rehearsal
 from fedunlearn.messages.scalars import Sums
-from fedunlearn.models.contract import EmotionModel
+from fedunlearn.messages.update import Update
+from fedunlearn.models.contract import EmotionModel, trained_names
+from fedunlearn.models.probes import Probes
 from fedunlearn.seeding import rng_for
 from fedunlearn.training import Moments, calibrate, predict, train
 from fedunlearn.unlearning.contract import Method, ServerScalars, UnlearnResult
@@ -96,11 +100,15 @@ def evaluate(model: EmotionModel, held_out: Examples, trained_on: Examples | Non
     Returns:
         (correct held-out predictions, sums over ``trained_on``, smoothed, sums over ``held_out``)
     """
-    right = int((predict(model, held_out).argmax(1) == held_out.labels).sum())
+    right = _count_right(model, held_out)
     if trained_on is None:
         return right, Sums(), Sums()
     of_trained = sum_log_odds(model, [trained_on], smoothed_log_odds)
     return right, of_trained, sum_log_odds(model, [held_out])
+
+
+def _count_right(model: EmotionModel, examples: Examples) -> int:
+    return int((predict(model, examples).argmax(1) == examples.labels).sum())
 
 
 def sum_log_odds(
@@ -182,5 +190,66 @@ def outgoing_update(
         rng, target = rng_for(stream, "attacker", client, timeline_round), config.attackers.target
         adversary = Adversary(model, update, own(), config.training.local, target, rng)
         return craft_update(config.attackers, adversary)
-    trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    return privatize(update, trained, config.privacy, rng_for(stream, "privacy", client, timeline_round))
+    rng = rng_for(stream, "privacy", client, timeline_round)
+    return privatize(update, trained_names(model), config.privacy, rng)
+
+
+def draw_rehearsal(
+    ids: Sequence[str], size: int, client: int, timeline_round: int, stream: int
+) -> tuple[str, ...]:
+    """Draw what a client unlearns in a rehearsal.
+
+    Args:
+        ids: of its training utterances, at least one.
+        size: how many; all of them where it has fewer.
+        client: number of the client.
+        timeline_round: round of the unlearn step.
+        stream: seed of the draw.
+
+    Returns:
+        ids, in their order
+    """
+    rng = rng_for(stream, "rehearse", client, timeline_round, "drawn")
+    drawn = rng.choice(len(ids), min(size, len(ids)), replace=False)
+    return tuple(ids[i] for i in sorted(drawn.tolist()))
+
+
+def rehearse(
+    model: EmotionModel,
+    forget_set: ForgetSet,
+    held_out: Examples,
+    method: Method,
+    config: Config,
+    scalars: ServerScalars,
+    client: int,
+    timeline_round: int,
+    stream: int,
+) -> Rehearsal:
+    """Measure what an honest unlearning does to the model; neither the model nor anything else is changed.
+
+    Args:
+        model: with the global weights.
+        forget_set: utterances that the client keeps.
+        held_out: examples that the client does not train on.
+        method: the unlearning method.
+        config: the experiment.
+        scalars: numbers that the server sent along.
+        client: number of the client.
+        timeline_round: round of the unlearn step.
+        stream: seed of the random streams.
+
+    Raises:
+        UnlearnFailed: the loss or the output is not finite.
+    """
+    rng, before = rng_for(stream, "rehearse", client, timeline_round), model.state_dict()
+    moved = difference(method(model, forget_set, config.unlearning, rng, scalars).state, before)
+    moved = privatize(moved, trained_names(model), config.privacy, rng)
+    candidate = copy.deepcopy(model)
+    candidate.load_state_dict({name: value + moved[name] for name, value in before.items()})
+    return Rehearsal(
+        Update(client, len(forget_set), moved).norm,
+        Probes(model, before, config.seed).silenced(candidate.state_dict()),
+        _count_right(model, held_out),
+        _count_right(candidate, held_out),
+        len(held_out),
+    )

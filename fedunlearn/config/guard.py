@@ -10,15 +10,24 @@ from fedunlearn.config.fields import Count, Fraction, NonNegative, OpenFraction,
 class GuardSettings(Settings):
     """The bounds that the server puts on an unlearn update before it is aggregated."""
 
+    rehearsals: Count = Field(
+        default=5,
+        description="Clients without a request that rehearse each unlearn step: they run its method on "
+        "as much of their own speech as the largest request of the step deletes, keep nothing of it, and "
+        "report how long the update is and what it does to the model. The bounds follow from that; 0 = none.",
+    )
     norm: NonNegative = Field(
-        default=12.0,
-        description="Largest L2 norm of one unlearn update, as a multiple of the median norm of the most "
-        "recent ordinary updates of the clients that have no request; 0 = unbounded.",
+        default=2.0,
+        description="Largest L2 norm of one unlearn update, as a multiple of the longest rehearsed one, or "
+        "of a quarter of the distance that the global model has travelled since its first weights, where "
+        "that is more. It is at most that distance, or this multiple of the median rehearsal, where that is "
+        "more; 0 = unbounded.",
     )
     together: NonNegative = Field(
-        default=18.0,
-        description="The same bound on the joint step of several requesters, so that splitting an attack "
-        "over several clients gains nothing; 0 = unbounded.",
+        default=2.0,
+        description="The same bound on the joint step of k requesters, as a multiple of sqrt(k) times that "
+        "length, and at most k times as far, so that splitting an attack over several clients gains "
+        "little; 0 = unbounded.",
     )
     too_long: Literal["clip", "refuse"] = Field(
         default="clip",
@@ -28,13 +37,16 @@ class GuardSettings(Settings):
     drop: Fraction = Field(
         default=0.3,
         description="Largest decrease in accuracy, on the held-out speech of the clients that have no "
-        "request, that one update may cause; k updates together may cause k times as much. 0 = not "
-        "measured, which saves two exchanges in every unlearn step.",
+        "request, that one update may cause, or 0.15 more than the median rehearsal causes where that is "
+        "more; k updates together may cause k times as much. 0 = not measured, which saves two exchanges in "
+        "every unlearn step.",
     )
     silenced: OpenFraction = Field(
-        default=0.95,
-        description="Largest share of its probes (random features that the model assigns to a class) that a "
-        "class may lose through one update; 0 = not measured.",
+        default=0.5,
+        description="How much more of its probes (random features that the model assigns to a class) a class "
+        "may lose through one update than in any rehearsal, where these count as 0.3 at least. The limit is "
+        "at most 0.95, or this much more than the median rehearsal where that is more, and 0.95 without "
+        "rehearsals; 0 = not measured.",
     )
     harmful: Literal["scale", "refuse"] = Field(
         default="scale",
@@ -43,6 +55,16 @@ class GuardSettings(Settings):
         "even at 1/8 is refused in either case. A refused request stays accepted and is asked again in a "
         "later round.",
     )
+
+    @property
+    def bounds(self) -> bool:
+        """Whether any of its bounds is in force."""
+        return any((self.norm, self.together, self.drop, self.silenced))
+
+    @property
+    def rehearses(self) -> bool:
+        """Whether clients are asked to rehearse."""
+        return self.bounds and self.rehearsals > 0
 
 
 class AttackerSettings(Settings):

@@ -35,7 +35,7 @@ from fedunlearn.unlearning.contract import UnknownSpeakers
 _KEPT = 2
 _OWN = re.compile(r"\.?\d{8}\.safetensors(\.json)?(\.\d+\.tmp)?")
 """names of checkpoints, their manifests, and either half written; any other file in there is not ours"""
-_FORMAT = 6
+_FORMAT = 7
 _SEALED = {"original", "blur", "step"}
 """parts of a checkpoint that know what was deleted, once the run is over"""
 _OF_NO_CONSEQUENCE = ("federation.", "corpus.path")
@@ -193,6 +193,7 @@ _PLAIN_STATE = (
     "idle_rounds",
     "waiting_rounds",
     "guarded",
+    "rehearsals",
     "deletion_requested",
 )
 _PLAIN_RECORD = ("finished", "metrics", "origins", "keys")

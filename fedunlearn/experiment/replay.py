@@ -7,10 +7,12 @@ With the run's own seed and nothing left out it gives the run's weights bit for 
 import copy
 from collections.abc import Collection
 from dataclasses import replace
+from functools import partial
 
 from fedunlearn.blockwise import StateDict, difference
 from fedunlearn.client.steps import sum_log_odds
 from fedunlearn.experiment.replayed_clients import ReplayData, ReplayedClients
+from fedunlearn.experiment.replayed_rehearsals import replay_rehearsals
 from fedunlearn.experiment.timeline import TimelineRequest, TimelineRound
 from fedunlearn.messages.phase import Phase
 from fedunlearn.messages.scalars import Sums, compare_log_odds
@@ -24,6 +26,7 @@ from fedunlearn.server.late_clients import LateClients
 from fedunlearn.server.state import GlobalModel
 from fedunlearn.server.steps import (
     StepInputs,
+    StepRehearsals,
     apply_recovery,
     apply_unlearn_updates,
     calibrate_model,
@@ -170,6 +173,8 @@ class Replay:
                 forget[client] = ids
         card, moved = METHODS[config.unlearning.method], False
         scalars = self._scalars(weights, round_, card.reads_log_odds)
+        played = self._data, self._stream, self.clients
+        rehearse = StepRehearsals(partial(replay_rehearsals, *played, weights, round_, scalars))
         one_by_one = config.unlearning.aggregation == "sequential"
         for turn in [[c] for c in forget] if one_by_one else [list(forget)] if forget else []:
             if moved:
@@ -188,6 +193,7 @@ class Replay:
                     self.clients.holding(round_),
                     timeline.requesters(round_.timeline_round),
                     lambda candidate, staying: self.clients.accuracy(candidate, staying, round_),
+                    rehearse,
                     round_.timeline_round,
                 ),
                 request_ids,

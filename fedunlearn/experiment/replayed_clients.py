@@ -47,7 +47,8 @@ class ReplayData:
         features: of all speech [N, T, D].
         frames: of each utterance [N].
         labels: of each utterance [N].
-        audio: of the candidates, where the method reads waveforms; else empty.
+        audio: of the candidates, and of all training speech where clients rehearse, if the method reads
+            waveforms; else empty.
     """
 
     config: Config
@@ -160,7 +161,7 @@ class ReplayedClients:
         try:
             _, moved = unlearn_update(
                 self.model,
-                self._forget_set(ids),
+                self.forget_set(ids),
                 METHODS[self._config.unlearning.method].unlearn,
                 self._config,
                 replace(scalars, share=share),
@@ -181,7 +182,12 @@ class ReplayedClients:
         )
         return Update(client, len(ids), leaves)
 
-    def _forget_set(self, ids: tuple[str, ...]) -> ForgetSet:
+    def forget_set(self, ids: tuple[str, ...]) -> ForgetSet:
+        """Take utterances as a client unlearns them.
+
+        Args:
+            ids: of the utterances.
+        """
         audio = self._data.audio
         if not audio:
             return ForgetSet(self.examples(ids), torch.zeros(len(ids), 0), torch.zeros(len(ids)).long())

@@ -43,6 +43,7 @@ from fedunlearn.results_schema import (
     RoleCostRow,
     RoleCosts,
     Status,
+    StepRehearsed,
     TimelineEntry,
     Times,
     UnknownSpeakersMeasured,
@@ -159,6 +160,7 @@ class ResultsAssembler:
                 else UnknownSpeakersMeasured.empty()
             ),
             guard=[GuardIntervention(**row) for row in state.guarded],
+            rehearsals=[StepRehearsed(**row) for row in state.rehearsals],
             attackers=describe_attackers(config.attackers),
             faults=[
                 ReplyFault(round=f.round, phase=str(f.phase), client=f.client, reason=f.reason, kind=f.kind)

@@ -42,7 +42,7 @@ from fedunlearn.seeding import rng_for, stream_key
 from fedunlearn.training import TrainingDiverged, predict
 from fedunlearn.unlearning import METHODS
 
-_FORMAT = 1
+_FORMAT = 2
 _REPLAY = -1
 
 Arrays = dict[str, npt.NDArray[np.float32]]
@@ -312,7 +312,7 @@ def replay_data(config: Config, judge: Judge, partition: Partition, timeline: Ti
     examples = judge.examples(everything)
     audio = {}
     if METHODS[config.unlearning.method].needs_waveform(config.unlearning):
-        wanted = set(timeline.candidates)
+        wanted = {u.id for u in partition.train} if config.guard.rehearses else set(timeline.candidates)
         audio = {u.id: u.pcm() for u in partition.train if u.id in wanted}
     return ReplayData(
         config,

@@ -3,8 +3,8 @@
 A reply is read into a frozen value, or refused with a line that names the field and its value. Nothing of a
 refused reply enters a model, the server's state or the results. Ranges that hold for every client are in
 ``RANGES``; tighter ones follow from what the server knows about the client and are arguments of the readers.
-The readers for requests are in ``server.requests``, those for evaluations in ``scalars``; they, too, read
-through ``Metrics``.
+The readers for requests are in ``server.requests``, those for evaluations in ``scalars`` and for rehearsals
+in ``rehearsals``; they, too, read through ``Metrics``.
 """
 
 import math
@@ -39,6 +39,8 @@ LONGEST_UPDATE = 100.0
 LONGEST_UNLEARN_UPDATE = 1e18
 """the same for an unlearn update: unbounded gradient ascent is honest and diverges, and shorter ones are up
 to the guard; the squares of longer ones do not fit into float32"""
+LONGEST_REHEARSAL = 1e18
+"""L2 norm of an update that is not sent"""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,12 @@ _FORGETTING = {
     "forget_after": _SHARE,
     "attack_success": _SHARE,
 }
+_REHEARSAL = {
+    "norm": Range(0.0, LONGEST_REHEARSAL, whole=False),
+    "silenced": Range(0.0, 1.0, whole=False),
+    "before": _UTTERANCES,
+    "after": _UTTERANCES,
+}
 _SUMS = {
     "count": Range(0, MOST_UTTERANCES, optional=True),
     "total": Range(
@@ -122,6 +130,7 @@ RANGES: Mapping[str, Mapping[str, Range]] = {
     "query.deletions": {"train": _UTTERANCES},
     "train.unlearn": _FORGETTING,
     "train.forget_part": _FORGETTING,
+    "train.rehearse": _REHEARSAL,
     "query.purge": {
         "removed": Range(0, MOST_UTTERANCES, optional=True),
         "verified": Range(0, 1),

@@ -1,7 +1,8 @@
 """The emotion recognisers, and the function that builds one from its settings.
 
 Reading order: ``contract`` (what every model provides) -> ``functionals`` (the smallest) -> ``frontend`` and
-``cnn`` -> ``encoders``. ``plugin`` registers a user's own model.
+``cnn`` -> ``encoders``. ``plugin`` registers a user's own model; ``probes``
+show whether a model still recognises every class.
 """
 
 from pathlib import Path

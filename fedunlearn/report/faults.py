@@ -59,6 +59,28 @@ def guard_table(results: Results) -> Table | None:
     return Table(tuple(map(Column, GUARD_COLUMNS)), tuple(rows)) if rows else None
 
 
+def rehearsed(results: Results) -> str:
+    """What clients without a request reported of their rehearsals, over all steps; empty without any."""
+    steps = [each for each in results.rehearsals if each.clients]
+    if not steps:
+        return ""
+    clients = sorted({each.clients for each in steps if each.clients is not None})
+    who = (
+        "1 client"
+        if clients == [1]
+        else f"{'–'.join(map(str, dict.fromkeys((clients[0], clients[-1]))))} clients"
+    )
+    longest = max((each.longest for each in steps if each.longest is not None), default=None)
+    silenced = max((each.silenced for each in steps if each.silenced is not None), default=None)
+    drop = max((each.drop for each in steps if each.drop is not None), default=None)
+    when = "the unlearn step" if len(steps) == 1 else f"each of {len(steps)} unlearn steps"
+    return (
+        f"{who[0].upper()}{who[1:]} without a request rehearsed {when}: the longest update was "
+        f"{significant(longest)} long, a class lost up to {fraction(silenced)} of its probes, and the median "
+        f"client lost {fraction(drop)} of its accuracy."
+    )
+
+
 def malicious_clients(results: Results) -> str:
     """``test clients 2, 5 are malicious (scaled, factor 10.0)``; empty where no client is."""
     attackers = results.attackers

@@ -19,7 +19,7 @@ from fedunlearn.report.distances import (
     reversion_table,
 )
 from fedunlearn.report.fairness import by_group, by_speaker, change_table
-from fedunlearn.report.faults import FAULTS_SHOWN, fault_table, guard_table, malicious_clients
+from fedunlearn.report.faults import FAULTS_SHOWN, fault_table, guard_table, malicious_clients, rehearsed
 from fedunlearn.report.figures.histograms import confusions, loss_histograms
 from fedunlearn.report.figures.requests import request_lifetimes
 from fedunlearn.report.figures.roc import roc_curves
@@ -157,6 +157,7 @@ def _texts(results: Results) -> dict[str, Any]:
         "attack_notes": attack_notes(results),
         "leaks": describe_leaks(results),
         "malicious": malicious_clients(results),
+        "rehearsed": rehearsed(results),
         "distance_note": distance_note(results),
         "brought_back": reversion_summary(results),
         "warnings": results.corpus.warnings,

@@ -1,40 +1,43 @@
 """The server's guard: what an unlearn update must be before it joins the global model.
 
-Three bounds, in this order, each of which may be off: how long an update is, how long several are together
-(both against the recent ordinary updates), and the damage it does. Damage is looked for in two ways, as the
-server has no speech: it asks those clients that requested nothing how much of their held-out speech a
-candidate model gets right, and it shows the candidate random features, to see whether it still calls any of
-them by each emotion. The second costs no message and sees what overall accuracy hardly shows: one emotion
-that is no longer recognised. Whatever the guard does is written down.
+Three bounds, in this order, each of which may be off: how long an update is, how long several are together,
+and the damage it does. Damage is looked for in two ways, as the server has no speech: it asks those clients
+that requested nothing how much of their held-out speech a candidate model gets right, and it shows the
+candidate random features, to see whether it still calls any of them by each emotion. The second costs no
+message and sees what overall accuracy hardly shows: one emotion that is no longer recognised. Whatever the
+guard does is written down.
+
+How far an honest update goes depends on the method, the corpus, the model and the size of the request. The
+bounds are therefore measured in each unlearn step: some clients without a request rehearse it
+(``rehearsals``).
 """
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median, median_low
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from fedunlearn.blockwise import StateDict
 from fedunlearn.config.guard import GuardSettings
+from fedunlearn.messages.rehearsals import Rehearsal
 from fedunlearn.messages.update import Update
-from fedunlearn.models.contract import EmotionModel
-from fedunlearn.seeding import torch_rng_for
 from fedunlearn.server.aggregation import step
 
 What = Literal["clipped", "scaled back", "refused"]
 
 HALVINGS = (1.0, 0.5, 0.25, 0.125)
 """factors tried, one after another, on an update that does harm"""
-_PROBES = 4096
-_LONG_PROBES = 1024
-"""of models that read more than one frame, where each costs more"""
-_PROBE_SECONDS = 2.0
-"""frames of a probe, where the model reads more than one"""
-_FEWEST = 0.02
-"""share of probes that a class must have had before one can say that it lost them"""
+MOST_SILENCED = 0.95
+"""share of its probes that a class may lose at most: an attack on one class takes .98 to 1"""
+_MORE_DROP = 0.15
+"""of accuracy, that an update may cost more than the median rehearsal"""
+_ALWAYS = 0.25
+"""share of the distance travelled that the longest rehearsal counts as at least, as a few may all be short"""
+_ALWAYS_SILENCED = 0.3
+"""the same of the share of its probes that a class loses"""
 
 
 @dataclass(frozen=True)
@@ -92,25 +95,94 @@ class Harm:
     drop: float | None = None
     silenced: float | None = None
 
-    def too_much(self, settings: GuardSettings, updates: int) -> bool:
-        """Find out whether it is more than some updates may do together.
+
+@dataclass(frozen=True)
+class Limits:
+    """What the updates of one unlearn step may be and do.
+
+    A client that lies in its rehearsal can loosen them up to a point that depends on no rehearsal, and cannot
+    tighten them: the longest and the most harmful of the rehearsals count. Past that point the median counts,
+    as honest updates may be longer than the model has travelled, in the first rounds of learning, or take a
+    class from it: more than half of the rehearsals would have to be false.
+
+    Attributes:
+        longest: largest L2 norm of one update; inf = any.
+        together: that of the joint step of k updates, divided by sqrt(k); inf = any.
+        furthest: the same divided by k; the smaller of both bounds holds.
+        drop: largest loss of accuracy by one update; inf = any.
+        silenced: largest share of its probes that a class may lose, in [0, 1].
+    """
+
+    longest: float
+    together: float
+    furthest: float
+    drop: float
+    silenced: float
+
+    @classmethod
+    def of(
+        cls, settings: GuardSettings, rehearsals: Sequence[Rehearsal], distance: float, noise: float = 0.0
+    ) -> "Limits":
+        """Work out the limits of one unlearn step.
 
         Args:
-            settings: the guard's bounds.
+            settings: the guard's.
+            rehearsals: of the step; those that changed nothing do not count.
+            distance: L2 norm of what learning has changed, over the trained weights; inf = not known.
+            noise: the longest noise that an honest client adds to its update.
+        """
+        counted = [each for each in rehearsals if each.norm]
+        norms, shares = [r.norm for r in counted] or [0.0], [r.silenced for r in counted]
+        drops = [r.drop for r in counted if r.drop is not None] or [0.0]
+        reach = max(*norms, _ALWAYS * distance + noise)
+
+        more = settings.silenced
+        silenced = MOST_SILENCED
+        if counted:
+            most = max(MOST_SILENCED, median_low(shares) + more)
+            silenced = min(max(*shares, _ALWAYS_SILENCED) + more, most)
+
+        def furthest(times: float) -> float:
+            return max(distance + noise, times * median_low(norms))
+
+        def bound(limit: float, setting: float) -> float:
+            return limit if setting else math.inf
+
+        return cls(
+            longest=bound(min(settings.norm * reach, furthest(settings.norm)), settings.norm),
+            together=bound(settings.together * reach, settings.together),
+            furthest=bound(furthest(settings.together), settings.together),
+            drop=bound(max(settings.drop, median(drops) + _MORE_DROP), settings.drop),
+            silenced=silenced,
+        )
+
+    def longest_together(self, updates: int) -> float:
+        """Return the largest L2 norm of the joint step of some updates.
+
+        Args:
             updates: how many.
         """
-        drop = self.drop is not None and self.drop > updates * settings.drop
-        return drop or (self.silenced is not None and self.silenced > settings.silenced)
+        return min(math.sqrt(updates) * self.together, updates * self.furthest)
+
+    def exceeded_by(self, harm: Harm, updates: int) -> bool:
+        """Find out whether some updates do more harm than they may.
+
+        Args:
+            harm: what they do together.
+            updates: how many.
+        """
+        drop = harm.drop is not None and harm.drop > updates * self.drop
+        return drop or (harm.silenced is not None and harm.silenced > self.silenced)
 
 
 class Guard:
     """Examines the updates of one unlearn step.
 
     Args:
-        settings: its bounds.
+        settings: which bounds are on, and what happens to an update above one.
         before: the global model that the updates start from.
         join: how these updates change it: the difference of the joint step.
-        usual: median length of the last ordinary differences of clients without a request; inf = none known.
+        limits: of this step.
         accuracy: of a model on the held-out speech of clients without a request, in [0, 1]; None = unknown.
             Called only where ``settings.drop`` > 0.
         silenced: largest share of its probes that a class has lost in a model in comparison with ``before``.
@@ -121,15 +193,12 @@ class Guard:
         settings: GuardSettings,
         before: StateDict,
         join: Callable[[Sequence[Update]], Mapping[str, Tensor]],
-        usual: float,
+        limits: Limits,
         accuracy: Callable[[StateDict], float | None],
         silenced: Callable[[StateDict], float],
     ) -> None:
         self._settings, self._before, self._join = settings, before, join
-        usual = usual or math.inf  # no ordinary update yet: nothing to compare with
-        self._longest = settings.norm * usual if settings.norm else math.inf
-        self._longest_together = settings.together * usual if settings.together else math.inf
-        self._accuracy, self._silenced = accuracy, silenced
+        self._limits, self._accuracy, self._silenced = limits, accuracy, silenced
         self._base: float | None = None
 
     def examine(
@@ -165,35 +234,31 @@ class Guard:
                 done.append(Intervention(*row, factor))
             return [_times(update, factor)] if factor else []
 
-        passed: list[Update] = []
+        passed, longest = list[Update](), self._limits.longest
         for update in sorted(updates, key=lambda u: u.client):
-            factor = min(1.0, self._longest / update.norm) if update.norm else 1.0
+            factor = min(1.0, longest / update.norm) if update.norm else 1.0
             if factor < 1.0 and self._settings.too_long == "refuse":
                 factor = 0.0
-            for shorter in bounded(update, self._longest, Harm(), factor):
+            for shorter in bounded(update, longest, Harm(), factor):
                 factor, harm = self._harmless([shorter])
-                passed += bounded(shorter, self._longest, harm, factor)
+                passed += bounded(shorter, longest, harm, factor)
         if len(passed) > 1:
-            factor = self._shorter_together(passed)
-            passed = [v for u in passed for v in bounded(u, self._longest_together, Harm(), factor)]
+            longest = self._limits.longest_together(len(passed))
+            length = Update(-1, 1, self._join(passed)).norm if longest < math.inf else 0.0
+            factor = min(1.0, longest / length) if length else 1.0
+            passed = [v for u in passed for v in bounded(u, longest, Harm(), factor)]
             factor, harm = self._harmless(passed)
-            passed = [v for u in passed for v in bounded(u, self._longest_together, harm, factor)]
+            passed = [v for u in passed for v in bounded(u, longest, harm, factor)]
         return passed, done
-
-    def _shorter_together(self, updates: Sequence[Update]) -> float:
-        if self._longest_together == math.inf:
-            return 1.0
-        length = Update(-1, 1, self._join(updates)).norm
-        return min(1.0, self._longest_together / length) if length else 1.0
 
     def _harmless(self, updates: Sequence[Update]) -> tuple[float, Harm]:
         """The largest factor at which these do no harm together (0: none), and what they do as they are."""
         worst = harm = self._harm(updates)
-        if not harm.too_much(self._settings, len(updates)):
+        if not self._limits.exceeded_by(harm, len(updates)):
             return 1.0, worst
         for factor in HALVINGS[1:] if self._settings.harmful == "scale" else ():
             harm = self._harm([_times(update, factor) for update in updates])
-            if not harm.too_much(self._settings, len(updates)):
+            if not self._limits.exceeded_by(harm, len(updates)):
                 return factor, worst
         return 0.0, worst
 
@@ -212,45 +277,6 @@ class Guard:
             now = self._accuracy(candidate)
             drop = None if self._base is None or now is None else self._base - now
         return Harm(drop, silenced)
-
-
-class Probes:
-    """Random features, distributed as a model's normalisation constants say that speech is.
-
-    Args:
-        model: any of the run's kind.
-        before: the weights to compare with.
-        seed: of the run.
-    """
-
-    def __init__(self, model: EmotionModel, before: StateDict, seed: int) -> None:
-        self._model = model = copy.deepcopy(model).eval()
-        model.load_state_dict(before)
-        frames = 1 if model.frame_seconds is None else round(_PROBE_SECONDS / model.frame_seconds)
-        count = _PROBES if frames == 1 else _LONG_PROBES
-        self._probes = model.noise(count, frames, torch_rng_for(seed, "guard", "probes"))
-        self._called = self._calls()
-
-    def silenced(self, candidate: StateDict) -> float:
-        """Compute the largest share of its probes that a class loses, of the classes that had enough.
-
-        Args:
-            candidate: weights of the candidate model.
-
-        Returns:
-            in [0, 1]
-        """
-        self._model.load_state_dict(candidate)
-        judged = self._called >= _FEWEST * len(self._probes)
-        if not bool(judged.any()):
-            return 0.0
-        left = self._calls()[judged] / self._called[judged]
-        return max(0.0, 1.0 - float(left.min()))
-
-    @torch.inference_mode()
-    def _calls(self) -> Tensor:
-        calls = self._model.answers_to(self._probes).argmax(1)
-        return calls.bincount(minlength=self._model.classes).double()
 
 
 def _times(update: Update, factor: float) -> Update:

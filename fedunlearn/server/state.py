@@ -151,6 +151,7 @@ class ServerState:
         late_replies: unlearn replies on their way.
         unlearn_steps: what each unlearn step moved the global model by; read where reversion is removed.
         guarded: what the guard did.
+        rehearsals: what was rehearsed for it.
         costs: by phase.
         faults: replies that did not count.
         deletion_requested: whether the deletion of training data has been requested.
@@ -176,6 +177,7 @@ class ServerState:
     late_replies: list[LateReply] = field(default_factory=list)
     unlearn_steps: list[StateDict] = field(default_factory=list)
     guarded: list[dict[str, Any]] = field(default_factory=list)
+    rehearsals: list[dict[str, Any]] = field(default_factory=list)
     costs: dict[Phase, PhaseCost] = field(default_factory=lambda: {phase: PhaseCost() for phase in COSTED})
     faults: list[Fault] = field(default_factory=list)
     deletion_requested: bool = False

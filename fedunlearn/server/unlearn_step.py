@@ -6,20 +6,30 @@ its request still runs; else it is refused, and the request is given out anew.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from math import isfinite
 from typing import Any
 
 from fedunlearn.blockwise import StateDict
 from fedunlearn.client.privacy import guarantee
 from fedunlearn.messages.phase import Phase
+from fedunlearn.messages.rehearsals import Rehearsal
 from fedunlearn.server.clients import request_scalars
 from fedunlearn.server.context import ServerContext
 from fedunlearn.server.exchange import ExchangeInfo
 from fedunlearn.server.guard import Intervention
+from fedunlearn.server.rehearsals import RehearsingClients
 from fedunlearn.server.requesters import ClientAnswers, Requesters
 from fedunlearn.server.requests import RequestKey, TrackedRequest, grouped, ids_of
 from fedunlearn.server.state import LateReply
-from fedunlearn.server.steps import StepInputs, apply_unlearn_updates, sample_clients
+from fedunlearn.server.steps import (
+    Rehearse,
+    StepInputs,
+    StepRehearsals,
+    apply_unlearn_updates,
+    sample_clients,
+)
+from fedunlearn.unlearning import METHODS
 from fedunlearn.unlearning.contract import ServerScalars
 
 Outcomes = dict[int, dict[str, Any]]
@@ -36,7 +46,7 @@ class UnlearnStep:
     def __init__(self, context: ServerContext) -> None:
         self._context, self._clients, self._config = context, context.clients, context.config
         self._state, self._template = context.state, context.template
-        self._requesters = Requesters(context)
+        self._requesters, self._rehearsing = Requesters(context), RehearsingClients(context)
 
     def request_scalars(self, weights: StateDict, log_odds: bool) -> ServerScalars:
         """Ask all clients that can be reached for the few numbers that requesters are sent.
@@ -85,6 +95,7 @@ class UnlearnStep:
             (the next weights, the outcome at each client whose reply has arrived)
         """
         outcomes: Outcomes = {}
+        rehearse = StepRehearsals(partial(self._rehearsing.ask, weights, scalars))
         by_client = grouped(requests)
         turns = [[c] for c in by_client] if self._sequential else [list(by_client)]
         for turn in turns:
@@ -92,15 +103,17 @@ class UnlearnStep:
             if outcomes:  # the model has moved since
                 scalars = self.request_scalars(weights, scalars.trained is not None)
             answers = self._requesters.ask(weights, {c: by_client[c] for c in turn}, scalars, kind, teacher)
-            weights, new = self.join(weights, answers, {c: ids_of(by_client[c]) for c in answers}, share)
+            request_ids = {c: ids_of(by_client[c]) for c in answers}
+            weights, new = self._join(weights, answers, request_ids, rehearse, share)
             outcomes |= new
         return weights, outcomes
 
-    def join(
+    def _join(
         self,
         weights: StateDict,
         answers: ClientAnswers,
         request_ids: Mapping[int, Sequence[str]],
+        rehearse: Rehearse,
         share: float = 1.0,
     ) -> tuple[StateDict, Outcomes]:
         """Join the requesters' updates with the global model, as far as the guard lets them.
@@ -110,6 +123,7 @@ class UnlearnStep:
             answers: client -> its update and what it reports.
             request_ids: client -> ids of the requests that its answer is to. A client whose update the guard
                 refuses is as if it had not answered.
+            rehearse: called by the guard.
             share: of the joint step.
 
         Returns:
@@ -139,6 +153,7 @@ class UnlearnStep:
                 state.examples,
                 requesters,
                 accuracy,
+                rehearse,
                 state.timeline_round,
                 share,
             ),
@@ -190,12 +205,17 @@ class UnlearnStep:
                 )
         if in_time:
             state.costs[Phase.UNLEARN].rounds += 1
+        rehearse = StepRehearsals(partial(self._rehearse_late, weights))
         for turn in [[c] for c in in_time] if self._sequential else [list(in_time)]:
             answers = {c: (in_time[c].update, in_time[c].outcome) for c in turn}
             request_ids = {c: [name for (name, _), _ in in_time[c].requests] for c in turn}
-            weights, new = self.join(weights, answers, request_ids)
+            weights, new = self._join(weights, answers, request_ids, rehearse)
             outcomes |= {key: new[c] for c in new for key, _ in in_time[c].requests}
         return weights, outcomes
+
+    def _rehearse_late(self, weights: StateDict, size: int) -> Sequence[Rehearsal]:
+        scalars = self.request_scalars(weights, METHODS[self._config.unlearning.method].reads_log_odds)
+        return self._rehearsing.ask(weights, scalars, size)
 
     @property
     def _sequential(self) -> bool:

@@ -22,11 +22,6 @@ RECOVERIES = ("none", "gentle", "ordinary", "gentle-removed", "ordinary-removed"
 """No rounds; those of the experiment's recovery; as many with the work and lr of local training; and
 both again with ``recovery.reversion`` = "removed"."""
 
-GUARD_OFF: Mapping[str, Any] = dict.fromkeys(
-    ("guard.norm", "guard.together", "guard.drop", "guard.silenced"), 0.0
-)
-"""Overrides under which the server's guard never steps in."""
-
 _RETRAINED_SEEDS = "evaluation.retrained_seeds"
 _NAME = re.compile(r"[\w+. -]{1,60}")
 
@@ -34,8 +29,7 @@ _NAME = re.compile(r"[\w+. -]{1,60}")
 def comparison_config(file: Path | None, overrides: Mapping[str, Any]) -> Config:
     """Read the experiment that a comparison starts from.
 
-    The guard is off, so that methods are compared as they are, the destructive ones too; and there are at
-    least two retrained models, whose distance is the noise floor. Overrides may say otherwise.
+    There are at least two retrained models, whose distance is the noise floor; overrides may say otherwise.
 
     Args:
         file: a TOML file; None = the built-in defaults.
@@ -44,11 +38,10 @@ def comparison_config(file: Path | None, overrides: Mapping[str, Any]) -> Config
     Raises:
         BadInput: with every error there is, one line each.
     """
-    common = {**GUARD_OFF, **overrides}
-    found = configuration.load(file, common)
-    if _RETRAINED_SEEDS in common or found.evaluation.retrained_seeds >= 2:
+    found = configuration.load(file, overrides)
+    if _RETRAINED_SEEDS in overrides or found.evaluation.retrained_seeds >= 2:
         return found
-    return configuration.load(file, {**common, _RETRAINED_SEEDS: 2})
+    return configuration.load(file, {**overrides, _RETRAINED_SEEDS: 2})
 
 
 def loader_of(config: Config) -> ConfigLoader:

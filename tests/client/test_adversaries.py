@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from flwr.app import Context, Message, MetricRecord
 from small_run import prepared, run_small, small_config, weights_of
 from tiny_model import separable
 
@@ -102,6 +103,64 @@ def test_the_default_guard_changes_no_bit_of_an_honest_run(tmp_path: Path, cache
     assert weights_of(tmp_path / "guarded") == weights_of(tmp_path / "open")
 
 
+def test_what_clients_without_a_request_rehearse_is_in_the_results(tmp_path: Path, cache: Path) -> None:
+    """Client 1 deletes everything first, five others rehearse; then 2 and 3 delete 4 and 3 utterances."""
+    kinds: list[tuple[str, int]] = []
+
+    def listen(message: Message, context: Context, call_next: Any) -> Message:
+        kinds.append((message.metadata.message_type, int(context.node_config["partition-id"])))
+        reply: Message = call_next(message, context)
+        if message.metadata.message_type == "train.rehearse":
+            assert not reply.content.array_records, "no weights leave"
+        return reply
+
+    results = run_small(tmp_path / "run", cache=cache, mods=[listen])
+    first, second = results["rehearsals"]
+    assert (first["clients"], second["clients"], second["size"]) == (5, 3, 4)
+    assert {c for kind, c in kinds if kind == "train.rehearse"} == {0, 2, 3, 4, 5}
+    assert first["longest"] > 0 and first["distance"] > 0 and 0 <= first["silenced"] <= 1
+    without = run_small(tmp_path / "off", small_config(guard__rehearsals=0), cache=cache)
+    assert without["rehearsals"] == [] and without["guard"] == []
+    assert weights_of(tmp_path / "off") == weights_of(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("how", "kind"), [("raise", "failed"), ("no metrics", "refused"), ("too many right", "refused")]
+)
+def test_a_rehearsal_that_fails_is_a_fault_and_the_others_count(
+    tmp_path: Path, cache: Path, how: str, kind: str
+) -> None:
+    def spoil(message: Message, context: Context, call_next: Any) -> Message:
+        if message.metadata.message_type != "train.rehearse" or context.node_config["partition-id"] != 5:
+            return call_next(message, context)
+        if how == "raise":
+            raise OSError("the disk is full")
+        reply = call_next(message, context)
+        if how == "no metrics":
+            reply.content["metrics"] = MetricRecord({})
+        else:
+            reply.content.metric_records["metrics"]["after"] = 1000
+        return reply
+
+    results = run_small(tmp_path / "run", cache=cache, mods=[spoil])
+    assert results["status"] == "complete" and results["guard"] == []
+    assert [each["clients"] for each in results["rehearsals"]] == [4, 2]
+    assert {(f["client"], f["phase"], f["kind"]) for f in results["faults"]} == {(5, "guard", kind)}
+
+
+def test_a_liar_among_those_that_rehearse_changes_no_honest_update(tmp_path: Path, cache: Path) -> None:
+    def lie(message: Message, context: Context, call_next: Any) -> Message:
+        reply: Message = call_next(message, context)
+        if message.metadata.message_type == "train.rehearse" and context.node_config["partition-id"] == 5:
+            reply.content.metric_records["metrics"] |= {"norm": 1e-12, "silenced": 0.0}
+        return reply
+
+    honest = run_small(tmp_path / "honest", cache=cache)
+    lied = run_small(tmp_path / "lied", cache=cache, mods=[lie])
+    assert lied["guard"] == honest["guard"] == []
+    assert weights_of(tmp_path / "lied") == weights_of(tmp_path / "honest")
+
+
 def test_a_forged_update_that_equals_the_honest_one_changes_no_bit(tmp_path: Path, cache: Path) -> None:
     run_small(tmp_path / "honest", cache=cache)
     honest = small_config(attackers__clients=(1, 2, 3), attackers__kind="scaled", attackers__factor=1.0)
@@ -129,6 +188,7 @@ def test_a_malicious_client_ruins_the_model_and_the_guard_prevents_it(tmp_path: 
     page = render(Results.model_validate(json.loads(json.dumps(guarded))))
     assert "What the guard did" in page and "clipped" in page
     assert "test client 1 is malicious (scaled, factor 200)" in page
+    assert "5 clients without a request rehearsed the unlearn step" in page
 
 
 def test_whoever_is_refused_waits_and_the_run_says_so(tmp_path: Path, cache: Path) -> None:
@@ -150,8 +210,10 @@ def test_what_the_guard_did_is_part_of_a_checkpoint(tmp_path: Path, cache: Path)
     """A resumed run goes on with it."""
     experiment = prepared(tmp_path / "run", small_config(), cache)
     experiment.state.guarded.append({"client": 1, "what": "clipped"})
+    experiment.state.rehearsals.append({"round": 3, "clients": 5, "longest": 1.5})
     tensors, about = to_checkpoint(experiment.saved)
     about = json.loads(json.dumps(about))
     taken = from_checkpoint(experiment.config, [], tensors, about)
     assert taken.state.guarded == [{"client": 1, "what": "clipped"}]
+    assert taken.state.rehearsals == [{"round": 3, "clients": 5, "longest": 1.5}]
     experiment.close()

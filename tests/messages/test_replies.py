@@ -18,6 +18,7 @@ from small_run import prepared, run_small, small_config
 from fedunlearn.deletion.request import RequestState
 from fedunlearn.engines import engine
 from fedunlearn.messages.records import Refused, pack, unpack
+from fedunlearn.messages.rehearsals import read_rehearsal
 from fedunlearn.messages.replies import (
     EVERY_REPLY,
     MOST_REQUESTS,
@@ -62,6 +63,7 @@ HONEST: dict[str, dict[str, Any]] = {
     "query.deletions": {"train": HELD},
     "train.unlearn": FORGETTING,
     "train.forget_part": FORGETTING,
+    "train.rehearse": {"norm": 1.5, "silenced": 0.25, "before": 3, "after": 2},
     "query.purge": {"removed": 5, "verified": 1, "train": HELD - 5, "held": HELD_OUT},
 }
 LISTS: dict[str, list[Any]] = {
@@ -101,6 +103,7 @@ READERS: dict[str, Callable[[RecordDict], object]] = {
     "query.deletions": lambda reply: read_requests(reply, HELD, CLIENTS, {}),
     "train.unlearn": lambda reply: read_outcome(reply, 3, "train.unlearn", 5, FORM),
     "train.forget_part": lambda reply: read_outcome(reply, 3, "train.forget_part", 5, FORM),
+    "train.rehearse": lambda reply: read_rehearsal(reply, HELD_OUT),
     "query.purge": lambda reply: read_purged(reply, 0, HELD - 5, HELD_OUT),
 }
 HOSTILE: dict[str, Any] = {
@@ -187,6 +190,10 @@ def test_whatever_passes_is_within_the_range(value: float, least: float, width: 
         ("query.deletions", {"train": 4}),  # and 5 of them are still requested
         ("query.deletions", {"train": 0}),
         ("train.unlearn", {"examples": 6}),
+        ("train.rehearse", {"before": HELD_OUT + 1}),
+        ("train.rehearse", {"after": HELD_OUT + 1}),
+        ("train.rehearse", {"silenced": 1.01}),
+        ("train.rehearse", {"norm": -0.01}),
         ("train.unlearn", {"forget_before": 1.01}),
         ("train.unlearn", {"attack_success": -0.01}),
         ("query.purge", {"train": HELD}),

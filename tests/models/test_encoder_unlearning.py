@@ -25,7 +25,7 @@ from fedunlearn.examples import Examples, ForgetSet, pad_features
 from fedunlearn.models import build_model
 from fedunlearn.models.encoders import checkpoint
 from fedunlearn.models.encoders.model import EncoderModel
-from fedunlearn.server.guard import Probes
+from fedunlearn.models.probes import Probes
 from fedunlearn.training import calibrate, predict, set_calibration, train
 from fedunlearn.unlearning import METHODS, PRIVILEGED
 from fedunlearn.unlearning.contract import LogOdds, ServerScalars, UnlearnResult, snapshot
