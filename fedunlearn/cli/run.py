@@ -224,6 +224,7 @@ CLOSING_MEASURES: tuple[tuple[str, Callable[[ModelScores], float | None]], ...] 
 
 def closing_table(results: Results) -> Table:
     """The four models side by side, with the distance to the retrained one."""
+    from fedunlearn.report.attack import describe_attack
     from fedunlearn.report.faults import malicious_clients
     from fedunlearn.report.names import MODELS, method_name, privileged_data
 
@@ -243,6 +244,8 @@ def closing_table(results: Results) -> Table:
     notes = []
     if results.model.weights == "random":
         notes.append("RANDOM WEIGHTS: of times and sizes only, no result about speech")
+    if attack := describe_attack(results):
+        notes.append(attack)
     if floor is not None:
         notes.append("floor: what retrained models with other seeds differ by")
     if said := _caveat_line(results):

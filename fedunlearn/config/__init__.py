@@ -45,6 +45,7 @@ from fedunlearn.config.unlearning import (
     DescentSettings,
     FedEraserSettings,
     FineTuneSettings,
+    FineTuneSwitches,
     GradientAscentSettings,
     L2ULSettings,
     NegGradPlusSettings,
@@ -363,9 +364,9 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _attack_fits(self) -> Self:
-        attacks = {"calm": self.unlearning.calm.attack, "l2ul": self.unlearning.l2ul.attack}
-        for section, attack in attacks.items():
-            if self.model.is_encoder and attack.domain == "log-mel":
+        for section, chosen in self.unlearning:
+            attacks = isinstance(chosen, FineTuneSwitches)
+            if self.model.is_encoder and attacks and chosen.attack.domain == "log-mel":
                 raise ValueError(
                     f"unlearning.{section}.attack.domain: a speech encoder hears no log-mel frames; "
                     'take "feature" or "waveform"'

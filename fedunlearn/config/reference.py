@@ -124,6 +124,11 @@ def _values(field: FieldInfo) -> str:
         kind = get_args(kind)[0]
     if get_origin(kind) is dict or (isinstance(kind, type) and issubclass(kind, Options)):
         return "table"
+    words = [part for part in get_args(kind) if get_origin(part) is Literal]
+    if words:  # a number, or one of these words
+        choices = ", ".join(f'`"{choice}"`' for word in words for choice in get_args(word))
+        number = next(part for part in get_args(kind) if part not in words)
+        return f"{choices}, number {_range(_bounds_within(number))}"
     if get_origin(kind) is Literal:
         return ", ".join(f'`"{choice}"`' for choice in get_args(kind))
     if kind is bool:

@@ -30,6 +30,15 @@ class LocalWork:
         """
         return self.steps or self.epochs * math.ceil(examples / batch_size)
 
+    def share(self, ratio: float) -> "LocalWork":
+        """Return a share of it: of the steps, rounded up; of the epochs, to the nearest, at least one.
+
+        Args:
+            ratio: in (0, 1].
+        """
+        steps = math.ceil(round(ratio * self.steps, 6))  # a third of 15 is 5, whatever floats make of it
+        return LocalWork(steps, max(1, round(ratio * self.epochs)))
+
 
 class WorkSettings(Settings):
     """How much a client trains in one round."""

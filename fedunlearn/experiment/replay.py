@@ -9,9 +9,11 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from fedunlearn.blockwise import StateDict, difference
+from fedunlearn.client.steps import sum_log_odds
 from fedunlearn.experiment.replayed_clients import ReplayData, ReplayedClients
 from fedunlearn.experiment.timeline import TimelineRequest, TimelineRound
 from fedunlearn.messages.phase import Phase
+from fedunlearn.messages.scalars import Sums, compare_log_odds
 from fedunlearn.messages.update import Update
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import trained_names
@@ -99,7 +101,26 @@ class Replay:
             self._history.remember(update.client, update.difference, learning_round, update.sizes)
         if self._late.are_measured_after(learning_round):
             known = self._history.last_rounds()
-            self.unknown = self.clients.unknown_speakers(model.weights, round_, known)
+            self.unknown = self._measure_unknown(model.weights, round_, known)
+
+    def _measure_unknown(
+        self, weights: StateDict, round_: TimelineRound, trained: Collection[int]
+    ) -> UnknownSpeakers | None:
+        """Compare the log-odds on the late clients' speech with those on the others' held-out speech."""
+        gone = self._timeline.purged(round_.timeline_round)
+        withheld = self._timeline.withheld(round_.timeline_round)
+        self.model.load_state_dict(weights)
+        known, unknown = list[Sums](), list[Sums]()
+        for client, test in enumerate(self._data.test):
+            held = self.clients.held(client, round_.rounds_done, withheld)
+            if not held or client in self._timeline.away[round_.rounds_done]:
+                continue
+            held_out = self.clients.examples(u for u in test if u not in gone)
+            if client in self._late.clients:
+                unknown.append(sum_log_odds(self.model, [self.clients.examples(held), held_out]))
+            elif client in trained:
+                known.append(sum_log_odds(self.model, [held_out]))
+        return compare_log_odds(known, unknown)
 
     def _train_original(self, model: GlobalModel) -> StateDict:
         branch = GlobalModel(model.weights, copy.deepcopy(model.optimizer), model.learning_rounds)

@@ -14,7 +14,6 @@ from fedunlearn.client.steps import (
     calibration_moments,
     evaluate,
     outgoing_update,
-    sum_log_odds,
     train_in_round,
     train_update,
     unlearn_update,
@@ -24,14 +23,14 @@ from fedunlearn.config.work import LocalWork
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.experiment.timeline import Timeline, TimelineRound
 from fedunlearn.messages.phase import Phase
-from fedunlearn.messages.scalars import Evaluation, Sums, compare_log_odds, pool_evaluations
+from fedunlearn.messages.scalars import Evaluation, pool_evaluations
 from fedunlearn.messages.update import Update
 from fedunlearn.models import build_model
 from fedunlearn.seeding import rng_for
 from fedunlearn.server.late_clients import LateClients
 from fedunlearn.server.steps import sample_clients
 from fedunlearn.unlearning import METHODS
-from fedunlearn.unlearning.contract import ServerScalars, UnknownSpeakers, UnlearnFailed
+from fedunlearn.unlearning.contract import ServerScalars, UnlearnFailed
 
 
 @dataclass(frozen=True)
@@ -249,33 +248,6 @@ class ReplayedClients:
             right, of_trained, of_held_out = evaluate(self.model, held_out, own)
             replies.append(Evaluation(right, len(held_out), of_trained, of_held_out))
         return pool_evaluations(replies)
-
-    def unknown_speakers(
-        self, weights: StateDict, round_: TimelineRound, trained: Collection[int]
-    ) -> UnknownSpeakers | None:
-        """Compare a model's log-odds on the late clients' speech with those on the others' held-out speech.
-
-        Args:
-            weights: of the model.
-            round_: the last learning round without the late clients.
-            trained: clients that have trained.
-        """
-        gone, withheld = (
-            of(round_.timeline_round) for of in (self._timeline.purged, self._timeline.withheld)
-        )
-        self.model.load_state_dict(weights)
-        known, unknown = list[Sums](), list[Sums]()
-        away = self._timeline.away[round_.rounds_done]
-        for client, test in enumerate(self._data.test):
-            held = self.held(client, round_.rounds_done, withheld)
-            if not held or client in away:
-                continue
-            held_out = self.examples(u for u in test if u not in gone)
-            if client in self._late.clients:
-                unknown.append(sum_log_odds(self.model, [self.examples(held), held_out]))
-            elif client in trained:
-                known.append(sum_log_odds(self.model, [held_out]))
-        return compare_log_odds(known, unknown)
 
     def accuracy(self, weights: StateDict, staying: Sequence[int], round_: TimelineRound) -> float | None:
         """Have clients evaluate a model on their held-out speech.

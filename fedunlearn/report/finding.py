@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedunlearn.caveats import caveats_of, decisive_caveat
+from fedunlearn.report.attack import describe_attack
 from fedunlearn.report.names import method_name, privileged_data
 from fedunlearn.report.request_view import CLOSED, FULFILLED, view_requests
 from fedunlearn.report.values import (
@@ -235,6 +236,7 @@ def _remarks(results: Results) -> list[str]:
         _no_detection(results),
         _recovery(results),
         _saving(results),
+        _attack(results),
     ]
     return [remark for remark in remarks if remark]
 
@@ -242,6 +244,11 @@ def _remarks(results: Results) -> list[str]:
 def _privileged(results: Results) -> str:
     seen = privileged_data(results)
     return f"A privileged baseline, not a solution: “{method_name(results)}” sees {seen}." if seen else ""
+
+
+def _attack(results: Results) -> str:
+    said = describe_attack(results)
+    return f"{said}." if said else ""
 
 
 def _forget_difference(results: Results) -> float | None:

@@ -15,8 +15,8 @@ RANKS = (1, 2, 4, 8)
 """Ranks of the smoothed models, as multiples of the number of emotions.
 
 With fewer directions than emotions a model confuses some of them; with many it remembers single utterances.
-Variance of retrained models' log-odds explained, by one rank (12) and by these four: RAVDESS .84 and .85, nEMO
-.69 and .74 (whole clients .50 and .56), generated speech .86 and .88.
+Variance of retrained models' log-odds explained, by one rank (12) and by these four: RAVDESS .84 and .85,
+nEMO .69 and .74 (whole clients .50 and .56), generated speech .86 and .88.
 """
 
 

@@ -41,10 +41,12 @@ def smoothed_at(model: EmotionModel, ranks: Iterable[int]) -> Iterator[EmotionMo
     Yields:
         As of ``smoothed``: the same copy each time, changed in place.
     """
-    frozen = copy.deepcopy(model).eval()
+    frozen, ranks = copy.deepcopy(model).eval(), tuple(ranks)
     with torch.no_grad():
         parts = []
         for weight, start in frozen.smoothable():
+            if min(weight.shape) <= min(ranks):
+                continue
             left, sizes, right = torch.linalg.svd(weight - start, full_matrices=False)
             parts.append((weight, start, weight.detach().clone(), left, sizes, right))
     frozen.requires_grad_(False)

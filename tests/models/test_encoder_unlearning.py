@@ -89,7 +89,7 @@ def quick(method: str, **more: Any) -> UnlearningSettings:
     steps = {"max_steps": 2, "stop": "steps", "lr": 0.01}
     attack = {"per_utterance": 2, "steps": 1, "eps": 0.05, **more.pop("attack", {})}
     extra: dict[str, dict[str, Any]] = {
-        "calm": {"copies": 2, "noise": 0.1, "rank": 2},
+        "calm": {"attack": attack},
         "l2ul": {"attack": attack},
         "amun-forget": {"eps": 0.1, "doublings": 4, "steps": 2},
         "boundary-shrink": {"eps": 0.1},

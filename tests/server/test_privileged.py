@@ -188,7 +188,7 @@ def test_fed_eraser_trains_for_a_share_of_a_round(
     ratio: float, ordinary: LocalWork, share: LocalWork
 ) -> None:
     chosen = UnlearningSettings.model_validate({"fed_eraser": {"calibration_ratio": ratio}})
-    assert fed_eraser.work(chosen, ordinary) == share
+    assert fed_eraser.CARD.work(chosen, ordinary) == share
 
 
 @pytest.mark.parametrize(("model", "layer"), [("functionals", "head.0.weight"), ("cnn", "layers.0.weight")])

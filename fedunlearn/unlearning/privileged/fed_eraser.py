@@ -22,20 +22,12 @@ from torch import Tensor
 
 from fedunlearn.blockwise import StateDict
 from fedunlearn.config.unlearning import UnlearningSettings
-from fedunlearn.config.work import LocalWork
 from fedunlearn.unlearning.privileged.contract import HistoryCard
 
 
 def rounds(settings: UnlearningSettings, done: int) -> Sequence[int]:
     """Ordinary rounds 1, 1 + interval, ... of those done."""
     return range(1, done + 1, settings.fed_eraser.interval)
-
-
-def work(settings: UnlearningSettings, ordinary: LocalWork) -> LocalWork:
-    """calibration_ratio of an ordinary round's steps, rounded up, or epochs, to the nearest, at least 1."""
-    ratio = settings.fed_eraser.calibration_ratio
-    steps = math.ceil(round(ratio * ordinary.steps, 6))  # 0.1 * 30 is not rounded up to 4
-    return LocalWork(steps, max(1, round(ratio * ordinary.epochs)))
 
 
 def calibrate(difference: Mapping[str, Tensor], sizes: Mapping[str, float]) -> StateDict:
@@ -58,6 +50,6 @@ CARD = HistoryCard(
     name="fed-eraser",
     source="FedEraser, Liu et al. 2021 (arXiv 2012.13891)",
     rounds=rounds,
-    work=work,
+    work=lambda settings, ordinary: ordinary.share(settings.fed_eraser.calibration_ratio),
     calibrate=calibrate,
 )
