@@ -214,11 +214,11 @@ def parse_sizes(option: str, text: str) -> list[int]:
     words = [word.strip() for word in text.split(",")]
     numbers = [word for word in words if word != "all"]
     try:
-        known = iter(parse_numbers(option, ",".join(numbers), 1)) if numbers else iter(())
+        if numbers:
+            parse_numbers(option, ",".join(numbers), 1)
     except BadInput as error:
         raise BadInput(f"{error}; or all: everything that a client holds") from None
-    found = dict(zip(dict.fromkeys(numbers), known, strict=True))
-    return list(dict.fromkeys(WHOLE_CLIENT if word == "all" else found[word] for word in words))
+    return list(dict.fromkeys(WHOLE_CLIENT if word == "all" else int(word) for word in words))
 
 
 def parse_folds(text: str, base: Config) -> list[int]:
