@@ -61,7 +61,7 @@ def _train(experiments: dict[str, Config], seeds: Sequence[int], out: Path) -> i
     from result_tables.recipes import RecipeRunner, recipes_for
 
     torch.set_num_threads(1)  # as on a device
-    runner, problems = RecipeRunner(out, seeds[0]), list[str]()
+    runner, problems = RecipeRunner(out), list[str]()
     for name, base in experiments.items():
         try:
             runner.check(base, seeds)

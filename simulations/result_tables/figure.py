@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from fedunlearn.report.figures.style import PALETTE, despine, figure_style, new_figure
 from fedunlearn.report.statistics import pool, pool_all
@@ -47,6 +48,8 @@ def gaps_over_floor(rows: pd.DataFrame) -> Figure:
         )
     axes.axhline(1.0, color=PALETTE["ink"], linewidth=1.2, linestyle="--", label="noise floor")
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlim(-0.5, len(groups) - 0.5)
     axes.set_xticks(range(len(groups)), ["\n".join(key if several else key[:1]) for key, _ in groups])

@@ -112,16 +112,15 @@ def recipes_for(base: Config) -> list[Recipe]:
 class RecipeRunner:
     """Trains by recipes, and keeps what each gave in a folder.
 
-    The recordings of a corpus are decoded once. Generated speech is that of the first seed; the others
-    partition the same speech differently.
+    The recordings of a corpus are decoded once: generated speech is that of the experiment's own seed, and
+    other seeds partition the same speech differently.
 
     Args:
-        out: folder of the finished cells.
-        first_seed: of generated speech.
+        out: its folder; finished trainings are kept in ``out``/cells.
     """
 
-    def __init__(self, out: Path, first_seed: int) -> None:
-        self._cells, self._first = out / "cells", first_seed
+    def __init__(self, out: Path) -> None:
+        self._cells = out / "cells"
         self._decoded: tuple[str, DecodedCorpus] | None = None
         self._data: tuple[str, Judge, ReplayData] | None = None
 
@@ -167,9 +166,8 @@ class RecipeRunner:
         return found
 
     def _file(self, base: Config, recipe: Recipe, seed: int) -> Path:
-        config = recipe.experiment(base).model_dump(mode="json", exclude={"federation", "seed"})
+        config = recipe.experiment(base).model_dump(mode="json", exclude={"federation"})
         decides = {"version": __version__, "config": config, "passes": recipe.passes, "seed": seed}
-        decides["speech"] = self._first if base.corpus.name == "synthetic" else 0
         digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
         return self._cells / f"{base.corpus.name}-seed{seed}-{digest[:16]}.json"
 
@@ -179,8 +177,7 @@ class RecipeRunner:
         if self._data is None or self._data[0] != f"{key} {seed}":
             if self._decoded is None or self._decoded[0] != key:
                 self._decoded = self._data = None  # two corpora at a time would be too many
-                first = resolve(_with_seed(base, self._first))
-                self._decoded = key, decode_corpus(first, Progress(Console(quiet=True)))
+                self._decoded = key, decode_corpus(resolve(base), Progress(Console(quiet=True)))
             corpus, speech = self._decoded[1]
             config = _without_deletions(resolve(_with_seed(base, seed), corpus))
             corpus, partition = read_speech(config, corpus)

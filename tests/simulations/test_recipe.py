@@ -75,20 +75,20 @@ def test_a_recipe_trains_the_original_of_a_run(
 ) -> None:
     """The run's original has learned from all speech, as its deletions come after learning."""
     config = small_config()
-    found = RecipeRunner(tmp_path, config.seed).scores(config, Recipe("own", is_default=True), config.seed)
+    found = RecipeRunner(tmp_path).scores(config, Recipe("own", is_default=True), config.seed)
     original = inline_run[1]["models"]["original"]
     assert (found.test_uar, found.unseen_uar) == (original["test"]["uar"], original["unseen"]["uar"])
 
 
 def test_central_training_is_another_and_what_is_finished_is_kept(tmp_path: Path) -> None:
-    config, runner = small_config(), RecipeRunner(tmp_path, 3)
+    config, runner = small_config(), RecipeRunner(tmp_path)
     local = {"steps": 0, "epochs": 1, "lr": 0.03, "lr_schedule": "cosine"}
     found = runner.scores(config, Recipe("central", local, passes=40), 3)
     assert found.retain is not None and found.retain > 0.9
     (file,) = (tmp_path / "cells").glob("*.json")
     assert json.loads(file.read_text())["retain"] == found.retain
     file.write_text(json.dumps({"test_uar": 0.125, "unseen_uar": None, "retain": 0.5}))
-    again = RecipeRunner(tmp_path, 3).scores(config, Recipe("central", local, passes=40), 3)
+    again = RecipeRunner(tmp_path).scores(config, Recipe("central", local, passes=40), 3)
     assert again == RecipeScores(test_uar=0.125, unseen_uar=None, retain=0.5)
     runner.scores(config, Recipe("central", local, passes=1), 3)
     assert len(list((tmp_path / "cells").glob("*.json"))) == 2
@@ -96,7 +96,7 @@ def test_central_training_is_another_and_what_is_finished_is_kept(tmp_path: Path
 
 def test_training_that_diverges_is_a_result(tmp_path: Path) -> None:
     config = small_config(training__local__gradient_clip=0.0, training__local__momentum=0.99)
-    found = RecipeRunner(tmp_path, 3).scores(config, Recipe("wild", {"lr": 1e15}), 3)
+    found = RecipeRunner(tmp_path).scores(config, Recipe("wild", {"lr": 1e15}), 3)
     assert found == RecipeScores(test_uar=None, unseen_uar=None, retain=None)
 
 
