@@ -27,11 +27,11 @@ GUARD_OFF: Mapping[str, Any] = dict.fromkeys(
 )
 """Overrides under which the server's guard never steps in."""
 
-WHOLE_CLIENT = 0
-"""Size of a request for everything that its client holds; "all" on the command line."""
-
 _RETRAINED_SEEDS = "evaluation.retrained_seeds"
 _NAME = re.compile(r"[\w+. -]{1,60}")
+
+WHOLE_CLIENT = 0
+"""Size of a request for everything that its client holds; "all" on the command line."""
 
 
 def comparison_config(file: Path | None, overrides: Mapping[str, Any]) -> Config:
