@@ -110,7 +110,7 @@ FENCES = {
     "ray": ("engines",),
     **dict.fromkeys(("transformers", "peft", "huggingface_hub"), ("models.encoders",)),
     "torchaudio": ("audio", "models.frontend"),
-    "matplotlib": ("report", "simulations.measure_figures"),
+    "matplotlib": ("report", "simulations.measure_figures", "simulations.result_tables.figure"),
     "soundfile": ("audio", "corpora"),
     "sqlite3": ("ledger", "vault.traces"),
     "typer": ("cli", "simulations"),

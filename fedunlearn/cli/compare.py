@@ -4,14 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from fedunlearn.cli.exit_codes import run_command, stopped_as_interrupt
 from fedunlearn.cli.options import (
@@ -22,6 +14,7 @@ from fedunlearn.cli.options import (
     config_file,
     read_overrides,
 )
+from fedunlearn.cli.progress_bars import cell_bars
 from fedunlearn.config.fields import LARGEST_SEED
 from fedunlearn.console import Screen, errors, plain, say, warn
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK
@@ -31,6 +24,7 @@ from fedunlearn.study.grid import (
     comparison_config,
     parse_folds,
     parse_numbers,
+    parse_sizes,
     parse_variant,
     variant_of,
 )
@@ -38,8 +32,11 @@ from fedunlearn.study.grid import (
 
 def compare(
     methods: Annotated[
-        str, typer.Option(help="Comma-separated; default = the product's. Empty: variants alone.")
-    ] = "default,none,destroy",
+        str,
+        typer.Option(
+            help="Comma-separated; default = the product's, l2ul = the paper's. Empty: variants alone."
+        ),
+    ] = "default,l2ul,none,destroy",
     variant: Annotated[
         list[str] | None,
         typer.Option(
@@ -48,7 +45,9 @@ def compare(
             "Adv=l2ul:elasticity=0 (keys as below unlearning.l2ul). May be repeated.",
         ),
     ] = None,
-    sizes: Annotated[str, typer.Option(help="Utterances that each requester deletes.")] = "10,20,48",
+    sizes: Annotated[
+        str, typer.Option(help="Utterances that each requester deletes; all: everything it holds.")
+    ] = "10,20,48",
     requesters: Annotated[str, typer.Option(help="Clients that request at the same time.")] = "1,4",
     seeds: Annotated[
         str, typer.Option(help="Whole experiments: partition, training, requesters.")
@@ -106,7 +105,7 @@ def compare(
         base = comparison_config(config_file(config), overrides)
         axes = Axes(
             variants=[variant_of(m) for m in _words(methods)] + [parse_variant(v) for v in variant or []],
-            sizes=parse_numbers("--sizes", sizes, 1),
+            sizes=parse_sizes("--sizes", sizes),
             requesters=parse_numbers("--requesters", requesters, 1),
             seeds=parse_numbers("--seeds", seeds, 0, LARGEST_SEED),
             aggregations=_words(aggregations),
@@ -118,7 +117,7 @@ def compare(
         # Heavy imports wait until the input is known to be good.
         from fedunlearn.study.compare import compare_methods
 
-        with stopped_as_interrupt(), _bars() as bars:
+        with stopped_as_interrupt(), cell_bars() as bars:
             bar = bars.add_task("", total=None)
 
             def progress(name: str, done: int, total: int) -> None:
@@ -133,19 +132,6 @@ def compare(
         return EXIT_FAILED if found.failures else EXIT_OK
 
     raise SystemExit(run_command(command))
-
-
-def _bars() -> Progress:
-    return Progress(
-        TextColumn("{task.description:<48}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=errors,
-        disable=not errors.is_terminal,
-        speed_estimate_period=1800.0,  # s; a cell may take minutes
-    )
 
 
 def _words(text: str) -> list[str]:

@@ -59,12 +59,9 @@ def compare_methods(
         BadInput: settings, corpus, partition or output do not allow a cell; nothing was run.
         Interrupted: it was stopped by the user; finished cells are kept.
     """
-    if not axes.variants:
-        raise BadInput("--methods, --variant: name at least one method")
-    cells = cells_of(loader_of(count_clients(config, next(iter(axes.folds), None))), axes)
+    cells = check_comparison(config, axes, out)
     failures: dict[str, str] = {}
     with StudyRunner(out, warn=warn) as runner:
-        runner.check(cells)
         waiting = [cell for cell in cells if not runner.file(cell).exists()]
         for done, cell in enumerate(waiting, len(cells) - len(waiting)):
             progress(cell.name, done, len(cells))
@@ -81,6 +78,28 @@ def compare_methods(
         progress("", len(cells), len(cells))
         rows = _rows(runner, cells)
     return Comparison(out, rows, failures, "" if rows.empty else _write(rows, out))
+
+
+def check_comparison(config: Config, axes: Axes, out: Path) -> list[StudyCell]:
+    """Check that a comparison can be made, before anything is decoded or run.
+
+    Args:
+        config: the experiment to start from.
+        axes: what is crossed.
+        out: its folder.
+
+    Returns:
+        its cells.
+
+    Raises:
+        BadInput: settings, corpus, partition or output do not allow a cell.
+    """
+    if not axes.variants:
+        raise BadInput("--methods, --variant: name at least one method")
+    cells = cells_of(loader_of(count_clients(config, next(iter(axes.folds), None))), axes)
+    with StudyRunner(out) as runner:
+        runner.check(cells)
+    return cells
 
 
 def _rows(runner: StudyRunner, cells: Sequence[StudyCell]) -> pd.DataFrame:

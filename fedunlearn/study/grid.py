@@ -25,6 +25,9 @@ both again with ``recovery.reversion`` = "removed"."""
 _RETRAINED_SEEDS = "evaluation.retrained_seeds"
 _NAME = re.compile(r"[\w+. -]{1,60}")
 
+WHOLE_CLIENT = 0
+"""Size of a request for everything that its client holds; "all" on the command line."""
+
 
 def comparison_config(file: Path | None, overrides: Mapping[str, Any]) -> Config:
     """Read the experiment that a comparison starts from.
@@ -88,7 +91,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class StudyCell:
-    """One run of the study; ``experiment`` decides it, the other fields name it."""
+    """One run of the study; ``experiment`` decides it, the other fields name it.
+
+    Sizes are as in ``Axes``.
+    """
 
     variant: Variant
     size: int
@@ -103,7 +109,8 @@ class StudyCell:
     @property
     def name(self) -> str:
         """A readable name that fits a file."""
-        what = f"{self.variant.name}-{self.requesters}x{self.size}-{self.aggregation}-{self.recovery}"
+        size = "all" if self.size == WHOLE_CLIENT else self.size
+        what = f"{self.variant.name}-{self.requesters}x{size}-{self.aggregation}-{self.recovery}"
         window = f"-window{self.window}" if self.window else ""
         fold = f"-fold{self.fold}" if self.fold else ""
         return f"{what}{window}{fold}-seed{self.seed}".replace(" ", "_")
@@ -115,7 +122,7 @@ class Axes:
 
     Attributes:
         variants: methods, some with settings of their own.
-        sizes: utterances that each requester deletes.
+        sizes: utterances that each requester deletes; ``WHOLE_CLIENT`` = all.
         requesters: clients that request a deletion.
         seeds: whole experiments.
         folds: of the corpus's protocol (``partition.fold``); empty = the experiment's own.
@@ -182,6 +189,29 @@ def parse_numbers(option: str, text: str, least: int, most: int = LARGEST) -> li
     if not all(least <= number <= most for number in found):
         raise BadInput(f"{option} {text}: must be at least {least} and at most {most}")
     return list(dict.fromkeys(found))
+
+
+def parse_sizes(option: str, text: str) -> list[int]:
+    """Read the sizes of requests, by commas: numbers of utterances, and "all"; each once.
+
+    Args:
+        option: its name, for the message.
+        text: its value.
+
+    Returns:
+        the numbers, and ``WHOLE_CLIENT`` for "all".
+
+    Raises:
+        BadInput: something else, or a number that is too small or too large.
+    """
+    words = [word.strip() for word in text.split(",")]
+    numbers = [word for word in words if word != "all"]
+    try:
+        if numbers:
+            parse_numbers(option, ",".join(numbers), 1)
+    except BadInput as error:
+        raise BadInput(f"{error}; or all: everything that a client holds") from None
+    return list(dict.fromkeys(WHOLE_CLIENT if word == "all" else int(word) for word in words))
 
 
 def parse_folds(text: str, base: Config) -> list[int]:
@@ -334,7 +364,7 @@ def _requesting(
     experiment: Config, size: int, requesters: int, seed: int, window: int, apart: int, fold: int
 ) -> Config:
     schedule = tuple(
-        ScheduledDeletion(client=client, what="some", count=size, after_learning=number * apart)
+        _deletion(client, size, number * apart)
         for number, client in enumerate(requesters_of(experiment.partition.client_count, requesters, seed))
     )
     patience = experiment.deletions.patience
@@ -350,3 +380,9 @@ def _requesting(
         "partition": partition,
     }
     return experiment.model_copy(update={"seed": seed, **changed})
+
+
+def _deletion(client: int, size: int, after_learning: int) -> ScheduledDeletion:
+    if size == WHOLE_CLIENT:
+        return ScheduledDeletion(client=client, what="all", after_learning=after_learning)
+    return ScheduledDeletion(client=client, what="some", count=size, after_learning=after_learning)

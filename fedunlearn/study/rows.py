@@ -7,7 +7,7 @@ import pandas as pd
 
 from fedunlearn.caveats import decisive_caveat
 from fedunlearn.results_schema import Gap, ModelScores, PhaseCostRow, Results
-from fedunlearn.study.grid import StudyCell
+from fedunlearn.study.grid import WHOLE_CLIENT, StudyCell
 from fedunlearn.unlearning import method_named
 from fedunlearn.unlearning.contract import MethodCard
 
@@ -21,7 +21,7 @@ class StudyRow:
         sees: what its method sees: "forget" is the forget set alone.
         model: name of the recogniser.
         corpus: its name.
-        forget_size: utterances that each requester deletes.
+        forget_size: utterances that each requester deletes; 0 = all, as the file says.
         requesters: clients that file a request.
         aggregation: how the requesters' updates are aggregated.
         recovery: name of the recovery.
@@ -57,6 +57,7 @@ class StudyRow:
         unseen_wa: accuracy (WA) on unseen speakers.
         unseen_macro_f1: macro F1 on unseen speakers.
         says_nothing: why the run says nothing about the method (``results_schema.CaveatKind``); else empty.
+        guarded: honest updates that the server's guard shortened, scaled back or refused.
         control: whether the method is a control; not in the file.
         seeds: of the retrained model: forget and retain accuracy with each of its seeds; not in the file.
     """
@@ -101,6 +102,7 @@ class StudyRow:
     unseen_wa: float | None
     unseen_macro_f1: float | None
     says_nothing: str = ""
+    guarded: int = 0
     control: bool = False
     seeds: tuple[tuple[float, float], ...] = ()
 
@@ -136,7 +138,9 @@ def frame_of(rows: Iterable[StudyRow]) -> pd.DataFrame:
 
 def csv_of(rows: pd.DataFrame) -> str:
     """Write rows as the text of compare.csv; what is not known is empty."""
-    return rows.to_csv(columns=list(COLUMNS), index=False, lineterminator="\n")  # type: ignore[no-any-return]
+    sizes = rows["forget_size"].astype(object)
+    written = rows.assign(forget_size=sizes.mask(sizes == WHOLE_CLIENT, "all"))
+    return written.to_csv(columns=list(COLUMNS), index=False, lineterminator="\n")  # type: ignore[no-any-return]
 
 
 def _row(
@@ -190,6 +194,7 @@ def _row(
         unseen_wa=scores.unseen.accuracy,
         unseen_macro_f1=scores.unseen.macro_f1,
         says_nothing="" if caveat is None else str(caveat.kind),
+        guarded=_guarded(results),
         control=isinstance(card, MethodCard) and bool(card.control),
         seeds=_accuracies(scores.seeds),
     )
@@ -198,6 +203,12 @@ def _row(
 def _accuracies(models: Sequence[ModelScores]) -> tuple[tuple[float, float], ...]:
     pairs = ((model.forget.accuracy, model.retain.accuracy) for model in models)
     return tuple((forget, retain) for forget, retain in pairs if forget is not None and retain is not None)
+
+
+def _guarded(results: Results) -> int:
+    """Count the honest updates that the guard touched, each once."""
+    malicious = results.attackers.clients if results.attackers else []
+    return len({(done.round, done.client) for done in results.guard if done.client not in malicious})
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -27,10 +27,13 @@ from fedunlearn.experiment.progress import Progress
 from fedunlearn.files import write_atomically
 from fedunlearn.partition import Partition, partition_corpus
 from fedunlearn.results_schema import Results
-from fedunlearn.study.grid import StudyCell, requesters_of
+from fedunlearn.study.grid import WHOLE_CLIENT, StudyCell, requesters_of
 from fedunlearn.unlearning import method_named
 
-_KEPT = ("config", "corpus", "models", "gap", "cost", "requests", "references", "versions", "guard", "kept")
+_KEPT = (
+    *("config", "corpus", "models", "gap", "cost", "requests", "references", "versions", "guard", "kept"),
+    *("attackers", "caveats"),
+)
 
 
 class StudyRunner:
@@ -86,7 +89,8 @@ class StudyRunner:
             for cell in same:
                 option, why = _cannot_ask(cell, partition)
                 if why and option not in problems:
-                    problems[option] = f"{option}: {why}{_way_out(cell, corpus, most)}"
+                    way_out = "" if cell.size == WHOLE_CLIENT else _way_out(cell, corpus, most)
+                    problems[option] = f"{option}: {why}{way_out}"
         if problems:
             raise BadInput(list(problems.values()))
         check(resolve(cells[0].experiment), self._out / "next", self._out / "references")
@@ -192,6 +196,11 @@ def _cannot_ask(cell: StudyCell, partition: Partition) -> tuple[str, str]:
     clients = len(partition.clients)
     if cell.requesters > clients:
         return f"--requesters {cell.requesters}", f"there are {clients} clients"
+    if cell.size == WHOLE_CLIENT:
+        left = clients - cell.requesters
+        most = f"; take at most {clients - 2} requesters" if clients > 2 else ""
+        few = f"{cell.requesters} of {clients} clients would delete everything, and two have to be left{most}"
+        return "--sizes all", few if left < 2 else ""
     asking = requesters_of(clients, cell.requesters, cell.seed)
     least, client = min((len(partition.clients[c].train), c) for c in asking)
     short = f"client {client} (seed {cell.seed}) trains on {least} utterances only; take at most {least}"

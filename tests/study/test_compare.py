@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import inspect
 import io
 import json
 from collections.abc import Callable
@@ -16,12 +17,15 @@ from rich.console import Console
 from small_run import SMALL, run_small, small_config, without_times
 
 from fedunlearn import config as configuration
+from fedunlearn.cli.compare import compare
 from fedunlearn.errors import Interrupted, RunFailed
 from fedunlearn.experiment.experiment import Experiment
 from fedunlearn.experiment.reference_cache import Learned, ReferenceCache
+from fedunlearn.results_schema import Attackers, GuardIntervention, Results
 from fedunlearn.study import runner as runner
 from fedunlearn.study.grid import Axes, StudyCell, Variant, cells_of, loader_of, parse_folds, requesters_of
 from fedunlearn.study.rows import COLUMNS
+from fedunlearn.study.rows import rows_of as study_rows
 from fedunlearn.study.runner import StudyRunner
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -267,7 +271,7 @@ def test_an_interrupted_run_leaves_no_speech_behind(tmp_path: Path, monkeypatch:
 def test_on_a_terminal_there_are_bars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     monkeypatch.setattr(
-        importlib.import_module("fedunlearn.cli.compare"),
+        importlib.import_module("fedunlearn.cli.progress_bars"),
         "errors",
         Console(file=screen, force_terminal=True, width=160),
     )
@@ -393,6 +397,35 @@ def test_a_size_that_no_client_holds_is_one_line_with_a_way_out(tmp_path: Path) 
     assert lines[1].startswith("error: --sizes 43") and lines[1].endswith("take at most 14")
     _, output = call(tmp_path / "out", *sizes, "1,4")
     assert "partition.clients" not in output, "3 clients cannot be 4 requesters"
+
+
+def test_whole_clients_are_deleted_as_long_as_two_are_left(tmp_path: Path, without_figures: None) -> None:
+    chosen = ("--methods", "none", "--sizes", "all", "--seeds", "0")
+    code, output = call(tmp_path / "out", *chosen, "--requesters", "1,5")
+    assert code == 2 and "--sizes all: 5 of 6 clients would delete everything" in output.replace("\n", " ")
+    assert "take at most 4 requesters" in output.replace("\n", " ")
+    code, output = call(tmp_path / "out", *chosen, "--requesters", "1")
+    assert code == 0 and "| whole client |" in output
+    assert {row["forget_size"] for row in read(tmp_path / "out")} == {"all"}
+    (cell,) = (tmp_path / "out" / "cells").glob("none-1xall-*.json")
+    assert json.loads(cell.read_text())["requests"][0]["what"] == "all"
+
+
+def test_the_papers_variant_stands_in_every_default_comparison() -> None:
+    default = inspect.signature(compare).parameters["methods"].default
+    assert default == "default,l2ul,none,destroy"
+
+
+def test_honest_updates_that_the_guard_touched_are_counted_once_each() -> None:
+    """Client 1 is malicious; that of client 2 was first shortened and then scaled back."""
+    config = small_config()
+    (cell,) = cells_of(loader_of(config), Axes([Variant("none", "none")], [4], [1], [0]))
+    done = [(2, 5, "clipped"), (2, 5, "scaled back"), (2, 9, "clipped"), (1, 5, "refused")]
+    touched = [
+        GuardIntervention(client=client, round=round_, what=what, factor=0.5) for client, round_, what in done
+    ]
+    results = Results(guard=touched, attackers=Attackers(clients=[1]))
+    assert {row.guarded for row in study_rows(cell, results)} == {2}
 
 
 def found_by(runner: StudyRunner, cell: StudyCell) -> str:

@@ -16,10 +16,11 @@ from scipy.stats import chi2
 
 from fedunlearn.report.markup import latex, markdown
 from fedunlearn.report.statistics import Spread, compared_to_best, pool, seed_means, spread
-from fedunlearn.report.study.figures import noise_ellipse, waiting_against_gap, write_figures
+from fedunlearn.report.study.figures import gap_by_size, noise_ellipse, waiting_against_gap, write_figures
 from fedunlearn.report.study.statistics import Setting, methods_of, select, settings_of, subtract_retrained
 from fedunlearn.report.study.tables import details, recognition, summaries
 from fedunlearn.report.tables import Row, Table
+from fedunlearn.study.rows import csv_of
 
 
 def by_seed(rows: pd.DataFrame, column: str, method: str = "a", **where: Any) -> dict[int, float]:
@@ -285,6 +286,19 @@ def test_figures_are_drawn_of_few_and_of_many(tmp_path: Path, methods: int, seed
         assert np.ptp(matplotlib.image.imread(file)) > 0.5
     legend = (tmp_path / "gap-by-size.svg").read_text()
     assert all(f">{m}</text>" in legend for m in gaps)
+
+
+def test_whole_clients_stand_last_in_tables_and_figures() -> None:
+    parts = [rows_of({"a": [0.1]}, forget_size=size) for size in (0, 10, 30)]
+    rows = pd.concat(parts, ignore_index=True)
+    assert [s.request for s in settings_of(rows)] == ["10 utterances", "30 utterances", "whole client"]
+    axes = gap_by_size(rows).axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["10", "30", "whole\nclient"]
+    assert axes.get_xticks().tolist() == [10.0, 30.0, 50.0]
+    (column,) = [label.get_text() for label in gap_by_size(parts[0]).axes[0].get_xticklabels()]
+    assert column == "whole\nclient"
+    sizes = [line.split(",")[4] for line in csv_of(rows).splitlines()]
+    assert sizes == ["forget_size", *["all"] * 4, *["10"] * 4, *["30"] * 4]
 
 
 def test_waiting_is_drawn_against_the_gap_a_line_a_method_and_never_mixed_into_the_rest(

@@ -11,9 +11,11 @@ from fedunlearn.errors import BadInput
 from fedunlearn.results_schema import Results
 from fedunlearn.study.grid import (
     RECOVERIES,
+    WHOLE_CLIENT,
     Axes,
     Variant,
     cells_of,
+    parse_sizes,
     parse_variant,
     recovery_name,
     recovery_overrides,
@@ -99,6 +101,21 @@ def test_every_combination_is_there_once_seed_by_seed() -> None:
         ] * cell.requesters
     requests = {(c.seed, c.size, c.requesters, c.experiment.deletions) for c in cells}
     assert len(requests) == 8, "who asks depends on the seed, the size and how many ask, and on nothing else"
+
+
+def test_a_whole_client_is_a_size_of_its_own() -> None:
+    assert parse_sizes("--sizes", "20, all,10,020,all") == [20, WHOLE_CLIENT, 10]
+    assert parse_sizes("--sizes", "all") == [WHOLE_CLIENT]
+    cells = cells_of(load, axes(sizes=[10, WHOLE_CLIENT], requesters=[2]))
+    assert [cell.name for cell in cells] == ["l2ul-2x10-sum-gentle-seed0", "l2ul-2xall-sum-gentle-seed0"]
+    schedule = cells[1].experiment.deletions.schedule
+    assert [(event.what, event.count) for event in schedule] == [("all", 0)] * 2
+
+
+@pytest.mark.parametrize("text", ["", "ten", "0", "all,", "all,0", "every", "10,-1", "10,,20"])
+def test_a_size_that_is_none_is_reported_with_what_may_be_written(text: str) -> None:
+    with pytest.raises(BadInput, match=r"--sizes .*or all: everything that a client holds"):
+        parse_sizes("--sizes", text)
 
 
 def test_without_axes_of_their_own_aggregation_and_recovery_are_the_experiments() -> None:

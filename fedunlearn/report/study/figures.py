@@ -17,6 +17,7 @@ from fedunlearn.report.figures.style import PALETTE, despine, figure_style, new_
 from fedunlearn.report.statistics import GROUPS, Spread, pool, pool_all
 from fedunlearn.report.study.statistics import (
     methods_of,
+    name_size,
     references,
     select,
     settings_of,
@@ -24,8 +25,8 @@ from fedunlearn.report.study.statistics import (
     windows_of,
 )
 
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#8c510a")
-_MARKS = "osD^vPX<>ph*"
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#8c510a")
+MARKS = "osD^vPX<>ph*"
 _OF_GROUP = {"forget": PALETTE["blue"], "more": PALETTE["green"], "control": PALETTE["muted"]}
 _HEADROOM = 1.2
 """how far a figure reaches, as a multiple of the highest mean gap in it"""
@@ -159,6 +160,9 @@ def gap_by_size(rows: pd.DataFrame) -> Figure:
     """Draw the mean gap over the size of each request, a panel for each number of requesters."""
     asking = _numbers(rows, "requesters")
     sizes = _numbers(rows, "forget_size")
+    if sizes[0] == 0:  # whole clients
+        sizes = [*sizes[1:], 0]
+    places = _places(sizes)
     styles = _styles(rows)
     figure = new_figure(330 + 280 * len(asking), 420)
     panels = figure.subplots(1, len(asking), sharey=True, squeeze=False)[0]
@@ -168,9 +172,9 @@ def gap_by_size(rows: pd.DataFrame) -> Figure:
         of_size = pool(select(here), "gap", "method", "forget_size")
         for number, (method, style) in enumerate(styles.items()):
             gaps = [of_size[method, n] for n in sizes]
-            aside = 0.012 * (sizes[-1] - sizes[0]) * (number / max(len(styles) - 1, 1) - 0.5)
+            aside = 0.012 * (places[-1] - places[0]) * (number / max(len(styles) - 1, 1) - 0.5)
             axes.errorbar(
-                [n + aside for n in sizes],
+                [place + aside for place in places],
                 [g.mean for g in gaps],
                 yerr=[_half(g) for g in gaps],
                 elinewidth=0.7,
@@ -181,9 +185,9 @@ def gap_by_size(rows: pd.DataFrame) -> Figure:
         floors = pool(references(here), "gap", "forget_size")
         label = "noise floor" if requesters == asking[0] else None
         floor = [floors[n].mean for n in sizes]
-        axes.fill_between(sizes, 0, floor, color=PALETTE["muted"], alpha=0.25, linewidth=0, label=label)
+        axes.fill_between(places, 0, floor, color=PALETTE["muted"], alpha=0.25, linewidth=0, label=label)
         axes.set_title("one requester" if requesters == 1 else f"{requesters} requesters", fontsize=10)
-        axes.set_xticks(sizes)
+        axes.set_xticks(places, [name_size(n).replace(" ", "\n") for n in sizes])
         axes.set_xlabel("utterances that each deletes")
         despine(axes, grid="y")
         _remark_far(axes, here, far, tops)
@@ -191,6 +195,15 @@ def gap_by_size(rows: pd.DataFrame) -> Figure:
     panels[0].set_ylabel(f"mean gap ({_joining(rows)})")
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     return figure
+
+
+def _places(sizes: Sequence[int]) -> list[float]:
+    """Where sizes stand on an axis of utterances: whole clients (0, the last) one step beyond the numbers."""
+    numbers = [float(size) for size in sizes if size]
+    if len(numbers) == len(sizes):
+        return numbers
+    beyond = numbers[-1] + (numbers[-1] - numbers[0]) / max(len(numbers) - 1, 1) if numbers else 0.0
+    return [*numbers, max(beyond, 1.2 * numbers[-1]) if numbers else 0.0]
 
 
 def waiting_against_gap(rows: pd.DataFrame) -> Figure:
@@ -325,14 +338,14 @@ def _styles(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
     styles: dict[str, dict[str, Any]] = {}
     for group, methods in methods_of(rows).items():
         for number, method in enumerate(methods):
-            turn = number // len(_COLOURS)
-            colour = _COLOURS[number % len(_COLOURS)] if group == "forget" else PALETTE["ink"]
+            turn = number // len(COLOURS)
+            colour = COLOURS[number % len(COLOURS)] if group == "forget" else PALETTE["ink"]
             line = ("-", "--", "-.")[min(turn, 2)] if group == "forget" else ":"
             if group == "control":
                 colour, line = PALETTE["muted"], "--"
             styles[method] = {
                 "color": colour,
-                "marker": _MARKS[len(styles) % len(_MARKS)],
+                "marker": MARKS[len(styles) % len(MARKS)],
                 "markersize": 5.0 + 0.15 * len(styles),  # of two at the same place both are seen
                 "zorder": 4.0 - 0.01 * len(styles),
                 "markerfacecolor": "none" if turn % 2 or group == "control" else colour,

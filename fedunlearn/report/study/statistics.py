@@ -3,6 +3,7 @@
 A row is one model of one run: who forgot how much with what, and where that left the model.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ class Setting:
         aggregation: how the requesters' updates are aggregated.
         recovery: name of the recovery.
         requesters: number of requesting clients.
-        forget_size: utterances that each deletes.
+        forget_size: utterances that each deletes; 0 = all that it holds.
         window: rounds that a request waits for others to be served with it.
     """
 
@@ -41,8 +42,15 @@ class Setting:
     @property
     def request(self) -> str:
         """How many clients delete how much."""
-        one = f"{self.forget_size} utterances"
-        return one if self.requesters == 1 else f"{self.requesters} x {self.forget_size}"
+        size = name_size(self.forget_size)
+        if self.requesters > 1:
+            return f"{self.requesters} x {size}"
+        return f"{size} utterances" if self.forget_size else size
+
+
+def name_size(forget_size: int) -> str:
+    """Name how much each requester deletes: "20", or "whole client" for 0."""
+    return str(forget_size) if forget_size else "whole client"
 
 
 def select(rows: pd.DataFrame, stage: str | None = "recovered", **where: Any) -> pd.DataFrame:
@@ -66,7 +74,12 @@ def settings_of(rows: pd.DataFrame) -> list[Setting]:
     pairs = list(dict.fromkeys((s.aggregation, s.recovery) for s in found))
     return sorted(
         found,
-        key=lambda s: (pairs.index((s.aggregation, s.recovery)), s.requesters, s.forget_size, s.window),
+        key=lambda s: (
+            pairs.index((s.aggregation, s.recovery)),
+            s.requesters,
+            s.forget_size or math.inf,
+            s.window,
+        ),
     )
 
 
