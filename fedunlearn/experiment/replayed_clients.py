@@ -157,29 +157,23 @@ class ReplayedClients:
             None where it fails, as in a run it would be left out of the step
         """
         share = min(1.0, len(ids) / self.holding(round_)[client])
+        method, when = METHODS[self._config.unlearning.method].unlearn, (client, round_.timeline_round)
         self.model.load_state_dict(weights)
         try:
             _, moved = unlearn_update(
                 self.model,
                 self.forget_set(ids),
-                METHODS[self._config.unlearning.method].unlearn,
+                method,
                 self._config,
                 replace(scalars, share=share),
-                client,
-                round_.timeline_round,
+                *when,
                 self._stream,
             )
         except UnlearnFailed:
             return None
-
-        def own() -> Examples:
-            return self.examples(
-                self.held(client, round_.rounds_done, self._timeline.purged(round_.timeline_round))
-            )
-
-        leaves = outgoing_update(
-            self.model, moved, own, self._config, client, round_.timeline_round, self._stream
-        )
+        gone = self._timeline.purged(round_.timeline_round)
+        own = partial(self.examples, self.held(client, round_.rounds_done, gone))
+        leaves = outgoing_update(self.model, moved, own, self._config, *when, self._stream)
         return Update(client, len(ids), leaves)
 
     def forget_set(self, ids: tuple[str, ...]) -> ForgetSet:
