@@ -102,7 +102,7 @@ def test_whatever_the_devices_had_answered_when_the_server_died(
     while not done:
         lasts = share + 3 * deaths
         with monkeypatch.context() as patched:
-            seen = dying(patched, lambda _, number, __, lasts=lasts: number == 1 + lasts % 9)  # type: ignore[misc]
+            seen = dying(patched, lambda _, number, __, lasts=lasts: number == 1 + lasts % 12)  # type: ignore[misc]
             try:
                 results = resumed(out, config, tmp_path / "cache", decoded=decoded)
                 done = True
