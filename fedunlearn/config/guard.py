@@ -11,7 +11,7 @@ class GuardSettings(Settings):
     """The bounds that the server puts on an unlearn update before it is aggregated."""
 
     rehearsals: Count = Field(
-        default=5,
+        default=3,
         description="Clients without a request that rehearse each unlearn step: they run its method on "
         "as much of their own speech as the largest request of the step deletes, keep nothing of it, and "
         "report how long the update is and what it does to the model. The bounds follow from that; 0 = none.",

@@ -132,7 +132,7 @@ class CalmAttackSettings(AttackSettings):
     """The attack of CALM: fewer samples that lie further away."""
 
     eps: Positive = 0.35
-    per_utterance: Annotated[int, Field(ge=0, le=10_000)] = 5
+    per_utterance: Annotated[int, Field(ge=0, le=10_000)] = 3
 
 
 class CalmSettings(FineTuneSwitches):
@@ -147,9 +147,9 @@ class CalmSettings(FineTuneSwitches):
     attack: CalmAttackSettings = CalmAttackSettings()
     keep: Literal["sizes"] | NonNegative = 1.0
     elasticity: NonNegative = 0.0
-    lr: Positive = 0.003
+    lr: Positive = 0.005
     batch_size: AtLeastOne = 64
-    max_steps: Count = 100
+    max_steps: Count = 60
     stop: Literal["level", "zero", "steps"] = Field(
         default="steps",
         description='When to stop before `max_steps`; "steps" (never) by default, since the loss is lowest '
