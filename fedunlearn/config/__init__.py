@@ -204,7 +204,7 @@ class TrainingSettings(Settings):
         default=0.9, description='Momentum of "momentum", and beta_1 of "adam"; not read by "average".'
     )
     late_clients: OpenFraction = Field(
-        default=0.25,
+        default=0.5,
         description="Share of the clients, at least one where any and leaving at least two others, that join "
         "learning only after a sixth of the rounds (fewer than 6 rounds: none is late). Until then the "
         "global model shows on their speech how it recognises unknown speakers, which methods may read. "
