@@ -36,7 +36,7 @@ UNTIL = 2
 
 
 def late_config(**overrides: Any) -> Config:
-    return small_config(**({"training__rounds": ROUNDS} | overrides))
+    return small_config(**({"training__rounds": ROUNDS, "training__late_clients": 0.25} | overrides))
 
 
 class SentMessages:
