@@ -32,7 +32,7 @@ DECIDES: dict[str, Any] = {
     "training.server_optimizer": "adam",
     "training.server_lr": 0.5,
     "training.server_momentum": 0.5,
-    "training.late_clients": 0.5,
+    "training.late_clients": 0.25,
     "training.local.steps": 4,
     "training.local.epochs": 4,
     "training.local.gradient_clip": 4.0,
