@@ -8,19 +8,12 @@ import pandas as pd
 
 from fedunlearn.report.statistics import Spread, pool, pool_all
 from fedunlearn.report.study.statistics import name_size, references, select, units_of
+from fedunlearn.report.study.tables import RECOGNITION
 from fedunlearn.report.tables import Cell, Column, Row, Table
 from fedunlearn.report.values import MISSING
 from result_tables.ablations import ABLATIONS, ELASTICITY
 
-_SCORES = {
-    "test UAR": "test_uar",
-    "test WA": "test",
-    "test F1": "test_macro_f1",
-    "unseen UAR": "unseen",
-    "unseen WA": "unseen_wa",
-    "unseen F1": "unseen_macro_f1",
-    "retain": "retain",
-}
+_SCORES = {**RECOGNITION, "retain": "retain"}
 """title -> column of the original's rows"""
 
 

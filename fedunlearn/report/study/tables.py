@@ -41,7 +41,7 @@ _READS = (
     "true class); other methods receive the accuracy on held-out speech at most"
 )
 _ONE = "One seed: no intervals."
-_RECOGNITION = {
+RECOGNITION = {
     "test UAR": "test_uar",
     "test WA": "test",
     "test F1": "test_macro_f1",
@@ -89,18 +89,18 @@ def recognition(rows: pd.DataFrame) -> list[Table]:
 
 def _recognition(rows: pd.DataFrame) -> Table:
     methods, judged = methods_of(rows), select(rows)
-    pooled = [pool(judged, column, "method") for column in _RECOGNITION.values()]
+    pooled = [pool(judged, column, "method") for column in RECOGNITION.values()]
 
     def row(method: str) -> Row:
         return _row(method, [_sees(rows, method), *(str(column[method]) for column in pooled)])
 
     def reference(name: str, of: pd.DataFrame, sees: str) -> Row:
-        return _row(name, [sees, *(str(pool_all(of, column)) for column in _RECOGNITION.values())])
+        return _row(name, [sees, *(str(pool_all(of, column)) for column in RECOGNITION.values())])
 
     units = units_of(rows)
     mean = f"Mean over {units} ± half the 95 % interval." if units else _ONE
     return Table(
-        _columns("method", "sees", *_RECOGNITION),
+        _columns("method", "sees", *RECOGNITION),
         (
             *(line for group, own in methods.items() for line in (Row(GROUPS[group]), *map(row, own))),
             Row("References"),
