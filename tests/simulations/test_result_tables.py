@@ -155,6 +155,11 @@ def test_recipes_of_models_are_the_presets(tmp_path: Path) -> None:
     assert all(each.config.evaluation.retrained_seeds >= 2 for each in found)
 
 
+def test_generated_speech_can_be_left_out(tmp_path: Path) -> None:
+    found = parse_speech([f"nemo={make_corpus(tmp_path, 'nemo')}"], generated=False)
+    assert [speech.name for speech in found] == ["nemo"]
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
