@@ -47,6 +47,7 @@ def call(out: Path, *arguments: str) -> tuple[int, str]:
         if key not in {"seed", "deletions.schedule", "federation.engine", "evaluation.retrained_seeds"}
         for part in ("--set", f"{key}={value}")
     ]
+    settings += ["--set", "evaluation.search=false", "--set", "evaluation.relearn_steps=0"]
     return command_line.call("compare", *settings, "--engine", "inline", "--out", out, *arguments)
 
 
@@ -236,7 +237,10 @@ def test_a_cell_that_fails_is_named_and_the_rest_goes_on(
 
 
 @pytest.mark.usefixtures("without_figures")
-@pytest.mark.parametrize("interruption", [KeyboardInterrupt(), Interrupted("the run was interrupted")])
+@pytest.mark.parametrize(
+    "interruption",
+    [KeyboardInterrupt(), pytest.param(Interrupted("the run was interrupted"), marks=pytest.mark.slow)],
+)
 def test_an_interruption_leaves_finished_cells_and_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interruption: BaseException
 ) -> None:
