@@ -5,8 +5,8 @@ out of range is an error that names the file, the key and the legal values. Ever
 description; ``docs/configuration.md`` is generated from these (``fedunlearn.config.reference``).
 
 Reading order: ``Config`` in this file -> one module for each of its sections (``partition``, ``model``,
-``unlearning``, ``deletion``, ``guard``, ``federation``), with number types from ``fields`` -> ``presets``
-and ``plugins``.
+``unlearning``, ``deletion``, ``guard``, ``federation``, ``study``), with number types from ``fields`` ->
+``presets`` and ``plugins``.
 """
 
 import tomllib
@@ -36,6 +36,7 @@ from fedunlearn.config.guard import AttackerSettings, GuardSettings, PrivacySett
 from fedunlearn.config.model import EncoderSettings, ModelSettings
 from fedunlearn.config.partition import LateRecordings, PartitionSettings
 from fedunlearn.config.plugins import Kind, canonical, find, is_plugin, key_of
+from fedunlearn.config.study import StudySettings
 from fedunlearn.config.unlearning import (
     AmunForgetSettings,
     AttackSettings,
@@ -94,6 +95,7 @@ __all__ = [
     "SalUnSettings",
     "ScheduledDeletion",
     "Settings",
+    "StudySettings",
     "TrainingSettings",
     "UnlearningSettings",
     "load",
@@ -342,6 +344,9 @@ class Config(Settings):
     )
     availability: AvailabilitySettings = Field(
         default=AvailabilitySettings(), description="When clients can be reached."
+    )
+    study: StudySettings = Field(
+        default=StudySettings(), description="What a comparison runs; a run does not read it."
     )
 
     @model_validator(mode="after")

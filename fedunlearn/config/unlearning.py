@@ -70,7 +70,7 @@ class AttackSettings(Settings):
     eps: Positive = Field(
         default=0.25,
         description="Radius of the ball, per value: the L2 radius is eps * sqrt(dimension), so that both "
-        "norms describe an amplitude. The paper's tau clips the same perturbation.",
+        "norms describe an amplitude. In one reading, the paper's tau clips the same perturbation.",
     )
     step: Positive = Field(default=1.0, description="Step size as a multiple of `eps` / `steps`.")
     steps: Count = Field(default=3, description="Number of attack steps; 0 = the random start alone.")
@@ -121,6 +121,11 @@ class FineTuneSwitches(DescentSettings):
         'weights that matter to the forget set, as in the paper; "mas"; "fisher"; "none": all weights alike.',
     )
     elasticity: NonNegative = Field(default=0.1, description="Weight lambda of the elastic term; 0 = off.")
+    gradient_clip: NonNegative = Field(
+        default=0.0,
+        description="Largest L2 norm of a step's gradient, over all trained weights; 0 = no clipping. It is "
+        "the other reading of the paper's tau.",
+    )
 
     @property
     def reads_waveform(self) -> bool:
