@@ -137,9 +137,12 @@ class StudySettings(Settings):
         "variants: those that `compare` names in its help.",
     )
     variants: tuple[StudyVariant, ...] = Field(
-        default=(), description="Methods with settings of their own, one table each."
+        default=(),
+        description="Methods with settings of their own, one table each, as `study.variants[]` says.",
     )
-    sweeps: tuple[StudySweep, ...] = Field(default=(), description="Sweeps of one setting, one table each.")
+    sweeps: tuple[StudySweep, ...] = Field(
+        default=(), description="Sweeps of one setting, one table each, as `study.sweeps[]` says."
+    )
     sizes: tuple[Count, ...] = Field(
         default=(10, 20, 48),
         min_length=1,
@@ -160,11 +163,11 @@ class StudySettings(Settings):
     )
     questions: tuple[StudyQuestion, ...] = Field(
         default=(),
-        description="Questions, one table each, which say what is run; none = all variants and methods at "
-        "all sizes.",
+        description="Questions, one table each, as `study.questions[]` says: what is run; none = all methods "
+        "and variants at all sizes.",
     )
     claims: tuple[StudyClaim, ...] = Field(
-        default=(), description="Claims that the study decides, one table each."
+        default=(), description="Claims that the study decides, one table each, as `study.claims[]` says."
     )
     notes: tuple[str, ...] = Field(
         default=(), description="Paragraphs above the claims, such as where the protocol comes from."

@@ -7,7 +7,7 @@ import pandas as pd
 
 from fedunlearn.config.study import ClaimPart, StudyClaim
 from fedunlearn.report.statistics import spread
-from fedunlearn.report.study.claims import ClaimResult, Condition, ConditionResult, Verdict
+from fedunlearn.report.study.claims import ClaimResult, ClaimVerdict, Condition, ConditionResult
 from fedunlearn.report.study.statistics import name_size, references, select
 from fedunlearn.study.plan import MODELS
 
@@ -43,7 +43,7 @@ def _decide(claim: StudyClaim, rows: pd.DataFrame, recovery: str) -> ClaimResult
     if any(each.premise and each.outcome != "holds" for each in found):
         return ClaimResult(claim.text, "not decided", "its premise does not hold", found)
     outcomes = [each.outcome for each in found if not each.premise]
-    verdict: Verdict = "not decided"
+    verdict: ClaimVerdict = "not decided"
     if "fails" in outcomes:
         verdict = "refuted"
     elif all(outcome == "holds" for outcome in outcomes):

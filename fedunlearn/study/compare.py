@@ -257,7 +257,7 @@ def _write(
         summary = [*decided, *tables.summaries(rows), *tables.recognition(rows)]
         figures.write_figures(rows, out)
     else:
-        summary = [*decided, *(table for answer in answers for table in answer.tables)]
+        summary = [*decided, *(table for answer in answers for table in answer.titled_tables)]
         write_answer_figures(answers, out)
         write_page(study.notes, claims, answers, out / "compare.html")
     notes = "".join(f"{note}\n\n" for note in study.notes)

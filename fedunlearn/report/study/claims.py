@@ -10,7 +10,7 @@ from typing import Literal
 from fedunlearn.report.tables import Cell, Column, Row, Table
 from fedunlearn.report.values import MISSING, bracketed, signed
 
-Verdict = Literal["reproduced", "refuted", "not decided"]
+ClaimVerdict = Literal["reproduced", "refuted", "not decided"]
 Condition = Literal["holds", "fails", "not decided", "not measured"]
 
 
@@ -49,7 +49,7 @@ class ClaimResult:
     """
 
     text: str
-    verdict: Verdict
+    verdict: ClaimVerdict
     why: str
     conditions: tuple[ConditionResult, ...]
 
@@ -69,15 +69,15 @@ def claims_table(claims: Sequence[ClaimResult]) -> Table:
     for claim in claims:
         for number, found in enumerate(claim.conditions):
             first = number == 0
-            verdict = f"**{claim.verdict}**" if first else ""
-            why = f" ({claim.why})" if first and claim.why else ""
+            why = f": {claim.why}" if claim.why else ""
+            verdict = f"**{claim.verdict}{why}**" if first else ""
             cells = [
                 f"premise: {found.rule}" if found.premise else found.rule,
                 signed(found.mean),
                 bracketed((found.low, found.high), 3) if not math.isnan(found.low) else MISSING,
                 str(found.seeds),
                 found.outcome,
-                verdict + why,
+                verdict,
             ]
             lines.append(Row(claim.text if first else "", cells=tuple(map(Cell, cells))))
     heads = (("claim", True), ("rule", True), ("mean", False), ("95 % interval", False), ("n", False))

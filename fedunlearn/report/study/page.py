@@ -12,7 +12,7 @@ from markupsafe import Markup
 from fedunlearn.files import write_atomically
 from fedunlearn.report.figures.style import FigureSpec
 from fedunlearn.report.study import figures, tables
-from fedunlearn.report.study.claims import ClaimResult, Verdict, claims_table
+from fedunlearn.report.study.claims import ClaimResult, ClaimVerdict, claims_table
 from fedunlearn.report.study.statistics import unit_names, units_of
 from fedunlearn.report.tables import Table
 from fedunlearn.report.values import many
@@ -39,12 +39,16 @@ class Answer:
 
     @cached_property
     def tables(self) -> list[Table]:
-        """Gaps by setting, with the swept values in a table of their own; then recognition."""
+        """Gaps by swept value or by setting, then recognition."""
         swept = [tables.sweep_table(self.rows, self.sweep, self.values)] if self.values else []
         others = self._others
         rest = [] if others.empty else [*tables.summaries(others), *tables.recognition(others)]
-        found = [*swept, *rest]
-        return [tables.with_title(table, self.title) for table in found]
+        return [*swept, *rest]
+
+    @property
+    def titled_tables(self) -> list[Table]:
+        """The tables, with the question in their titles."""
+        return [tables.with_title(table, self.title) for table in self.tables]
 
     @property
     def _others(self) -> pd.DataFrame:
@@ -60,7 +64,7 @@ class Answer:
         found = []
         others = self._others
         if not others.empty:
-            alt = f"{self.title}: mean gap by size of the deletion, beside the noise floor"
+            alt = "Mean gap by size of the deletion, beside the noise floor"
             found.append(
                 FigureSpec(
                     f"question-{number}-gap-by-size",
@@ -70,7 +74,7 @@ class Answer:
                 )
             )
         if self.values:
-            alt = f"{self.title}: mean gap by {self.sweep}, beside the noise floor"
+            alt = f"Mean gap by {self.sweep}, beside the noise floor"
             found.append(
                 FigureSpec(
                     f"question-{number}-sweep",
@@ -134,7 +138,7 @@ def write_page(
 def _headline(claims: Sequence[ClaimResult]) -> str:
     if not claims:
         return "A study of unlearning methods"
-    verdicts: tuple[Verdict, ...] = ("reproduced", "refuted", "not decided")
+    verdicts: tuple[ClaimVerdict, ...] = ("reproduced", "refuted", "not decided")
     counts = {v: sum(claim.verdict == v for claim in claims) for v in verdicts}
     parts = [f"{count} {verdict}" for verdict, count in counts.items() if count]
     return f"{many(len(claims), 'claim')}: {', '.join(parts)}"
