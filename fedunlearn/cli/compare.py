@@ -33,7 +33,7 @@ from fedunlearn.study.grid import (
 )
 from fedunlearn.study.plan import own_variants, study_of
 
-_METHODS = "default,l2ul,none,destroy"
+DEFAULT_METHODS = "default,l2ul,none,destroy"
 """compared where neither an option nor the config says which"""
 
 
@@ -42,7 +42,7 @@ def compare(
         str | None,
         typer.Option(
             help="Comma-separated; default = the product's, l2ul = the paper's. Empty: variants alone. "
-            f"Without it, those of the config's study, or {_METHODS}."
+            f"Without it, those of the config's study, or {DEFAULT_METHODS}."
         ),
     ] = None,
     variant: Annotated[
@@ -150,8 +150,8 @@ def compare(
         axes = Axes(
             variants=_variants(own, methods, variant or []),
             sizes=only or own.sizes,
-            requesters=parse_numbers("--requesters", requesters, 1) if requesters else own.requesters,
-            seeds=parse_numbers("--seeds", seeds, 0, LARGEST_SEED) if seeds else own.seeds,
+            requesters=own.requesters if requesters is None else parse_numbers("--requesters", requesters, 1),
+            seeds=own.seeds if seeds is None else parse_numbers("--seeds", seeds, 0, LARGEST_SEED),
             aggregations=_words(aggregations),
             recoveries=_words(recoveries) or own.recoveries,
             windows=parse_numbers("--windows", windows, 0) if windows else [],
@@ -183,7 +183,7 @@ def _variants(own: StudySettings, methods: str | None, more: Sequence[str]) -> l
     """The variants of a comparison without questions: of the options, or of the config's study."""
     if methods is None and not more and own.variants:
         return [*map(variant_of, own.methods), *own_variants(own)]
-    named = _words(_METHODS) if methods is None else _words(methods)
+    named = _words(DEFAULT_METHODS) if methods is None else _words(methods)
     if methods is None and own.methods:
         named = list(own.methods)
     return [*map(variant_of, named), *map(parse_variant, more)]

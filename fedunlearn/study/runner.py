@@ -223,8 +223,8 @@ def group_speakers(config: Config, study: Study) -> Config:
 def _least(config: Config, fold: int, seed: int) -> int:
     """Utterances that the client with the fewest trains on."""
     settings = config.partition.model_copy(update={"fold": fold})
-    resolved = resolve(config.model_copy(update={"partition": settings, "seed": seed}))
-    partition = partition_corpus(corpora.load(resolved.corpus, seed), resolved.partition, seed)
+    counted = count_speakers(config.model_copy(update={"partition": settings, "seed": seed}))
+    partition = partition_corpus(corpora.load(counted.corpus, seed), counted.partition, seed)
     return min(len(share.train) for share in partition.clients)
 
 
