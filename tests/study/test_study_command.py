@@ -7,8 +7,6 @@ from typing import Any
 
 import command_line
 import pytest
-import tomli_w
-from small_run import SMALL
 
 import fedunlearn as fu
 from fedunlearn.experiment.reference_cache import Learned, ReferenceCache
@@ -20,19 +18,9 @@ CELLS = SEEDS * (2 * 2 + 2 + 1)
 
 
 def write_study(folder: Path, **changed: Any) -> Path:
-    """The small experiment on one speech for all seeds, as a study with three questions and three claims."""
-    apart = ("seed", "deletions.schedule", "evaluation.retrained_seeds")
-    tree: dict[str, Any] = {}
-    for key, value in {**SMALL, "evaluation.retrained_seeds": 2}.items():
-        if key not in apart[:2]:
-            section, _, name = key.partition(".")
-            *parents, last = name.split(".")
-            place = tree.setdefault(section, {})
-            for parent in parents:
-                place = place.setdefault(parent, {})
-            place[last] = value
+    """The small experiment as a study with three questions and three claims."""
     gap = {"measure": "gap", "relation": "below"}
-    tree["study"] = {
+    study = {
         "seeds": list(range(SEEDS)),
         "requesters": [1],
         "sizes": [3, 4],
@@ -52,9 +40,7 @@ def write_study(folder: Path, **changed: Any) -> Path:
         ],
         **changed,
     }
-    file = folder / "study.toml"
-    file.write_text(tomli_w.dumps(tree))
-    return file
+    return command_line.small_file(folder, evaluation__retrained_seeds=2, study=study)
 
 
 def read(file: Path) -> list[dict[str, str]]:
@@ -199,14 +185,6 @@ def test_a_study_from_python(finished: tuple[Path, list[str], str], tmp_path: Pa
 
 def test_a_run_does_not_read_the_study(tmp_path: Path) -> None:
     file, out = write_study(tmp_path), tmp_path / "run"
-    code, output = command_line.call(
-        "run",
-        "--config",
-        file,
-        "--out",
-        out,
-        "--set",
-        "deletions.schedule=[{client=1, what='all', after_learning=0}]",
-    )
+    code, output = command_line.call("run", "--config", file, "--out", out)
     assert code == 0, output
     assert json.loads((out / "results.json").read_text())["config"]["study"]["seeds"] == [0, 1]
