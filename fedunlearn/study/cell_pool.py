@@ -4,7 +4,6 @@ All cells of a seed share its original, and all cells of a seed and a deletion i
 cell of each begins alone, and the others once it has left them among the references.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 from fedunlearn.errors import RunFailed
 from fedunlearn.experiment.process_pool import make_all
 from fedunlearn.study.grid import StudyCell
-from fedunlearn.study.runner import StudyRunner
+from fedunlearn.study.runner import StudyRunner, remove_abandoned
 
 _DIED = (
     "a process that ran a cell died (killed, or out of memory); finished cells are kept; fewer at a time: "
@@ -100,18 +99,20 @@ def play_cells(
             begins(waiting[place])
         return place
 
-    with closing(make_all(_play, out, cells, workers, lambda: None, choose, _DIED)) as ended:
-        for cell, outcome in ended:
-            shared.note_end(cell)
-            yield cell, outcome
+    try:
+        with closing(make_all(_play, out, cells, workers, lambda: None, choose, _DIED)) as ended:
+            for cell, outcome in ended:
+                shared.note_end(cell)
+                yield cell, outcome
+    finally:
+        remove_abandoned(out)  # a worker keeps its vaults for its next cell
 
 
 @cache
 def _runner_of_process(out: Path) -> tuple[StudyRunner, list[str]]:
     """The one runner of this process, which keeps the decoded corpus; and the warnings about it."""
     warnings: list[str] = []
-    running = out / "running" / str(os.getpid())
-    return StudyRunner(out, warn=warnings.append, running=running), warnings
+    return StudyRunner(out, warn=warnings.append), warnings
 
 
 def _play(out: Path, cell: StudyCell) -> CellOutcome:

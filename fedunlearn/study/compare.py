@@ -1,6 +1,5 @@
 """A comparison of methods: its cells are run, its rows become tables, figures and decided claims."""
 
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,17 +225,13 @@ def _in_pool(
     begins: Callable[[StudyCell], None],
     warn: Callable[[str], None],
 ) -> Iterator[tuple[StudyCell, str | None]]:
-    running, warned = out / "running", set[str]()
-    shutil.rmtree(running, ignore_errors=True)  # of a study that was killed
-    try:
-        for cell, outcome in play_cells(out, cells, finished, workers, begins):
-            for line in outcome.warnings:
-                if line not in warned:
-                    warned.add(line)
-                    warn(line)
-            yield cell, outcome.failure
-    finally:
-        shutil.rmtree(running, ignore_errors=True)
+    warned = set[str]()
+    for cell, outcome in play_cells(out, cells, finished, workers, begins):
+        for line in outcome.warnings:
+            if line not in warned:
+                warned.add(line)
+                warn(line)
+        yield cell, outcome.failure
 
 
 def _rows(runner: StudyRunner, cells: Sequence[StudyCell]) -> pd.DataFrame:

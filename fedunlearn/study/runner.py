@@ -171,8 +171,7 @@ class StudyRunner:
         everyone = self._running.parent
         everyone.mkdir(parents=True, exist_ok=True)
         with lock_folder(everyone):
-            for folder in everyone.iterdir():
-                remove_unlocked(folder)
+            _remove_unlocked_in(everyone)
             self._running.mkdir()
             if HAS_LOCKS:
                 self._lock = os.open(self._running, os.O_RDONLY)
@@ -185,6 +184,25 @@ class StudyRunner:
             self._lock = None
         with suppress(OSError):  # another process works there, or nothing was made
             self._running.parent.rmdir()
+
+
+def remove_abandoned(out: Path) -> None:
+    """Remove the runs and vaults of processes that have ended from the folder of a study.
+
+    Args:
+        out: folder of the study.
+    """
+    everyone = out / "running"
+    if everyone.is_dir():
+        with lock_folder(everyone):
+            _remove_unlocked_in(everyone)
+        with suppress(OSError):  # another process works there
+            everyone.rmdir()
+
+
+def _remove_unlocked_in(everyone: Path) -> None:
+    for folder in everyone.iterdir():
+        remove_unlocked(folder)
 
 
 def digest_of(cell: StudyCell) -> str:
