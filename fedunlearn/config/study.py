@@ -191,6 +191,8 @@ class StudySettings(Settings):
             raise ValueError(problem)
         for problem in _repeated("sweeps", [sweep.name for sweep in self.sweeps]):
             raise ValueError(problem)
+        for problem in _repeated("questions", [question.title for question in self.questions]):
+            raise ValueError(problem)
         return self
 
     def _strangers(self) -> Iterator[str]:

@@ -73,6 +73,7 @@ def test_without_questions_the_axes_are_the_study() -> None:
             {"variants": [{"name": "a", "method": "calm"}, {"name": "a", "method": "l2ul"}], "sweeps": []},
             "a comes twice",
         ),
+        ({"questions": [{"title": "One", "variants": ["plain"]}] * 2}, "questions: One comes twice"),
         ({"variants": [{"name": "a/b", "method": "calm"}]}, "study.variants.0.name"),
         ({"claims": [{"text": "x", "parts": []}]}, "study.claims.0.parts"),
     ],
