@@ -49,16 +49,18 @@ class Study:
         questions: at least one.
         claims: decided when the cells are finished.
         notes: paragraphs above the claims.
+        whole: all sizes of the study, of which only some may be run; empty = those that are.
     """
 
     questions: tuple[Question, ...]
     claims: tuple[StudyClaim, ...] = ()
     notes: tuple[str, ...] = ()
+    whole: tuple[int, ...] = ()
 
     @property
     def largest(self) -> int:
-        """Most utterances that one requester deletes."""
-        return max(size for question in self.questions for size in question.axes.sizes)
+        """Most utterances that one requester deletes in the whole study, whatever part of it is run."""
+        return max(self.whole or (size for question in self.questions for size in question.axes.sizes))
 
     @property
     def seeds(self) -> list[int]:
@@ -117,7 +119,8 @@ def study_of(settings: StudySettings, axes: Axes, sizes: Sequence[int] | None = 
         raise BadInput(f"--sizes {named}: no question of the study has any of these sizes")
     if problems := list(_unknown(settings)):
         raise BadInput(problems)
-    return Study(tuple(questions), settings.claims, settings.notes)
+    whole = tuple(size for asked in settings.questions for size in asked.sizes or settings.sizes)
+    return Study(tuple(questions), settings.claims, settings.notes, whole)
 
 
 def own_variants(settings: StudySettings) -> list[Variant]:

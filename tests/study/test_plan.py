@@ -128,6 +128,9 @@ def test_speakers_are_grouped_until_every_client_holds_enough() -> None:
     for size, clients in ((14, 6), (15, 3), (28, 3), (29, 2), (42, 2), (43, 6)):
         found = group_speakers(config, study_of(config.study, Axes([], [size], [1], [0, 1])))
         assert found.partition.clients == clients, size
+    part = study([3], study__sizes=[3, 15])
+    assert part.largest == 15, "a part of a study is run on the clients of the whole"
+    assert group_speakers(config, part).partition.clients == 3
     four = study_of(config.study, Axes([], [15], [4], [0]))
     assert group_speakers(config, four).partition.clients == 6, "3 clients cannot be 4 requesters"
 
