@@ -362,20 +362,17 @@ class Config(Settings):
         encoded_once = self.model.is_encoder and self.model.encoder.trains == "head"
         if encoded_once and (local.crop_seconds or local.time_mask):
             raise ValueError(
-                "training.local: crop_seconds and time_mask cut the waveform, and an encoder of which the "
-                'head alone trains hears it only once; set them to 0, or model.encoder.trains to "lora"'
+                "training.local: crop_seconds and time_mask cut frames, and an encoder of which the head "
+                'alone trains has one vector an utterance; set them to 0, or model.encoder.trains to "top:1"'
             )
         return self
 
     @model_validator(mode="after")
     def _attack_fits(self) -> Self:
         for section, chosen in self.unlearning:
-            attacks = isinstance(chosen, FineTuneSwitches)
-            if self.model.is_encoder and attacks and chosen.attack.domain == "log-mel":
-                raise ValueError(
-                    f"unlearning.{section}.attack.domain: a speech encoder hears no log-mel frames; "
-                    'take "feature" or "waveform"'
-                )
+            domain = chosen.attack.domain if isinstance(chosen, FineTuneSwitches) else "feature"
+            if problem := self.model.lacks_domain(domain):
+                raise ValueError(f"unlearning.{section}.attack.domain: {problem}")
         return self
 
     @model_validator(mode="after")
