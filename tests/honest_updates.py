@@ -17,11 +17,12 @@ from fedunlearn.messages.phase import Phase
 from fedunlearn.messages.rehearsals import Rehearsal
 from fedunlearn.messages.update import Update
 from fedunlearn.models import build_model
-from fedunlearn.models.contract import trained_names
+from fedunlearn.models.contract import trained_names, trained_tensors
 from fedunlearn.seeding import rng_for
 from fedunlearn.server.aggregation import ServerOptimizer, weighted_mean
 from fedunlearn.server.guard import Intervention
 from fedunlearn.server.history import History
+from fedunlearn.server.left_out import difference_for, keep_left_out, server_step
 from fedunlearn.server.steps import StepInputs, apply_unlearn_updates, calibrate_model
 from fedunlearn.training import round_lr
 from fedunlearn.unlearning import METHODS
@@ -48,7 +49,8 @@ class Federation:
         self.model = self.clients.model
         initial = build_model(config.model, self.data.classes, rng_for(config.seed, "initial weights"))
         self.weights = calibrate_model(self.model, initial.state_dict(), self.clients.moments())
-        self.history = History(trained_names(self.model), self.weights)
+        left_out = keep_left_out(config, trained_tensors(self.model))
+        self.history = History(trained_names(self.model), self.weights, left_out=left_out)
         self._optimizer, self._rounds = ServerOptimizer(config.training), 0
 
     def learn(self, rounds: int, lr: float | None = None) -> "Federation":
@@ -60,8 +62,10 @@ class Federation:
             when = 0, (), Phase.LEARN, self._rounds
             updates = self.clients.train(self.weights, *when, training.local.work, rate)
             for update in updates:
-                self.history.remember(update.client, update.difference, self._rounds, update.sizes)
-            self.weights = self._optimizer.apply(self.weights, weighted_mean(updates))
+                self.history.remember(update, self._rounds)
+            mean = weighted_mean(updates)
+            self.weights = self._optimizer.apply(self.weights, mean)
+            self.history.end_round(mean, server_step(self.config))
         return self
 
 
@@ -102,14 +106,19 @@ class Step:
     def updates(self) -> list[Update]:
         """What the requesters send."""
         made = (
-            self.clients.unlearn(self.weights, self._round, client, ids, self._scalars)
-            for client, ids in self.forget.items()
+            self.clients.unlearn(
+                self.weights, self._round, client, ids, self._scalars, self._left_out(client)
+            )
+            for c, ids in self.forget.items()
         )
         return [update for update in made if update is not None]
 
+    def _left_out(self, client: int) -> StateDict | None:
+        return difference_for(self.config, self._federation.history.left_out, client)
+
     def rehearse(self, size: int) -> list[Rehearsal]:
         """What the clients without a request report."""
-        played = self._data, self.config.seed, self.clients
+        played = self._data, self.config.seed, self.clients, self._left_out
         return replay_rehearsals(*played, self.weights, self._round, self._scalars, size)
 
     def take(self, updates: Sequence[Update]) -> tuple[StateDict, list[Update], list[Intervention]]:

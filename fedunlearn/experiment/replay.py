@@ -104,11 +104,8 @@ class Replay:
         withheld = self._timeline.withheld(round_.timeline_round)
         history, (updates, mean) = self._history, self._train_round(model, learning_round, withheld)
         for update in updates:
-            history.remember(update.client, update.difference, learning_round, update.sizes)
-            if history.left_out is not None:
-                history.left_out.add(update, history.trained)
-        if history.left_out is not None:
-            history.left_out.end_round(mean, server_step(self._config))
+            history.remember(update, learning_round)
+        history.end_round(mean, server_step(self._config))
         if self._late.are_measured_after(learning_round):
             known = self._history.last_rounds()
             self.unknown = self._measure_unknown(model.weights, round_, known)
@@ -164,7 +161,7 @@ class Replay:
             recovery.clients,
         )
         for update in updates:
-            self._history.remember(update.client, update.difference, None, update.sizes)
+            self._history.remember(update, None)
         mean = weighted_mean(updates) if updates else None
         return apply_recovery(weights, mean, recovery.reversion, self._steps)
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fedunlearn.blockwise import sum_of_squares
+from fedunlearn.messages.update import Update
 from fedunlearn.server.left_out import LeftOut
 
 NormsOfClients = dict[int, dict[str, float]]
@@ -48,27 +48,30 @@ class History:
     # learning round, from 1 -> rows of a client and its sizes, in the order of ``trained``
     _rows: dict[int, "array[float]"] = field(default_factory=dict)
 
-    def remember(
-        self,
-        client: int,
-        difference: Mapping[str, Tensor],
-        learning_round: int | None,
-        sizes: Mapping[str, float] | None = None,
-    ) -> None:
-        """Remember one client's difference.
+    def remember(self, update: Update, learning_round: int | None) -> None:
+        """Remember one client's update.
 
         Args:
-            client: whose.
-            difference: copied where it is kept.
+            update: copied where it is kept.
             learning_round: 1 ...; None = a recovery round, whose sizes are of no ordinary step.
-            sizes: tensor -> L2 norm of its difference, where they are known already.
         """
         if self.keeps_last:
-            self.last[client] = {name: difference[name].clone() for name in self.trained}
+            self.last[update.client] = {name: update.difference[name].clone() for name in self.trained}
         if learning_round is not None:
-            sizes = sizes or {name: math.sqrt(sum_of_squares(difference[name])) for name in self.trained}
-            row = (client, *(sizes[name] for name in self.trained))
+            row = (update.client, *(update.sizes[name] for name in self.trained))
             self._rows.setdefault(learning_round, array("d")).extend(row)
+            if self.left_out is not None:
+                self.left_out.add(update, self.trained)
+
+    def end_round(self, mean: Mapping[str, Tensor] | None, eta: float) -> None:
+        """Note that a learning round is over.
+
+        Args:
+            mean: of its updates, weighted by examples; None = the global model has not moved.
+            eta: the server's step.
+        """
+        if self.left_out is not None:
+            self.left_out.end_round(mean, eta)
 
     def forget(self, client: int, left: bool) -> None:
         """Forget what was made from a client's data, which were purged.

@@ -141,8 +141,7 @@ class TrainingRounds:
         if result.mean is not None:
             weights = model.optimizer.apply(weights, result.mean)
         if main_line:
-            if (left_out := self._state.history.left_out) is not None:
-                left_out.end_round(result.mean, server_step(self._config))
+            self._state.history.end_round(result.mean, server_step(self._config))
             self._state.costs[Phase.LEARN].bytes_stored = self._state.history.bytes_stored
         return GlobalModel(weights, model.optimizer, number), result
 
@@ -264,7 +263,4 @@ class TrainingRounds:
 
     def _remember(self, update: Update, learning_round: int | None) -> None:
         """Remember what a client of the main line sent; None = in a recovery round."""
-        history = self._state.history
-        history.remember(update.client, update.difference, learning_round, update.sizes)
-        if history.left_out is not None and learning_round is not None:
-            history.left_out.add(update, history.trained)
+        self._state.history.remember(update, learning_round)

@@ -69,9 +69,9 @@ def predict_log_odds(
     ``drop`` is the mean over people. What the model without this client makes of the forget set
     (``ForgetSet.unknown``) speaks of this very person: with u the mean of these log-odds, and u' that of phi*
     for q = 1, phi* is moved by q (u - u') / 2, so that its level is halfway between the two predictions.
-    Where ``scalars.unknown`` or ``share`` was not sent, q is 0. Without ``trained`` and ``held_out`` the
-    smoothed models' log-odds are shifted by so much that the share of ``test_accuracy`` (where that is not
-    known either, chance) lies above zero.
+    Where ``scalars.unknown`` was not sent, ``drop`` is 0 and ``spread`` 1; without ``share`` q is 0. Without
+    ``trained`` and ``held_out`` the smoothed models' log-odds are shifted by so much that the share of
+    ``test_accuracy`` (where that is not known either, chance) lies above zero.
 
     Args:
         model: not changed.
@@ -88,15 +88,18 @@ def predict_log_odds(
         return known - known.quantile(1.0 - level), () if accuracy is None else ("test_accuracy",)
     place = (known - scalars.trained.mean) / scalars.trained.std
     mean, std = scalars.held_out.mean, scalars.held_out.std
-    if scalars.share is None or scalars.unknown is None:
-        return mean + std * place, ("trained", "held_out")
-    as_unknown = mean - scalars.unknown.drop * std + scalars.unknown.spread * std * place
-    read: tuple[str, ...] = ("trained", "held_out", "share", "unknown")
+    as_known, read = mean + std * place, ["trained", "held_out"]
+    as_unknown = as_known
+    if scalars.share is None or (scalars.unknown is None and forget_set.unknown is None):
+        return as_known, tuple(read)
+    read.append("share")
+    if scalars.unknown is not None:
+        as_unknown = mean - scalars.unknown.drop * std + scalars.unknown.spread * std * place
+        read.append("unknown")
     if forget_set.unknown is not None:
         as_unknown = as_unknown + (forget_set.unknown.mean() - as_unknown.mean()) / 2
-        read = (*read, "left_out")
-    as_known = mean + std * place
-    return as_known + scalars.share * (as_unknown - as_known), read
+        read.append("left_out")
+    return as_known + scalars.share * (as_unknown - as_known), tuple(read)
 
 
 def with_log_odds(logits: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:

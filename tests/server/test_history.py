@@ -12,6 +12,7 @@ import fedunlearn.experiment.reference_cache
 from fedunlearn.config import Config
 from fedunlearn.engines.engine import play
 from fedunlearn.experiment.reference_cache import Learned, ReferenceCache
+from fedunlearn.messages.update import Update
 from fedunlearn.server.app import Server
 from fedunlearn.server.history import History
 
@@ -31,8 +32,8 @@ def example() -> History:
     history = History(TRAINED, {"norm.mean": torch.tensor([7.0, 0.1]), **difference(0.0)})
     for round_ in (1, 2):
         for client in (0, 10, 2):
-            history.remember(client, difference(0.1 * round_ * (client + 1)), round_)
-    history.remember(2, difference(-5.0), None)
+            history.remember(Update(client, 1, difference(0.1 * round_ * (client + 1))), round_)
+    history.remember(Update(2, 1, difference(-5.0)), None)
     return history
 
 
@@ -42,8 +43,8 @@ def example() -> History:
 def test_sizes_and_the_last_difference_by_hand() -> None:
     """|2 * (3, 4)| = 10, |-2| = 2; a recovery round replaces the last difference and adds no size."""
     history = History(TRAINED)
-    history.remember(4, difference(2.0), 1)
-    history.remember(4, difference(1.0), None)
+    history.remember(Update(4, 1, difference(2.0)), 1)
+    history.remember(Update(4, 1, difference(1.0)), None)
     assert history.norms == {1: {4: {"head.weight": 10.0, "head.bias": 2.0}}}
     assert list(history.last) == [4] and tuple(history.last[4]) == TRAINED
     assert torch.equal(history.last[4]["head.weight"], torch.tensor([[3.0], [4.0]]))
@@ -64,9 +65,9 @@ def test_the_usual_norm_by_hand() -> None:
     assert history.usual_norm([0, 2, 10]) == pytest.approx(0.6 * root)
     assert history.usual_norm([0, 10, 77]) == pytest.approx(1.2 * root)
     assert history.usual_norm([]) == History(TRAINED).usual_norm([0]) == float("inf")
-    history.remember(0, difference(7.0), 3)  # the others sat this one out: their last was round 2
+    history.remember(Update(0, 1, difference(7.0)), 3)  # the others sat this one out: their last was round 2
     assert history.usual_norm([0, 2]) == pytest.approx((7.0 + 0.6) / 2 * root)
-    history.remember(0, difference(70.0), None)  # not an ordinary round
+    history.remember(Update(0, 1, difference(70.0)), None)  # not an ordinary round
     assert history.usual_norm([0]) == pytest.approx(7.0 * root)
 
 
