@@ -106,9 +106,7 @@ class Step:
     def updates(self) -> list[Update]:
         """What the requesters send."""
         made = (
-            self.clients.unlearn(
-                self.weights, self._round, client, ids, self._scalars, self._left_out(client)
-            )
+            self.clients.unlearn(self.weights, self._round, c, ids, self._scalars, self._left_out(c))
             for c, ids in self.forget.items()
         )
         return [update for update in made if update is not None]
