@@ -81,6 +81,8 @@ def _listener(checkpoint: Checkpoint, device: str) -> _Listener:
     first = encoder.feature_extractor.conv_layers[0]
     if isinstance(getattr(first, "layer_norm", None), nn.GroupNorm):
         first.layer_norm = TrueFramesGroupNorm(first.layer_norm)
+    # In training transformers would keep all of a frozen encoder's activations: for gradients of its input.
+    encoder.feature_extractor._requires_grad = False
     return _Listener(encoder.eval().requires_grad_(False).to(device))
 
 
@@ -198,7 +200,7 @@ class EncoderModel(EmotionModel):
     def derive(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
         """Compute features from waveforms, see ``EmotionModel.derive``."""
         if self.checkpoint.normalise:
-            waveform = normalised(waveform, samples)
+            waveform = normalised(waveform, samples.to(waveform.device))
         if self.trains != "head":
             return waveform[:, :, None], samples
         means = self._layer_means(self.pretrained, waveform, samples)
@@ -310,7 +312,8 @@ class EncoderModel(EmotionModel):
             padded = bool((valid < (x.shape[1] - self._first_kernel) // self._first_stride + 1).any())
             first.layer_norm.frames = valid.to(self.device) if padded else None
         frames = encoder._get_feat_extract_output_lengths(lengths)
-        mask = frame_mask(lengths, x.shape[1]).long()
+        # Without a mask attention has faster kernels, and a GPU is not made to wait.
+        mask = frame_mask(lengths, x.shape[1]).long() if bool((samples < x.shape[1]).any()) else None
         drawing = _Seeded(seed, self.device) if encoder.training else nullcontext()
         with drawing, arithmetic(self.device, self.precision), _quiet():
             states = encoder(x, attention_mask=mask, output_hidden_states=True).hidden_states
