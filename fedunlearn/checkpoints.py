@@ -31,7 +31,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Tensor], about: Mapping[str,
     write_atomically(path, blob)
     manifest = {**about, "sha256": hashlib.sha256(blob).hexdigest(), "bytes": len(blob)}
     manifest["manifest_sha256"] = _own_digest(manifest)
-    write_atomically(manifest_of(path), json.dumps(manifest, indent=1) + "\n")
+    write_atomically(manifest_of(path), json.dumps(manifest) + "\n")
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -116,3 +117,20 @@ def lock_file(handle: int) -> None:
         OSError: another process holds the lock, or the file system has no locks.
     """
     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def remove_unlocked(folder: Path) -> None:
+    """Remove a folder unless a process that is alive has locked it. Without locks nothing is removed.
+
+    Args:
+        folder: locked by its user with :func:`lock_file`.
+    """
+    if not HAS_LOCKS:
+        return
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            lock_file(handle)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(handle)

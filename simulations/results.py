@@ -1,6 +1,6 @@
 """Every corpus and recogniser in one table: ``python simulations/results.py --corpus ravdess=PATH``.
 
-Generated speech is always among them. Cells are kept: the same command continues.
+Cells are kept: the same command continues, and several processes may share the work by seeds or corpora.
 """
 
 from collections.abc import Sequence
@@ -35,6 +35,7 @@ def results(
         list[str] | None,
         typer.Option(metavar="NAME=PATH", help="A corpus beside generated speech. May be repeated."),
     ] = None,
+    generated: Annotated[bool, typer.Option(help="Whether generated speech is among the corpora.")] = True,
     models: Annotated[
         str, typer.Option(help="Of functionals, cnn and encoder:FOLDER, by commas.")
     ] = "functionals",
@@ -72,9 +73,9 @@ def results(
             seeds=parse_numbers("--seeds", seeds, 0, LARGEST_SEED),
         )
         overrides = read_overrides(set_, {**_FAST, "federation.engine": engine})
-        experiments = table_experiments(parse_speech(corpus or []), _words(models), overrides)
+        experiments = table_experiments(parse_speech(corpus or [], generated), _words(models), overrides)
         if not experiments:
-            raise BadInput("--models: name at least one of functionals, cnn and encoder:FOLDER")
+            raise BadInput("--models, --corpus: name at least one model and one corpus")
         parts = [(each, replace(axes, folds=_folds(folds, each.config))) for each in experiments]
         return _compare(parts, out, ablations)
 

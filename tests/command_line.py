@@ -1,10 +1,12 @@
 """The command line as tests use it: a call, a small experiment in a file, a small corpus on disk."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import soundfile
+import typer
 from small_run import SMALL
 from tiny import tiny_corpus
 from typer.testing import CliRunner
@@ -35,6 +37,14 @@ def call(*arguments: str | Path) -> tuple[int, str]:
 
 def call_wide(*arguments: str | Path) -> tuple[int, str]:
     """On a terminal of 160 columns, on which no table is folded."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "160"})
+    return result.exit_code, re.sub(r"\x1b\[[0-9;]*m", "", result.output)
+
+
+def call_script(command: Callable[..., None], *arguments: str | Path) -> tuple[int, str]:
+    """The command of a script in simulations/, in this process; on a terminal of 160 columns."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(command)
     result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "160"})
     return result.exit_code, re.sub(r"\x1b\[[0-9;]*m", "", result.output)
 

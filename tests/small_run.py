@@ -3,9 +3,11 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from fedunlearn import config as configuration
@@ -14,6 +16,10 @@ from fedunlearn.engines.engine import play
 from fedunlearn.experiment.experiment import Experiment
 from fedunlearn.experiment.preparation import DecodedCorpus, decode_corpus, prepare, resolve
 from fedunlearn.experiment.progress import Progress
+from fedunlearn.experiment.replay import Replay
+from fedunlearn.experiment.replayed_clients import ReplayData
+from fedunlearn.experiment.shadows import replay_data
+from fedunlearn.experiment.timeline import build_timeline
 
 SCHEDULE = [
     {"client": 1, "what": "all", "after_learning": 0},
@@ -28,6 +34,7 @@ SMALL: dict[str, Any] = {
     "model.hidden": 16,
     "training.rounds": 3,
     "training.local.steps": 2,
+    "unlearning.calm.max_steps": 10,
     "deletions.schedule": SCHEDULE,
     "recovery.rounds": 1,
     "evaluation.bootstrap": 100,
@@ -88,6 +95,23 @@ def resumed(
     results = play(experiment, mods).to_json()
     experiment.run.write_results(results)
     return results
+
+
+def replay_data_of(experiment: Experiment, rounds: int | None = None) -> ReplayData:
+    """What replays a run that has been played, or its first rounds."""
+    deletions, rows = experiment.recorder.read_deletions(), experiment.record.log.rows
+    config, partition = experiment.config, experiment.partition
+    timeline = build_timeline(experiment.state, rows, deletions, partition, config)
+    timeline = replace(timeline, rounds=timeline.rounds[:rounds])
+    return replay_data(config, experiment.judge, partition, timeline)
+
+
+def assert_replayed(experiment: Experiment) -> None:
+    """A replay, which shadow federations are made of, gives the run's own weights, bit for bit."""
+    stages = Replay(replay_data_of(experiment), experiment.config.seed).play()
+    model = experiment.state.model
+    assert model is not None
+    assert all(torch.equal(stages["recovered"][name], value) for name, value in model.weights.items())
 
 
 def weights_of(out: Path) -> dict[str, str]:

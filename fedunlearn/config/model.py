@@ -21,7 +21,21 @@ class EncoderSettings(Settings):
         'N uppermost transformer layers; "lora": the head and low-rank adapters on the queries and values '
         'of every layer (Hu et al. 2022; needs the extra `encoders`); "all": everything.',
     )
-    projection: Shape = Field(default=256, description="Width of the projection layer in the emotion head.")
+    head: Literal["new", "kept"] = Field(
+        default="new",
+        description='"new": an emotion head with random initial weights; a head in the checkpoint is not '
+        'used. "kept": training starts from the head of a fine-tuned classification checkpoint, without '
+        "standardisation of its inputs.",
+    )
+    labels: tuple[str, ...] = Field(
+        default=(),
+        description="The checkpoint's label (id2label) of each emotion of the corpus, in the order of the "
+        'emotions; read with head = "kept". Empty = found by name. The config.toml of a run contains them.',
+    )
+    projection: Shape = Field(
+        default=256,
+        description="Width of the projection layer in the emotion head; one that is kept has its own.",
+    )
     lora_rank: Shape = Field(
         default=8,
         description="Rank r of the adapters, which add (`lora_alpha` / r) * B A to a weight matrix; read "

@@ -13,6 +13,7 @@ from fedunlearn import corpora
 from fedunlearn.audio import PCM
 from fedunlearn.client.liveness import reset_liveness
 from fedunlearn.config import Config
+from fedunlearn.config.model import ModelSettings
 from fedunlearn.corpora.folder import name_few
 from fedunlearn.corpora.utterance import Corpus
 from fedunlearn.deletion.admission import note_devices
@@ -40,7 +41,7 @@ from fedunlearn.experiment.reference_cache import ReferenceCache
 from fedunlearn.files import write_atomically
 from fedunlearn.inputs import looked_up, refuse_inside_corpus
 from fedunlearn.ledger import DamagedLedger, LedgerReader
-from fedunlearn.models import build_model, resolved
+from fedunlearn.models import build_model, notes_on, resolved
 from fedunlearn.models.contract import EmotionModel, trained_names
 from fedunlearn.partition import (
     ClientShare,
@@ -84,8 +85,18 @@ def resolve(config: Config, corpus: Corpus | None = None) -> Config:
         availability = availability.model_copy(update={"trace": _absolute(availability.trace)})
     model = config.model
     with suppress(BadInput):
-        model = resolved(model)
+        model = _with_labels(config, corpus)
     return config.model_copy(update={"availability": availability, "model": model})
+
+
+def _with_labels(config: Config, corpus: Corpus | None) -> ModelSettings:
+    """The settings of the recogniser, resolved; the emotions are read where a checkpoint's head is kept."""
+    if not config.model.is_encoder or config.model.encoder.head == "new":
+        return resolved(config.model)
+    emotions: tuple[str, ...] = ()
+    with suppress(BadInput, OSError):  # ``check`` lists a problem with the corpus once
+        emotions = (corpus or corpora.load(config.corpus, config.seed)).emotions
+    return resolved(config.model, emotions)
 
 
 def count_speakers(config: Config, corpus: Corpus | None = None) -> Config:
@@ -156,7 +167,7 @@ def check(config: Config, out: Path, cache: Path, corpus: Corpus | None = None) 
     problems = [
         *_problems(lambda: configuration.with_plugins(config)),
         *_problems(lambda: method_named(config.unlearning.method)),
-        *_problems(lambda: resolved(config.model)),
+        *_problems(lambda: _with_labels(config, corpus)),
         *_problems(lambda: read_speech(config, corpus)),
         *_problems(lambda: Availability(config.availability, config.seed, clients)),
     ]
@@ -242,7 +253,7 @@ def prepare(
             _check_same(config, run)
             _check_cache(cache)
             refuse_inside_corpus("--cache", cache, config.corpus.path)
-            resolved(config.model)  # what is wrong with it, before anything is decoded
+            _with_labels(config, None)  # what is wrong with it, before anything is decoded
             if run.standings.exists():
                 return _resume(config, run, cache, progress, decoded)
             check_settings(run, configuration.load(run.config))
@@ -259,7 +270,7 @@ def prepare(
         corpus, speech = decoded or decode_corpus(config, progress)
         # Again: recordings that cannot be read may have been left out.
         corpus, partition = read_speech(config, corpus)
-        corpus = _warn_of_few(corpus, partition)
+        corpus = _with_warnings(corpus, partition, notes_on(config.model))
         template = build_model(config.model, len(corpus.emotions), rng_for(config.seed, "template"))
         later = recorded_later(partition, config.partition, config.seed)
         judge = _judge(config, corpus, partition, speech, template, progress)
@@ -276,8 +287,8 @@ def prepare(
         raise
 
 
-def _warn_of_few(corpus: Corpus, partition: Partition) -> Corpus:
-    """The corpus, with warnings: no unseen speakers; updates made from too few utterances to hide any."""
+def _with_warnings(corpus: Corpus, partition: Partition, notes: Sequence[str]) -> Corpus:
+    """The corpus, with warnings: of the model; no unseen speakers; updates made from too few utterances."""
     few = [f"client {s.client} ({len(s.train)})" for s in partition.clients if 0 < len(s.train) < FEWEST]
     what = f"clients with fewer than {FEWEST} training utterances, which their ordinary updates give away"
     none = (
@@ -285,7 +296,7 @@ def _warn_of_few(corpus: Corpus, partition: Partition) -> Corpus:
         "that nothing is measured on speakers outside the federation"
     )
     unseen = () if partition.unseen else (none,)
-    return replace(corpus, warnings=(*corpus.warnings, *unseen, *name_few(what, few)))
+    return replace(corpus, warnings=(*corpus.warnings, *notes, *unseen, *name_few(what, few)))
 
 
 def _put_back(kept: Mapping[Path, bytes]) -> None:
@@ -344,7 +355,7 @@ def _resume(
     """Prepare the experiment of a run that was interrupted, or that is over."""
     corpus, speech = decoded or decode_corpus(config, progress)
     corpus, partition = read_speech(config, corpus)
-    corpus = _warn_of_few(corpus, partition)
+    corpus = _with_warnings(corpus, partition, notes_on(config.model))
     template = build_model(config.model, len(corpus.emotions), rng_for(config.seed, "template"))
     judge = _judge(config, corpus, partition, speech, template, progress)
     checkpoints = RunCheckpoints(run.standings, config, judge.content_of([]), cache)

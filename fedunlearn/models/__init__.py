@@ -5,6 +5,7 @@ Reading order: ``contract`` (what every model provides) -> ``functionals`` (the 
 show whether a model still recognises every class.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +16,21 @@ from fedunlearn.config.plugins import find
 from fedunlearn.models.contract import EmotionModel, Standardise
 from fedunlearn.models.plugin import ModelCard
 
-__all__ = ["EmotionModel", "Standardise", "build_model", "resolved"]
+__all__ = ["EmotionModel", "Standardise", "build_model", "notes_on", "resolved"]
 
 
-def resolved(settings: ModelSettings) -> ModelSettings:
-    """Complete the settings: an encoder's absolute path, its digest, its device and precision.
+def resolved(settings: ModelSettings, emotions: Sequence[str] = ()) -> ModelSettings:
+    """Complete the settings: an encoder's absolute path, its digest, its device and precision, its labels.
 
     Weights with a name on the Hugging Face hub that are not on this machine are downloaded.
 
     Args:
         settings: settings of the recogniser.
+        emotions: emotions of the corpus, for which a head that is kept must have labels; () if unknown.
 
     Raises:
-        BadInput: the encoder is not available, does not match its digest, or asks for a missing device; or a
-            user's own model cannot be built.
+        BadInput: the encoder is not available, does not match its digest, has no head to be kept, or asks for
+            a missing device; or a user's own model cannot be built.
     """
     if settings.is_plugin:
         build_model(settings, 2, torch.Generator())  # whether it can be built
@@ -36,15 +38,35 @@ def resolved(settings: ModelSettings) -> ModelSettings:
         return settings
     from fedunlearn.models.encoders.checkpoint import check_digest, check_trains, locate
     from fedunlearn.models.encoders.devices import choose
+    from fedunlearn.models.encoders.published_head import load_head, match_labels
 
     checkpoint, chosen = locate(settings.name, download=True), settings.encoder
     check_digest(checkpoint, chosen.sha256)
     check_trains(checkpoint, chosen.trains)
     device, precision = choose(chosen.device, chosen.precision)
-    whole = {"sha256": checkpoint.sha256, "device": device, "precision": precision}
+    whole: dict[str, object] = {"sha256": checkpoint.sha256, "device": device, "precision": precision}
+    if chosen.head == "kept" and emotions:
+        whole["labels"] = labels = match_labels(checkpoint, emotions, chosen.labels)
+        load_head(checkpoint, labels)  # whether it can be
     folder = Path(settings.name).expanduser()
     name = str(folder.absolute()) if folder.is_dir() else settings.name
     return settings.model_copy(update={"name": name, "encoder": chosen.model_copy(update=whole)})
+
+
+def notes_on(settings: ModelSettings) -> tuple[str, ...]:
+    """Return lines on what an encoder's files leave open, such as a missing preprocessor_config.json.
+
+    Args:
+        settings: settings of the recogniser, resolved.
+
+    Raises:
+        BadInput: the encoder is not available.
+    """
+    if not settings.is_encoder:
+        return ()
+    from fedunlearn.models.encoders.checkpoint import locate
+
+    return locate(settings.name).notes
 
 
 def build_model(

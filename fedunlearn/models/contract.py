@@ -106,7 +106,7 @@ class EmotionModel(nn.Module, ABC):
             Features [count, frames, D].
         """
         drawn = torch.randn(count, frames, self.dims, generator=generator)
-        return self.feature_mean + self.norm.std * drawn
+        return drawn.mul_(self.norm.std).add_(self.feature_mean)
 
     def answers_to(self, noise: Tensor) -> Tensor:
         """Compute logits [n, C] of random features that ``noise`` has drawn."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -24,7 +25,7 @@ from fedunlearn.experiment.preparation import (
     resolve,
 )
 from fedunlearn.experiment.progress import Progress
-from fedunlearn.files import write_atomically
+from fedunlearn.files import HAS_LOCKS, lock_file, lock_folder, remove_unlocked, write_atomically
 from fedunlearn.partition import Partition, partition_corpus
 from fedunlearn.results_schema import Results
 from fedunlearn.study.grid import WHOLE_CLIENT, StudyCell, requesters_of
@@ -40,7 +41,8 @@ class StudyRunner:
     """Runs the cells of a study in a folder of finished cells and trained references.
 
     Recordings are decoded once, and vaults that a cell left unchanged serve the next one. Both are removed at
-    the end: use the runner in a ``with`` statement.
+    the end: use the runner in a ``with`` statement. Several processes may work in one folder: each has runs
+    and vaults of its own.
 
     Args:
         out: folder of the study; made by the first cell.
@@ -53,7 +55,8 @@ class StudyRunner:
     ) -> None:
         self._partial, self._warn = partial, warn
         self._out, self._cells = out, out / "cells"
-        self._running = out / "running"
+        self._running = out / "running" / str(os.getpid())
+        self._lock: int | None = None
         self._decoded: tuple[str, DecodedCorpus] | None = None
         self._undecoded: tuple[str, Corpus] | None = None
 
@@ -146,7 +149,8 @@ class StudyRunner:
         key = _recordings_key(config)
         if self._decoded is None or self._decoded[0] != key:
             self._decoded = None  # two corpora at a time would be too many
-            self._clear()  # vaults of other recordings, perhaps of a study that was killed
+            self._clear()  # vaults of other recordings
+            self._claim()
             self._decoded = key, decode_corpus(config, quiet)
             for line in self._decoded[1][0].warnings:
                 self._warn(line)
@@ -158,8 +162,25 @@ class StudyRunner:
             self._undecoded = key, corpora.load(config.corpus, config.seed)
         return self._undecoded[1]
 
+    def _claim(self) -> None:
+        """Make and lock this process's folder of runs; remove those of processes that were killed."""
+        everyone = self._running.parent
+        everyone.mkdir(parents=True, exist_ok=True)
+        with lock_folder(everyone):
+            for folder in everyone.iterdir():
+                remove_unlocked(folder)
+            self._running.mkdir()
+            if HAS_LOCKS:
+                self._lock = os.open(self._running, os.O_RDONLY)
+                lock_file(self._lock)
+
     def _clear(self) -> None:
         shutil.rmtree(self._running, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+        with suppress(OSError):  # another process works there, or nothing was made
+            self._running.parent.rmdir()
 
 
 def count_clients(config: Config, fold: int | None = None) -> Config:

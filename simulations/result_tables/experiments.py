@@ -50,16 +50,17 @@ class TableExperiment:
         return f"{self.corpus}-{self.model}"
 
 
-def parse_speech(values: Sequence[str]) -> list[Speech]:
+def parse_speech(values: Sequence[str], generated: bool = True) -> list[Speech]:
     """Read the values of ``--corpus``; generated speech comes first.
 
     Args:
         values: each NAME=PATH.
+        generated: whether generated speech is among them.
 
     Raises:
         BadInput: one is not of this form, names no preset or no folder or file, or comes twice.
     """
-    found, problems = [Speech(GENERATED)], []
+    found, problems = [Speech(GENERATED)] if generated else [], list[str]()
     known = [name for name in READERS if name in preset_names() and name != GENERATED]
     for value in values:
         name, _, path = (part.strip() for part in value.partition("="))

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import typer
 from command_line import call, small_file, write_corpus
+from small_run import prepared
 
 from fedunlearn import __main__ as entry
 from fedunlearn.cli import app
@@ -248,7 +249,8 @@ def test_deletions_that_would_find_nothing_left(tmp_path: Path) -> None:
     assert len(output.strip().splitlines()) == 2
 
 
-@pytest.mark.parametrize("stop", ["SIGTERM", pytest.param("SIGHUP", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", ["SIGTERM", "SIGHUP"])
 def test_a_run_that_is_terminated_says_so(tmp_path: Path, stop: str) -> None:
     arguments = ["--config", small_file(tmp_path, training__rounds=3000), "--out", tmp_path / "run"]
     command = [sys.executable, str(ROOT / "simulations" / "run.py"), *map(str, arguments)]
@@ -291,10 +293,8 @@ def test_ctrl_c_while_modules_are_read_is_one_line(capsys: Any) -> None:
     assert ended.value.code == 3 and capsys.readouterr().err == "failed: interrupted\n"
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_misspelt_setting_of_a_resumed_run_is_all_that_is_reported(tmp_path: Path) -> None:
-    config = small_file(tmp_path)
-    assert call("run", "--config", config, "--out", tmp_path / "run", "--method", "none")[0] == 0
+    prepared(tmp_path / "run").close()
     code, output = call("run", "--resume", "--out", tmp_path / "run", "--set", "nonsense=1")
     assert code == 2 and len(output.strip().splitlines()) == 1 and "nonsense" in output
 
@@ -308,11 +308,14 @@ def test_report_of_a_folder_without_results(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_report_of_all_that_lies_in_a_folder(tmp_path: Path) -> None:
+def test_a_report_of_all_that_lies_in_a_folder(
+    tmp_path: Path, finished: tuple[Path, "subprocess.CompletedProcess[str]"]
+) -> None:
     """As a shell expands runs/*: what else of ours lies there is left out with a word, strangers are not."""
     runs = tmp_path / "runs"
-    assert call("run", "--config", small_file(tmp_path), "--out", runs / "run", "--method", "none")[0] == 0
-    shutil.copytree(runs / "run", runs / "other")
+    for name in ("run", "other"):
+        shutil.copytree(finished[0], runs / name)
+    shutil.copytree(finished[0].parent / "references", runs / "references")
     assert any((runs / "references").glob("*.safetensors"))
     (runs / "compare" / "cells").mkdir(parents=True)
     (runs / "benchmark.json").write_text("{}")
@@ -368,6 +371,7 @@ def test_this_environment_is_sound() -> None:
     assert entry.environment_problem() is None
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_whose_original_has_not_learned_is_told_so_and_exits_with_0(tmp_path: Path) -> None:
     """One round at a rate at which nothing is learned: page, table, results and a warning say so."""
     config = small_file(tmp_path, training__rounds=1, training__local__lr=1e-6)

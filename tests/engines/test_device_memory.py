@@ -101,10 +101,10 @@ def in_memory(windows: Fingerprints) -> bool:
     gc.collect()
     objects = gc.get_objects()
     objects += gc.get_referents(*objects)
-    kinds = (Tensor, np.ndarray)
-    held = [o for o in {id(o): o for o in objects}.values() if issubclass(type(o), kinds)]
+    kinds = {kind for kind in set(map(type, objects)) if issubclass(kind, Tensor | np.ndarray)}
+    held = {id(o): o for o in objects if type(o) in kinds}
     nothing = np.zeros(0, np.int16)
-    for value in held:
+    for value in held.values():
         array = value.detach().numpy() if isinstance(value, Tensor) else value
         if array.dtype == object or not array.nbytes:
             continue

@@ -1,5 +1,6 @@
 """Ray: the same bits as in process, whatever the workers, even when one dies."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from small_run import run_small, small_config, weights_of, without_times
 from fedunlearn.client import steps as local_work
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 def test_ray_agrees_with_one_process_bit_for_bit(
     inline_run: tuple[Path, dict[str, Any]], tmp_path: Path, workers: int
 ) -> None:
@@ -76,7 +78,9 @@ class KillOnce:
 def test_a_killed_worker_is_started_again_and_nothing_is_lost(
     inline_run: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    """The message whose worker died is done again and counted; the outcome is that of an unharmed run."""
+    """The message whose worker died is done again and counted; the outcome is that of an unharmed run in one
+    process, bit for bit.
+    """
     flag = tmp_path / "killed"
     config = small_config(federation__engine="ray", federation__workers=2)
     results = run_small(tmp_path / "run", config, [KillOnce(flag)])
@@ -84,4 +88,6 @@ def test_a_killed_worker_is_started_again_and_nothing_is_lost(
     assert results["status"] == "complete"
     assert [(f["round"], f["client"]) for f in results["faults"]] == [(2, 3)]
     assert "died" in results["faults"][0]["reason"]
+    for part in ("models", "gap", "attacks", "rehearsals", "retrained_timeline"):
+        assert json.dumps(results[part]) == json.dumps(inline_run[1][part]), part
     assert weights_of(tmp_path / "run") == weights_of(inline_run[0])

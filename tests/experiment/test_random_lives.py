@@ -261,7 +261,7 @@ def live(folder: Path, seed: int) -> int:
     return deaths
 
 
-@pytest.mark.parametrize("seed", [2, 9])
+@pytest.mark.parametrize("seed", [2, pytest.param(9, marks=pytest.mark.slow)])
 def test_a_life_of_many_deaths_ends_as_one_without(tmp_path: Path, seed: int) -> None:
     assert live(tmp_path, seed) > 0
 

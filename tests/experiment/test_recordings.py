@@ -142,7 +142,7 @@ def test_no_utterance_is_recorded_twice() -> None:
     assert set(later) <= {u.id for u in partition.clients[1].train}
 
 
-@pytest.mark.parametrize("method", ["retrained", "fed-eraser", "scrub"])
+@pytest.mark.parametrize("method", ["retrained", "fed-eraser", pytest.param("scrub", marks=pytest.mark.slow)])
 def test_a_privileged_baseline_learns_again_from_what_there_was_in_each_round(
     tmp_path: Path, method: str
 ) -> None:

@@ -201,7 +201,7 @@ def test_what_was_requested_is_gone(run: tuple[str, Path, dict[str, Any], Listen
         assert not {u for r in store for u in r.utterances} & vault.entries.keys()
 
 
-@pytest.mark.parametrize("method", ["scrub", "fed-eraser"])
+@pytest.mark.parametrize("method", ["scrub", pytest.param("fed-eraser", marks=pytest.mark.slow)])
 def test_the_same_run_twice_is_the_same_run(tmp_path: Path, cache: Path, method: str) -> None:
     results = [run_small(tmp_path / name, config_of(method), cache=cache) for name in "ab"]
     results[1]["times"] = results[0]["times"]
@@ -309,7 +309,7 @@ def with_server(
     experiment.close()
 
 
-@pytest.mark.parametrize("optimizer", ["average", "adam"])
+@pytest.mark.parametrize("optimizer", [pytest.param("average", marks=pytest.mark.slow), "adam"])
 def test_fed_eraser_with_nothing_to_erase_learns_the_same_again(tmp_path: Path, optimizer: str) -> None:
     """All rounds, all epochs, the streams of learning: the new updates have the old sizes already."""
     every: dict[str, Any] = {
@@ -382,7 +382,12 @@ def test_the_server_weighs_both_halves_of_neggrad_plus(tmp_path: Path, cache: Pa
 
 @pytest.mark.parametrize(
     ("method", "when"),
-    [*((m, {"after_learning": 0}) for m in ALL), ("scrub", {"round": 1}), ("retrained", {"round": 1})],
+    [
+        ("fed-eraser", {"after_learning": 0}),
+        ("scrub", {"round": 1}),
+        ("retrained", {"round": 1}),
+        *(pytest.param(m, {"after_learning": 0}, marks=pytest.mark.slow) for m in ALL if m != "fed-eraser"),
+    ],
 )
 def test_everybody_takes_everything_back(
     tmp_path: Path, cache: Path, method: str, when: dict[str, int]
@@ -394,7 +399,7 @@ def test_everybody_takes_everything_back(
     assert all(not Vault(p).entries for p in sorted((tmp_path / "run" / "vaults").iterdir()))
 
 
-@pytest.mark.parametrize("method", ["fed-eraser", "retrained", "scrub"])
+@pytest.mark.parametrize("method", ["fed-eraser", "scrub", pytest.param("retrained", marks=pytest.mark.slow)])
 def test_a_request_during_learning_is_served_and_learning_goes_on(tmp_path: Path, method: str) -> None:
     early = [{"client": 2, "what": "some", "count": 4, "round": 2}]
     results = run_small(tmp_path / "run", config_of(method, deletions__schedule=early))
@@ -404,13 +409,19 @@ def test_a_request_during_learning_is_served_and_learning_goes_on(tmp_path: Path
     assert phases == ["learn", "learn", *["unlearn"] * (again + 1), "recover", "learn"]
 
 
-@pytest.mark.parametrize("how", ["mean", "sequential"])
+@pytest.mark.parametrize("how", [pytest.param("mean", marks=pytest.mark.slow), "sequential"])
 def test_every_aggregation_joins_the_forget_halves(tmp_path: Path, cache: Path, how: str) -> None:
     results = run_small(tmp_path / "run", config_of("scrub", unlearning__aggregation=how), cache=cache)
     assert results["status"] == "complete"
 
 
-@pytest.mark.parametrize(("method", "kind"), [("scrub", "train.retain_part"), ("fed-eraser", "train")])
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [
+        ("scrub", "train.retain_part"),
+        pytest.param("fed-eraser", "train", marks=pytest.mark.slow),
+    ],
+)
 def test_a_round_of_a_reference_has_its_quorum(tmp_path: Path, cache: Path, method: str, kind: str) -> None:
     class Late(Spoil):
         """Well while learning, which has the run's own stream."""
@@ -431,7 +442,9 @@ def test_a_round_of_a_reference_has_its_quorum(tmp_path: Path, cache: Path, meth
         run_small(tmp_path / "two", config, [Late(kind, "nan", client=c) for c in (4, 5)], cache)
 
 
-@pytest.mark.parametrize(("method", "spared"), [("neggrad-plus", 0), ("scrub", 1)])
+@pytest.mark.parametrize(
+    ("method", "spared"), [pytest.param("neggrad-plus", 0, marks=pytest.mark.slow), ("scrub", 1)]
+)
 def test_a_requester_that_fails_its_half_stays_accepted_and_the_others_are_served(
     tmp_path: Path, cache: Path, method: str, spared: int
 ) -> None:

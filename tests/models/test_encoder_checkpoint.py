@@ -418,6 +418,23 @@ def test_a_published_encoder_is_found_in_the_cache(cache: Path, made: Path, tmp_
     assert locate(PUBLISHED, download=True) == found  # nothing to fetch
 
 
+@pytest.mark.parametrize("download", [False, True])
+def test_a_published_encoder_without_a_feature_extractor(cache: Path, folder: Path, download: bool) -> None:
+    """Other software may have fetched configuration and weights alone; they do without the network."""
+    (folder / "preprocessor_config.json").unlink()
+    partial = publish(cache, folder, "aaa")
+    found = locate(PUBLISHED, download=download)
+    assert found.folder == partial and found.normalise
+    assert [note.partition(": ")[0] for note in found.notes] == [f"{partial}/preprocessor_config.json"]
+
+
+def test_of_two_snapshots_the_complete_one_is_taken(cache: Path, made: Path, folder: Path) -> None:
+    (folder / "preprocessor_config.json").unlink()
+    publish(cache, folder, "bbb")
+    whole = publish(cache, made, "aaa", main=False)
+    assert locate(PUBLISHED).folder == whole
+
+
 def test_in_the_cache_a_conversion_stands_for_a_pickle(cache: Path, made: Path, folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     publish(cache, folder, "bbb")
@@ -476,10 +493,15 @@ def test_stopping_a_download_stops_the_run(cache: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
-def test_the_advice_makes_a_folder_out_of_a_pickle(made: Path, folder: Path) -> None:
-    """The command of the line, carried out."""
-    torch.save(weights_of(folder), folder / "pytorch_model.bin")
+@pytest.mark.parametrize("files", [1, 2])
+def test_the_advice_makes_a_folder_out_of_a_pickle(files: int, made: Path, folder: Path) -> None:
+    """The command of the line, carried out, also where no feature extractor was published."""
+    weights = list(weights_of(folder).items())
+    for i in range(files):
+        name = "pytorch_model.bin" if files == 1 else f"pytorch_model-0000{i + 1}-of-00002.bin"
+        torch.save(dict(weights[i::files]), folder / name)
     (folder / "model.safetensors").unlink()
+    (folder / "preprocessor_config.json").unlink()
     expected = line(folder)
     command = expected[expected.index("python -c") :].replace("python", sys.executable, 1)
     subprocess.run(
@@ -499,7 +521,6 @@ def test_the_advice_makes_a_folder_out_of_a_pickle(made: Path, folder: Path) -> 
         ("config.json", b"\xff\xfe", "config.json: is not JSON"),
         ("config.json", b"[" * 100_000, "config.json: is not JSON"),
         ("config.json", b"[]", "config.json: holds no JSON object"),
-        ("preprocessor_config.json", None, "preprocessor_config.json: missing"),
         ("preprocessor_config.json", b"", "preprocessor_config.json: is not JSON"),
         ("model.safetensors", None, "no model.safetensors; put the encoder's weights there"),
         ("model.safetensors", b"", "model.safetensors: cut short or corrupt"),

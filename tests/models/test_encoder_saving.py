@@ -118,6 +118,7 @@ def test_the_folder_holds_weights_labels_and_card_and_no_word_of_where_it_was_ma
         "sha256": sha256,
         "random_weights": False,
         "trained": "all",
+        "head": "new",
     }
     assert all(b"home of somebody" not in p.read_bytes() for p in saved.iterdir())
 

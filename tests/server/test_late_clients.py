@@ -10,7 +10,7 @@ from flwr.app import Context, Message
 from hypothesis import given
 from hypothesis import strategies as st
 from killed_runs import Death, assert_same
-from small_run import prepared, resumed, run_small, small_config, weights_of, without_times
+from small_run import prepared, replay_data_of, resumed, run_small, small_config, weights_of, without_times
 
 from fedunlearn import config as configuration
 from fedunlearn.client.steps import sum_log_odds
@@ -20,8 +20,6 @@ from fedunlearn.examples import Examples
 from fedunlearn.experiment.experiment import Experiment
 from fedunlearn.experiment.replay import Replay
 from fedunlearn.experiment.replayed_clients import ReplayData
-from fedunlearn.experiment.shadows import replay_data
-from fedunlearn.experiment.timeline import build_timeline
 from fedunlearn.messages.records import MessageConfig
 from fedunlearn.messages.scalars import Sums
 from fedunlearn.models.functionals import FunctionalsModel
@@ -66,10 +64,7 @@ class Late:
         self.results = play(self.run, [self.messages]).to_json()
 
     def data(self, rounds: int | None = None) -> ReplayData:
-        run, deletions = self.run, self.run.recorder.read_deletions()
-        timeline = build_timeline(run.state, run.record.log.rows, deletions, run.partition, run.config)
-        timeline = replace(timeline, rounds=timeline.rounds[:rounds])
-        return replay_data(run.config, run.judge, run.partition, timeline)
+        return replay_data_of(self.run, rounds)
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +211,7 @@ def test_so_it_does_whatever_the_run_met(tmp_path: Path, overrides: dict[str, An
     assert all(torch.equal(stages["recovered"][k], v) for k, v in model.weights.items())
 
 
-@pytest.mark.parametrize("when", [0, 1, 2])
+@pytest.mark.parametrize("when", [1, *(pytest.param(when, marks=pytest.mark.slow) for when in (0, 2))])
 def test_a_late_client_may_ask_for_deletion_before_it_has_joined(tmp_path: Path, when: int) -> None:
     schedule = [
         {"client": 1, "what": "all", "round": when},

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_run import run_small, small_config, weights_of
+from small_run import assert_replayed, prepared, run_small, small_config, weights_of
 
+from fedunlearn.engines.engine import play
 from fedunlearn.errors import BadInput
 from fedunlearn.server.steps import sample_clients
 
@@ -45,8 +46,6 @@ def test_what_few_receive_and_send_costs_less(tmp_path: Path, inline_run: tuple[
 
 def test_shadow_federations_draw_the_same_clients(tmp_path: Path) -> None:
     """The loop that shadows are made of gives the run's own weights, bit for bit."""
-    config = small_config(
-        recovery__clients=2, unlearning__asked=2, evaluation__shadows=8, evaluation__shadow_workers=1
-    )
-    results = run_small(tmp_path / "run", config)
-    assert results["attacks"]["replay"]["exact"] is True
+    experiment = prepared(tmp_path / "run", small_config(recovery__clients=2, unlearning__asked=2))
+    assert play(experiment).status == "complete"
+    assert_replayed(experiment)

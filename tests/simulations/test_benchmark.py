@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from benchmark import run
+from command_line import call_script
 
 from benchmarks import arithmetic, plain_flower
 from benchmarks.federation import measure
@@ -91,10 +93,9 @@ def test_plain_flower_does_the_same_work(tmp_path: Path) -> None:
     assert json.loads(seen.out.splitlines()[-1])["round"] > 0
 
 
-def test_an_unknown_part_is_reported_in_one_line(tmp_path: Path) -> None:
-    script = [sys.executable, str(ROOT / "simulations" / "benchmark.py"), "--parts", "speed"]
-    done = subprocess.run(script, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 2 and "there is no 'speed' (there are overhead, flower," in done.stderr
+def test_an_unknown_part_is_reported_in_one_line() -> None:
+    code, output = call_script(run, "--parts", "speed")
+    assert code == 2 and "there is no 'speed' (there are overhead, flower," in output
 
 
 @pytest.mark.slow

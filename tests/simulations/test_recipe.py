@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import call_script
 from made_corpora import make_corpus
+from recipe import recipe
 from small_run import small_config
 
 from fedunlearn.config import Config
@@ -100,29 +102,26 @@ def test_training_that_diverges_is_a_result(tmp_path: Path) -> None:
     assert found == RecipeScores(test_uar=None, unseen_uar=None, retain=None)
 
 
-def call(out: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    tiny = ("corpus.utterances=12", "partition.clients=4", "model.hidden=4", "training.rounds=1")
-    settings = [part for setting in tiny for part in ("--set", setting)]
-    script = [sys.executable, str(ROOT / "simulations" / "recipe.py"), *settings, "--out", str(out)]
-    return subprocess.run([*script, *arguments], capture_output=True, text=True, check=False)
-
-
 def test_the_command_writes_every_recipe_on_every_corpus(tmp_path: Path) -> None:
     nemo, out = make_corpus(tmp_path / "nemo", "nemo", sound=True), tmp_path / "out"
-    done = call(out, "--corpus", f"nemo={nemo}", "--seeds", "1")
-    assert done.returncode == 0, done.stderr
+    tiny = ("corpus.utterances=12", "partition.clients=4", "model.hidden=4", "training.rounds=1")
+    settings = [part for setting in tiny for part in ("--set", setting)]
+    code, output = call_script(recipe, *settings, "--out", out, "--corpus", f"nemo={nemo}", "--seeds", "1")
+    assert code == 0, output
     with (out / "recipe.csv").open() as file:
         rows = list(csv.DictReader(file))
     corpora = ["synthetic", "nemo", "synthetic, 12 utterances a client"]
     assert list(dict.fromkeys(row["corpus"] for row in rows)) == corpora
     assert len(rows) == 3 * 29 and {row["seed"] for row in rows} == {"1"}
     assert (out / "recipe.md").read_text().count("### ") == 1 + 3
-    assert done.stdout.count("| nemo |") == 1
+    assert output.count("| nemo |") == 1
 
 
 def test_bad_input_is_one_line_before_any_work(tmp_path: Path) -> None:
     nemo = make_corpus(tmp_path / "nemo", "nemo")
-    done = call(tmp_path / "out", "--corpus", f"nemo={nemo}", "--set", "partition.clients=30")
+    script = [sys.executable, str(ROOT / "simulations" / "recipe.py"), "--out", str(tmp_path / "out")]
+    arguments = ("--corpus", f"nemo={nemo}", "--set", "partition.clients=30")
+    done = subprocess.run([*script, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.startswith("error: nemo: ")
     assert "partition.clients is 30" in done.stderr.replace("\n", " ")
     assert not (tmp_path / "out").exists()

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from command_line import call_script
 from comparison_rows import rows_of
 from made_corpora import make_corpus
+from results import results
 
 from fedunlearn.errors import BadInput
 from fedunlearn.report.markup import markdown
@@ -30,6 +32,7 @@ TINY = {
     "recovery.rounds": 1,
     "evaluation.bootstrap": 100,
     "evaluation.retrained_seeds": 2,
+    "unlearning.calm.max_steps": 10,
 }
 
 
@@ -155,6 +158,11 @@ def test_recipes_of_models_are_the_presets(tmp_path: Path) -> None:
     assert all(each.config.evaluation.retrained_seeds >= 2 for each in found)
 
 
+def test_generated_speech_can_be_left_out(tmp_path: Path) -> None:
+    found = parse_speech([f"nemo={make_corpus(tmp_path, 'nemo')}"], generated=False)
+    assert [speech.name for speech in found] == ["nemo"]
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
@@ -177,18 +185,17 @@ def test_a_model_that_is_none_is_reported(model: str) -> None:
         table_experiments(parse_speech([]), [model], {})
 
 
-def call(out: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def options(out: Path) -> list[str]:
     settings = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
-    script = [sys.executable, str(ROOT / "simulations" / "results.py"), *settings, "--out", str(out)]
-    return subprocess.run([*script, *arguments], capture_output=True, text=True, check=False)
+    return [*settings, "--out", str(out)]
 
 
 def test_the_command_writes_all_files_and_continues(tmp_path: Path) -> None:
     out = tmp_path / "out"
     nemo = make_corpus(tmp_path / "nemo", "nemo", sound=True)
-    common = ("--corpus", f"nemo={nemo}", "--sizes", "all", "--seeds", "1")
-    done = call(out, *common, "--methods", "none")
-    assert done.returncode == 0, done.stderr
+    common = (*options(out), "--corpus", f"nemo={nemo}", "--sizes", "all", "--seeds", "1")
+    code, output = call_script(results, *common, "--methods", "none")
+    assert code == 0, output
     assert {f.name for f in out.iterdir() if f.is_file()} == {
         "results.md",
         "results.csv",
@@ -198,8 +205,8 @@ def test_the_command_writes_all_files_and_continues(tmp_path: Path) -> None:
     }
     cells = {f: f.stat().st_mtime_ns for f in out.glob("*/cells/*.json")}
     assert len(cells) == 2 and all(f.name.startswith("none-1xall-") for f in cells)
-    again = call(out, *common, "--methods", "default,none")
-    assert again.returncode == 0, again.stderr
+    code, again = call_script(results, *common, "--methods", "default,none")
+    assert code == 0, again
     assert {f: f.stat().st_mtime_ns for f in cells} == cells
     assert len(list(out.glob("*/cells/*.json"))) == 4
     with (out / "results.csv").open() as file:
@@ -207,12 +214,14 @@ def test_the_command_writes_all_files_and_continues(tmp_path: Path) -> None:
     assert [(r["corpus"], r["forget_size"], r["method"], r["cells"]) for r in rows] == [
         (corpus, "all", method, "1") for corpus in ("synthetic", "nemo") for method in ("calm", "none")
     ]
-    assert again.stdout.count("| nemo | functionals | whole client | 1 |") == 1
+    assert again.count("| nemo | functionals | whole client | 1 |") == 1
 
 
 def test_every_corpus_is_checked_before_any_is_run(tmp_path: Path) -> None:
     nemo = make_corpus(tmp_path / "nemo", "nemo")
-    done = call(tmp_path / "out", "--corpus", f"nemo={nemo}", "--sizes", "9,15", "--seeds", "1")
+    script = [sys.executable, str(ROOT / "simulations" / "results.py"), *options(tmp_path / "out")]
+    arguments = ("--corpus", f"nemo={nemo}", "--sizes", "9,15", "--seeds", "1")
+    done = subprocess.run([*script, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "synthetic-functionals: --sizes 15: client" in done.stderr.replace("\n", " ")
     assert not (tmp_path / "out").exists()

@@ -5,6 +5,7 @@ import importlib
 import inspect
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from fedunlearn.cli.compare import compare
 from fedunlearn.errors import Interrupted, RunFailed
 from fedunlearn.experiment.experiment import Experiment
 from fedunlearn.experiment.reference_cache import Learned, ReferenceCache
+from fedunlearn.files import HAS_LOCKS, lock_file
 from fedunlearn.results_schema import Attackers, GuardIntervention, Results
 from fedunlearn.study import runner as runner
 from fedunlearn.study.grid import Axes, StudyCell, Variant, cells_of, loader_of, parse_folds, requesters_of
@@ -45,6 +47,7 @@ def call(out: Path, *arguments: str) -> tuple[int, str]:
         if key not in {"seed", "deletions.schedule", "federation.engine", "evaluation.retrained_seeds"}
         for part in ("--set", f"{key}={value}")
     ]
+    settings += ["--set", "evaluation.search=false", "--set", "evaluation.relearn_steps=0"]
     return command_line.call("compare", *settings, "--engine", "inline", "--out", out, *arguments)
 
 
@@ -234,7 +237,10 @@ def test_a_cell_that_fails_is_named_and_the_rest_goes_on(
 
 
 @pytest.mark.usefixtures("without_figures")
-@pytest.mark.parametrize("interruption", [KeyboardInterrupt(), Interrupted("the run was interrupted")])
+@pytest.mark.parametrize(
+    "interruption",
+    [KeyboardInterrupt(), pytest.param(Interrupted("the run was interrupted"), marks=pytest.mark.slow)],
+)
 def test_an_interruption_leaves_finished_cells_and_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interruption: BaseException
 ) -> None:
@@ -258,7 +264,7 @@ def test_an_interrupted_run_leaves_no_speech_behind(tmp_path: Path, monkeypatch:
     """Ctrl-C in the middle of a cell, after its vaults were filled."""
 
     def stop(*_: Any) -> None:
-        assert list((tmp_path / "running" / "run").rglob("*.i16"))
+        assert list((tmp_path / "running").rglob("run/**/*.i16"))
         raise KeyboardInterrupt
 
     monkeypatch.setattr("fedunlearn.experiment.experiment.Experiment.conduct", stop)
@@ -460,6 +466,26 @@ def test_leaving_an_unused_runner_removes_nothing(tmp_path: Path) -> None:
     with StudyRunner(tmp_path):
         pass
     assert (tmp_path / "running").exists()
+
+
+@pytest.mark.skipif(not HAS_LOCKS, reason="no file locks on this operating system")
+def test_processes_share_a_folder_and_what_a_killed_one_left_is_removed(tmp_path: Path) -> None:
+    working, killed = tmp_path / "running" / "alive", tmp_path / "running" / "killed"
+    for folder in (working, killed):
+        (folder / "vaults").mkdir(parents=True)
+    cells = cells_of(
+        lambda overrides: configuration.load(None, SMALL | dict(overrides)),
+        Axes([Variant("none", "none")], sizes=[3], requesters=[1], seeds=[0]),
+    )
+    handle = os.open(working, os.O_RDONLY)
+    try:
+        lock_file(handle)
+        with StudyRunner(tmp_path) as runner:
+            runner.play(cells[0])
+    finally:
+        os.close(handle)
+    assert runner.results(cells[0]) is not None
+    assert [folder.name for folder in (tmp_path / "running").iterdir()] == ["alive"]
 
 
 def test_taking_back_as_many_as_a_client_has_is_taking_back_all(tmp_path: Path) -> None:

@@ -18,13 +18,19 @@ import torch
 
 from fedunlearn.config.model import SMALL_MODELS
 from fedunlearn.errors import BadInput, RunFailed
-from fedunlearn.models.encoders.hub import FILES, by_hand, cache, cached, fetch, is_name, is_whole
+from fedunlearn.models.encoders.hub import (
+    FILES,
+    by_hand,
+    cache,
+    cached,
+    fetch,
+    has_weights,
+    is_name,
+    is_whole,
+)
 from fedunlearn.models.encoders.random_shapes import PREFIX, SHAPES, shape_of
-from fedunlearn.models.encoders.saved_folder import MASK_NAMES, SavedFolder, is_needed, read_folder
+from fedunlearn.models.encoders.saved_folder import MASK_NAMES, SavedFolder, is_needed, read_folder, some
 from fedunlearn.seeding import stream_key
-
-_SHOWN = 3
-"""Number of weights named in one line."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,7 @@ class Checkpoint:
         normalise: whether its waveforms must have mean 0 and variance 1.
         layers: number of transformer layers L.
         hidden: their width H.
+        notes: lines on what its files leave open, for the user.
     """
 
     name: str
@@ -48,6 +55,7 @@ class Checkpoint:
     normalise: bool
     layers: int
     hidden: int
+    notes: tuple[str, ...] = ()
 
     @property
     def is_random(self) -> bool:
@@ -80,7 +88,11 @@ def locate(name: str, download: bool = False) -> Checkpoint:
         raise BadInput(_unknown(name))
     found = cached(name)
     if download and (found is None or not is_whole(found)):
-        fetch(name)
+        try:
+            fetch(name)
+        except BadInput:
+            if found is None or not has_weights(found):
+                raise
         found = cached(name)
     if found is None:
         raise BadInput(
@@ -157,7 +169,8 @@ def _random(name: str) -> Checkpoint:
 
 def _saved(name: str, folder: Path) -> Checkpoint:
     saved = read_folder(folder, name)
-    return Checkpoint(name, folder, saved.sha256, saved.kind, saved.normalise, saved.layers, saved.hidden)
+    sizes = (saved.layers, saved.hidden)
+    return Checkpoint(name, folder, saved.sha256, saved.kind, saved.normalise, *sizes, saved.notes)
 
 
 def _unknown(name: str) -> str:
@@ -237,29 +250,23 @@ def _clear_mask(encoder: Any, report: dict[str, Any]) -> None:
 def _check_weights(folder: Path, saved: SavedFolder, encoder: Any, report: dict[str, Any]) -> None:
     missing = [name for name in report["missing_keys"] if name not in MASK_NAMES]
     if missing:
-        raise BadInput(f"{folder}: weights are missing: {_some(missing)}; {_AGAIN}")
+        raise BadInput(f"{folder}: weights are missing: {some(missing)}; {_AGAIN}")
     shapes = [
         f"{name} {tuple(found)}, not {tuple(due)}"
         for name, found, due in report["mismatched_keys"]
         if name not in MASK_NAMES
     ]
     if shapes:
-        raise BadInput(f"{folder}: weights of other shapes than config.json says: {_some(shapes)}; {_AGAIN}")
+        raise BadInput(f"{folder}: weights of other shapes than config.json says: {some(shapes)}; {_AGAIN}")
     extra = [name for name in report["unexpected_keys"] if is_needed(name, saved.prefix)]
     if extra:
-        raise BadInput(f"{folder}: weights that config.json has no place for: {_some(extra)}; {_AGAIN}")
+        raise BadInput(f"{folder}: weights that config.json has no place for: {some(extra)}; {_AGAIN}")
     broken = [name for name, value in encoder.state_dict().items() if not bool(value.isfinite().all())]
     if broken:
-        raise BadInput(f"{folder}: weights that are not finite: {_some(broken)}; {_AGAIN}")
+        raise BadInput(f"{folder}: weights that are not finite: {some(broken)}; {_AGAIN}")
 
 
 _AGAIN = "fetch or save the folder again, config.json and weights together"
-
-
-def _some(names: Any) -> str:
-    listed = sorted(names)
-    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-    return ", ".join(listed[:_SHOWN]) + more
 
 
 @contextmanager

@@ -32,13 +32,18 @@ def is_name(name: str) -> bool:
 
 
 def is_whole(folder: Path) -> bool:
-    """Tell whether a folder has all files that an encoder needs."""
-    needed = (
-        ("config.json",),
-        ("preprocessor_config.json", "processor_config.json"),
-        ("model.safetensors", "model.safetensors.index.json"),
-    )
-    return all(any((folder / name).is_file() for name in either) for either in needed)
+    """Tell whether a folder has all files of an encoder: configuration, weights and feature extractor."""
+    return has_weights(folder) and _has(folder, "preprocessor_config.json", "processor_config.json")
+
+
+def has_weights(folder: Path) -> bool:
+    """Tell whether a folder has the files without which an encoder cannot be used."""
+    weights = ("model.safetensors", "model.safetensors.index.json")
+    return _has(folder, "config.json") and _has(folder, *weights)
+
+
+def _has(folder: Path, *either: str) -> bool:
+    return any((folder / name).is_file() for name in either)
 
 
 def cache() -> Path:
@@ -59,7 +64,10 @@ def cached(name: str) -> Path | None:
         (folder for folder in home.glob("snapshots/*") if (folder / "config.json").is_file()),
         key=lambda folder: (folder.name != newest, folder.name),
     )
-    return next((folder for folder in snapshots if is_whole(folder)), next(iter(snapshots), None))
+    for is_enough in (is_whole, has_weights):
+        if whole := next(filter(is_enough, snapshots), None):
+            return whole
+    return next(iter(snapshots), None)
 
 
 def fetch(name: str) -> None:
@@ -74,7 +82,7 @@ def fetch(name: str) -> None:
     from huggingface_hub import get_repo_discussions, snapshot_download
 
     try:
-        if is_whole(Path(snapshot_download(name, allow_patterns=list(WANTED)))):
+        if has_weights(Path(snapshot_download(name, allow_patterns=list(WANTED)))):
             return
         for proposal in get_repo_discussions(name, author=_CONVERTER, discussion_type="pull_request"):
             if proposal.title == _CONVERSION and proposal.git_reference:

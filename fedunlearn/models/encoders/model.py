@@ -20,9 +20,11 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from fedunlearn.audio import SAMPLE_RATE
 from fedunlearn.config.model import ModelSettings
+from fedunlearn.errors import BadInput
 from fedunlearn.models.contract import EmotionModel, Standardise
 from fedunlearn.models.encoders.checkpoint import Checkpoint, check_trains, load
 from fedunlearn.models.encoders.devices import arithmetic, choose, make_ready
+from fedunlearn.models.encoders.published_head import PublishedHead, load_head
 from fedunlearn.models.frontend import frame_mask
 
 LORA_TARGETS = {
@@ -102,7 +104,8 @@ class EncoderModel(EmotionModel):
         settings: ``settings.encoder`` and ``settings.dropout`` are read.
 
     Raises:
-        BadInput: the encoder has fewer layers than are to be trained, or LoRA needs peft, which is missing.
+        BadInput: the encoder has fewer layers than are to be trained, LoRA needs peft, which is missing, or
+            there is no head to be kept with a label for each class.
     """
 
     def __init__(self, checkpoint: Checkpoint, classes: int, settings: ModelSettings) -> None:
@@ -129,12 +132,25 @@ class EncoderModel(EmotionModel):
             self.dims, self.frame_seconds, self.stores_features = 1, 1 / SAMPLE_RATE, False
             self.encoder = _trainable(self.pretrained, settings)
         self.norm = Standardise(self.layers * self.hidden)
+        self.keeps_head = chosen.head == "kept"
+        kept = _kept_head(checkpoint, classes, chosen.labels) if self.keeps_head else None
+        width = len(kept.projector_bias) if kept else chosen.projection
         self.layer_weights = nn.Parameter(torch.full((self.layers,), 1 / self.layers))
-        self.projector = nn.Linear(self.hidden, chosen.projection)
+        self.projector = nn.Linear(self.hidden, width)
         self.dropout = nn.Dropout(settings.dropout)
-        self.classifier = nn.Linear(chosen.projection, classes)
+        self.classifier = nn.Linear(width, classes)
+        if kept:
+            self._begin_with(kept)
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         self._travels = trained | {f"norm.{name}" for name, _ in self.norm.named_buffers()}
+
+    def _begin_with(self, head: PublishedHead) -> None:
+        with torch.no_grad():
+            self.layer_weights.copy_(head.layer_weights)
+            self.projector.weight.copy_(head.projector_weight)
+            self.projector.bias.copy_(head.projector_bias)
+            self.classifier.weight.copy_(head.classifier_weight)
+            self.classifier.bias.copy_(head.classifier_bias)
 
     # ---- what is sent -------------------------------------------------------------------------------------
 
@@ -247,22 +263,24 @@ class EncoderModel(EmotionModel):
 
     def _decide(self, means: Tensor) -> Tensor:
         """Compute logits [B, C] from the layers' means [B, L + 1, H]."""
-        of_layer, of_width = self.scales()
-        mean = self.norm.mean.view(self.layers, self.hidden)
+        mean, of_layer, of_width = self.standardisation()
         standard = (means - mean) / (of_layer[:, None] * of_width)
         pooled = torch.einsum("l,blh->bh", self.layer_weights.softmax(0), standard)
         logits: Tensor = self.classifier(self.projector(self.dropout(pooled)))
         return logits
 
-    def scales(self) -> tuple[Tensor, Tensor]:
-        """Return the scales of standardisation: one number for each layer [L + 1], times a vector [H].
+    def standardisation(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the mean [L + 1, H] and the scales: one number for each layer [L + 1], times a vector [H].
 
-        Their product approximates ``norm.std`` in a form that can be folded into the head, so that the saved
-        model needs no normalisation.
+        The scales' product approximates ``norm.std`` in a form that can be folded into the head, so that the
+        saved model needs no normalisation. A head that was kept was trained on raw means: 0 and 1.
         """
+        mean = self.norm.mean.view(self.layers, self.hidden)
+        if self.keeps_head:
+            return torch.zeros_like(mean), torch.ones(self.layers), torch.ones(self.hidden)
         std = self.norm.std.view(self.layers, self.hidden)
         of_layer = std.square().mean(1).sqrt()
-        return of_layer, (std / of_layer[:, None]).square().mean(0).sqrt()
+        return mean, of_layer, (std / of_layer[:, None]).square().mean(0).sqrt()
 
     # ---- through the encoder -----------------------------------------------------------------------------
 
@@ -321,6 +339,15 @@ class EncoderModel(EmotionModel):
         # One layer at a time: all at once would be the largest tensor here.
         means = [(state.float() * real).sum(1) / frames[:, None] for state in states]
         return torch.stack(means, 1).cpu()
+
+
+def _kept_head(checkpoint: Checkpoint, classes: int, labels: tuple[str, ...]) -> PublishedHead:
+    if len(labels) != classes:
+        raise BadInput(
+            f"model.encoder.labels: names {len(labels)} labels, but there are {classes} emotions; name one "
+            'for each emotion, or replace the head: model.encoder.head = "new"'
+        )
+    return load_head(checkpoint, labels)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +25,8 @@ _HEADS = frozenset(
     )
 )
 """First parts of the names of heads for CTC, classification and pre-training."""
+_SHOWN = 3
+"""Number of weights named in one line."""
 _FLOATS = {"F16", "BF16", "F32", "F64"}
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 _LFS = b"version https://git-lfs"
@@ -40,6 +43,7 @@ class SavedFolder:
         normalise: whether its waveforms must have mean 0 and variance 1.
         prefix: prefix of its weights' names: the name of its kind if it was saved with a head, otherwise "".
         sha256: digest of configuration, normalisation and weights.
+        notes: lines on what the files leave open, and on weights in them that are not used.
     """
 
     kind: str
@@ -48,6 +52,7 @@ class SavedFolder:
     normalise: bool
     prefix: str
     sha256: str
+    notes: tuple[str, ...]
 
 
 def read_folder(folder: Path, source: str) -> SavedFolder:
@@ -73,13 +78,16 @@ def read_folder(folder: Path, source: str) -> SavedFolder:
 @lru_cache(maxsize=8)
 def _read(folder: Path, source: str, stamps: tuple[tuple[str, int, int], ...]) -> SavedFolder:
     config = _config(folder)
-    kind, normalise = _kind(folder, config), _normalise(folder)
-    weights = _weights(folder, source)
+    kind = _kind(folder, config)
+    normalise, notes = _normalise(folder, config, kind)
+    weights = weight_files(folder, source)
     types = {path: _types(path) for path in weights}
     headed = any(name.startswith(f"{kind}.") for found in types.values() for name in found)
     prefix = f"{kind}." if headed else ""
     for path, found in types.items():
         _check_types(path, {name: found[name] for name in found if is_needed(name, prefix)})
+    if unknown := [name for found in types.values() for name in found if _is_unknown(name, prefix)]:
+        notes += (f"{folder}: weights outside the encoder, of no known head, are not used: {some(unknown)}",)
     return SavedFolder(
         kind,
         _size(folder, config, "num_hidden_layers", 12),
@@ -87,6 +95,7 @@ def _read(folder: Path, source: str, stamps: tuple[tuple[str, int, int], ...]) -
         normalise,
         prefix,
         _digest((folder / "config.json", *weights), normalise),
+        notes,
     )
 
 
@@ -98,7 +107,7 @@ def _config(folder: Path) -> dict[str, Any]:
     if (folder / "adapter_config.json").is_file():
         raise BadInput(f"{folder}: holds adapters; merge them into their encoder and save that elsewhere")
     if path.is_file():
-        return _json(path)
+        return read_json(path)
     raise BadInput(
         f"{folder}: no config.json; an encoder's folder, as transformers' save_pretrained writes it, "
         "holds config.json, preprocessor_config.json and model.safetensors"
@@ -134,18 +143,26 @@ def _size(folder: Path, config: dict[str, Any], key: str, usual: int) -> int:
     return value
 
 
-def _normalise(folder: Path) -> bool:
-    """Read ``do_normalize`` of the feature extractor, from where transformers would read it."""
+def _normalise(folder: Path, config: dict[str, Any], kind: str) -> tuple[bool, tuple[str, ...]]:
+    """Read ``do_normalize`` of the feature extractor, from where transformers would read it.
+
+    Without such a file it is what Meta and Microsoft published with encoders of the kind: true, but false for
+    WavLM base and base-plus, the WavLM encoders with a group norm.
+
+    Returns:
+        The value, and a line about it if it is assumed.
+    """
     path = folder / "processor_config.json"
-    settings = _json(path).get("feature_extractor") if path.is_file() else None
+    settings = read_json(path).get("feature_extractor") if path.is_file() else None
     if not isinstance(settings, dict):
         path = folder / "preprocessor_config.json"
         if not path.is_file():
-            raise BadInput(
-                f"{path}: missing; it says how the encoder's waveforms were prepared; copy it from where the "
-                "encoder came from, or save its feature extractor there"
+            assumed = kind != "wavlm" or config.get("feat_extract_norm", "group") == "layer"
+            return assumed, (
+                f"{path}: missing; do_normalize = {json.dumps(assumed)} is assumed, as in the published "
+                f"{kind} encoders; if this one was trained otherwise, put the file there",
             )
-        settings = _json(path)
+        settings = read_json(path)
     usual = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "feature_size": 1, "do_normalize": True}
     found = {key: settings.get(key, value) for key, value in usual.items()}
     if found["feature_extractor_type"] != usual["feature_extractor_type"] or found["feature_size"] != 1:
@@ -160,10 +177,18 @@ def _normalise(folder: Path) -> bool:
         raise BadInput(
             f"{path}: do_normalize must be true or false (got {json.dumps(found['do_normalize'])})"
         )
-    return found["do_normalize"]
+    return found["do_normalize"], ()
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        path: the file.
+
+    Raises:
+        BadInput: it holds none.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -176,8 +201,16 @@ def _json(path: Path) -> dict[str, Any]:
 # ---- weights ---------------------------------------------------------------------------------------------
 
 
-def _weights(folder: Path, source: str) -> tuple[Path, ...]:
-    """List the files of the weights: one, or shards in order of their names."""
+def weight_files(folder: Path, source: str) -> tuple[Path, ...]:
+    """List the files of the weights: one, or shards in order of their names.
+
+    Args:
+        folder: the encoder's folder.
+        source: as in ``read_folder``.
+
+    Raises:
+        BadInput: there are none, or shards are missing.
+    """
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if whole.is_file():
         return (whole,)
@@ -189,7 +222,7 @@ def _weights(folder: Path, source: str) -> tuple[Path, ...]:
                 f"you trust it, make a folder with safetensors and give that as --model: {conversion(source)}"
             )
         raise BadInput(f"{folder}: no model.safetensors; put the encoder's weights there")
-    of_weight = _json(index).get("weight_map")
+    of_weight = read_json(index).get("weight_map")
     if not isinstance(of_weight, dict) or not of_weight:
         raise BadInput(f"{index}: names no files of weights (weight_map); fetch or save it again")
     shards = sorted({str(name) for name in of_weight.values()})
@@ -200,8 +233,22 @@ def _weights(folder: Path, source: str) -> tuple[Path, ...]:
 
 
 def conversion(source: str) -> str:
-    """Return the command that converts a pickle to safetensors, in its folder or, if published, a new one."""
+    """Return the command that converts a pickle to safetensors, in its folder or, if published, a new one.
+
+    In a folder all weights keep their names, heads included, and torch unpickles tensors only.
+
+    Args:
+        source: as in ``read_folder``.
+    """
     here = Path(source).expanduser()
+    if any(here.glob("pytorch_model*.bin")):
+        return (
+            'python -c "import glob, sys, torch; from safetensors.torch import save_file; w = {}; '
+            "[w.update(torch.load(p, weights_only=True)) for p in "
+            "glob.glob(sys.argv[1] + '/pytorch_model*.bin')]; "
+            "save_file({k: v.clone() for k, v in w.items()}, sys.argv[1] + '/model.safetensors', "
+            "{'format': 'pt'})\" " + shlex.quote(str(here))
+        )
     origin, target = (str(here), str(here)) if here.is_dir() else (source, source.rpartition("/")[2])
     return (
         'python -c "import sys; from transformers import AutoFeatureExtractor as F, AutoModel as M; '
@@ -220,6 +267,24 @@ def is_needed(name: str, prefix: str) -> bool:
     if name.rpartition(".")[2] in MASK_NAMES:
         return False
     return name.startswith(prefix) if prefix else name.partition(".")[0] not in _HEADS
+
+
+def _is_unknown(name: str, prefix: str) -> bool:
+    """Tell whether a weight stands beside an encoder with a prefix and belongs to no head that is known."""
+    if not prefix or name.startswith(prefix) or name.rpartition(".")[2] in MASK_NAMES:
+        return False
+    return name.partition(".")[0] not in _HEADS
+
+
+def some(names: Iterable[str]) -> str:
+    """List the first names, in alphabetical order, and the number of the others.
+
+    Args:
+        names: of weights.
+    """
+    listed = sorted(names)
+    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return ", ".join(listed[:_SHOWN]) + more
 
 
 def _types(path: Path) -> dict[str, str]:

@@ -127,8 +127,7 @@ def _classifier(model: EncoderModel, emotions: Sequence[str]) -> Any:
         whole = build(config)
     setattr(whole, whole.base_model_prefix, encoder)
     trained = Head(model.layer_weights, model.projector.weight, model.projector.bias)
-    mean = model.norm.mean.view(model.layers, model.hidden)
-    head = fold(mean, *model.scales(), trained)
+    head = fold(*model.standardisation(), trained)
     for part, name, value in (
         (whole, "layer_weights", head.layer_weights),
         (whole.projector, "weight", head.weight),
@@ -175,4 +174,5 @@ def _origin(model: EncoderModel) -> dict[str, Any]:
         "sha256": checkpoint.sha256,
         "random_weights": checkpoint.is_random,
         "trained": model.trains,
+        "head": "kept" if model.keeps_head else "new",
     }
