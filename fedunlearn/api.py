@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from fedunlearn import config as configuration
-from fedunlearn.config import Config
+from fedunlearn.config import Config, StudySettings
 from fedunlearn.config.presets import find_config
 from fedunlearn.results_schema import Results
 from fedunlearn.study.grid import Axes, Variant, comparison_config, variant_of
+from fedunlearn.study.plan import own_variants, study_of
 
 if TYPE_CHECKING:
     from fedunlearn.study.compare import Comparison
@@ -123,11 +124,11 @@ def compare(
     source: str | Path | None = None,
     /,
     *,
-    methods: Sequence[str | Variant],
+    methods: Sequence[str | Variant] | None = None,
     out: str | Path,
-    sizes: Sequence[int] = (10,),
-    requesters: Sequence[int] = (1,),
-    seeds: Sequence[int] = (0,),
+    sizes: Sequence[int] | None = None,
+    requesters: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
     aggregations: Sequence[str] = (),
     recoveries: Sequence[str] = (),
     folds: Sequence[int] = (),
@@ -140,36 +141,44 @@ def compare(
     >>> found = compare("ravdess", data="RAVDESS", methods=["calm", "none", "mine.py:mine"],
     ...                 seeds=range(3), out="runs/compare")  # doctest: +SKIP
     >>> print(found.summary)  # doctest: +SKIP
+    >>> paper = compare("paper", data="RAVDESS", seeds=[1, 2, 3], out="runs/paper")  # doctest: +SKIP
+    >>> [(claim.text, claim.verdict) for claim in paper.claims]  # doctest: +SKIP
 
     Args:
         source: the experiment to start from, as of ``load_config``.
         methods: names of methods, references to your own, or ``Variant`` objects: a method with settings.
+            None = the study that the source describes in its section ``study``.
         out: folder for finished runs, compare.csv, compare.md, compare.tex and figures.
-        sizes: utterances that each requester deletes.
-        requesters: how many clients request a deletion, all at the same time.
-        seeds: of partition, training and requesters.
+        sizes: utterances that each requester deletes; None = 10. Of a study with questions, the only ones of
+            its sizes that are run; None = all.
+        requesters: how many clients request a deletion, all at the same time; None = 1, or the study's.
+        seeds: of partition, training and requesters; None = 0, or the study's.
         aggregations: how the requesters' updates are joined; empty = as the experiment has it.
         recoveries: names of ``study.grid.RECOVERIES``; empty = as the experiment has it.
         folds: of the corpus's protocol (``partition.fold``); empty = as the experiment has it.
         overrides: as of ``load_config``.
 
     Returns:
-        rows, a summary in Markdown, and which runs failed and why.
+        rows, a summary in Markdown, decided claims, and which runs failed and why.
 
     Raises:
         BadInput: settings, corpus, partition or ``out`` do not allow a run; nothing was trained.
         Interrupted: Ctrl-C stopped it; finished runs are kept.
     """
-    from fedunlearn.study.compare import compare_methods
+    from fedunlearn.study.compare import run_study
 
     base = comparison_config(None if source is None else find_config(source), _dotted(overrides))
+    own = base.study if methods is None else StudySettings(sizes=(10,), requesters=(1,), seeds=(0,))
     axes = Axes(
-        variants=[m if isinstance(m, Variant) else variant_of(m) for m in methods],
-        sizes=list(sizes),
-        requesters=list(requesters),
-        seeds=list(seeds),
+        variants=[
+            *(m if isinstance(m, Variant) else variant_of(m) for m in methods or own.methods),
+            *own_variants(own),
+        ],
+        sizes=list(own.sizes if sizes is None else sizes),
+        requesters=list(own.requesters if requesters is None else requesters),
+        seeds=list(own.seeds if seeds is None else seeds),
         aggregations=list(aggregations),
-        recoveries=list(recoveries),
+        recoveries=list(recoveries or own.recoveries),
         folds=list(folds),
     )
-    return compare_methods(base, axes, Path(out))
+    return run_study(base, study_of(own, axes, sizes), Path(out))

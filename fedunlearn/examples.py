@@ -67,11 +67,11 @@ def pad_features(features: list[Tensor], labels: list[int]) -> Examples:
     """Stack features of different lengths into one set of examples.
 
     Args:
-        features: n tensors [T_i, D].
+        features: n tensors [T_i, D], float32 or float16.
         labels: n labels.
     """
     frames = torch.tensor([len(f) for f in features], dtype=torch.int64)
     if not features:
         return Examples(torch.zeros(0, 0, 0), frames, torch.zeros(0, dtype=torch.int64))
-    padded = torch.nn.utils.rnn.pad_sequence(features, batch_first=True)
+    padded = torch.nn.utils.rnn.pad_sequence(features, batch_first=True).float()
     return Examples(padded, frames, torch.tensor(labels, dtype=torch.int64))

@@ -249,7 +249,9 @@ class Recognizer(ResultsPart):
         default=None, description="wav2vec2, hubert or wavlm; only encoders have this field and those below."
     )
     sha256: Known[Text] = Field(default=None, description="SHA-256 of the checkpoint.")
-    trains: Known[Text] = Field(default=None, description="What is trained: head, top:N, lora or all.")
+    trains: Known[Text] = Field(
+        default=None, description="What is trained: head, top:N, lora, lora:N or all."
+    )
     device: Known[Text] = Field(default=None, description="Where the encoder was computed: cpu or cuda.")
     precision: Known[Text] = Field(
         default=None, description="Precision of the encoder's arithmetic: float32 or bfloat16."

@@ -241,14 +241,15 @@ def _batches(count: int, size: int, rng: np.random.Generator) -> Iterator[Tensor
 def _classified(
     model: EmotionModel, examples: Examples, index: Tensor, settings: LocalSettings, rng: np.random.Generator
 ) -> tuple[Examples, Tensor, Tensor]:
-    batch = crop(examples, index, _crop_frames(model, settings), rng)
+    batch = crop(examples, index, _crop_frames(model, settings), rng, model.summary_rows)
     partner, share = None, 1.0
     if settings.mixup and len(index) > 1:
         partner = torch.from_numpy(rng.permutation(len(index)))
         share = rng.beta(settings.mixup, settings.mixup)
         batch = mix(batch, partner, share)
     if settings.time_mask or settings.band_mask:
-        batch = mask_spans(batch, settings.time_mask, settings.band_mask, model.feature_mean, rng)
+        shares = (settings.time_mask, settings.band_mask)
+        batch = mask_spans(batch, *shares, model.feature_mean, rng, model.summary_rows)
     if settings.feature_noise:
         batch = add_noise(batch, settings.feature_noise * model.unit_at(batch.features), rng)
     logits = model.classify(batch.features, batch.frames)
@@ -274,7 +275,9 @@ def _refuse_misplaced(model: EmotionModel, settings: LocalSettings) -> None:
         )
 
 
-def crop(examples: Examples, index: Tensor, length: int, rng: np.random.Generator) -> Examples:
+def crop(
+    examples: Examples, index: Tensor, length: int, rng: np.random.Generator, summary_rows: int = 0
+) -> Examples:
     """Select examples and crop each of them to ``length`` frames at a random place.
 
     Args:
@@ -282,18 +285,20 @@ def crop(examples: Examples, index: Tensor, length: int, rng: np.random.Generato
         index: [b] positions of the selected ones.
         length: length of a crop in frames; 0 = no cropping. A shorter example stays whole.
         rng: source of the places.
+        summary_rows: leading rows that describe a whole utterance: they are kept, and are not counted.
     """
     if length == 0:
         return examples.take(index)
-    frames = examples.frames[index]
+    frames = examples.frames[index] - summary_rows
     short = frames.clamp(max=length)
     start = torch.from_numpy(rng.integers(0, (frames - short + 1).numpy()))
-    width = int(short.max())
-    position = (start[:, None] + torch.arange(width)).clamp(max=examples.features.shape[1] - 1)
-    features = examples.features[index[:, None], position]
-    if int(short.min()) < width:
-        features = features * frame_mask(short, width)[:, :, None]
-    return Examples(features, short, examples.labels[index])
+    in_crop = summary_rows + start[:, None] + torch.arange(int(short.max()))
+    in_crop = in_crop.clamp(max=examples.features.shape[1] - 1)
+    position = torch.cat([torch.arange(summary_rows).expand(len(index), -1), in_crop], 1)
+    features, kept = examples.features[index[:, None], position], summary_rows + short
+    if int(kept.min()) < position.shape[1]:
+        features = features * frame_mask(kept, position.shape[1])[:, :, None]
+    return Examples(features, kept, examples.labels[index])
 
 
 def mix(batch: Examples, partner: Tensor, share: float) -> Examples:
@@ -314,7 +319,12 @@ def mix(batch: Examples, partner: Tensor, share: float) -> Examples:
 
 
 def mask_spans(
-    batch: Examples, time_share: float, band_share: float, fill: Tensor, rng: np.random.Generator
+    batch: Examples,
+    time_share: float,
+    band_share: float,
+    fill: Tensor,
+    rng: np.random.Generator,
+    summary_rows: int = 0,
 ) -> Examples:
     """Apply SpecAugment (Park et al. 2019) without warping: mask one span of frames and one of bands.
 
@@ -324,9 +334,11 @@ def mask_spans(
         band_share: largest share of its bands that is masked, in [0, 1).
         fill: [D], the mean that replaces masked values.
         rng: source of the lengths and places.
+        summary_rows: leading rows that describe a whole utterance and have no place in time.
     """
     width, dims = batch.features.shape[1:]
-    in_time = _random_spans(batch.frames, width, time_share, rng)[:, :, None]
+    spans = _random_spans(batch.frames - summary_rows, width - summary_rows, time_share, rng)
+    in_time = F.pad(spans, (summary_rows, 0))[:, :, None]
     in_bands = _random_spans(torch.full_like(batch.frames, dims), dims, band_share, rng)[:, None, :]
     hidden = (in_time | in_bands) & frame_mask(batch.frames, width)[:, :, None]
     return Examples(torch.where(hidden, fill, batch.features), batch.frames, batch.labels)

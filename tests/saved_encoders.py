@@ -16,6 +16,7 @@ EMOTIONS = ("anger", "calm", "sadness")
 def trained(folder: Path, trains: str, classes: int = len(EMOTIONS)) -> EncoderModel:
     """A model in which everything that travels has moved: no weight, mean or scale is as it began."""
     encoder = {"trains": trains, "projection": 5, "device": "cpu", "precision": "float32"}
+    encoder |= {"state_precision": "float32"}  # a saved model rounds no hidden state
     chosen = ModelSettings.model_validate({"name": str(folder), "encoder": encoder})
     model = build_model(chosen, classes, torch.Generator().manual_seed(1))
     assert isinstance(model, EncoderModel)

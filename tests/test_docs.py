@@ -2,15 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import pytest
 from pydantic import Field
 
 from fedunlearn.config import Config
-from fedunlearn.config.deletion import ScheduledDeletion
 from fedunlearn.config.fields import Settings
-from fedunlearn.config.partition import LateRecordings
 from fedunlearn.config.reference import describe, render
 
 ROOT = Path(__file__).parent.parent
@@ -24,12 +22,24 @@ def keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield f"{prefix}{key}", value
 
 
+def fields_of_lists(settings: type[Settings], key: str = "", listed: bool = False) -> Iterator[str]:
+    """Names of the fields of tables that a list of settings holds, in lists of such tables, too."""
+    for name, field in settings.model_fields.items():
+        below, kind = f"{key}{name}", field.annotation
+        item = get_args(kind)[0] if get_origin(kind) is tuple else kind
+        if isinstance(item, type) and issubclass(item, Settings):
+            inside = item is not kind
+            yield from fields_of_lists(item, f"{below}[]." if inside else f"{below}.", listed or inside)
+        if listed:
+            yield below
+
+
 def test_every_setting_stands_in_the_page_of_settings_with_its_default() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
     settings = dict(keys(Config().model_dump()))
-    fields = {f"deletions.schedule[].{name}" for name in ScheduledDeletion.model_fields}
-    fields |= {f"partition.recordings[].{name}" for name in LateRecordings.model_fields}
+    fields = set(fields_of_lists(Config))
+    assert {"deletions.schedule[].client", "study.claims[].parts[].bound"} <= fields
     assert rows.keys() == settings.keys() | fields
     for key, default in settings.items():
         if isinstance(default, bool | int | float | str):

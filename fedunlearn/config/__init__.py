@@ -5,8 +5,8 @@ out of range is an error that names the file, the key and the legal values. Ever
 description; ``docs/configuration.md`` is generated from these (``fedunlearn.config.reference``).
 
 Reading order: ``Config`` in this file -> one module for each of its sections (``partition``, ``model``,
-``unlearning``, ``deletion``, ``guard``, ``federation``), with number types from ``fields`` -> ``presets``
-and ``plugins``.
+``unlearning``, ``deletion``, ``guard``, ``federation``, ``study``), with number types from ``fields`` ->
+``presets`` and ``plugins``.
 """
 
 import tomllib
@@ -36,6 +36,7 @@ from fedunlearn.config.guard import AttackerSettings, GuardSettings, PrivacySett
 from fedunlearn.config.model import EncoderSettings, ModelSettings
 from fedunlearn.config.partition import LateRecordings, PartitionSettings
 from fedunlearn.config.plugins import Kind, canonical, find, is_plugin, key_of
+from fedunlearn.config.study import StudySettings
 from fedunlearn.config.unlearning import (
     AmunForgetSettings,
     AttackSettings,
@@ -94,6 +95,7 @@ __all__ = [
     "SalUnSettings",
     "ScheduledDeletion",
     "Settings",
+    "StudySettings",
     "TrainingSettings",
     "UnlearningSettings",
     "load",
@@ -343,6 +345,9 @@ class Config(Settings):
     availability: AvailabilitySettings = Field(
         default=AvailabilitySettings(), description="When clients can be reached."
     )
+    study: StudySettings = Field(
+        default=StudySettings(), description="What a comparison runs; a run does not read it."
+    )
 
     @model_validator(mode="after")
     def _augmentation_fits(self) -> Self:
@@ -357,20 +362,17 @@ class Config(Settings):
         encoded_once = self.model.is_encoder and self.model.encoder.trains == "head"
         if encoded_once and (local.crop_seconds or local.time_mask):
             raise ValueError(
-                "training.local: crop_seconds and time_mask cut the waveform, and an encoder of which the "
-                'head alone trains hears it only once; set them to 0, or model.encoder.trains to "lora"'
+                "training.local: crop_seconds and time_mask cut frames, and an encoder of which the head "
+                'alone trains has one vector an utterance; set them to 0, or model.encoder.trains to "top:1"'
             )
         return self
 
     @model_validator(mode="after")
     def _attack_fits(self) -> Self:
         for section, chosen in self.unlearning:
-            attacks = isinstance(chosen, FineTuneSwitches)
-            if self.model.is_encoder and attacks and chosen.attack.domain == "log-mel":
-                raise ValueError(
-                    f"unlearning.{section}.attack.domain: a speech encoder hears no log-mel frames; "
-                    'take "feature" or "waveform"'
-                )
+            domain = chosen.attack.domain if isinstance(chosen, FineTuneSwitches) else "feature"
+            if problem := self.model.lacks_domain(domain):
+                raise ValueError(f"unlearning.{section}.attack.domain: {problem}")
         return self
 
     @model_validator(mode="after")

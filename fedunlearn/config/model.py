@@ -14,12 +14,18 @@ SMALL_MODELS = ("functionals", "cnn")
 class EncoderSettings(Settings):
     """How a pre-trained speech encoder is used; read where `model.name` names one."""
 
-    trains: Annotated[str, Field(pattern=r"^(head|lora|all|top:[1-9][0-9]{0,3})$")] = Field(
+    trains: Annotated[str, Field(pattern=r"^(head|lora|all|(top|lora):[1-9][0-9]{0,3})$")] = Field(
         default="head",
         description="Which parameters are trained, and therefore sent, checkpointed and regularised. "
         '"head": the emotion head alone (each utterance passes the encoder once); "top:N": the head and the '
         'N uppermost transformer layers; "lora": the head and low-rank adapters on the queries and values '
-        'of every layer (Hu et al. 2022; needs the extra `encoders`); "all": everything.',
+        'of every layer (Hu et al. 2022; needs the extra `encoders`), "lora:N": of the N uppermost layers; '
+        '"all": everything. What lies below the trained layers is computed once for each utterance.',
+    )
+    state_precision: Literal["float16", "float32"] = Field(
+        default="float16",
+        description="Precision in which a device keeps the hidden states below the trained layers; read with "
+        'trains = "top:N" and "lora".',
     )
     head: Literal["new", "kept"] = Field(
         default="new",
@@ -98,6 +104,30 @@ class ModelSettings(Settings):
     options: Options | None = Field(
         default=None, description="Settings of a model of your own, which defines what they are."
     )
+
+    def lacks_domain(self, domain: str) -> str:
+        """Say why the model has nothing in an attack's domain; empty where it has.
+
+        Args:
+            domain: as in ``unlearning.*.attack.domain``.
+        """
+        if not self.is_encoder:
+            only_encoders = f'"{domain}" is of speech encoders; take "feature", "log-mel" or "waveform"'
+            return only_encoders if domain in ("hidden", "embedding") else ""
+        trains = self.encoder.trains
+        own = "hidden" if self.keeps_states else "embedding" if trains == "head" else ""
+        others = " or ".join(f'"{name}"' for name in ("feature", own, "waveform") if name)
+        missing = {
+            "log-mel": "a speech encoder hears no log-mel frames",
+            "hidden": f'a speech encoder with trains = "{trains}" keeps no hidden states',
+            "embedding": f'a speech encoder with trains = "{trains}" does not begin at embeddings',
+        }
+        return f"{missing[domain]}; take {others}" if domain in missing and domain != own else ""
+
+    @property
+    def keeps_states(self) -> bool:
+        """Whether an encoder's features are hidden states: its lower layers are frozen, its upper are not."""
+        return self.is_encoder and self.encoder.trains not in ("head", "all")
 
     @property
     def is_plugin(self) -> bool:

@@ -111,8 +111,10 @@ def _default(value: Any, field: FieldInfo) -> str:
     return f'`"{value}"`' if isinstance(value, str) else f"`{value!r}`"
 
 
-def _table(item: Settings) -> str:
-    """An item of a list as an inline table of TOML."""
+def _table(item: Any) -> str:
+    """An item of a list; a table is written inline, as in TOML."""
+    if not isinstance(item, Settings):
+        return json.dumps(item)
     given = item.model_dump(exclude_unset=True).items()
     return f"{{{', '.join(f'{key} = {json.dumps(value)}' for key, value in given)}}}"
 
@@ -136,7 +138,7 @@ def _values(field: FieldInfo) -> str:
     if kind is str:
         return "text"
     if get_origin(kind) is tuple:
-        return {str: "list of texts", int: "list of integers"}.get(
+        return {str: "list of texts", int: "list of integers", float: "list of numbers"}.get(
             _plain(get_args(kind)[0]), "list of tables"
         )
     if get_origin(_plain(kind)) is dict or _plain(kind) is Options:

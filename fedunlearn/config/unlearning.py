@@ -58,19 +58,22 @@ class DescentSettings(Settings):
 class AttackSettings(Settings):
     """Targeted projected gradient descent (Madry et al. 2018) on the forget set."""
 
-    domain: Literal["feature", "log-mel", "waveform"] = Field(
+    domain: Literal["feature", "log-mel", "waveform", "hidden", "embedding"] = Field(
         default="feature",
         description='What is perturbed. "feature": the features of the model, in units of their standard '
-        "deviation (in an encoder, the means of its layers if only the head is trained, otherwise the "
+        'deviation (of an encoder, "embedding" or "hidden", whichever it keeps, and with trains = "all" the '
         'waveform, in units of its loudness within 25 ms). "log-mel": the frames from which the features '
         "are computed, in units of each band's standard deviation over the forget set (the same frames as "
-        '"feature" for the CNN; encoders have none). "waveform": samples in [-1, 1], in units of full scale.',
+        '"feature" for the CNN; encoders have none). "waveform": samples in [-1, 1], in units of full scale, '
+        'through everything that is computed from them. "embedding": the means of an encoder\'s layers '
+        '(trains = "head"). "hidden": an encoder\'s hidden states below the trained layers '
+        '(trains = "top:N", "lora").',
     )
     norm: Literal["l2", "linf"] = Field(default="l2", description="Norm of the ball around the utterance.")
     eps: Positive = Field(
         default=0.25,
         description="Radius of the ball, per value: the L2 radius is eps * sqrt(dimension), so that both "
-        "norms describe an amplitude. The paper's tau clips the same perturbation.",
+        "norms describe an amplitude. In one reading, the paper's tau clips the same perturbation.",
     )
     step: Positive = Field(default=1.0, description="Step size as a multiple of `eps` / `steps`.")
     steps: Count = Field(default=3, description="Number of attack steps; 0 = the random start alone.")
@@ -102,7 +105,7 @@ class FineTuneSwitches(DescentSettings):
     noise: NonNegative = Field(
         default=1.4,
         description="Standard deviation of the noise in noisy copies, in standard deviations of the model's "
-        "features. In an encoder that is trained on waveforms, 1 is as loud as the speech where it is added.",
+        "features. In an encoder that is trained as a whole, 1 is as loud as the speech where it is added.",
     )
     keep_target: Literal["hard", "soft"] = Field(
         default="soft",
@@ -121,11 +124,16 @@ class FineTuneSwitches(DescentSettings):
         'weights that matter to the forget set, as in the paper; "mas"; "fisher"; "none": all weights alike.',
     )
     elasticity: NonNegative = Field(default=0.1, description="Weight lambda of the elastic term; 0 = off.")
+    gradient_clip: NonNegative = Field(
+        default=0.0,
+        description="Largest L2 norm of a step's gradient, over all trained weights; 0 = no clipping. It is "
+        "the other reading of the paper's tau.",
+    )
 
     @property
     def reads_waveform(self) -> bool:
         """Whether the forget set's waveforms are attacked."""
-        return self.hold == "adversarial" and self.attack.domain != "feature"
+        return self.hold == "adversarial" and self.attack.domain in ("log-mel", "waveform")
 
 
 class CalmAttackSettings(AttackSettings):

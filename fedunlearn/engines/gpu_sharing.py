@@ -145,7 +145,7 @@ def measure_peak(model: EmotionModel, config: Config, samples: int, cuda: GpuMem
     gc.collect()
     cuda.empty_cache()
     cuda.reset_peak_memory_stats()
-    size = config.training.local.batch_size if not model.stores_features else 1
+    size = 1 if model.frame_seconds is None else config.training.local.batch_size
     waveform = torch.from_numpy(rng.uniform(-0.1, 0.1, (size, samples)).astype("float32"))
     lengths = torch.full((size,), samples)
     with torch.no_grad():

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -20,6 +20,10 @@ Made = TypeVar("Made")
 Shared = TypeVar("Shared")
 
 _LOOK_SECONDS = 0.2
+_SHADOWS_DIED = (
+    "a process of the shadow federations died (killed, or out of memory); fewer at a time: lower "
+    "evaluation.shadow_workers"
+)
 
 
 def make_all(
@@ -28,6 +32,8 @@ def make_all(
     tasks: Sequence[AnyTask],
     workers: int,
     alive: Callable[[], None],
+    choose: Callable[[Sequence[AnyTask], Sequence[AnyTask]], int | None] = lambda waiting, running: 0,
+    died: str = _SHADOWS_DIED,
 ) -> Generator[tuple[AnyTask, Made], None, None]:
     """Make something of each task; yields the tasks in the order in which they are finished.
 
@@ -38,6 +44,9 @@ def make_all(
         workers: processes, 0 = one a CPU; with one, or one task, all is done in this process, and ``make``
             alone can look whether it is wanted still.
         alive: called several times a second; raises where the work is not wanted any more.
+        choose: takes the tasks that wait and those that are being done; which of the first may begin now, or
+            None. Not asked in one process; where nothing is being done, None is the first.
+        died: why the work failed, where a process died.
 
     Raises:
         RunFailed: a process died. And whatever ``make`` or ``alive`` raises. No process is left then.
@@ -51,18 +60,21 @@ def make_all(
     before = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (make, shared))
     try:
-        with _ctrl_c_waits():
-            open_ = {pool.submit(_make, task): task for task in tasks}
-        while open_:
+        waiting, open_ = list(tasks), dict[Future[Any], AnyTask]()
+        while waiting or open_:
             alive()
+            while waiting and len(open_) < workers:
+                chosen = choose(waiting, list(open_.values()))
+                if chosen is None and open_:
+                    break
+                task = waiting.pop(chosen or 0)
+                with _ctrl_c_waits():
+                    open_[pool.submit(_make, task)] = task
             done, _ = wait(open_, timeout=_LOOK_SECONDS, return_when=FIRST_COMPLETED)
             for future in done:
                 yield open_.pop(future), future.result()
     except BrokenProcessPool as error:
-        raise RunFailed(
-            "a process of the shadow federations died (killed, or out of memory); fewer at a time: "
-            "lower evaluation.shadow_workers"
-        ) from error
+        raise RunFailed(died) from error
     finally:
         for process in set(multiprocessing.active_children()) - before:
             process.kill()

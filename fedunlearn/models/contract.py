@@ -55,6 +55,10 @@ class EmotionModel(nn.Module, ABC):
     """Width D of one feature frame."""
     classes: int
     """Number of emotions C."""
+    feature_dtype: torch.dtype = torch.float32
+    """In which a vault stores the features, float32 or float16; ``derive`` gives float32 of these values."""
+    summary_rows: int = 0
+    """Rows at the start of the features that describe a whole utterance: they are neither cut nor masked."""
     frame_seconds: float | None = None
     """Seconds from one feature frame to the next; None if an utterance is one frame."""
     calibration_seconds: float | None = None
@@ -176,11 +180,14 @@ class EmotionModel(nn.Module, ABC):
 
         Args:
             pcm: int16 [S] at 16 kHz.
+
+        Returns:
+            In ``feature_dtype``.
         """
         waveform, samples = pad([to_float(pcm)])
         with torch.no_grad():
             features, frames = self.derive(waveform, samples)
-        return features[0, : int(frames[0])]
+        return features[0, : int(frames[0])].to(self.feature_dtype)
 
     def forward(self, waveform: Tensor, samples: Tensor) -> Tensor:
         """Compute logits [B, C] from waveforms [B, S] with true lengths [B]."""

@@ -101,15 +101,17 @@ def _origin(results: Results) -> dict[str, Any]:
     shape = name.removeprefix("random:")
     last = re.split(r"[/\\]", shape.rstrip("/\\"))[-1]
     trains = plain(results.model.trains or results.setting("model", "encoder", "trains"))
-    top = trains.removeprefix("top:")
-    layers = "layer" if top == "1" else f"{top} layers"
+    part, _, top = trains.partition(":")
+    layers = f"the uppermost {'layer' if top == '1' else f'{top} layers'}"
+    adapters = f"the emotion head and low-rank adapters (LoRA) in {layers}, merged into the weights here"
+    upper = adapters if part == "lora" else f"the emotion head and {layers} of the encoder"
     return {
         "name": last,
         "published": "" if random else published_name(name),
         "random": random,
         "sha256": plain(results.model.sha256 or results.setting("model", "encoder", "sha256")),
         "trains": trains,
-        "trained": PARTS.get(trains, f"the emotion head and the uppermost {layers} of the encoder"),
+        "trained": PARTS.get(trains, upper),
         "parameters": count(results.model.parameters),
         "travels": count(results.model.travels),
         "versions": ", ".join(

@@ -1,19 +1,25 @@
-"""A comparison of methods: its cells are run one after another, its rows become tables and figures."""
+"""A comparison of methods: its cells are run, its rows become tables, figures and decided claims."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from fedunlearn.config import Config
+from fedunlearn.cpus import usable_cpus
 from fedunlearn.errors import BadInput, Interrupted, RunFailed
 from fedunlearn.files import write_atomically
 from fedunlearn.report.markup import latex, markdown
 from fedunlearn.report.study import figures, tables
-from fedunlearn.study.grid import Axes, StudyCell, cells_of, loader_of
+from fedunlearn.report.study.claims import ClaimResult, claims_csv, claims_table
+from fedunlearn.report.study.page import Answer, write_answer_figures, write_page
+from fedunlearn.study.cell_pool import play_cells
+from fedunlearn.study.claims import decide
+from fedunlearn.study.grid import Axes, StudyCell, loader_of
+from fedunlearn.study.plan import Question, Study
 from fedunlearn.study.rows import csv_of, frame_of, rows_of
-from fedunlearn.study.runner import StudyRunner, count_clients
+from fedunlearn.study.runner import StudyRunner, count_clients, digest_of, group_speakers
 
 ProgressCallback = Callable[[str, int, int], None]
 """Called with the name of the cell that is run next, the number of finished cells, and that of all cells."""
@@ -28,12 +34,14 @@ class Comparison:
         rows: four for each finished cell, one a model; the columns are the fields of ``study.rows.StudyRow``.
         failures: name of a cell -> why its run failed.
         summary: the main tables as Markdown; empty where no cell has finished.
+        claims: of a study that has any, decided on the finished cells.
     """
 
     folder: Path
     rows: pd.DataFrame
     failures: Mapping[str, str]
     summary: str
+    claims: Sequence[ClaimResult] = ()
 
 
 def compare_methods(
@@ -59,25 +67,46 @@ def compare_methods(
         BadInput: settings, corpus, partition or output do not allow a cell; nothing was run.
         Interrupted: it was stopped by the user; finished cells are kept.
     """
-    cells = check_comparison(config, axes, out)
-    failures: dict[str, str] = {}
+    return run_study(config, Study((Question("", axes),)), out, warn, progress)
+
+
+def run_study(
+    config: Config,
+    study: Study,
+    out: Path,
+    warn: Callable[[str], None] = lambda line: None,
+    progress: ProgressCallback = lambda name, done, total: None,
+) -> Comparison:
+    """Run all cells of a study, and write its tables, figures and, where it has questions, its page.
+
+    Args:
+        config: as of ``compare_methods``; ``study.group_speakers`` and ``study.workers`` are read.
+        study: questions and claims.
+        out: as of ``compare_methods``.
+        warn: as of ``compare_methods``.
+        progress: as of ``compare_methods``.
+
+    Raises:
+        BadInput: as of ``compare_methods``.
+        Interrupted: as of ``compare_methods``.
+    """
+    asked = check_study(config, study, out)
+    cells = _each_once(cell for found in asked.values() for cell in found)
     with StudyRunner(out, warn=warn) as runner:
-        waiting = [cell for cell in cells if not runner.file(cell).exists()]
-        for done, cell in enumerate(waiting, len(cells) - len(waiting)):
-            progress(cell.name, done, len(cells))
-            try:
-                runner.play(cell)
-            except (KeyboardInterrupt, Interrupted):
-                finished = sum(runner.file(cell).exists() for cell in cells)
-                raise Interrupted(
-                    f"interrupted; {finished} of {len(cells)} cells are in {out / 'cells'}: "
-                    "give the same command again to go on from there"
-                ) from None
-            except RunFailed as error:
-                failures[cell.name] = str(error)
+        failures = _play(runner, cells, out, _workers(config), warn, progress)
         progress("", len(cells), len(cells))
         rows = _rows(runner, cells)
-    return Comparison(out, rows, failures, "" if rows.empty else _write(rows, out))
+        answers = [(question, _rows(runner, asked[question.title])) for question in study.questions]
+    if rows.empty:
+        return Comparison(out, rows, failures, "")
+    recoveries = study.questions[0].axes.recoveries
+    claims = decide(study.claims, rows, recoveries[0] if recoveries else str(rows["recovery"].iloc[0]))
+    found = [
+        Answer(q.title, part, q.sweep.name if q.sweep else "", q.sweep.values if q.sweep else {})
+        for q, part in answers
+        if not part.empty
+    ]
+    return Comparison(out, rows, failures, _write(rows, study, found, claims, out), claims)
 
 
 def check_comparison(config: Config, axes: Axes, out: Path) -> list[StudyCell]:
@@ -94,12 +123,115 @@ def check_comparison(config: Config, axes: Axes, out: Path) -> list[StudyCell]:
     Raises:
         BadInput: settings, corpus, partition or output do not allow a cell.
     """
-    if not axes.variants:
+    return check_study(config, Study((Question("", axes),)), out)[""]
+
+
+def check_study(config: Config, study: Study, out: Path) -> dict[str, list[StudyCell]]:
+    """Check that a study can be run, before anything is decoded or run.
+
+    Args:
+        config: the experiment to start from.
+        study: what is run.
+        out: its folder.
+
+    Returns:
+        title of each question -> its cells.
+
+    Raises:
+        BadInput: settings, corpus, partition or output do not allow a cell.
+    """
+    if not all(question.axes.variants for question in study.questions):
         raise BadInput("--methods, --variant: name at least one method")
-    cells = cells_of(loader_of(count_clients(config, next(iter(axes.folds), None))), axes)
+    if config.study.workers != 1 and config.federation.engine != "inline":
+        raise BadInput(
+            f"study.workers is {config.study.workers}: several runs at a time need --engine inline (the "
+            f"engine is {config.federation.engine}, which has processes of its own); or take --workers 1"
+        )
+    counted = count_clients(config, next(iter(study.folds), None))
+    if config.study.group_speakers:
+        counted = group_speakers(counted, study)
+    asked = study.cells(loader_of(counted))
     with StudyRunner(out) as runner:
-        runner.check(cells)
-    return cells
+        runner.check([cell for cells in asked.values() for cell in cells])
+    return asked
+
+
+def _workers(config: Config) -> int:
+    return config.study.workers or usable_cpus()
+
+
+def _each_once(cells: Iterable[StudyCell]) -> list[StudyCell]:
+    """The cells fold by fold and seed by seed; one that two questions share comes once."""
+    return sorted({cell.name: cell for cell in cells}.values(), key=lambda cell: (cell.fold, cell.seed))
+
+
+def _play(
+    runner: StudyRunner,
+    cells: Sequence[StudyCell],
+    out: Path,
+    workers: int,
+    warn: Callable[[str], None],
+    progress: ProgressCallback,
+) -> dict[str, str]:
+    """Run the cells that are not finished; name -> why it failed."""
+    finished = [cell for cell in cells if runner.file(cell).exists()]
+    kept = {cell.name for cell in finished}
+    waiting = list({digest_of(cell): cell for cell in cells if cell.name not in kept}.values())
+    done, failures = len(cells) - len(waiting), dict[str, str]()
+
+    def begins(cell: StudyCell) -> None:
+        progress(cell.name, done, len(cells))
+
+    several = workers > 1 and len(waiting) > 1
+    try:
+        ended = (
+            _in_pool(out, waiting, finished, workers, begins, warn)
+            if several
+            else _in_turn(runner, waiting, begins)
+        )
+        for cell, failure in ended:
+            done += 1
+            if failure is not None:
+                failures[cell.name] = failure
+    except (KeyboardInterrupt, Interrupted):
+        there = sum(runner.file(cell).exists() for cell in cells)
+        raise Interrupted(
+            f"interrupted; {there} of {len(cells)} cells are in {out / 'cells'}: "
+            "give the same command again to go on from there"
+        ) from None
+    return failures
+
+
+def _in_turn(
+    runner: StudyRunner, cells: Sequence[StudyCell], begins: Callable[[StudyCell], None]
+) -> Iterator[tuple[StudyCell, str | None]]:
+    for cell in cells:
+        begins(cell)
+        try:
+            runner.play(cell)
+        except Interrupted:
+            raise
+        except RunFailed as error:
+            yield cell, str(error)
+        else:
+            yield cell, None
+
+
+def _in_pool(
+    out: Path,
+    cells: Sequence[StudyCell],
+    finished: Sequence[StudyCell],
+    workers: int,
+    begins: Callable[[StudyCell], None],
+    warn: Callable[[str], None],
+) -> Iterator[tuple[StudyCell, str | None]]:
+    warned = set[str]()
+    for cell, outcome in play_cells(out, cells, finished, workers, begins):
+        for line in outcome.warnings:
+            if line not in warned:
+                warned.add(line)
+                warn(line)
+        yield cell, outcome.failure
 
 
 def _rows(runner: StudyRunner, cells: Sequence[StudyCell]) -> pd.DataFrame:
@@ -107,11 +239,23 @@ def _rows(runner: StudyRunner, cells: Sequence[StudyCell]) -> pd.DataFrame:
     return frame_of(row for cell, found in finished if found is not None for row in rows_of(cell, found))
 
 
-def _write(rows: pd.DataFrame, out: Path) -> str:
-    """Write tables and figures of all rows; the main tables as Markdown."""
-    summary, details = [*tables.summaries(rows), *tables.recognition(rows)], tables.details(rows)
+def _write(
+    rows: pd.DataFrame, study: Study, answers: Sequence[Answer], claims: Sequence[ClaimResult], out: Path
+) -> str:
+    """Write tables and figures; the main tables as Markdown."""
+    details = tables.details(rows)
     write_atomically(out / "compare.csv", csv_of(rows))
-    write_atomically(out / "compare.md", markdown([*summary, *details]))
+    decided = [claims_table(claims)] if claims else []
+    if claims:
+        write_atomically(out / "claims.csv", claims_csv(claims))
+    if len(answers) == 1 and not answers[0].title:
+        summary = [*decided, *tables.summaries(rows), *tables.recognition(rows)]
+        figures.write_figures(rows, out)
+    else:
+        summary = [*decided, *(table for answer in answers for table in answer.titled_tables)]
+        write_answer_figures(answers, out)
+        write_page(study.notes, claims, answers, out / "compare.html")
+    notes = "".join(f"{note}\n\n" for note in study.notes)
+    write_atomically(out / "compare.md", notes + markdown([*summary, *details]))
     write_atomically(out / "compare.tex", latex([*summary, *details]))
-    figures.write_figures(rows, out)
-    return markdown(summary)
+    return notes + markdown(summary)

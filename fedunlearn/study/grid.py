@@ -23,7 +23,7 @@ RECOVERIES = ("none", "gentle", "ordinary", "gentle-removed", "ordinary-removed"
 both again with ``recovery.reversion`` = "removed"."""
 
 _RETRAINED_SEEDS = "evaluation.retrained_seeds"
-_NAME = re.compile(r"[\w+. -]{1,60}")
+_NAME = re.compile(r"[\w+., -]{1,60}")
 
 WHOLE_CLIENT = 0
 """Size of a request for everything that its client holds; "all" on the command line."""
@@ -49,7 +49,7 @@ def comparison_config(file: Path | None, overrides: Mapping[str, Any]) -> Config
 
 def loader_of(config: Config) -> ConfigLoader:
     """Return what puts overrides on top of an experiment."""
-    settings = dict(_dotted(config.model_dump(mode="json", exclude_none=True)))
+    settings = dict(_dotted(config.model_dump(mode="json", exclude_none=True, exclude={"study"})))
     return lambda overrides: configuration.load(None, {**settings, **overrides})
 
 

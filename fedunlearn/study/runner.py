@@ -29,6 +29,7 @@ from fedunlearn.files import HAS_LOCKS, lock_file, lock_folder, remove_unlocked,
 from fedunlearn.partition import Partition, partition_corpus
 from fedunlearn.results_schema import Results
 from fedunlearn.study.grid import WHOLE_CLIENT, StudyCell, requesters_of
+from fedunlearn.study.plan import Study
 from fedunlearn.unlearning import method_named
 
 _KEPT = (
@@ -101,11 +102,14 @@ class StudyRunner:
     def file(self, cell: StudyCell) -> Path:
         """Return a cell's file, named by the cell and by a digest of its settings.
 
-        A cell of another experiment has another file, so that it is computed.
+        A cell of another experiment has another file, so that it is computed. Where a cell of another name
+        with the same settings is finished, it is that one's.
         """
-        decides = cell.experiment.model_dump(mode="json", exclude={"federation"})
-        written = json.dumps({"version": __version__, **decides}, sort_keys=True)
-        return self._cells / f"{cell.name}-{hashlib.sha256(written.encode()).hexdigest()[:12]}.json"
+        digest = digest_of(cell)
+        own = self._cells / f"{cell.name}-{digest}.json"
+        if own.exists():
+            return own
+        return next(iter(sorted(self._cells.glob(f"*-{digest}.json"))), own)
 
     def results(self, cell: StudyCell) -> Results | None:
         """Read what a finished cell found; None where it is not finished."""
@@ -167,8 +171,7 @@ class StudyRunner:
         everyone = self._running.parent
         everyone.mkdir(parents=True, exist_ok=True)
         with lock_folder(everyone):
-            for folder in everyone.iterdir():
-                remove_unlocked(folder)
+            _remove_unlocked_in(everyone)
             self._running.mkdir()
             if HAS_LOCKS:
                 self._lock = os.open(self._running, os.O_RDONLY)
@@ -181,6 +184,66 @@ class StudyRunner:
             self._lock = None
         with suppress(OSError):  # another process works there, or nothing was made
             self._running.parent.rmdir()
+
+
+def remove_abandoned(out: Path) -> None:
+    """Remove the runs and vaults of processes that have ended from the folder of a study.
+
+    Args:
+        out: folder of the study.
+    """
+    everyone = out / "running"
+    if everyone.is_dir():
+        with lock_folder(everyone):
+            _remove_unlocked_in(everyone)
+        with suppress(OSError):  # another process works there
+            everyone.rmdir()
+
+
+def _remove_unlocked_in(everyone: Path) -> None:
+    for folder in everyone.iterdir():
+        remove_unlocked(folder)
+
+
+def digest_of(cell: StudyCell) -> str:
+    """Compute the digest of the settings that decide a cell; its name and the engine are not among them."""
+    decides = cell.experiment.model_dump(mode="json", exclude={"federation", "study"})
+    written = json.dumps({"version": __version__, **decides}, sort_keys=True)
+    return hashlib.sha256(written.encode()).hexdigest()[:12]
+
+
+def group_speakers(config: Config, study: Study) -> Config:
+    """Take fewer clients of several speakers each, where one would hold less than is to be deleted.
+
+    Args:
+        config: the experiment, with its number of clients.
+        study: whose largest request every client must be able to make, with every seed and fold.
+
+    Returns:
+        the experiment with the largest number of clients that will do; unchanged where none will.
+
+    Raises:
+        BadInput: the corpus cannot be read.
+    """
+    most = max(asking for question in study.questions for asking in question.axes.requesters)
+    for clients in range(config.partition.client_count, max(most, 2) - 1, -1):
+        fewer = config.partition.model_copy(update={"clients": clients})
+        tried = config.model_copy(update={"partition": fewer})
+        if all(
+            _least(tried, fold, seed) >= study.largest
+            for fold in study.folds or [fewer.fold]
+            for seed in study.seeds
+        ):
+            return tried
+    return config
+
+
+def _least(config: Config, fold: int, seed: int) -> int:
+    """Utterances that the client with the fewest trains on."""
+    settings = config.partition.model_copy(update={"fold": fold})
+    counted = count_speakers(config.model_copy(update={"partition": settings, "seed": seed}))
+    partition = partition_corpus(corpora.load(counted.corpus, seed), counted.partition, seed)
+    return min(len(share.train) for share in partition.clients)
 
 
 def count_clients(config: Config, fold: int | None = None) -> Config:

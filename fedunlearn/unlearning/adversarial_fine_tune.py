@@ -19,6 +19,7 @@ from fedunlearn.config.unlearning import FineTuneSwitches
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.training import predict
+from fedunlearn.unlearning.ball import clip_to
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult
 from fedunlearn.unlearning.copies import noisy_copies, weigh
 from fedunlearn.unlearning.descent import Loss, ascent, cross_entropy_to, descend
@@ -82,7 +83,8 @@ def adversarial_fine_tune(
     each = len(held.examples) // len(examples)
     loss = weigh(forget_loss, cross_entropy_to(held.examples, held.target), each, settings.keep)
     loss = add_elastic_term(loss, model, examples, settings.importance, settings.elasticity)
-    result = descend(model, examples, loss, settings, rng, scalars)
+    clip = clip_to(settings.gradient_clip)
+    result = descend(model, examples, loss, settings, rng, scalars, shape=clip)
     return replace(
         result,
         adversarial=held.adversarial,

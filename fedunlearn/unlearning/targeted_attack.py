@@ -83,11 +83,11 @@ def targeted_pgd(
     """Move copies of the forget set, inside a small ball, towards wrong labels (Madry et al. 2018).
 
     The amplitude eps is per value: the ball has radius eps for "linf", eps * sqrt(d) for "l2", d being the
-    number of true values (padding left out), in units of the model's feature standard deviation (domain
-    "feature"), of each mel band's standard deviation over the forget set's frames ("log-mel") or of full
-    scale ("waveform"). Steps are step * radius / steps long, along the sign ("linf") or the normalised
-    gradient ("l2") of the cross-entropy to the target. The start is random: for "linf" uniform in the ball,
-    for "l2" of uniform direction and uniform radius.
+    number of true values (padding left out), in units of the model's feature standard deviation (domains
+    "feature", "hidden" and "embedding"), of each mel band's standard deviation over the forget set's frames
+    ("log-mel") or of full scale ("waveform"). Steps are step * radius / steps long, along the sign ("linf")
+    or the normalised gradient ("l2") of the cross-entropy to the target. The start is random: for "linf"
+    uniform in the ball, for "l2" of uniform direction and uniform radius.
 
     In "log-mel" the frames are those that the model listens to in the clean recording: where it cuts the
     quiet off both ends, the cut stays as it was.
@@ -123,9 +123,11 @@ def targeted_pgd(
 
 
 def _domain(
-    model: EmotionModel, forget_set: ForgetSet, name: Literal["feature", "log-mel", "waveform"]
+    model: EmotionModel,
+    forget_set: ForgetSet,
+    name: Literal["feature", "log-mel", "waveform", "hidden", "embedding"],
 ) -> _Domain:
-    if name == "feature":
+    if name in ("feature", "hidden", "embedding"):  # what an encoder keeps: the config sees to it
         x, frames = forget_set.examples.features, forget_set.examples.frames
         real = frame_mask(frames, x.shape[1])[:, :, None]
         unit = model.unit_at(x)

@@ -3,6 +3,7 @@
 index.json                          current generation, its utterances in order, checksums of the arrays
 audio-<generation>.i16              all PCM, one utterance after another
 <feature name>-<generation>.f32     derived features, one frame after another; rebuilt whenever missing
+<feature name>-<generation>.f16     the same in float16
 <feature name>-<generation>.frames  number of frames of each utterance
 """
 
@@ -27,7 +28,9 @@ from fedunlearn.vault.index import INDEX, Index, VaultEntry
 Derived = Mapping[str, Mapping[str, Tensor]]
 """feature name -> utterance -> features [T, D]"""
 
-ARRAYS = {".i16", ".f32", ".frames"}
+FEATURES: dict[str, np.dtype[Any]] = {".f32": np.dtype(np.float32), ".f16": np.dtype(np.float16)}
+"""ending of a file with features -> type of its values"""
+ARRAYS = {".i16", ".frames", *FEATURES}
 
 
 class DamagedVault(Exception):
@@ -85,9 +88,9 @@ class Stored:
                 f"{path.with_suffix('.frames')}: is of {len(frames)} utterances, not {len(ids)}"
             )
         if dims is None:
-            dims = path.stat().st_size // (np.dtype(np.float32).itemsize * int(frames.sum()))
+            dims = path.stat().st_size // (FEATURES[path.suffix].itemsize * int(frames.sum()))
         counts = dict(zip(ids, frames.tolist(), strict=True))
-        values = _map(path, np.float32, sum(counts.values()) * dims)
+        values = _map(path, FEATURES[path.suffix], sum(counts.values()) * dims)
         return cls(values.reshape(-1, dims), _starts(counts), counts)
 
     def rows(self, utterance: str) -> npt.NDArray[Any]:
@@ -123,9 +126,8 @@ def write_generation(
     audio = np.concatenate(pcm) if pcm else np.zeros(0, np.int16)
     digests |= _write(new, folder / f"audio-{generation}.i16", audio.tobytes())
     for name, features in derived.items() if recordings else ():
-        digests |= write_features(
-            folder / f"{name}-{generation}.f32", [features[entry.id] for entry, _ in recordings], new
-        )
+        rows = [features[entry.id] for entry, _ in recordings]
+        digests |= write_features(folder / f"{name}-{generation}{suffix_of(rows[0].dtype)}", rows, new)
     Index(generation, classes, tuple(entry for entry, _ in recordings), digests).write(folder, new)
 
 
@@ -162,11 +164,20 @@ def _check_recordings(recordings: Sequence[tuple[VaultEntry, PCM]]) -> None:
             raise ValueError(f"vault: {entry.id} is {pcm.dtype} {pcm.shape}, {wanted}")
 
 
+def suffix_of(dtype: torch.dtype) -> str:
+    """Return the ending of a file with features.
+
+    Args:
+        dtype: float32 or float16.
+    """
+    return ".f16" if dtype == torch.float16 else ".f32"
+
+
 def write_features(path: Path, features: Sequence[Tensor], new: bool = False) -> dict[str, str]:
     """Write the features of all utterances, and the file with their numbers of frames.
 
     Args:
-        path: of the features.
+        path: of the features; its ending says in which type they are written.
         features: [T, D] of each utterance, in vault order.
         new: the vault is not in use yet, so that files are just written.
 
@@ -174,7 +185,7 @@ def write_features(path: Path, features: Sequence[Tensor], new: bool = False) ->
         name -> digest of both files, for the index
     """
     frames = np.array([len(f) for f in features], np.int64)
-    values = torch.cat(list(features)).numpy().astype(np.float32, copy=False)
+    values = torch.cat(list(features)).numpy().astype(FEATURES[path.suffix], copy=False)
     written = _write(new, path.with_suffix(".frames"), frames.tobytes())
     return written | _write(new, path, values.tobytes())
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from fedunlearn.audio import PCM, to_float
@@ -28,10 +29,10 @@ from fedunlearn.partition import Partition
 
 Hashes = npt.NDArray[np.uint64]
 StoredRecording = tuple[PCM, Tensor]
-"""16-bit samples [S] and the features derived from them [T, D]"""
+"""16-bit samples [S] and the features derived from them [T, D], as a vault stores them"""
 
 PIECE = 64
-"""bytes: 32 samples, or 16 values of a feature"""
+"""bytes: 32 samples, or 16 values of a feature (32 in float16)"""
 _FEWEST_VALUES = 5
 """different values in a piece; fewer are silence or clipping, and prove nothing"""
 
@@ -63,7 +64,9 @@ class Fingerprints:
 
     @classmethod
     def of_recordings(cls, recordings: Iterable[StoredRecording]) -> "Fingerprints":
-        """Compute the fingerprints of recordings as 16-bit samples, float32 samples and features."""
+        """Compute the fingerprints of recordings as 16-bit samples, float32 samples and features.
+
+        Features that are stored as float16 are looked for as float32, too."""
         return cls.of(form for recording in recordings for form in _forms(recording))
 
     @classmethod
@@ -211,6 +214,8 @@ def _forms(recording: StoredRecording) -> Iterator[npt.NDArray[Any]]:
     yield pcm
     yield to_float(pcm)
     yield features.numpy()
+    if features.dtype != torch.float32:  # as in memory
+        yield features.float().numpy()
 
 
 def _name_from(folders: Iterable[Path], path: Path) -> str:

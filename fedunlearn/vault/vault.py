@@ -26,11 +26,13 @@ from fedunlearn.links import is_plain, remove, wipe
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Split
 from fedunlearn.vault.arrays import (
+    FEATURES,
     Derived,
     Stored,
     check_audio,
     is_as_written,
     stamp,
+    suffix_of,
     wipe_arrays,
     wipe_strays,
     write_features,
@@ -64,7 +66,7 @@ class Vault:
         self.generation, self.classes = index.generation, index.classes
         self.entries: dict[str, VaultEntry] = {e.id: e for e in index.entries}
         self._features: dict[str, Stored] = {}
-        self._audio_path = self._path("audio", "i16")
+        self._audio_path = self.folder / f"audio-{self.generation}.i16"
         self._audio = Stored.audio(self._audio_path, self.entries.values())
         check_audio(self._audio_path, index)
 
@@ -114,14 +116,14 @@ class Vault:
     @property
     def features_are_whole(self) -> bool:
         """Whether all stored features match their checksums."""
-        return all(self._is_whole(path) for path in self.folder.glob(f"*-{self.generation}.f32"))
+        return all(map(self._is_whole, self._feature_paths()))
 
     def drop_features(self, model: EmotionModel) -> None:
         """Wipe the stored features of a model, and whatever is in their place; they are derived on use."""
         with lock_folder(self.folder):
             self._features.pop(model.feature_name, None)
-            for suffix in ("f32", "frames"):
-                path = self._path(model.feature_name, suffix)
+            stored = self._path_of(model)
+            for path in (stored, stored.with_suffix(".frames")):
                 with suppress(FileNotFoundError):
                     wipe(path) if is_plain(path) else remove(path)
 
@@ -130,7 +132,7 @@ class Vault:
 
         Args:
             utterance: id.
-            model: derives the features.
+            model: derives the features; they are in its ``feature_dtype``.
 
         Raises:
             KeyError: this vault does not hold the utterance.
@@ -138,7 +140,7 @@ class Vault:
         stored = self._stored_features(model)
         if stored is None:
             return model.features_of(self.read_audio(utterance))
-        return torch.from_numpy(np.array(stored.rows(utterance), np.float32))
+        return torch.from_numpy(np.array(stored.rows(utterance)))
 
     def examples(self, ids: Iterable[str], model: EmotionModel) -> Examples:
         """Return features and labels of these utterances, in this order."""
@@ -160,7 +162,7 @@ class Vault:
                 self._open()
             if self._stored_features(model) is None and self.entries:
                 features = [model.features_of(self.read_audio(i)) for i in self.entries]
-                written = write_features(self._path(model.feature_name, "f32"), features)
+                written = write_features(self._path_of(model), features)
                 if self._index.sha256 is not None:
                     replace(self._index, sha256={**self._index.sha256, **written}).write(self.folder)
                 self._open()
@@ -210,15 +212,20 @@ class Vault:
 
     def stored_names(self) -> tuple[str, ...]:
         """List the names of the features that are stored and match their checksums."""
-        paths = self.folder.glob(f"*-{self.generation}.f32")
-        return tuple(sorted(path.stem.rpartition("-")[0] for path in paths if self._is_whole(path)))
+        return tuple(sorted(path.stem.rpartition("-")[0] for path in self._whole_features()))
 
-    def _path(self, name: str, suffix: str) -> Path:
-        return self.folder / f"{name}-{self.generation}.{suffix}"
+    def _path_of(self, model: EmotionModel) -> Path:
+        return self.folder / f"{model.feature_name}-{self.generation}{suffix_of(model.feature_dtype)}"
+
+    def _feature_paths(self) -> list[Path]:
+        """List the files of this generation that hold features."""
+        return [path for suffix in FEATURES for path in self.folder.glob(f"*-{self.generation}{suffix}")]
+
+    def _whole_features(self) -> list[Path]:
+        return [path for path in self._feature_paths() if self._is_whole(path)]
 
     def _stored_features(self, model: EmotionModel) -> Stored | None:
-        name = model.feature_name
-        path = self._path(name, "f32")
+        name, path = model.feature_name, self._path_of(model)
         if name not in self._features and self._is_whole(path):
             self._features[name] = Stored.features(path, tuple(self.entries), model.dims)
         return self._features.get(name)
@@ -230,10 +237,10 @@ class Vault:
     def _derived(self, kept: Iterable[VaultEntry]) -> Derived:
         """Read all stored features of these utterances."""
         kept, everyone = tuple(kept), tuple(self.entries)
-        stored = {name: Stored.features(self._path(name, "f32"), everyone) for name in self.stored_names()}
+        found = {p.stem.rpartition("-")[0]: Stored.features(p, everyone) for p in self._whole_features()}
         return {
             name: {e.id: torch.from_numpy(np.array(features.rows(e.id))) for e in kept}
-            for name, features in stored.items()
+            for name, features in found.items()
         }
 
 
@@ -247,6 +254,6 @@ def is_untouched(vault: Vault, entries: Sequence[VaultEntry], classes: int) -> b
     """
     built = (vault.generation, vault.classes, tuple(vault.entries.values())) == (1, classes, tuple(entries))
     names = {path.name for path in vault.folder.iterdir()}
-    features = {name for name in names if name.endswith((".f32", ".frames"))}
+    features = {name for name in names if name.endswith((".frames", *FEATURES))}
     others = names - features - {CALIBRATION}
     return built and vault.features_are_whole and others == {INDEX, "audio-1.i16"}

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -133,3 +133,26 @@ def alive(session: int) -> list[str]:
     command = ["ps", "-o", "stat=,args=", "-s", str(session)]
     found = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     return [line for line in found.splitlines() if not line.lstrip().startswith("Z")]
+
+
+def ended(shared: int, task: int) -> int:
+    time.sleep(0.2)
+    return task
+
+
+@pytest.mark.slow
+def test_a_task_waits_until_it_may_begin() -> None:
+    """An odd task may not begin beside another odd one; with nothing being done, one begins all the same."""
+    beside: list[tuple[int, ...]] = []
+
+    def choose(waiting: Sequence[int], running: Sequence[int]) -> int | None:
+        odd = any(task % 2 for task in running)
+        place = next((n for n, task in enumerate(waiting) if not (odd and task % 2)), None)
+        if place is not None:
+            beside.append((waiting[place], *running))
+        return place
+
+    done = [task for task, _ in make_all(ended, 1, [1, 3, 5, 2, 4], 2, never, choose)]
+    assert sorted(done) == [1, 2, 3, 4, 5]
+    assert all(sum(task % 2 for task in tasks) <= 1 for tasks in beside)
+    assert list(make_all(ended, 1, [1, 2], 2, never, lambda waiting, running: None)) == [(1, 1), (2, 2)]

@@ -296,7 +296,7 @@ def test_the_driver_keeps_room_for_its_own_busiest_moment() -> None:
     assert left_for_workers(5 * GIB, cuda) == (10 * GIB, 16 * GIB)
 
 
-@pytest.mark.parametrize("trains", ["head", "all"])
+@pytest.mark.parametrize("trains", ["head", "top:1", "all"])
 def test_measuring_leaves_the_model_as_it_was(tmp_path: Path, trains: str) -> None:
     """And it is of what a client really does: the fake count is requested after it."""
     folder = tiny_encoder(tmp_path / "tiny")

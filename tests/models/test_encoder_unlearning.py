@@ -218,7 +218,7 @@ def test_what_is_smoothed_is_the_difference_from_the_checkpoint(folder: Path, tr
 
 def test_noise_is_as_loud_as_the_speech_where_it_is_added(folder: Path) -> None:
     """A wave of amplitude a has power a^2 / 2; none is added to a pause, and company changes nothing."""
-    model = encoder(folder, "lora")
+    model = encoder(folder, "all")
     time = torch.arange(3200) / SAMPLE_RATE
     wave = torch.sin(2 * math.pi * 400 * time) * (time < 0.1) * (1.0 + (time < 0.05))
     unit = model.unit_at(wave[None, :, None])[0, :, 0]

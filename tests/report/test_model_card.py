@@ -59,7 +59,8 @@ def test_it_says_what_it_was_made_from_and_what_was_trained() -> None:
     assert "the emotion head alone" in card and "231,432 of 94,371,712 values" in card
     assert "the uppermost 2 layers" in model_card(read(encoder_results(trains="top:2")))
     assert "the uppermost layer of" in model_card(read(encoder_results(trains="top:1")))
-    assert "LoRA" in model_card(read(encoder_results(trains="lora")))
+    assert "LoRA) in every layer" in model_card(read(encoder_results(trains="lora")))
+    assert "LoRA) in the uppermost 2 layers" in model_card(read(encoder_results(trains="lora:2")))
     assert "the head alone had something to forget" not in model_card(read(encoder_results(trains="all")))
 
 

@@ -72,6 +72,19 @@ def test_one_relabelling_step_by_hand() -> None:
     assert (result.steps, result.stopped) == (1, "steps")
 
 
+def test_one_clipped_step_by_hand() -> None:
+    """The same step: its gradient (3/4, -3/4; 0, 0) has length 3 / sqrt(8) = 1.0607. Clipped to 0.1 it is
+    (0.0707, -0.0707), and with lr = 0.2, W' = (-0.014142, 0.014142). A longer clip, and 0, change nothing.
+    """
+    model = TinyModel(torch.zeros(2, 1))
+    data = forget_set([torch.tensor([[2.0]]), torch.tensor([[-1.0]])], [0, 1])
+    clipped = l2ul(model, data, **PLAIN, lr=0.2, max_steps=1, gradient_clip=0.1)
+    torch.testing.assert_close(clipped.state["weight"], torch.tensor([[-0.0141421], [0.0141421]]))
+    whole = l2ul(model, data, **PLAIN, lr=0.2, max_steps=1).state
+    for clip in (0.0, 1.07):
+        assert_same(l2ul(model, data, **PLAIN, lr=0.2, max_steps=1, gradient_clip=clip).state, whole)
+
+
 def test_one_misclassifying_step_by_hand() -> None:
     """Three classes, W = 0: p = (1/3, 1/3, 1/3). x = 3 of class 0; the gradient of -CE is -(p - onehot(0)) x
     = (2, -1, -1). With lr = 0.1: W' = (-0.2, 0.1, 0.1), away from the truth and towards nothing else.

@@ -143,18 +143,37 @@ def check_trains(checkpoint: Checkpoint, trains: str) -> None:
 
     Args:
         checkpoint: the encoder.
-        trains: "head", "top:N", "lora" or "all".
+        trains: "head", "top:N", "lora", "lora:N" or "all".
 
     Raises:
         BadInput: the encoder has fewer layers, or peft is not installed.
     """
-    if trains.startswith("top:") and int(trains.removeprefix("top:")) > checkpoint.layers:
-        raise BadInput(
-            f'model.encoder.trains = "{trains}": {checkpoint.name} has {checkpoint.layers} layers; '
-            f'"top:{checkpoint.layers}" trains them, "all" also what lies below'
-        )
-    if trains == "lora" and importlib.util.find_spec("peft") is None:
-        raise BadInput('model.encoder.trains = "lora" needs peft: pip install "fedunlearn[encoders]"')
+    part, _, number = trains.partition(":")
+    if number and int(number) > checkpoint.layers:
+        most = {
+            "top": f'"top:{checkpoint.layers}" trains them, "all" also what lies below',
+            "lora": '"lora" has adapters in all of them',
+        }
+        there = f"{checkpoint.name} has {checkpoint.layers} layers"
+        raise BadInput(f'model.encoder.trains = "{trains}": {there}; {most[part]}')
+    if part == "lora" and importlib.util.find_spec("peft") is None:
+        raise BadInput(f'model.encoder.trains = "{trains}" needs peft: pip install "fedunlearn[encoders]"')
+
+
+def lowest_trained(trains: str, layers: int) -> int | None:
+    """Return the number of the lowest transformer layer, from 0, that is trained or has adapters.
+
+    Args:
+        trains: as of ``check_trains``.
+        layers: number of transformer layers L.
+
+    Returns:
+        None with "head" and "all", which do not begin at a layer.
+    """
+    part, _, number = trains.partition(":")
+    if part in ("head", "all"):
+        return None
+    return layers - int(number) if number else 0
 
 
 # ---- finding ---------------------------------------------------------------------------------------------

@@ -3,12 +3,14 @@
 The head is that of the SUPERB benchmark (Yang et al. 2021, arXiv 2105.01051), as in transformers'
 ``...ForSequenceClassification``: a softmax-weighted sum of all layers, a projection, the mean over the
 unpadded frames, a linear classifier. Everything before the mean is linear, so the mean can be taken first.
-Therefore an utterance passes a frozen encoder only once.
+Therefore an utterance passes what is frozen only once: the whole encoder, or the layers below those that are
+trained, of which the means and the last one's hidden states are kept.
 """
 
 import copy
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,8 +24,9 @@ from fedunlearn.audio import SAMPLE_RATE
 from fedunlearn.config.model import ModelSettings
 from fedunlearn.errors import BadInput
 from fedunlearn.models.contract import EmotionModel, Standardise
-from fedunlearn.models.encoders.checkpoint import Checkpoint, check_trains, load
+from fedunlearn.models.encoders.checkpoint import Checkpoint, check_trains, load, lowest_trained
 from fedunlearn.models.encoders.devices import arithmetic, choose, make_ready
+from fedunlearn.models.encoders.layers import first_state, later_states
 from fedunlearn.models.encoders.published_head import PublishedHead, load_head
 from fedunlearn.models.frontend import frame_mask
 
@@ -91,9 +94,16 @@ def _listener(checkpoint: Checkpoint, device: str) -> _Listener:
 class EncoderModel(EmotionModel):
     """A speech encoder (wav2vec 2.0, HuBERT or WavLM) and an emotion head.
 
-    With ``trains = "head"`` the features are the means over time of all layers' outputs, [1, (L + 1) * H],
-    and ``classify`` needs no encoder. Otherwise the features are the waveform, [samples, 1] (with mean 0 and
-    variance 1 if the encoder was trained on such), and ``classify`` passes it through the encoder.
+    Its hidden states are numbered 0 ... L: 0 is the input of the first transformer layer, L the output of the
+    last. The features are what is computed below the trained part:
+
+    - ``trains = "head"``: the means over time of all hidden states, [1, (L + 1) * H].
+    - "top:N", "lora" and "lora:N": the means of the frozen hidden states 0 ... F - 1, one row each, and then
+      the frames of hidden state F, the input of the lowest trained layer: [F + T, H], F = L - N or, with
+      "lora", 0. They are rounded to what a vault keeps (``state_precision``). ``classify`` computes the
+      layers from F on.
+    - "all": the waveform, [samples, 1] (with mean 0 and variance 1 if the encoder was trained on such), which
+      ``classify`` passes through the encoder.
 
     ``state_dict`` contains what is sent: the normalisation constants and the trained parameters, on the CPU.
     The rest is the checkpoint, which every device has and all models of a process share.
@@ -123,10 +133,20 @@ class EncoderModel(EmotionModel):
         kernels_and_strides = list(zip(config.conv_kernel, config.conv_stride, strict=True))
         self._least = _receptive_field(kernels_and_strides)
         self._first_kernel, self._first_stride = kernels_and_strides[0]
+        stride = math.prod(config.conv_stride)
+        border = lowest_trained(chosen.trains, config.num_hidden_layers)
+        # Another device or precision gives other bits.
+        made_by = f"{checkpoint.sha256[:16]}-{self.device}-{self.precision}"
         if chosen.trains == "head":
-            # Another device or precision gives other bits.
-            self.feature_name = f"layers-{checkpoint.sha256[:16]}-{self.device}-{self.precision}"
-            self.dims = self.layers * self.hidden
+            self.feature_name, self.dims = f"layers-{made_by}", self.layers * self.hidden
+        elif border is not None:
+            self.feature_name, self.dims = f"states-{border}-{made_by}-{chosen.state_precision}", self.hidden
+            self.feature_dtype = torch.float16 if chosen.state_precision == "float16" else torch.float32
+            self.summary_rows, self.frame_seconds = border, stride / SAMPLE_RATE
+            self.encoder = _trainable(self.pretrained, settings)
+            # The trained layers alone hold activations; the convolutions hold as much as all layers or more.
+            trained = config.num_hidden_layers - border
+            self._piece_above = self._piece * 2 * config.num_hidden_layers // (trained * stride)
         else:
             self.feature_name = "normalised-waveform" if checkpoint.normalise else "waveform"
             self.dims, self.frame_seconds, self.stores_features = 1, 1 / SAMPLE_RATE, False
@@ -192,8 +212,15 @@ class EncoderModel(EmotionModel):
 
     @property
     def feature_mean(self) -> Tensor:
-        """Mean feature frame, [D]; 0 for waveforms."""
+        """Mean feature frame, [D]; of hidden states those of the last frozen one; 0 for waveforms."""
+        if self.keeps_states:
+            return self.norm.mean.view(self.layers, self.hidden)[self.summary_rows]
         return self.norm.mean if self.trains == "head" else torch.zeros(1)
+
+    @property
+    def keeps_states(self) -> bool:
+        """Whether the features are hidden states of the frozen part."""
+        return self.trains not in ("head", "all")
 
     @property
     def pretrained(self) -> Any:
@@ -203,12 +230,23 @@ class EncoderModel(EmotionModel):
     def unit_at(self, features: Tensor) -> Tensor:
         """Return the standard deviations of the layers' means, or a waveform's local loudness within 25 ms.
 
+        Of hidden states, the frames' unit is the standard deviation over the utterance's own frames, in each
+        dimension; that of a frozen layer's mean is its standard deviation over speech.
+
         Noise of constant loudness fills the pauses and dominates an encoder's output: on RAVDESS white noise
         30 dB below the speech moved the layers' means by 2.5 standard deviations, noise with 0.3 of the local
         loudness by 0.8.
         """
         if self.trains == "head":
             return self.norm.std
+        if self.keeps_states:
+            below, states = features[:, : self.summary_rows], features[:, self.summary_rows :]
+            real = (states != 0).any(2, keepdim=True)  # padding is zero
+            count = real.sum(1, keepdim=True).clamp(min=1)
+            centred = (states - states.sum(1, keepdim=True) / count) * real
+            of_frames = (centred.square().sum(1, keepdim=True) / count).sqrt()
+            of_means = self.norm.std.view(self.layers, self.hidden)[: self.summary_rows]
+            return torch.cat([of_means.expand_as(below), of_frames.expand_as(states)], 1)
         power = features[:, :, 0].square()[:, None]
         around = nn.functional.avg_pool1d(power, _AROUND, 1, _AROUND // 2)
         return around[:, 0, :, None].sqrt()
@@ -217,7 +255,9 @@ class EncoderModel(EmotionModel):
         """Compute features from waveforms, see ``EmotionModel.derive``."""
         if self.checkpoint.normalise:
             waveform = normalised(waveform, samples.to(waveform.device))
-        if self.trains != "head":
+        if self.keeps_states:
+            return self._frozen_rows(waveform, samples)
+        if self.trains == "all":
             return waveform[:, :, None], samples
         means = self._layer_means(self.pretrained, waveform, samples)
         return means.flatten(1)[:, None, :], torch.ones_like(samples)
@@ -227,7 +267,7 @@ class EncoderModel(EmotionModel):
         if self.trains == "head":
             return features[:, 0]
         with torch.no_grad():
-            return self._layer_means(self.pretrained, features[:, :, 0], frames).flatten(1)
+            return self._means_of(self.pretrained, features, frames).flatten(1)
 
     def noise(self, count: int, frames: int, generator: torch.Generator) -> Tensor:
         """Draw random means of all layers [count, 1, (L + 1) * H], not waveforms.
@@ -245,7 +285,7 @@ class EncoderModel(EmotionModel):
         emotions, among the many random ones of its initial projection. LoRA's adapters are of low rank
         already.
         """
-        if self.trains not in ("head", "lora"):
+        if self.trains != "head" and not self.trains.startswith("lora"):
             pretrained = dict(self.pretrained.named_parameters())
             for name, weight in self.encoder.named_parameters():
                 if weight.requires_grad and weight.dim() == 2:
@@ -259,7 +299,7 @@ class EncoderModel(EmotionModel):
         """Compute logits [B, C] from features [B, T, D], see ``EmotionModel.classify``."""
         if self.trains == "head":
             return self.answers_to(features)
-        return self._decide(self._layer_means(self.encoder, features[:, :, 0], frames))
+        return self._decide(self._means_of(self.encoder, features, frames))
 
     def _decide(self, means: Tensor) -> Tensor:
         """Compute logits [B, C] from the layers' means [B, L + 1, H]."""
@@ -284,26 +324,63 @@ class EncoderModel(EmotionModel):
 
     # ---- through the encoder -----------------------------------------------------------------------------
 
+    def _means_of(self, encoder: Any, features: Tensor, frames: Tensor) -> Tensor:
+        """Compute all layers' means [B, L + 1, H] from hidden states or waveforms, on the CPU."""
+        if self.keeps_states:
+            return self._upper_means(encoder, features, frames)
+        return self._layer_means(encoder, features[:, :, 0], frames)
+
     def _layer_means(self, encoder: Any, waveform: Tensor, samples: Tensor) -> Tensor:
         """Average every layer's output over the unpadded frames: [B, L + 1, H], on the CPU."""
         if len(samples) == 0:
             return torch.zeros(0, self.layers, self.hidden)
-        pieces = self.pieces(samples)
-        again = torch.is_grad_enabled() and len(pieces) > 1
-        means = []
-        for piece in pieces:
-            lengths = samples[piece].clamp(min=self._least)
-            padded_waveform = nn.functional.pad(waveform[piece], (0, max(0, self._least - waveform.shape[1])))
-            padded_waveform = padded_waveform[:, : int(lengths.max())]
-            # Dropout must be the same when a piece is recomputed for its gradients.
-            seed = int(torch.randint(2**62, ())) if encoder.training else 0
-            if again:
-                arguments = (encoder, padded_waveform, lengths, seed)
-                part = recomputed(self._listen, *arguments, use_reentrant=False, preserve_rng_state=False)
-            else:
-                part = self._listen(encoder, padded_waveform, lengths, seed)
-            means.append(part)
-        return torch.cat(means)[torch.cat(pieces).argsort()]
+
+        def listen(piece: Tensor, seed: int) -> Tensor:
+            return self._listen(encoder, *self._cut(waveform[piece], samples[piece]), seed)
+
+        return _in_pieces(listen, self.pieces(samples), encoder.training)
+
+    def _frozen_rows(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the features [B, F + T, H] that the frozen part gives, on the CPU, and their lengths."""
+        widest = torch.tensor(waveform.shape[1]).clamp(min=self._least)
+        width = int(self._frames_of(widest))
+        if len(samples) == 0:
+            return torch.zeros(0, self.summary_rows + width, self.hidden), samples
+
+        def pass_below(piece: Tensor, seed: int) -> Tensor:
+            rows = self._pass_below(*self._cut(waveform[piece], samples[piece]))
+            return nn.functional.pad(rows, (0, 0, 0, self.summary_rows + width - rows.shape[1]))
+
+        rows = _in_pieces(pass_below, self.pieces(samples), False)
+        if self.feature_dtype == torch.float16:
+            largest = torch.finfo(torch.float16).max
+            kept = rows.detach().clamp(-largest, largest).half().float()
+            rows = rows + (kept - rows.detach())  # the gradient passes as if nothing were rounded
+        return rows, self.summary_rows + self._frames_of(samples.clamp(min=self._least))
+
+    def _upper_means(self, encoder: Any, features: Tensor, frames: Tensor) -> Tensor:
+        """Compute all layers' means [B, L + 1, H] from what the frozen part gives, on the CPU."""
+        if len(frames) == 0:
+            return torch.zeros(0, self.layers, self.hidden)
+        lengths = frames - self.summary_rows
+
+        def pass_above(piece: Tensor, seed: int) -> Tensor:
+            until = self.summary_rows + int(lengths[piece].max())
+            states = features[piece, self.summary_rows : until]
+            return self._pass_above(encoder, states, lengths[piece], seed)
+
+        above = _in_pieces(pass_above, _grouped(lengths, self._piece_above), encoder.training)
+        return torch.cat([features[:, : self.summary_rows], above], 1)
+
+    def _frames_of(self, samples: Tensor) -> Tensor:
+        frames: Tensor = self.pretrained._get_feat_extract_output_lengths(samples)
+        return frames
+
+    def _cut(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Cut a piece to its longest utterance; none is shorter than one frame."""
+        lengths = samples.clamp(min=self._least)
+        padded = nn.functional.pad(waveform, (0, max(0, self._least - waveform.shape[1])))
+        return padded[:, : int(lengths.max())], lengths
 
     def pieces(self, lengths: Tensor) -> list[Tensor]:
         """Group positions into pieces of limited audio, padding included, that pass the encoder together.
@@ -311,17 +388,39 @@ class EncoderModel(EmotionModel):
         Utterances of similar length are grouped, so that little is padding: 3 % for 32 utterances of RAVDESS
         in pieces of 30 s, where grouping neighbours would give 12 %.
         """
-        if len(lengths) * int(lengths.max()) <= self._piece:
-            return [torch.arange(len(lengths))]
-        order, start, cuts = lengths.argsort(stable=True), 0, list[int]()
-        for i, length in enumerate(lengths[order].tolist()):
-            if i > start and (i + 1 - start) * length > self._piece:
-                cuts.append(i - start)
-                start = i
-        return list(torch.split(order, [*cuts, len(lengths) - start]))
+        return _grouped(lengths, self._piece)
 
     def _listen(self, encoder: Any, waveform: Tensor, samples: Tensor, seed: int) -> Tensor:
         """Compute the layers' means [b, L + 1, H] of one piece [b, S]."""
+        x, mask, frames = self._placed(encoder, waveform, samples)
+        with self._computing(seed if encoder.training else None):
+            states = encoder(x, attention_mask=mask, output_hidden_states=True).hidden_states
+        real = frame_mask(frames, states[0].shape[1])
+        return _means(states, real, frames).cpu()
+
+    def _pass_below(self, waveform: Tensor, samples: Tensor) -> Tensor:
+        """Compute the rows [b, F + T, H] of one piece [b, S]."""
+        x, mask, frames = self._placed(self.pretrained, waveform, samples)
+        with self._computing(None):
+            states = [first_state(self.pretrained, x, mask)]
+            real = frame_mask(frames, states[0].shape[1])
+            states += later_states(self.pretrained, states[0], real, 0, self.summary_rows)
+        *below, border = states
+        rows = border.float() * real[:, :, None]
+        return torch.cat([_means(below, real, frames), rows], 1).cpu() if below else rows.cpu()
+
+    def _pass_above(self, encoder: Any, states: Tensor, lengths: Tensor, seed: int) -> Tensor:
+        """Compute the means [b, L + 1 - F, H] of one piece of hidden states [b, T, H]."""
+        x, frames = states.to(self.device), lengths.to(self.device)
+        real = frame_mask(frames, x.shape[1])
+        with self._computing(seed if encoder.training else None):
+            above = later_states(encoder, x, real, self.summary_rows, self.layers - 1)
+        return _means([x, *above], real, frames).cpu()
+
+    def _placed(
+        self, encoder: Any, waveform: Tensor, samples: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return one piece [b, S] on the device, its mask [b, S] if it has padding, and its frames [b]."""
         x, lengths = waveform.to(self.device), samples.to(self.device)
         first = encoder.feature_extractor.conv_layers[0]
         if isinstance(getattr(first, "layer_norm", None), TrueFramesGroupNorm):
@@ -329,16 +428,52 @@ class EncoderModel(EmotionModel):
             # Decided on the CPU: a GPU tensor would force a synchronisation.
             padded = bool((valid < (x.shape[1] - self._first_kernel) // self._first_stride + 1).any())
             first.layer_norm.frames = valid.to(self.device) if padded else None
-        frames = encoder._get_feat_extract_output_lengths(lengths)
         # Without a mask attention has faster kernels, and a GPU is not made to wait.
         mask = frame_mask(lengths, x.shape[1]).long() if bool((samples < x.shape[1]).any()) else None
-        drawing = _Seeded(seed, self.device) if encoder.training else nullcontext()
+        return x, mask, self._frames_of(lengths)
+
+    @contextmanager
+    def _computing(self, seed: int | None) -> Iterator[None]:
+        """Compute in the encoder's precision; dropout draws from the seed."""
+        drawing = nullcontext() if seed is None else _Seeded(seed, self.device)
         with drawing, arithmetic(self.device, self.precision), _quiet():
-            states = encoder(x, attention_mask=mask, output_hidden_states=True).hidden_states
-        real = frame_mask(frames, states[0].shape[1])[:, :, None]
-        # One layer at a time: all at once would be the largest tensor here.
-        means = [(state.float() * real).sum(1) / frames[:, None] for state in states]
-        return torch.stack(means, 1).cpu()
+            yield
+
+
+def _in_pieces(compute: Callable[[Tensor, int], Tensor], pieces: list[Tensor], draws: bool) -> Tensor:
+    """Compute rows for groups of positions, each with a seed, and put them in order.
+
+    Where gradients are needed and there is more than one group, each is computed again for them.
+    """
+    again = torch.is_grad_enabled() and len(pieces) > 1
+    made = []
+    for piece in pieces:
+        # Dropout must be the same when a piece is recomputed for its gradients.
+        seed = int(torch.randint(2**62, ())) if draws else 0
+        if again:
+            made.append(recomputed(compute, piece, seed, use_reentrant=False, preserve_rng_state=False))
+        else:
+            made.append(compute(piece, seed))
+    return torch.cat(made)[torch.cat(pieces).argsort()] if len(pieces) > 1 else made[0]
+
+
+def _grouped(lengths: Tensor, limit: int) -> list[Tensor]:
+    """Group positions by similar length, so that no group, padding included, is longer than the limit."""
+    if len(lengths) * int(lengths.max()) <= limit:
+        return [torch.arange(len(lengths))]
+    order, start, cuts = lengths.argsort(stable=True), 0, list[int]()
+    for i, length in enumerate(lengths[order].tolist()):
+        if i > start and (i + 1 - start) * length > limit:
+            cuts.append(i - start)
+            start = i
+    return list(torch.split(order, [*cuts, len(lengths) - start]))
+
+
+def _means(states: Sequence[Tensor], real: Tensor, frames: Tensor) -> Tensor:
+    """Average hidden states [b, T, H] over the true frames: [b, number of states, H]."""
+    # One layer at a time: all at once would be the largest tensor here.
+    means = [(state.float() * real[:, :, None]).sum(1) / frames[:, None] for state in states]
+    return torch.stack(means, 1)
 
 
 def _kept_head(checkpoint: Checkpoint, classes: int, labels: tuple[str, ...]) -> PublishedHead:
@@ -399,10 +534,10 @@ def _receptive_field(kernels_and_strides: list[tuple[int, int]]) -> int:
 def _trainable(pretrained: Any, settings: ModelSettings) -> Any:
     """Copy an encoder so that the trained part has its own tensors; the rest is shared."""
     trains, config = settings.encoder.trains, pretrained.config
+    lowest, adapts = lowest_trained(trains, config.num_hidden_layers) or 0, trains.startswith("lora")
+    layers = [str(i) for i in range(lowest, config.num_hidden_layers)]
     chosen: set[str] = set()
-    if trains != "lora":
-        lowest = config.num_hidden_layers - int(trains.removeprefix("top:")) if trains != "all" else 0
-        layers = {str(i) for i in range(lowest, config.num_hidden_layers)}
+    if not adapts:
         for name, _ in pretrained.named_parameters():
             parts = name.split(".")
             upper = parts[:2] == ["encoder", "layers"] and parts[2] in layers
@@ -416,16 +551,16 @@ def _trainable(pretrained: Any, settings: ModelSettings) -> Any:
     copied = copy.deepcopy(pretrained, {id(tensor): tensor for name, tensor in named if name not in chosen})
     for name, parameter in copied.named_parameters():
         parameter.requires_grad_(name in chosen)
-    return _with_adapters(copied, config.model_type, settings) if trains == "lora" else copied
+    return _with_adapters(copied, config.model_type, layers, settings) if adapts else copied
 
 
-def _with_adapters(encoder: Any, kind: str, settings: ModelSettings) -> Any:
+def _with_adapters(encoder: Any, kind: str, layers: list[str], settings: ModelSettings) -> Any:
     from peft import LoraConfig, inject_adapter_in_model
 
     adapters = LoraConfig(
         r=settings.encoder.lora_rank,
         lora_alpha=settings.encoder.lora_alpha,
-        target_modules=list(LORA_TARGETS[kind]),
+        target_modules=rf"encoder\.layers\.({'|'.join(layers)})\..*\.({'|'.join(LORA_TARGETS[kind])})",
         lora_dropout=0.0,
     )
     return inject_adapter_in_model(adapters, encoder)

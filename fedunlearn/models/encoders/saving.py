@@ -110,7 +110,7 @@ def _classifier(model: EncoderModel, emotions: Sequence[str]) -> Any:
 
     build: Any = AutoModelForAudioClassification.from_config
     encoder = model.pretrained if model.trains == "head" else model.encoder
-    if model.trains == "lora":
+    if model.trains.startswith("lora"):
         encoder = _merged(encoder)
     config = copy.deepcopy(encoder.config)
     config.update(

@@ -1,7 +1,8 @@
 """Figures of a comparison: forget against retain; the gap by method, size, aggregation, recovery, waiting."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 from scipy.stats import chi2
 
-from fedunlearn.report.figures.style import PALETTE, despine, figure_style, new_figure
+from fedunlearn.report.figures.style import PALETTE, FigureSpec, despine, figure_style, new_figure
 from fedunlearn.report.statistics import GROUPS, Spread, pool, pool_all
 from fedunlearn.report.study.statistics import (
     methods_of,
@@ -56,9 +57,29 @@ def write_figures(rows: pd.DataFrame, folder: Path) -> list[Path]:
         if len(windows_of(joined)) > 1:
             drawn["waiting-gap"] = waiting_against_gap(joined)
         for name, figure in drawn.items():
-            for ending, metadata in (("svg", {"Date": None}), ("pdf", {"CreationDate": None}), ("png", {})):
-                files.append(folder / f"{name}.{ending}")
-                figure.savefig(files[-1], dpi=160, metadata=metadata)
+            files += _save(figure, name, folder)
+    return files
+
+
+def write_specs(specs: Iterable[FigureSpec], folder: Path) -> list[Path]:
+    """Draw figures of a page, and write each as SVG, PDF and PNG.
+
+    Args:
+        specs: named as the files are.
+        folder: where to; it exists.
+    """
+    files = []
+    for spec in specs:
+        with figure_style():
+            files += _save(spec.draw(spec.widths[0]), spec.name, folder)
+    return files
+
+
+def _save(figure: Figure, name: str, folder: Path) -> list[Path]:
+    files = []
+    for ending, metadata in (("svg", {"Date": None}), ("pdf", {"CreationDate": None}), ("png", {})):
+        files.append(folder / f"{name}.{ending}")
+        figure.savefig(files[-1], dpi=160, metadata=metadata)
     return files
 
 
@@ -204,6 +225,48 @@ def _places(sizes: Sequence[int]) -> list[float]:
         return numbers
     beyond = numbers[-1] + (numbers[-1] - numbers[0]) / max(len(numbers) - 1, 1) if numbers else 0.0
     return [*numbers, max(beyond, 1.2 * numbers[-1]) if numbers else 0.0]
+
+
+def gap_by_value(rows: pd.DataFrame, name: str, values: Mapping[str, float]) -> Figure:
+    """Draw the mean gap over a swept quantity, a line for each size, beside the noise floors.
+
+    Args:
+        rows: of the variants that are swept; others are not drawn.
+        name: of the quantity.
+        values: variant -> its value of it.
+    """
+    mine = rows[rows["method"].isin(list(values))]
+    figure = new_figure(640, 380)
+    axes = figure.add_subplot()
+    gaps = pool(select(mine), "gap", "method", "forget_size")
+    floors = pool(references(mine), "gap", "forget_size")
+    order = sorted(values, key=lambda variant: values[variant])
+    sizes = _numbers(mine, "forget_size")
+    for size, colour, mark in zip(sizes, cycle(COLOURS), cycle(MARKS), strict=False):
+        found = [gaps[variant, size] for variant in order]
+        axes.errorbar(
+            [values[variant] for variant in order],
+            [gap.mean for gap in found],
+            yerr=[_half(gap) for gap in found],
+            color=colour,
+            marker=mark,
+            markersize=5,
+            linewidth=1.3,
+            elinewidth=0.7,
+            label=name_size(size),
+        )
+        axes.axhline(floors[size].mean, color=colour, linewidth=0.9, linestyle=":")
+    axes.plot([], [], color=PALETTE["muted"], linewidth=0.9, linestyle=":", label="noise floor")
+    if min(values.values()) > 0:
+        axes.set_xscale("log")
+    axes.set_xticks([values[variant] for variant in order], [f"{values[variant]:g}" for variant in order])
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(name)
+    axes.set_ylabel(f"mean gap ({_joining(mine)})")
+    despine(axes, grid="y")
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9, title="utterances")
+    return figure
 
 
 def waiting_against_gap(rows: pd.DataFrame) -> Figure:

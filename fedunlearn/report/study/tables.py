@@ -1,7 +1,8 @@
 """Tables of a study: the gap of every method in every setting, then each setting in full."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pandas as pd
 
@@ -18,6 +19,7 @@ from fedunlearn.report.statistics import (
 from fedunlearn.report.study.statistics import (
     Setting,
     methods_of,
+    name_size,
     references,
     select,
     settings_of,
@@ -85,6 +87,46 @@ def recognition(rows: pd.DataFrame) -> list[Table]:
         _recognition(select(rows, None, aggregation=aggregation, recovery=recovery))
         for aggregation, recovery in pairs
     ]
+
+
+def sweep_table(rows: pd.DataFrame, name: str, values: Mapping[str, float]) -> Table:
+    """Tabulate variants that differ in one number, in its order: gap by size, and what it consists of.
+
+    Args:
+        rows: of the variants, among others.
+        name: of the number.
+        values: variant -> its value of it.
+    """
+    mine = rows[rows["method"].isin(list(values))]
+    sizes = sorted(mine["forget_size"].unique().tolist(), key=lambda size: size or math.inf)
+    gaps = pool(select(mine), "gap", "method", "forget_size")
+    apart = [pool(subtract_retrained(mine, column), column, "method") for column in _DIFFERENCES]
+    recognised = pool(select(mine), "test_uar", "method")
+    lines = []
+    for variant, value in sorted(values.items(), key=lambda pair: pair[1]):
+        cells = [str(gaps[variant, size]) for size in sizes]
+        cells += [_signed(column[variant]) for column in apart]
+        lines.append(_row(f"{value:g}", [*cells, str(recognised[variant])]))
+    known = references(mine)
+    floors = [str(pool_all(select(known, None, forget_size=size), "gap")) for size in sizes]
+    last = [*floors, *[MISSING] * len(apart), str(pool_all(known, "test_uar"))]
+    heads = [f"gap at {name_size(size)}" for size in sizes] + [f"d {column}" for column in _DIFFERENCES]
+    units = units_of(rows)
+    mean = f"Mean over {units} ± half the 95 % interval." if units else _ONE
+    return Table(
+        tuple(Column(head) for head in (name, *heads, "test UAR")),
+        (*lines, Row("References"), _row(_FLOOR, last)),
+        f"{name}: {_serving(settings_of(mine)[0])}",
+        f"{mean} d: less the retrained model's value, over all sizes.",
+    )
+
+
+def with_title(table: Table, title: str) -> Table:
+    """Return a table with a heading before its title; unchanged where the heading is empty."""
+    if not title:
+        return table
+    end = "" if title[-1] in ".?!" else "."
+    return replace(table, title=f"{title}{end} {table.title}")
 
 
 def _recognition(rows: pd.DataFrame) -> Table:
