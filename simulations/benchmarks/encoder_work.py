@@ -288,7 +288,7 @@ def _profiled(device: str, work: Callable[[], object]) -> str:
     if device == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     _wait(device)
-    with torch.profiler.profile(activities=activities) as profiler:
+    with torch.profiler.profile(activities=activities, acc_events=True) as profiler:
         work()
         _wait(device)
     order = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"

@@ -106,8 +106,9 @@ def gpu(
 
         if one:
             return _measure(one, profile, out)
-        if not math.isfinite(seconds):
-            raise BadInput(f"--seconds {seconds}: give a number of seconds")
+        for name, value in (("seconds", seconds), ("budget", budget)):
+            if not math.isfinite(value):
+                raise BadInput(f"--{name} {value}: give a number of seconds")
         found, _ = choose(device, precision)  # type: ignore[arg-type]
         size = _SIZES[found]
         load = EncoderLoad(
@@ -116,7 +117,7 @@ def gpu(
             device,
             precision,
             True,
-            seconds_at_once or size.seconds_at_once,
+            size.seconds_at_once if seconds_at_once is None else seconds_at_once,
             clients,
             utterances or size.utterances,
             seconds,

@@ -87,7 +87,7 @@ def _listener(checkpoint: Checkpoint, device: str) -> _Listener:
     if isinstance(getattr(first, "layer_norm", None), nn.GroupNorm):
         first.layer_norm = TrueFramesGroupNorm(first.layer_norm)
     # In training transformers would keep all of a frozen encoder's activations: for gradients of its input.
-    encoder.feature_extractor._requires_grad = False
+    encoder.feature_extractor._freeze_parameters()
     return _Listener(encoder.eval().requires_grad_(False).to(device))
 
 
