@@ -53,11 +53,14 @@ class ForgetSet:
         examples: derived features and labels of the n utterances to be forgotten.
         waveform: [n, S] float32 in [-1, 1], zero beyond the true lengths.
         samples: [n] int64, true lengths in samples.
+        unknown: [n] float64, the log-odds of the true classes under the model without this client's own
+            updates, which the server sends; None = it was not sent.
     """
 
     examples: Examples
     waveform: Tensor
     samples: Tensor
+    unknown: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.examples)

@@ -41,6 +41,7 @@ from fedunlearn.client.steps import (
     train_in_round,
     train_update,
     unlearn_update,
+    with_unknown,
 )
 from fedunlearn.config.work import LocalWork
 from fedunlearn.deletion.admission import raise_due
@@ -154,6 +155,7 @@ def _unlearn(device: Device, content: RecordDict, method: Method) -> RecordDict:
     device.load(content)
     requests, timeline_round = settings.texts("requests"), settings.integer("round")
     forget_set = device.vault.forget_set(device.utterances_of(requests), device.model)
+    forget_set = with_unknown(device.model, forget_set, device.left_out(content))
     result, update = unlearn_update(
         device.model, forget_set, method, config, read_scalars(settings), client, timeline_round, config.seed
     )
@@ -186,6 +188,7 @@ def rehearse_locally(device: Device, content: RecordDict) -> RecordDict:
     when = device.client, settings.integer("round"), config.seed
     drawn = draw_rehearsal(device.kept_ids(content), settings.integer("size"), *when)
     forget_set, held_out = device.vault.forget_set(drawn, device.model), device.examples("test")
+    forget_set = with_unknown(device.model, forget_set, device.left_out(content))
     method = METHODS[config.unlearning.method].unlearn
     scalars = read_scalars(settings)
     return _reply(**rehearse(device.model, forget_set, held_out, method, config, scalars, *when).as_metrics())

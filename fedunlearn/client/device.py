@@ -98,6 +98,11 @@ class Device:
         model.load_state_dict(borrow(weights))
         return model
 
+    def left_out(self, content: RecordDict) -> StateDict | None:
+        """Return what the model without this client has more than the global one; None if it was not sent."""
+        weights = content.array_records.get("left_out")
+        return None if weights is None else borrow(weights)
+
     def forget_caches(self) -> None:
         """Drop everything in memory that was derived from audio."""
         self._examples.clear()

@@ -5,6 +5,7 @@ They use no message and no vault: the ClientApp calls them, and so do the replay
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -131,6 +132,25 @@ def sum_log_odds(
     if sum(map(len, parts)) < FEWEST:
         return Sums()
     return sum((Sums.of(measure(model, part)) for part in parts if len(part)), Sums())
+
+
+def with_unknown(
+    model: EmotionModel, forget_set: ForgetSet, left_out: Mapping[str, Tensor] | None
+) -> ForgetSet:
+    """Read from the model without this client how it answers the forget set.
+
+    Args:
+        model: with the global weights.
+        forget_set: D_f.
+        left_out: trained tensor -> what the model without the client has more than the global one; None =
+            the server sent nothing.
+    """
+    if left_out is None or not len(forget_set):
+        return forget_set
+    without = copy.deepcopy(model)
+    weights = model.state_dict()
+    without.load_state_dict({**weights, **{name: weights[name] + value for name, value in left_out.items()}})
+    return replace(forget_set, unknown=log_odds_of(without, forget_set.examples))
 
 
 def unlearn_update(

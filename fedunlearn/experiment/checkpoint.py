@@ -35,7 +35,7 @@ from fedunlearn.unlearning.contract import UnknownSpeakers
 _KEPT = 2
 _OWN = re.compile(r"\.?\d{8}\.safetensors(\.json)?(\.\d+\.tmp)?")
 """names of checkpoints, their manifests, and either half written; any other file in there is not ours"""
-_FORMAT = 7
+_FORMAT = 8
 _SEALED = {"original", "blur", "step"}
 """parts of a checkpoint that know what was deleted, once the run is over"""
 _OF_NO_CONSEQUENCE = ("federation.", "corpus.path")

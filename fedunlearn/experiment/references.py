@@ -17,7 +17,7 @@ from fedunlearn.experiment.recorder import RunRecorder
 from fedunlearn.experiment.reference_cache import Learned, reference_key
 from fedunlearn.messages.phase import Phase
 from fedunlearn.models import build_model
-from fedunlearn.models.contract import constants_of
+from fedunlearn.models.contract import constants_of, trained_tensors
 from fedunlearn.partition import recorded_later
 from fedunlearn.seeding import rng_for, stream_key
 from fedunlearn.server.aggregation import ServerOptimizer
@@ -26,6 +26,7 @@ from fedunlearn.server.context import ServerContext
 from fedunlearn.server.cost import PhaseCost
 from fedunlearn.server.history import History
 from fedunlearn.server.late_clients import LateClients
+from fedunlearn.server.left_out import LeftOut, keep_left_out
 from fedunlearn.server.request_tracker import weights_digest
 from fedunlearn.server.requests import TrackedRequest
 from fedunlearn.server.side_training import has_examples_without, train_without_deletions
@@ -69,6 +70,11 @@ def retrained_stream(seed: int, number: int) -> int:
     return stream_key(seed, "retrained", number) % 2**31
 
 
+def _holds_all(history: History, last: bool, left_out: LeftOut | None) -> bool:
+    """Whether a cached history has what this run keeps: last differences, models without one client each."""
+    return bool(history.last or not last) and (history.left_out is not None or left_out is None)
+
+
 class References:
     """Trains, or finds, what the run is compared with.
 
@@ -105,11 +111,12 @@ class References:
             clients = len(self._partition.clients)
             early = any_while_learning(config.deletions, clients, config.training.rounds, config.seed)
             known = None if early else self._cache.find(key)
+            left_out = keep_left_out(config, trained_tensors(self._context.template))
             # A retrained model of the very same data has no history, and not every history has all.
-            enough = known and known.history and (known.history.last or not state.history.keeps_last)
+            enough = known and known.history and _holds_all(known.history, state.history.keeps_last, left_out)
             record.origins["original"] = "cached" if enough else "trained"
             if enough and known and known.history:
-                self._begin_after(known, known.history)
+                self._begin_after(known, replace(known.history, left_out=left_out and known.history.left_out))
         whole = server.main_line.learning
         server.play(lambda: not server.main_line.learning)
         self._recorder.settle()

@@ -18,11 +18,12 @@ from fedunlearn.messages.phase import Phase
 from fedunlearn.messages.scalars import Sums, compare_log_odds
 from fedunlearn.messages.update import Update
 from fedunlearn.models import build_model
-from fedunlearn.models.contract import trained_names
+from fedunlearn.models.contract import trained_names, trained_tensors
 from fedunlearn.seeding import rng_for
 from fedunlearn.server.aggregation import ServerOptimizer, weighted_mean
 from fedunlearn.server.history import History
 from fedunlearn.server.late_clients import LateClients
+from fedunlearn.server.left_out import difference_for, keep_left_out, server_step
 from fedunlearn.server.state import GlobalModel
 from fedunlearn.server.steps import (
     StepInputs,
@@ -71,7 +72,8 @@ class Replay:
         model = self._start()
         unlearned_ = None
         keeps_last = self._config.unlearning.reads_last_steps
-        self._history = History(trained_names(self.model), model.weights, keeps_last=keeps_last)
+        left_out, names = keep_left_out(self._config, trained_tensors(self.model)), trained_names(self.model)
+        self._history = History(names, model.weights, keeps_last=keeps_last, left_out=left_out)
         for round_ in timeline.rounds:
             if original is None and first is not None and self._comes_after(round_, first):
                 original = self._train_original(model)
@@ -100,8 +102,13 @@ class Replay:
     def _learn(self, model: GlobalModel, round_: TimelineRound) -> None:
         learning_round = round_.rounds_done + 1
         withheld = self._timeline.withheld(round_.timeline_round)
-        for update in self._train_round(model, learning_round, withheld):
-            self._history.remember(update.client, update.difference, learning_round, update.sizes)
+        history, (updates, mean) = self._history, self._train_round(model, learning_round, withheld)
+        for update in updates:
+            history.remember(update.client, update.difference, learning_round, update.sizes)
+            if history.left_out is not None:
+                history.left_out.add(update, history.trained)
+        if history.left_out is not None:
+            history.left_out.end_round(mean, server_step(self._config))
         if self._late.are_measured_after(learning_round):
             known = self._history.last_rounds()
             self.unknown = self._measure_unknown(model.weights, round_, known)
@@ -133,15 +140,16 @@ class Replay:
 
     def _train_round(
         self, model: GlobalModel, learning_round: int, withheld: Collection[str]
-    ) -> list[Update]:
+    ) -> tuple[list[Update], StateDict | None]:
         local = self._config.training.local
         lr = round_lr(self._config.training, learning_round)
         when = learning_round - 1, withheld, Phase.LEARN, learning_round
         updates = self.clients.train(model.weights, *when, local.work, lr)
-        if updates:
-            model.weights = model.optimizer.apply(model.weights, weighted_mean(updates))
+        mean = weighted_mean(updates) if updates else None
+        if mean is not None:
+            model.weights = model.optimizer.apply(model.weights, mean)
         model.learning_rounds = learning_round
-        return updates
+        return updates, mean
 
     def _recover(self, weights: StateDict, round_: TimelineRound) -> StateDict:
         recovery, gone = self._config.recovery, self._timeline.withheld(round_.timeline_round)
@@ -173,13 +181,15 @@ class Replay:
                 forget[client] = ids
         card, moved = METHODS[config.unlearning.method], False
         scalars = self._scalars(weights, round_, card.reads_log_odds)
-        played = self._data, self._stream, self.clients
+        apart = partial(difference_for, self._config, self._history.left_out)
+        played = self._data, self._stream, self.clients, apart
         rehearse = StepRehearsals(partial(replay_rehearsals, *played, weights, round_, scalars))
         one_by_one = config.unlearning.aggregation == "sequential"
         for turn in [[c] for c in forget] if one_by_one else [list(forget)] if forget else []:
             if moved:
                 scalars = self._scalars(weights, round_, scalars.trained is not None)
-            updates = [u for c in turn if (u := self.clients.unlearn(weights, round_, c, forget[c], scalars))]
+            made = (self.clients.unlearn(weights, round_, c, forget[c], scalars, apart(c)) for c in turn)
+            updates = [update for update in made if update]
             if not updates:
                 continue
             request_ids = {u.client: [r.id for r in own[u.client]] for u in updates}

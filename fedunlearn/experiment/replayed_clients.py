@@ -17,6 +17,7 @@ from fedunlearn.client.steps import (
     train_in_round,
     train_update,
     unlearn_update,
+    with_unknown,
 )
 from fedunlearn.config import Config
 from fedunlearn.config.work import LocalWork
@@ -143,6 +144,7 @@ class ReplayedClients:
         client: int,
         ids: tuple[str, ...],
         scalars: ServerScalars,
+        left_out: StateDict | None,
     ) -> Update | None:
         """Make one requester's update.
 
@@ -152,6 +154,7 @@ class ReplayedClients:
             client: the requester.
             ids: of its forget set.
             scalars: of the server.
+            left_out: what the server sends with them.
 
         Returns:
             None where it fails, as in a run it would be left out of the step
@@ -162,7 +165,7 @@ class ReplayedClients:
         try:
             _, moved = unlearn_update(
                 self.model,
-                self.forget_set(ids),
+                with_unknown(self.model, self.forget_set(ids), left_out),
                 method,
                 self._config,
                 replace(scalars, share=share),

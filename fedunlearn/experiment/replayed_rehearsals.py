@@ -1,10 +1,11 @@
 """Rehearsals in a replayed federation, as the clients of a run make them for the server's guard."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
 from fedunlearn.blockwise import StateDict
-from fedunlearn.client.steps import draw_rehearsal, rehearse
+from fedunlearn.client.steps import draw_rehearsal, rehearse, with_unknown
 from fedunlearn.experiment.replayed_clients import ReplayData, ReplayedClients
 from fedunlearn.experiment.timeline import TimelineRound
 from fedunlearn.messages.rehearsals import Rehearsal
@@ -17,6 +18,7 @@ def replay_rehearsals(
     data: ReplayData,
     stream: int,
     clients: ReplayedClients,
+    left_out: Callable[[int], StateDict | None],
     weights: StateDict,
     round_: TimelineRound,
     scalars: ServerScalars,
@@ -28,6 +30,7 @@ def replay_rehearsals(
         data: of the run.
         stream: seed of all randomness.
         clients: of the replay.
+        left_out: what the server sends to a client with its numbers.
         weights: of the global model.
         round_: of the timeline.
         scalars: of the server.
@@ -48,6 +51,6 @@ def replay_rehearsals(
         held_out = clients.examples(u for u in data.test[client] if u not in gone)
         sent = replace(scalars, share=min(1.0, size / holding[client]))
         with suppress(UnlearnFailed):
-            forget_set = clients.forget_set(own)
+            forget_set = with_unknown(model, clients.forget_set(own), left_out(client))
             found.append(rehearse(model, forget_set, held_out, method, config, sent, *when))
     return found

@@ -234,6 +234,11 @@ class MelModel(EmotionModel):
         return self.from_mel(*self.log_mel(waveform, samples))
 
 
+def trained_tensors(model: EmotionModel) -> dict[str, Tensor]:
+    """Return a model's trained tensors by name, in its order; they share its memory."""
+    return {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+
+
 def trained_names(model: EmotionModel) -> list[str]:
     """List the names of a model's trained tensors, in its order."""
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]

@@ -16,6 +16,7 @@ from fedunlearn.deletion.request import RequestState
 from fedunlearn.messages.phase import Phase
 from fedunlearn.server.context import ServerContext
 from fedunlearn.server.history import History
+from fedunlearn.server.left_out import keep_left_out
 from fedunlearn.server.main_line import MainLine
 from fedunlearn.server.request_queue import RequestQueue
 from fedunlearn.server.request_tracker import RequestTracker, weights_digest
@@ -52,7 +53,11 @@ class Server:
         """
         model, known = self.rounds.calibrate(initial), self.state.history
         self.state.model = model
-        self.state.history = History(known.trained, model.weights, keeps_last=known.keeps_last)
+        trained = {name: model.weights[name] for name in known.trained}
+        left_out = keep_left_out(self._config, trained)
+        self.state.history = History(
+            known.trained, model.weights, keeps_last=known.keeps_last, left_out=left_out
+        )
 
     def play(self, until: Callable[[], bool]) -> None:
         """Take steps until the run is over.

@@ -207,13 +207,15 @@ class Payload:
     def __init__(self, weights: Mapping[str, Tensor], teacher: Mapping[str, Tensor] | None = None) -> None:
         self._records = {"weights": lend(weights)} | ({} if teacher is None else {"teacher": lend(teacher)})
 
-    def with_settings(self, config: ConfigRecord) -> RecordDict:
+    def with_settings(self, config: ConfigRecord, left_out: Mapping[str, Tensor] | None = None) -> RecordDict:
         """Make the content of a message.
 
         Args:
             config: settings of the message.
+            left_out: what the model without the client has more than this one; None = it is not sent.
         """
-        return RecordDict({**self._records, "settings": config})
+        records = self._records if left_out is None else {**self._records, "left_out": lend(left_out)}
+        return RecordDict({**records, "settings": config})
 
 
 def request_scalars(

@@ -1,10 +1,11 @@
 """What the server remembers of learning, for steps that need more than the global model.
 
-Two things are kept besides the first weights: of every client in every learning round the size of its
+Three things are kept besides the first weights: of every client in every learning round the size of its
 difference, tensor by tensor, which is all that FedEraser's calibration reads of the updates that it stores
-(Liu et al. 2021, IWQoS, doi 10.1109/IWQOS52092.2021.9521274); and, where the settings read it, each client's
-last difference, which says what clients without a request would still learn: as many models as there are
-clients. Tensors that are not trained do not enter.
+(Liu et al. 2021, IWQoS, doi 10.1109/IWQOS52092.2021.9521274); where the settings read it, each client's
+last difference, which says what clients without a request would still learn; and what the model would lack
+without each client (``LeftOut``). The last two are as many models as there are clients. Tensors that are not
+trained do not enter.
 """
 
 import math
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from fedunlearn.blockwise import sum_of_squares
+from fedunlearn.server.left_out import LeftOut
 
 NormsOfClients = dict[int, dict[str, float]]
 """client -> trained tensor -> L2 norm of the client's difference"""
@@ -35,12 +37,14 @@ class History:
         last: client -> trained tensor -> its last difference, of an ordinary or a recovery round, as it was
             sent. A client whose data were purged since then has none.
         keeps_last: whether last differences are remembered at all.
+        left_out: the models without one client each; None = they are not kept.
     """
 
     trained: Sequence[str]
     initial: Mapping[str, Tensor] = field(default_factory=dict)
     last: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     keeps_last: bool = True
+    left_out: LeftOut | None = None
     # learning round, from 1 -> rows of a client and its sizes, in the order of ``trained``
     _rows: dict[int, "array[float]"] = field(default_factory=dict)
 
@@ -77,6 +81,8 @@ class History:
             left: whether it holds no training data any more.
         """
         self.last.pop(client, None)
+        if self.left_out is not None:
+            self.left_out.forget(client)
         if left:
             for learning_round in self._rows:
                 table = self._table(learning_round)
@@ -125,6 +131,8 @@ class History:
     def bytes_stored(self) -> int:
         """Bytes of all tensors and sizes (8 bytes each)."""
         tensors = [*self.initial.values(), *(t for own in self.last.values() for t in own.values())]
+        if self.left_out is not None:
+            tensors += [t for own in self.left_out.differences.values() for t in own.values()]
         rows = sum(map(len, self._rows.values())) // (1 + len(self.trained))
         return sum(t.nbytes for t in tensors) + 8 * rows * len(self.trained)
 
@@ -135,14 +143,20 @@ class History:
     def as_tensors(self) -> dict[str, Tensor]:
         """Write everything but ``trained`` as named tensors.
 
-        "initial.<tensor>", "last.<client>.<tensor>", and "norms" [n, 2 + tensors] float64: round, client and
-        the norms in the order of ``trained``, a row for each.
+        "initial.<tensor>", "last.<client>.<tensor>", those of ``LeftOut``, and "norms" [n, 2 + tensors]
+        float64: round, client and the norms in the order of ``trained``, a row for each.
         """
         tables = {learning_round: self._table(learning_round) for learning_round in self._rows}
         dated = [np.insert(table, 0, learning_round, axis=1) for learning_round, table in tables.items()]
         norms = torch.from_numpy(np.concatenate([np.zeros((0, 2 + len(self.trained))), *dated]))
         last = {f"last.{c}.{name}": t for c, own in self.last.items() for name, t in own.items()}
-        return {"norms": norms, **{f"initial.{name}": t for name, t in self.initial.items()}, **last}
+        left_out = {} if self.left_out is None else self.left_out.as_tensors()
+        return {
+            "norms": norms,
+            **{f"initial.{name}": t for name, t in self.initial.items()},
+            **last,
+            **left_out,
+        }
 
     @classmethod
     def from_tensors(
@@ -168,4 +182,5 @@ class History:
         clients = {int(key.split(".")[1]) for key in tensors if key.startswith("last.")}
         for client in sorted(clients):
             history.last[client] = {name: tensors[f"last.{client}.{name}"] for name in trained}
+        history.left_out = LeftOut.from_tensors(trained, tensors)
         return history

@@ -19,6 +19,7 @@ from fedunlearn.messages.scalars import as_settings
 from fedunlearn.server.clients import Payload, settings
 from fedunlearn.server.context import ServerContext
 from fedunlearn.server.exchange import ExchangeInfo
+from fedunlearn.server.left_out import difference_for
 from fedunlearn.server.steps import distance_travelled, draw_rehearsing
 from fedunlearn.unlearning.contract import ServerScalars
 
@@ -56,7 +57,8 @@ class RehearsingClients:
                     round=state.timeline_round,
                     rounds_done=state.last_report.get(client, 0),
                     **as_settings(replace(scalars, share=share)),
-                )
+                ),
+                difference_for(config, state.history.left_out, client),
             )
 
         def read(client: int, reply: RecordDict) -> Rehearsal:

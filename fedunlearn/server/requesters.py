@@ -15,6 +15,7 @@ from fedunlearn.models.contract import trained_names
 from fedunlearn.server.clients import Payload, settings
 from fedunlearn.server.context import ServerContext
 from fedunlearn.server.exchange import ExchangeInfo
+from fedunlearn.server.left_out import difference_for
 from fedunlearn.server.requests import RequestKey, TrackedRequest, ids_of, read_outcome
 from fedunlearn.server.state import Fault, LateReply
 from fedunlearn.unlearning.contract import ServerScalars
@@ -65,7 +66,8 @@ class Requesters:
                 rounds_done=state.rounds_done,
                 **numbers,
             )
-            content[client] = payload.with_settings(config)
+            apart = difference_for(self._config, state.history.left_out, client)
+            content[client] = payload.with_settings(config, apart)
             for request in own:
                 request.attempts += 1
                 request.lease = state.rounds_done + self._config.availability.lease

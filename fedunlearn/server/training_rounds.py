@@ -24,6 +24,7 @@ from fedunlearn.server.aggregation import RunningMean, ServerOptimizer
 from fedunlearn.server.clients import Payload, settings
 from fedunlearn.server.context import ServerContext
 from fedunlearn.server.exchange import ExchangeInfo
+from fedunlearn.server.left_out import server_step
 from fedunlearn.server.state import GlobalModel
 from fedunlearn.server.steps import calibrate_model, sample_clients
 from fedunlearn.training import round_lr
@@ -140,6 +141,8 @@ class TrainingRounds:
         if result.mean is not None:
             weights = model.optimizer.apply(weights, result.mean)
         if main_line:
+            if (left_out := self._state.history.left_out) is not None:
+                left_out.end_round(result.mean, server_step(self._config))
             self._state.costs[Phase.LEARN].bytes_stored = self._state.history.bytes_stored
         return GlobalModel(weights, model.optimizer, number), result
 
@@ -261,4 +264,7 @@ class TrainingRounds:
 
     def _remember(self, update: Update, learning_round: int | None) -> None:
         """Remember what a client of the main line sent; None = in a recovery round."""
-        self._state.history.remember(update.client, update.difference, learning_round, update.sizes)
+        history = self._state.history
+        history.remember(update.client, update.difference, learning_round, update.sizes)
+        if history.left_out is not None and learning_round is not None:
+            history.left_out.add(update, history.trained)

@@ -74,7 +74,7 @@ def adversarial_fine_tune(
     elif settings.objective == "masked":
         forget_loss = cross_entropy_to(examples, without_true_class(model, examples))
     elif settings.objective == "calibrated":
-        wanted, read = predict_log_odds(frozen, examples, scalars)
+        wanted, read = predict_log_odds(frozen, forget_set, scalars)
         notes = {"predicted_accuracy": float((wanted > 0).double().mean())}
         target = with_log_odds(predict(frozen, examples).clone(), examples.labels, wanted)
         forget_loss = cross_entropy_to(examples, target)

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor
 
-from fedunlearn.examples import Examples
+from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.training import predict
 from fedunlearn.unlearning.contract import ServerScalars
@@ -55,7 +55,7 @@ def smoothed_log_odds(model: EmotionModel, examples: Examples) -> Tensor:
 
 
 def predict_log_odds(
-    model: EmotionModel, examples: Examples, scalars: ServerScalars
+    model: EmotionModel, forget_set: ForgetSet, scalars: ServerScalars
 ) -> tuple[Tensor, tuple[str, ...]]:
     """Predict the log-odds of the true classes under a model that never trained on these examples (CALM).
 
@@ -66,19 +66,22 @@ def predict_log_odds(
 
         phi* = m' - q * drop * s' + s' * (1 + q * (spread - 1)) * (phi_s - m) / s.
 
-    Where ``unknown`` or ``share`` was not sent, q is 0. Without ``trained`` and ``held_out`` the smoothed
-    models' log-odds are shifted by so much that the share of ``test_accuracy`` (where that is not known
-    either, chance) lies above zero.
+    ``drop`` is the mean over people. What the model without this client makes of the forget set
+    (``ForgetSet.unknown``) speaks of this very person: with u the mean of these log-odds, and u' that of phi*
+    for q = 1, phi* is moved by q (u - u') / 2, so that its level is halfway between the two predictions.
+    Where ``scalars.unknown`` or ``share`` was not sent, q is 0. Without ``trained`` and ``held_out`` the
+    smoothed models' log-odds are shifted by so much that the share of ``test_accuracy`` (where that is not
+    known either, chance) lies above zero.
 
     Args:
         model: not changed.
-        examples: n >= 1.
+        forget_set: n >= 1 utterances.
         scalars: the numbers above.
 
     Returns:
-        phi*, float64 [n], and which of the server's scalars were read.
+        phi*, float64 [n], and what was read of what the server sent.
     """
-    known = smoothed_log_odds(model, examples)
+    known = smoothed_log_odds(model, forget_set.examples)
     if scalars.trained is None or scalars.held_out is None:
         accuracy = scalars.test_accuracy
         level = 1.0 / model.classes if accuracy is None else accuracy
@@ -87,9 +90,13 @@ def predict_log_odds(
     mean, std = scalars.held_out.mean, scalars.held_out.std
     if scalars.share is None or scalars.unknown is None:
         return mean + std * place, ("trained", "held_out")
-    mean -= scalars.share * scalars.unknown.drop * std
-    std *= 1.0 + scalars.share * (scalars.unknown.spread - 1.0)
-    return mean + std * place, ("trained", "held_out", "share", "unknown")
+    as_unknown = mean - scalars.unknown.drop * std + scalars.unknown.spread * std * place
+    read: tuple[str, ...] = ("trained", "held_out", "share", "unknown")
+    if forget_set.unknown is not None:
+        as_unknown = as_unknown + (forget_set.unknown.mean() - as_unknown.mean()) / 2
+        read = (*read, "left_out")
+    as_known = mean + std * place
+    return as_known + scalars.share * (as_unknown - as_known), read
 
 
 def with_log_odds(logits: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:

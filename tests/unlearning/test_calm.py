@@ -154,13 +154,17 @@ def test_log_odds_are_predicted_by_hand() -> None:
     """
     model = TinyModel(torch.tensor([[1.0], [-1.0]]))
     data = forget_set([torch.tensor([[2.0]]), torch.tensor([[0.0]])], [0, 1])
-    predicted, read = predict_log_odds(model, data.examples, SCALARS)
+    predicted, read = predict_log_odds(model, data, SCALARS)
     torch.testing.assert_close(predicted, torch.tensor([3.0, -7.0], dtype=torch.float64))
     assert read == ("trained", "held_out", "share", "unknown")
-    everything, _ = predict_log_odds(model, data.examples, replace(SCALARS, share=1.0))
+    everything, _ = predict_log_odds(model, data, replace(SCALARS, share=1.0))
     torch.testing.assert_close(everything, torch.tensor([3.0, -9.0], dtype=torch.float64))
+    # The model without this client says 0 on average, the other numbers -3: their level is moved by 1.5.
+    person = replace(data, unknown=torch.tensor([5.0, -5.0], dtype=torch.float64))
+    half, _ = predict_log_odds(model, person, SCALARS)
+    torch.testing.assert_close(half, torch.tensor([3.75, -6.25], dtype=torch.float64))
     for less in (replace(SCALARS, share=None), replace(SCALARS, unknown=None)):
-        alone, read = predict_log_odds(model, data.examples, less)
+        alone, read = predict_log_odds(model, data, less)
         torch.testing.assert_close(alone, torch.tensor([3.0, -5.0], dtype=torch.float64))
         assert read == ("trained", "held_out")
 
@@ -168,10 +172,10 @@ def test_log_odds_are_predicted_by_hand() -> None:
 def test_without_log_odds_the_share_that_the_server_knows_of_is_right() -> None:
     model, data = tiny(), speechless(41)
     known = log_odds_of(model, data.examples)
-    predicted, read = predict_log_odds(model, data.examples, ServerScalars(test_accuracy=0.6))
+    predicted, read = predict_log_odds(model, data, ServerScalars(test_accuracy=0.6))
     assert int((predicted > 1e-9).sum()) == 24 and read == ("test_accuracy",)
     torch.testing.assert_close(predicted - predicted[0], known - known[0])
-    predicted, read = predict_log_odds(model, data.examples, SILENT)
+    predicted, read = predict_log_odds(model, data, SILENT)
     assert int((predicted > 1e-9).sum()) == 10 and read == ()  # chance: a quarter
     assert run(model, data).scalars_read == ("trained", "held_out", "share", "unknown")
 
@@ -285,7 +289,7 @@ def test_the_forget_set_ends_up_with_the_predicted_log_odds() -> None:
     data = forget_set([torch.eye(4)[i : i + 1] for i in range(4)], [0, 1, 2, 3])
     model = TinyModel(weight)
     scalars = ServerScalars(0.5, 1.0, LogOdds(4.0, 2.0), LogOdds(0.5, 1.0))
-    predicted, _ = predict_log_odds(model, data.examples, scalars)
+    predicted, _ = predict_log_odds(model, data, scalars)
     result = run(model, data, scalars, hold="none", lr=0.5, max_steps=400)
     after = TinyModel(weight)
     after.load_state_dict(result.state)
@@ -297,7 +301,7 @@ def test_the_forget_set_ends_up_with_the_predicted_log_odds() -> None:
 def test_small_forget_sets(labels: list[int]) -> None:
     full: Tensor = speechless(len(labels)).examples.features
     model, data = tiny(), forget_set(list(full), labels)
-    predicted, _ = predict_log_odds(model, data.examples, SCALARS)
+    predicted, _ = predict_log_odds(model, data, SCALARS)
     after = tiny()
     after.load_state_dict(run(model, data, lr=0.2, max_steps=300, hold="none").state)
     before = log_odds_of(model, data.examples)
