@@ -11,6 +11,9 @@ from torch import Tensor
 _BLOCK = 1 << 16
 """Values in a block: half a megabyte in float64."""
 
+LARGE = 1 << 23
+"""Bytes of weights from which on updates are sent one per call, and read one after another."""
+
 
 def sum_of_squares(values: Tensor) -> float:
     """Compute the sum of squares in float64.

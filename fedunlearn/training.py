@@ -207,11 +207,15 @@ def sgd_step(
         weight_decay: L2 penalty, >= 0.
     """
     with torch.no_grad():
-        for weight, velocity, gradient in zip(weights, velocities, gradients, strict=True):
-            velocity.mul_(momentum).add_(gradient)
+        for device in dict.fromkeys(weight.device for weight in weights):
+            # A GPU computes all of its tensors in a few kernels; a CPU one after another.
+            here = [i for i, weight in enumerate(weights) if weight.device == device]
+            weight, velocity, gradient = ([of[i] for i in here] for of in (weights, velocities, gradients))
+            torch._foreach_mul_(velocity, momentum)
+            torch._foreach_add_(velocity, gradient)
             if weight_decay:
-                velocity.add_(weight, alpha=weight_decay)
-            weight.add_(velocity, alpha=-lr)
+                torch._foreach_add_(velocity, weight, alpha=weight_decay)
+            torch._foreach_add_(weight, velocity, alpha=-lr)
 
 
 def clip_gradients(gradients: Sequence[Tensor], largest: float) -> Sequence[Tensor]:
@@ -223,7 +227,8 @@ def clip_gradients(gradients: Sequence[Tensor], largest: float) -> Sequence[Tens
     """
     if not largest:
         return gradients
-    norm = math.hypot(*(float(torch.linalg.vector_norm(g, dtype=torch.float64)) for g in gradients))
+    norms = [torch.linalg.vector_norm(g, dtype=torch.float64) for g in gradients]
+    norm = math.hypot(*map(float, norms))  # read when all are under way
     return [g * (largest / norm) for g in gradients] if norm > largest else gradients
 
 

@@ -66,7 +66,7 @@ def _computed(func: Any, args: Any, kwargs: dict[str, Any], mode: PretendGpu | N
     out = func(*_near(args), **_near(kwargs))
     to_there = device == DEVICE or (device is None and there)
     if func._schema.is_mutable:
-        return kwargs.get("out", args[0])
+        return kwargs.get("out", args[0]) if func._schema.returns else None
     if to_there:
         out = tree_map(lambda x: Far(x) if isinstance(x, Tensor) else x, out)
         if mode is not None and not there:

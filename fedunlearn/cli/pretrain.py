@@ -43,6 +43,9 @@ def pretrain(
         int | None, typer.Option(min=4, max=LARGEST_SHAPE, help="Width of the transformer.")
     ] = None,
     layers: Annotated[int | None, typer.Option(min=1, max=1000, help="Layers of the transformer.")] = None,
+    half: Annotated[
+        bool, typer.Option("--half", help="Round the weights to float16, which halves the file.")
+    ] = False,
 ) -> None:
     """Pre-train a small speech encoder, for --model of a run.
 
@@ -63,12 +66,14 @@ def pretrain(
             "generated": generated if generated is not None else 0 if data else 200,
         }
         shape = {"steps": steps, "batch": batch, "lr": lr, "hidden": hidden, "layers": layers}
-        return _pretrain(out, kind, wanted, seed, {k: v for k, v in shape.items() if v is not None})
+        return _pretrain(out, kind, wanted, seed, {k: v for k, v in shape.items() if v is not None}, half)
 
     raise SystemExit(run_command(command))
 
 
-def _pretrain(out: Path, kind: str, wanted: dict[str, Any], seed: int, shape: dict[str, int | float]) -> int:
+def _pretrain(
+    out: Path, kind: str, wanted: dict[str, Any], seed: int, shape: dict[str, int | float], half: bool
+) -> int:
     # Heavy imports wait until the command is called.
     from fedunlearn.corpora import unlabelled
     from fedunlearn.models.encoders import pretrained_folder, pretraining
@@ -103,7 +108,7 @@ def _pretrain(out: Path, kind: str, wanted: dict[str, Any], seed: int, shape: di
             seed,
             lambda step, loss: bars.update(learning, completed=step, note=f"loss {loss:.3f}"),
         )
-        pretrained_folder.write(out, pretrained, recipe, [source.text for source in sources], seed)
+        pretrained_folder.write(out, pretrained, recipe, [source.text for source in sources], seed, half)
     first, last = pretrained.curve[0][1], pretrained.curve[-1][1]
     errors.tell(f"{out}: loss {first:.3f} -> {last:.3f}; use it with --model {out}")
     return EXIT_OK

@@ -44,9 +44,9 @@ _AGGREGATION_HELP = (
     "(unlearning.aggregation)."
 )
 _MODEL_HELP = (
-    "functionals, cnn, or a speech encoder: a folder as transformers saves it, a name such as "
-    "facebook/wav2vec2-base, random:wav2vec2-base to measure times, or your own: path/to/mine.py:name "
-    "(model.name)."
+    "functionals, cnn, or a speech encoder: small (in the package), a folder as transformers saves it, "
+    "a name such as facebook/wav2vec2-base, random:wav2vec2-base to measure times, or your own: "
+    "path/to/mine.py:name (model.name)."
 )
 
 

@@ -9,12 +9,12 @@ import torch
 from flwr.app import RecordDict
 
 from fedunlearn import config as configuration
-from fedunlearn.blockwise import StateDict
+from fedunlearn.blockwise import LARGE, StateDict
 from fedunlearn.config import Config
 from fedunlearn.config.model import ModelSettings
 from fedunlearn.deletion.request_store import RequestStore
 from fedunlearn.examples import Examples
-from fedunlearn.messages.records import LARGE, MessageConfig, borrow
+from fedunlearn.messages.records import MessageConfig, borrow
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Split

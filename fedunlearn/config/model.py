@@ -9,6 +9,8 @@ from fedunlearn.config.plugins import is_plugin
 
 SMALL_MODELS = ("functionals", "cnn")
 """The recognisers that are trained from scratch; other names are those of speech encoders and plug-ins."""
+BUNDLED_ENCODER = "small"
+"""The speech encoder that is installed with the package."""
 
 
 class EncoderSettings(Settings):
@@ -90,7 +92,8 @@ class ModelSettings(Settings):
     name: Annotated[str, Field(min_length=1)] = Field(
         default="functionals",
         description='"functionals" (about 93,000 parameters), "cnn" (about 140,000), or a speech encoder '
-        "(wav2vec 2.0, HuBERT, WavLM): a folder saved by transformers, a published name such as "
+        '(wav2vec 2.0, HuBERT, WavLM): "small", which is installed with the package and was pre-trained on '
+        "generated speech (docs/encoders.md), a folder saved by transformers, a published name such as "
         '"facebook/wav2vec2-base", or "random:wav2vec2-base" for that architecture with random weights, to '
         'measure times. Or a model of your own: "path/to/file.py:name" (docs/extending.md).',
     )

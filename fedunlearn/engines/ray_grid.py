@@ -18,9 +18,9 @@ import torch
 from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedunlearn.blockwise import LARGE
 from fedunlearn.engines.inline_grid import LocalGrid, make_reply, run_app
 from fedunlearn.messages.flower_internals import sign_as_simulation
-from fedunlearn.messages.records import LARGE
 from fedunlearn.messages.sizes import size
 from fedunlearn.server.cost import REQUESTING
 

@@ -22,9 +22,6 @@ from fedunlearn.blockwise import StateDict, sum_of_squares
 LARGEST_SIGNED = 2**63 - 1
 """the largest integer that fits into a signed protobuf metric"""
 
-LARGE = 1 << 23
-"""bytes of weights from which on updates are sent one per call, and read one after another"""
-
 
 class Refused(Exception):
     """A reply must not enter the global model; ``str(error)`` says why."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fedunlearn.config.model import ModelSettings
+from fedunlearn.config.model import BUNDLED_ENCODER, ModelSettings
 from fedunlearn.config.plugins import find
 from fedunlearn.models.contract import EmotionModel, Standardise
 from fedunlearn.models.plugin import ModelCard
@@ -49,7 +49,8 @@ def resolved(settings: ModelSettings, emotions: Sequence[str] = ()) -> ModelSett
         whole["labels"] = labels = match_labels(checkpoint, emotions, chosen.labels)
         load_head(checkpoint, labels)  # whether it can be
     folder = Path(settings.name).expanduser()
-    name = str(folder.absolute()) if folder.is_dir() else settings.name
+    own = settings.name != BUNDLED_ENCODER and folder.is_dir()
+    name = str(folder.absolute()) if own else settings.name
     return settings.model_copy(update={"name": name, "encoder": chosen.model_copy(update=whole)})
 
 

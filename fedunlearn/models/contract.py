@@ -64,7 +64,7 @@ class EmotionModel(nn.Module, ABC):
     calibration_seconds: float | None = None
     """Seconds from one row of ``calibration_rows`` to the next; None if an utterance gives one row."""
     device: str = "cpu"
-    """Device of its expensive part; inputs and outputs are always on the CPU."""
+    """Device of its expensive part. Inputs may be there or on the CPU, where logits always are."""
     stores_features: bool = True
     """Whether a vault should store the features; False if computing them is as fast as reading them."""
 

@@ -41,6 +41,8 @@ PARTS = {
     "lora": "the emotion head and low-rank adapters (LoRA) in every layer, merged into the weights here",
     "all": "the emotion head and the whole encoder",
 }
+_BUNDLED = "small"
+"""The encoder that is installed with the package; a folder's name is an absolute path."""
 _PUBLISHED = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _MARKS = re.compile(r"([\\`*_\[\]<>|#~$&])")
 
@@ -109,6 +111,7 @@ def _origin(results: Results) -> dict[str, Any]:
         "name": last,
         "published": "" if random else published_name(name),
         "random": random,
+        "bundled": name == _BUNDLED,
         "sha256": plain(results.model.sha256 or results.setting("model", "encoder", "sha256")),
         "trains": trains,
         "trained": PARTS.get(trains, upper),

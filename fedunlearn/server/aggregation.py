@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fedunlearn.blockwise import StateDict, add_weighted, moved
+from fedunlearn.blockwise import LARGE, StateDict, add_weighted, moved
 from fedunlearn.config import TrainingSettings
 from fedunlearn.config.fields import Options
 from fedunlearn.config.plugins import find
-from fedunlearn.messages.records import LARGE
 from fedunlearn.messages.update import Update
 
 

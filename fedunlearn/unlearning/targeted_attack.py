@@ -64,6 +64,7 @@ class _Domain:
         unit: what a perturbation of 1 is: for each utterance [n, ...], or the same for all, broadcast against
             an utterance's values.
         limit: greatest absolute value.
+        device: where it is perturbed.
         features: values [b, ...] of utterances int64 [b] -> (features [b, T, D], frames [b]).
     """
 
@@ -72,6 +73,7 @@ class _Domain:
     real: Tensor
     unit: Tensor
     limit: float
+    device: str
     features: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -129,13 +131,15 @@ def _domain(
         x, frames = forget_set.examples.features, forget_set.examples.frames
         real = frame_mask(frames, x.shape[1])[:, :, None]
         unit = model.unit_at(x)
-        return _Domain(x, frames, real, unit, math.inf, lambda values, index: (values, frames[index]))
+        return _Domain(x, frames, real, unit, math.inf, "cpu", lambda values, index: (values, frames[index]))
     if name == "waveform":
         x, samples = forget_set.waveform, forget_set.samples
         real = frame_mask(samples, x.shape[1])
-        return _Domain(
-            x, samples, real, x.new_ones(1), 1.0, lambda values, index: model.derive(values, samples[index])
-        )
+
+        def derived(values: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+            return model.derive(values, samples[index])
+
+        return _Domain(x, samples, real, x.new_ones(1), 1.0, model.device, derived)
     if not isinstance(model, MelModel):
         raise UnlearnFailed(
             f"attack.domain log-mel: the features {model.feature_name} are not made of log-mel frames; "
@@ -145,9 +149,11 @@ def _domain(
     x, frames = _log_mel(mel, forget_set)
     real = frame_mask(frames, x.shape[1])
     unit = x[real].std(0, correction=0)
-    return _Domain(
-        x, frames, real[:, :, None], unit, math.inf, lambda values, index: mel.from_mel(values, frames[index])
-    )
+
+    def from_mel(values: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        return mel.from_mel(values, frames[index])
+
+    return _Domain(x, frames, real[:, :, None], unit, math.inf, "cpu", from_mel)
 
 
 def _log_mel(model: MelModel, forget_set: ForgetSet) -> tuple[Tensor, Tensor]:
@@ -169,9 +175,11 @@ def _attack(
     rng: np.random.Generator,
 ) -> Tensor:
     """Features [b, T, D] of the attacked utterances ``index``."""
-    x = domain.clean[index]
-    real = domain.real[index].expand_as(x)
-    unit = (domain.unit[index] if domain.unit.dim() == x.dim() else domain.unit).expand_as(x)
+    x = domain.clean[index].to(domain.device)
+    real = domain.real[index].expand_as(x).to(domain.device)
+    unit = (
+        (domain.unit[index] if domain.unit.dim() == x.dim() else domain.unit).to(domain.device).expand_as(x)
+    )
     pieces = model.pieces(domain.lengths[index])
 
     def moved(delta: Tensor) -> Tensor:
@@ -192,7 +200,7 @@ def _attack(
         return found
 
     delta = _search(gradient, real, settings, rng, clip)
-    return domain.features(moved(delta).clamp(-domain.limit, domain.limit), index)[0]
+    return domain.features(moved(delta).clamp(-domain.limit, domain.limit), index)[0].cpu()
 
 
 def _search(

@@ -5,12 +5,13 @@ these are the times of the work itself.
 """
 
 import copy
+import hashlib
 import platform
 import resource
 import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -21,18 +22,17 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from fedunlearn.audio import SAMPLE_RATE
-from fedunlearn.client.steps import train_update
+from fedunlearn.blockwise import StateDict, difference
 from fedunlearn.config import LocalSettings
 from fedunlearn.config.model import EncoderSettings, ModelSettings
 from fedunlearn.config.unlearning import AttackSettings
 from fedunlearn.examples import Examples, ForgetSet
-from fedunlearn.messages.sizes import weights_size
 from fedunlearn.messages.update import Update
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.models.encoders.devices import choose
 from fedunlearn.seeding import rng_for
-from fedunlearn.server.aggregation import weighted_mean
+from fedunlearn.server.aggregation import step, weighted_mean
 from fedunlearn.training import train
 from fedunlearn.unlearning.targeted_attack import targeted_pgd, wrong_labels
 
@@ -40,6 +40,7 @@ CLASSES = 8
 _LR = 1e-4
 _SIDE = {"cpu": 1536, "cuda": 8192}
 """of the square matrices that the machine's rate is measured with"""
+_PROFILED_ROWS = 40
 
 
 @dataclass(frozen=True)
@@ -51,92 +52,255 @@ class EncoderLoad:
         trains: which part of the encoder is trained, as in ``model.encoder``.
         device: as in ``model.encoder``.
         precision: as in ``model.encoder``.
+        deterministic: as in ``model.encoder``.
         seconds_at_once: as in ``model.encoder``.
         clients: in a round.
         utterances: of each, all in one batch of local training, one epoch.
         seconds: s, of each utterance.
-        attacked: utterances.
+        attacked: utterances; 0 = no attack is measured.
         steps: of the attack.
-        repeats: measurements, after one that does not count; medians are reported.
-        threads: of torch.
+        compared: utterances that are attacked one by one as well, to compare.
+        repeats: measurements, after one that does not count; medians are reported. 0 = only that one.
+        threads: of torch on the CPU.
     """
 
     model: str
     trains: str
     device: str = "auto"
     precision: str = "auto"
+    deterministic: bool = True
     seconds_at_once: float = 30.0
     clients: int = 20
     utterances: int = 8
     seconds: float = 3.0
     attacked: int = 16
     steps: int = 5
+    compared: int = 4
     repeats: int = 3
     threads: int = 1
 
 
-def measure(load: EncoderLoad) -> dict[str, Any]:
+@dataclass(frozen=True)
+class RoundCost:
+    """Cost of one round: every client trains from the same weights, and the differences are averaged.
+
+    Attributes:
+        seconds: s, whole round.
+        training_seconds: s, of it in local training.
+        moving_seconds: s, of it to load weights, to read them back and to subtract.
+        averaging_seconds: s, of it on the server.
+        flops: floating-point operations of products, convolutions and attention, recomputation included.
+        share: of the machine's matrix rate, reached in local training.
+        whole_share: the same, of the whole round.
+        weights: SHA-256 of the averaged weights.
+        same_bits: whether every repetition gave these weights; None if there was none.
+    """
+
+    seconds: float
+    training_seconds: float
+    moving_seconds: float
+    averaging_seconds: float
+    flops: int
+    share: float
+    whole_share: float
+    weights: str
+    same_bits: bool | None
+
+
+@dataclass(frozen=True)
+class AttackCost:
+    """Cost of the attack on waveforms.
+
+    Attributes:
+        samples_per_second: waveforms attacked in batches.
+        one_by_one_per_second: waveforms attacked one after another by a plain loop.
+        difference: L2 distance of what the two made, as a share of how far the attack moved.
+        flops: floating-point operations of the batches.
+        share: of the machine's matrix rate, reached by the batches.
+        same_bits: whether every repetition gave the same samples; None if there was none.
+    """
+
+    samples_per_second: float
+    one_by_one_per_second: float
+    difference: float
+    flops: int
+    share: float
+    same_bits: bool | None
+
+
+@dataclass(frozen=True)
+class EncoderCost:
+    """What one load costs on this machine.
+
+    Attributes:
+        load: device and precision as they came out.
+        machine: names of the device and of the versions that computed.
+        weights: "random" or "pre-trained".
+        parameters: number of trained parameters.
+        travels: bytes of the weights that a client receives in a round, and sends.
+        matrix_flops_per_second: rate of a product of two large square matrices.
+        listen_seconds: s, features of one client, once in a run; 0 where none are kept.
+        start_bytes: memory before the first round: libraries and encoder.
+        peak_bytes: largest memory in rounds and attack.
+        peak_of: "GPU memory reserved" or "resident memory".
+        round: of one round.
+        attack: of the attack; None if it was not measured.
+    """
+
+    load: EncoderLoad
+    machine: dict[str, str]
+    weights: str
+    parameters: int
+    travels: int
+    matrix_flops_per_second: float
+    listen_seconds: float
+    start_bytes: int
+    peak_bytes: int
+    peak_of: str
+    round: RoundCost
+    attack: AttackCost | None = None
+
+
+@dataclass
+class _Seconds:
+    """Where a round's seconds went."""
+
+    training: list[float] = field(default_factory=list)
+    moving: list[float] = field(default_factory=list)
+    averaging: list[float] = field(default_factory=list)
+
+
+def measure(
+    load: EncoderLoad, write: Callable[[EncoderCost], None] = lambda cost: None, profile: Path | None = None
+) -> EncoderCost:
     """Measure all figures of one load in this process, which should be a fresh one.
 
-    Returns:
-        load: as requested, device and precision as they came out; machine; weights: "random" or
-            "pre-trained";
-        parameters: trained; round_seconds, listen_seconds (features of one client, once in a run; 0 where
-        nothing is kept); bytes_up, bytes_down: a client and round, as Flower serialises them; peak_bytes
-        of rounds and attack, start_bytes before them (libraries, encoder), and peak_of ("GPU memory reserved"
-        or "resident memory"); round_flops: of products and
-        convolutions, recomputation included; matrix_flops_per_second: of the machine; round_share: of it
-        reached in a round; attack: samples_per_second ("batched", "one_by_one"), difference: L2 of what the
-        two moved otherwise, as a share of what was moved; share: of the matrix rate reached by the batched.
+    Args:
+        load: what is measured.
+        write: receives the figures that there are, before the attack.
+        profile: file for a table of the operations that took longest; None = none is written.
     """
     torch.set_num_threads(load.threads)
     device, precision = choose(load.device, load.precision)  # type: ignore[arg-type]
+    load = replace(load, device=device, precision=precision)
     encoder = EncoderSettings(
-        trains=load.trains, device=device, precision=precision, seconds_at_once=load.seconds_at_once
+        trains=load.trains,
+        device=device,
+        precision=precision,
+        deterministic=load.deterministic,
+        seconds_at_once=load.seconds_at_once,
     )
     model = build_model(ModelSettings(name=load.model, encoder=encoder), CLASSES, rng_for(0, "template"))
-    start, _ = _peak(device)
-    waves = [_speech(load, client) for client in range(load.clients)]
-    listen = _median(load, device, lambda: _derived(model, *waves[0])) if model.stores_features else 0.0
-    clients = [_derived(model, *wave) for wave in waves]
-    round_seconds = _median(load, device, lambda: _round(model, clients, load))
-    forget_set, attack = _forget_set(model, load), _attack(load)
-    batched_seconds = _median(load, device, lambda: targeted_pgd(model, forget_set, attack, _dice()))
-    peak, peak_of = _peak(device)
+    start_bytes, peak_of = _peak(device)
     rate = matrix_rate(device, precision)
+    _forget_peak(device)
+    waves = [_speech(load, client) for client in range(load.clients)]
+    listen = _median(load, lambda: _derived(model, *waves[0])) if model.stores_features else 0.0
+    clients = [_derived(model, *wave) for wave in waves]
+    cost = EncoderCost(
+        load,
+        machine(device) | {"threads": str(load.threads)},
+        model.about()["weights"],
+        sum(p.numel() for p in model.parameters() if p.requires_grad),
+        sum(value.nbytes for value in model.state_dict().values()),
+        rate,
+        listen,
+        start_bytes,
+        0,
+        peak_of,
+        _round_cost(model, clients, load, rate),
+    )
+    cost = replace(cost, peak_bytes=_peak(device)[0])
+    write(cost)
+    if load.attacked:
+        cost = replace(cost, attack=_attack_cost(model, load, rate), peak_bytes=_peak(device)[0])
+        write(cost)
+    if profile is not None:
+        state, forget_set = _state(model), _forget_set(model, replace(load, attacked=load.utterances))
+        training = _profiled(device, lambda: _local(model, state, clients[0], load, _Seconds()))
+        once = _attack(replace(load, steps=1))
+        attack = _profiled(device, lambda: targeted_pgd(model, forget_set, once, _dice()))
+        profile.write_text(
+            f"# local training of one client\n{training}\n# one step of the attack\n{attack}", "utf-8"
+        )
+    return cost
 
-    plain_seconds = _median(load, device, lambda: attacked_one_by_one(model, forget_set, attack))
-    batched = targeted_pgd(model, forget_set, attack, _dice()).examples.features
-    apart = batched - attacked_one_by_one(model, forget_set, attack)
-    moved = (batched - forget_set.examples.features).norm()
-    flops = load.clients * flops_of(lambda: _local(model, _state(model), clients[0], load))
-    attack_flops = flops_of(lambda: targeted_pgd(model, forget_set, attack, _dice()))
-    rate = max(rate, matrix_rate(device, precision))  # before and after: others may be at work
-    about = model.about()
-    return {
-        "load": asdict(load) | {"device": device, "precision": precision},
-        "machine": machine(device) | {"threads": load.threads},
-        "weights": about["weights"],
-        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "round_seconds": round_seconds,
-        "listen_seconds": listen,
-        "bytes_up": weights_size("update", model.state_dict()),
-        "bytes_down": weights_size("weights", model.state_dict()),
-        "start_bytes": start,
-        "peak_bytes": peak,
-        "peak_of": peak_of,
-        "round_flops": flops,
-        "matrix_flops_per_second": rate,
-        "round_share": flops / round_seconds / rate,
-        "attack": {
-            "samples_per_second": {
-                "batched": len(forget_set) / batched_seconds,
-                "one_by_one": len(forget_set) / plain_seconds,
-            },
-            "difference": float(apart.norm() / moved),
-            "share": attack_flops / batched_seconds / rate,
-        },
-    }
+
+def _round_cost(model: EmotionModel, clients: list[Examples], load: EncoderLoad, rate: float) -> RoundCost:
+    start = _state(model)
+    first, made = _Seconds(), list[StateDict]()
+    flops = flops_of(lambda: made.append(_round(model, start, clients, load, first)))
+    weights = [_digest(made.pop())]
+    seconds, rounds = _Seconds() if load.repeats else first, list[float]()
+    for _ in range(load.repeats):
+        rounds.append(
+            _seconds(lambda: made.append(_round(model, start, clients, load, seconds)), load.device)
+        )
+        weights.append(_digest(made.pop()))
+    rounds = rounds or [sum(first.training + first.moving + first.averaging)]
+    training, moving, averaging = (
+        sum(part) / len(rounds) for part in (seconds.training, seconds.moving, seconds.averaging)
+    )
+    whole = statistics.median(rounds)
+    return RoundCost(
+        whole,
+        training,
+        moving,
+        averaging,
+        flops,
+        flops / training / rate,
+        flops / whole / rate,
+        weights[0],
+        len(set(weights)) == 1 if load.repeats else None,
+    )
+
+
+def _attack_cost(model: EmotionModel, load: EncoderLoad, rate: float) -> AttackCost:
+    forget_set, attack, made = _forget_set(model, load), _attack(load), list[Tensor]()
+    few = ForgetSet(
+        forget_set.examples.take(torch.arange(min(load.compared, load.attacked))),
+        forget_set.waveform[: load.compared],
+        forget_set.samples[: load.compared],
+    )
+
+    def batched() -> None:
+        made.append(targeted_pgd(model, forget_set, attack, _dice()).examples.features)
+
+    flops = flops_of(batched)
+    seconds = _median(replace(load, repeats=max(load.repeats, 1)), batched)
+    attacked_one_by_one(model, few, attack)
+    plain: list[Tensor] = []
+    plain_seconds = _seconds(lambda: plain.append(attacked_one_by_one(model, few, attack)), load.device)
+    together = targeted_pgd(model, few, attack, _dice()).examples.features
+    moved = (together - few.examples.features).norm()
+    return AttackCost(
+        len(forget_set) / seconds,
+        len(few) / plain_seconds,
+        float((together - plain[0]).norm() / moved),
+        flops,
+        flops / seconds / rate,
+        all(torch.equal(again, made[0]) for again in made[1:]),
+    )
+
+
+def _profiled(device: str, work: Callable[[], object]) -> str:
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    _wait(device)
+    with torch.profiler.profile(activities=activities, acc_events=True) as profiler:
+        work()
+        _wait(device)
+    order = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"
+    averages = profiler.key_averages()
+    return str(averages.table(sort_by=order, row_limit=_PROFILED_ROWS, max_name_column_width=90))
+
+
+def _digest(weights: StateDict) -> str:
+    digest = hashlib.sha256()
+    for value in weights.values():
+        digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def machine(device: str) -> dict[str, str]:
@@ -149,7 +313,9 @@ def matrix_rate(device: str, precision: str, side: int = 0) -> float:
     """Floating-point operations a second of a product of two large square matrices, 2 n^3; the best of 20."""
     side = side or _SIDE[device]
     kind = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    a, b = (torch.full((side, side), value, dtype=kind, device=device) for value in (0.5, 0.25))
+    # Random: products of constants are faster, for they draw less power.
+    dice = torch.Generator(device).manual_seed(0)
+    a, b = (torch.randn(side, side, generator=dice, dtype=kind, device=device) for _ in range(2))
     return 2 * side**3 / min(_seconds(lambda: a @ b, device) for _ in range(20))
 
 
@@ -239,21 +405,30 @@ def _state(model: EmotionModel) -> dict[str, Tensor]:
 
 
 def _local(
-    model: EmotionModel, start: dict[str, Tensor], examples: Examples, load: EncoderLoad
-) -> tuple[dict[str, Tensor], float]:
-    local = LocalSettings(steps=1, batch_size=load.utterances)
-    return train_update(model, start, lambda: train(model, examples, local, _LR, rng_for(0, "training")))
+    model: EmotionModel, start: StateDict, examples: Examples, load: EncoderLoad, seconds: _Seconds
+) -> StateDict:
+    """Train one client from the start weights; return what it sends."""
+    local, update = LocalSettings(steps=1, batch_size=load.utterances), list[StateDict]()
+    loading = _seconds(lambda: model.load_state_dict(start), load.device)
+    seconds.training.append(
+        _seconds(lambda: train(model, examples, local, _LR, rng_for(0, "training")), load.device)
+    )
+    reading = _seconds(lambda: update.append(difference(model.state_dict(), start)), load.device)
+    seconds.moving.append(loading + reading)
+    return update[0]
 
 
-def _round(model: EmotionModel, clients: list[Examples], load: EncoderLoad) -> None:
-    """Have every client train from the same weights, and average."""
-    start = _state(model)
-    updates = []
-    for client, examples in enumerate(clients):
-        update, _ = _local(model, start, examples, load)
-        updates.append(Update(client, len(examples), update))
-    mean = weighted_mean(updates)
-    model.load_state_dict({name: value + mean[name].to(value.dtype) for name, value in start.items()})
+def _round(
+    model: EmotionModel, start: StateDict, clients: list[Examples], load: EncoderLoad, seconds: _Seconds
+) -> StateDict:
+    """Have every client train from the start weights; return what they average to."""
+    updates = [
+        Update(client, len(examples), _local(model, start, examples, load, seconds))
+        for client, examples in enumerate(clients)
+    ]
+    made: list[StateDict] = []
+    seconds.averaging.append(_seconds(lambda: made.append(step(start, weighted_mean(updates))), "cpu"))
+    return made[0]
 
 
 def _forget_set(model: EmotionModel, load: EncoderLoad) -> ForgetSet:
@@ -281,13 +456,19 @@ def _seconds(work: Callable[[], object], device: str) -> float:
     return perf_counter() - start
 
 
-def _median(load: EncoderLoad, device: str, work: Callable[[], object]) -> float:
-    return statistics.median([_seconds(work, device) for _ in range(load.repeats + 1)][1:])
+def _median(load: EncoderLoad, work: Callable[[], object]) -> float:
+    return statistics.median([_seconds(work, load.device) for _ in range(load.repeats + 1)][-load.repeats :])
 
 
 def _wait(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
+
+
+def _forget_peak(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def _peak(device: str) -> tuple[int, str]:

@@ -21,13 +21,14 @@ from fedunlearn.models.encoders.pretraining import (
     Recipe,
     crops,
     distance,
+    filterbank,
     latent_frames,
 )
 from fedunlearn.seeding import rng_for
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Recipe(
-    convolutions=(8,) * 7, hidden=8, layers=1, heads=2, steps=3, batch=2, seconds=0.5, gain=6.0, tempo=0.1
+    convolutions=(8, 8), hidden=8, layers=1, heads=2, steps=3, batch=2, seconds=0.5, gain=6.0, tempo=0.1
 )
 
 
@@ -92,6 +93,25 @@ def test_the_latent_frames_are_as_many_as_the_convolutions_make(speech: list[PCM
     for samples in (400, 719, 720, 5000):
         made = encoder.feature_extractor(torch.zeros(1, samples)).shape[2]
         assert int(latent_frames(torch.tensor([samples]))) == made
+
+
+def test_a_filterbank_hears_a_tone_at_its_frequency_whatever_the_phase() -> None:
+    """Centre frequencies are equally spaced in mel. A filter is a Hann window times a cosine, so the phases
+    together hear half the window's sum times |cos| + |sin|, from 1 to sqrt(2), of a tone of its frequency.
+    """
+    filters = filterbank(32, 240)
+    torch.testing.assert_close(filters.norm(dim=1), torch.ones(128))
+    torch.testing.assert_close(filters[:64], -filters[64:])
+    peaks = torch.fft.rfft(filters[8:32], 16_000).abs().argmax(1)
+    steps = (2595 * torch.log10(1 + peaks / 700)).diff()
+    assert int(peaks[-1]) == pytest.approx(7600, abs=10)
+    torch.testing.assert_close(steps, torch.full_like(steps, float(steps.mean())), rtol=0.05, atol=0)
+    window = float(filters[9].square().sum().sqrt() / (3 / 16 * 240) ** 0.5) * 240 / 2
+    for turn in (0.0, 0.1, 0.37):
+        tone = torch.cos(2 * torch.pi * (int(peaks[1]) * torch.arange(240) / 16_000 + turn))
+        heard = (filters @ tone).relu().view(4, 32).sum(0)
+        assert int(heard.argmax()) == 9
+        assert 0.98 * window / 2 < float(heard[9]) < 1.02 * 2**0.5 * window / 2
 
 
 @pytest.mark.parametrize("kind", pretraining.KINDS)
@@ -186,7 +206,7 @@ def test_generated_voices_are_not_those_of_a_run_with_that_seed() -> None:
 
 
 def test_the_loss_falls_on_generated_speech(speech: list[PCM]) -> None:
-    recipe = replace(TINY, convolutions=(16,) * 7, hidden=16, steps=60, batch=4, lr=5e-3, gain=0.0, tempo=0.0)
+    recipe = replace(TINY, convolutions=(16, 16), hidden=16, steps=60, batch=4, lr=5e-3, gain=0.0, tempo=0.0)
     curve = pretraining.pretrain(speech, recipe, 1).curve
     assert curve[-1][0] == 60
     assert np.mean([loss for _, loss in curve[-5:]]) < 0.9 * np.mean([loss for _, loss in curve[:5]])
@@ -219,6 +239,20 @@ def test_the_folder_is_an_encoder_with_the_weights_that_were_trained(
     with torch.no_grad():
         outputs = [model(sound).last_hidden_state for model in (trained.encoder, load(checkpoint))]
     assert torch.equal(*outputs)
+
+
+def test_half_precision_is_exact_in_float32(speech: list[PCM], tmp_path: Path) -> None:
+    """The file has 16 bits a weight, and the float32 encoder that is loaded has exactly these values."""
+    trained = pretraining.pretrain(speech, TINY, 1)
+    kept = {name: value.clone() for name, value in trained.encoder.state_dict().items()}
+    pretrained_folder.write(tmp_path / "half", trained, TINY, ["a little speech"], 1, half=True)
+    saved = load_file(tmp_path / "half" / "model.safetensors")
+    found = load(locate(str(tmp_path / "half"))).state_dict()
+    for name, value in kept.items():
+        assert torch.equal(trained.encoder.state_dict()[name], value)
+        assert saved[name].dtype == torch.float16 and torch.equal(saved[name], value.half())
+        assert found[name].dtype == torch.float32 and torch.equal(found[name], value.half().float())
+    assert "float16" in (tmp_path / "half" / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_readme_says_what_the_encoder_was_trained_on_and_how(speech: list[PCM], tmp_path: Path) -> None:

@@ -57,6 +57,8 @@ def test_it_says_what_it_was_made_from_and_what_was_trained() -> None:
     card = model_card(read(encoder_results()))
     assert f"`{SHA256}`" in card and "from: facebook/wav2vec2-base" in card
     assert "the emotion head alone" in card and "231,432 of 94,371,712 values" in card
+    assert "from: small, the encoder of fedunlearn" in model_card(read(encoder_results("small")))
+    assert "from: small, a local folder" in model_card(read(encoder_results("/home/somebody/small")))
     assert "the uppermost 2 layers" in model_card(read(encoder_results(trains="top:2")))
     assert "the uppermost layer of" in model_card(read(encoder_results(trains="top:1")))
     assert "LoRA) in every layer" in model_card(read(encoder_results(trains="lora")))

@@ -1,4 +1,4 @@
-"""Pre-trained encoders: from a folder, by a published name, or with random weights.
+"""Pre-trained encoders: the package's own, from a folder, by a published name, or with random weights.
 
 ``locate`` finds and checks the files, which is fast; ``load`` reads the weights. Weights are read from
 safetensors files only, and no network is used unless requested.
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from fedunlearn.config.model import SMALL_MODELS
+from fedunlearn.config.model import BUNDLED_ENCODER, SMALL_MODELS
 from fedunlearn.errors import BadInput, RunFailed
 from fedunlearn.models.encoders.hub import (
     FILES,
@@ -31,6 +31,11 @@ from fedunlearn.models.encoders.hub import (
 from fedunlearn.models.encoders.random_shapes import PREFIX, SHAPES, shape_of
 from fedunlearn.models.encoders.saved_folder import MASK_NAMES, SavedFolder, is_needed, read_folder, some
 from fedunlearn.seeding import stream_key
+
+BUNDLED_FOLDER = Path(__file__).resolve().parent / "small"
+"""The encoder that is installed with the package; its README.md says how it was made."""
+BUNDLED_SHA256 = "e39eae144c3c80c9a03f744fc6f931159277ce5adfcac749d1e26449a3cf0b29"
+"""Its digest, as in ``Checkpoint.sha256``."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,9 @@ def locate(name: str, download: bool = False) -> Checkpoint:
     """Find an encoder and check its files; no weight is loaded.
 
     Args:
-        name: a folder saved by transformers (~ is expanded), a published name such as
-            "facebook/wav2vec2-base", or "random:wav2vec2-base" and the like.
+        name: "small" for the one that is installed with the package, whatever folders there are; a folder
+            saved by transformers (~ is expanded), a published name such as "facebook/wav2vec2-base", or
+            "random:wav2vec2-base" and the like.
         download: whether a published encoder may be downloaded from huggingface.co.
 
     Raises:
@@ -76,6 +82,8 @@ def locate(name: str, download: bool = False) -> Checkpoint:
     """
     if name.startswith(PREFIX):
         return _random(name)
+    if name == BUNDLED_ENCODER:
+        return _bundled()
     try:
         folder = Path(name).expanduser()
         if name and folder.is_dir():
@@ -186,6 +194,22 @@ def _random(name: str) -> Checkpoint:
     return Checkpoint(name, None, digest, shape.kind, shape.normalise, layers, hidden)
 
 
+def _bundled() -> Checkpoint:
+    try:
+        found = _saved(BUNDLED_ENCODER, BUNDLED_FOLDER)
+    except BadInput as error:
+        raise BadInput([f"{problem}; {_INSTALL}" for problem in error.problems]) from error
+    if found.sha256 != BUNDLED_SHA256:
+        raise BadInput(
+            f"{BUNDLED_FOLDER}: is not the encoder of this version of fedunlearn (digest "
+            f"{found.sha256[:12]}..., expected {BUNDLED_SHA256[:12]}...); {_INSTALL}"
+        )
+    return found
+
+
+_INSTALL = f'"{BUNDLED_ENCODER}" is part of fedunlearn: install it again'
+
+
 def _saved(name: str, folder: Path) -> Checkpoint:
     saved = read_folder(folder, name)
     sizes = (saved.layers, saved.hidden)
@@ -196,13 +220,13 @@ def _unknown(name: str) -> str:
     if name.startswith(("/", ".", "~")):
         return f'model.name = "{name}": no such folder; an encoder is given as a folder that holds {FILES}'
     problem = f'model.name = "{name}": no such model or folder'
-    near = difflib.get_close_matches(name.lower(), [*SMALL_MODELS, *SHAPES], 1)
+    near = difflib.get_close_matches(name.lower(), [*SMALL_MODELS, BUNDLED_ENCODER, *SHAPES], 1)
     if near:
-        meant = near[0] if near[0] in SMALL_MODELS else PREFIX + near[0]
+        meant = PREFIX + near[0] if near[0] in SHAPES else near[0]
         problem += f' (did you mean "{meant}"?)'
     return (
-        f"{problem}; known are {', '.join(SMALL_MODELS)}, and speech encoders: a folder that holds {FILES}, "
-        "a published name such as facebook/wav2vec2-base, or random:wav2vec2-base"
+        f"{problem}; known are {', '.join(SMALL_MODELS)}, and speech encoders: {BUNDLED_ENCODER}, a folder "
+        f"that holds {FILES}, a published name such as facebook/wav2vec2-base, or random:wav2vec2-base"
     )
 
 

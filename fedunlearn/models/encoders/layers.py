@@ -6,13 +6,13 @@ from typing import Any
 from torch import Tensor, nn
 
 
-def first_state(encoder: Any, waveform: Tensor, mask: Tensor) -> Tensor:
+def first_state(encoder: Any, waveform: Tensor, mask: Tensor | None) -> Tensor:
     """Compute the input of the first transformer layer: convolutions, projection and positions.
 
     Args:
         encoder: transformers' Wav2Vec2Model, HubertModel or WavLMModel; not changed.
         waveform: [B, S].
-        mask: int64 [B, S], 1 on true samples.
+        mask: int64 [B, S], 1 on true samples; None if there is no padding.
 
     Returns:
         Hidden states [B, T, H]; meaningless on padding frames.

@@ -86,6 +86,8 @@ def _listener(checkpoint: Checkpoint, device: str) -> _Listener:
     first = encoder.feature_extractor.conv_layers[0]
     if isinstance(getattr(first, "layer_norm", None), nn.GroupNorm):
         first.layer_norm = TrueFramesGroupNorm(first.layer_norm)
+    # In training transformers would keep all of a frozen encoder's activations: for gradients of its input.
+    encoder.feature_extractor._freeze_parameters()
     return _Listener(encoder.eval().requires_grad_(False).to(device))
 
 
@@ -252,7 +254,7 @@ class EncoderModel(EmotionModel):
     def derive(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
         """Compute features from waveforms, see ``EmotionModel.derive``."""
         if self.checkpoint.normalise:
-            waveform = normalised(waveform, samples)
+            waveform = normalised(waveform, samples.to(waveform.device))
         if self.keeps_states:
             return self._frozen_rows(waveform, samples)
         if self.trains == "all":
@@ -415,8 +417,10 @@ class EncoderModel(EmotionModel):
             above = later_states(encoder, x, real, self.summary_rows, self.layers - 1)
         return _means([x, *above], real, frames).cpu()
 
-    def _placed(self, encoder: Any, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return one piece [b, S] on the device, its mask [b, S] and its numbers of frames [b]."""
+    def _placed(
+        self, encoder: Any, waveform: Tensor, samples: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return one piece [b, S] on the device, its mask [b, S] if it has padding, and its frames [b]."""
         x, lengths = waveform.to(self.device), samples.to(self.device)
         first = encoder.feature_extractor.conv_layers[0]
         if isinstance(getattr(first, "layer_norm", None), TrueFramesGroupNorm):
@@ -424,7 +428,9 @@ class EncoderModel(EmotionModel):
             # Decided on the CPU: a GPU tensor would force a synchronisation.
             padded = bool((valid < (x.shape[1] - self._first_kernel) // self._first_stride + 1).any())
             first.layer_norm.frames = valid.to(self.device) if padded else None
-        return x, frame_mask(lengths, x.shape[1]).long(), self._frames_of(lengths)
+        # Without a mask attention has faster kernels, and a GPU is not made to wait.
+        mask = frame_mask(lengths, x.shape[1]).long() if bool((samples < x.shape[1]).any()) else None
+        return x, mask, self._frames_of(lengths)
 
     @contextmanager
     def _computing(self, seed: int | None) -> Iterator[None]:

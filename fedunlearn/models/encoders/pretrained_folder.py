@@ -1,5 +1,6 @@
 """Saving a pre-trained encoder as a transformers folder, whose README.md says what it was trained on."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,8 +19,9 @@ tags: [speech, self-supervised, {kind}]
 ---
 # A small {kind} encoder, trained from scratch
 
-{parameters:,} parameters: {layers} transformer layers of width {hidden} over the usual seven convolutions
-(a frame of 25 ms every 20 ms, 16 kHz). Made by `simulations/pretrain.py` of fedunlearn.
+{parameters:,} parameters, saved as {precision}: {layers} transformer layers of width {hidden} over two
+convolutions, of which the first was initialised with a mel filterbank (a frame of 25 ms every 20 ms, 16 kHz).
+Made by `simulations/pretrain.py` of fedunlearn.
 
 **Trained on:** {sources}; {recordings:,} recordings, {hours:.2f} h in all.
 No labels were used. The encoder was trained on these speakers before any federation starts: a test on their
@@ -63,7 +65,14 @@ def check(folder: Path, data: Path | None = None) -> None:
     refuse_inside_corpus("--out", folder, data)
 
 
-def write(folder: Path, pretrained: Pretrained, recipe: Recipe, sources: Sequence[str], seed: int) -> None:
+def write(
+    folder: Path,
+    pretrained: Pretrained,
+    recipe: Recipe,
+    sources: Sequence[str],
+    seed: int,
+    half: bool = False,
+) -> None:
     """Save the encoder; an interruption leaves nothing behind.
 
     Args:
@@ -72,6 +81,7 @@ def write(folder: Path, pretrained: Pretrained, recipe: Recipe, sources: Sequenc
         recipe: how it was trained.
         sources: descriptions of what it was trained on.
         seed: the seed.
+        half: round the weights to float16 and save them so. They are loaded as float32, with these values.
 
     Raises:
         BadInput: the folder is no longer empty.
@@ -82,7 +92,8 @@ def write(folder: Path, pretrained: Pretrained, recipe: Recipe, sources: Sequenc
     check(folder)
     with whole_folder(folder) as unfinished:
         with quietly():
-            pretrained.encoder.save_pretrained(unfinished)
+            encoder = copy.deepcopy(pretrained.encoder)
+            (encoder.half() if half else encoder).save_pretrained(unfinished)
         transformers.Wav2Vec2FeatureExtractor(
             sampling_rate=SAMPLE_RATE, do_normalize=False, return_attention_mask=True
         ).save_pretrained(unfinished)
@@ -90,6 +101,7 @@ def write(folder: Path, pretrained: Pretrained, recipe: Recipe, sources: Sequenc
         text = _README.format(
             kind=recipe.kind,
             parameters=sum(p.numel() for p in pretrained.encoder.parameters()),
+            precision="float16" if half else "float32",
             layers=recipe.layers,
             hidden=recipe.hidden,
             sources="; ".join(sources),

@@ -4,7 +4,7 @@ Spans of latent frames of a waveform are masked, and the encoder predicts the lo
 regression: Mockingjay, Liu et al. 2020, arXiv 1910.12638; TERA, Liu et al. 2021, arXiv 2007.06028; here from
 the waveform, as in wav2vec 2.0, Baevski et al. 2020, arXiv 2006.11477). From the mean over the frames of
 every layer it also predicts the log-mel functionals of the crop: regression onto plain acoustic measures, as
-in PASE (Pascual et al. 2019, arXiv 1904.03416).
+in PASE (Pascual et al. 2019, arXiv 1904.03416). The first of its two convolutions starts as a filterbank.
 """
 
 import math
@@ -35,9 +35,15 @@ KINDS = {
 
 SHORTEST = 0.2
 """Seconds; shorter recordings are not used."""
-_KERNELS = (10, 3, 3, 3, 3, 2, 2)
-_STRIDES = (5, 2, 2, 2, 2, 2, 2)
+_KERNELS = (240, 2)
+_STRIDES = (160, 2)
 """Together a window of 400 samples every 320, as in published encoders and in the log-mel frontend."""
+_PHASES = 4
+"""Filters of each frequency, a quarter of a period apart: rectified, they add up to its magnitude."""
+_LOWEST, _HIGHEST = 50.0, 7600.0
+"""Hz, centre frequencies of the filterbank."""
+_GAIN, _BIAS = 10.0, 0.3
+"""Norm of an initial filter, and standard deviation of the initial biases."""
 SPAN = 10
 """Masked latent frames in a row: 200 ms."""
 _WARM_UP = 0.08
@@ -51,7 +57,7 @@ class Recipe:
 
     Attributes:
         kind: "wav2vec2", "hubert" or "wavlm".
-        convolutions: channels of the seven convolutions.
+        convolutions: channels of the two convolutions; the first >= 8.
         hidden: width of the transformer.
         layers: number of transformer layers.
         heads: number of attention heads, which divides ``hidden``.
@@ -68,11 +74,11 @@ class Recipe:
     """
 
     kind: str = "wav2vec2"
-    convolutions: tuple[int, ...] = (16, 32, 48, 64, 96, 128, 128)
-    hidden: int = 128
+    convolutions: tuple[int, int] = (256, 192)
+    hidden: int = 192
     layers: int = 3
     heads: int = 4
-    steps: int = 4000
+    steps: int = 6000
     batch: int = 4
     seconds: float = 2.0
     lr: float = 2e-3
@@ -222,7 +228,8 @@ def build(recipe: Recipe, seed: int) -> Any:
     """Build an encoder with initial weights, in training mode.
 
     Every convolution normalises over channels ("layer"), never over time, and waveforms are not normalised
-    (``do_normalize`` false), since loudness is a cue to emotion.
+    (``do_normalize`` false), since loudness is a cue to emotion. The first convolution is initialised with
+    ``filterbank``.
     """
     import transformers
 
@@ -236,6 +243,7 @@ def build(recipe: Recipe, seed: int) -> Any:
                 num_attention_heads=recipe.heads,
                 intermediate_size=2 * recipe.hidden,
                 conv_dim=list(recipe.convolutions),
+                num_feat_extract_layers=len(recipe.convolutions),
                 conv_kernel=list(_KERNELS),
                 conv_stride=list(_STRIDES),
                 conv_bias=True,
@@ -251,7 +259,37 @@ def build(recipe: Recipe, seed: int) -> Any:
                 final_dropout=0.0,
             )
         )
+        first = encoder.feature_extractor.conv_layers[0].conv
+        with torch.no_grad():
+            filters = _GAIN * filterbank(first.out_channels // _PHASES, first.kernel_size[0])
+            first.weight[: len(filters), 0] = filters
+            first.bias.normal_(0.0, _BIAS)
     return encoder.train()
+
+
+def filterbank(frequencies: int, samples: int) -> Tensor:
+    """Compute windowed cosines whose centre frequencies are equally spaced on the mel scale.
+
+    Initial values of learned filters, as in SincNet (Ravanelli & Bengio 2018, arXiv 1808.00158) and LEAF
+    (Zeghidour et al. 2021, arXiv 2101.08596).
+
+    Args:
+        frequencies: number of centre frequencies, >= 2, from 50 to 7600 Hz.
+        samples: length of a filter at 16 kHz. The Hann window inside is shorter where the frequencies are far
+            apart: two periods of the distance to the next one, but at least a fifth of the filter.
+
+    Returns:
+        [4 * frequencies, samples], each of norm 1: all frequencies at phase 0, then at 90, 180, 270 degrees.
+    """
+    lowest, highest = (2595 * math.log10(1 + hz / 700) for hz in (_LOWEST, _HIGHEST))
+    hz = 700 * (10 ** (torch.linspace(lowest, highest, frequencies) / 2595) - 1)
+    gap = torch.diff(hz, append=2 * hz[-1:] - hz[-2:-1])
+    length = (2 * SAMPLE_RATE / gap).clamp(samples / 5, samples)[:, None]
+    place = torch.arange(samples) - (samples - 1) / 2
+    window = torch.where(place.abs() < length / 2, torch.cos(math.pi * place / length).square(), 0.0)
+    turns = hz[:, None] * place / SAMPLE_RATE
+    phases = [window * torch.cos(2 * math.pi * (turns + k / _PHASES)) for k in range(_PHASES)]
+    return F.normalize(torch.cat(phases), dim=1)
 
 
 def pretrain(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedunlearn.audio import SAMPLE_RATE
+from fedunlearn.config.model import BUNDLED_ENCODER
 from fedunlearn.errors import BadInput
 from fedunlearn.files import write_atomically
 from fedunlearn.folders import whole_folder
@@ -168,7 +169,7 @@ def _extractor(model: EncoderModel) -> Any:
 def _origin(model: EncoderModel) -> dict[str, Any]:
     """Describe what the model was made from, for its config.json; of a user's folder only the name."""
     checkpoint = model.checkpoint
-    own = checkpoint.folder is not None and Path(checkpoint.name).expanduser().is_dir()
+    own = checkpoint.name != BUNDLED_ENCODER and Path(checkpoint.name).expanduser().is_dir()
     return {
         "made_from": checkpoint.folder.name if checkpoint.folder and own else checkpoint.name,
         "sha256": checkpoint.sha256,
