@@ -35,11 +35,10 @@ class GuardSettings(Settings):
         "rejects it. A joint step above `together` is always clipped.",
     )
     drop: Fraction = Field(
-        default=0.3,
-        description="Largest decrease in accuracy, on the held-out speech of the clients that have no "
-        "request, that one update may cause, or 0.15 more than the median rehearsal causes where that is "
-        "more; k updates together may cause k times as much. 0 = not measured, which saves two exchanges in "
-        "every unlearn step.",
+        default=0.15,
+        description="How much more accuracy, on the held-out speech of the clients that have no request, one "
+        "update may cost than the median rehearsal costs the client that rehearses; k updates together may "
+        "cost k times as much. 0 = not measured, which saves two exchanges in every unlearn step.",
     )
     silenced: OpenFraction = Field(
         default=0.5,

@@ -32,8 +32,6 @@ HALVINGS = (1.0, 0.5, 0.25, 0.125)
 """factors tried, one after another, on an update that does harm"""
 MOST_SILENCED = 0.95
 """share of its probes that a class may lose at most: an attack on one class takes .98 to 1"""
-_MORE_DROP = 0.15
-"""of accuracy, that an update may cost more than the median rehearsal"""
 _ALWAYS = 0.25
 """share of the distance travelled that the longest rehearsal counts as at least, as a few may all be short"""
 _ALWAYS_SILENCED = 0.3
@@ -152,7 +150,7 @@ class Limits:
             longest=bound(min(settings.norm * reach, furthest(settings.norm)), settings.norm),
             together=bound(settings.together * reach, settings.together),
             furthest=bound(furthest(settings.together), settings.together),
-            drop=bound(max(settings.drop, median(drops) + _MORE_DROP), settings.drop),
+            drop=bound(max(median(drops), 0.0) + settings.drop, settings.drop),
             silenced=silenced,
         )
 

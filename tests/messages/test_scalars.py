@@ -130,8 +130,8 @@ def test_a_client_with_few_held_out_utterances_tells_no_log_odds(tmp_path: Path)
     few = run_small(tmp_path / "few", config)
     log_odds = ["trained", "held_out"]
     for results, read in (
-        (enough, [*log_odds, "share", "unknown"]),
-        (short, log_odds),
+        (enough, [*log_odds, "share", "unknown", "left_out"]),
+        (short, [*log_odds, "share", "left_out"]),
         (few, ["test_accuracy"]),
     ):
         assert results["status"] == "complete"

@@ -436,6 +436,7 @@ def test_a_whole_run_keeps_hidden_states_and_forgets_them(inline: tuple[Path, di
     assert len(stored) == 4 and stored["client-0001"] < 0.8 * stored["client-0000"]
 
 
+@pytest.mark.slow
 def test_ray_agrees_with_one_process_bit_for_bit(inline: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     config = tiny_run(federation__engine="ray", federation__workers=2)
     results = run_small(tmp_path / "run", config)

@@ -60,7 +60,7 @@ def loses(per_unit: float) -> Scores:
 
 # ---- limits ----------------------------------------------------------------------------------------------
 
-SETTINGS = GuardSettings(norm=2.0, together=2.0, drop=0.3, silenced=0.5)
+SETTINGS = GuardSettings(norm=2.0, together=2.0, drop=0.15, silenced=0.5)
 
 
 def test_the_limits_follow_from_the_rehearsals() -> None:
@@ -74,9 +74,9 @@ def test_the_limits_follow_from_the_rehearsals() -> None:
 
 
 def test_a_quarter_of_the_distance_counts_as_rehearsed() -> None:
-    """8 away from the first weights: as if somebody had rehearsed 2; .3 of accuracy at least; .3 + .5."""
+    """8 away from the first weights: as if somebody had rehearsed 2; .15 of accuracy; .3 + .5."""
     limits = Limits.of(SETTINGS, [rehearsal(0.1), rehearsal(0.2)], distance=8.0)
-    assert (limits.longest, limits.longest_together(4), limits.drop) == (4.0, 8.0, 0.3)
+    assert (limits.longest, limits.longest_together(4), limits.drop) == (4.0, 8.0, 0.15)
     assert limits.silenced == 0.8
 
 
@@ -84,7 +84,7 @@ def test_a_quarter_of_the_distance_counts_as_rehearsed() -> None:
 def test_without_rehearsals_half_the_distance_may_be_gone(rehearsals: list[Rehearsal]) -> None:
     """Also where the method changed nothing on any of the clients."""
     limits = Limits.of(SETTINGS, rehearsals, distance=8.0)
-    assert (limits.longest, limits.drop, limits.silenced) == (4.0, 0.3, 0.95)
+    assert (limits.longest, limits.drop, limits.silenced) == (4.0, 0.15, 0.95)
     assert limits.longest_together(9) == 3 * 4.0
 
 
@@ -92,7 +92,7 @@ def test_one_liar_loosens_the_limits_no_further_than_the_distance() -> None:
     """Its 1e6 and 1.0 would be 2e6 and 1.5; four honest clients rehearse 1 and .1, the model has gone 8."""
     honest = [rehearsal(1.0, 0.1) for _ in range(4)]
     limits = Limits.of(SETTINGS, [*honest, rehearsal(1e6, 1.0, 15)], distance=8.0)
-    assert (limits.longest, limits.silenced, limits.drop) == (8.0, 0.95, 0.3)
+    assert (limits.longest, limits.silenced, limits.drop) == (8.0, 0.95, 0.15)
     assert limits.longest_together(4) == 4 * 8.0
 
 
