@@ -40,8 +40,10 @@ def decide(claims: Iterable[StudyClaim], rows: pd.DataFrame, recovery: str) -> l
 
 def _decide(claim: StudyClaim, rows: pd.DataFrame, recovery: str) -> ClaimResult:
     found = tuple(_condition(part, rows, part.recovery or recovery) for part in claim.parts)
-    if any(each.premise and each.outcome != "holds" for each in found):
-        return ClaimResult(claim.text, "not decided", "its premise does not hold", found)
+    premises = [each.outcome for each in found if each.premise]
+    if any(outcome != "holds" for outcome in premises):
+        why = "its premise fails" if "fails" in premises else "nor is its premise"
+        return ClaimResult(claim.text, "not decided", why, found)
     outcomes = [each.outcome for each in found if not each.premise]
     verdict: ClaimVerdict = "not decided"
     if "fails" in outcomes:

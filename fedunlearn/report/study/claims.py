@@ -44,7 +44,7 @@ class ClaimResult:
     Attributes:
         text: the claim.
         verdict: by its conditions.
-        why: why nothing is decided, where a premise does not hold; else empty.
+        why: what became of a premise that does not hold; empty where all hold.
         conditions: in the order of the config.
     """
 
