@@ -22,7 +22,7 @@ from fedunlearn.seeding import rng_for
 from fedunlearn.server.aggregation import ServerOptimizer, weighted_mean
 from fedunlearn.server.guard import Intervention
 from fedunlearn.server.history import History
-from fedunlearn.server.left_out import difference_for, keep_left_out, server_step
+from fedunlearn.server.left_out import difference_for, keep_left_out
 from fedunlearn.server.steps import StepInputs, apply_unlearn_updates, calibrate_model
 from fedunlearn.training import round_lr
 from fedunlearn.unlearning import METHODS
@@ -65,7 +65,7 @@ class Federation:
                 self.history.remember(update, self._rounds)
             mean = weighted_mean(updates)
             self.weights = self._optimizer.apply(self.weights, mean)
-            self.history.end_round(mean, server_step(self.config))
+            self.history.end_round(mean, self.config.training.server_lr)
         return self
 
 

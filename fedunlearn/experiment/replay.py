@@ -23,7 +23,7 @@ from fedunlearn.seeding import rng_for
 from fedunlearn.server.aggregation import ServerOptimizer, weighted_mean
 from fedunlearn.server.history import History
 from fedunlearn.server.late_clients import LateClients
-from fedunlearn.server.left_out import difference_for, keep_left_out, server_step
+from fedunlearn.server.left_out import difference_for, keep_left_out
 from fedunlearn.server.state import GlobalModel
 from fedunlearn.server.steps import (
     StepInputs,
@@ -105,7 +105,7 @@ class Replay:
         history, (updates, mean) = self._history, self._train_round(model, learning_round, withheld)
         for update in updates:
             history.remember(update, learning_round)
-        history.end_round(mean, server_step(self._config))
+        history.end_round(mean, self._config.training.server_lr)
         if self._late.are_measured_after(learning_round):
             known = self._history.last_rounds()
             self.unknown = self._measure_unknown(model.weights, round_, known)

@@ -24,7 +24,6 @@ from fedunlearn.server.aggregation import RunningMean, ServerOptimizer
 from fedunlearn.server.clients import Payload, settings
 from fedunlearn.server.context import ServerContext
 from fedunlearn.server.exchange import ExchangeInfo
-from fedunlearn.server.left_out import server_step
 from fedunlearn.server.state import GlobalModel
 from fedunlearn.server.steps import calibrate_model, sample_clients
 from fedunlearn.training import round_lr
@@ -141,7 +140,7 @@ class TrainingRounds:
         if result.mean is not None:
             weights = model.optimizer.apply(weights, result.mean)
         if main_line:
-            self._state.history.end_round(result.mean, server_step(self._config))
+            self._state.history.end_round(result.mean, self._config.training.server_lr)
             self._state.costs[Phase.LEARN].bytes_stored = self._state.history.bytes_stored
         return GlobalModel(weights, model.optimizer, number), result
 

@@ -14,7 +14,7 @@ from tiny_model import TinyModel, forget_set
 from fedunlearn.client.steps import with_unknown
 from fedunlearn.engines.engine import play
 from fedunlearn.messages.update import Update
-from fedunlearn.server.left_out import PULL, LeftOut, keep_left_out, server_step
+from fedunlearn.server.left_out import PULL, LeftOut, keep_left_out
 from fedunlearn.unlearning.log_odds import log_odds_of
 
 TRAINED = ("weight",)
@@ -79,18 +79,13 @@ def test_it_comes_back_from_tensors() -> None:
         ({}, 1000, True),
         ({"unlearning__left_out_models": False}, 1000, False),
         ({"training__server_optimizer": "adam"}, 1000, False),
+        ({"training__server_optimizer": "momentum"}, 1000, False),
         ({}, 1 << 24, False),  # 6 clients of 64 MiB
     ],
 )
 def test_when_they_are_kept(settings: dict[str, Any], numbers: int, kept: bool) -> None:
     found = keep_left_out(small_config(**settings), {"weight": torch.zeros(1).expand(numbers)})
     assert (found is not None) == kept
-
-
-def test_the_step_of_momentum_is_what_it_adds_up_to() -> None:
-    assert server_step(small_config(training__server_lr=0.5)) == 0.5
-    momentum = small_config(training__server_optimizer="momentum", training__server_momentum=0.75)
-    assert server_step(momentum) == 4.0
 
 
 def test_the_requester_reads_the_log_odds_of_the_model_without_it() -> None:
