@@ -17,7 +17,7 @@ from fedunlearn.messages.phase import Phase
 from fedunlearn.messages.rehearsals import Rehearsal
 from fedunlearn.messages.update import Update
 from fedunlearn.models import build_model
-from fedunlearn.models.contract import trained_names, trained_tensors
+from fedunlearn.models.contract import trained_names
 from fedunlearn.seeding import rng_for
 from fedunlearn.server.aggregation import ServerOptimizer, weighted_mean
 from fedunlearn.server.guard import Intervention
@@ -49,7 +49,7 @@ class Federation:
         self.model = self.clients.model
         initial = build_model(config.model, self.data.classes, rng_for(config.seed, "initial weights"))
         self.weights = calibrate_model(self.model, initial.state_dict(), self.clients.moments())
-        left_out = keep_left_out(config, trained_tensors(self.model))
+        left_out = keep_left_out(config, self.model)
         self.history = History(trained_names(self.model), self.weights, left_out=left_out)
         self._optimizer, self._rounds = ServerOptimizer(config.training), 0
 

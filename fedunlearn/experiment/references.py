@@ -17,7 +17,7 @@ from fedunlearn.experiment.recorder import RunRecorder
 from fedunlearn.experiment.reference_cache import Learned, reference_key
 from fedunlearn.messages.phase import Phase
 from fedunlearn.models import build_model
-from fedunlearn.models.contract import constants_of, trained_tensors
+from fedunlearn.models.contract import constants_of
 from fedunlearn.partition import recorded_later
 from fedunlearn.seeding import rng_for, stream_key
 from fedunlearn.server.aggregation import ServerOptimizer
@@ -111,7 +111,7 @@ class References:
             clients = len(self._partition.clients)
             early = any_while_learning(config.deletions, clients, config.training.rounds, config.seed)
             known = None if early else self._cache.find(key)
-            left_out = keep_left_out(config, trained_tensors(self._context.template))
+            left_out = keep_left_out(config, self._context.template)
             # A retrained model of the very same data has no history, and not every history has all.
             enough = known and known.history and _holds_all(known.history, state.history.keeps_last, left_out)
             record.origins["original"] = "cached" if enough else "trained"

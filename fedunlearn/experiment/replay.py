@@ -18,7 +18,7 @@ from fedunlearn.messages.phase import Phase
 from fedunlearn.messages.scalars import Sums, compare_log_odds
 from fedunlearn.messages.update import Update
 from fedunlearn.models import build_model
-from fedunlearn.models.contract import trained_names, trained_tensors
+from fedunlearn.models.contract import trained_names
 from fedunlearn.seeding import rng_for
 from fedunlearn.server.aggregation import ServerOptimizer, weighted_mean
 from fedunlearn.server.history import History
@@ -72,7 +72,7 @@ class Replay:
         model = self._start()
         unlearned_ = None
         keeps_last = self._config.unlearning.reads_last_steps
-        left_out, names = keep_left_out(self._config, trained_tensors(self.model)), trained_names(self.model)
+        left_out, names = keep_left_out(self._config, self.model), trained_names(self.model)
         self._history = History(names, model.weights, keeps_last=keeps_last, left_out=left_out)
         for round_ in timeline.rounds:
             if original is None and first is not None and self._comes_after(round_, first):

@@ -68,6 +68,9 @@ class EmotionModel(nn.Module, ABC):
     stores_features: bool = True
     """Whether a vault should store the features; False if computing them is as fast as reading them."""
 
+    follows_left_out: bool = False
+    """Whether the server follows what it would be without each client (``server/left_out.py``)."""
+
     @property
     def feature_mean(self) -> Tensor:
         """Mean feature frame, [D]."""

@@ -107,6 +107,7 @@ class FunctionalsModel(MelModel):
 
     feature_name = "functionals"
     dims = 18 * N_MELS
+    follows_left_out = True
 
     def __init__(self, classes: int, hidden: int = 128, dropout: float = 0.0) -> None:
         super().__init__()

@@ -36,7 +36,7 @@ class Server:
 
     def __init__(self, context: ServerContext) -> None:
         self._clients, self._config, self._callbacks = context.clients, context.config, context.callbacks
-        self.state = context.state
+        self.state, self._template = context.state, context.template
         self.rounds = TrainingRounds(context)
         self.tracker, self.queue = RequestTracker(context), RequestQueue(context)
         self.unlearn_step = UnlearnStep(context)
@@ -53,8 +53,7 @@ class Server:
         """
         model, known = self.rounds.calibrate(initial), self.state.history
         self.state.model = model
-        trained = {name: model.weights[name] for name in known.trained}
-        left_out = keep_left_out(self._config, trained)
+        left_out = keep_left_out(self._config, self._template)
         self.state.history = History(
             known.trained, model.weights, keeps_last=known.keeps_last, left_out=left_out
         )

@@ -14,6 +14,8 @@ from tiny_model import TinyModel, forget_set
 from fedunlearn.client.steps import with_unknown
 from fedunlearn.engines.engine import play
 from fedunlearn.messages.update import Update
+from fedunlearn.models.cnn import CnnModel
+from fedunlearn.models.functionals import FunctionalsModel
 from fedunlearn.server.left_out import PULL, LeftOut, keep_left_out
 from fedunlearn.unlearning.log_odds import log_odds_of
 
@@ -74,18 +76,22 @@ def test_it_comes_back_from_tensors() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "numbers", "kept"),
+    ("settings", "hidden", "kept"),
     [
-        ({}, 1000, True),
-        ({"unlearning__left_out_models": False}, 1000, False),
-        ({"training__server_optimizer": "adam"}, 1000, False),
-        ({"training__server_optimizer": "momentum"}, 1000, False),
-        ({}, 1 << 24, False),  # 6 clients of 64 MiB
+        ({}, 8, True),
+        ({"unlearning__left_out_models": False}, 8, False),
+        ({"training__server_optimizer": "adam"}, 8, False),
+        ({"training__server_optimizer": "momentum"}, 8, False),
+        ({}, 4096, False),  # 6 clients of 12 MB
     ],
 )
-def test_when_they_are_kept(settings: dict[str, Any], numbers: int, kept: bool) -> None:
-    found = keep_left_out(small_config(**settings), {"weight": torch.zeros(1).expand(numbers)})
+def test_when_they_are_kept(settings: dict[str, Any], hidden: int, kept: bool) -> None:
+    found = keep_left_out(small_config(**settings), FunctionalsModel(6, hidden))
     assert (found is not None) == kept
+
+
+def test_they_are_kept_for_models_for_which_they_were_measured() -> None:
+    assert keep_left_out(small_config(), CnnModel(6)) is None
 
 
 def test_the_requester_reads_the_log_odds_of_the_model_without_it() -> None:
