@@ -402,7 +402,8 @@ class UnlearningSettings(Settings):
         description="Whether the server keeps, for each client, what the model would lack without it, and "
         "sends it to a requester whose method reads log-odds: it says how much worse this very person will "
         "be recognised. As much memory and disk as there are clients; none is kept where that would be more "
-        'than 64 MiB, for other models than "functionals", or unless `training.server_optimizer` is "average".',
+        'than 64 MiB, for models other than "functionals", or with a `training.server_optimizer` other than '
+        '"average".',
     )
     calm: CalmSettings = Field(default=CalmSettings(), description='Settings of "calm".')
     l2ul: L2ULSettings = Field(default=L2ULSettings(), description='Settings of "l2ul".')
