@@ -12,6 +12,7 @@ from rich.console import Console
 from fedunlearn import config as configuration
 from fedunlearn.config import Config, StudySettings
 from fedunlearn.config.presets import find_config
+from fedunlearn.dotted import dotted_values
 from fedunlearn.results_schema import Results
 from fedunlearn.study.grid import Axes, Variant, comparison_config, variant_of
 from fedunlearn.study.plan import own_variants, study_of
@@ -57,18 +58,10 @@ def _dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:
     placed: dict[str, Any] = {}
     for key, value in overrides.items():
         if isinstance(value, Mapping):
-            placed |= {f"{key}.{name}": _plain(inner) for name, inner in _leaves(value)}
+            placed |= {name: _plain(inner) for name, inner in dotted_values(value, f"{key}.")}
         else:
             placed[SHORT_KEYS.get(key, key)] = _plain(value)
     return placed
-
-
-def _leaves(section: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    found = []
-    for name, value in section.items():
-        inner = _leaves(value) if isinstance(value, Mapping) else None
-        found += [(f"{name}.{key}", v) for key, v in inner] if inner else [(name, value)]
-    return found
 
 
 def _plain(value: Any) -> Any:

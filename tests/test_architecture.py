@@ -50,7 +50,7 @@ METHOD_NAMES = {*METHODS, *PRIVILEGED} - {"not", "retrained"}
 
 ROOMS = (
     ("errors", "streams", "cpus", "seeding", "blockwise"),
-    ("inputs", "console", "folders", "links", "files"),
+    ("inputs", "console", "folders", "links", "files", "dotted"),
     ("config", "results_schema", "caveats", "run_folder", "ledger", "checkpoints", "examples", "audio"),
     ("corpora", "models", "tracking"),
     ("partition", "training"),
@@ -92,7 +92,7 @@ ALONE = {
     "audio": set(),
     "ledger": set(),
     "blockwise": set(),
-    "report": {"report", "results_schema", "caveats", "run_folder", "files"},
+    "report": {"report", "results_schema", "caveats", "run_folder", "files", "dotted"},
     "tracking": {"tracking", "errors", "results_schema", "run_folder"},
 }
 """What the leaves, and the report, which reads results, may import of the package."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from fedunlearn.blockwise import StateDict
 from fedunlearn.checkpoints import BadCheckpoint, load_checkpoint, manifest_of, save_checkpoint
 from fedunlearn.config import Config
+from fedunlearn.dotted import dotted_values
 from fedunlearn.errors import BadInput
 from fedunlearn.evaluation.judge import Predictions
 from fedunlearn.experiment.record import ExperimentRecord, Log, SavedRun, SideTraining
@@ -38,6 +39,8 @@ _OWN = re.compile(r"\.?\d{8}\.safetensors(\.json)?(\.\d+\.tmp)?")
 _FORMAT = 8
 _SEALED = {"original", "blur", "step"}
 """parts of a checkpoint that know what was deleted, once the run is over"""
+_LEFT_OUT = "history/left_out."
+"""so do the models without one client each: the mean of all updates is in them"""
 _OF_NO_CONSEQUENCE = ("federation.", "corpus.path")
 """settings that may change when a run is resumed: none of them changes a number"""
 
@@ -85,7 +88,11 @@ class RunCheckpoints:
 
     def _seal(self, tensors: dict[str, Tensor], gone: Sequence[str]) -> str:
         """Move the weights that know what was deleted to the reference cache; returns the file's name."""
-        parts = {k: v for k, v in tensors.items() if k.partition("/")[0].partition(".")[0] in _SEALED}
+        parts = {
+            k: v
+            for k, v in tensors.items()
+            if k.partition("/")[0].partition(".")[0] in _SEALED or k.startswith(_LEFT_OUT)
+        }
         for name in parts:
             del tensors[name]
         file = self._sealed / f"sealed-{weights_digest(parts)[:32]}.safetensors"
@@ -170,17 +177,9 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[s
     Returns:
         (key, then, now) of each
     """
-    flat_then, flat_now = dict(_flat(then)), dict(_flat(now))
+    flat_then, flat_now = dict(dotted_values(then)), dict(dotted_values(now))
     keys = [k for k in {**flat_then, **flat_now} if not k.startswith(_OF_NO_CONSEQUENCE)]
     return [(k, flat_then.get(k), flat_now.get(k)) for k in keys if flat_then.get(k) != flat_now.get(k)]
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 # ---- state and record as tensors and plain data ----------------------------------------------------------

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from fedunlearn.config import StudySettings
 from fedunlearn.config.study import StudyClaim
+from fedunlearn.dotted import dotted_values
 from fedunlearn.errors import BadInput
 from fedunlearn.study.grid import Axes, ConfigLoader, StudyCell, Variant, cells_of, variant_of
 
@@ -126,7 +126,7 @@ def study_of(settings: StudySettings, axes: Axes, sizes: Sequence[int] | None = 
 def own_variants(settings: StudySettings) -> list[Variant]:
     """List the variants of a study's settings, without those of its sweeps."""
     return [
-        Variant(v.name, v.method, tuple(_flat(v.settings.model_dump() if v.settings else {})))
+        Variant(v.name, v.method, tuple(dotted_values(v.settings.model_dump() if v.settings else {})))
         for v in settings.variants
     ]
 
@@ -140,14 +140,6 @@ def _variants(settings: StudySettings) -> dict[str, Variant]:
             changed = {**dict(swept.settings), sweep.key: value}
             found[name] = Variant(name, swept.algorithm, tuple(changed.items()))
     return found
-
-
-def _flat(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{before}{key}.")
-        else:
-            yield before + key, value
 
 
 def _unknown(settings: StudySettings) -> Iterator[str]:

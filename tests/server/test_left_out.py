@@ -8,6 +8,7 @@ import torch
 from flwr.app import Context, Message
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from small_run import prepared, run_small, small_config, without_times
 from tiny_model import TinyModel, forget_set
 
@@ -136,3 +137,12 @@ def test_an_original_from_the_cache_brings_them(tmp_path: Path) -> None:
     origins = [found["times"]["references"]["original"] for found in (first, again)]
     assert origins == ["trained", "cached"]
     assert without_times(first) == without_times(again)
+
+
+def test_what_is_kept_of_the_others_leaves_the_folder_of_a_finished_run(tmp_path: Path) -> None:
+    """It holds the mean of all updates, that of the deleted speech too; the reference cache has it."""
+    run_small(tmp_path / "run", small_config(), cache=tmp_path / "cache")
+    newest = sorted((tmp_path / "run" / "checkpoints" / "standing").glob("*.safetensors"))[-1]
+    (sealed,) = (tmp_path / "cache").glob("sealed-*.safetensors")
+    held = [{name for name in load_file(file) if "left_out." in name} for file in (newest, sealed)]
+    assert held[0] == set() and held[1]

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from fedunlearn.caveats import decisive_caveat
+from fedunlearn.dotted import dotted_values
 from fedunlearn.report.names import method_name
 from fedunlearn.report.statistics import Spread, Spreads, group_of, pool_all, seed_means, spreads
 from fedunlearn.report.values import MISSING, plain
@@ -53,7 +54,7 @@ class Run:
     @cached_property
     def settings(self) -> dict[str, str]:
         """Dotted key of each setting -> its value as text."""
-        return dict(_flat(self.results.config))
+        return {key: _text(value) for key, value in dotted_values(self.results.config)}
 
     @cached_property
     def versions(self) -> dict[str, str]:
@@ -286,10 +287,5 @@ def _observed(pairs: Sequence[tuple[ComparedRun, Run]], value: Value) -> pd.Data
     return pd.DataFrame(found, columns=["entry", "seed", "value"]).astype({"value": float})
 
 
-def _flat(node: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, str]]:
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{before}{key}.")
-        else:
-            text = json.dumps(value, ensure_ascii=False) if isinstance(value, list) else plain(value)
-            yield f"{before}{key}", text
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else plain(value)
