@@ -64,7 +64,7 @@ def train(
     rng: np.random.Generator,
     objective: LossFunction = descend_cross_entropy,
 ) -> float:
-    """Train a model in place by SGD with momentum, whose velocity starts at zero.
+    """Train a model in place by SGD with momentum, or AdamW; the optimiser's state starts at zero.
 
     Args:
         model: the model, changed in place; its training flag is restored.
@@ -88,7 +88,7 @@ def train(
         raise ValueError("nothing to train on: the set of examples is empty")
     _refuse_misplaced(model, settings)
     weights: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
-    velocities = [torch.zeros_like(w) for w in weights]
+    take_step = _optimiser(weights, settings, lr)
     steps = settings.work.steps_on(len(examples), settings.batch_size)
     was_training, losses = model.training, list[tuple[float, int]]()
     model.train()
@@ -102,7 +102,7 @@ def train(
                     f"training: the loss is {value} at step {step} (lr {lr:g}): lower the learning rate"
                 )
             gradients = clip_gradients(torch.autograd.grad(loss, weights), settings.gradient_clip)
-            sgd_step(weights, velocities, gradients, lr, settings.momentum, settings.weight_decay)
+            take_step(gradients)
             losses.append((value, len(index)))
     model.train(was_training)
     last = losses[-math.ceil(len(examples) / settings.batch_size) :]
@@ -216,6 +216,28 @@ def sgd_step(
             if weight_decay:
                 torch._foreach_add_(velocity, weight, alpha=weight_decay)
             torch._foreach_add_(weight, velocity, alpha=-lr)
+
+
+def _optimiser(
+    weights: list[Tensor], settings: LocalSettings, lr: float
+) -> Callable[[Sequence[Tensor]], None]:
+    """Return what takes one step on the weights, given their gradients."""
+    if settings.optimizer == "sgd":
+        velocities = [torch.zeros_like(w) for w in weights]
+        return lambda gradients: sgd_step(
+            weights, velocities, gradients, lr, settings.momentum, settings.weight_decay
+        )
+    adamw = torch.optim.AdamW(
+        weights, lr=lr, betas=(settings.momentum, 0.999), weight_decay=settings.weight_decay
+    )
+
+    def take_step(gradients: Sequence[Tensor]) -> None:
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient
+        adamw.step()
+        adamw.zero_grad()
+
+    return take_step
 
 
 def clip_gradients(gradients: Sequence[Tensor], largest: float) -> Sequence[Tensor]:
