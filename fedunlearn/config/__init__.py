@@ -413,12 +413,13 @@ class Config(Settings):
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
 
-def load(file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
-    """Read an experiment from a TOML file and apply overrides.
+def load(file: Path | Sequence[Path] | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read an experiment from TOML files and apply overrides.
 
     Args:
-        file: a TOML file; None = the built-in defaults.
-        overrides: dotted keys and their values, which replace those of the file.
+        file: a TOML file, or several, of which each replaces the keys that it has in common with those
+            before it; None = the built-in defaults.
+        overrides: dotted keys and their values, which replace those of the files.
 
     Returns:
         The validated experiment.
@@ -426,13 +427,14 @@ def load(file: Path | None = None, overrides: Mapping[str, Any] | None = None) -
     Raises:
         BadInput: with every error found, one line each.
     """
-    source = str(file) if file else "options"
+    files = [file] if isinstance(file, Path) else list(file or ())
+    source = " + ".join(map(str, files)) or "options"
     tree: dict[str, Any] = {}
-    if file is not None:
+    for each in files:
         try:
-            tree = tomllib.loads(read_text(file, kind="valid TOML"))
+            _put_over(tree, tomllib.loads(read_text(each, kind="valid TOML")))
         except (ValueError, RecursionError) as error:
-            raise BadInput(f"{file}: is not valid TOML ({error})") from error
+            raise BadInput(f"{each}: is not valid TOML ({error})") from error
     problems = [p for key, value in (overrides or {}).items() if (p := _place(tree, key, value))]
     tree = _lists_to_tuples(tree)
     _make_canonical(tree)
@@ -576,6 +578,16 @@ def parse_override(text: str) -> tuple[str, Any]:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return key.strip(), value.strip()
+
+
+def _put_over(tree: dict[str, Any], other: Mapping[str, Any]) -> None:
+    """Put the settings of another file into a tree, section by section."""
+    for key, value in other.items():
+        below = tree.get(key)
+        if isinstance(below, dict) and isinstance(value, Mapping):
+            _put_over(below, value)
+        else:
+            tree[key] = value
 
 
 def _place(tree: dict[str, Any], key: str, value: Any) -> str | None:
