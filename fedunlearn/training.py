@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from fedunlearn.config import LocalSettings, TrainingSettings
 from fedunlearn.examples import Examples
 from fedunlearn.models.contract import EmotionModel
+from fedunlearn.models.explicit import ExplicitGradients
 from fedunlearn.models.frontend import frame_mask
 
 MEAN_STEP = 0.5
@@ -87,26 +89,120 @@ def train(
     if len(examples) == 0:
         raise ValueError("nothing to train on: the set of examples is empty")
     _refuse_misplaced(model, settings)
-    weights: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
-    velocities = [torch.zeros_like(w) for w in weights]
     steps = settings.work.steps_on(len(examples), settings.batch_size)
     was_training, losses = model.training, list[tuple[float, int]]()
     model.train()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(rng.integers(2**62)))
+        descent = _descent(model, examples, settings, lr, rng, objective)
         for step, index in enumerate(islice(_batches(len(examples), settings.batch_size, rng), steps), 1):
-            loss = objective(*_classified(model, examples, index, settings, rng))
-            value = loss.item()
+            value = descent.loss(index)
             if not math.isfinite(value):
                 raise TrainingDiverged(
                     f"training: the loss is {value} at step {step} (lr {lr:g}): lower the learning rate"
                 )
-            gradients = clip_gradients(torch.autograd.grad(loss, weights), settings.gradient_clip)
-            sgd_step(weights, velocities, gradients, lr, settings.momentum, settings.weight_decay)
+            descent.step()
             losses.append((value, len(index)))
     model.train(was_training)
     last = losses[-math.ceil(len(examples) / settings.batch_size) :]
     return sum(value * size for value, size in last) / sum(size for _, size in last) if last else math.nan
+
+
+class _Descent(Protocol):
+    """SGD with momentum, a batch at a time."""
+
+    def loss(self, index: Tensor) -> float:
+        """Compute the loss of a batch, positions [b], and what its step needs."""
+        ...
+
+    def step(self) -> None:
+        """Take the step of the last batch."""
+        ...
+
+
+def _descent(
+    model: EmotionModel,
+    examples: Examples,
+    settings: LocalSettings,
+    lr: float,
+    rng: np.random.Generator,
+    objective: LossFunction,
+) -> _Descent:
+    if objective is descend_cross_entropy:
+        gradients = model.explicit_gradients(examples, torch.default_generator)
+        if gradients is not None:
+            return _ExplicitDescent(gradients, examples.labels, model.classes, settings, lr, rng)
+    return _AutogradDescent(model, examples, settings, lr, rng, objective)
+
+
+class _AutogradDescent:
+    def __init__(
+        self,
+        model: EmotionModel,
+        examples: Examples,
+        settings: LocalSettings,
+        lr: float,
+        rng: np.random.Generator,
+        objective: LossFunction,
+    ) -> None:
+        self._model, self._examples, self._settings, self._lr = model, examples, settings, lr
+        self._rng, self._objective = rng, objective
+        self._weights: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
+        self._velocities = [torch.zeros_like(w) for w in self._weights]
+
+    def loss(self, index: Tensor) -> float:
+        batch = _classified(self._model, self._examples, index, self._settings, self._rng)
+        self._loss = self._objective(*batch)
+        return self._loss.item()
+
+    def step(self) -> None:
+        settings = self._settings
+        gradients = clip_gradients(torch.autograd.grad(self._loss, self._weights), settings.gradient_clip)
+        rates = self._lr, settings.momentum, settings.weight_decay
+        sgd_step(self._weights, self._velocities, gradients, *rates)
+
+
+class _ExplicitDescent:
+    """The same steps as by autograd, up to rounding, with the same draws of random numbers."""
+
+    def __init__(
+        self,
+        gradients: ExplicitGradients,
+        labels: Tensor,
+        classes: int,
+        settings: LocalSettings,
+        lr: float,
+        rng: np.random.Generator,
+    ) -> None:
+        self._gradients, self._settings, self._lr, self._rng = gradients, settings, lr, rng
+        smoothing = settings.label_smoothing
+        self._targets = F.one_hot(labels, classes).float().mul_(1 - smoothing).add_(smoothing / classes)
+        self._velocities = [torch.zeros_like(w) for w in gradients.weights]
+
+    def loss(self, index: Tensor) -> float:
+        inputs, targets = self._gradients.inputs.index_select(0, index), self._targets.index_select(0, index)
+        settings, rng = self._settings, self._rng
+        if settings.mixup and len(index) > 1:
+            partner = torch.from_numpy(rng.permutation(len(index)))
+            share = rng.beta(settings.mixup, settings.mixup)
+            inputs, targets = (share * of + (1 - share) * of[partner] for of in (inputs, targets))
+        if settings.feature_noise:
+            drawn = torch.from_numpy(rng.standard_normal(inputs.shape, dtype=np.float32))
+            inputs = inputs.add_(drawn, alpha=settings.feature_noise)
+        loss, self._found = self._gradients.loss_and_gradients(inputs, targets)
+        return loss
+
+    def step(self) -> None:
+        settings, scale = self._settings, 1.0
+        if settings.gradient_clip:
+            norm = math.sqrt(sum(gradient.sum_of_squares for gradient in self._found))
+            scale = settings.gradient_clip / norm if norm > settings.gradient_clip else 1.0
+        weights, velocities = self._gradients.weights, self._velocities
+        for gradient, velocity, its_bias in zip(self._found, velocities[::2], velocities[1::2], strict=True):
+            gradient.add_to(velocity, its_bias, settings.momentum, scale)
+        if settings.weight_decay:
+            torch._foreach_add_(velocities, weights, alpha=settings.weight_decay)
+        torch._foreach_add_(weights, velocities, alpha=-self._lr)
 
 
 @torch.inference_mode()

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from fedunlearn.audio import SAMPLE_RATE
+from fedunlearn.examples import Examples
 from fedunlearn.models.contract import MelModel, Standardise
+from fedunlearn.models.explicit import ExplicitGradients, LinearGradient
 from fedunlearn.models.frontend import HOP, N_MELS, LogMel, frame_mask
 
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -130,3 +132,55 @@ class FunctionalsModel(MelModel):
         """Compute logits [B, C] from functionals [B, 1, 720], see ``EmotionModel.classify``."""
         logits: Tensor = self.head(self.norm(features[:, 0]))
         return logits
+
+    def explicit_gradients(self, examples: Examples, rng: torch.Generator) -> ExplicitGradients | None:
+        """Return the gradients of the perceptron, see ``EmotionModel.explicit_gradients``.
+
+        Derived classes may compute something else, and frozen weights have no gradients: they train by
+        autograd.
+        """
+        own = type(self) is FunctionalsModel and all(p.requires_grad for p in self.parameters())
+        match tuple(self.head):
+            case nn.Linear() as hidden, nn.ReLU(), nn.Dropout() as dropout, nn.Linear() as output if own:
+                return PerceptronGradients(self.norm(examples.features[:, 0]), hidden, output, dropout.p, rng)
+        return None
+
+
+class PerceptronGradients(ExplicitGradients):
+    """The gradients of a perceptron with one hidden layer: linear, ReLU, dropout, linear.
+
+    Dropout draws what ``nn.Dropout`` would draw from a generator in the same state.
+
+    Args:
+        inputs: [n, D], of the examples.
+        hidden: first layer.
+        output: second layer.
+        dropout: probability in [0, 1).
+        rng: source of dropout.
+    """
+
+    def __init__(
+        self, inputs: Tensor, hidden: nn.Linear, output: nn.Linear, dropout: float, rng: torch.Generator
+    ) -> None:
+        layers = hidden, output
+        self.inputs = inputs
+        self.weights = [p.detach() for layer in layers for p in (layer.weight, layer.bias)]
+        self._kept, self._rng = 1.0 - dropout, rng
+
+    def loss_and_gradients(self, inputs: Tensor, targets: Tensor) -> tuple[float, list[LinearGradient]]:
+        """Compute loss and gradients of a batch, see ``ExplicitGradients``."""
+        weight, bias, output_weight, output_bias = self.weights
+        # [hidden, b] is faster than [b, hidden]: the larger matrix is read row by row.
+        hidden = torch.mm(weight, inputs.T).T.add_(bias).relu_()
+        mask = None
+        if self._kept < 1.0:
+            mask = torch.empty(hidden.shape).bernoulli_(self._kept, generator=self._rng).div_(self._kept)
+            hidden.mul_(mask)
+        log_p = torch.addmm(output_bias, hidden, output_weight.T).log_softmax(1)
+        # d loss / d logits = (p - target) / b
+        to_logits = log_p.exp().sub_(targets).div_(len(inputs))
+        to_hidden = torch.mm(to_logits, output_weight).mul_(hidden > 0)
+        if mask is not None:
+            to_hidden.mul_(mask)
+        loss = -float(torch.dot(log_p.view(-1), targets.view(-1))) / len(inputs)
+        return loss, [LinearGradient(inputs, to_hidden), LinearGradient(hidden, to_logits)]

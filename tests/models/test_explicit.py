@@ -1,0 +1,183 @@
+"""Explicit gradients against autograd."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fedunlearn.config import LocalSettings
+from fedunlearn.examples import Examples
+from fedunlearn.models.contract import EmotionModel
+from fedunlearn.models.explicit import LinearGradient
+from fedunlearn.models.functionals import FunctionalsModel
+from fedunlearn.seeding import rng_for, torch_rng_for
+from fedunlearn.training import TrainingDiverged, train
+
+CLASSES = 5
+
+
+def perceptron(dropout: float = 0.0, kind: type[FunctionalsModel] = FunctionalsModel) -> FunctionalsModel:
+    """With weights and standardisation drawn at random."""
+    rng = torch_rng_for(1, "model")
+    model = kind(CLASSES, hidden=16, dropout=dropout)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=rng) / parameter.shape[-1] ** 0.5)
+    model.norm.mean.copy_(torch.randn(model.dims, generator=rng))
+    model.norm.std.copy_(0.5 + torch.rand(model.dims, generator=rng))
+    return model
+
+
+def utterances(count: int, seed: int = 0, size: float = 1.0) -> Examples:
+    features = size * torch.randn(count, 1, FunctionalsModel.dims, generator=torch_rng_for(seed, "features"))
+    labels = torch.from_numpy(rng_for(seed, "labels").integers(0, CLASSES, count))
+    return Examples(features, torch.ones(count, dtype=torch.int64), labels)
+
+
+def by_autograd(batch: Examples, logits: Tensor, cross_entropy: Tensor) -> Tensor:
+    """The ordinary loss, as a user's own objective, which the explicit gradients are not of."""
+    return cross_entropy
+
+
+def largest_difference(one: EmotionModel, other: EmotionModel) -> float:
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return max(float((a - b).detach().abs().max()) for a, b in pairs)
+
+
+OPTIONS: dict[str, LocalSettings] = {
+    "plain": LocalSettings(),
+    "no momentum": LocalSettings(momentum=0.0),
+    "clipped": LocalSettings(gradient_clip=0.05),
+    "unclipped": LocalSettings(gradient_clip=0.0),
+    "weight decay": LocalSettings(weight_decay=0.01),
+    "label smoothing": LocalSettings(label_smoothing=0.2),
+    "noise": LocalSettings(feature_noise=0.3),
+    "mixup": LocalSettings(mixup=0.4),
+    "all": LocalSettings(
+        gradient_clip=1.0, weight_decay=0.01, label_smoothing=0.2, feature_noise=0.3, mixup=0.4
+    ),
+}
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("steps", [1, 4, 15])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_training_is_that_by_autograd(name: str, steps: int, dropout: float) -> None:
+    """Same draws, same loss and same weights up to rounding; batches of 16, 16 and 5."""
+    chosen = OPTIONS[name].model_copy(update={"steps": steps})
+    ours, theirs, examples = perceptron(dropout), perceptron(dropout), utterances(37)
+    loss = train(ours, examples, chosen, 0.02, rng_for(1, "a"))
+    expected = train(theirs, examples, chosen, 0.02, rng_for(1, "a"), by_autograd)
+    assert loss == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    assert largest_difference(ours, theirs) <= 1e-6
+    assert largest_difference(ours, perceptron(dropout)) > 1e-4, "and it did train"
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    count=st.integers(1, 60),
+    batch=st.integers(1, 20),
+    seed=st.integers(0, 1000),
+    momentum=st.floats(0.0, 0.95),
+    clip=st.floats(0.1, 10.0),
+    dropout=st.sampled_from([0.0, 0.5]),
+    mixup=st.sampled_from([0.0, 1.0]),
+)
+def test_training_is_that_by_autograd_of_any_size(
+    count: int, batch: int, seed: int, momentum: float, clip: float, dropout: float, mixup: float
+) -> None:
+    chosen = LocalSettings(
+        steps=6, batch_size=batch, momentum=momentum, gradient_clip=clip, mixup=mixup, label_smoothing=0.1
+    )
+    ours, theirs, examples = perceptron(dropout), perceptron(dropout), utterances(count, seed)
+    loss = train(ours, examples, chosen, 0.01, rng_for(seed, "a"))
+    assert loss == pytest.approx(
+        train(theirs, examples, chosen, 0.01, rng_for(seed, "a"), by_autograd), rel=1e-6, abs=1e-6
+    )
+    assert largest_difference(ours, theirs) <= 1e-6
+
+
+def test_loss_and_gradients_are_those_of_autograd() -> None:
+    model, examples = perceptron(), utterances(9)
+    explicit = model.explicit_gradients(examples, torch.Generator())
+    assert explicit is not None
+    targets = torch.softmax(torch.randn(9, CLASSES, generator=torch_rng_for(3, "targets")), 1)
+    loss, found = explicit.loss_and_gradients(explicit.inputs, targets)
+    logits = model.classify(examples.features, examples.frames)
+    expected = torch.nn.functional.cross_entropy(logits, targets)
+    wanted = torch.autograd.grad(expected, list(model.parameters()))
+    assert loss == pytest.approx(expected.item(), rel=1e-6)
+    for layer, gradient in enumerate(found):
+        weight, bias = torch.full_like(wanted[2 * layer], 7.0), torch.full_like(wanted[2 * layer + 1], 7.0)
+        gradient.add_to(weight, bias, 0.0, 1.0)
+        torch.testing.assert_close(weight, wanted[2 * layer], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(bias, wanted[2 * layer + 1], rtol=1e-5, atol=1e-6)
+
+
+def test_a_dense_layers_gradient_by_hand() -> None:
+    """Inputs (1, 2), (0, 1), output gradients (3), (-1): W gets 3 (1, 2) - (0, 1) = (3, 5), b gets 2."""
+    gradient = LinearGradient(torch.tensor([[1.0, 2.0], [0.0, 1.0]]), torch.tensor([[3.0], [-1.0]]))
+    assert gradient.sum_of_squares == 9 + 25 + 4
+    weight, bias = torch.tensor([[10.0, 20.0]]), torch.tensor([30.0])
+    gradient.add_to(weight, bias, 0.5, 2.0)
+    assert weight.tolist() == [[5 + 6, 10 + 10]] and bias.tolist() == [15 + 4]
+
+
+@given(st.integers(1, 8), st.integers(0, 1000), st.floats(-15, 15))
+def test_the_norm_of_a_dense_layers_gradient(batch: int, seed: int, exponent: float) -> None:
+    """Also where squares are beyond float32."""
+    rng = np.random.default_rng(seed)
+    inputs, outputs = rng.standard_normal((batch, 6)), 10**exponent * rng.standard_normal((batch, 3))
+    gradient = LinearGradient(torch.from_numpy(inputs).float(), torch.from_numpy(outputs).float())
+    whole = np.linalg.norm(np.vstack([inputs.T, np.ones(batch)]) @ outputs)
+    assert math.sqrt(gradient.sum_of_squares) == pytest.approx(whole, rel=1e-4)
+
+
+def test_identical_utterances_train_like_by_autograd() -> None:
+    """The span of the examples has fewer directions than there are examples."""
+    few = utterances(3)
+    examples = few.take(torch.arange(30) % 3)
+    ours, theirs = perceptron(), perceptron()
+    train(ours, examples, LocalSettings(), 0.02, rng_for(1, "a"))
+    train(theirs, examples, LocalSettings(), 0.02, rng_for(1, "a"), by_autograd)
+    assert largest_difference(ours, theirs) <= 1e-6
+
+
+class Tempered(FunctionalsModel):
+    """A derived class with other logits, whose gradients are other ones."""
+
+    def classify(self, features: Tensor, frames: Tensor) -> Tensor:
+        return super().classify(features, frames) / 3
+
+
+def test_a_derived_class_and_frozen_weights_train_by_autograd() -> None:
+    examples = utterances(20)
+    frozen = perceptron()
+    first = frozen.head[0]
+    assert isinstance(first, torch.nn.Linear)
+    first.requires_grad_(False)
+    before = first.weight.clone()
+    for model in (perceptron(kind=Tempered), frozen):
+        assert model.explicit_gradients(examples, torch.Generator()) is None
+        assert math.isfinite(train(model, examples, LocalSettings(), 0.02, rng_for(1, "a")))
+    assert torch.equal(first.weight, before)
+    tempered, theirs = perceptron(kind=Tempered), perceptron(kind=Tempered)
+    train(tempered, examples, LocalSettings(), 0.02, rng_for(1, "a"))
+    train(theirs, examples, LocalSettings(), 0.02, rng_for(1, "a"), by_autograd)
+    assert largest_difference(tempered, theirs) == 0.0
+
+
+@pytest.mark.parametrize("clip", [0.0, 5.0])
+def test_divergence_is_found_at_the_step_at_which_autograd_finds_it(clip: float) -> None:
+    examples, found = utterances(20), list[str]()
+    for objective in ({}, {"objective": by_autograd}):
+        with pytest.raises(TrainingDiverged) as raised:
+            train(
+                perceptron(), examples, LocalSettings(gradient_clip=clip), 1e30, rng_for(1, "a"), **objective
+            )
+        found.append(str(raised.value).partition("at step")[2])
+    assert found[0] == found[1]
