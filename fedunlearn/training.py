@@ -103,6 +103,7 @@ def train(
                 )
             descent.step()
             losses.append((value, len(index)))
+    descent.finish()
     model.train(was_training)
     last = losses[-math.ceil(len(examples) / settings.batch_size) :]
     return sum(value * size for value, size in last) / sum(size for _, size in last) if last else math.nan
@@ -119,6 +120,10 @@ class _Descent(Protocol):
         """Take the step of the last batch."""
         ...
 
+    def finish(self) -> None:
+        """Make sure that the model has the trained weights."""
+        ...
+
 
 def _descent(
     model: EmotionModel,
@@ -129,7 +134,9 @@ def _descent(
     objective: LossFunction,
 ) -> _Descent:
     if objective is descend_cross_entropy:
-        gradients = model.explicit_gradients(examples, torch.default_generator)
+        uses = settings.work.steps_on(len(examples), settings.batch_size) * settings.batch_size
+        in_span = not settings.feature_noise and not settings.weight_decay and uses >= len(examples)
+        gradients = model.explicit_gradients(examples, torch.default_generator, in_span)
         if gradients is not None:
             return _ExplicitDescent(gradients, examples.labels, model.classes, settings, lr, rng)
     return _AutogradDescent(model, examples, settings, lr, rng, objective)
@@ -161,6 +168,9 @@ class _AutogradDescent:
         rates = self._lr, settings.momentum, settings.weight_decay
         sgd_step(self._weights, self._velocities, gradients, *rates)
 
+    def finish(self) -> None:
+        pass
+
 
 class _ExplicitDescent:
     """The same steps as by autograd, up to rounding, with the same draws of random numbers."""
@@ -177,7 +187,7 @@ class _ExplicitDescent:
         self._gradients, self._settings, self._lr, self._rng = gradients, settings, lr, rng
         smoothing = settings.label_smoothing
         self._targets = F.one_hot(labels, classes).float().mul_(1 - smoothing).add_(smoothing / classes)
-        self._velocities = [torch.zeros_like(w) for w in gradients.weights]
+        self._velocity = torch.zeros_like(gradients.weights)
 
     def loss(self, index: Tensor) -> float:
         inputs, targets = self._gradients.inputs.index_select(0, index), self._targets.index_select(0, index)
@@ -189,20 +199,18 @@ class _ExplicitDescent:
         if settings.feature_noise:
             drawn = torch.from_numpy(rng.standard_normal(inputs.shape, dtype=np.float32))
             inputs = inputs.add_(drawn, alpha=settings.feature_noise)
-        loss, self._found = self._gradients.loss_and_gradients(inputs, targets)
-        return loss
+        return self._gradients.loss(inputs, targets)
 
     def step(self) -> None:
-        settings, scale = self._settings, 1.0
-        if settings.gradient_clip:
-            norm = math.sqrt(sum(gradient.sum_of_squares for gradient in self._found))
-            scale = settings.gradient_clip / norm if norm > settings.gradient_clip else 1.0
-        weights, velocities = self._gradients.weights, self._velocities
-        for gradient, velocity, its_bias in zip(self._found, velocities[::2], velocities[1::2], strict=True):
-            gradient.add_to(velocity, its_bias, settings.momentum, scale)
+        settings, weights, gradient = self._settings, self._gradients.weights, self._gradients.gradient
+        scale = _clip_factor([gradient], settings.gradient_clip)
+        self._velocity.mul_(settings.momentum).add_(gradient, alpha=scale)
         if settings.weight_decay:
-            torch._foreach_add_(velocities, weights, alpha=settings.weight_decay)
-        torch._foreach_add_(weights, velocities, alpha=-self._lr)
+            self._velocity.add_(weights, alpha=settings.weight_decay)
+        weights.add_(self._velocity, alpha=-self._lr)
+
+    def finish(self) -> None:
+        self._gradients.finish()
 
 
 @torch.inference_mode()
@@ -321,11 +329,16 @@ def clip_gradients(gradients: Sequence[Tensor], largest: float) -> Sequence[Tens
         gradients: one for each parameter.
         largest: largest norm; 0 = any. A gradient that is not longer comes back as it is.
     """
+    scale = _clip_factor(gradients, largest)
+    return gradients if scale == 1.0 else [g * scale for g in gradients]
+
+
+def _clip_factor(gradients: Sequence[Tensor], largest: float) -> float:
     if not largest:
-        return gradients
+        return 1.0
     norms = [torch.linalg.vector_norm(g, dtype=torch.float64) for g in gradients]
     norm = math.hypot(*map(float, norms))  # read when all are under way
-    return [g * (largest / norm) for g in gradients] if norm > largest else gradients
+    return largest / norm if norm > largest else 1.0
 
 
 def _batches(count: int, size: int, rng: np.random.Generator) -> Iterator[Tensor]:

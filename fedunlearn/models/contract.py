@@ -177,12 +177,16 @@ class EmotionModel(nn.Module, ABC):
             Logits [B, C].
         """
 
-    def explicit_gradients(self, examples: Examples, rng: torch.Generator) -> ExplicitGradients | None:
+    def explicit_gradients(
+        self, examples: Examples, rng: torch.Generator, in_span: bool
+    ) -> ExplicitGradients | None:
         """Return the cross-entropy and its gradients written out, with which training is faster.
 
         Args:
             examples: on which the model is trained.
             rng: source of dropout.
+            in_span: whether all inputs are examples or mixtures of them, the weights do not decay, and each
+                example is used about once or more.
 
         Returns:
             None, as here: the model trains by autograd.
