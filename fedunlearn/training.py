@@ -185,8 +185,9 @@ class _ExplicitDescent:
         rng: np.random.Generator,
     ) -> None:
         self._gradients, self._settings, self._lr, self._rng = gradients, settings, lr, rng
-        smoothing = settings.label_smoothing
-        self._targets = F.one_hot(labels, classes).float().mul_(1 - smoothing).add_(smoothing / classes)
+        rest = settings.label_smoothing / classes
+        truth = 1 - settings.label_smoothing + rest
+        self._targets = torch.full((len(labels), classes), rest).scatter_(1, labels[:, None], truth)
         self._velocity = torch.zeros_like(gradients.weights)
 
     def loss(self, index: Tensor) -> float:
@@ -226,12 +227,14 @@ def predict(model: EmotionModel, examples: Examples, batch_size: int = 256) -> T
         Logits [n, C].
     """
     was_training = model.training
-    model.eval()
+    if was_training:
+        model.eval()
     logits = [torch.zeros(0, model.classes)]
     for start in range(0, len(examples), batch_size):
         batch = examples.take(torch.arange(start, min(start + batch_size, len(examples))))
         logits.append(model.classify(batch.features, batch.frames))
-    model.train(was_training)
+    if was_training:
+        model.train()
     return torch.cat(logits)
 
 

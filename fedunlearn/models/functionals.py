@@ -157,7 +157,7 @@ class PerceptronGradients(ExplicitGradients):
 
     Dropout draws what ``nn.Dropout`` would draw from a generator in the same state.
 
-    The gradient of the first layer's weights W lies in the span of the inputs X. Where examples are few, it is
+    The gradient of the first layer's weights W lies in the span of the inputs X. Of few examples it is
     computed in an orthonormal basis Q of the span: with X = R Q^T the inputs are R and the weights W Q, which
     have as many columns as there are examples. Gradients and steps have the same lengths in both bases.
 
