@@ -66,7 +66,7 @@ def train(
     rng: np.random.Generator,
     objective: LossFunction = descend_cross_entropy,
 ) -> float:
-    """Train a model in place by SGD with momentum, whose velocity starts at zero.
+    """Train a model in place by SGD with momentum, or AdamW; the optimiser's state starts at zero.
 
     Args:
         model: the model, changed in place; its training flag is restored.
@@ -94,104 +94,106 @@ def train(
     model.train()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(rng.integers(2**62)))
-        descent = _descent(model, examples, settings, lr, rng, objective)
+        found = _gradients(model, examples, settings, rng, objective)
+        take_step = _optimiser(found.weights, settings, lr)
         for step, index in enumerate(islice(_batches(len(examples), settings.batch_size, rng), steps), 1):
-            value = descent.loss(index)
+            value = found.loss(index)
             if not math.isfinite(value):
                 raise TrainingDiverged(
                     f"training: the loss is {value} at step {step} (lr {lr:g}): lower the learning rate"
                 )
-            descent.step()
+            take_step(clip_gradients(found.gradients(), settings.gradient_clip))
             losses.append((value, len(index)))
-    descent.finish()
+        found.finish()
     model.train(was_training)
     last = losses[-math.ceil(len(examples) / settings.batch_size) :]
     return sum(value * size for value, size in last) / sum(size for _, size in last) if last else math.nan
 
 
-class _Descent(Protocol):
-    """SGD with momentum, a batch at a time."""
+class _Gradients(Protocol):
+    """Loss and gradients, a batch at a time.
+
+    Attributes:
+        weights: to be changed in place.
+    """
+
+    weights: list[Tensor]
 
     def loss(self, index: Tensor) -> float:
-        """Compute the loss of a batch, positions [b], and what its step needs."""
+        """Compute the loss of a batch, positions [b]."""
         ...
 
-    def step(self) -> None:
-        """Take the step of the last batch."""
+    def gradients(self) -> Sequence[Tensor]:
+        """Return the gradients of the last batch, one for each of ``weights``."""
         ...
 
     def finish(self) -> None:
-        """Make sure that the model has the trained weights."""
+        """Make sure that the model has the weights."""
         ...
 
 
-def _descent(
+def _gradients(
     model: EmotionModel,
     examples: Examples,
     settings: LocalSettings,
-    lr: float,
     rng: np.random.Generator,
     objective: LossFunction,
-) -> _Descent:
+) -> _Gradients:
     if objective is descend_cross_entropy:
+        # AdamW scales each coordinate for itself, so that it depends on the basis.
+        plain = settings.optimizer == "sgd" and not settings.feature_noise and not settings.weight_decay
         uses = settings.work.steps_on(len(examples), settings.batch_size) * settings.batch_size
-        in_span = not settings.feature_noise and not settings.weight_decay and uses >= len(examples)
-        gradients = model.explicit_gradients(examples, torch.default_generator, in_span)
-        if gradients is not None:
-            return _ExplicitDescent(gradients, examples.labels, model.classes, settings, lr, rng)
-    return _AutogradDescent(model, examples, settings, lr, rng, objective)
+        in_span = plain and uses >= len(examples)
+        explicit = model.explicit_gradients(examples, torch.default_generator, in_span)
+        if explicit is not None:
+            return _Explicit(explicit, examples.labels, model.classes, settings, rng)
+    return _ByAutograd(model, examples, settings, rng, objective)
 
 
-class _AutogradDescent:
+class _ByAutograd:
     def __init__(
         self,
         model: EmotionModel,
         examples: Examples,
         settings: LocalSettings,
-        lr: float,
         rng: np.random.Generator,
         objective: LossFunction,
     ) -> None:
-        self._model, self._examples, self._settings, self._lr = model, examples, settings, lr
+        self._model, self._examples, self._settings = model, examples, settings
         self._rng, self._objective = rng, objective
-        self._weights: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
-        self._velocities = [torch.zeros_like(w) for w in self._weights]
+        self.weights: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
 
     def loss(self, index: Tensor) -> float:
         batch = _classified(self._model, self._examples, index, self._settings, self._rng)
         self._loss = self._objective(*batch)
         return self._loss.item()
 
-    def step(self) -> None:
-        settings = self._settings
-        gradients = clip_gradients(torch.autograd.grad(self._loss, self._weights), settings.gradient_clip)
-        rates = self._lr, settings.momentum, settings.weight_decay
-        sgd_step(self._weights, self._velocities, gradients, *rates)
+    def gradients(self) -> Sequence[Tensor]:
+        return torch.autograd.grad(self._loss, self.weights)
 
     def finish(self) -> None:
         pass
 
 
-class _ExplicitDescent:
-    """The same steps as by autograd, up to rounding, with the same draws of random numbers."""
+class _Explicit:
+    """The same up to rounding, with the same draws of random numbers."""
 
     def __init__(
         self,
-        gradients: ExplicitGradients,
+        explicit: ExplicitGradients,
         labels: Tensor,
         classes: int,
         settings: LocalSettings,
-        lr: float,
         rng: np.random.Generator,
     ) -> None:
-        self._gradients, self._settings, self._lr, self._rng = gradients, settings, lr, rng
+        self._explicit, self._settings, self._rng = explicit, settings, rng
+        self.weights = [explicit.weights]
         rest = settings.label_smoothing / classes
         truth = 1 - settings.label_smoothing + rest
         self._targets = torch.full((len(labels), classes), rest).scatter_(1, labels[:, None], truth)
-        self._velocity = torch.zeros_like(gradients.weights)
 
     def loss(self, index: Tensor) -> float:
-        inputs, targets = self._gradients.inputs.index_select(0, index), self._targets.index_select(0, index)
+        inputs, targets = self._explicit.inputs.index_select(0, index), self._targets.index_select(0, index)
         settings, rng = self._settings, self._rng
         if settings.mixup and len(index) > 1:
             partner = torch.from_numpy(rng.permutation(len(index)))
@@ -199,19 +201,14 @@ class _ExplicitDescent:
             inputs, targets = (share * of + (1 - share) * of[partner] for of in (inputs, targets))
         if settings.feature_noise:
             drawn = torch.from_numpy(rng.standard_normal(inputs.shape, dtype=np.float32))
-            inputs = inputs.add_(drawn, alpha=settings.feature_noise)
-        return self._gradients.loss(inputs, targets)
+            inputs.add_(drawn, alpha=settings.feature_noise)
+        return self._explicit.loss(inputs, targets)
 
-    def step(self) -> None:
-        settings, weights, gradient = self._settings, self._gradients.weights, self._gradients.gradient
-        scale = _clip_factor([gradient], settings.gradient_clip)
-        self._velocity.mul_(settings.momentum).add_(gradient, alpha=scale)
-        if settings.weight_decay:
-            self._velocity.add_(weights, alpha=settings.weight_decay)
-        weights.add_(self._velocity, alpha=-self._lr)
+    def gradients(self) -> Sequence[Tensor]:
+        return [self._explicit.gradient]
 
     def finish(self) -> None:
-        self._gradients.finish()
+        self._explicit.finish()
 
 
 @torch.inference_mode()
@@ -325,6 +322,28 @@ def sgd_step(
             torch._foreach_add_(weight, velocity, alpha=-lr)
 
 
+def _optimiser(
+    weights: list[Tensor], settings: LocalSettings, lr: float
+) -> Callable[[Sequence[Tensor]], None]:
+    """Return what takes one step on the weights, given their gradients."""
+    if settings.optimizer == "sgd":
+        velocities = [torch.zeros_like(w) for w in weights]
+        return lambda gradients: sgd_step(
+            weights, velocities, gradients, lr, settings.momentum, settings.weight_decay
+        )
+    adamw = torch.optim.AdamW(
+        weights, lr=lr, betas=(settings.momentum, 0.999), weight_decay=settings.weight_decay
+    )
+
+    def take_step(gradients: Sequence[Tensor]) -> None:
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient
+        adamw.step()
+        adamw.zero_grad()
+
+    return take_step
+
+
 def clip_gradients(gradients: Sequence[Tensor], largest: float) -> Sequence[Tensor]:
     """Scale a gradient down to a largest L2 norm, over all of its tensors (Pascanu et al. 2013).
 
@@ -332,16 +351,11 @@ def clip_gradients(gradients: Sequence[Tensor], largest: float) -> Sequence[Tens
         gradients: one for each parameter.
         largest: largest norm; 0 = any. A gradient that is not longer comes back as it is.
     """
-    scale = _clip_factor(gradients, largest)
-    return gradients if scale == 1.0 else [g * scale for g in gradients]
-
-
-def _clip_factor(gradients: Sequence[Tensor], largest: float) -> float:
     if not largest:
-        return 1.0
+        return gradients
     norms = [torch.linalg.vector_norm(g, dtype=torch.float64) for g in gradients]
     norm = math.hypot(*map(float, norms))  # read when all are under way
-    return largest / norm if norm > largest else 1.0
+    return [g * (largest / norm) for g in gradients] if norm > largest else gradients
 
 
 def _batches(count: int, size: int, rng: np.random.Generator) -> Iterator[Tensor]:

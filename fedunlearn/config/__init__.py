@@ -149,12 +149,22 @@ class CorpusSettings(Settings):
 
 
 class LocalSettings(WorkSettings):
-    """What one client does in one ordinary training round: SGD on its own utterances."""
+    """What one client does in one ordinary training round, on its own utterances."""
 
-    batch_size: AtLeastOne = Field(default=16, description="Utterances in one SGD step.")
-    lr: Positive = Field(default=0.05, description="Learning rate of SGD.")
-    momentum: OpenFraction = Field(default=0.9, description="Momentum of SGD; 0 = plain SGD.")
-    weight_decay: NonNegative = Field(default=0.0, description="Weight decay (L2) of SGD; 0 = none.")
+    batch_size: AtLeastOne = Field(default=16, description="Utterances in one step.")
+    optimizer: Literal["sgd", "adamw"] = Field(
+        default="sgd",
+        description='"sgd", or "adamw" (Loshchilov & Hutter 2019), which transformer layers need: they learn '
+        "several times as much in a step. It begins anew in each round, and nothing of it is sent. With "
+        '"adamw", lower `lr` and `recovery.lr`: .003 and .001 in the presets for speech encoders.',
+    )
+    lr: Positive = Field(default=0.05, description="Learning rate.")
+    momentum: OpenFraction = Field(
+        default=0.9, description='Momentum of "sgd" (0 = plain SGD); beta_1 of "adamw", whose beta_2 is .999.'
+    )
+    weight_decay: NonNegative = Field(
+        default=0.0, description='Weight decay, L2 of "sgd" and decoupled of "adamw"; 0 = none.'
+    )
     gradient_clip: NonNegative = Field(
         default=5.0,
         description="Largest L2 norm of a step's gradient, over all trained weights; 0 = no clipping.",

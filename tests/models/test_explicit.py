@@ -76,6 +76,15 @@ def test_training_is_that_by_autograd(name: str, count: int, steps: int, dropout
     assert largest_difference(ours, perceptron(dropout)) > 1e-5, "and it did train"
 
 
+def test_training_by_adamw_is_that_by_autograd() -> None:
+    """It divides each gradient by its own size, so that rounding errors of small ones come to bear."""
+    chosen = LocalSettings(optimizer="adamw", weight_decay=0.01)
+    ours, theirs, examples = perceptron(), perceptron(), utterances(37)
+    train(ours, examples, chosen, 0.001, rng_for(1, "a"))
+    train(theirs, examples, chosen, 0.001, rng_for(1, "a"), by_autograd)
+    assert largest_difference(ours, theirs) <= 1e-5 < 1e-3 < largest_difference(ours, perceptron())
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     count=st.integers(1, 250),
