@@ -26,7 +26,7 @@ from fedunlearn.links import wipe_abandoned
 from fedunlearn.server.history import History
 from fedunlearn.unlearning.contract import UnknownSpeakers
 
-_FORMAT = 8
+_FORMAT = 9
 _HISTORY = "history."
 _MANIFEST = {"curve_rounds", "rows", "cost", "order", "unknown"}
 _HALF = re.compile(r"\.(sealed-)?[0-9a-f]{32}\.safetensors(\.json)?\.\d+\.tmp")

@@ -42,7 +42,7 @@ from fedunlearn.seeding import rng_for, stream_key
 from fedunlearn.training import TrainingDiverged, predict
 from fedunlearn.unlearning import METHODS
 
-_FORMAT = 2
+_FORMAT = 3
 _REPLAY = -1
 
 Arrays = dict[str, npt.NDArray[np.float32]]
