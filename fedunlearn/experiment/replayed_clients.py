@@ -74,7 +74,7 @@ class ReplayedClients:
     """
 
     def __init__(self, data: ReplayData, stream: int, outside: Collection[str] = ()) -> None:
-        self._data, self._config, self._timeline = data, data.config, data.timeline
+        self.data, self._config, self._timeline = data, data.config, data.timeline
         self._stream, self._outside = stream, frozenset(outside)
         self.model = build_model(self._config.model, data.classes, rng_for(0, "template"))
         arrays = (data.features, data.frames, data.labels)
@@ -90,7 +90,7 @@ class ReplayedClients:
         """
         key = tuple(ids)
         if key not in self._kept:
-            rows = torch.tensor([self._data.place[u] for u in key], dtype=torch.int64)
+            rows = torch.tensor([self.data.place[u] for u in key], dtype=torch.int64)
             self._kept[key] = self._all.take(rows)
         return self._kept[key]
 
@@ -185,7 +185,7 @@ class ReplayedClients:
         Args:
             ids: of the utterances.
         """
-        audio = self._data.audio
+        audio = self.data.audio
         if not audio:
             return ForgetSet(self.examples(ids), torch.zeros(len(ids), 0), torch.zeros(len(ids)).long())
         return ForgetSet(self.examples(ids), *pad([to_float(audio[u]) for u in ids]))
@@ -201,7 +201,7 @@ class ReplayedClients:
         away, later = self._outside, self._timeline.later
         return tuple(
             u
-            for u in self._data.train[client]
+            for u in self.data.train[client]
             if u not in away and u not in gone and later.get(u, 0) <= rounds_done
         )
 
@@ -212,7 +212,7 @@ class ReplayedClients:
 
         Empty where only one of several is left.
         """
-        held = {c: self.held(c, rounds_done, gone) for c in range(len(self._data.train))}
+        held = {c: self.held(c, rounds_done, gone) for c in range(len(self.data.train))}
         holding = {c: ids for c, ids in held.items() if ids}
         away = {*self._timeline.away[rounds_done], *absent}
         there = {c: ids for c, ids in holding.items() if c not in away}
@@ -225,7 +225,7 @@ class ReplayedClients:
             round_: of the timeline.
         """
         gone = self._timeline.purged(round_.timeline_round)
-        return {c: len(self.held(c, round_.rounds_done, gone)) for c in range(len(self._data.train))}
+        return {c: len(self.held(c, round_.rounds_done, gone)) for c in range(len(self.data.train))}
 
     def scalars(
         self, weights: StateDict, round_: TimelineRound, log_odds: bool, among: Collection[int] | None = None
@@ -246,7 +246,7 @@ class ReplayedClients:
         for client in sample_clients(there, most, seed, Phase.EVALUATE, round_.timeline_round):
             if among and client not in among:
                 continue
-            held_out = self.examples(u for u in self._data.test[client] if u not in gone)
+            held_out = self.examples(u for u in self.data.test[client] if u not in gone)
             own = self.examples(self.held(client, round_.rounds_done, gone)) if log_odds else None
             right, of_trained, of_held_out = evaluate(self.model, held_out, own)
             replies.append(Evaluation(right, len(held_out), of_trained, of_held_out))

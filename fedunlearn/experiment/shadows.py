@@ -32,7 +32,9 @@ from fedunlearn.config import Config
 from fedunlearn.config.unlearning import section_of
 from fedunlearn.errors import Interrupted, RunFailed
 from fedunlearn.evaluation.judge import Judge
+from fedunlearn.experiment.learned_shadows import LearnedShadows, find_or_learn
 from fedunlearn.experiment.process_pool import make_all
+from fedunlearn.experiment.reference_cache import LEARNED_FOLDER
 from fedunlearn.experiment.replay import STAGES, Replay
 from fedunlearn.experiment.replayed_clients import ReplayData
 from fedunlearn.experiment.timeline import Timeline
@@ -78,11 +80,19 @@ class Shadows:
 
 @dataclass(frozen=True)
 class ShadowTask:
-    """One federation to be played: of a shadow, or (``_REPLAY``) the run's own."""
+    """One federation to be played: of a shadow, or (``_REPLAY``) the run's own.
+
+    Attributes:
+        number: of the shadow.
+        stream: seed of its randomness.
+        inside: [K] candidates that it is trained on.
+        learned: file of what it has learned before its first unlearn step; None = not to be kept.
+    """
 
     number: int
     stream: int
     inside: npt.NDArray[np.bool_]
+    learned: Path | None = None
 
 
 def shadow_federations(
@@ -105,7 +115,8 @@ def shadow_federations(
         partition: of the run.
         timeline: ``build_timeline`` the run.
         states: the run's own "original", "unlearned" and "recovered", for the replay.
-        folder: of the reference cache; shadows are kept in its folder "shadows", each when it is finished.
+        folder: of the reference cache; shadows are kept in its folder "shadows", each when it is finished,
+            and in ``LEARNED_FOLDER`` what each has learned, for runs that unlearn in another way.
         shadows: how many, S >= 0.
         workers: processes, 0 = one a core; the result does not depend on them.
         advance: called once for each shadow, found or finished.
@@ -127,10 +138,13 @@ def shadow_federations(
         )
     contents = contents_of(judge, partition)
     cache = ShadowCache(folder / "shadows", config, timeline, contents, judge.classes)
+    learned = LearnedShadows(folder / LEARNED_FOLDER, config, timeline, contents)
     found: dict[int, Arrays] = {}
     tasks = [ShadowTask(_REPLAY, config.seed, np.ones(len(candidates), bool))]
     for number in range(shadows):
-        task = ShadowTask(number, stream_key(config.seed, "shadow", number) % 2**31, inside[number])
+        stream = stream_key(config.seed, "shadow", number) % 2**31
+        outside = [u for u, there in zip(candidates, inside[number], strict=True) if not there]
+        task = ShadowTask(number, stream, inside[number], learned.file(stream, outside))
         known = cache.find(task)
         if known is None:
             tasks.append(task)
@@ -186,7 +200,12 @@ def play(data: ReplayData, task: ShadowTask) -> Arrays:
     candidates = data.timeline.candidates
     outside = [u for u, there in zip(candidates, task.inside, strict=True) if not there]
     federation = Replay(data, task.stream, outside)
-    stages = federation.play()
+    learned = (
+        federation.learn()
+        if task.learned is None
+        else find_or_learn(task.learned, data.config, federation.learn)
+    )
+    stages = federation.finish(learned)
     if task.number == _REPLAY:
         return {f"{stage}/{k}": v.numpy() for stage, state in stages.items() for k, v in state.items()}
     logits = {}
