@@ -145,6 +145,27 @@ def request_attacks(results: Results) -> Table | None:
     return Table((Column("request"), *(Column(model, model, model=model) for model in scores)), tuple(rows))
 
 
+def klom_table(results: Results) -> Table | None:
+    """KL divergence of margins of the shadow models, and its value by chance; None where there is none."""
+    report = results.attacks.klom
+    named = {
+        **{"original": report.original, "unlearned": report.unlearned, "recovered": report.recovered},
+        "never heard": report.null,
+    }
+    rows = []
+    for name, scores in named.items():
+        if scores.mean is None:
+            continue
+        null = scores is report.null
+        note = "against each other: chance" if null else ""
+        numbers = (scores.median, scores.mean, scores.p95)
+        counts = (scores.n, scores.models)
+        cells = (*(Cell(fraction(value)) for value in numbers), *(Cell(count(n)) for n in counts))
+        rows.append(Row(name, note, cells, "klom", reference=null))
+    heads = ("median", "mean", "95th percentile", "utterances", "models")
+    return Table((Column("model"), *map(Column, heads)), tuple(rows)) if rows else None
+
+
 def _auc_of(listed: Sequence[RequestAttack], name: str) -> str:
     return next((fraction(entry.auc) for entry in listed if plain(entry.request) == name), MISSING)
 
@@ -170,6 +191,8 @@ def attack_notes(results: Results) -> list[str]:
             "once for each of them. They have no row of the retrained model: half of the shadow federations "
             "were never trained on the utterance, and the aim is an AUC of 0.5."
         )
+    if report.klom.why:
+        notes.append(f"KLoM: {report.klom.why.rstrip('.')}.")
     return notes + [f"{attack.title}: {attack.why.rstrip('.')}." for attack in attacks if attack.why]
 
 
