@@ -486,6 +486,9 @@ class UpdateMembership(ResultsPart):
         None, description="kept (other training utterances) or held-out (test utterances)."
     )
     attack: Known[Text] = Field(None, description="Name of that attack.")
+    tpr_at: Nullable[dict[Text, Share | None]] = Field(
+        default={}, description='True positive rate by false positive rate as text ("0.01").'
+    )
 
 
 class Reconstruction(ResultsPart):
@@ -1025,6 +1028,9 @@ class RequestAttack(ResultsPart):
     auc: Share | None = Field(None, description="AUC on its own utterances.")
     n: Known[Whole] = Field(None, description="Number of scores.")
     client: Whole | None = Field(default=None, description="Whose request.")
+    tpr_at: Nullable[dict[Text, Share | None]] = Field(
+        default={}, description='True positive rate by false positive rate as text ("0.01").'
+    )
 
 
 class ShadowAttackScores(ResultsPart):

@@ -140,7 +140,7 @@ def request_attacks(results: Results) -> Table | None:
         return None
     rows = []
     for name, entry in named.items():
-        cells = tuple(Cell(_auc_of(listed, name)) for listed in scores.values())
+        cells = tuple(_request_cell(listed, name) for listed in scores.values())
         rows.append(Row(name, f"client {plain(entry.client)}, n = {count(entry.n)}", cells))
     return Table((Column("request"), *(Column(model, model, model=model) for model in scores)), tuple(rows))
 
@@ -166,8 +166,10 @@ def klom_table(results: Results) -> Table | None:
     return Table((Column("model"), *map(Column, heads)), tuple(rows)) if rows else None
 
 
-def _auc_of(listed: Sequence[RequestAttack], name: str) -> str:
-    return next((fraction(entry.auc) for entry in listed if plain(entry.request) == name), MISSING)
+def _request_cell(listed: Sequence[RequestAttack], name: str) -> Cell:
+    entry = next((entry for entry in listed if plain(entry.request) == name), RequestAttack.empty())
+    rate = entry.tpr_at.get("0.01")
+    return Cell(fraction(entry.auc), "" if rate is None else f"TPR at 1% FPR {fraction(rate)}")
 
 
 def attack_notes(results: Results) -> list[str]:

@@ -73,6 +73,7 @@ class StudyRow:
         spread: standard deviation of the log-odds on D_f, in nats.
         shift_never_heard: as ``shift_others``, on candidates that a shadow model never heard.
         slope_never_heard: the slope there.
+        membership_tpr: true positive rate of the population attack at a false positive rate of 1 %.
         ulira: AUC of U-LiRA on shadow models.
         ulira_tpr: its true positive rate at a false positive rate of 1 %.
         klom: median KLoM over candidates, in nats; of the retrained model that between models that never
@@ -130,6 +131,7 @@ class StudyRow:
     spread: float | None = None
     shift_never_heard: float | None = None
     slope_never_heard: float | None = None
+    membership_tpr: float | None = None
     ulira: float | None = None
     ulira_tpr: float | None = None
     klom: float | None = None
@@ -226,6 +228,7 @@ def _row(
         test_macro_f1=scores.test.macro_f1,
         unseen_wa=scores.unseen.accuracy,
         unseen_macro_f1=scores.unseen.macro_f1,
+        membership_tpr=scores.membership.tpr_at.get("0.01"),
         **_side_effects(results, stage),
         says_nothing="" if caveat is None else str(caveat.kind),
         guarded=_guarded(results),

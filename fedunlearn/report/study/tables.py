@@ -59,8 +59,9 @@ SIDE_EFFECTS = {
     "slope, others": "slope_others",
     "spread on D_f": "spread",
     "shift, never heard": "shift_never_heard",
+    "population TPR at 1 %": "membership_tpr",
     "U-LiRA AUC": "ulira",
-    "TPR at 1 %": "ulira_tpr",
+    "U-LiRA TPR at 1 %": "ulira_tpr",
     "KLoM": "klom",
     "KLoM 95 %": "klom_p95",
 }
