@@ -1093,6 +1093,9 @@ class KlomScores(ResultsPart):
     mean: Amount | None = Field(None, description="Mean over candidates, in nats.")
     median: Amount | None = Field(None, description="Median.")
     p95: Amount | None = Field(None, description="95th percentile: the utterances that are answered worst.")
+    gaussian: Amount | None = Field(
+        None, description="Median of the same divergence of Gaussians fitted to the margins."
+    )
     n: Known[Whole] = Field(None, description="Number of candidates.")
     models: Known[Whole] = Field(None, description="Models on each side, median over candidates.")
 

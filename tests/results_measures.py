@@ -167,10 +167,10 @@ def _attacks(rng: np.random.Generator) -> dict[str, Any]:
             "why": None,
         },
         "klom": {
-            "original": {"mean": 8.1, "median": 8.4, "p95": 10.9, "n": 90, "models": 15},
-            "unlearned": {"mean": 5.9, "median": 5.8, "p95": 9.6, "n": 90, "models": 15},
-            "recovered": {"mean": 4.7, "median": 4.5, "p95": 8.2, "n": 90, "models": 15},
-            "null": {"mean": 2.9, "median": 2.8, "p95": 4.6, "n": 90, "models": 15},
+            "original": {"mean": 8.1, "median": 8.4, "p95": 10.9, "gaussian": 2.3, "n": 90, "models": 15},
+            "unlearned": {"mean": 5.9, "median": 5.8, "p95": 9.6, "gaussian": 0.62, "n": 90, "models": 15},
+            "recovered": {"mean": 4.7, "median": 4.5, "p95": 8.2, "gaussian": 0.41, "n": 90, "models": 15},
+            "null": {"mean": 2.9, "median": 2.8, "p95": 4.6, "gaussian": 0.12, "n": 90, "models": 15},
             "why": None,
         },
         "collateral": {

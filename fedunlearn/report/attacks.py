@@ -158,11 +158,11 @@ def klom_table(results: Results) -> Table | None:
             continue
         null = scores is report.null
         note = "against each other: chance" if null else ""
-        numbers = (scores.median, scores.mean, scores.p95)
+        numbers = (scores.median, scores.mean, scores.p95, scores.gaussian)
         counts = (scores.n, scores.models)
         cells = (*(Cell(fraction(value)) for value in numbers), *(Cell(count(n)) for n in counts))
         rows.append(Row(name, note, cells, "klom", reference=null))
-    heads = ("median", "mean", "95th percentile", "utterances", "models")
+    heads = ("median", "mean", "95th percentile", "median of Gaussians", "utterances", "models")
     return Table((Column("model"), *map(Column, heads)), tuple(rows)) if rows else None
 
 

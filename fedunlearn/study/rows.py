@@ -79,6 +79,7 @@ class StudyRow:
         klom: median KLoM over candidates, in nats; of the retrained model that between models that never
             heard them.
         klom_p95: its 95th percentile.
+        klom_gaussian: as ``klom``, of Gaussians fitted to the margins.
         says_nothing: why the run says nothing about the method (``results_schema.CaveatKind``); else empty.
         guarded: honest updates that the server's guard shortened, scaled back or refused.
         control: whether the method is a control; not in the file.
@@ -136,6 +137,7 @@ class StudyRow:
     ulira_tpr: float | None = None
     klom: float | None = None
     klom_p95: float | None = None
+    klom_gaussian: float | None = None
     says_nothing: str = ""
     guarded: int = 0
     control: bool = False
@@ -273,6 +275,7 @@ def _side_effects(results: Results, stage: str) -> dict[str, Any]:
         "ulira_tpr": None if at_one_percent is None else at_one_percent.value,
         "klom": kloms[stage].median,
         "klom_p95": kloms[stage].p95,
+        "klom_gaussian": kloms[stage].gaussian,
     }
 
 

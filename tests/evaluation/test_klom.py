@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from planted_memory import logits_of
 
-from fedunlearn.evaluation.klom import klom, klom_of_shadows
+from fedunlearn.evaluation.klom import gaussian_klom, klom, klom_of_shadows
+from fedunlearn.evaluation.lira import u_lira
 from fedunlearn.evaluation.shadow_attack import CannotAttack
 
 MARGINS = st.lists(st.floats(-30, 30), min_size=1, max_size=20).map(np.array)
@@ -72,11 +74,35 @@ def test_perfect_unlearning_is_as_far_as_chance() -> None:
     assert null.median is not None and null.p95 is not None and 0 < null.median < null.p95
 
 
+def test_gaussians_by_hand() -> None:
+    """Means 1 and 0, variances 2 and 8: ((2 + 1) / 8 - 1 - ln(2 / 8)) / 2."""
+    found = gaussian_klom(np.array([0.0, 2.0]), np.array([-2.0, 2.0]))
+    assert found == pytest.approx(0.5 * (3 / 8 - 1 + math.log(4)))
+    assert gaussian_klom(np.array([1.0, 1.0]), np.array([1.0, 1.0])) == 0.0
+
+
+def test_one_answer_for_all_passes_an_attack_by_loss_and_is_found_by_both() -> None:
+    """IN: every margin at the median of those that nobody heard, to .05 nats. OUT: as they were."""
+    rng = np.random.default_rng(4)
+    _, before, inside = shadows(rng, 0.0)
+    level = float(np.median(before[~inside]))
+    after = np.where(inside, level + 0.05 * rng.normal(0, 1, inside.shape), before)
+    simple = (after[inside][:, None] > after[~inside][None, :]).mean()
+    assert simple == pytest.approx(0.5, abs=0.03)
+    labels = np.zeros(inside.shape[1], int)
+    attacked = u_lira(logits_of(after), labels, inside, 100, rng)
+    assert attacked.low is not None and attacked.low > 0.8
+    found, null = klom_of_shadows(after, before, inside, rng)
+    assert (found.mean or 0.0) > 1.2 * (null.mean or math.inf)
+    assert (found.gaussian or 0.0) > 5 * (null.gaussian or math.inf)
+
+
 @pytest.mark.parametrize(("apart", "deviation"), [(2.0, 1.0), (0.0, 0.05)])
 def test_a_shift_is_found_and_so_are_answers_without_variation(apart: float, deviation: float) -> None:
     rng = np.random.default_rng(2)
     found, null = klom_of_shadows(*shadows(rng, apart, deviation), rng)
-    assert found.median is not None and null.p95 is not None and found.median > 1.1 * (null.median or 0.0)
+    assert (found.median or 0.0) > 1.1 * (null.median or math.inf)
+    assert (found.gaussian or 0.0) > 3 * (null.gaussian or math.inf)
 
 
 def test_too_few_shadows_are_reported_in_one_line() -> None:

@@ -16,6 +16,7 @@ from fedunlearn.config import Config
 from fedunlearn.engines.engine import play
 from fedunlearn.errors import Interrupted, RunFailed
 from fedunlearn.experiment import shadows as module
+from fedunlearn.experiment.analyses import run_attacks
 from fedunlearn.experiment.experiment import Experiment
 from fedunlearn.experiment.references import retrained_stream
 from fedunlearn.experiment.replay import STAGES, Replay
@@ -290,6 +291,32 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(module, "play", counting)
     return numbers
+
+
+@pytest.mark.slow
+def test_one_answer_for_all_hides_from_an_attack_by_loss_and_not_from_one_on_single_utterances(
+    tmp_path: Path,
+) -> None:
+    """18 utterances of three clients get one answer. By loss they look less like members than to a model
+    that never heard them; U-LiRA finds them with 16 shadows. KLoM says that it needs more.
+    """
+    schedule = [{"client": c, "what": "some", "count": 6, "after_learning": 0} for c in (1, 2, 3)]
+    played = Played(
+        tmp_path,
+        unlearning__method="one-answer",
+        training__rounds=6,
+        recovery__rounds=0,
+        deletions__schedule=schedule,
+    )
+    shadows, results = played.shadows(16), played.run.results
+    assert results is not None and results.useless and not any(row.useful for row in results.ranking)
+    models, spread = results.models, results.collateral.spread
+    assert (models.recovered.membership.auc or 1.0) < (models.retrained.membership.auc or 0.0)
+    assert (spread.recovered or 1.0) < 0.6 * (spread.retrained or 0.0)
+    found = run_attacks(shadows, dict.fromkeys(shadows.requests, 0), played.run.config)
+    assert (found.ulira.stages.recovered.low or 0.0) > 0.5
+    assert found.klom.recovered.mean is None and "evaluation.shadows higher" in (found.klom.why or "")
+    assert found.collateral.recovered.n == (~shadows.inside).sum()
 
 
 # ---- shared between methods ------------------------------------------------------------------------------

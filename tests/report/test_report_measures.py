@@ -248,8 +248,8 @@ def test_collateral_shift_beside_what_retraining_moves(measured: dict[str, Any])
 
 def test_klom_beside_its_value_by_chance(measured: dict[str, Any]) -> None:
     table = attacks.klom_table(read(measured))
-    assert line(table, "recovered") == ["4.500", "4.700", "8.200", "90", "15"]
-    assert line(table, "never heard") == ["2.800", "2.900", "4.600", "90", "15"]
+    assert line(table, "recovered") == ["4.500", "4.700", "8.200", "0.410", "90", "15"]
+    assert line(table, "never heard") == ["2.800", "2.900", "4.600", "0.120", "90", "15"]
     few = copy.deepcopy(measured)
     few["attacks"]["klom"] = {"why": "KLoM needs more shadows"}
     assert attacks.klom_table(read(few)) is None

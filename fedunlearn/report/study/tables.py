@@ -64,6 +64,7 @@ SIDE_EFFECTS = {
     "U-LiRA TPR at 1 %": "ulira_tpr",
     "KLoM": "klom",
     "KLoM 95 %": "klom_p95",
+    "KLoM, Gaussian": "klom_gaussian",
 }
 """title -> column; those without any number are left out"""
 _SIDE_EFFECTS = (
