@@ -816,6 +816,9 @@ class LogOddsShift(ResultsPart):
     slope: Number | None = Field(
         None, description="Least-squares slope of after on before: 1 = unchanged, below 1 = flattened."
     )
+    residual: Amount | None = Field(
+        default=None, description="Root mean square of what is left about that line, in nats."
+    )
     n: Known[Whole] = Field(None, description="Number of utterances, or of utterances in shadow models.")
 
 
@@ -834,6 +837,17 @@ class CollateralShift(ByName[LogOddsShift]):
     )
     seeds: Nullable[LogOddsShift] = Field(
         LogOddsShift.empty(), description="From one retrained seed to another, mean over pairs."
+    )
+
+
+class TargetsFollowed(ByName[LogOddsShift]):
+    """Log-odds of the deleted utterances less those that they were trained towards, in shadow models."""
+
+    unlearned: Nullable[LogOddsShift] = Field(
+        LogOddsShift.empty(), description="From the targets to the unlearned models."
+    )
+    recovered: Nullable[LogOddsShift] = Field(
+        LogOddsShift.empty(), description="From the targets to the recovered models."
     )
 
 
@@ -1138,6 +1152,10 @@ class AttackReport(ResultsPart):
         default=CollateralShift.empty(),
         description="Shift of log-odds on candidates that a shadow was never trained on, while it unlearned "
         "the others; seeds: from one shadow that never heard an utterance to another.",
+    )
+    following: Nullable[TargetsFollowed] = Field(
+        default=TargetsFollowed.empty(),
+        description="How well answers follow the method's targets; null where it has none.",
     )
 
 

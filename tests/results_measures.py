@@ -178,6 +178,10 @@ def _attacks(rng: np.random.Generator) -> dict[str, Any]:
             "recovered": {"rms": 1.93, "mean": -0.71, "slope": 0.75, "n": 2944},
             "seeds": {"rms": 1.33, "mean": 0.0, "slope": 0.9, "n": 90210},
         },
+        "following": {
+            "unlearned": {"rms": 0.9, "mean": -0.31, "slope": 0.86, "residual": 0.71, "n": 2944},
+            "recovered": {"rms": 1.2, "mean": 0.12, "slope": 0.78, "residual": 1.05, "n": 2944},
+        },
     }
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedunlearn.evaluation.shadow_attack import BooleanMask, Matrix
-from fedunlearn.results_schema import CollateralShift, LogOddsShift
+from fedunlearn.results_schema import CollateralShift, LogOddsShift, TargetsFollowed
 
 LogOddsVector = npt.NDArray[np.float64]
 
@@ -29,18 +29,22 @@ def shift(before: LogOddsVector, after: LogOddsVector) -> LogOddsShift:
 
     Returns:
         rms and mean of after - before, and the least-squares slope of after on before: 1 = moved alike, below
-        1 = flattened. None without any utterance; no slope where ``before`` is constant.
+        1 = flattened, with the rms of the residuals. None without any utterance; no slope where ``before`` is
+        constant.
     """
     known = np.isfinite(before) & np.isfinite(after)
     start, end = before[known], after[known]
     if not len(start):
-        return LogOddsShift(rms=None, mean=None, slope=None, n=0)
+        return LogOddsShift(rms=None, mean=None, slope=None, residual=None, n=0)
     moved, centred = end - start, start - start.mean()
     squares = float(centred @ centred)
+    slope = float(centred @ end) / squares if squares > 0.0 else None
+    left = end - end.mean() - (slope or 0.0) * centred
     return LogOddsShift(
-        rms=float(np.sqrt((moved**2).mean())),
+        rms=_rms(moved),
         mean=float(moved.mean()),
-        slope=float(centred @ end) / squares if squares > 0.0 else None,
+        slope=slope,
+        residual=None if slope is None else _rms(left),
         n=len(start),
     )
 
@@ -60,6 +64,7 @@ def mean_shift(shifts: Sequence[LogOddsShift]) -> LogOddsShift:
         rms=_mean([s.rms for s in shifts]),
         mean=_mean([s.mean for s in shifts]),
         slope=_mean([s.slope for s in shifts]),
+        residual=_mean([s.residual for s in shifts]),
         n=shifts[0].n,
     )
 
@@ -100,6 +105,25 @@ def never_heard_shift(phi: Mapping[str, Matrix], inside: BooleanMask) -> Collate
     )
 
 
+def targets_followed(phi: Mapping[str, Matrix], targets: Matrix) -> TargetsFollowed:
+    """Measure how well answers on deleted utterances follow what they were trained towards.
+
+    Args:
+        phi: stage -> log-odds [S, K] of S shadows on K candidates.
+        targets: [S, K] log-odds that the requesters trained towards; NaN where there were none.
+
+    Returns:
+        shifts from the targets; empty where there are none
+    """
+    known = ~np.isnan(targets)
+    if not known.any():
+        return TargetsFollowed.empty()
+    return TargetsFollowed(
+        unlearned=shift(targets[known], phi["unlearned"][known]),
+        recovered=shift(targets[known], phi["recovered"][known]),
+    )
+
+
 def spread(answers: Sequence[LogOddsVector]) -> float | None:
     """Return the standard deviation of log-odds over utterances, in nats.
 
@@ -110,6 +134,10 @@ def spread(answers: Sequence[LogOddsVector]) -> float | None:
         None without models, or where one has fewer than two finite answers
     """
     return _mean([_deviation(one[np.isfinite(one)]) for one in answers])
+
+
+def _rms(values: LogOddsVector) -> float:
+    return float(np.sqrt((values**2).mean()))
 
 
 def _deviation(values: LogOddsVector) -> float | None:

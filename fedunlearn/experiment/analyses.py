@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 from torch import Tensor
 
 from fedunlearn.config import Config
 from fedunlearn.deletion.request import DeletionRequest, RequestState
-from fedunlearn.evaluation.collateral import never_heard_shift
+from fedunlearn.evaluation.collateral import never_heard_shift, targets_followed
 from fedunlearn.evaluation.informed import informed
 from fedunlearn.evaluation.judge import Judge
 from fedunlearn.evaluation.klom import klom_of_shadows
@@ -29,6 +30,7 @@ from fedunlearn.results_schema import (
     RequestPrivacy,
     ShadowAttackReport,
     ShadowAttackScores,
+    TargetsFollowed,
 )
 from fedunlearn.seeding import rng_for
 from fedunlearn.server.requests import RequestKey
@@ -110,6 +112,9 @@ def run_attacks(shadows: Shadows, clients: Mapping[str, int], config: Config) ->
         informed=ShadowAttackReport(stages=_by_stage(by_request), why=why_not_informed),
         klom=_klom(phi, shadows, config.seed),
         collateral=never_heard_shift(phi, shadows.inside) if phi else CollateralShift.empty(),
+        following=targets_followed(phi, shadows.targets.astype(np.float64))
+        if phi
+        else TargetsFollowed.empty(),
     )
 
 

@@ -231,7 +231,7 @@ class Replay:
                     self._history,
                     self.clients.holding(round_),
                     timeline.requesters(round_.timeline_round),
-                    lambda candidate, staying: self.clients.accuracy(candidate, staying, round_),
+                    partial(_accuracy, self.clients, round_),
                     rehearse,
                     round_.timeline_round,
                 ),
@@ -262,6 +262,13 @@ def _follows_request(timeline: Timeline, round_: TimelineRound) -> bool:
     reported = min((r.reported for r in timeline.requests if r.utterances), default=None)
     here = round_.timeline_round
     return reported is not None and (here > reported or (here == reported and round_.phase is Phase.UNLEARN))
+
+
+def _accuracy(
+    clients: ReplayedClients, round_: TimelineRound, weights: StateDict, staying: Collection[int]
+) -> float | None:
+    """Have clients evaluate a model on their held-out speech; None where there are no such clients."""
+    return clients.scalars(weights, round_, False, staying).test_accuracy if staying else None
 
 
 def _measure_unknown(

@@ -1,6 +1,6 @@
 """The clients of a replayed federation, as arrays: who holds what, and what their devices compute."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -81,6 +81,8 @@ class ReplayedClients:
         self._all = Examples(*(torch.from_numpy(array) for array in arrays))
         self._kept: dict[tuple[str, ...], Examples] = {}
         self._late = LateClients.of(self._config)
+        self.targets: dict[str, float] = {}
+        """utterance -> log-odds towards which its device trained it, of methods that have such targets"""
 
     def examples(self, ids: Iterable[str]) -> Examples:
         """Take the features and labels of utterances, in this order.
@@ -163,7 +165,7 @@ class ReplayedClients:
         method, when = METHODS[self._config.unlearning.method].unlearn, (client, round_.timeline_round)
         self.model.load_state_dict(weights)
         try:
-            _, moved = unlearn_update(
+            result, moved = unlearn_update(
                 self.model,
                 with_unknown(self.model, self.forget_set(ids), left_out),
                 method,
@@ -174,6 +176,8 @@ class ReplayedClients:
             )
         except UnlearnFailed:
             return None
+        if result.targets is not None:
+            self.targets |= dict(zip(ids, result.targets.tolist(), strict=True))
         gone = self._timeline.purged(round_.timeline_round)
         own = partial(self.examples, self.held(client, round_.rounds_done, gone))
         leaves = outgoing_update(self.model, moved, own, self._config, *when, self._stream)
@@ -251,16 +255,3 @@ class ReplayedClients:
             right, of_trained, of_held_out = evaluate(self.model, held_out, own)
             replies.append(Evaluation(right, len(held_out), of_trained, of_held_out))
         return pool_evaluations(replies)
-
-    def accuracy(self, weights: StateDict, staying: Sequence[int], round_: TimelineRound) -> float | None:
-        """Have clients evaluate a model on their held-out speech.
-
-        Args:
-            weights: of the model.
-            staying: clients that count.
-            round_: of the timeline.
-
-        Returns:
-            None where there are no such clients
-        """
-        return self.scalars(weights, round_, False, staying).test_accuracy if staying else None

@@ -44,8 +44,9 @@ from fedunlearn.seeding import rng_for, stream_key
 from fedunlearn.training import TrainingDiverged, predict
 from fedunlearn.unlearning import METHODS
 
-_FORMAT = 2
+_FORMAT = 3
 _REPLAY = -1
+_TARGETS = "targets"
 
 Arrays = dict[str, npt.NDArray[np.float32]]
 States = Mapping[str, Mapping[str, Tensor]]
@@ -62,6 +63,8 @@ class Shadows:
         requests: ids of the requests that name the candidates, in the order of asking.
         inside: [S, K] which were trained on and unlearned in which shadow; about half.
         logits: "original" (before any unlearn step), "unlearned" (after the last), "recovered" -> [S, K, C].
+        targets: [S, K] log-odds towards which the requesters trained the candidates; NaN outside a shadow,
+            and of methods without such targets.
         replay: exact: whether the same loop, with the run's seed and nothing outside, gave the run's weights
             bit for bit; difference: largest |weight difference|; stages: the same for each; departures: what
             the run met that the loop leaves out.
@@ -74,6 +77,7 @@ class Shadows:
     requests: tuple[str, ...]
     inside: npt.NDArray[np.bool_]
     logits: Mapping[str, npt.NDArray[np.float32]]
+    targets: npt.NDArray[np.float32]
     replay: ReplayCheck | None
     why: str = ""
 
@@ -131,11 +135,10 @@ def shadow_federations(
     request = np.array([where[timeline.request_of[u]] for u in candidates], np.int64)
     labels = judge.examples(candidates).labels.numpy()
     inside = halves(config.seed, shadows, len(candidates))
+    unknown = np.full(inside.shape, np.nan, np.float32)
     why = timeline.why or ("" if shadows else "none were requested")
     if why:
-        return Shadows(
-            candidates, labels, request, requests, inside, {}, None, timeline.why or "none were requested"
-        )
+        return Shadows(candidates, labels, request, requests, inside, {}, unknown, None, why)
     contents = contents_of(judge, partition)
     cache = ShadowCache(folder / "shadows", config, timeline, contents, judge.classes)
     learned = LearnedShadows(folder / LEARNED_FOLDER, config, timeline, contents)
@@ -166,7 +169,8 @@ def shadow_federations(
     except TrainingDiverged as error:
         raise RunFailed(f"a shadow federation: {error}") from error
     logits = {stage: np.stack([found[n][stage] for n in range(shadows)]) for stage in STAGES}
-    return Shadows(candidates, labels, request, requests, inside, logits, replay)
+    targets = np.stack([found[n][_TARGETS] for n in range(shadows)])
+    return Shadows(candidates, labels, request, requests, inside, logits, targets, replay)
 
 
 def halves(seed: int, shadows: int, candidates: int) -> npt.NDArray[np.bool_]:
@@ -192,7 +196,7 @@ def play(data: ReplayData, task: ShadowTask) -> Arrays:
         task: which federation.
 
     Returns:
-        the candidates' logits [K, C] at each stage; of the replay the weights
+        the candidates' logits [K, C] at each stage, and their targets [K]; of the replay the weights
 
     Raises:
         TrainingDiverged: a loss is not finite.
@@ -212,7 +216,8 @@ def play(data: ReplayData, task: ShadowTask) -> Arrays:
     for stage, state in stages.items():
         federation.model.load_state_dict(state)
         logits[stage] = predict(federation.model, federation.clients.examples(candidates)).numpy()
-    return logits
+    targets = federation.clients.targets
+    return {**logits, _TARGETS: np.array([targets.get(u, np.nan) for u in candidates], np.float32)}
 
 
 class ShadowCache:
@@ -264,21 +269,22 @@ class ShadowCache:
             tensors, _ = load_checkpoint(self._file(task))
         except BadCheckpoint:
             return None
-        if not {*STAGES, "inside"} <= tensors.keys():
+        if not {*STAGES, _TARGETS, "inside"} <= tensors.keys():
             return None
-        logits = {stage: tensors[stage].numpy() for stage in STAGES}
+        made = {name: tensors[name].numpy() for name in (*STAGES, _TARGETS)}
         same = np.array_equal(tensors["inside"].numpy().astype(bool), task.inside)
-        return logits if same and {v.shape for v in logits.values()} == {self._shape} else None
+        shapes = {made[stage].shape for stage in STAGES} == {self._shape}
+        return made if same and shapes and made[_TARGETS].shape == self._shape[:1] else None
 
-    def keep(self, task: ShadowTask, logits: Mapping[str, npt.NDArray[np.float32]]) -> None:
+    def keep(self, task: ShadowTask, made: Mapping[str, npt.NDArray[np.float32]]) -> None:
         """Store a finished shadow.
 
         Args:
             task: of the shadow.
-            logits: stage -> [K, C].
+            made: as ``play`` returns it.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        tensors = {stage: torch.from_numpy(logits[stage]) for stage in STAGES}
+        tensors = {name: torch.from_numpy(made[name]) for name in (*STAGES, _TARGETS)}
         tensors["inside"] = torch.from_numpy(task.inside.astype(np.uint8))
         save_checkpoint(self._file(task), tensors, {"shadow": task.number})
 

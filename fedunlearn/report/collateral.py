@@ -59,6 +59,19 @@ def spread_table(results: Results) -> Table | None:
     return Table((Column("nats"), *columns), (Row("spread on D_f", "standard deviation", cells, "spread"),))
 
 
+def following_table(results: Results) -> Table | None:
+    """How well answers on deleted utterances follow the method's targets; None where it has none."""
+    following, rows = results.attacks.following, []
+    for model in ("unlearned", "recovered"):
+        found = following[model]
+        if found.rms is not None:
+            slope = MISSING if found.slope is None else f"{found.slope:.2f}"
+            cells = (slope, _nats(found.residual), _signed(found.mean), count(found.n))
+            rows.append(Row(model, "", tuple(map(Cell, cells)), model))
+    heads = ("slope", "residual, nats", "mean difference, nats", "utterances in shadow models")
+    return Table((Column("targets followed"), *map(Column, heads)), tuple(rows)) if rows else None
+
+
 def shift_bars(results: Results) -> FigureSpec | None:
     """Root mean square shift by model; a tick across marks that between retrained seeds."""
     groups = _groups(results)
@@ -108,8 +121,12 @@ def _cell(shift: LogOddsShift) -> Cell:
     if shift.rms is None:
         return Cell(MISSING)
     slope = "" if shift.slope is None else f"slope {shift.slope:.2f}"
-    mean = "" if shift.mean is None else f"mean {shift.mean:+.2f}".replace("-", "\N{MINUS SIGN}")
+    mean = "" if shift.mean is None else f"mean {_signed(shift.mean)}"
     return Cell(_nats(shift.rms), ", ".join(filter(None, (mean, slope))))
+
+
+def _signed(value: float | None) -> str:
+    return MISSING if value is None else f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _nats(value: float | None) -> str:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from fedunlearn.files import write_atomically
 from fedunlearn.report.attacks import attack_notes, attack_table, klom_table, request_attacks
-from fedunlearn.report.collateral import shift_bars, shift_table, spread_table
+from fedunlearn.report.collateral import following_table, shift_bars, shift_table, spread_table
 from fedunlearn.report.costs import cost_bars, cost_table
 from fedunlearn.report.distances import (
     distance_note,
@@ -142,6 +142,7 @@ def _tables(results: Results) -> dict[str, Any]:
         "klom": klom_table(results),
         "shifts": shift_table(results),
         "spread": spread_table(results),
+        "following": following_table(results),
         "privacy": privacy_table(results),
         "guard": guard_table(results),
         "changes": change_table(results),

@@ -73,6 +73,8 @@ class StudyRow:
         spread: standard deviation of the log-odds on D_f, in nats.
         shift_never_heard: as ``shift_others``, on candidates that a shadow model never heard.
         slope_never_heard: the slope there.
+        follow_slope: slope of the log-odds of deleted utterances on the method's targets, in shadow models.
+        follow_residual: rms of the residuals about that line, in nats.
         membership_tpr: true positive rate of the population attack at a false positive rate of 1 %.
         ulira: AUC of U-LiRA on shadow models.
         ulira_tpr: its true positive rate at a false positive rate of 1 %.
@@ -132,6 +134,8 @@ class StudyRow:
     spread: float | None = None
     shift_never_heard: float | None = None
     slope_never_heard: float | None = None
+    follow_slope: float | None = None
+    follow_residual: float | None = None
     membership_tpr: float | None = None
     ulira: float | None = None
     ulira_tpr: float | None = None
@@ -262,6 +266,8 @@ def _side_effects(results: Results, stage: str) -> dict[str, Any]:
     }
     stages = attacks.ulira.stages
     found = ShadowAttackScores.empty() if stage == "retrained" else stages[stage]
+    after = stage in ("unlearned", "recovered")
+    followed = attacks.following[stage] if after else LogOddsShift.empty()
     at_one_percent = found.tpr_at.get("0.01")
     return {
         "shift_requesters": requesters.rms,
@@ -271,6 +277,8 @@ def _side_effects(results: Results, stage: str) -> dict[str, Any]:
         "spread": spreads[stage],
         "shift_never_heard": unheard.rms,
         "slope_never_heard": unheard.slope,
+        "follow_slope": followed.slope,
+        "follow_residual": followed.residual,
         "ulira": found.auc,
         "ulira_tpr": None if at_one_percent is None else at_one_percent.value,
         "klom": kloms[stage].median,

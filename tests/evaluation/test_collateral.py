@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedunlearn.evaluation.collateral import mean_shift, never_heard_shift, shift, shift_between, spread
+from fedunlearn.evaluation.collateral import (
+    mean_shift,
+    never_heard_shift,
+    shift,
+    shift_between,
+    spread,
+    targets_followed,
+)
 
 ANSWERS = st.lists(st.floats(-20, 20), min_size=2, max_size=12)
 
@@ -15,6 +22,7 @@ def test_shift_of_three_utterances() -> None:
     found = shift(np.array([1.0, 2.0, 3.0]), np.array([0.0, 3.0, 6.0]))
     assert found.rms == pytest.approx((11 / 3) ** 0.5) and found.mean == 1.0
     assert found.slope == pytest.approx(3.0) and found.n == 3
+    assert found.residual == pytest.approx(0.0, abs=1e-12)
 
 
 @given(answers=ANSWERS, factor=st.floats(0.1, 2.0), offset=st.floats(-5, 5))
@@ -27,6 +35,22 @@ def test_flattened_answers_have_the_slope_that_they_were_flattened_by(
         assert found.slope == pytest.approx(factor, abs=1e-6)
     assert found.mean == pytest.approx((factor - 1) * before.mean() + offset, abs=1e-9)
     assert found.rms is not None and found.mean is not None and found.rms >= abs(found.mean) - 1e-9
+
+
+def test_the_residual_is_what_is_left_about_the_line() -> None:
+    """Before -1, 0, 1; after 0, 3, 0: slope 0, mean 1, residuals -1, 2, -1."""
+    found = shift(np.array([-1.0, 0.0, 1.0]), np.array([0.0, 3.0, 0.0]))
+    assert found.slope == 0.0 and found.residual == pytest.approx(2**0.5)
+
+
+def test_targets_are_followed_where_there_are_any() -> None:
+    """Two of three candidates have targets, -1 and 1; they reach -.5 and 1.5: slope 1, .5 too high."""
+    targets = np.array([[-1.0, np.nan, 1.0]])
+    phi = {"unlearned": np.array([[-0.5, 9.0, 1.5]]), "recovered": np.array([[0.0, 9.0, 0.0]])}
+    found = targets_followed(phi, targets)
+    assert found.unlearned.slope == 1.0 and found.unlearned.mean == 0.5 and found.unlearned.residual == 0.0
+    assert found.recovered.slope == 0.0 and found.recovered.n == 2
+    assert not targets_followed(phi, np.full((1, 3), np.nan))
 
 
 def test_what_is_not_finite_is_left_out_and_a_constant_has_no_slope() -> None:

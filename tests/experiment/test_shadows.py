@@ -208,6 +208,15 @@ def test_shadows_know_what_is_inside_and_not_what_is_outside(tmp_path: Path) -> 
     assert len({found.logits["original"][s].tobytes() for s in range(4)}) == 4
 
 
+def test_what_calm_aims_at_is_known_of_the_candidates_inside_alone(calm: Played, tmp_path: Path) -> None:
+    found = calm.shadows(2)
+    assert found.targets.shape == found.inside.shape
+    assert np.array_equal(~np.isnan(found.targets), found.inside)
+    config = small_config(unlearning__method="none")
+    without = calm.shadows(1, config=config, timeline=calm.timeline_for(config))
+    assert np.isnan(without.targets).all()
+
+
 def test_candidates_know_their_request_and_their_label(calm: Played) -> None:
     found, deletions = calm.shadows(1), calm.run.recorder.read_deletions()
     assert len(found.requests) == 3

@@ -36,6 +36,7 @@ TABLES: tuple[Callable[[Any], Table | None], ...] = (
     attacks.klom_table,
     collateral.shift_table,
     collateral.spread_table,
+    collateral.following_table,
     fairness.change_table,
     distances.distance_table,
     distances.reversion_table,
@@ -239,10 +240,17 @@ def test_collateral_shift_beside_what_retraining_moves(measured: dict[str, Any])
     assert notes(table, "others' held-out speech")[:2] == ["mean −0.37, slope 0.86", "mean −0.05, slope 0.94"]
     assert line(table, "candidates never heard") == ["2.21", "1.93", "–", "1.33", "2,944"]
     assert line(collateral.spread_table(read(measured)), "spread on D_f") == ["2.61", "0.77", "1.02", "1.93"]
+    followed = collateral.following_table(read(measured))
+    assert line(followed, "recovered") == ["0.78", "1.05", "+0.12", "2,944"]
     drawn = collateral.shift_bars(read(measured))
     assert drawn is not None and all(value in str(drawn.svg()) for value in ("2.06", "0.84", "1.93"))
     without = copy.deepcopy(measured) | {"collateral": None, "attacks": None}
-    for make in (collateral.shift_table, collateral.spread_table, collateral.shift_bars):
+    for make in (
+        collateral.shift_table,
+        collateral.spread_table,
+        collateral.following_table,
+        collateral.shift_bars,
+    ):
         assert make(read(without)) is None
 
 

@@ -59,6 +59,8 @@ SIDE_EFFECTS = {
     "slope, others": "slope_others",
     "spread on D_f": "spread",
     "shift, never heard": "shift_never_heard",
+    "targets, slope": "follow_slope",
+    "targets, residual": "follow_residual",
     "population TPR at 1 %": "membership_tpr",
     "U-LiRA AUC": "ulira",
     "U-LiRA TPR at 1 %": "ulira_tpr",
@@ -70,8 +72,9 @@ SIDE_EFFECTS = {
 _SIDE_EFFECTS = (
     "Shift: rms change of log-odds on held-out speech that was never trained on, in nats (never heard: on "
     "candidates outside a shadow model), with the slope of after on before; in the last line from one "
-    "retrained seed to another. Spread: standard deviation of log-odds on D_f. KLoM: median over candidates, "
-    "nats; in the last line between models that never heard them."
+    "retrained seed to another. Spread: standard deviation of log-odds on D_f. Targets: how the answers on "
+    "D_f follow those of the method, in shadow models. KLoM: median over candidates, nats; in the last line "
+    "between models that never heard them."
 )
 _MEANINGS = (
     "x floor: the gap as a multiple of the noise floor. d: less the retrained model's value; in the last "
