@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from fedunlearn.config import LocalSettings, TrainingSettings
 from fedunlearn.examples import Examples
 from fedunlearn.models.contract import EmotionModel
+from fedunlearn.models.explicit import ExplicitGradients
 from fedunlearn.models.frontend import frame_mask
 
 MEAN_STEP = 0.5
@@ -64,7 +66,7 @@ def train(
     rng: np.random.Generator,
     objective: LossFunction = descend_cross_entropy,
 ) -> float:
-    """Train a model in place by SGD with momentum, whose velocity starts at zero.
+    """Train a model in place by SGD with momentum, or AdamW; the optimiser's state starts at zero.
 
     Args:
         model: the model, changed in place; its training flag is restored.
@@ -87,26 +89,126 @@ def train(
     if len(examples) == 0:
         raise ValueError("nothing to train on: the set of examples is empty")
     _refuse_misplaced(model, settings)
-    weights: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
-    velocities = [torch.zeros_like(w) for w in weights]
     steps = settings.work.steps_on(len(examples), settings.batch_size)
     was_training, losses = model.training, list[tuple[float, int]]()
     model.train()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(rng.integers(2**62)))
+        found = _gradients(model, examples, settings, rng, objective)
+        take_step = _optimiser(found.weights, settings, lr)
         for step, index in enumerate(islice(_batches(len(examples), settings.batch_size, rng), steps), 1):
-            loss = objective(*_classified(model, examples, index, settings, rng))
-            value = loss.item()
+            value = found.loss(index)
             if not math.isfinite(value):
                 raise TrainingDiverged(
                     f"training: the loss is {value} at step {step} (lr {lr:g}): lower the learning rate"
                 )
-            gradients = clip_gradients(torch.autograd.grad(loss, weights), settings.gradient_clip)
-            sgd_step(weights, velocities, gradients, lr, settings.momentum, settings.weight_decay)
+            take_step(clip_gradients(found.gradients(), settings.gradient_clip))
             losses.append((value, len(index)))
+        found.finish()
     model.train(was_training)
     last = losses[-math.ceil(len(examples) / settings.batch_size) :]
     return sum(value * size for value, size in last) / sum(size for _, size in last) if last else math.nan
+
+
+class _Gradients(Protocol):
+    """Loss and gradients, a batch at a time.
+
+    Attributes:
+        weights: to be changed in place.
+    """
+
+    weights: list[Tensor]
+
+    def loss(self, index: Tensor) -> float:
+        """Compute the loss of a batch, positions [b]."""
+        ...
+
+    def gradients(self) -> Sequence[Tensor]:
+        """Return the gradients of the last batch, one for each of ``weights``."""
+        ...
+
+    def finish(self) -> None:
+        """Make sure that the model has the weights."""
+        ...
+
+
+def _gradients(
+    model: EmotionModel,
+    examples: Examples,
+    settings: LocalSettings,
+    rng: np.random.Generator,
+    objective: LossFunction,
+) -> _Gradients:
+    if objective is descend_cross_entropy:
+        # AdamW scales each coordinate for itself, so that it depends on the basis.
+        plain = settings.optimizer == "sgd" and not settings.feature_noise and not settings.weight_decay
+        uses = settings.work.steps_on(len(examples), settings.batch_size) * settings.batch_size
+        in_span = plain and uses >= len(examples)
+        explicit = model.explicit_gradients(examples, torch.default_generator, in_span)
+        if explicit is not None:
+            return _Explicit(explicit, examples.labels, model.classes, settings, rng)
+    return _ByAutograd(model, examples, settings, rng, objective)
+
+
+class _ByAutograd:
+    def __init__(
+        self,
+        model: EmotionModel,
+        examples: Examples,
+        settings: LocalSettings,
+        rng: np.random.Generator,
+        objective: LossFunction,
+    ) -> None:
+        self._model, self._examples, self._settings = model, examples, settings
+        self._rng, self._objective = rng, objective
+        self.weights: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
+
+    def loss(self, index: Tensor) -> float:
+        batch = _classified(self._model, self._examples, index, self._settings, self._rng)
+        self._loss = self._objective(*batch)
+        return self._loss.item()
+
+    def gradients(self) -> Sequence[Tensor]:
+        return torch.autograd.grad(self._loss, self.weights)
+
+    def finish(self) -> None:
+        pass
+
+
+class _Explicit:
+    """The same up to rounding, with the same draws of random numbers."""
+
+    def __init__(
+        self,
+        explicit: ExplicitGradients,
+        labels: Tensor,
+        classes: int,
+        settings: LocalSettings,
+        rng: np.random.Generator,
+    ) -> None:
+        self._explicit, self._settings, self._rng = explicit, settings, rng
+        self.weights = [explicit.weights]
+        rest = settings.label_smoothing / classes
+        truth = 1 - settings.label_smoothing + rest
+        self._targets = torch.full((len(labels), classes), rest).scatter_(1, labels[:, None], truth)
+
+    def loss(self, index: Tensor) -> float:
+        inputs, targets = self._explicit.inputs.index_select(0, index), self._targets.index_select(0, index)
+        settings, rng = self._settings, self._rng
+        if settings.mixup and len(index) > 1:
+            partner = torch.from_numpy(rng.permutation(len(index)))
+            share = rng.beta(settings.mixup, settings.mixup)
+            inputs, targets = (share * of + (1 - share) * of[partner] for of in (inputs, targets))
+        if settings.feature_noise:
+            drawn = torch.from_numpy(rng.standard_normal(inputs.shape, dtype=np.float32))
+            inputs.add_(drawn, alpha=settings.feature_noise)
+        return self._explicit.loss(inputs, targets)
+
+    def gradients(self) -> Sequence[Tensor]:
+        return [self._explicit.gradient]
+
+    def finish(self) -> None:
+        self._explicit.finish()
 
 
 @torch.inference_mode()
@@ -122,12 +224,14 @@ def predict(model: EmotionModel, examples: Examples, batch_size: int = 256) -> T
         Logits [n, C].
     """
     was_training = model.training
-    model.eval()
+    if was_training:
+        model.eval()
     logits = [torch.zeros(0, model.classes)]
     for start in range(0, len(examples), batch_size):
         batch = examples.take(torch.arange(start, min(start + batch_size, len(examples))))
         logits.append(model.classify(batch.features, batch.frames))
-    model.train(was_training)
+    if was_training:
+        model.train()
     return torch.cat(logits)
 
 
@@ -216,6 +320,28 @@ def sgd_step(
             if weight_decay:
                 torch._foreach_add_(velocity, weight, alpha=weight_decay)
             torch._foreach_add_(weight, velocity, alpha=-lr)
+
+
+def _optimiser(
+    weights: list[Tensor], settings: LocalSettings, lr: float
+) -> Callable[[Sequence[Tensor]], None]:
+    """Return what takes one step on the weights, given their gradients."""
+    if settings.optimizer == "sgd":
+        velocities = [torch.zeros_like(w) for w in weights]
+        return lambda gradients: sgd_step(
+            weights, velocities, gradients, lr, settings.momentum, settings.weight_decay
+        )
+    adamw = torch.optim.AdamW(
+        weights, lr=lr, betas=(settings.momentum, 0.999), weight_decay=settings.weight_decay
+    )
+
+    def take_step(gradients: Sequence[Tensor]) -> None:
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient
+        adamw.step()
+        adamw.zero_grad()
+
+    return take_step
 
 
 def clip_gradients(gradients: Sequence[Tensor], largest: float) -> Sequence[Tensor]:

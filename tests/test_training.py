@@ -104,6 +104,26 @@ def test_steps_are_those_of_torch_sgd() -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
+def test_the_first_step_of_adamw_moves_each_weight_by_the_learning_rate() -> None:
+    """With zero moments the step is lr * g / (|g| + 1e-8), after the weight was decayed by lr * decay.
+
+    A second call begins with zero moments again: nothing of a round's optimiser is kept.
+    """
+    settings = LocalSettings(steps=1, batch_size=10, optimizer="adamw", weight_decay=0.1)
+    examples, model = examples_of("functionals"), model_of("functionals")
+    for _ in range(2):
+        before = [weight.detach().clone() for weight in model.parameters()]
+        logits = model.classify(examples.features, examples.frames)
+        loss = torch.nn.functional.cross_entropy(logits, examples.labels)
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        train(model, examples, settings, 0.01, rng_for(1, "a"))
+        for old, gradient, new in zip(before, gradients, model.parameters(), strict=True):
+            clear = gradient.abs() > 1e-5  # the order of a batch's sums moves smaller ones
+            expected = old * (1 - 0.01 * 0.1) - 0.01 * gradient.sign()
+            torch.testing.assert_close(new[clear], expected[clear], rtol=0, atol=2e-5)
+            assert clear.any()
+
+
 def test_fifteen_steps_are_five_epochs_of_48_utterances() -> None:
     """Batches of 16: three a pass. The default recipe is what it was on such clients, bit for bit."""
     trained = []

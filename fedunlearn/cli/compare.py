@@ -12,7 +12,7 @@ from fedunlearn.cli.options import (
     DataOption,
     EngineOption,
     SetOption,
-    config_file,
+    config_files,
     read_overrides,
 )
 from fedunlearn.cli.progress_bars import cell_bars
@@ -139,7 +139,7 @@ def compare(
             "study.workers": workers,
         }
         overrides = read_overrides(set_, named)
-        base = comparison_config(config_file(config), overrides)
+        base = comparison_config(config_files(config), overrides)
         own = base.study
         if own.questions and (methods is not None or variant):
             raise BadInput(

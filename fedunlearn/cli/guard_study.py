@@ -12,7 +12,7 @@ from fedunlearn.cli.options import (
     DataOption,
     EngineOption,
     SetOption,
-    config_file,
+    config_files,
     read_overrides,
 )
 from fedunlearn.config.fields import LARGEST, LARGEST_SEED, LARGEST_SHAPE
@@ -66,9 +66,9 @@ def guard(
         from fedunlearn.study.runner import count_clients
 
         named = {"corpus.path": str(data) if data else None, "federation.engine": engine}
-        common, file = read_overrides(set_, named), config_file(config)
+        common, files = read_overrides(set_, named), config_files(config)
         trials = trials_of(
-            loader_of(count_clients(configuration.load(file, common))),
+            loader_of(count_clients(configuration.load(files, common))),
             methods.split(","),
             [parse_case(case) for case in cases.split(",")],
             guards.split(","),

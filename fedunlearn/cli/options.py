@@ -10,10 +10,11 @@ from fedunlearn.config import parse_override
 from fedunlearn.config.presets import find_config, preset_names
 
 ConfigOption = Annotated[
-    Path | None,
+    list[Path] | None,
     typer.Option(
         help=f"An experiment: a TOML file, or a preset ({', '.join(preset_names())}); "
-        "without it, generated speech."
+        "without it, generated speech. Given more than once, a later one replaces the keys of those before "
+        "it."
     ),
 ]
 DataOption = Annotated[Path | None, typer.Option(help="Folder of the corpus; only read (corpus.path).")]
@@ -23,13 +24,16 @@ SetOption = Annotated[
 ]
 
 
-def config_file(place: Path | None) -> Path | None:
-    """Return the file that ``--config`` names, by path or by preset; None without the option.
+def config_files(places: Iterable[Path] | None) -> tuple[Path, ...]:
+    """Return the files that ``--config`` names, by path or by preset.
+
+    Args:
+        places: the values of ``--config``; None = it was not given.
 
     Raises:
-        BadInput: it names neither a file nor a preset.
+        BadInput: one names neither a file nor a preset.
     """
-    return None if place is None else find_config(place)
+    return tuple(find_config(place) for place in places or ())
 
 
 def read_overrides(sets: Iterable[str] | None, named: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from fedunlearn.cli.options import (
     DataOption,
     EngineOption,
     SetOption,
-    config_file,
+    config_files,
     read_overrides,
 )
 from fedunlearn.config.partition import PartitionSettings
@@ -106,7 +106,7 @@ def run(
 
 
 def _run(
-    file: Path | None,
+    given: list[Path] | None,
     named: Mapping[str, Any],
     sets: list[str],
     out: Path | None,
@@ -114,14 +114,14 @@ def _run(
     resume: bool = False,
     track: str | None = None,
 ) -> int:
-    overrides = read_overrides(sets, named)
+    overrides, files = read_overrides(sets, named), config_files(given)
     if resume:
         if out is None:
             raise BadInput("--resume: say which run, as --out DIR")
         RunFolder(out).check_resumable()
-        file = file or RunFolder(out).config
+        files = files or (RunFolder(out).config,)
     try:
-        config = configuration.load(config_file(file), overrides)
+        config = configuration.load(files, overrides)
     except BadInput as error:
         also = [] if resume else _also_wrong(out, overrides.get("corpus.path"))
         raise BadInput([*error.problems, *also]) from error

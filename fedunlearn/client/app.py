@@ -53,6 +53,7 @@ from fedunlearn.examples import Examples
 from fedunlearn.links import open_to_append
 from fedunlearn.messages.records import MessageConfig, borrow, lend
 from fedunlearn.messages.scalars import read_scalars
+from fedunlearn.models.probes import Probes
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import rng_for
 from fedunlearn.training import TrainingDiverged
@@ -191,7 +192,9 @@ def rehearse_locally(device: Device, content: RecordDict) -> RecordDict:
     forget_set = with_unknown(device.model, forget_set, device.left_out(content))
     method = METHODS[config.unlearning.method].unlearn
     scalars = read_scalars(settings)
-    return _reply(**rehearse(device.model, forget_set, held_out, method, config, scalars, *when).as_metrics())
+    probes = Probes(device.model, device.model.state_dict(), config.seed)
+    found = rehearse(device.model, probes, forget_set, held_out, method, config, scalars, *when)
+    return _reply(**found.as_metrics())
 
 
 def forget_part(device: Device, content: RecordDict) -> RecordDict:

@@ -6,6 +6,7 @@ They use no message and no vault: the ClientApp calls them, and so do the replay
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -90,13 +91,19 @@ def train_in_round(
     return train(model, kept, local, lr, rng_for(stream, "client", client, phase, round))
 
 
-def evaluate(model: EmotionModel, held_out: Examples, trained_on: Examples | None) -> tuple[int, Sums, Sums]:
+def evaluate(
+    model: EmotionModel,
+    held_out: Examples,
+    trained_on: Examples | None,
+    smoothed: Callable[[Examples], Tensor] | None = None,
+) -> tuple[int, Sums, Sums]:
     """Evaluate a model on a client's held-out examples and, if wanted, sum up its log-odds.
 
     Args:
         model: with the weights to evaluate.
         held_out: examples that the client does not train on.
         trained_on: examples that it trains on; None = no log-odds are wanted.
+        smoothed: ``measure_smoothed`` of the model, where it was made for several clients; None = it is made.
 
     Returns:
         (correct held-out predictions, sums over ``trained_on``, smoothed, sums over ``held_out``)
@@ -104,7 +111,7 @@ def evaluate(model: EmotionModel, held_out: Examples, trained_on: Examples | Non
     right = _count_right(model, held_out)
     if trained_on is None:
         return right, Sums(), Sums()
-    of_trained = sum_log_odds(model, [trained_on], smoothed_log_odds)
+    of_trained = sum_log_odds(model, [trained_on], smoothed or partial(smoothed_log_odds, model))
     return right, of_trained, sum_log_odds(model, [held_out])
 
 
@@ -115,7 +122,7 @@ def _count_right(model: EmotionModel, examples: Examples) -> int:
 def sum_log_odds(
     model: EmotionModel,
     parts: Sequence[Examples],
-    measure: Callable[[EmotionModel, Examples], Tensor] = log_odds_of,
+    measure: Callable[[Examples], Tensor] | None = None,
 ) -> Sums:
     """Sum up the log-odds that a model gives a client's speech.
 
@@ -124,14 +131,15 @@ def sum_log_odds(
     Args:
         model: with the weights to evaluate.
         parts: the speech.
-        measure: gives the log-odds of examples.
+        measure: gives the log-odds of examples; None = ``log_odds_of`` the model.
 
     Returns:
         no sums where there are fewer than four utterances
     """
     if sum(map(len, parts)) < FEWEST:
         return Sums()
-    return sum((Sums.of(measure(model, part)) for part in parts if len(part)), Sums())
+    measure = measure or partial(log_odds_of, model)
+    return sum((Sums.of(measure(part)) for part in parts if len(part)), Sums())
 
 
 def with_unknown(
@@ -236,6 +244,7 @@ def draw_rehearsal(
 
 def rehearse(
     model: EmotionModel,
+    probes: Probes,
     forget_set: ForgetSet,
     held_out: Examples,
     method: Method,
@@ -249,6 +258,7 @@ def rehearse(
 
     Args:
         model: with the global weights.
+        probes: of these weights.
         forget_set: utterances that the client keeps.
         held_out: examples that the client does not train on.
         method: the unlearning method.
@@ -268,7 +278,7 @@ def rehearse(
     candidate.load_state_dict({name: value + moved[name] for name, value in before.items()})
     return Rehearsal(
         Update(client, len(forget_set), moved).norm,
-        Probes(model, before, config.seed).silenced(candidate.state_dict()),
+        probes.silenced(candidate.state_dict()),
         _count_right(model, held_out),
         _count_right(candidate, held_out),
         len(held_out),

@@ -152,12 +152,22 @@ class CorpusSettings(Settings):
 
 
 class LocalSettings(WorkSettings):
-    """What one client does in one ordinary training round: SGD on its own utterances."""
+    """What one client does in one ordinary training round, on its own utterances."""
 
-    batch_size: AtLeastOne = Field(default=16, description="Utterances in one SGD step.")
-    lr: Positive = Field(default=0.05, description="Learning rate of SGD.")
-    momentum: OpenFraction = Field(default=0.9, description="Momentum of SGD; 0 = plain SGD.")
-    weight_decay: NonNegative = Field(default=0.0, description="Weight decay (L2) of SGD; 0 = none.")
+    batch_size: AtLeastOne = Field(default=16, description="Utterances in one step.")
+    optimizer: Literal["sgd", "adamw"] = Field(
+        default="sgd",
+        description='"sgd", or "adamw" (Loshchilov & Hutter 2019), which transformer layers need: they learn '
+        "several times as much in a step. It begins anew in each round, and nothing of it is sent. With "
+        '"adamw", lower `lr` and `recovery.lr`: .003 and .001 in the presets for speech encoders.',
+    )
+    lr: Positive = Field(default=0.05, description="Learning rate.")
+    momentum: OpenFraction = Field(
+        default=0.9, description='Momentum of "sgd" (0 = plain SGD); beta_1 of "adamw", whose beta_2 is .999.'
+    )
+    weight_decay: NonNegative = Field(
+        default=0.0, description='Weight decay, L2 of "sgd" and decoupled of "adamw"; 0 = none.'
+    )
     gradient_clip: NonNegative = Field(
         default=5.0,
         description="Largest L2 norm of a step's gradient, over all trained weights; 0 = no clipping.",
@@ -397,12 +407,13 @@ class Config(Settings):
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
 
-def load(file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
-    """Read an experiment from a TOML file and apply overrides.
+def load(file: Path | Sequence[Path] | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read an experiment from TOML files and apply overrides.
 
     Args:
-        file: a TOML file; None = the built-in defaults.
-        overrides: dotted keys and their values, which replace those of the file.
+        file: a TOML file, or several, of which each replaces the keys that it has in common with those
+            before it; None = the built-in defaults.
+        overrides: dotted keys and their values, which replace those of the files.
 
     Returns:
         The validated experiment.
@@ -410,13 +421,14 @@ def load(file: Path | None = None, overrides: Mapping[str, Any] | None = None) -
     Raises:
         BadInput: with every error found, one line each.
     """
-    source = str(file) if file else "options"
+    files = [file] if isinstance(file, Path) else list(file or ())
+    source = " + ".join(map(str, files)) or "options"
     tree: dict[str, Any] = {}
-    if file is not None:
+    for each in files:
         try:
-            tree = tomllib.loads(read_text(file, kind="valid TOML"))
+            _put_over(tree, tomllib.loads(read_text(each, kind="valid TOML")))
         except (ValueError, RecursionError) as error:
-            raise BadInput(f"{file}: is not valid TOML ({error})") from error
+            raise BadInput(f"{each}: is not valid TOML ({error})") from error
     problems = [p for key, value in (overrides or {}).items() if (p := _place(tree, key, value))]
     tree = _lists_to_tuples(tree)
     _make_canonical(tree)
@@ -560,6 +572,16 @@ def parse_override(text: str) -> tuple[str, Any]:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return key.strip(), value.strip()
+
+
+def _put_over(tree: dict[str, Any], other: Mapping[str, Any]) -> None:
+    """Put the settings of another file into a tree, section by section."""
+    for key, value in other.items():
+        below = tree.get(key)
+        if isinstance(below, dict) and isinstance(value, Mapping):
+            _put_over(below, value)
+        else:
+            tree[key] = value
 
 
 def _place(tree: dict[str, Any], key: str, value: Any) -> str | None:

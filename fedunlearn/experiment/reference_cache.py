@@ -26,7 +26,7 @@ from fedunlearn.links import wipe_abandoned
 from fedunlearn.server.history import History
 from fedunlearn.unlearning.contract import UnknownSpeakers
 
-_FORMAT = 8
+_FORMAT = 9
 _HISTORY = "history."
 LEARNED_FOLDER = "learned-shadows"
 """what shadow federations have learned before they unlearn, in the cache's folder"""

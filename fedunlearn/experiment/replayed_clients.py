@@ -32,6 +32,7 @@ from fedunlearn.server.late_clients import LateClients
 from fedunlearn.server.steps import sample_clients
 from fedunlearn.unlearning import METHODS
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnFailed
+from fedunlearn.unlearning.log_odds import measure_smoothed
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,7 @@ class ReplayedClients:
         """
         updates, there = [], self._there(rounds_done, withheld, self._late.absent(rounds_done))
         for client in sample_clients(there, most, self._config.seed, phase, number):
-            ids = there[client]
-            kept, when = self.examples(ids), (str(phase), number, self._stream)
+            kept, when = self.examples(there[client]), (str(phase), number, self._stream)
             training = partial(train_in_round, self.model, kept, self._config, work, lr, client, *when)
             updates.append(Update(client, len(kept), train_update(self.model, weights, training)[0]))
         return updates
@@ -246,12 +246,13 @@ class ReplayedClients:
         self.model.load_state_dict(weights)
         away = self._timeline.away[round_.rounds_done]
         there = [c for c, held in self.holding(round_).items() if held and c not in away]
+        smoothed = measure_smoothed(self.model) if log_odds else None
         most, seed = self._config.unlearning.asked, self._config.seed
         for client in sample_clients(there, most, seed, Phase.EVALUATE, round_.timeline_round):
             if among and client not in among:
                 continue
             held_out = self.examples(u for u in self.data.test[client] if u not in gone)
             own = self.examples(self.held(client, round_.rounds_done, gone)) if log_odds else None
-            right, of_trained, of_held_out = evaluate(self.model, held_out, own)
+            right, of_trained, of_held_out = evaluate(self.model, held_out, own, smoothed)
             replies.append(Evaluation(right, len(held_out), of_trained, of_held_out))
         return pool_evaluations(replies)

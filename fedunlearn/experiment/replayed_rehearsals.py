@@ -9,6 +9,7 @@ from fedunlearn.client.steps import draw_rehearsal, rehearse, with_unknown
 from fedunlearn.experiment.replayed_clients import ReplayData, ReplayedClients
 from fedunlearn.experiment.timeline import TimelineRound
 from fedunlearn.messages.rehearsals import Rehearsal
+from fedunlearn.models.probes import Probes
 from fedunlearn.server.steps import draw_rehearsing
 from fedunlearn.unlearning import METHODS
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnFailed
@@ -45,6 +46,7 @@ def replay_rehearsals(
     staying = [client for client, held in holding.items() if held and client not in away]
     method, model = METHODS[config.unlearning.method].unlearn, clients.model
     model.load_state_dict(weights)
+    probes = Probes(model, weights, config.seed)
     for client in draw_rehearsing(staying, config, number):
         when = client, number, stream
         own = draw_rehearsal(clients.held(client, round_.rounds_done, gone), size, *when)
@@ -52,5 +54,5 @@ def replay_rehearsals(
         sent = replace(scalars, share=min(1.0, size / holding[client]))
         with suppress(UnlearnFailed):
             forget_set = with_unknown(model, clients.forget_set(own), left_out(client))
-            found.append(rehearse(model, forget_set, held_out, method, config, sent, *when))
+            found.append(rehearse(model, probes, forget_set, held_out, method, config, sent, *when))
     return found

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fedunlearn.audio import PCM, pad, to_float
+from fedunlearn.examples import Examples
+from fedunlearn.models.explicit import ExplicitGradients
 from fedunlearn.models.frontend import frame_mask
 
 
@@ -174,6 +176,22 @@ class EmotionModel(nn.Module, ABC):
         Returns:
             Logits [B, C].
         """
+
+    def explicit_gradients(
+        self, examples: Examples, rng: torch.Generator, in_span: bool
+    ) -> ExplicitGradients | None:
+        """Return the cross-entropy and its gradients written out, with which training is faster.
+
+        Args:
+            examples: on which the model is trained.
+            rng: source of dropout.
+            in_span: whether all inputs are examples or mixtures of them, the weights do not decay, and each
+                example is used about once or more.
+
+        Returns:
+            None, as here: the model trains by autograd.
+        """
+        return None
 
     def features_of(self, pcm: PCM) -> Tensor:
         """Compute the features [T, D] of one recording, without gradients.

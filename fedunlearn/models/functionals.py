@@ -5,12 +5,15 @@ Statistics over an utterance ("functionals") are the classical features of speec
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from fedunlearn.audio import SAMPLE_RATE
+from fedunlearn.examples import Examples
 from fedunlearn.models.contract import MelModel, Standardise
+from fedunlearn.models.explicit import ExplicitGradients
 from fedunlearn.models.frontend import HOP, N_MELS, LogMel, frame_mask
 
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -19,6 +22,8 @@ _MODULATIONS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.5, 8.0, 12.0)
 _QUIET = 5.0
 """Nats of log power below the loudest frame: 21.7 dB."""
 _EPS = 1e-6
+_SPAN = 4
+"""Features for each example from which on training in the span of the examples is faster."""
 
 
 def masked_quantiles(values: Tensor, frames: Tensor, quantiles: tuple[float, ...]) -> Tensor:
@@ -130,3 +135,93 @@ class FunctionalsModel(MelModel):
         """Compute logits [B, C] from functionals [B, 1, 720], see ``EmotionModel.classify``."""
         logits: Tensor = self.head(self.norm(features[:, 0]))
         return logits
+
+    def explicit_gradients(
+        self, examples: Examples, rng: torch.Generator, in_span: bool
+    ) -> ExplicitGradients | None:
+        """Return the gradients of the perceptron, see ``EmotionModel.explicit_gradients``.
+
+        Derived classes may compute something else, and frozen weights have no gradients: they train by
+        autograd.
+        """
+        own = type(self) is FunctionalsModel and all(p.requires_grad for p in self.parameters())
+        match tuple(self.head):
+            case nn.Linear() as hidden, nn.ReLU(), nn.Dropout() as dropout, nn.Linear() as output if own:
+                inputs = self.norm(examples.features[:, 0])
+                return PerceptronGradients(inputs, hidden, output, dropout.p, rng, in_span)
+        return None
+
+
+class PerceptronGradients(ExplicitGradients):
+    """The gradients of a perceptron with one hidden layer: linear, ReLU, dropout, linear.
+
+    Dropout draws what ``nn.Dropout`` would draw from a generator in the same state.
+
+    The gradient of the first layer's weights W lies in the span of the inputs X. Of few examples it is
+    computed in an orthonormal basis Q of the span: with X = R Q^T the inputs are R and the weights W Q, which
+    have as many columns as there are examples. Gradients and steps have the same lengths in both bases.
+
+    Args:
+        inputs: [n, D], of the examples.
+        hidden: first layer.
+        output: second layer.
+        dropout: probability in [0, 1).
+        rng: source of dropout.
+        in_span: as of ``EmotionModel.explicit_gradients``.
+    """
+
+    def __init__(
+        self,
+        inputs: Tensor,
+        hidden: nn.Linear,
+        output: nn.Linear,
+        dropout: float,
+        rng: torch.Generator,
+        in_span: bool,
+    ) -> None:
+        self._own = [p.detach() for layer in (hidden, output) for p in (layer.weight, layer.bias)]
+        self._kept, self._rng = 1.0 - dropout, rng
+        self.inputs, start, self._basis = inputs, self._own, None
+        if in_span and _SPAN * len(inputs) <= inputs.shape[1]:
+            self._basis, coordinates = torch.linalg.qr(inputs.T)
+            self.inputs = coordinates.T.contiguous()
+            start = [torch.mm(self._own[0], self._basis), *self._own[1:]]
+        self.weights = torch.cat([part.flatten() for part in start])
+        self.gradient = torch.empty_like(self.weights)
+        self._start, shapes = start[0], [part.shape for part in start]
+        self._parts, self._gradients = (_split(flat, shapes) for flat in (self.weights, self.gradient))
+
+    def loss(self, inputs: Tensor, targets: Tensor) -> float:
+        """Compute the loss of a batch and its gradient, see ``ExplicitGradients``."""
+        weight, bias, output_weight, output_bias = self._parts
+        # [hidden, b] is faster than [b, hidden]: the larger matrix is read row by row.
+        hidden = torch.mm(weight, inputs.T).T.add_(bias).relu_()
+        mask = None
+        if self._kept < 1.0:
+            mask = torch.empty(hidden.shape).bernoulli_(self._kept, generator=self._rng).div_(self._kept)
+            hidden.mul_(mask)
+        log_p = torch.addmm(output_bias, hidden, output_weight.T).log_softmax(1)
+        # d loss / d logits = (p - target) / b
+        to_logits = log_p.exp().sub_(targets).div_(len(inputs))
+        to_hidden = torch.mm(to_logits, output_weight).mul_(hidden > 0)
+        if mask is not None:
+            to_hidden.mul_(mask)
+        of_weight, of_bias, of_output_weight, of_output_bias = self._gradients
+        torch.mm(to_hidden.T, inputs, out=of_weight)
+        torch.sum(to_hidden, 0, out=of_bias)
+        torch.mm(to_logits.T, hidden, out=of_output_weight)
+        torch.sum(to_logits, 0, out=of_output_bias)
+        return -float(torch.dot(log_p.view(-1), targets.view(-1))) / len(inputs)
+
+    def finish(self) -> None:
+        """Write the weights into the model, see ``ExplicitGradients``."""
+        parts = self._parts
+        if self._basis is not None:
+            parts = [torch.addmm(self._own[0], parts[0] - self._start, self._basis.T), *parts[1:]]
+        for own, trained in zip(self._own, parts, strict=True):
+            own.copy_(trained)
+
+
+def _split(flat: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
+    parts = torch.split(flat, [shape.numel() for shape in shapes])
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]

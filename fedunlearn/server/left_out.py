@@ -82,10 +82,10 @@ class LeftOut:
             if client in self.forgotten or mean is None or examples == total:
                 continue
             rate = eta * examples / (total - examples)
-            moved = {name: (rate * (mean[name] - value)).float() for name, value in update.items()}
+            moved = {name: (mean[name] - value).mul_(rate).float() for name, value in update.items()}
             before = self.differences.get(client)
             if before is not None:
-                moved = {name: before[name] + value for name, value in moved.items()}
+                moved = {name: value.add_(before[name]) for name, value in moved.items()}
             self.differences[client] = moved
         self._round.clear()
         for client, own in self.differences.items():

@@ -29,14 +29,14 @@ WHOLE_CLIENT = 0
 """Size of a request for everything that its client holds; "all" on the command line."""
 
 
-def comparison_config(file: Path | None, overrides: Mapping[str, Any]) -> Config:
+def comparison_config(file: Path | Sequence[Path] | None, overrides: Mapping[str, Any]) -> Config:
     """Read the experiment that a comparison starts from.
 
     There are at least two retrained models, whose distance is the noise floor; overrides may say otherwise.
 
     Args:
-        file: a TOML file; None = the built-in defaults.
-        overrides: dotted keys to values, applied on top of the file.
+        file: a TOML file or several, see ``load``; None = the built-in defaults.
+        overrides: dotted keys to values, applied on top.
 
     Raises:
         BadInput: with every error there is, one line each.

@@ -1,6 +1,7 @@
 """Log-odds of the true class, phi = ln p_y / (1 - p_y): measured, predicted, and put into an output."""
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.training import predict
 from fedunlearn.unlearning.contract import ServerScalars
-from fedunlearn.unlearning.low_rank import most_directions, smoothed_at
+from fedunlearn.unlearning.low_rank import Smoothing, most_directions
 
 RANKS = (1, 2, 4, 8)
 """Ranks of the smoothed models, as multiples of the number of emotions.
@@ -46,12 +47,24 @@ def smoothed_log_odds(model: EmotionModel, examples: Examples) -> Tensor:
     The mean over models of ``RANKS`` times as many directions as there are emotions. It foretells a model
     that never trained on the examples better than any one of these models, and no rank has to be chosen.
     """
+    return measure_smoothed(model)(examples)
+
+
+def measure_smoothed(model: EmotionModel) -> Callable[[Examples], Tensor]:
+    """Return a function that computes ``smoothed_log_odds`` of examples; the model is smoothed once for all.
+
+    Args:
+        model: not changed.
+    """
     whole = max(1, most_directions(model))
     ranks = [min(times * model.classes, whole) for times in RANKS]
-    distinct = sorted(set(ranks))
-    models = smoothed_at(model, distinct)
-    found = {rank: log_odds_of(frozen, examples) for rank, frozen in zip(distinct, models, strict=True)}
-    return torch.stack([found[rank] for rank in ranks]).mean(0)
+    smoothing = Smoothing(model, min(ranks))
+
+    def measure(examples: Examples) -> Tensor:
+        found = {rank: log_odds_of(smoothing.at(rank), examples) for rank in sorted(set(ranks))}
+        return torch.stack([found[rank] for rank in ranks]).mean(0)
+
+    return measure
 
 
 def predict_log_odds(

@@ -10,11 +10,14 @@ al. 2019 (arXiv 1911.05248); memorised examples are these: Feldman & Zhang 2020 
 """
 
 import copy
-from collections.abc import Iterable, Iterator
 
 import torch
+from torch import Tensor
 
 from fedunlearn.models.contract import EmotionModel
+
+_Decomposed = tuple[Tensor, Tensor | float, Tensor, Tensor, Tensor, Tensor]
+"""a matrix, its values before training, a copy of it, and U, S and V^T of its difference from them"""
 
 
 def smoothed(model: EmotionModel, rank: int) -> EmotionModel:
@@ -28,35 +31,38 @@ def smoothed(model: EmotionModel, rank: int) -> EmotionModel:
         model: not changed.
         rank: >= 1; large enough, it is the model itself.
     """
-    return next(smoothed_at(model, (rank,)))
+    return Smoothing(model, rank).at(rank)
 
 
-def smoothed_at(model: EmotionModel, ranks: Iterable[int]) -> Iterator[EmotionModel]:
-    """Yield a model smoothed at each of some ranks, whose matrices are decomposed once.
+class Smoothing:
+    """A model whose matrices are decomposed once, to be smoothed at several ranks.
 
     Args:
         model: not changed.
-        ranks: each >= 1.
-
-    Yields:
-        As of ``smoothed``: the same copy each time, changed in place.
+        lowest: >= 1, the smallest of these ranks.
     """
-    frozen, ranks = copy.deepcopy(model).eval(), tuple(ranks)
-    with torch.no_grad():
-        parts = []
-        for weight, start in frozen.smoothable():
-            if min(weight.shape) <= min(ranks):
-                continue
-            left, sizes, right = torch.linalg.svd(weight - start, full_matrices=False)
-            parts.append((weight, start, weight.detach().clone(), left, sizes, right))
-    frozen.requires_grad_(False)
-    for rank in ranks:
-        for weight, start, whole, left, sizes, right in parts:
+
+    def __init__(self, model: EmotionModel, lowest: int) -> None:
+        self._frozen, self._parts = copy.deepcopy(model).eval(), list[_Decomposed]()
+        with torch.no_grad():
+            for weight, start in self._frozen.smoothable():
+                if min(weight.shape) > lowest:
+                    decomposed = torch.linalg.svd(weight - start, full_matrices=False)
+                    self._parts.append((weight, start, weight.detach().clone(), *decomposed))
+        self._frozen.requires_grad_(False)
+
+    def at(self, rank: int) -> EmotionModel:
+        """Return the model smoothed at a rank, as of ``smoothed``: the same copy each time, changed in place.
+
+        Args:
+            rank: >= ``lowest``.
+        """
+        for weight, start, whole, left, sizes, right in self._parts:
             if len(sizes) > rank:
                 weight.copy_(start + torch.mm(left[:, :rank] * sizes[:rank], right[:rank]))
             else:
                 weight.copy_(whole)
-        yield frozen
+        return self._frozen
 
 
 def most_directions(model: EmotionModel) -> int:

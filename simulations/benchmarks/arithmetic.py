@@ -2,7 +2,8 @@
 
     python -m benchmarks.arithmetic '{"model": "cnn"}'
 
-On tensors in memory, batch by batch, in one thread. Run in simulations/; prints one line of JSON.
+On tensors in memory, batch by batch, in one thread; with explicit gradients where the model has them. Run in
+simulations/; prints one line of JSON.
 """
 
 import json
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.workload import EMOTIONS, BenchmarkWorkload
+from fedunlearn.examples import Examples
 from fedunlearn.models import build_model
 from fedunlearn.seeding import rng_for
 from fedunlearn.training import sgd_step
@@ -48,7 +50,22 @@ def measure(workload: BenchmarkWorkload) -> dict[str, float]:
         for size in sizes
     ]
 
+    everything = Examples(*(torch.cat(parts) for parts in zip(*ready[: -(-held // batch)], strict=True)))
+    targets = F.one_hot(everything.labels, len(EMOTIONS)).float()
+    places = [torch.arange(start, min(start + batch, held)) for start in range(0, held, batch)]
+
     def client() -> None:
+        explicit = model.explicit_gradients(everything, torch.default_generator, in_span=True)
+        if explicit is None:
+            by_autograd()
+            return
+        weights, velocity = explicit.weights, torch.zeros_like(explicit.weights)
+        for place in places * workload.epochs:
+            explicit.loss(explicit.inputs[place], targets[place])
+            sgd_step([weights], [velocity], [explicit.gradient], 1e-4, local.momentum)
+        explicit.finish()
+
+    def by_autograd() -> None:
         velocities = [torch.zeros_like(p) for p in trained]
         for features, lengths, labels in ready:
             loss = F.cross_entropy(model.classify(features, lengths), labels)

@@ -61,6 +61,15 @@ def test_every_command_reads_a_preset_by_name(command: str, tmp_path: Path) -> N
     assert code == 2 and "/nowhere/at/all: no such" in output
 
 
+@pytest.mark.parametrize("command", ["run", "compare", "guard"])
+def test_every_command_puts_one_preset_over_another(command: str, tmp_path: Path) -> None:
+    """Of the second the corpus is read, of the first the key that the second does not have."""
+    spoiled = tmp_path / "spoiled.toml"
+    spoiled.write_text('[corpus]\nname = "nemo"\n[training]\nrounds = 0')
+    code, output = call(command, "--config", spoiled, "--config", "ravdess", "--out", tmp_path / "out")
+    assert code == 2 and "training.rounds" in output and "nemo" not in output
+
+
 def test_a_preset_that_vanishes_between_look_and_use_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadInput, match="nothing: is neither a file nor a preset"):
         preset("nothing")

@@ -233,6 +233,29 @@ def test_overrides_win_over_the_file_and_leave_the_rest_alone(tmp_path: Path) ->
     assert config.model == Config().model
 
 
+def test_a_later_file_replaces_the_keys_it_has_in_common_with_earlier_ones(tmp_path: Path) -> None:
+    """Section by section; a list is one value. The overrides come last."""
+    first, second = tmp_path / "a.toml", tmp_path / "b.toml"
+    first.write_text("seed = 3\n[training]\nrounds = 7\n[training.local]\nlr = 0.5\n[study]\nsizes = [5, 9]")
+    second.write_text("[training.local]\nlr = 0.25\nsteps = 2\n[study]\nsizes = [8]")
+    config = load([first, second], {"training.local.steps": 4})
+    local = config.training.local
+    assert (config.seed, config.training.rounds, local.lr, local.steps) == (3, 7, 0.25, 4)
+    assert config.study.sizes == (8,)
+    assert load([second, first]).training.local.lr == 0.5
+    assert load([first]) == load(first) and load([]) == load(None) == Config()
+
+
+def test_an_error_in_one_of_two_files_names_both_and_the_key(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.toml", tmp_path / "b.toml"
+    first.write_text("seed = 3")
+    second.write_text("[training]\nround = 2")
+    with pytest.raises(BadInput) as error:
+        load([first, second])
+    (line,) = error.value.problems
+    assert line.startswith(f"{first} + {second}: training.round") and "misspelt" in line
+
+
 def test_an_override_inside_a_value_is_refused_beside_all_other_errors(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text("seed = 4\n")

@@ -40,6 +40,7 @@ DECIDES: dict[str, Any] = {
     "training.local.epochs": 4,
     "training.local.gradient_clip": 4.0,
     "training.local.batch_size": 8,
+    "training.local.optimizer": "adamw",
     "training.local.lr": 0.04,
     "training.local.momentum": 0.8,
     "training.local.weight_decay": 0.1,

@@ -29,7 +29,7 @@ from fedunlearn.unlearning.log_odds import (
     smoothed_log_odds,
     with_log_odds,
 )
-from fedunlearn.unlearning.low_rank import smoothed, smoothed_at
+from fedunlearn.unlearning.low_rank import Smoothing, smoothed
 
 SILENT = ServerScalars()
 SCALARS = ServerScalars(0.5, 0.5, LogOdds(2.0, 2.0), LogOdds(-1.0, 4.0), UnknownSpeakers(0.5, 1.5))
@@ -128,7 +128,9 @@ def functionals() -> tuple[EmotionModel, Examples]:
 def test_models_smoothed_at_several_ranks_are_those_smoothed_one_by_one() -> None:
     """Whatever the order: a rank that was cut off before is whole again."""
     model, examples = functionals()
-    for rank, frozen in zip((24, 6, 500, 12), smoothed_at(model, (24, 6, 500, 12)), strict=True):
+    smoothing = Smoothing(model, 6)
+    for rank in (24, 6, 500, 12):
+        frozen = smoothing.at(rank)
         expected = predict(smoothed(model, rank), examples)
         assert torch.equal(predict(frozen, examples), expected)
     assert torch.equal(expected, predict(smoothed(model, 12), examples))
