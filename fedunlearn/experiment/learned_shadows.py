@@ -26,7 +26,7 @@ from fedunlearn.server.history import History
 from fedunlearn.server.state import GlobalModel
 from fedunlearn.unlearning.contract import UnknownSpeakers
 
-_FORMAT = 1
+_FORMAT = 1  # raised with that of the reference cache: what is learned is computed alike
 _WEIGHTS, _ORIGINAL, _MOMENTS, _HISTORY = "weights/", "original/", "moments/", "history/"
 
 

@@ -44,7 +44,7 @@ from fedunlearn.seeding import rng_for, stream_key
 from fedunlearn.training import TrainingDiverged, predict
 from fedunlearn.unlearning import METHODS
 
-_FORMAT = 3
+_FORMAT = 4
 _REPLAY = -1
 _TARGETS = "targets"
 
