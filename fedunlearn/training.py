@@ -331,15 +331,28 @@ def _optimiser(
         return lambda gradients: sgd_step(
             weights, velocities, gradients, lr, settings.momentum, settings.weight_decay
         )
-    adamw = torch.optim.AdamW(
-        weights, lr=lr, betas=(settings.momentum, 0.999), weight_decay=settings.weight_decay
-    )
+    from torch.optim.adamw import adamw  # the module takes seconds to load, and most runs do without it
+
+    means, squares = ([torch.zeros_like(w) for w in weights] for _ in range(2))
+    counts = [torch.zeros(()) for _ in weights]
 
     def take_step(gradients: Sequence[Tensor]) -> None:
-        for weight, gradient in zip(weights, gradients, strict=True):
-            weight.grad = gradient
-        adamw.step()
-        adamw.zero_grad()
+        with torch.no_grad():
+            adamw(
+                weights,
+                list(gradients),
+                means,
+                squares,
+                [],
+                counts,
+                amsgrad=False,
+                beta1=settings.momentum,
+                beta2=0.999,
+                lr=lr,
+                weight_decay=settings.weight_decay,
+                eps=1e-8,
+                maximize=False,
+            )
 
     return take_step
 

@@ -5,8 +5,8 @@ out of range is an error that names the file, the key and the legal values. Ever
 description; ``docs/configuration.md`` is generated from these (``fedunlearn.config.reference``).
 
 Reading order: ``Config`` in this file -> one module for each of its sections (``partition``, ``model``,
-``unlearning``, ``deletion``, ``guard``, ``federation``, ``study``), with number types from ``fields`` ->
-``presets`` and ``plugins``.
+``training``, ``unlearning``, ``deletion``, ``guard``, ``federation``, ``study``), with number types from
+``fields`` -> ``presets`` and ``plugins``.
 """
 
 import tomllib
@@ -14,30 +14,20 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import tomli_w
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from fedunlearn.config.deletion import DeletionSettings, ScheduledDeletion
 from fedunlearn.config.federation import AvailabilitySettings, FederationSettings
-from fedunlearn.config.fields import (
-    AtLeastOne,
-    Count,
-    NonNegative,
-    OpenFraction,
-    Options,
-    Positive,
-    Seconds,
-    Seed,
-    Settings,
-    ShadowCount,
-)
+from fedunlearn.config.fields import Count, Options, Seed, Settings, ShadowCount
 from fedunlearn.config.guard import AttackerSettings, GuardSettings, PrivacySettings
 from fedunlearn.config.model import EncoderSettings, ModelSettings
 from fedunlearn.config.partition import LateRecordings, PartitionSettings
 from fedunlearn.config.plugins import Kind, canonical, find, is_plugin, key_of
 from fedunlearn.config.study import StudySettings
+from fedunlearn.config.training import LocalSettings, RecoverySettings, TrainingSettings
 from fedunlearn.config.unlearning import (
     AmunForgetSettings,
     AttackSettings,
@@ -59,7 +49,6 @@ from fedunlearn.config.unlearning import (
     SCRUBSettings,
     UnlearningSettings,
 )
-from fedunlearn.config.work import WorkSettings
 from fedunlearn.errors import BadInput
 from fedunlearn.inputs import read_text
 
@@ -107,10 +96,6 @@ __all__ = [
 ]
 
 
-_LATE_PART = 6
-"""late clients join learning when one in so many of its rounds is done"""
-
-
 class CorpusSettings(Settings):
     """Which recordings are used."""
 
@@ -149,124 +134,6 @@ class CorpusSettings(Settings):
         if not self.path or not path.exists():
             return ()
         return (path.resolve() if path.is_dir() else path.resolve().parent,)
-
-
-class LocalSettings(WorkSettings):
-    """What one client does in one ordinary training round, on its own utterances."""
-
-    batch_size: AtLeastOne = Field(default=16, description="Utterances in one step.")
-    optimizer: Literal["sgd", "adamw"] = Field(
-        default="sgd",
-        description='"sgd", or "adamw" (Loshchilov & Hutter 2019), which transformer layers need: they learn '
-        "several times as much in a step. It begins anew in each round, and nothing of it is sent. With "
-        '"adamw", lower `lr` and `recovery.lr`: .003 and .001 in the presets for speech encoders.',
-    )
-    lr: Positive = Field(default=0.05, description="Learning rate.")
-    momentum: OpenFraction = Field(
-        default=0.9, description='Momentum of "sgd" (0 = plain SGD); beta_1 of "adamw", whose beta_2 is .999.'
-    )
-    weight_decay: NonNegative = Field(
-        default=0.0, description='Weight decay, L2 of "sgd" and decoupled of "adamw"; 0 = none.'
-    )
-    gradient_clip: NonNegative = Field(
-        default=5.0,
-        description="Largest L2 norm of a step's gradient, over all trained weights; 0 = no clipping.",
-    )
-    lr_schedule: Literal["constant", "cosine"] = Field(
-        default="constant",
-        description='Learning rate over the rounds of learning: "constant", or "cosine", which falls to '
-        "zero.",
-    )
-    crop_seconds: Seconds = Field(
-        default=0.0,
-        description="Length in seconds of the random crops used in training; 0 = whole utterances.",
-    )
-    time_mask: OpenFraction = Field(
-        default=0.0,
-        description="Largest share of the frames that SpecAugment (Park et al. 2019) replaces by the mean; "
-        "0 = off. Needs frame-wise features, which the functionals model does not have.",
-    )
-    band_mask: OpenFraction = Field(
-        default=0.0,
-        description="Largest share of the mel bands that SpecAugment (Park et al. 2019) replaces by the "
-        "mean; 0 = off. Needs frame-wise features, which the functionals model does not have.",
-    )
-    feature_noise: NonNegative = Field(
-        default=0.0,
-        description="Standard deviation of Gaussian noise added to the standardised features; 0 = off.",
-    )
-    mixup: NonNegative = Field(
-        default=0.0,
-        description="Parameter alpha of mixup, whose weights are drawn from Beta(alpha, alpha), between "
-        "utterances of the same client; 0 = off.",
-    )
-    label_smoothing: OpenFraction = Field(default=0.0, description="Amount of label smoothing; 0 = off.")
-
-
-class TrainingSettings(Settings):
-    """Ordinary federated learning."""
-
-    rounds: AtLeastOne = Field(default=30, description="Number of ordinary training rounds.")
-    server_optimizer: Literal["average", "momentum", "adam"] = Field(
-        default="average",
-        description='How the server applies the mean update: "average" (FedAvg, McMahan et al. 2017), '
-        '"momentum" (FedAvgM, Hsu et al. 2019) or "adam" (FedAdam, Reddi et al. 2021).',
-    )
-    server_lr: Positive = Field(
-        default=1.0, description='Step size along the mean update; 1 with "average" is plain FedAvg.'
-    )
-    server_momentum: OpenFraction = Field(
-        default=0.9, description='Momentum of "momentum", and beta_1 of "adam"; not read by "average".'
-    )
-    late_clients: OpenFraction = Field(
-        default=0.5,
-        description="Share of the clients, at least one where any and leaving at least two others, that join "
-        "learning only after a sixth of the rounds (fewer than 6 rounds: none is late). Until then the "
-        "global model shows on their speech how it recognises unknown speakers, which methods may read. "
-        "0 = all train from the first round.",
-    )
-    local: LocalSettings = Field(
-        default=LocalSettings(), description="What one client does in one ordinary round."
-    )
-
-    @property
-    def late_rounds(self) -> int:
-        """Ordinary rounds that late clients take no part in."""
-        return self.rounds // _LATE_PART
-
-
-class RecoverySettings(WorkSettings):
-    """Training rounds on the retained data after each unlearn step.
-
-    They are gentle by default (few steps at a low learning rate), because ordinary rounds bring the knowledge
-    of the forget set back.
-    """
-
-    rounds: Count = Field(default=4, description="Number of recovery rounds after an unlearn step; 0 = none.")
-    steps: Count = 3
-    epochs: AtLeastOne = 1
-    lr: Positive = Field(
-        default=0.02,
-        description="Learning rate of local SGD in a recovery round. Batch size, momentum and the rest are "
-        "those of `training.local`.",
-    )
-    reversion: Literal["kept", "removed"] = Field(
-        default="kept",
-        description='"kept": the mean update is applied as it is; "removed": first its components that lead '
-        "back along any unlearn step of the run are removed (after FedOSD, Pan et al. 2025, arXiv "
-        "2412.20200). Ordinary rounds after a deletion during learning are never changed.",
-    )
-    clients: Count = Field(
-        default=0,
-        description="Number of clients, at least 2, that train in a recovery round, drawn anew for each "
-        "round; 0 = all. Fewer clients cost less computation and fewer bytes.",
-    )
-
-    @model_validator(mode="after")
-    def _not_one_alone(self) -> Self:
-        if self.clients == 1:
-            raise ValueError("clients must be 0 or at least 2 (got 1): one client's model is not everybody's")
-        return self
 
 
 class EvaluationSettings(Settings):
