@@ -173,5 +173,6 @@ def compare(
         aggregations=list(aggregations),
         recoveries=list(recoveries or own.recoveries),
         folds=list(folds),
+        shadows=base.study.shadows,
     )
     return run_study(base, study_of(own, axes, sizes), Path(out))

@@ -486,6 +486,9 @@ class UpdateMembership(ResultsPart):
         None, description="kept (other training utterances) or held-out (test utterances)."
     )
     attack: Known[Text] = Field(None, description="Name of that attack.")
+    tpr_at: Nullable[dict[Text, Share | None]] = Field(
+        default={}, description='True positive rate by false positive rate as text ("0.01").'
+    )
 
 
 class Reconstruction(ResultsPart):
@@ -803,6 +806,74 @@ class Distances(ByName[DistanceScores]):
     )
 
 
+class LogOddsShift(ResultsPart):
+    """How far the log-odds of the true emotion move from one model to another, utterance by utterance."""
+
+    required = ("rms", "slope", "n")
+
+    rms: Amount | None = Field(None, description="Root mean square of the shift, in nats; null without any.")
+    mean: Number | None = Field(None, description="Mean shift, in nats.")
+    slope: Number | None = Field(
+        None, description="Least-squares slope of after on before: 1 = unchanged, below 1 = flattened."
+    )
+    residual: Amount | None = Field(
+        default=None, description="Root mean square of what is left about that line, in nats."
+    )
+    n: Known[Whole] = Field(None, description="Number of utterances, or of utterances in shadow models.")
+
+
+class CollateralShift(ByName[LogOddsShift]):
+    """Shift on speech that was neither deleted nor trained on, beside what retraining moves there."""
+
+    unlearned: Nullable[LogOddsShift] = Field(
+        LogOddsShift.empty(), description="From the original to the unlearned model."
+    )
+    recovered: Nullable[LogOddsShift] = Field(
+        LogOddsShift.empty(), description="From the original to the recovered model."
+    )
+    retrained: Nullable[LogOddsShift] = Field(
+        default=LogOddsShift.empty(),
+        description="From the original to the retrained models, mean over seeds; not in shadow models.",
+    )
+    seeds: Nullable[LogOddsShift] = Field(
+        LogOddsShift.empty(), description="From one retrained seed to another, mean over pairs."
+    )
+
+
+class TargetsFollowed(ByName[LogOddsShift]):
+    """Log-odds of the deleted utterances less those that they were trained towards, in shadow models."""
+
+    unlearned: Nullable[LogOddsShift] = Field(
+        LogOddsShift.empty(), description="From the targets to the unlearned models."
+    )
+    recovered: Nullable[LogOddsShift] = Field(
+        LogOddsShift.empty(), description="From the targets to the recovered models."
+    )
+
+
+class AnswerSpread(ResultsPart):
+    """Standard deviation of the log-odds of the true emotion over D_f, in nats."""
+
+    original: Amount | None = Field(None, description="Of the original model.")
+    unlearned: Amount | None = Field(None, description="Of the unlearned model.")
+    recovered: Amount | None = Field(None, description="Of the recovered model.")
+    retrained: Amount | None = Field(None, description="Of the retrained models, mean over seeds.")
+
+
+class CollateralReport(ResultsPart):
+    """How far answers move on speech that nobody asked to delete."""
+
+    requesters: Nullable[CollateralShift] = Field(
+        CollateralShift.empty(), description="Held-out speech of the speakers whose speech was deleted."
+    )
+    others: Nullable[CollateralShift] = Field(
+        CollateralShift.empty(), description="Held-out speech of all other client speakers."
+    )
+    spread: Nullable[AnswerSpread] = Field(
+        AnswerSpread.empty(), description="How much answers on D_f differ from utterance to utterance."
+    )
+
+
 class RelearnTime(ResultsPart):
     """How fast D_f is learned again."""
 
@@ -971,6 +1042,9 @@ class RequestAttack(ResultsPart):
     auc: Share | None = Field(None, description="AUC on its own utterances.")
     n: Known[Whole] = Field(None, description="Number of scores.")
     client: Whole | None = Field(default=None, description="Whose request.")
+    tpr_at: Nullable[dict[Text, Share | None]] = Field(
+        default={}, description='True positive rate by false positive rate as text ("0.01").'
+    )
 
 
 class ShadowAttackScores(ResultsPart):
@@ -1025,6 +1099,37 @@ class ReplayCheck(ResultsPart):
     )
 
 
+class KlomScores(ResultsPart):
+    """KLoM, the KL divergence of margins, over the candidates."""
+
+    required = ("mean", "median", "p95", "n")
+
+    mean: Amount | None = Field(None, description="Mean over candidates, in nats.")
+    median: Amount | None = Field(None, description="Median.")
+    p95: Amount | None = Field(None, description="95th percentile: the utterances that are answered worst.")
+    gaussian: Amount | None = Field(
+        None, description="Median of the same divergence of Gaussians fitted to the margins."
+    )
+    n: Known[Whole] = Field(None, description="Number of candidates.")
+    models: Known[Whole] = Field(None, description="Models on each side, median over candidates.")
+
+
+class KlomReport(ResultsPart):
+    """KLoM of the shadow models of each stage against models that were never trained on the utterance."""
+
+    original: Nullable[KlomScores] = Field(default=KlomScores.empty(), description="Of the original models.")
+    unlearned: Nullable[KlomScores] = Field(
+        default=KlomScores.empty(), description="Of the unlearned models."
+    )
+    recovered: Nullable[KlomScores] = Field(
+        default=KlomScores.empty(), description="Of the recovered models."
+    )
+    null: Nullable[KlomScores] = Field(
+        default=KlomScores.empty(), description="Of models that never heard it against other such models."
+    )
+    why: Text | None = Field(default=None, description="Why there are no numbers.")
+
+
 class AttackReport(ResultsPart):
     """Per-example attacks with shadow federations."""
 
@@ -1038,6 +1143,19 @@ class AttackReport(ResultsPart):
     )
     informed: Nullable[ShadowAttackReport] = Field(
         ShadowAttackReport.empty(), description="Informed attack, each request left out in turn."
+    )
+    klom: Nullable[KlomReport] = Field(
+        default=KlomReport.empty(),
+        description="KL divergence of margins from models that never heard the utterance (arXiv 2410.23232).",
+    )
+    collateral: Nullable[CollateralShift] = Field(
+        default=CollateralShift.empty(),
+        description="Shift of log-odds on candidates that a shadow was never trained on, while it unlearned "
+        "the others; seeds: from one shadow that never heard an utterance to another.",
+    )
+    following: Nullable[TargetsFollowed] = Field(
+        default=TargetsFollowed.empty(),
+        description="How well answers follow the method's targets; null where it has none.",
     )
 
 
@@ -1165,6 +1283,10 @@ class Results(ResultsPart):
     )
     fairness: Nullable[FairnessReport] = Field(
         default=FairnessReport.empty(), description="Who pays for forgetting."
+    )
+    collateral: Nullable[CollateralReport] = Field(
+        default=CollateralReport.empty(),
+        description="How far answers move on speech that nobody asked to delete.",
     )
     reversion: Nullable[Reversion] = Field(
         default=Reversion.empty(), description="What recovery brought back."

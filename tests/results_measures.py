@@ -63,6 +63,21 @@ def add_measures(results: dict[str, Any]) -> dict[str, Any]:
             "recovered": {"gum": 0.688, "cgum": 0.671, "efficacy": 0.981, "utility": 0.991, "time": 0.461},
         },
         "attacks": _attacks(rng),
+        "collateral": {
+            "requesters": {
+                "unlearned": {"rms": 2.06, "mean": -0.91, "slope": 0.71, "n": 48},
+                "recovered": {"rms": 1.42, "mean": -0.52, "slope": 0.82, "n": 48},
+                "retrained": {"rms": 1.27, "mean": -0.44, "slope": 0.88, "n": 48},
+                "seeds": {"rms": 1.02, "mean": 0.0, "slope": 0.9, "n": 48},
+            },
+            "others": {
+                "unlearned": {"rms": 1.31, "mean": -0.37, "slope": 0.86, "n": 192},
+                "recovered": {"rms": 0.84, "mean": -0.05, "slope": 0.94, "n": 192},
+                "retrained": {"rms": 1.08, "mean": -0.02, "slope": 0.91, "n": 192},
+                "seeds": {"rms": 1.05, "mean": 0.0, "slope": 0.91, "n": 192},
+            },
+            "spread": {"original": 2.61, "unlearned": 0.77, "recovered": 1.02, "retrained": 1.93},
+        },
     }
     for request in results["requests"]:
         request["usual_norm"] = round(1.9 - 0.01 * request["round_raised"], 3)
@@ -150,6 +165,22 @@ def _attacks(rng: np.random.Generator) -> dict[str, Any]:
                 s: _attack(a, 2944, 2944, 0.024) | {"requests": requests(a)} for s, a in informed.items()
             },
             "why": None,
+        },
+        "klom": {
+            "original": {"mean": 8.1, "median": 8.4, "p95": 10.9, "gaussian": 2.3, "n": 90, "models": 15},
+            "unlearned": {"mean": 5.9, "median": 5.8, "p95": 9.6, "gaussian": 0.62, "n": 90, "models": 15},
+            "recovered": {"mean": 4.7, "median": 4.5, "p95": 8.2, "gaussian": 0.41, "n": 90, "models": 15},
+            "null": {"mean": 2.9, "median": 2.8, "p95": 4.6, "gaussian": 0.12, "n": 90, "models": 15},
+            "why": None,
+        },
+        "collateral": {
+            "unlearned": {"rms": 2.21, "mean": -1.02, "slope": 0.67, "n": 2944},
+            "recovered": {"rms": 1.93, "mean": -0.71, "slope": 0.75, "n": 2944},
+            "seeds": {"rms": 1.33, "mean": 0.0, "slope": 0.9, "n": 90210},
+        },
+        "following": {
+            "unlearned": {"rms": 0.9, "mean": -0.31, "slope": 0.86, "residual": 0.71, "n": 2944},
+            "recovered": {"rms": 1.2, "mean": 0.12, "slope": 0.78, "residual": 1.05, "n": 2944},
         },
     }
 

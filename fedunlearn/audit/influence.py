@@ -127,6 +127,9 @@ def _candidates(
     if results.get("config", {}).get("evaluation", {}).get("shadows"):
         for file in sorted((cache / "shadows").glob("*.safetensors")):
             yield Influence(file, "answers of shadow models on what was deleted", "attacking again at once")
+        for file in sorted((cache / "learned-shadows").glob("*.safetensors")):
+            what = "a shadow model, trained on some of what was deleted"
+            yield Influence(file, what, "attacking another method without training shadow models again")
     for path in sorted(run.standings.glob("*.safetensors")):
         if not _finished(_object(manifest_of(path)) or {}):
             yield Influence(path, "where the run stood, with its original", "resuming this run")

@@ -157,6 +157,7 @@ def compare(
             windows=parse_numbers("--windows", windows, 0) if windows else [],
             folds=parse_folds(folds, base),
             apart=apart,
+            shadows=own.shadows,
         )
         study = study_of(own, axes, only)
         # Heavy imports wait until the input is known to be good.

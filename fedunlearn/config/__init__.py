@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from fedunlearn.config.deletion import DeletionSettings, ScheduledDeletion
 from fedunlearn.config.federation import AvailabilitySettings, FederationSettings
-from fedunlearn.config.fields import Count, Options, Seed, Settings
+from fedunlearn.config.fields import Count, Options, Seed, Settings, ShadowCount
 from fedunlearn.config.guard import AttackerSettings, GuardSettings, PrivacySettings
 from fedunlearn.config.model import EncoderSettings, ModelSettings
 from fedunlearn.config.partition import LateRecordings, PartitionSettings
@@ -42,6 +42,7 @@ from fedunlearn.config.unlearning import (
     L2ULSettings,
     NegGradPlusSettings,
     NoTSettings,
+    OneAnswerSettings,
     PGASettings,
     RandomLabelSettings,
     SalUnSettings,
@@ -76,6 +77,7 @@ __all__ = [
     "ModelSettings",
     "NegGradPlusSettings",
     "NoTSettings",
+    "OneAnswerSettings",
     "PGASettings",
     "PartitionSettings",
     "PrivacySettings",
@@ -154,7 +156,7 @@ class EvaluationSettings(Settings):
         description="Largest number of gradient steps for which the forget set is trained again to measure "
         "the relearn time; 0 = not measured.",
     )
-    shadows: Annotated[int, Field(ge=0, le=10_000)] = Field(
+    shadows: ShadowCount = Field(
         default=0,
         description="Number of shadow federations, at least 8, for U-LiRA and the informed attack. Each "
         "trains on and unlearns a random half of the deleted utterances. 0 = neither attack is run.",
@@ -169,15 +171,6 @@ class EvaluationSettings(Settings):
         description="Whether the run folder is searched for traces of deleted speech at the end, and the "
         "measurements are added to the receipts.",
     )
-
-    @model_validator(mode="after")
-    def _enough_shadows(self) -> Self:
-        if 0 < self.shadows < 8:
-            raise ValueError(
-                f"shadows must be 0 or at least 8 (got {self.shadows}): each is attacked with what the "
-                "others show, and fewer show nothing"
-            )
-        return self
 
 
 class Config(Settings):

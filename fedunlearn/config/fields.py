@@ -3,7 +3,15 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 LARGEST = 10**9
 """Upper bound of every count: beyond any real use, and small enough for any message."""
@@ -29,6 +37,19 @@ Seconds = Annotated[float, Field(ge=0.0, le=3600.0, allow_inf_nan=False)]
 def _none_if_auto(value: Any) -> Any:
     return None if value == "auto" else value
 
+
+def _enough_shadows(value: int) -> int:
+    if 0 < value < LEAST_SHADOWS:
+        raise ValueError(
+            f"shadows must be 0 or at least {LEAST_SHADOWS} (got {value}): each is attacked with what the "
+            "others show, and fewer show nothing"
+        )
+    return value
+
+
+LEAST_SHADOWS = 8
+"""shadow federations from which on an attack learns anything"""
+ShadowCount = Annotated[int, Field(ge=0, le=10_000), AfterValidator(_enough_shadows)]
 
 AUTO = BeforeValidator(_none_if_auto)
 """Lets a setting that is worked out from the corpus be given as "auto", which is kept as None."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fedunlearn.config.fields import AtLeastOne, Count, Options, Seed, Settings
+from fedunlearn.config.fields import AtLeastOne, Count, Options, Seed, Settings, ShadowCount
 
 ClaimMeasure = Literal[
     "gap",
@@ -177,6 +177,11 @@ class StudySettings(Settings):
         description="Whether there are as many clients as can each hold the largest of the sizes, several "
         "speakers on a client where one has too little speech. `partition.clients` is the largest number "
         "tried.",
+    )
+    shadows: ShadowCount = Field(
+        default=0,
+        description="Number of shadow federations of each cell, as `evaluation.shadows`, which is not read. "
+        "Methods share them up to the first unlearn step.",
     )
     workers: Annotated[int, Field(ge=0, le=1000)] = Field(
         default=1,

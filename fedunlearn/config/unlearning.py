@@ -234,6 +234,21 @@ class AmunForgetSettings(DescentSettings):
     lr: Positive = 0.03
 
 
+class OneAnswerSettings(DescentSettings):
+    """Settings of the control "one-answer"; steps and batches are those of "calm"."""
+
+    copies: Annotated[int, Field(ge=0, le=10_000)] = Field(
+        default=3, description="Noisy copies of each forget utterance, on which the model is held."
+    )
+    noise: NonNegative = Field(
+        default=1.4, description='Standard deviation of their noise, as that of "calm".'
+    )
+    lr: Positive = 0.005
+    batch_size: AtLeastOne = 64
+    max_steps: Count = 60
+    stop: Literal["level", "zero", "steps"] = "steps"
+
+
 class PGASettings(DescentSettings):
     """Settings of projected gradient ascent (Halimi et al. 2022, arXiv 2207.05521)."""
 
@@ -422,6 +437,9 @@ class UnlearningSettings(Settings):
     )
     pga: PGASettings = Field(default=PGASettings(), description='Settings of "pga".')
     salun: SalUnSettings = Field(default=SalUnSettings(), description='Settings of "salun".')
+    one_answer: OneAnswerSettings = Field(
+        default=OneAnswerSettings(), description='Settings of the control "one-answer".'
+    )
     fine_tune: FineTuneSettings = Field(default=FineTuneSettings(), description='Settings of "fine-tune".')
     neggrad_plus: NegGradPlusSettings = Field(
         default=NegGradPlusSettings(), description='Settings of "neggrad-plus".'

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 from fedunlearn.results_schema import CONTROLS, DOING_NOTHING, Gap, ModelScores, RankedModel
+from fedunlearn.unlearning import CONTROLS as CONTROL_METHODS
 
 MEASURES = ("forget", "retain", "test", "membership")
 
@@ -108,6 +109,8 @@ def rank(
         why = _objection(gap(record, references), record, control_gaps, references, classes)
         if method in controls:
             why = f"the method is itself a control: {CONTROLS[method].verdict}"
+        elif method in CONTROL_METHODS:
+            why = f"the method is itself a control: it {CONTROL_METHODS[method].control}"
         rows.append(row(name, record, not why, why or "beats both controls"))
     for name, record in controls.items():
         rows.append(row(f"control: {name}", record, False, f"a control: {CONTROLS[name].verdict}"))

@@ -20,7 +20,7 @@ from fedunlearn.evaluation.shadow_attack import (
     CannotAttack,
     Matrix,
     attack_result,
-    auc_of,
+    auc_and_rates,
 )
 from fedunlearn.results_schema import RequestAttack, ShadowAttackScores
 
@@ -94,15 +94,13 @@ def informed(
                 classifier = _classifier(int(lesson.sum()), seed).fit(shown[lesson], inside[lesson])
                 scores[attacked] = classifier.decision_function(shown[attacked])
     result = attack_result(scores, inside, resamples, rng)
-    result.requests = [
-        RequestAttack(
-            request=int(number),
-            auc=auc_of(scores[:, request == number], inside[:, request == number]),
-            n=int((request == number).sum()),
-        )
-        for number in numbers
-    ]
+    result.requests = [_of_request(int(number), scores, inside, request == number) for number in numbers]
     return result
+
+
+def _of_request(number: int, scores: Matrix, inside: BooleanMask, own: BooleanMask) -> RequestAttack:
+    auc, rates = auc_and_rates(scores[:, own], inside[:, own])
+    return RequestAttack(request=number, auc=auc, n=int(own.sum()), tpr_at=rates)
 
 
 def _cells(shadows: BooleanMask, utterances: BooleanMask) -> BooleanMask:

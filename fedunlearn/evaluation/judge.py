@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from fedunlearn.corpora.utterance import Utterance
 from fedunlearn.evaluation.fairness import Staying
+from fedunlearn.evaluation.lira import confidence
 from fedunlearn.evaluation.membership import membership, same_speaker
 from fedunlearn.evaluation.metrics import accuracy, confusion, recognition, uar
 from fedunlearn.evaluation.reconstruction import reconstruct
@@ -62,11 +63,13 @@ class View:
         probabilities: [N, C] float64.
         losses: [N] nats, float64.
         predicted: [N] classes.
+        log_odds: [N] ln p_y - ln(1 - p_y) of the true class, nats, float64; NaN where a logit is not finite.
     """
 
     probabilities: npt.NDArray[np.float64]
     losses: npt.NDArray[np.float64]
     predicted: Predictions
+    log_odds: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -226,12 +229,22 @@ class Judge:
         """A model's output for every utterance."""
         logits = self._logits(state).double()
         losses = cross_entropy(logits, self._examples.labels, reduction="none").numpy()
-        return View(logits.softmax(1).numpy(), losses, logits.argmax(1).numpy().astype(np.uint8))
+        predicted = logits.argmax(1).numpy().astype(np.uint8)
+        return View(logits.softmax(1).numpy(), losses, predicted, confidence(logits.numpy(), self.labels))
 
     def sets(self, forget: Iterable[str]) -> Sets:
         """The sets, given D_f: the union of all requests' utterances."""
         gone = self._mask(forget)
         return Sets(gone, self._train & ~gone, self._test, self._unseen)
+
+    def held_out(self, forget: Iterable[str]) -> tuple[BooleanMask, BooleanMask]:
+        """Divide D_t into the speech of the speakers whose speech was deleted, and that of all others.
+
+        Args:
+            forget: D_f.
+        """
+        asking = np.isin(self._speakers, self._speakers[self._mask(forget)])
+        return self._test & asking, self._test & ~asking
 
     def answers(self, view: View, mask: BooleanMask) -> Answers:
         """A model's predictions and losses on one set."""

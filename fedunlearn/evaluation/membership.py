@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm, t
 
-from fedunlearn.evaluation.roc import LOW_RATES, corners, low_rates, thin
+from fedunlearn.evaluation.roc import LOW_RATES, ROUNDING, corners, low_rates, thin
 from fedunlearn.results_schema import MembershipAttack, RocCurve
 
 Losses = npt.NDArray[np.floating]
@@ -99,7 +99,7 @@ def same_speaker(
     Ties count half. For each speaker, the test utterances are weighted to the label mix of its own forget
     utterances, and forget utterances of a label that its test speech lacks are left out; then every forget
     utterance that is left counts alike. The interval is for these speakers, not for others: utterances are
-    drawn again, people are not.
+    drawn again, people are not. The TPR at a low FPR is that of a threshold for each speaker.
 
     Args:
         forget_losses: losses on D_f, [f].
@@ -122,9 +122,13 @@ def same_speaker(
         pairs[np.ix_(own, tested)] = label_mix_weights(forget_labels[own], test_labels[tested])
     compared = pairs.any(1)
     if not compared.any():
-        return MembershipAttack(auc=None, low=None, high=None, n=0)
-    auc, low, high = _auc(forget_losses[compared], test_losses, pairs[compared], resamples, rng)
-    return MembershipAttack(auc=auc, low=low, high=high, n=int(compared.sum()))
+        return MembershipAttack(auc=None, low=None, high=None, n=0, tpr_at=dict.fromkeys(LOW_RATES))
+    forget_losses, pairs = forget_losses[compared], pairs[compared]
+    auc, low, high = _auc(forget_losses, test_losses, pairs, resamples, rng)
+    # Each is found at the false positive rate among the test utterances of its own speaker.
+    alarms = (pairs * (test_losses <= forget_losses[:, None])).sum(1) / pairs.sum(1)
+    rates = {name: float((alarms <= most + ROUNDING).mean()) for name, most in LOW_RATES.items()}
+    return MembershipAttack(auc=auc, low=low, high=high, n=len(forget_losses), tpr_at={**rates})
 
 
 def _auc(

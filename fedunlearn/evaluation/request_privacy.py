@@ -171,7 +171,14 @@ def _auc(
     )
     if found.auc is None:
         return None
-    return UpdateMembership(auc=found.auc, low=found.low, high=found.high, against=against, attack=attack)
+    return UpdateMembership(
+        auc=found.auc,
+        low=found.low,
+        high=found.high,
+        against=against,
+        attack=attack,
+        tpr_at=found.tpr_at,
+    )
 
 
 def _losses(model: EmotionModel, examples: Examples) -> npt.NDArray[np.float64]:

@@ -62,11 +62,16 @@ def attack_result(
     )
 
 
-def auc_of(scores: Matrix, inside: BooleanMask) -> float | None:
-    """Probability that an IN pair scores higher than an OUT pair, ties half; None where a side is empty."""
+def auc_and_rates(scores: Matrix, inside: BooleanMask) -> tuple[float | None, dict[str, float | None]]:
+    """Probability that an IN pair scores higher than an OUT pair, ties half, and the TPR at ``LOW_RATES``.
+
+    All are None where a side is empty.
+    """
     known = ~np.isnan(scores)
     curve = corners(scores[known & inside], scores[known & ~inside])
-    return None if curve is None else float(np.trapezoid(curve[1], curve[0]))
+    if curve is None:
+        return None, dict.fromkeys(LOW_RATES)
+    return float(np.trapezoid(curve[1], curve[0])), {**low_rates(*curve)}
 
 
 def _drawn(

@@ -7,17 +7,21 @@ import numpy as np
 from torch import Tensor
 
 from fedunlearn.caveats import NOTHING_TO_FORGET
+from fedunlearn.evaluation.collateral import mean_shift, shift, shift_between, spread
 from fedunlearn.evaluation.distances import jensen_shannon, kolmogorov_smirnov, tug_of_war, wasserstein
 from fedunlearn.evaluation.fairness import fairness
 from fedunlearn.evaluation.gap import gap, noise_floor, rank, rho
 from fedunlearn.evaluation.intervals import l1_interval
-from fedunlearn.evaluation.judge import Judge, View
+from fedunlearn.evaluation.judge import BooleanMask, Judge, View
 from fedunlearn.evaluation.resampling import Answers, differences
 from fedunlearn.results_schema import (
     CONTROLS,
     DOING_NOTHING,
     RANDOM_WEIGHTS,
     AccuracyGain,
+    AnswerSpread,
+    CollateralReport,
+    CollateralShift,
     Distances,
     DistanceScores,
     FairnessReport,
@@ -139,6 +143,29 @@ class Verdict:
         predictions = {name: [self._views[name].predicted[mask].astype(np.int64)] for name in STAGES}
         predictions["retrained"] = [view.predicted[mask].astype(np.int64) for view in self._retrained]
         return fairness(about, predictions, self._judge.labels[mask], self._emotions)
+
+    def collateral(self) -> CollateralReport:
+        """``results.collateral``: how far answers move on held-out speech, and their spread on D_f."""
+        gone, own_seeds = self._sets.forget, [view.log_odds for view in self._retrained]
+
+        def moved(mask: BooleanMask) -> CollateralShift:
+            before = self._views["original"].log_odds[mask]
+            seeds = [log_odds[mask] for log_odds in own_seeds]
+            return CollateralShift(
+                unlearned=shift(before, self._views["unlearned"].log_odds[mask]),
+                recovered=shift(before, self._views["recovered"].log_odds[mask]),
+                retrained=mean_shift([shift(before, after) for after in seeds]),
+                seeds=shift_between(seeds),
+            )
+
+        requesters, others = self._judge.held_out(self._forget)
+        stages = {name: spread([self._views[name].log_odds[gone]]) for name in STAGES}
+        retrained = spread([log_odds[gone] for log_odds in own_seeds])
+        return CollateralReport(
+            requesters=moved(requesters),
+            others=moved(others),
+            spread=AnswerSpread(**stages, retrained=retrained),
+        )
 
     def reversion(self, steps: Sequence[ReversionStep]) -> Reversion:
         """``results.reversion``: the recovered model's values minus the unlearned one's.

@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 from torch import Tensor
 
 from fedunlearn.config import Config
 from fedunlearn.deletion.request import DeletionRequest, RequestState
+from fedunlearn.evaluation.collateral import never_heard_shift, targets_followed
 from fedunlearn.evaluation.informed import informed
 from fedunlearn.evaluation.judge import Judge
-from fedunlearn.evaluation.lira import u_lira
+from fedunlearn.evaluation.klom import klom_of_shadows
+from fedunlearn.evaluation.lira import confidence, u_lira
 from fedunlearn.evaluation.relearning import relearn
-from fedunlearn.evaluation.shadow_attack import CannotAttack
+from fedunlearn.evaluation.shadow_attack import CannotAttack, Matrix
 from fedunlearn.experiment.shadows import Shadows
 from fedunlearn.messages.update import Update
 from fedunlearn.models.contract import EmotionModel
@@ -18,13 +21,16 @@ from fedunlearn.partition import Partition, recorded_later
 from fedunlearn.results_schema import (
     AttackedStages,
     AttackReport,
+    CollateralShift,
     KeptModelLeak,
+    KlomReport,
     RelearnReport,
     RelearnTime,
     ReplayCheck,
     RequestPrivacy,
     ShadowAttackReport,
     ShadowAttackScores,
+    TargetsFollowed,
 )
 from fedunlearn.seeding import rng_for
 from fedunlearn.server.requests import RequestKey
@@ -97,13 +103,32 @@ def run_attacks(shadows: Shadows, clients: Mapping[str, int], config: Config) ->
             row.request = shadows.requests[int(row.request or 0)]
             row.client = clients[row.request]
     likelihood, why_no_likelihood = on_each_stage("ulira", u_lira)
+    phi = {stage: confidence(logits, shadows.labels) for stage, logits in shadows.logits.items()}
     return AttackReport(
         shadows=len(shadows.inside),
         candidates=len(shadows.candidates),
         replay=shadows.replay or ReplayCheck.empty(),
         ulira=ShadowAttackReport(stages=_by_stage(likelihood), why=why_no_likelihood),
         informed=ShadowAttackReport(stages=_by_stage(by_request), why=why_not_informed),
+        klom=_klom(phi, shadows, config.seed),
+        collateral=never_heard_shift(phi, shadows.inside) if phi else CollateralShift.empty(),
+        following=targets_followed(phi, shadows.targets.astype(np.float64))
+        if phi
+        else TargetsFollowed.empty(),
     )
+
+
+def _klom(phi: Mapping[str, Matrix], shadows: Shadows, seed: int) -> KlomReport:
+    """KLoM of the models of each stage; the null value is the same for all."""
+    report = KlomReport(why=shadows.why or None)
+    try:
+        for stage, margins in phi.items():
+            rng = rng_for(seed, "attack", "klom")
+            scores, report.null = klom_of_shadows(margins, phi["original"], shadows.inside, rng)
+            setattr(report, stage, scores)
+    except CannotAttack as error:
+        return KlomReport(why=str(error))
+    return report
 
 
 _Attacked = tuple[dict[str, ShadowAttackScores], str | None]

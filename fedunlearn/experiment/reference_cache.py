@@ -28,6 +28,8 @@ from fedunlearn.unlearning.contract import UnknownSpeakers
 
 _FORMAT = 9
 _HISTORY = "history."
+LEARNED_FOLDER = "learned-shadows"
+"""what shadow federations have learned before they unlearn, in the cache's folder"""
 _MANIFEST = {"curve_rounds", "rows", "cost", "order", "unknown"}
 _HALF = re.compile(r"\.(sealed-)?[0-9a-f]{32}\.safetensors(\.json)?\.\d+\.tmp")
 """a temporary file of a kept model; the folder may hold other files, which are not ours"""
@@ -123,8 +125,8 @@ class ReferenceCache:
         return Learned(state, manifest["rows"], curve, manifest["cost"], history, unknown)
 
     def clean(self) -> None:
-        """Wipe weights that a killed process left half written here, and in the shadows' folder."""
-        for folder in (self.folder, self.folder / "shadows"):
+        """Wipe weights that a killed process left half written here, and in the shadows' folders."""
+        for folder in (self.folder, self.folder / "shadows", self.folder / LEARNED_FOLDER):
             if folder.is_dir():
                 wipe_abandoned(path for path in list(folder.iterdir()) if _HALF.fullmatch(path.name))
 

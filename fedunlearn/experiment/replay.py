@@ -6,14 +6,14 @@ With the run's own seed and nothing left out it gives the run's weights bit for 
 
 import copy
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from fedunlearn.blockwise import StateDict, difference
 from fedunlearn.client.steps import sum_log_odds
 from fedunlearn.experiment.replayed_clients import ReplayData, ReplayedClients
 from fedunlearn.experiment.replayed_rehearsals import replay_rehearsals
-from fedunlearn.experiment.timeline import TimelineRequest, TimelineRound
+from fedunlearn.experiment.timeline import Timeline, TimelineRequest, TimelineRound
 from fedunlearn.messages.phase import Phase
 from fedunlearn.messages.scalars import Sums, compare_log_odds
 from fedunlearn.messages.update import Update
@@ -39,6 +39,23 @@ from fedunlearn.unlearning.contract import ServerScalars, UnknownSpeakers
 STAGES = ("original", "unlearned", "recovered")
 
 
+@dataclass
+class LearnedFederation:
+    """A federation when its first unlearn step begins; it does not depend on how it will unlearn.
+
+    Attributes:
+        model: the global model.
+        history: the server's.
+        unknown: as of ``ServerState``.
+        original: weights of the original; None where no request has been reported yet.
+    """
+
+    model: GlobalModel
+    history: History
+    unknown: UnknownSpeakers | None
+    original: StateDict | None
+
+
 class Replay:
     """One federation made of a run's data.
 
@@ -56,10 +73,41 @@ class Replay:
         self._late = LateClients.of(self._config)
         self.unknown: UnknownSpeakers | None = None
         """as of ``ServerState``"""
+        self._steps = list[StateDict]()
         self._purged = -1
 
     def play(self) -> dict[str, StateDict]:
-        """Play the timeline.
+        """Play the whole timeline.
+
+        Returns:
+            as ``finish``
+        """
+        return self.finish(self.learn())
+
+    def learn(self) -> LearnedFederation:
+        """Play the timeline up to its first unlearn step.
+
+        Raises:
+            TrainingDiverged: a loss is not finite.
+        """
+        model, original = self._start(), None
+        keeps_last = self._config.unlearning.reads_last_steps
+        left_out, names = keep_left_out(self._config, self.model), trained_names(self.model)
+        self._history = History(names, model.weights, keeps_last=keeps_last, left_out=left_out)
+        for round_ in self._timeline.rounds:
+            if original is None and _follows_request(self._timeline, round_):
+                original = self._train_original(model)
+            if round_.phase is Phase.UNLEARN:
+                break
+            self._purge(round_.timeline_round, round_.rounds_done)
+            self._play_round(model, round_)
+        return LearnedFederation(model, self._history, self.unknown, original)
+
+    def finish(self, learned: LearnedFederation) -> dict[str, StateDict]:
+        """Play the timeline from its first unlearn step on.
+
+        Args:
+            learned: what ``learn`` returned, of this or of an equal federation; it is changed.
 
         Returns:
             weights of the original, the unlearned and the recovered model
@@ -67,27 +115,21 @@ class Replay:
         Raises:
             TrainingDiverged: a loss is not finite.
         """
-        timeline, original, self._steps = self._timeline, None, list[StateDict]()
-        first = min((r.reported for r in timeline.requests if r.utterances), default=None)
-        model = self._start()
-        unlearned_ = None
-        keeps_last = self._config.unlearning.reads_last_steps
-        left_out, names = keep_left_out(self._config, self.model), trained_names(self.model)
-        self._history = History(names, model.weights, keeps_last=keeps_last, left_out=left_out)
-        for round_ in timeline.rounds:
-            if original is None and first is not None and self._comes_after(round_, first):
+        model, original, unlearned = learned.model, learned.original, None
+        self._history, self.unknown = learned.history, learned.unknown
+        before = self._timeline.rounds_before_unlearning
+        if before:
+            self._purged = before[-1].timeline_round
+        for round_ in self._timeline.rounds[len(before) :]:
+            if original is None and _follows_request(self._timeline, round_):
                 original = self._train_original(model)
             self._purge(round_.timeline_round, round_.rounds_done)
-            match round_.phase:
-                case Phase.LEARN:
-                    self._learn(model, round_)
-                case Phase.UNLEARN:
-                    model.weights = unlearned_ = self._unlearn(model.weights, round_)
-                case Phase.RECOVER:
-                    model.weights = self._recover(model.weights, round_)
+            self._play_round(model, round_)
+            if round_.phase is Phase.UNLEARN:
+                unlearned = model.weights
         if original is None:
             original = model.weights
-        stages = (original, unlearned_ if unlearned_ is not None else model.weights, model.weights)
+        stages = (original, unlearned if unlearned is not None else model.weights, model.weights)
         return dict(zip(STAGES, stages, strict=True))
 
     # ---- the rounds ----------------------------------------------------------------------------------
@@ -99,6 +141,15 @@ class Replay:
         weights = calibrate_model(self.model, initial.state_dict(), self.clients.moments())
         return GlobalModel(weights, ServerOptimizer(self._config.training))
 
+    def _play_round(self, model: GlobalModel, round_: TimelineRound) -> None:
+        match round_.phase:
+            case Phase.LEARN:
+                self._learn(model, round_)
+            case Phase.UNLEARN:
+                model.weights = self._unlearn(model.weights, round_)
+            case Phase.RECOVER:
+                model.weights = self._recover(model.weights, round_)
+
     def _learn(self, model: GlobalModel, round_: TimelineRound) -> None:
         learning_round = round_.rounds_done + 1
         withheld = self._timeline.withheld(round_.timeline_round)
@@ -108,26 +159,7 @@ class Replay:
         history.end_round(mean, self._config.training.server_lr)
         if self._late.are_measured_after(learning_round):
             known = self._history.last_rounds()
-            self.unknown = self._measure_unknown(model.weights, round_, known)
-
-    def _measure_unknown(
-        self, weights: StateDict, round_: TimelineRound, trained: Collection[int]
-    ) -> UnknownSpeakers | None:
-        """Compare the log-odds on the late clients' speech with those on the others' held-out speech."""
-        gone = self._timeline.purged(round_.timeline_round)
-        withheld = self._timeline.withheld(round_.timeline_round)
-        self.model.load_state_dict(weights)
-        known, unknown = list[Sums](), list[Sums]()
-        for client, test in enumerate(self._data.test):
-            held = self.clients.held(client, round_.rounds_done, withheld)
-            if not held or client in self._timeline.away[round_.rounds_done]:
-                continue
-            held_out = self.clients.examples(u for u in test if u not in gone)
-            if client in self._late.clients:
-                unknown.append(sum_log_odds(self.model, [self.clients.examples(held), held_out]))
-            elif client in trained:
-                known.append(sum_log_odds(self.model, [held_out]))
-        return compare_log_odds(known, unknown)
+            self.unknown = _measure_unknown(self.clients, self._late, model.weights, round_, known)
 
     def _train_original(self, model: GlobalModel) -> StateDict:
         branch = GlobalModel(model.weights, copy.deepcopy(model.optimizer), model.learning_rounds)
@@ -199,7 +231,7 @@ class Replay:
                     self._history,
                     self.clients.holding(round_),
                     timeline.requesters(round_.timeline_round),
-                    lambda candidate, staying: self.clients.accuracy(candidate, staying, round_),
+                    partial(_accuracy, self.clients, round_),
                     rehearse,
                     round_.timeline_round,
                 ),
@@ -224,7 +256,40 @@ class Replay:
                 self._history.forget(request.client, left)
         self._purged = timeline_round
 
-    def _comes_after(self, round_: TimelineRound, reported: int) -> bool:
-        """Whether, when this round begins, a request that was reported then has been served."""
-        here = round_.timeline_round
-        return here > reported or (here == reported and round_.phase is Phase.UNLEARN)
+
+def _follows_request(timeline: Timeline, round_: TimelineRound) -> bool:
+    """Whether, when a round begins, a request has been reported, so that the original takes another way."""
+    reported = min((r.reported for r in timeline.requests if r.utterances), default=None)
+    here = round_.timeline_round
+    return reported is not None and (here > reported or (here == reported and round_.phase is Phase.UNLEARN))
+
+
+def _accuracy(
+    clients: ReplayedClients, round_: TimelineRound, weights: StateDict, staying: Collection[int]
+) -> float | None:
+    """Have clients evaluate a model on their held-out speech; None where there are no such clients."""
+    return clients.scalars(weights, round_, False, staying).test_accuracy if staying else None
+
+
+def _measure_unknown(
+    clients: ReplayedClients,
+    late: LateClients,
+    weights: StateDict,
+    round_: TimelineRound,
+    trained: Collection[int],
+) -> UnknownSpeakers | None:
+    """Compare the log-odds on the late clients' speech with those on the others' held-out speech."""
+    data, timeline, model = clients.data, clients.data.timeline, clients.model
+    gone, withheld = timeline.purged(round_.timeline_round), timeline.withheld(round_.timeline_round)
+    model.load_state_dict(weights)
+    known, unknown = list[Sums](), list[Sums]()
+    for client, test in enumerate(data.test):
+        held = clients.held(client, round_.rounds_done, withheld)
+        if not held or client in timeline.away[round_.rounds_done]:
+            continue
+        held_out = clients.examples(u for u in test if u not in gone)
+        if client in late.clients:
+            unknown.append(sum_log_odds(model, [clients.examples(held), held_out]))
+        elif client in trained:
+            known.append(sum_log_odds(model, [held_out]))
+    return compare_log_odds(known, unknown)

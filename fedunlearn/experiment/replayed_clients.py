@@ -1,6 +1,6 @@
 """The clients of a replayed federation, as arrays: who holds what, and what their devices compute."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -75,13 +75,15 @@ class ReplayedClients:
     """
 
     def __init__(self, data: ReplayData, stream: int, outside: Collection[str] = ()) -> None:
-        self._data, self._config, self._timeline = data, data.config, data.timeline
+        self.data, self._config, self._timeline = data, data.config, data.timeline
         self._stream, self._outside = stream, frozenset(outside)
         self.model = build_model(self._config.model, data.classes, rng_for(0, "template"))
         arrays = (data.features, data.frames, data.labels)
         self._all = Examples(*(torch.from_numpy(array) for array in arrays))
         self._kept: dict[tuple[str, ...], Examples] = {}
         self._late = LateClients.of(self._config)
+        self.targets: dict[str, float] = {}
+        """utterance -> log-odds towards which its device trained it, of methods that have such targets"""
 
     def examples(self, ids: Iterable[str]) -> Examples:
         """Take the features and labels of utterances, in this order.
@@ -91,7 +93,7 @@ class ReplayedClients:
         """
         key = tuple(ids)
         if key not in self._kept:
-            rows = torch.tensor([self._data.place[u] for u in key], dtype=torch.int64)
+            rows = torch.tensor([self.data.place[u] for u in key], dtype=torch.int64)
             self._kept[key] = self._all.take(rows)
         return self._kept[key]
 
@@ -163,7 +165,7 @@ class ReplayedClients:
         method, when = METHODS[self._config.unlearning.method].unlearn, (client, round_.timeline_round)
         self.model.load_state_dict(weights)
         try:
-            _, moved = unlearn_update(
+            result, moved = unlearn_update(
                 self.model,
                 with_unknown(self.model, self.forget_set(ids), left_out),
                 method,
@@ -174,6 +176,8 @@ class ReplayedClients:
             )
         except UnlearnFailed:
             return None
+        if result.targets is not None:
+            self.targets |= dict(zip(ids, result.targets.tolist(), strict=True))
         gone = self._timeline.purged(round_.timeline_round)
         own = partial(self.examples, self.held(client, round_.rounds_done, gone))
         leaves = outgoing_update(self.model, moved, own, self._config, *when, self._stream)
@@ -185,7 +189,7 @@ class ReplayedClients:
         Args:
             ids: of the utterances.
         """
-        audio = self._data.audio
+        audio = self.data.audio
         if not audio:
             return ForgetSet(self.examples(ids), torch.zeros(len(ids), 0), torch.zeros(len(ids)).long())
         return ForgetSet(self.examples(ids), *pad([to_float(audio[u]) for u in ids]))
@@ -201,7 +205,7 @@ class ReplayedClients:
         away, later = self._outside, self._timeline.later
         return tuple(
             u
-            for u in self._data.train[client]
+            for u in self.data.train[client]
             if u not in away and u not in gone and later.get(u, 0) <= rounds_done
         )
 
@@ -212,7 +216,7 @@ class ReplayedClients:
 
         Empty where only one of several is left.
         """
-        held = {c: self.held(c, rounds_done, gone) for c in range(len(self._data.train))}
+        held = {c: self.held(c, rounds_done, gone) for c in range(len(self.data.train))}
         holding = {c: ids for c, ids in held.items() if ids}
         away = {*self._timeline.away[rounds_done], *absent}
         there = {c: ids for c, ids in holding.items() if c not in away}
@@ -225,7 +229,7 @@ class ReplayedClients:
             round_: of the timeline.
         """
         gone = self._timeline.purged(round_.timeline_round)
-        return {c: len(self.held(c, round_.rounds_done, gone)) for c in range(len(self._data.train))}
+        return {c: len(self.held(c, round_.rounds_done, gone)) for c in range(len(self.data.train))}
 
     def scalars(
         self, weights: StateDict, round_: TimelineRound, log_odds: bool, among: Collection[int] | None = None
@@ -247,21 +251,8 @@ class ReplayedClients:
         for client in sample_clients(there, most, seed, Phase.EVALUATE, round_.timeline_round):
             if among and client not in among:
                 continue
-            held_out = self.examples(u for u in self._data.test[client] if u not in gone)
+            held_out = self.examples(u for u in self.data.test[client] if u not in gone)
             own = self.examples(self.held(client, round_.rounds_done, gone)) if log_odds else None
             right, of_trained, of_held_out = evaluate(self.model, held_out, own, smoothed)
             replies.append(Evaluation(right, len(held_out), of_trained, of_held_out))
         return pool_evaluations(replies)
-
-    def accuracy(self, weights: StateDict, staying: Sequence[int], round_: TimelineRound) -> float | None:
-        """Have clients evaluate a model on their held-out speech.
-
-        Args:
-            weights: of the model.
-            staying: clients that count.
-            round_: of the timeline.
-
-        Returns:
-            None where there are no such clients
-        """
-        return self.scalars(weights, round_, False, staying).test_accuracy if staying else None

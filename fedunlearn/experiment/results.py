@@ -230,6 +230,7 @@ class ResultsAssembler:
         results.ranking = verdict.ranking()
         results.distances = verdict.distances()
         results.fairness = verdict.fairness()
+        results.collateral = verdict.collateral()
         results.reversion = verdict.reversion(reversion_steps(entries, original, served))
         results.gain = verdict.gain()
         results.caveats = find_caveats(results)

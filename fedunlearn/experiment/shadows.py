@@ -32,7 +32,9 @@ from fedunlearn.config import Config
 from fedunlearn.config.unlearning import section_of
 from fedunlearn.errors import Interrupted, RunFailed
 from fedunlearn.evaluation.judge import Judge
+from fedunlearn.experiment.learned_shadows import LearnedShadows, find_or_learn
 from fedunlearn.experiment.process_pool import make_all
+from fedunlearn.experiment.reference_cache import LEARNED_FOLDER
 from fedunlearn.experiment.replay import STAGES, Replay
 from fedunlearn.experiment.replayed_clients import ReplayData
 from fedunlearn.experiment.timeline import Timeline
@@ -42,8 +44,9 @@ from fedunlearn.seeding import rng_for, stream_key
 from fedunlearn.training import TrainingDiverged, predict
 from fedunlearn.unlearning import METHODS
 
-_FORMAT = 3
+_FORMAT = 4
 _REPLAY = -1
+_TARGETS = "targets"
 
 Arrays = dict[str, npt.NDArray[np.float32]]
 States = Mapping[str, Mapping[str, Tensor]]
@@ -60,6 +63,8 @@ class Shadows:
         requests: ids of the requests that name the candidates, in the order of asking.
         inside: [S, K] which were trained on and unlearned in which shadow; about half.
         logits: "original" (before any unlearn step), "unlearned" (after the last), "recovered" -> [S, K, C].
+        targets: [S, K] log-odds towards which the requesters trained the candidates; NaN outside a shadow,
+            and of methods without such targets.
         replay: exact: whether the same loop, with the run's seed and nothing outside, gave the run's weights
             bit for bit; difference: largest |weight difference|; stages: the same for each; departures: what
             the run met that the loop leaves out.
@@ -72,17 +77,26 @@ class Shadows:
     requests: tuple[str, ...]
     inside: npt.NDArray[np.bool_]
     logits: Mapping[str, npt.NDArray[np.float32]]
+    targets: npt.NDArray[np.float32]
     replay: ReplayCheck | None
     why: str = ""
 
 
 @dataclass(frozen=True)
 class ShadowTask:
-    """One federation to be played: of a shadow, or (``_REPLAY``) the run's own."""
+    """One federation to be played: of a shadow, or (``_REPLAY``) the run's own.
+
+    Attributes:
+        number: of the shadow.
+        stream: seed of its randomness.
+        inside: [K] candidates that it is trained on.
+        learned: file of what it has learned before its first unlearn step; None = not to be kept.
+    """
 
     number: int
     stream: int
     inside: npt.NDArray[np.bool_]
+    learned: Path | None = None
 
 
 def shadow_federations(
@@ -105,7 +119,8 @@ def shadow_federations(
         partition: of the run.
         timeline: ``build_timeline`` the run.
         states: the run's own "original", "unlearned" and "recovered", for the replay.
-        folder: of the reference cache; shadows are kept in its folder "shadows", each when it is finished.
+        folder: of the reference cache; shadows are kept in its folder "shadows", each when it is finished,
+            and in ``LEARNED_FOLDER`` what each has learned, for runs that unlearn in another way.
         shadows: how many, S >= 0.
         workers: processes, 0 = one a core; the result does not depend on them.
         advance: called once for each shadow, found or finished.
@@ -120,17 +135,19 @@ def shadow_federations(
     request = np.array([where[timeline.request_of[u]] for u in candidates], np.int64)
     labels = judge.examples(candidates).labels.numpy()
     inside = halves(config.seed, shadows, len(candidates))
+    unknown = np.full(inside.shape, np.nan, np.float32)
     why = timeline.why or ("" if shadows else "none were requested")
     if why:
-        return Shadows(
-            candidates, labels, request, requests, inside, {}, None, timeline.why or "none were requested"
-        )
+        return Shadows(candidates, labels, request, requests, inside, {}, unknown, None, why)
     contents = contents_of(judge, partition)
     cache = ShadowCache(folder / "shadows", config, timeline, contents, judge.classes)
+    learned = LearnedShadows(folder / LEARNED_FOLDER, config, timeline, contents)
     found: dict[int, Arrays] = {}
     tasks = [ShadowTask(_REPLAY, config.seed, np.ones(len(candidates), bool))]
     for number in range(shadows):
-        task = ShadowTask(number, stream_key(config.seed, "shadow", number) % 2**31, inside[number])
+        stream = stream_key(config.seed, "shadow", number) % 2**31
+        outside = [u for u, there in zip(candidates, inside[number], strict=True) if not there]
+        task = ShadowTask(number, stream, inside[number], learned.file(stream, outside))
         known = cache.find(task)
         if known is None:
             tasks.append(task)
@@ -152,7 +169,8 @@ def shadow_federations(
     except TrainingDiverged as error:
         raise RunFailed(f"a shadow federation: {error}") from error
     logits = {stage: np.stack([found[n][stage] for n in range(shadows)]) for stage in STAGES}
-    return Shadows(candidates, labels, request, requests, inside, logits, replay)
+    targets = np.stack([found[n][_TARGETS] for n in range(shadows)])
+    return Shadows(candidates, labels, request, requests, inside, logits, targets, replay)
 
 
 def halves(seed: int, shadows: int, candidates: int) -> npt.NDArray[np.bool_]:
@@ -178,7 +196,7 @@ def play(data: ReplayData, task: ShadowTask) -> Arrays:
         task: which federation.
 
     Returns:
-        the candidates' logits [K, C] at each stage; of the replay the weights
+        the candidates' logits [K, C] at each stage, and their targets [K]; of the replay the weights
 
     Raises:
         TrainingDiverged: a loss is not finite.
@@ -186,14 +204,20 @@ def play(data: ReplayData, task: ShadowTask) -> Arrays:
     candidates = data.timeline.candidates
     outside = [u for u, there in zip(candidates, task.inside, strict=True) if not there]
     federation = Replay(data, task.stream, outside)
-    stages = federation.play()
+    learned = (
+        federation.learn()
+        if task.learned is None
+        else find_or_learn(task.learned, data.config, federation.learn)
+    )
+    stages = federation.finish(learned)
     if task.number == _REPLAY:
         return {f"{stage}/{k}": v.numpy() for stage, state in stages.items() for k, v in state.items()}
     logits = {}
     for stage, state in stages.items():
         federation.model.load_state_dict(state)
         logits[stage] = predict(federation.model, federation.clients.examples(candidates)).numpy()
-    return logits
+    targets = federation.clients.targets
+    return {**logits, _TARGETS: np.array([targets.get(u, np.nan) for u in candidates], np.float32)}
 
 
 class ShadowCache:
@@ -245,21 +269,22 @@ class ShadowCache:
             tensors, _ = load_checkpoint(self._file(task))
         except BadCheckpoint:
             return None
-        if not {*STAGES, "inside"} <= tensors.keys():
+        if not {*STAGES, _TARGETS, "inside"} <= tensors.keys():
             return None
-        logits = {stage: tensors[stage].numpy() for stage in STAGES}
+        made = {name: tensors[name].numpy() for name in (*STAGES, _TARGETS)}
         same = np.array_equal(tensors["inside"].numpy().astype(bool), task.inside)
-        return logits if same and {v.shape for v in logits.values()} == {self._shape} else None
+        shapes = {made[stage].shape for stage in STAGES} == {self._shape}
+        return made if same and shapes and made[_TARGETS].shape == self._shape[:1] else None
 
-    def keep(self, task: ShadowTask, logits: Mapping[str, npt.NDArray[np.float32]]) -> None:
+    def keep(self, task: ShadowTask, made: Mapping[str, npt.NDArray[np.float32]]) -> None:
         """Store a finished shadow.
 
         Args:
             task: of the shadow.
-            logits: stage -> [K, C].
+            made: as ``play`` returns it.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        tensors = {stage: torch.from_numpy(logits[stage]) for stage in STAGES}
+        tensors = {name: torch.from_numpy(made[name]) for name in (*STAGES, _TARGETS)}
         tensors["inside"] = torch.from_numpy(task.inside.astype(np.uint8))
         save_checkpoint(self._file(task), tensors, {"shadow": task.number})
 

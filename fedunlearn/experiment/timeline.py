@@ -5,7 +5,8 @@ timeline rounds, as the run did.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 from fedunlearn.config import Config
@@ -98,6 +99,34 @@ class Timeline:
         for request in sorted(applied, key=lambda r: r.reported):
             taken = {u: request.id for u in request.utterances} | taken
         return taken
+
+    @property
+    def rounds_before_unlearning(self) -> tuple[TimelineRound, ...]:
+        """The rounds before the first unlearn step; all of them where there is none."""
+        return tuple(takewhile(lambda round_: round_.phase is not Phase.UNLEARN, self.rounds))
+
+    def before_unlearning(self, learning_rounds: int) -> "Timeline":
+        """Return what of the timeline decides the federation when its first unlearn step begins.
+
+        Args:
+            learning_rounds: of the experiment; the original is trained in as many.
+        """
+        before = self.rounds_before_unlearning
+        step = self.rounds[len(before) : len(before) + 1]
+        end = max((r.timeline_round for r in (*before, *step)), default=0)
+
+        def known(request: TimelineRequest) -> TimelineRequest:
+            gone = request.gone if request.gone < end else _NEVER
+            withdrawn = request.withdrawn if request.withdrawn < end else _NEVER
+            held_out = () if gone == _NEVER else request.held_out
+            own, reported = request.utterances, request.reported
+            return TimelineRequest(
+                "", request.client, own, reported, gone=gone, withdrawn=withdrawn, held_out=held_out
+            )
+
+        requests = tuple(known(r) for r in self.requests if r.reported <= end)
+        rounds = (*before, *(replace(round_, requests=()) for round_ in step))
+        return Timeline(requests, rounds, self.away[: learning_rounds + 1], self.later)
 
     def withheld(self, timeline_round: int) -> set[str]:
         """List utterances that a round may not train on.

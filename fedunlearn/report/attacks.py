@@ -140,13 +140,36 @@ def request_attacks(results: Results) -> Table | None:
         return None
     rows = []
     for name, entry in named.items():
-        cells = tuple(Cell(_auc_of(listed, name)) for listed in scores.values())
+        cells = tuple(_request_cell(listed, name) for listed in scores.values())
         rows.append(Row(name, f"client {plain(entry.client)}, n = {count(entry.n)}", cells))
     return Table((Column("request"), *(Column(model, model, model=model) for model in scores)), tuple(rows))
 
 
-def _auc_of(listed: Sequence[RequestAttack], name: str) -> str:
-    return next((fraction(entry.auc) for entry in listed if plain(entry.request) == name), MISSING)
+def klom_table(results: Results) -> Table | None:
+    """KL divergence of margins of the shadow models, and its value by chance; None where there is none."""
+    report = results.attacks.klom
+    named = {
+        **{"original": report.original, "unlearned": report.unlearned, "recovered": report.recovered},
+        "never heard": report.null,
+    }
+    rows = []
+    for name, scores in named.items():
+        if scores.mean is None:
+            continue
+        null = scores is report.null
+        note = "against each other: chance" if null else ""
+        numbers = (scores.median, scores.mean, scores.p95, scores.gaussian)
+        counts = (scores.n, scores.models)
+        cells = (*(Cell(fraction(value)) for value in numbers), *(Cell(count(n)) for n in counts))
+        rows.append(Row(name, note, cells, "klom", reference=null))
+    heads = ("median", "mean", "95th percentile", "median of Gaussians", "utterances", "models")
+    return Table((Column("model"), *map(Column, heads)), tuple(rows)) if rows else None
+
+
+def _request_cell(listed: Sequence[RequestAttack], name: str) -> Cell:
+    entry = next((entry for entry in listed if plain(entry.request) == name), RequestAttack.empty())
+    rate = entry.tpr_at.get("0.01")
+    return Cell(fraction(entry.auc), "" if rate is None else f"TPR at 1% FPR {fraction(rate)}")
 
 
 def attack_notes(results: Results) -> list[str]:
@@ -170,6 +193,8 @@ def attack_notes(results: Results) -> list[str]:
             "once for each of them. They have no row of the retrained model: half of the shadow federations "
             "were never trained on the utterance, and the aim is an AUC of 0.5."
         )
+    if report.klom.why:
+        notes.append(f"KLoM: {report.klom.why.rstrip('.')}.")
     return notes + [f"{attack.title}: {attack.why.rstrip('.')}." for attack in attacks if attack.why]
 
 

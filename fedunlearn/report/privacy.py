@@ -93,4 +93,7 @@ def _correlation(found: Reconstruction | KeptModelLeak) -> Cell:
 def _membership(found: UpdateMembership, against: str) -> Cell:
     if found.against != against:
         return Cell(MISSING)
-    return Cell(fraction(found.auc), f"{bracketed(interval(found))} {plain(found.attack)}".strip())
+    rate = found.tpr_at.get("0.01")
+    certain = "" if rate is None else f"TPR at 1% FPR {fraction(rate)}"
+    notes = (f"{bracketed(interval(found))} {plain(found.attack)}".strip(), certain)
+    return Cell(fraction(found.auc), "\n".join(filter(None, notes)))

@@ -9,7 +9,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fedunlearn.files import write_atomically
-from fedunlearn.report.attacks import attack_notes, attack_table, request_attacks
+from fedunlearn.report.attacks import attack_notes, attack_table, klom_table, request_attacks
+from fedunlearn.report.collateral import following_table, shift_bars, shift_table, spread_table
 from fedunlearn.report.costs import cost_bars, cost_table
 from fedunlearn.report.distances import (
     distance_note,
@@ -42,6 +43,7 @@ SECTIONS = {
     "attacks": "Can deleted utterances still be detected?",
     "privacy": "What the requests themselves give away",
     "guard": "What the guard did",
+    "collateral": "What moved that should not have",
     "fairness": "What changed for those who stay",
     "distances": "Other distances to the retrained models",
     "confusion": "Confusion matrices",
@@ -54,6 +56,7 @@ SECTIONS = {
 MAY_VANISH = {
     "gaps": ("unlearned",),
     "attacks": ("losses", "rocs", "attacks", "attack_notes"),
+    "collateral": ("shift_bars", "shifts", "spread"),
     "fairness": ("changes", "speakers", "groups"),
     "distances": ("distances", "reversion", "gum"),
     "confusion": ("confusions", "confusions_unseen"),
@@ -118,6 +121,7 @@ def _figures(results: Results) -> dict[str, Any]:
         "gap_bars": gap_bars(results),
         "losses": loss_histograms(results),
         "rocs": roc_curves(results),
+        "shift_bars": shift_bars(results),
         "speakers": by_speaker(results),
         "groups": by_group(results),
         "confusions": confusions(results),
@@ -135,6 +139,10 @@ def _tables(results: Results) -> dict[str, Any]:
         "gaps": gap_table(results),
         "attacks": attack_table(results),
         "request_attacks": request_attacks(results),
+        "klom": klom_table(results),
+        "shifts": shift_table(results),
+        "spread": spread_table(results),
+        "following": following_table(results),
         "privacy": privacy_table(results),
         "guard": guard_table(results),
         "changes": change_table(results),

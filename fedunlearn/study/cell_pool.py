@@ -1,7 +1,8 @@
 """Cells in several processes at a time, none of which trains what another is training.
 
-All cells of a seed share its original, and all cells of a seed and a deletion its retrained models. So one
-cell of each begins alone, and the others once it has left them among the references.
+All cells of a seed share its original, and all cells of a seed and a deletion its retrained models and what
+shadow federations learn before they unlearn. So one cell of each begins alone, and the others once it has
+left them among the references.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from fedunlearn.errors import RunFailed
 from fedunlearn.experiment.process_pool import make_all
 from fedunlearn.study.grid import StudyCell
 from fedunlearn.study.runner import StudyRunner, remove_abandoned
+from fedunlearn.unlearning import METHODS
 
 _DIED = (
     "a process that ran a cell died (killed, or out of memory); finished cells are kept; fewer at a time: "
@@ -65,10 +67,15 @@ class SharedWork:
         return next(found, None)
 
 
-def _shared(cell: StudyCell) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The original that a cell trains or finds, and its retrained models."""
+def _shared(cell: StudyCell) -> tuple[tuple[int, ...], ...]:
+    """The original that a cell trains or finds, its retrained models, and its shadow federations."""
     original = cell.fold, cell.seed
-    return original, (*original, cell.size, cell.requesters)
+    retrained = *original, cell.size, cell.requesters
+    settings = cell.experiment
+    if not settings.evaluation.shadows or settings.unlearning.method not in METHODS:
+        return original, retrained
+    # What the server keeps of learning depends on the aggregation, when a request is served on the window.
+    return original, retrained, (*retrained, cell.window, settings.unlearning.reads_last_steps)
 
 
 def play_cells(

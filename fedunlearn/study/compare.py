@@ -249,7 +249,7 @@ def _write(
     if claims:
         write_atomically(out / "claims.csv", claims_csv(claims))
     if len(answers) == 1 and not answers[0].title:
-        summary = [*decided, *tables.summaries(rows), *tables.recognition(rows)]
+        summary = [*decided, *tables.summaries(rows), *tables.recognition(rows), *tables.side_effects(rows)]
         figures.write_figures(rows, out)
     else:
         summary = [*decided, *(table for answer in answers for table in answer.titled_tables)]

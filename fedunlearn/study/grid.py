@@ -130,6 +130,7 @@ class Axes:
         recoveries: of ``RECOVERIES``; empty = the experiment's own.
         windows: rounds that a request waits so that others are served with it; empty = the experiment's own.
         apart: rounds between one requester and the next; 0 = all at once.
+        shadows: shadow federations of each cell.
     """
 
     variants: Sequence[Variant]
@@ -141,6 +142,7 @@ class Axes:
     windows: Sequence[int] = ()
     folds: Sequence[int] = ()
     apart: int = 0
+    shadows: int = 0
 
 
 def parse_variant(text: str) -> Variant:
@@ -281,7 +283,7 @@ def cells_of(load: ConfigLoader, axes: Axes) -> list[StudyCell]:
             window,
             fold,
             seed,
-            _requesting(experiment, size, asking, seed, window, axes.apart, fold),
+            _requesting(experiment, size, asking, seed, window, axes, fold),
         )
         for fold in axes.folds or [base.partition.fold]
         for seed in axes.seeds
@@ -361,17 +363,18 @@ def requesters_of(clients: int, requesters: int, seed: int) -> list[int]:
 
 
 def _requesting(
-    experiment: Config, size: int, requesters: int, seed: int, window: int, apart: int, fold: int
+    experiment: Config, size: int, requesters: int, seed: int, window: int, axes: Axes, fold: int
 ) -> Config:
     schedule = tuple(
-        _deletion(client, size, number * apart)
+        _deletion(client, size, number * axes.apart)
         for number, client in enumerate(requesters_of(experiment.partition.client_count, requesters, seed))
     )
     patience = experiment.deletions.patience
     deletions = DeletionSettings(schedule=schedule, window=window, patience=patience)
     # A cell is never resumed, and only its numbers are kept.
     federation = experiment.federation.model_copy(update={"checkpoint_every": 0})
-    evaluation = experiment.evaluation.model_copy(update={"search": False, "relearn_steps": 0, "shadows": 0})
+    measured = {"search": False, "relearn_steps": 0, "shadows": axes.shadows}
+    evaluation = experiment.evaluation.model_copy(update=measured)
     partition = experiment.partition.model_copy(update={"fold": fold})
     changed = {
         "deletions": deletions,

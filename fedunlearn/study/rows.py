@@ -2,11 +2,20 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import pandas as pd
 
 from fedunlearn.caveats import decisive_caveat
-from fedunlearn.results_schema import Gap, ModelScores, PhaseCostRow, Results
+from fedunlearn.results_schema import (
+    CollateralShift,
+    Gap,
+    LogOddsShift,
+    ModelScores,
+    PhaseCostRow,
+    Results,
+    ShadowAttackScores,
+)
 from fedunlearn.study.grid import WHOLE_CLIENT, StudyCell
 from fedunlearn.unlearning import method_named
 from fedunlearn.unlearning.contract import MethodCard
@@ -56,6 +65,23 @@ class StudyRow:
         test_macro_f1: macro F1 on test speech.
         unseen_wa: accuracy (WA) on unseen speakers.
         unseen_macro_f1: macro F1 on unseen speakers.
+        shift_requesters: rms shift of log-odds from the original on held-out speech of those who asked,
+            in nats; of the retrained model that from seed to seed.
+        shift_others: the same on held-out speech of all others.
+        slope_requesters: slope of the log-odds after on those before, where ``shift_requesters`` is measured.
+        slope_others: the same of ``shift_others``.
+        spread: standard deviation of the log-odds on D_f, in nats.
+        shift_never_heard: as ``shift_others``, on candidates that a shadow model never heard.
+        slope_never_heard: the slope there.
+        follow_slope: slope of the log-odds of deleted utterances on the method's targets, in shadow models.
+        follow_residual: rms of the residuals about that line, in nats.
+        membership_tpr: true positive rate of the population attack at a false positive rate of 1 %.
+        ulira: AUC of U-LiRA on shadow models.
+        ulira_tpr: its true positive rate at a false positive rate of 1 %.
+        klom: median KLoM over candidates, in nats; of the retrained model that between models that never
+            heard them.
+        klom_p95: its 95th percentile.
+        klom_gaussian: as ``klom``, of Gaussians fitted to the margins.
         says_nothing: why the run says nothing about the method (``results_schema.CaveatKind``); else empty.
         guarded: honest updates that the server's guard shortened, scaled back or refused.
         control: whether the method is a control; not in the file.
@@ -101,6 +127,21 @@ class StudyRow:
     test_macro_f1: float | None
     unseen_wa: float | None
     unseen_macro_f1: float | None
+    shift_requesters: float | None = None
+    shift_others: float | None = None
+    slope_requesters: float | None = None
+    slope_others: float | None = None
+    spread: float | None = None
+    shift_never_heard: float | None = None
+    slope_never_heard: float | None = None
+    follow_slope: float | None = None
+    follow_residual: float | None = None
+    membership_tpr: float | None = None
+    ulira: float | None = None
+    ulira_tpr: float | None = None
+    klom: float | None = None
+    klom_p95: float | None = None
+    klom_gaussian: float | None = None
     says_nothing: str = ""
     guarded: int = 0
     control: bool = False
@@ -193,11 +234,57 @@ def _row(
         test_macro_f1=scores.test.macro_f1,
         unseen_wa=scores.unseen.accuracy,
         unseen_macro_f1=scores.unseen.macro_f1,
+        membership_tpr=scores.membership.tpr_at.get("0.01"),
+        **_side_effects(results, stage),
         says_nothing="" if caveat is None else str(caveat.kind),
         guarded=_guarded(results),
         control=isinstance(card, MethodCard) and bool(card.control),
         seeds=_accuracies(scores.seeds),
     )
+
+
+def _side_effects(results: Results, stage: str) -> dict[str, Any]:
+    """Collateral shift, spread of answers and what attacks on single utterances found, by column."""
+    own, spread, attacks = results.collateral, results.collateral.spread, results.attacks
+    shifted = {"unlearned": "unlearned", "recovered": "recovered", "retrained": "seeds"}.get(stage)
+
+    def shift(of: CollateralShift) -> LogOddsShift:
+        return of[shifted] if shifted else LogOddsShift.empty()
+
+    requesters, others, unheard = map(shift, (own.requesters, own.others, attacks.collateral))
+    spreads = {
+        "original": spread.original,
+        "unlearned": spread.unlearned,
+        "recovered": spread.recovered,
+        "retrained": spread.retrained,
+    }
+    kloms = {
+        "original": attacks.klom.original,
+        "unlearned": attacks.klom.unlearned,
+        "recovered": attacks.klom.recovered,
+        "retrained": attacks.klom.null,
+    }
+    stages = attacks.ulira.stages
+    found = ShadowAttackScores.empty() if stage == "retrained" else stages[stage]
+    after = stage in ("unlearned", "recovered")
+    followed = attacks.following[stage] if after else LogOddsShift.empty()
+    at_one_percent = found.tpr_at.get("0.01")
+    return {
+        "shift_requesters": requesters.rms,
+        "shift_others": others.rms,
+        "slope_requesters": requesters.slope,
+        "slope_others": others.slope,
+        "spread": spreads[stage],
+        "shift_never_heard": unheard.rms,
+        "slope_never_heard": unheard.slope,
+        "follow_slope": followed.slope,
+        "follow_residual": followed.residual,
+        "ulira": found.auc,
+        "ulira_tpr": None if at_one_percent is None else at_one_percent.value,
+        "klom": kloms[stage].median,
+        "klom_p95": kloms[stage].p95,
+        "klom_gaussian": kloms[stage].gaussian,
+    }
 
 
 def _accuracies(models: Sequence[ModelScores]) -> tuple[tuple[float, float], ...]:

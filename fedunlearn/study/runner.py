@@ -34,7 +34,7 @@ from fedunlearn.unlearning import method_named
 
 _KEPT = (
     *("config", "corpus", "models", "gap", "cost", "requests", "references", "versions", "guard", "kept"),
-    *("attackers", "caveats"),
+    *("attackers", "caveats", "attacks", "collateral"),
 )
 
 

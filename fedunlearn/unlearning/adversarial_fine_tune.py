@@ -69,6 +69,7 @@ def adversarial_fine_tune(
     new_labels, read, notes = wrong_labels(examples.labels, model.classes, rng), tuple[str, ...](), {}
     held = _held_samples(frozen, forget_set, settings, rng)
     forget_loss: Loss
+    wanted: Tensor | None = None
     if settings.objective == "misclassify":
         forget_loss = ascent(examples)
     elif settings.objective == "masked":
@@ -91,6 +92,7 @@ def adversarial_fine_tune(
         attack_success=held.success,
         scalars_read=tuple(dict.fromkeys((*result.scalars_read, *read))),
         notes={**result.notes, **notes},
+        targets=wanted,
     )
 
 

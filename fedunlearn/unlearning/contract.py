@@ -80,6 +80,8 @@ class UnlearnResult:
         attack_success: share of them that the original model classifies as the target; NaN if none.
         scalars_read: which of the server's scalars the method used.
         notes: further numbers by name.
+        targets: log-odds of the true class, float64 [n], that each forget utterance was trained towards;
+            None where the method has no such targets. They never leave the device.
     """
 
     state: dict[str, Tensor]
@@ -90,6 +92,7 @@ class UnlearnResult:
     attack_success: float = float("nan")
     scalars_read: tuple[str, ...] = ()
     notes: Mapping[str, float] = field(default_factory=dict)
+    targets: Tensor | None = None
 
 
 def snapshot(model: EmotionModel) -> dict[str, Tensor]:

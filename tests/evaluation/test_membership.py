@@ -223,7 +223,14 @@ def test_of_one_speaker_both_forms_are_the_same() -> None:
     rng = rng_for(1, "one")
     forget, test = ([(float(x), int(8 * x) % 3, "a") for x in rng.random(n)] for n in (20, 30))
     both = within(forget, test), attack([r[:2] for r in forget], [r[:2] for r in test])
-    assert interval(both[0]) == pytest.approx(interval(both[1]))
+    assert interval(both[0]) == pytest.approx(interval(both[1])) and both[0].tpr_at == both[1].tpr_at
+
+
+def test_the_same_speaker_rate_has_a_threshold_for_each_speaker() -> None:
+    """a: 1 < 2, 2 ties with 2 and is a false alarm; b: 9 < 10, although a's test speech has lower losses."""
+    forget = [(1.0, 0, "a"), (2.0, 0, "a"), (9.0, 0, "b")]
+    found = within(forget, [(2.0, 0, "a"), (10.0, 0, "b")])
+    assert found.tpr_at == {"0.01": pytest.approx(2 / 3), "0.001": pytest.approx(2 / 3)}
 
 
 @pytest.mark.parametrize(
@@ -237,11 +244,14 @@ def test_of_one_speaker_both_forms_are_the_same() -> None:
     ],
 )
 def test_without_a_pair_of_one_speaker_nothing_is_known(forget: Spoken, test: Spoken) -> None:
-    assert within(forget, test).to_json() == {"auc": None, "low": None, "high": None, "n": 0}
+    nothing = {"auc": None, "low": None, "high": None, "n": 0, "tpr_at": {"0.01": None, "0.001": None}}
+    assert within(forget, test).to_json() == nothing
 
 
 def test_one_pair_or_constant_losses_have_a_value() -> None:
-    assert within([(1.0, 0, "a")], [(2.0, 0, "a")]).to_json() == {"auc": 1.0, "low": 1.0, "high": 1.0, "n": 1}
+    found = within([(1.0, 0, "a")], [(2.0, 0, "a")]).to_json()
+    every = {"0.01": 1.0, "0.001": 1.0}
+    assert found == {"auc": 1.0, "low": 1.0, "high": 1.0, "n": 1, "tpr_at": every}
     same = [(float("inf"), 0, "a")] * 4
     assert interval(within(same, same)) == pytest.approx({"auc": 0.5, "low": 0.5, "high": 0.5})
     with pytest.raises(ValueError, match="NaN"):

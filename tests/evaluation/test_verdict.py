@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny import EMOTIONS, tiny_corpus, tiny_partition
@@ -146,3 +147,35 @@ def test_random_weights_keep_least() -> None:
     assert torch.equal(
         learned("seed 0", without=True)["norm.mean"], learned("seed 1", without=True)["norm.mean"]
     )
+
+
+# ---- collateral shift ------------------------------------------------------------------------------------
+
+
+def test_doing_nothing_moves_nothing_and_retraining_moves_something() -> None:
+    found = verdict(learned("first", without=False)).collateral()
+    asked, rest = found.requesters, found.others
+    assert asked.recovered.rms == rest.recovered.rms == 0.0
+    assert asked.recovered.slope == pytest.approx(1.0)
+    assert (asked.retrained.rms or 0.0) > 0.0 < (rest.seeds.rms or 0.0)
+    speakers = {u.speaker for u in PARTITION.train if u.id in FORGET}
+    tested = [u.speaker in speakers for u in PARTITION.test]
+    assert asked.recovered.n == sum(tested) > 0 and rest.recovered.n == len(tested) - sum(tested) > 0
+
+
+def test_the_spread_of_answers_is_that_of_the_deleted_utterances() -> None:
+    state = learned("first", without=False)
+    answers = judge().view(state).log_odds[judge().sets(FORGET).forget]
+    chance = judge().view(state).probabilities[range(len(judge().labels)), judge().labels]
+    chance = chance[judge().sets(FORGET).forget]
+    known = chance < 1 - 1e-6
+    assert answers[known] == pytest.approx(np.log(chance / (1 - chance + 1e-300))[known], rel=1e-5)
+    assert verdict(state).collateral().spread.recovered == pytest.approx(answers.std(ddof=1))
+
+
+def test_without_a_deletion_nobody_has_asked() -> None:
+    original = learned("first", without=False)
+    states = dict.fromkeys(("original", "unlearned", "recovered", "destroy"), original)
+    found = Verdict(judge(), states, [original], [], EMOTIONS, "none").collateral()
+    assert found.requesters.recovered.n == 0 and found.requesters.recovered.rms is None
+    assert found.spread.recovered is None and not found.others.seeds

@@ -30,7 +30,7 @@ def two(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_files_are_of_the_figures_of_the_page() -> None:
     results = bare(add_measures(eventful_results())) | {"timeline": []}
     drawn = export.all_figures(read(results))
-    assert len({drawing.name for drawing in drawn}) == len(drawn) == 9
+    assert len({drawing.name for drawing in drawn}) == len(drawn) == 10
     on_page = {
         html.unescape(says) for says in re.findall(r'role="img" aria-label="([^"]+)"', render(read(results)))
     }
@@ -39,7 +39,7 @@ def test_the_files_are_of_the_figures_of_the_page() -> None:
 
 def test_every_figure_has_a_name_of_its_own() -> None:
     names = [drawing.name for drawing in export.all_figures(read(add_measures(eventful_results())))]
-    assert len(names) == len(set(names)) == 20
+    assert len(names) == len(set(names)) == 21
 
 
 @pytest.mark.usefixtures("two")

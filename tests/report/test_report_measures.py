@@ -11,7 +11,16 @@ from page_reading import Tags, bare, drawings, read, words
 from results_example import example_results
 from results_measures import add_measures
 
-from fedunlearn.report import attacks, costs, distances, fairness, gaps, request_table, side_by_side
+from fedunlearn.report import (
+    attacks,
+    collateral,
+    costs,
+    distances,
+    fairness,
+    gaps,
+    request_table,
+    side_by_side,
+)
 from fedunlearn.report.figures import export
 from fedunlearn.report.figures.roc import LOWEST, roc_curves
 from fedunlearn.report.finding import find
@@ -24,6 +33,10 @@ TABLES: tuple[Callable[[Any], Table | None], ...] = (
     gaps.gap_table,
     attacks.attack_table,
     attacks.request_attacks,
+    attacks.klom_table,
+    collateral.shift_table,
+    collateral.spread_table,
+    collateral.following_table,
     fairness.change_table,
     distances.distance_table,
     distances.reversion_table,
@@ -219,6 +232,36 @@ def test_of_many_speakers_those_are_drawn_who_changed_most(measured: dict[str, A
     assert found is not None and found.left_out == 61 - fairness.SHOWN
     drawn = re.findall(r">client (\d+)", str(found.figure.svg()))
     assert drawn[0] == "0" and drawn[-1] == "60" and "30" not in drawn
+
+
+def test_collateral_shift_beside_what_retraining_moves(measured: dict[str, Any]) -> None:
+    table = collateral.shift_table(read(measured))
+    assert line(table, "requesters' held-out speech") == ["2.06", "1.42", "1.27", "1.02", "48"]
+    assert notes(table, "others' held-out speech")[:2] == ["mean −0.37, slope 0.86", "mean −0.05, slope 0.94"]
+    assert line(table, "candidates never heard") == ["2.21", "1.93", "–", "1.33", "2,944"]
+    assert line(collateral.spread_table(read(measured)), "spread on D_f") == ["2.61", "0.77", "1.02", "1.93"]
+    followed = collateral.following_table(read(measured))
+    assert line(followed, "recovered") == ["0.78", "1.05", "+0.12", "2,944"]
+    drawn = collateral.shift_bars(read(measured))
+    assert drawn is not None and all(value in str(drawn.svg()) for value in ("2.06", "0.84", "1.93"))
+    without = copy.deepcopy(measured) | {"collateral": None, "attacks": None}
+    for make in (
+        collateral.shift_table,
+        collateral.spread_table,
+        collateral.following_table,
+        collateral.shift_bars,
+    ):
+        assert make(read(without)) is None
+
+
+def test_klom_beside_its_value_by_chance(measured: dict[str, Any]) -> None:
+    table = attacks.klom_table(read(measured))
+    assert line(table, "recovered") == ["4.500", "4.700", "8.200", "0.410", "90", "15"]
+    assert line(table, "never heard") == ["2.800", "2.900", "4.600", "0.120", "90", "15"]
+    few = copy.deepcopy(measured)
+    few["attacks"]["klom"] = {"why": "KLoM needs more shadows"}
+    assert attacks.klom_table(read(few)) is None
+    assert "KLoM: KLoM needs more shadows." in attacks.attack_notes(read(few))
 
 
 def test_distances_relearning_reversion_and_gum(measured: dict[str, Any]) -> None:

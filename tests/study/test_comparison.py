@@ -18,7 +18,7 @@ from fedunlearn.report.markup import latex, markdown
 from fedunlearn.report.statistics import Spread, compared_to_best, pool, seed_means, spread
 from fedunlearn.report.study.figures import gap_by_size, noise_ellipse, waiting_against_gap, write_figures
 from fedunlearn.report.study.statistics import Setting, methods_of, select, settings_of, subtract_retrained
-from fedunlearn.report.study.tables import details, recognition, summaries
+from fedunlearn.report.study.tables import details, recognition, side_effects, summaries
 from fedunlearn.report.tables import Row, Table
 from fedunlearn.study.rows import csv_of
 
@@ -377,6 +377,22 @@ def test_recognition_has_uar_wa_and_f1_of_each_method_and_the_references() -> No
     ]
     shown = [cell.text for cell in table.rows[1].cells]
     assert shown == ["forget", "0.550 ± 0.000", "0.600 ± 0.000", "0.500 ± 0.000", "–", "–", "–"]
+
+
+def test_side_effects_have_the_columns_that_were_measured() -> None:
+    """Shifts of 1 and 2 nats: mean 1.5; the retrained seeds are 0.4 apart; no shadow models, no attacks."""
+    rows = rows_of({"a": [0.1, 0.3]})
+    assert side_effects(rows) == []
+    after = rows["stage"] == "recovered"
+    rows.loc[after, "shift_others"] = [1.0, 2.0]
+    rows.loc[rows["stage"] == "retrained", "shift_others"] = 0.4
+    (table,) = side_effects(rows)
+    assert heads(table) == ["method", "sees", "shift, others"]
+    lines = dict((row.head, texts(row)) for row in table.rows if row.cells)
+    assert lines["a"][2].startswith("1.500 ±") and lines["original (nothing done)"][2] == "–"
+    assert lines["retrained"][2] == "0.400 ± 0.000"
+    rows.loc[after, "ulira"] = 0.7
+    assert heads(side_effects(rows)[0])[3:] == ["U-LiRA AUC"]
 
 
 def test_runs_that_say_nothing_are_counted_in_the_cell_and_explained_below() -> None:

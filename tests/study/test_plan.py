@@ -156,6 +156,20 @@ def test_one_cell_trains_what_others_share() -> None:
     assert work.choose(todo[1:4], [todo[2]]) == 0
 
 
+def test_one_cell_trains_the_shadow_federations_that_others_share() -> None:
+    """A privileged baseline has none, so that of two methods after it one has to begin alone."""
+    variants = [Variant(name, name) for name in ("scrub", "l2ul", "none")]
+    loader = loader_of(small_config())
+    scrub, l2ul, none = cells_of(loader, Axes(variants, [3], [1], [0], shadows=8))
+    work = SharedWork([scrub])
+    assert work.choose([none], [l2ul]) is None
+    work.note_end(l2ul)
+    assert work.choose([none], [l2ul]) == 0
+    without = SharedWork([scrub])
+    plain = cells_of(loader, Axes(variants, [3], [1], [0]))
+    assert without.choose(plain[2:], plain[1:2]) == 0
+
+
 @given(seeds=st.integers(1, 3), workers=st.integers(2, 4), data=st.data())
 def test_all_cells_are_run_and_nothing_is_trained_twice(
     seeds: int, workers: int, data: st.DataObject

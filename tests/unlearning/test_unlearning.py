@@ -470,9 +470,11 @@ def test_the_files_of_a_folder_are_the_names_of_the_methods() -> None:
         files = {file.stem for name in folders for file in (folder / name).glob("*.py")}
         names = {f"{name.replace('-', '_')}{'_' * iskeyword(name)}" for name in known}
         assert names == files - {"__init__", "contract"}
-    assert {name for name, card in METHODS.items() if card.control} == set(CONTROLS) == {"none", "destroy"}
+    assert {name for name, card in METHODS.items() if card.control} == set(CONTROLS)
     named = {name: control.effect for name, control in results_schema.CONTROLS.items()}
-    assert named == {name: card.control for name, card in CONTROLS.items()}, "results name the same two"
+    known = {name: card.control for name, card in CONTROLS.items()}
+    assert named.items() <= known.items(), "results have the gap of two of them in every run"
+    assert known.keys() - named.keys() == {"one-answer"}
     assert [name for name, card in METHODS.items() if not card.guarded] == ["destroy"]
     assert "magic" not in METHODS and METHODS.get("magic") is None
 

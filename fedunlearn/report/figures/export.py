@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from fedunlearn.report.collateral import shift_bars
 from fedunlearn.report.costs import cost_bars
 from fedunlearn.report.fairness import by_group, by_speaker
 from fedunlearn.report.figures.histograms import confusions, loss_histograms
@@ -44,6 +45,7 @@ def all_figures(results: Results) -> list[FigureSpec]:
         gap_bars(results),
         *loss_histograms(results),
         *roc_curves(results),
+        shift_bars(results),
         speakers.figure if speakers else None,
         by_group(results),
         *confusions(results),

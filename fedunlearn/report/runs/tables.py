@@ -12,6 +12,7 @@ from fedunlearn.report.statistics import Spread, order_by_gap
 from fedunlearn.report.tables import Cell, Column, Row, Table
 from fedunlearn.report.values import MISSING, count, duration, fraction, many, plain, size
 from fedunlearn.results_schema import (
+    KlomScores,
     MembershipAttack,
     ModelScores,
     PhaseCostRow,
@@ -39,10 +40,14 @@ WORDS = {
     "population AUC": "membership",
     "population TPR at 1 % FPR": "roc",
     "same speaker AUC": "same-speaker",
+    "same speaker TPR at 1 % FPR": "roc",
     "U-LiRA AUC": "ulira",
     "U-LiRA TPR at 1 % FPR": "roc",
     "informed AUC": "informed",
     "informed TPR at 1 % FPR": "roc",
+    "KLoM, median": "klom",
+    "shift, requesters": "collateral",
+    "shift, others": "collateral",
     "worst speaker's change": "fairness",
     "mean speaker's change": "fairness",
     "ToW": "tow",
@@ -252,18 +257,47 @@ def privacy_measures() -> tuple[ComparedMeasure, ...]:
             reference=lambda run: run.results.models.retrained.membership_same_speaker.auc,
             against="retrained",
         ),
+        ComparedMeasure(
+            "same speaker TPR at 1 % FPR",
+            lambda run: rate(run.final_scores.membership_same_speaker),
+            reference=lambda run: rate(run.results.models.retrained.membership_same_speaker),
+            against="retrained",
+        ),
         ComparedMeasure("U-LiRA AUC", lambda run: stage(run, run.results.attacks.ulira).auc),
         ComparedMeasure("U-LiRA TPR at 1 % FPR", lambda run: shadow_rate(run, run.results.attacks.ulira)),
         ComparedMeasure("informed AUC", lambda run: stage(run, run.results.attacks.informed).auc),
         ComparedMeasure(
             "informed TPR at 1 % FPR", lambda run: shadow_rate(run, run.results.attacks.informed)
         ),
+        ComparedMeasure(
+            "KLoM, median",
+            lambda run: _klom(run).median,
+            reference=lambda run: run.results.attacks.klom.null.median,
+            against="never heard",
+        ),
     )
+
+
+def _klom(run: Run) -> KlomScores:
+    report = run.results.attacks.klom
+    return report.recovered if run.final == "recovered" else report.unlearned
 
 
 def other_measures() -> tuple[ComparedMeasure, ...]:
     """List fairness, distances, relearn time, reversion and the combined scores."""
     return (
+        ComparedMeasure(
+            "shift, requesters",
+            lambda run: run.results.collateral.requesters[run.final].rms,
+            reference=lambda run: run.results.collateral.requesters.seeds.rms,
+            against="seed to seed",
+        ),
+        ComparedMeasure(
+            "shift, others",
+            lambda run: run.results.collateral.others[run.final].rms,
+            reference=lambda run: run.results.collateral.others.seeds.rms,
+            against="seed to seed",
+        ),
         ComparedMeasure(
             "worst speaker's change", lambda run: run.results.fairness.change[run.final].worst, _signed
         ),

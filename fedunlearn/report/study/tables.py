@@ -52,6 +52,30 @@ RECOGNITION = {
     "unseen F1": "unseen_macro_f1",
 }
 """title -> column"""
+SIDE_EFFECTS = {
+    "shift, requesters": "shift_requesters",
+    "slope, requesters": "slope_requesters",
+    "shift, others": "shift_others",
+    "slope, others": "slope_others",
+    "spread on D_f": "spread",
+    "shift, never heard": "shift_never_heard",
+    "targets, slope": "follow_slope",
+    "targets, residual": "follow_residual",
+    "population TPR at 1 %": "membership_tpr",
+    "U-LiRA AUC": "ulira",
+    "U-LiRA TPR at 1 %": "ulira_tpr",
+    "KLoM": "klom",
+    "KLoM 95 %": "klom_p95",
+    "KLoM, Gaussian": "klom_gaussian",
+}
+"""title -> column; those without any number are left out"""
+_SIDE_EFFECTS = (
+    "Shift: rms change of log-odds on held-out speech that was never trained on, in nats (never heard: on "
+    "candidates outside a shadow model), with the slope of after on before; in the last line from one "
+    "retrained seed to another. Spread: standard deviation of log-odds on D_f. Targets: how the answers on "
+    "D_f follow those of the method, in shadow models. KLoM: median over candidates, nats; in the last line "
+    "between models that never heard them."
+)
 _MEANINGS = (
     "x floor: the gap as a multiple of the noise floor. d: less the retrained model's value; in the last "
     "line the mean absolute difference between retrained seeds. Reversion: forget accuracy after recovery "
@@ -87,6 +111,16 @@ def recognition(rows: pd.DataFrame) -> list[Table]:
         _recognition(select(rows, None, aggregation=aggregation, recovery=recovery))
         for aggregation, recovery in pairs
     ]
+
+
+def side_effects(rows: pd.DataFrame) -> list[Table]:
+    """Tabulate the collateral shift, the spread of answers and the attacks on single utterances.
+
+    Over all settings, for each aggregation and recovery; none where nothing of it was measured.
+    """
+    pairs = dict.fromkeys((s.aggregation, s.recovery) for s in settings_of(rows))
+    parts = (select(rows, None, aggregation=a, recovery=r) for a, r in pairs)
+    return [_side_effects(part) for part in parts if part[list(SIDE_EFFECTS.values())].notna().any(axis=None)]
 
 
 def sweep_table(rows: pd.DataFrame, name: str, values: Mapping[str, float]) -> Table:
@@ -152,6 +186,36 @@ def _recognition(rows: pd.DataFrame) -> Table:
         f"Recognition: {_serving(settings_of(rows)[0])}",
         f"{mean} WA: accuracy; F1: macro F1; unseen: speakers who take no part.",
     )
+
+
+def _side_effects(rows: pd.DataFrame) -> Table:
+    methods, judged = methods_of(rows), select(rows)
+    shown = {head: column for head, column in SIDE_EFFECTS.items() if rows[column].notna().any()}
+    pooled = [pool(judged, column, "method") for column in shown.values()]
+
+    def row(method: str) -> Row:
+        return _row(method, [_sees(rows, method), *(_or_missing(column[method]) for column in pooled)])
+
+    def reference(name: str, of: pd.DataFrame, sees: str) -> Row:
+        return _row(name, [sees, *(_or_missing(pool_all(of, column)) for column in shown.values())])
+
+    units = units_of(rows)
+    mean = f"Mean over {units} ± half the 95 % interval." if units else _ONE
+    return Table(
+        _columns("method", "sees", *shown),
+        (
+            *(line for group, own in methods.items() for line in (Row(GROUPS[group]), *map(row, own))),
+            Row("References"),
+            reference("original (nothing done)", select(rows, "original"), "all"),
+            reference("retrained", references(rows), "retain"),
+        ),
+        f"Side effects and single utterances: {_serving(settings_of(rows)[0])}",
+        f"{mean} {_SIDE_EFFECTS}",
+    )
+
+
+def _or_missing(value: Spread) -> str:
+    return MISSING if math.isnan(value.mean) else str(value)
 
 
 def _summary(rows: pd.DataFrame, settings: Sequence[Setting]) -> Table:
