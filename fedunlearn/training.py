@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -95,7 +95,7 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(rng.integers(2**62)))
         found = _gradients(model, examples, settings, rng, objective)
-        take_step = _optimiser(found.weights, settings, lr)
+        take_step = optimiser(found.weights, settings.optimizer, lr, settings.momentum, settings.weight_decay)
         for step, index in enumerate(islice(_batches(len(examples), settings.batch_size, rng), steps), 1):
             value = found.loss(index)
             if not math.isfinite(value):
@@ -322,15 +322,25 @@ def sgd_step(
             torch._foreach_add_(weight, velocity, alpha=-lr)
 
 
-def _optimiser(
-    weights: list[Tensor], settings: LocalSettings, lr: float
+def optimiser(
+    weights: list[Tensor],
+    kind: Literal["sgd", "adamw"],
+    lr: float,
+    momentum: float,
+    weight_decay: float = 0.0,
 ) -> Callable[[Sequence[Tensor]], None]:
-    """Return what takes one step on the weights, given their gradients."""
-    if settings.optimizer == "sgd":
+    """Return what takes one step on the weights, in place, given their gradients.
+
+    Args:
+        weights: the parameters.
+        kind: "adamw" is that of Loshchilov & Hutter 2019 (arXiv 1711.05101), with beta_2 = .999.
+        lr: learning rate.
+        momentum: momentum of "sgd", beta_1 of "adamw"; in [0, 1).
+        weight_decay: L2 penalty of "sgd", decoupled from the gradient in "adamw"; >= 0.
+    """
+    if kind == "sgd":
         velocities = [torch.zeros_like(w) for w in weights]
-        return lambda gradients: sgd_step(
-            weights, velocities, gradients, lr, settings.momentum, settings.weight_decay
-        )
+        return lambda gradients: sgd_step(weights, velocities, gradients, lr, momentum, weight_decay)
     from torch.optim.adamw import adamw  # the module takes seconds to load, and most runs do without it
 
     means, squares = ([torch.zeros_like(w) for w in weights] for _ in range(2))
@@ -346,10 +356,10 @@ def _optimiser(
                 [],
                 counts,
                 amsgrad=False,
-                beta1=settings.momentum,
+                beta1=momentum,
                 beta2=0.999,
                 lr=lr,
-                weight_decay=settings.weight_decay,
+                weight_decay=weight_decay,
                 eps=1e-8,
                 maximize=False,
             )

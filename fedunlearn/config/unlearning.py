@@ -38,14 +38,21 @@ class DescentSettings(Settings):
     20 and 48 utterances, and four deleting 20 each). Results are never reported for these seeds.
     """
 
-    lr: Positive = Field(default=0.01, description="Learning rate of SGD.")
-    momentum: OpenFraction = Field(default=0.9, description="Momentum of SGD; 0 = plain SGD.")
+    optimizer: Literal["sgd", "adamw"] = Field(
+        default="sgd",
+        description='"sgd", or "adamw" (Loshchilov & Hutter 2019), which moves transformer layers in fewer '
+        "steps, at a lower `lr`.",
+    )
+    lr: Positive = Field(default=0.01, description="Learning rate.")
+    momentum: OpenFraction = Field(
+        default=0.9, description='Momentum of "sgd" (0 = plain SGD); beta_1 of "adamw", whose beta_2 is .999.'
+    )
     batch_size: AtLeastOne = Field(
         default=32,
-        description="Forget utterances (or samples that the method makes from them) in one SGD step.",
+        description="Forget utterances (or samples that the method makes from them) in one step.",
     )
     max_steps: Count = Field(
-        default=100, description="Largest number of SGD steps; 0 returns the model unchanged."
+        default=100, description="Largest number of steps; 0 returns the model unchanged."
     )
     stop: Literal["level", "zero", "steps"] = Field(
         default="level",

@@ -17,7 +17,7 @@ from fedunlearn.config import LocalSettings
 from fedunlearn.examples import Examples
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.results_schema import RelearnTime
-from fedunlearn.training import predict, sgd_step
+from fedunlearn.training import optimiser, predict
 
 
 def relearn(
@@ -79,6 +79,7 @@ def _steps(
     working.load_state_dict(dict(state))
     working.train()
     weights: list[Tensor] = [p for p in working.parameters() if p.requires_grad]
+    take_step = optimiser(weights, settings.optimizer, settings.lr, 0.0, settings.weight_decay)
     order: list[Tensor] = []
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(rng.integers(2**62)))
@@ -96,8 +97,7 @@ def _steps(
             if not math.isfinite(loss.item()):
                 return None
             gradients = torch.autograd.grad(loss, weights)
-            at_rest = [torch.zeros_like(w) for w in weights]
-            sgd_step(weights, at_rest, gradients, settings.lr, 0.0, settings.weight_decay)
+            take_step(gradients)
     return None
 
 

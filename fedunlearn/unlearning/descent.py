@@ -12,7 +12,7 @@ from torch import Tensor
 from fedunlearn.config.unlearning import DescentSettings
 from fedunlearn.examples import Examples
 from fedunlearn.models.contract import EmotionModel
-from fedunlearn.training import predict, sgd_step
+from fedunlearn.training import optimiser, predict
 from fedunlearn.unlearning.contract import (
     ServerScalars,
     UnlearnFailed,
@@ -63,7 +63,7 @@ def descend(
     working = copy.deepcopy(model).eval()
     moving = [value for value in working.parameters() if value.requires_grad]
     start = [value.detach().clone() for value in moving]
-    velocities = [torch.zeros_like(value) for value in moving]
+    take_step = optimiser(moving, settings.optimizer, settings.lr, settings.momentum)
     before = forget_accuracy(working, examples)
     level, read = _stop_level(settings, working.classes, scalars)
 
@@ -76,8 +76,7 @@ def descend(
         steps += 1
         if not math.isfinite(value.item()):
             raise UnlearnFailed(f"step {steps}: the unlearning loss is not finite")
-        gradients = shape(torch.autograd.grad(value, moving))
-        sgd_step(moving, velocities, gradients, settings.lr, settings.momentum)
+        take_step(shape(torch.autograd.grad(value, moving)))
         with torch.no_grad():
             project(moving)
         after = forget_accuracy(working, examples, steps)
