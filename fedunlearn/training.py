@@ -323,7 +323,7 @@ def sgd_step(
 
 
 def optimiser(
-    weights: list[Tensor],
+    weights: Sequence[Tensor],
     kind: Literal["sgd", "adamw"],
     lr: float,
     momentum: float,
@@ -349,7 +349,7 @@ def optimiser(
     def take_step(gradients: Sequence[Tensor]) -> None:
         with torch.no_grad():
             adamw(
-                weights,
+                list(weights),
                 list(gradients),
                 means,
                 squares,
