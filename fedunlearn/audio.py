@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
-import torch
-import torchaudio.transforms
+
+if TYPE_CHECKING:  # a process that generates speech does without, and starts sooner
+    import torch
+    import torchaudio
 
 SAMPLE_RATE = 16_000
 """Hz. Every waveform inside fedunlearn has this rate."""
@@ -214,11 +216,13 @@ def examine(path: Path) -> Recording:
             raise BadAudio(
                 path, f"has a rate of {rate} Hz, which is not usual: convert it to {SAMPLE_RATE} Hz"
             )
+        import torch
+
         mono = _resampler(rate)(torch.from_numpy(mono.astype(np.float32))).numpy()
     return Recording(quantise(mono), oddities)
 
 
-def pad(waveforms: Sequence[npt.NDArray[np.float32]]) -> tuple[torch.Tensor, torch.Tensor]:
+def pad(waveforms: Sequence[npt.NDArray[np.float32]]) -> "tuple[torch.Tensor, torch.Tensor]":
     """Stack waveforms of different lengths.
 
     Args:
@@ -227,6 +231,8 @@ def pad(waveforms: Sequence[npt.NDArray[np.float32]]) -> tuple[torch.Tensor, tor
     Returns:
         The waveforms [B, S] float32, zero beyond each true length, and the lengths [B] int64 in samples.
     """
+    import torch
+
     lengths = torch.tensor([len(w) for w in waveforms], dtype=torch.int64)
     batch = torch.zeros(len(waveforms), int(lengths.max()) if len(waveforms) else 0)
     for row, waveform in zip(batch, waveforms, strict=True):
@@ -235,7 +241,9 @@ def pad(waveforms: Sequence[npt.NDArray[np.float32]]) -> tuple[torch.Tensor, tor
 
 
 @lru_cache(maxsize=8)
-def _resampler(rate: int) -> torchaudio.transforms.Resample:
+def _resampler(rate: int) -> "torchaudio.transforms.Resample":
+    import torchaudio.transforms
+
     # The default filter (width 6, rolloff 0.99) folds 10 kHz back to 6 kHz at -45 dB; this one at -80 dB.
     return torchaudio.transforms.Resample(rate, SAMPLE_RATE, lowpass_filter_width=24, rolloff=0.96)
 

@@ -4,8 +4,8 @@ from fedunlearn.engines.engine import play
 from fedunlearn.errors import Interrupted, RunFailed
 from fedunlearn.experiment.experiment import Experiment, write_completed
 from fedunlearn.final_model import leave_model
-from fedunlearn.report.run_page import write_report
 from fedunlearn.results_schema import Results
+from fedunlearn.run_folder import RunFolder
 from fedunlearn.tracking import Follower
 
 
@@ -39,12 +39,19 @@ def play_to_the_page(
         ended = experiment.write_failure(reason, isinstance(failure, Interrupted))
         if follower is not None:
             follower.finished(ended.to_json())
-        write_report(ended, run.report)
+        _write_page(ended, run)
         raise
     write_completed(experiment, results)
     content = results.to_json()
     if follower is not None:
         follower.finished(content)
-    write_report(results, run.report)
+    _write_page(results, run)
     leave_model(run, content)
     return results
+
+
+def _write_page(results: Results, run: RunFolder) -> None:
+    # Imported here: nothing before the page draws figures, and matplotlib would delay the first round.
+    from fedunlearn.report.run_page import write_report
+
+    write_report(results, run.report)

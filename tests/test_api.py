@@ -41,7 +41,17 @@ def small(**more: object) -> dict[str, object]:
 
 def loaded(*modules: str, then: str = "") -> set[str]:
     """Heavy libraries that are loaded once these modules are."""
-    heavy = ("torch", "flwr", "ray", "transformers", "matplotlib", "pandas", "scipy")
+    heavy = (
+        "torch",
+        "flwr",
+        "ray",
+        "transformers",
+        "matplotlib",
+        "pandas",
+        "scipy",
+        "scipy.stats",
+        "sklearn",
+    )
     script = f"import sys, {', '.join(modules)}\n{then}\nprint(*(m for m in {heavy!r} if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -79,6 +89,14 @@ def test_the_package_and_its_configs_load_nothing_heavy() -> None:
     assert loaded("fedunlearn", "fedunlearn.config", "fedunlearn.unlearning") == set()
     then = "import fedunlearn as fu; fu.load_config('ravdess', clients=3); fu.Results"
     assert "torch" not in loaded("fedunlearn", then=then)
+
+
+def test_a_run_begins_without_what_only_its_end_needs() -> None:
+    """Figures, tables and ``scipy.stats`` take seconds to import; the first round needs none of them."""
+    run = loaded("fedunlearn.cli.run", "fedunlearn.experiment.preparation", "fedunlearn.whole_run")
+    assert run == {"torch", "flwr", "scipy"}
+    assert loaded("fedunlearn.engines.ray_grid", "fedunlearn.client.app") == {"torch", "flwr", "ray"}
+    assert loaded("fedunlearn.corpora.speech_process", "fedunlearn.corpora.synthetic") == {"scipy"}
 
 
 # ---- configs ---------------------------------------------------------------------------------------------

@@ -4,8 +4,8 @@
 
 Reading order: ``utterance`` (the common form) -> ``manifest`` and ``folder`` (any corpus) -> one module for
 each known corpus -> ``inspection`` and ``labels`` (warnings and errors) -> ``protocols`` (published folds).
-Generated speech: ``synthetic``, ``prosody``, ``phones``, ``vocal_tract``. Speech without labels, for
-pre-training: ``unlabelled``.
+Generated speech: ``synthetic``, ``prosody``, ``phones``, ``vocal_tract``, and ``speech_process``, which
+generates a large corpus on two CPUs. Speech without labels, for pre-training: ``unlabelled``.
 """
 
 from collections.abc import Callable, Collection, Mapping

@@ -10,6 +10,7 @@ import numpy as np
 from fedunlearn.audio import FULL_SCALE, ODDITIES, PCM, SAMPLE_RATE, BadAudio, Recording, examine
 from fedunlearn.corpora.folder import NAMED_AT_MOST, assemble, name_few
 from fedunlearn.corpora.labels import check_emotions, warn_of_labels
+from fedunlearn.corpora.speech_process import generated_ahead
 from fedunlearn.corpora.utterance import Corpus, Utterance
 from fedunlearn.errors import BadInput
 
@@ -47,16 +48,17 @@ def recordings(
     sound: dict[str, PCM] = {}
     bad: list[str] = []
     odd: defaultdict[str, list[str]] = defaultdict(list)
-    for done, utterance in enumerate(corpus.utterances, start=1):
-        try:
-            recording = examine(utterance.path) if utterance.path else Recording(utterance.pcm())
-            sound[utterance.id] = recording.pcm
-            for what, figures in recording.oddities.items():
-                odd[what].append(f"{utterance.id} ({figures})")
-        except BadAudio as error:
-            bad.append(str(error))
-        if progress is not None:
-            progress(done)
+    with generated_ahead(corpus.utterances) as read:
+        for done, utterance in enumerate(corpus.utterances, start=1):
+            try:
+                recording = examine(utterance.path) if utterance.path else Recording(read(utterance))
+                sound[utterance.id] = recording.pcm
+                for what, figures in recording.oddities.items():
+                    odd[what].append(f"{utterance.id} ({figures})")
+            except BadAudio as error:
+                bad.append(str(error))
+            if progress is not None:
+                progress(done)
     if bad and not skip_bad:
         more = [f"and {len(bad) - BAD_AT_MOST} more"] if len(bad) > BAD_AT_MOST else []
         advice = "repair or remove them, or leave them out with --skip-bad"

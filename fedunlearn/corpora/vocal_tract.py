@@ -236,7 +236,9 @@ def _glottis(pitch: Array, tilt: Array) -> npt.NDArray[np.complex64]:
     """Spectrum [T, 241] of the glottal flow's derivative: a wide glottal formant near F0, and a tilt."""
     denominator = _poles(1.1 * pitch[None], 1.3 * pitch[None])
     corner = np.exp(-2 * np.pi * np.minimum(tilt, 7000.0) / SAMPLE_RATE)[:, None]
-    tilted = np.pad(denominator, ((0, 0), (0, 1))) - corner * np.pad(denominator, ((0, 0), (1, 0)))
+    nothing = np.zeros((len(denominator), 1))
+    later = np.concatenate([nothing, denominator], axis=1)
+    tilted = np.concatenate([denominator, nothing], axis=1) - corner * later
     spectrum = _response(tilted)
     spectrum *= _DERIVATIVE
     return spectrum

@@ -6,11 +6,11 @@ are whole numbers. Coverage is tested by simulation (tests/evaluation/test_inter
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import beta, norm
+from scipy.special import betaincinv, ndtri  # scipy.stats takes a second to import
 
 LEVEL = 0.95
 _TAIL = (1.0 - LEVEL) / 2.0
-_Z = float(norm.ppf(1.0 - _TAIL))
+_Z = float(ndtri(1.0 - _TAIL))
 
 Labels = npt.NDArray[np.integer]
 Numbers = npt.NDArray[np.floating]
@@ -124,8 +124,8 @@ def l1_interval(observed: Numbers, resampled: Numbers) -> tuple[float, float] | 
 
 def _jeffreys(right: Counts, n: Counts) -> Bounds:
     """Modified Jeffreys intervals of shares, of any shape."""
-    low = np.asarray(beta.ppf(_TAIL, right + 0.5, n - right + 0.5), np.float64)
-    high = np.asarray(beta.ppf(1 - _TAIL, right + 0.5, n - right + 0.5), np.float64)
+    low = np.asarray(betaincinv(right + 0.5, n - right + 0.5, _TAIL), np.float64)
+    high = np.asarray(betaincinv(right + 0.5, n - right + 0.5, 1 - _TAIL), np.float64)
     exact = _TAIL ** (1.0 / n)
     low = np.where(right <= 1, 0.0, np.where(right == n, exact, low))
     high = np.where(right >= n - 1, 1.0, np.where(right == 0, 1.0 - exact, high))

@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm, t
+from scipy.special import ndtr, stdtrit  # scipy.stats takes a second to import
 
 from fedunlearn.evaluation.roc import LOW_RATES, ROUNDING, corners, low_rates, thin
 from fedunlearn.results_schema import MembershipAttack, RocCurve
@@ -159,7 +159,7 @@ def _tail(n: int) -> float:
     """
     if n < 2:
         return 0.0
-    return float(norm.cdf(-math.sqrt(n / (n - 1)) * t.ppf(0.975, n - 1)))
+    return float(ndtr(-math.sqrt(n / (n - 1)) * stdtrit(n - 1, 0.975)))
 
 
 def _refuse_nan(*losses: Losses) -> None:

@@ -8,7 +8,6 @@ weight, where they are weighted); below that, the TPR at FPR 0 is given, without
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 
 from fedunlearn.results_schema import RocCurve
 
@@ -47,7 +46,7 @@ def corners(
     if len(positive) == 0 or len(negative) == 0:
         return None
     # Plain sums, in scikit-learn's order: its import costs every run a second, and pandas with it.
-    ranks = rankdata(np.concatenate([positive, negative]), "dense")
+    ranks = np.unique(np.concatenate([positive, negative]), return_inverse=True)[1]
     order = np.argsort(-ranks, kind="stable")
     is_positive = np.repeat([1.0, 0.0], [len(positive), len(negative)])
     weight = np.concatenate([np.ones(len(positive)), weights])

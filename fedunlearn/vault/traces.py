@@ -269,22 +269,29 @@ def _join(parts: Iterable[Hashes]) -> Hashes:
 
 def _make_search(wanted: Hashes) -> Callable[[bytes | memoryview], Hashes]:
     """Make a function that finds which of these sorted hashes occur in some bytes [n], at any offset."""
-    # A table of the hashes' leading bits rejects nearly all others.
+    # A table of the hashes' leading bits rejects nearly all others, one of their last bits most of the rest.
     bits = int(np.clip(np.ceil(np.log2(len(wanted) + 1)) + 4, 16, 22))
-    shift = np.uint64(64 - bits)
-    table = np.zeros(1 << bits, np.bool_)
+    shift, mask = np.uint64(64 - bits), np.uint64((1 << bits) - 1)
+    table, last = np.zeros(1 << bits, np.bool_), np.zeros(1 << bits, np.bool_)
     table[wanted >> shift] = True
+    last[wanted & mask] = True
 
     def search(content: bytes | memoryview) -> Hashes:
         view, found = memoryview(content).cast("B"), []
         for start in range(0, max(len(view) - PIECE + 1, 0) if len(wanted) else 0, _BLOCK):
             hashes = _hashes(view[start : start + _BLOCK + PIECE - 1])
-            likely = hashes[table[hashes >> shift]]
+            likely = _chosen(hashes, table, hashes >> shift)
+            likely = _chosen(likely, last, likely & mask)
             places = np.minimum(np.searchsorted(wanted, likely), len(wanted) - 1)
             found.append(likely[wanted[places] == likely])
         return _join(found)
 
     return search
+
+
+def _chosen(hashes: Hashes, table: npt.NDArray[np.bool_], places: Hashes) -> Hashes:
+    """Those hashes at whose place in the table is True; twice as fast as indexing, and as exact."""
+    return hashes.compress(table.take(places.view(np.int64), mode="clip"))
 
 
 # ---- reading ---------------------------------------------------------------------------------------------

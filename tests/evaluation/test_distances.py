@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import jensenshannon
+from scipy.stats import ks_2samp, wasserstein_distance
 from torch.nn.functional import kl_div
 
 from fedunlearn.evaluation.distances import jensen_shannon, kolmogorov_smirnov, tug_of_war, wasserstein
@@ -56,6 +57,16 @@ def test_a_shift_moves_the_wasserstein_distance_and_any_full_shift_is_one_to_kol
     for shift in (2.0, 20.0):
         assert wasserstein(losses, losses + shift) == pytest.approx(shift)
         assert kolmogorov_smirnov(losses, losses + shift) == 1.0
+
+
+@given(st.integers(1, 200), st.integers(1, 200), st.integers(0, 8), st.integers(0, 999))
+def test_distances_of_losses_are_those_of_scipy(n: int, m: int, digits: int, seed: int) -> None:
+    """To the last bit, with ties (few digits) and without."""
+    rng = np.random.default_rng(seed)
+    a, b = (np.round(rng.exponential(1.0, size), digits) for size in (n, m))
+    with np.errstate(divide="ignore", invalid="ignore"):  # of the p-value
+        assert kolmogorov_smirnov(a, b) == ks_2samp(a, b, method="asymp").statistic
+    assert wasserstein(a, b) == wasserstein_distance(a, b)
 
 
 def test_losses_that_are_infinite_missing_or_no_numbers() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binom
+from scipy.stats import beta, binom
 
 from fedunlearn.evaluation.intervals import (
     accuracy_interval,
@@ -41,6 +41,13 @@ def test_known_intervals_of_a_share() -> None:
     assert share_interval(0, 1) == (0.0, pytest.approx(0.975))
     # Brown, Cai and DasGupta 2001, table 5: Jeffreys, n = 10, x = 5.
     assert share_interval(5, 10) == (pytest.approx(0.224, abs=1e-3), pytest.approx(0.776, abs=1e-3))
+
+
+def test_an_interval_between_none_and_all_is_of_betas_quantiles() -> None:
+    for n in (4, 17, 240):
+        for right in range(2, n - 1):
+            ends = beta.ppf([0.025, 0.975], right + 0.5, n - right + 0.5)
+            assert share_interval(right, n) == pytest.approx(tuple(ends), rel=1e-14)
 
 
 def test_no_utterances_no_interval_and_impossible_counts_are_refused() -> None:

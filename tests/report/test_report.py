@@ -8,6 +8,8 @@ from xml.etree import ElementTree
 
 import matplotlib as mpl
 import pytest
+from matplotlib.backend_bases import RendererBase
+from matplotlib.figure import Figure
 from page_reading import Tags, bare, drawings, read, words
 from results_example import EMOTIONS, example_results
 
@@ -72,6 +74,23 @@ def test_every_figure_is_there_and_valid_svg(page: str) -> None:
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
         assert root.get("aria-label")
         assert len(list(root.iter())) > 10
+
+
+def test_every_figure_is_laid_out_and_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Left to itself, ``savefig`` draws a figure twice: the first time only to lay it out."""
+    drawn: list[Figure] = []
+    draw = Figure.draw
+
+    def noted(figure: Figure, renderer: RendererBase) -> None:
+        drawn.append(figure)
+        draw(figure, renderer)
+
+    spec = gap_bars(example_run())
+    assert spec is not None
+    twice = spec.svg()
+    monkeypatch.setattr(Figure, "draw", noted)
+    assert spec.svg() == twice
+    assert len(drawn) == 1
 
 
 def test_figures_take_their_colours_from_the_page(page: str) -> None:

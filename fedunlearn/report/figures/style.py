@@ -166,6 +166,10 @@ def to_svg(figure: Figure, name: str, alt: str) -> Markup:
         name: unique on the page; prefixes every id inside.
         alt: what a screen reader reads out.
     """
+    if engine := figure.get_layout_engine():
+        # Here, as ``savefig`` would draw the whole figure once more before it draws it.
+        engine.execute(figure)
+        figure.set_layout_engine(None)
     buffer = io.StringIO()
     metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
