@@ -1,6 +1,6 @@
 """Federations without messages, to compare honest unlearn updates with the guard's limits for them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -111,6 +111,11 @@ class Step:
         )
         return [update for update in made if update is not None]
 
+    def _accuracy(self, candidate: StateDict, staying: Collection[int]) -> float | None:
+        if not staying:
+            return None
+        return self.clients.scalars(candidate, self._round, False, staying).test_accuracy
+
     def _left_out(self, client: int) -> StateDict | None:
         return difference_for(self.config, self._federation.history.left_out, client)
 
@@ -127,7 +132,7 @@ class Step:
             self._federation.history,
             self.clients.holding(self._round),
             self.forget,
-            lambda candidate, staying: self.clients.accuracy(candidate, staying, self._round),
+            self._accuracy,
             self.rehearse,
             1,
         )

@@ -15,7 +15,7 @@ from torch import Tensor
 from fedunlearn.config.unlearning import SCRUBSettings
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models.contract import EmotionModel
-from fedunlearn.training import LossFunction
+from fedunlearn.training import LossFunction, descend_cross_entropy
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult
 from fedunlearn.unlearning.descent import descend, divergence, divergence_from
 from fedunlearn.unlearning.privileged.contract import Plan, RoundsCard, forget_half, retain_half
@@ -32,17 +32,16 @@ def forget(
 ) -> UnlearnResult:
     """Max-steps: away from the original's output on the forget set."""
     assert original is not None
-    examples = forget_set.examples
-    distance = divergence_from(original, examples)
-    return descend(model, examples, lambda *step: -distance(*step), settings.forget, rng, scalars)
+    distance = divergence_from(original, forget_set.examples)
+    return descend(model, forget_set.examples, lambda *step: -distance(*step), settings.forget, rng, scalars)
 
 
 def min_step(settings: SCRUBSettings, teacher: EmotionModel) -> LossFunction:
-    """Min-steps: close to the original, and correct. With alpha = 0 the teacher is not evaluated."""
+    """Min-steps: close to the original, and correct. With alpha = 0 and gamma = 1 there is no teacher."""
+    if settings.alpha == 0 and settings.gamma == 1:
+        return descend_cross_entropy  # whose gradients some models write out: the bits of fine-tuning
 
     def loss(batch: Examples, logits: Tensor, cross_entropy: Tensor) -> Tensor:
-        if not settings.alpha:
-            return settings.gamma * cross_entropy
         with torch.no_grad():
             taught = teacher.classify(batch.features, batch.frames)
         return settings.alpha * divergence(taught, logits) + settings.gamma * cross_entropy
