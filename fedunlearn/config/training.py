@@ -107,7 +107,7 @@ class RecoverySettings(WorkSettings):
     epochs: AtLeastOne = 1
     lr: Positive = Field(
         default=0.02,
-        description="Learning rate of local SGD in a recovery round. Batch size, momentum and the rest are "
+        description="Learning rate of a client in a recovery round. Batch size, momentum and the rest are "
         "those of `training.local`.",
     )
     reversion: Literal["kept", "removed"] = Field(

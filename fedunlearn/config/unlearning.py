@@ -290,7 +290,7 @@ class FineTuneSettings(WorkSettings):
     )
     lr: Positive = Field(
         default=0.05,
-        description="Learning rate of local SGD on what each client keeps. Batch size, momentum and the rest "
+        description="Learning rate on what each client keeps. Batch size, momentum and the rest "
         "are those of `training.local`.",
     )
 

@@ -164,33 +164,18 @@ def with_title(table: Table, title: str) -> Table:
 
 
 def _recognition(rows: pd.DataFrame) -> Table:
-    methods, judged = methods_of(rows), select(rows)
-    pooled = [pool(judged, column, "method") for column in RECOGNITION.values()]
-
-    def row(method: str) -> Row:
-        return _row(method, [_sees(rows, method), *(str(column[method]) for column in pooled)])
-
-    def reference(name: str, of: pd.DataFrame, sees: str) -> Row:
-        return _row(name, [sees, *(str(pool_all(of, column)) for column in RECOGNITION.values())])
-
-    units = units_of(rows)
-    mean = f"Mean over {units} ± half the 95 % interval." if units else _ONE
-    return Table(
-        _columns("method", "sees", *RECOGNITION),
-        (
-            *(line for group, own in methods.items() for line in (Row(GROUPS[group]), *map(row, own))),
-            Row("References"),
-            reference("original (nothing done)", select(rows, "original"), "all"),
-            reference("retrained", references(rows), "retain"),
-        ),
-        f"Recognition: {_serving(settings_of(rows)[0])}",
-        f"{mean} WA: accuracy; F1: macro F1; unseen: speakers who take no part.",
-    )
+    note = "WA: accuracy; F1: macro F1; unseen: speakers who take no part."
+    return _of_models(rows, RECOGNITION, "Recognition", note)
 
 
 def _side_effects(rows: pd.DataFrame) -> Table:
-    methods, judged = methods_of(rows), select(rows)
     shown = {head: column for head, column in SIDE_EFFECTS.items() if rows[column].notna().any()}
+    return _of_models(rows, shown, "Side effects and single utterances", _SIDE_EFFECTS)
+
+
+def _of_models(rows: pd.DataFrame, shown: Mapping[str, str], title: str, note: str) -> Table:
+    """Columns of the methods' models, of the original and of the retrained models, over all sizes."""
+    methods, judged = methods_of(rows), select(rows)
     pooled = [pool(judged, column, "method") for column in shown.values()]
 
     def row(method: str) -> Row:
@@ -209,8 +194,8 @@ def _side_effects(rows: pd.DataFrame) -> Table:
             reference("original (nothing done)", select(rows, "original"), "all"),
             reference("retrained", references(rows), "retain"),
         ),
-        f"Side effects and single utterances: {_serving(settings_of(rows)[0])}",
-        f"{mean} {_SIDE_EFFECTS}",
+        f"{title}: {_serving(settings_of(rows)[0])}",
+        f"{mean} {note}",
     )
 
 
