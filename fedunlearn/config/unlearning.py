@@ -177,8 +177,8 @@ class TicketSettings(Settings):
 
     fading: NonNegative = Field(
         default=0.0033,
-        description="How fast what was noted fades while learning goes on: a round of s steps at learning rate "
-        "lr with momentum m leaves exp(-fading * lr * s / (1 - m)) of it (times the server's step size). "
+        description="How fast what was noted fades while learning goes on: a round of s steps at rate lr "
+        "with momentum m leaves exp(-fading * lr * s / (1 - m)) of it (a server's step counts as well). "
         "Without an utterance, the others would have taught a part of what it has; the faster it fades, the "
         "less is taken back. Chosen with the functionals model on seeds 101 to 103 of RAVDESS, nEMO and "
         "generated speech, for 10 utterances to a whole client and five recipes of training.",

@@ -31,7 +31,8 @@ from fedunlearn.messages.update import Update
 from fedunlearn.models import build_model
 from fedunlearn.seeding import rng_for
 from fedunlearn.server.late_clients import LateClients
-from fedunlearn.server.steps import TicketTerms, sample_clients, ticket_terms
+from fedunlearn.server.steps import sample_clients
+from fedunlearn.server.tickets import TicketTerms, ticket_terms
 from fedunlearn.unlearning import METHODS, notes_tickets
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnFailed
 from fedunlearn.unlearning.log_odds import measure_smoothed

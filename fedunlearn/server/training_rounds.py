@@ -25,7 +25,8 @@ from fedunlearn.server.clients import Payload, settings
 from fedunlearn.server.context import ServerContext
 from fedunlearn.server.exchange import ExchangeInfo
 from fedunlearn.server.state import GlobalModel
-from fedunlearn.server.steps import calibrate_model, sample_clients, ticket_terms
+from fedunlearn.server.steps import calibrate_model, sample_clients
+from fedunlearn.server.tickets import ticket_terms
 from fedunlearn.training import round_lr
 
 
