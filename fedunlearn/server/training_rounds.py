@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from flwr.app import ConfigRecord, RecordDict
@@ -136,16 +137,15 @@ class TrainingRounds:
             lr=round_lr(self._config.training, number),
         )
         main_line = phase is Phase.LEARN
-        history = self._state.history
-        remember = (lambda update: history.remember(update, number)) if main_line else None
+        remember = partial(self._state.history.remember, learning_round=number) if main_line else None
         collection = CollectionSettings(counted=counted, remember=remember, notes_tickets=main_line)
         result = self.collect_updates(model.weights, timeline_round, number - 1, phase, config, collection)
         weights = model.weights
         if result.mean is not None:
             weights = model.optimizer.apply(weights, result.mean)
         if main_line:
-            history.end_round(result.mean, self._config.training.server_lr)
-            self._state.costs[Phase.LEARN].bytes_stored = history.bytes_stored
+            self._state.history.end_round(result.mean, self._config.training.server_lr)
+            self._state.costs[Phase.LEARN].bytes_stored = self._state.history.bytes_stored
         return GlobalModel(weights, model.optimizer, number), result
 
     def recovery_round(self, weights: StateDict, config: ConfigRecord) -> RoundResult:
