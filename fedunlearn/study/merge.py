@@ -68,7 +68,7 @@ def merge(paths: Sequence[Path], out: Path) -> Merged:
     """
     study = merge_studies(read_checked(paths))
     joined = join_rows(study)
-    made_by = contributors_table(joined.rows, _versions(study))
+    made_by = contributors_table(joined.rows, versions_of(study))
     main = [
         *tables.summaries(joined.rows),
         *tables.recognition(joined.rows),
@@ -87,7 +87,12 @@ def merge(paths: Sequence[Path], out: Path) -> Merged:
     return Merged(study, markdown(main), joined.notes)
 
 
-def _versions(study: StudyFile) -> Mapping[str, str]:
+def versions_of(study: StudyFile) -> Mapping[str, str]:
+    """List the versions of fedunlearn of each contributor, by commas.
+
+    Args:
+        study: of one or more contributors.
+    """
     found: dict[str, list[str]] = {}
     for who in study.contributors:
         found.setdefault(who.name, []).append(who.versions.get("fedunlearn", "unknown"))

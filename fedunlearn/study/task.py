@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from fedunlearn.config import Config
@@ -33,6 +34,7 @@ def task_settings(config: Mapping[str, Any]) -> SettingValues:
     return shareable(dict(sorted((key, value) for key, value in found if not _left_out(key))))
 
 
+@cache
 def default_settings() -> SettingValues:
     """Return the task settings of the default experiment, which a study of an older version may lack."""
     return task_settings(Config().model_dump(mode="json"))
