@@ -318,7 +318,7 @@ def _shown(run: StudyRun) -> str:
 
 def _words(value: Any) -> str:
     if isinstance(value, tuple):
-        return ", ".join(map(str, value)) or "none"
+        return ", ".join(map(str, value)) or "empty"
     return "missing" if value is None else str(value)
 
 

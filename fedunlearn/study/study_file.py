@@ -26,7 +26,7 @@ SCHEMA_FILE = Path(__file__).parents[1] / "schemas" / "study.schema.json"
 FILE_NAME = "study.json"
 _LINE_BY_LINE = ("contributors", "methods", "speech", "runs")
 
-Label = Annotated[str, Field(strict=True, min_length=1, max_length=120, pattern=r"^[^/\\\n]*$")]
+SharedName = Annotated[str, Field(strict=True, min_length=1, max_length=120, pattern=r"^[^/\\\n]*$")]
 """a name, which is never a path"""
 Digest = Annotated[str, Field(strict=True, pattern=r"^[0-9a-f]{64}$")]
 """SHA-256"""
@@ -50,17 +50,17 @@ class StudyPart(BaseModel):
 class Contributor(StudyPart):
     """Who made runs, and with which software."""
 
-    name: Label = Field(description="As chosen with `--contributor`.")
-    versions: dict[Text, Label] = Field(description="Versions of Python and of libraries by name.")
+    name: SharedName = Field(description="As chosen with `--contributor`.")
+    versions: dict[Text, SharedName] = Field(description="Versions of Python and of libraries by name.")
 
 
 class MethodEntry(StudyPart):
     """A method as a contributor ran it: one row of the tables."""
 
-    contributor: Label = Field(description="Who ran it.")
-    name: Label = Field(description="As tables show it.")
-    method: Label = Field(description="Name of the method.")
-    version: Label = Field(
+    contributor: SharedName = Field(description="Who ran it.")
+    name: SharedName = Field(description="As tables show it.")
+    method: SharedName = Field(description="Name of the method.")
+    version: SharedName = Field(
         description="Version of fedunlearn; of a method of one's own, the SHA-256 of its file."
     )
     sees: Literal["forget", "retain", "history"] = Field(
@@ -68,25 +68,27 @@ class MethodEntry(StudyPart):
     )
     control: Text = Field(description="Of a control, what it does in place of unlearning; else empty.")
     source: Text = Field(description="The publication that it is from.")
-    changes: Label | Literal[""] = Field(description="Settings that are the variant's own, as text.")
+    changes: SharedName | Literal[""] = Field(description="Settings that are the variant's own, as text.")
     settings: SettingValues = Field(description="All its settings, by dotted keys.")
 
 
 class StudyCorpus(StudyPart):
     """The corpus of a task."""
 
-    name: Label = Field(description="Name of the corpus.")
+    name: SharedName = Field(description="Name of the corpus.")
     generated: Flag = Field(description="Whether every seed generates speech of its own.")
     utterances: Whole = Field(description="Number of utterances.")
     speakers: Whole = Field(description="Number of speakers.")
-    emotions: tuple[Label, ...] = Field(description="Names of the emotions, in the order of the classes.")
+    emotions: tuple[SharedName, ...] = Field(
+        description="Names of the emotions, in the order of the classes."
+    )
     clients: PositiveCount = Field(description="Number of clients.")
 
 
 class StudyRecovery(StudyPart):
     """The rounds after the unlearn step."""
 
-    name: Label = Field(description="none, gentle, ordinary, gentle-removed or ordinary-removed.")
+    name: SharedName = Field(description="none, gentle, ordinary, gentle-removed or ordinary-removed.")
     settings: SettingValues = Field(description="The section `recovery` of the config.")
 
 
@@ -98,7 +100,7 @@ class StudyTask(StudyPart):
     sizes: tuple[Whole, ...] = Field(description="Utterances that each requester deletes; 0 = all.")
     requesters: tuple[PositiveCount, ...] = Field(description="Numbers of clients that request a deletion.")
     apart: Whole = Field(description="Rounds between one requester and the next.")
-    aggregations: tuple[Label, ...] = Field(description="How the requesters' updates are aggregated.")
+    aggregations: tuple[SharedName, ...] = Field(description="How the requesters' updates are aggregated.")
     recoveries: tuple[StudyRecovery, ...] = Field(description="Rounds after the unlearn step.")
     windows: tuple[Whole, ...] = Field(description="Rounds that a request waits for others.")
     folds: tuple[Whole, ...] = Field(description="Folds of the corpus's protocol; 0 = drawn at random.")
@@ -185,12 +187,12 @@ RunKey = tuple[str, int, int, str, str, int, int, int]
 class StudyRun(StudyPart):
     """One run: a method, one deletion, one seed, and the four models that it compares."""
 
-    contributor: Label = Field(description="Who made it.")
-    method: Label = Field(description="Name among this contributor's methods.")
+    contributor: SharedName = Field(description="Who made it.")
+    method: SharedName = Field(description="Name among this contributor's methods.")
     size: Whole = Field(description="Utterances that each requester deletes; 0 = all.")
     requesters: PositiveCount = Field(description="Clients that request a deletion.")
-    aggregation: Label = Field(description="How the requesters' updates are aggregated.")
-    recovery: Label = Field(description="Name of the recovery.")
+    aggregation: SharedName = Field(description="How the requesters' updates are aggregated.")
+    recovery: SharedName = Field(description="Name of the recovery.")
     window: Whole = Field(description="Rounds that a request waits for others.")
     fold: Whole = Field(description="Fold of the corpus's protocol.")
     seed: Whole = Field(description="Seed.")
