@@ -32,7 +32,7 @@ class Comparison:
     """What a comparison found.
 
     Attributes:
-        folder: where compare.csv, compare.md, compare.tex, the figures and the finished cells are.
+        folder: where compare.csv, compare.md, compare.tex, study.json, figures and the finished cells are.
         rows: four for each finished cell, one a model; the columns are the fields of ``study.rows.StudyRow``.
         failures: name of a cell -> why its run failed.
         summary: the main tables as Markdown; empty where no cell has finished.

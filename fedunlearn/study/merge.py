@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fedunlearn.errors import BadInput
 from fedunlearn.files import write_atomically
+from fedunlearn.inputs import looked_up
 from fedunlearn.report.markup import markdown
 from fedunlearn.report.study import tables
 from fedunlearn.report.study.contributors import contributors_table
@@ -64,8 +65,11 @@ def merge(paths: Sequence[Path], out: Path) -> Merged:
         out: folder to write; made where it is missing.
 
     Raises:
-        BadInput: a study is damaged, they are not of the same task, or the folder cannot be written.
+        BadInput: a study is damaged, they are not of the same task, or the folder is that of a comparison or
+            cannot be written.
     """
+    if looked_up(out, (out / "cells").exists):
+        raise BadInput(f"--out {out}: holds a comparison, whose tables would be lost; name another")
     study = merge_studies(read_checked(paths))
     joined = join_rows(study)
     made_by = contributors_table(joined.rows, versions_of(study))

@@ -28,13 +28,15 @@ _LINE_BY_LINE = ("contributors", "methods", "speech", "runs")
 
 SharedName = Annotated[str, Field(strict=True, min_length=1, max_length=120, pattern=r"^[^/\\\n]*$")]
 """a name, which is never a path"""
+SharedText = Annotated[str, Field(strict=True, pattern=r"^[^/\\]*$")]
+"""words in which there is no path"""
 Digest = Annotated[str, Field(strict=True, pattern=r"^[0-9a-f]{64}$")]
 """SHA-256"""
 SettingValue = (
     Annotated[bool, Field(strict=True)]
     | Annotated[int, Field(strict=True)]
     | Annotated[float, Field(strict=True, allow_inf_nan=False)]
-    | Annotated[str, Field(strict=True, pattern=r"^[^/\\]*$")]
+    | SharedText
     | None
 )
 SettingValues = dict[Text, SettingValue]
@@ -68,7 +70,7 @@ class MethodEntry(StudyPart):
     )
     control: Text = Field(description="Of a control, what it does in place of unlearning; else empty.")
     source: Text = Field(description="The publication that it is from.")
-    changes: SharedName | Literal[""] = Field(description="Settings that are the variant's own, as text.")
+    changes: SharedText = Field(description="Settings that are the variant's own, as text.")
     settings: SettingValues = Field(description="All its settings, by dotted keys.")
 
 
@@ -79,9 +81,7 @@ class StudyCorpus(StudyPart):
     generated: Flag = Field(description="Whether every seed generates speech of its own.")
     utterances: Whole = Field(description="Number of utterances.")
     speakers: Whole = Field(description="Number of speakers.")
-    emotions: tuple[SharedName, ...] = Field(
-        description="Names of the emotions, in the order of the classes."
-    )
+    emotions: tuple[Text, ...] = Field(description="Names of the emotions, in the order of the classes.")
     clients: PositiveCount = Field(description="Number of clients.")
 
 

@@ -1,6 +1,8 @@
 """Which settings of an experiment are a study's task: all that decide results, but method, axes and seed."""
 
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -70,13 +72,18 @@ def _left_out(key: str) -> bool:
 
 
 def _without_folders(value: Any) -> bool | int | float | str | None:
-    if isinstance(value, list | tuple):
-        return json.dumps([_without_folders(each) for each in value], ensure_ascii=False)
-    if isinstance(value, Mapping):
-        plain = {key: _without_folders(each) for key, each in value.items()}
-        return json.dumps(plain, sort_keys=True, ensure_ascii=False)
+    if isinstance(value, list | tuple | Mapping):
+        return re.sub(r"[\\/]", "", json.dumps(_parts_without_folders(value), ensure_ascii=False))
     if isinstance(value, str):
         return value.replace("\\", "/").rstrip("/").rpartition("/")[2]
-    if value is None or isinstance(value, bool | int | float):
+    if value is None or isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
         return value
     return str(value)
+
+
+def _parts_without_folders(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _parts_without_folders(part) for key, part in sorted(value.items())}
+    if isinstance(value, list | tuple):
+        return [_parts_without_folders(part) for part in value]
+    return _without_folders(value)

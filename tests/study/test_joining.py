@@ -32,7 +32,7 @@ from fedunlearn.study.study_file import (
     read_study,
     write_study,
 )
-from fedunlearn.study.task import task_settings
+from fedunlearn.study.task import shareable, task_settings
 
 ALICE = study("alice", {"calm": {1: 0.5, 2: 0.6}, "own": {1: 0.9}})
 BOB = study("bob", {"calm": {3: 1.0}})
@@ -365,6 +365,9 @@ def test_settings_are_shared_without_paths_recordings_and_speakers() -> None:
     for secret in ("ann", "Ann", "Actor_01", "/", "\\\\"):
         assert secret not in written
     assert found["model.name"] == "wav2vec2-base" and found["availability.trace"] == "trace.csv"
+    assert shareable({"a": ["/x/y", 'say "no"', {"k": "C:\\z"}], "b": 1.5, "c": None, "d": True}) == {
+        **{"a": '["y", "say "no"", {"k": "z"}]', "b": 1.5, "c": None, "d": True},
+    }
     default = Config().model_dump(mode="json")
     default["unlearning"]["calm"]["lr"] = 7.0
     default["seed"] = 9
@@ -408,5 +411,8 @@ def test_a_refusal_is_one_line_and_writes_nothing(tmp_path: Path) -> None:
     other = write(tmp_path / "c", two)
     code, output = command_line.call_wide("study", "merge", one, other, "--out", tmp_path / "out")
     assert code == 2 and "not the same task" in output and not (tmp_path / "out").exists()
+    (tmp_path / "a" / "cells").mkdir()
+    code, output = command_line.call_wide("study", "merge", one, "--out", tmp_path / "a")
+    assert code == 2 and "holds a comparison" in output
     code, output = command_line.call_wide("study", "check", tmp_path / "nothing.json")
     assert code == 2 and "nothing.json" in output
