@@ -157,9 +157,19 @@ def _task(cells: list[FinishedCell]) -> StudyTask:
         recoveries=tuple(StudyRecovery(name=name, settings=own) for name, own in sorted(recoveries.items())),
         windows=tuple(sorted({cell.window for cell in found})),
         folds=tuple(sorted({cell.fold for cell in found})),
-        settings=task_settings(config),
+        settings={**task_settings(config), **_digests(found)},
     )
     return task.model_copy(update={"digest": task_digest(task)})
+
+
+def _digests(cells: Iterable[StudyCell]) -> dict[str, str]:
+    """Digests of the files of corpora, models and aggregations of one's own; none for built-in ones."""
+    found = {}
+    for cell in cells:
+        found["plugins.corpus"] = cell.experiment.digest_of("corpus")
+        found["plugins.model"] = cell.experiment.digest_of("model")
+        found[f"plugins.aggregation.{cell.aggregation}"] = cell.experiment.digest_of("aggregation")
+    return {key: digest for key, digest in sorted(found.items()) if digest}
 
 
 def _method(finished: FinishedCell, contributor: str) -> MethodEntry:

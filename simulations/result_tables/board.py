@@ -92,7 +92,10 @@ def best_methods(boards: Sequence[Board]) -> Table:
     columns = (Column("corpus, utterances deleted", left=True), *map(Column, heads))
     seeds = {board.title: board.rows["seed"].nunique() for board in boards}
     over = ", ".join(f"{count} of {title}" for title, count in seeds.items())
-    caption = f"Mean gap over seeds ± half the 95 % interval. Seeds: {over}. Bold: the lowest of the row."
+    caption = (
+        f"Mean gap over seeds ± half the 95 % interval. Seeds: {over}. Bold: the lowest of the row, whether "
+        "or not the others can be told from it."
+    )
     return Table(columns, tuple(lines), caption=caption)
 
 
