@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from fedunlearn.config.plugins import is_plugin, short_name
+from fedunlearn.config.plugins import find, is_plugin, short_name
 from fedunlearn.config.unlearning import section_of
 from fedunlearn.dotted import dotted_values
 from fedunlearn.results_schema import ModelScores, Results
@@ -175,8 +175,11 @@ def _digests(cells: Iterable[StudyCell]) -> dict[str, str]:
 def _method(finished: FinishedCell, contributor: str) -> MethodEntry:
     variant, results = finished.cell.variant, finished.results
     card, own = method_named(variant.algorithm), is_plugin("method", variant.algorithm)
-    section = "options" if own else section_of(variant.algorithm)
-    settings = dict(dotted_values(results.setting("unlearning", section) or {}))
+    if own:
+        options = results.setting("unlearning", "options") or {}
+        given = find("method", variant.algorithm).settings.model_validate(options).model_dump(mode="json")
+    else:
+        given = results.setting("unlearning", section_of(variant.algorithm)) or {}
     digest = finished.cell.experiment.digest_of("method") if own else ""
     return MethodEntry(
         contributor=contributor,
@@ -187,7 +190,7 @@ def _method(finished: FinishedCell, contributor: str) -> MethodEntry:
         control=card.control if isinstance(card, MethodCard) else "",
         source=card.source,
         changes=", ".join(f"{key}={value}" for key, value in shareable(dict(variant.settings)).items()),
-        settings=shareable(settings),
+        settings=shareable(dict(dotted_values(given))),
     )
 
 
