@@ -20,8 +20,48 @@ from fedunlearn.seeding import rng_for
 from fedunlearn.server.aggregation import aggregate_unlearning, step, weighted_mean, without_conflict
 from fedunlearn.server.guard import Guard, Intervention, Limits
 from fedunlearn.server.history import History
-from fedunlearn.training import set_calibration
-from fedunlearn.unlearning import METHODS
+from fedunlearn.training import round_lr, set_calibration
+from fedunlearn.unlearning import METHODS, notes_tickets
+
+
+@dataclass(frozen=True)
+class TicketTerms:
+    """How devices note tickets in a round.
+
+    Attributes:
+        weight: by how much the global model moves for a client's update, for each utterance of the client;
+            0 = no tickets are noted.
+        fading: share of what was noted that fades in the round, in [0, 1).
+    """
+
+    weight: float = 0.0
+    fading: float = 0.0
+
+
+def ticket_terms(config: Config, learning_round: int, trained_on: int, clients: int) -> TicketTerms:
+    """Decide how devices note tickets in a round of the main line.
+
+    With server momentum beta a mean update moves the model by 1 / (1 - beta) times its length in the end.
+
+    Args:
+        config: the experiment.
+        learning_round: from 1.
+        trained_on: utterances that the round's clients train on.
+        clients: how many these are.
+
+    Returns:
+        none are noted where the method reads none, or the server does not move along the mean
+    """
+    training, local = config.training, config.training.local
+    if not notes_tickets(config) or not trained_on or training.server_optimizer == "adam":
+        return TicketTerms()
+    gain = training.server_lr
+    if training.server_optimizer == "momentum":
+        gain /= 1.0 - training.server_momentum
+    steps = local.work.steps_on(round(trained_on / clients), local.batch_size)
+    travelled = gain * round_lr(training, learning_round) * steps / (1.0 - local.momentum)
+    return TicketTerms(gain / trained_on, -math.expm1(-config.unlearning.tickets.fading * travelled))
+
 
 Accuracy = Callable[[StateDict, Sequence[int]], float | None]
 """Accuracy of a model on the held-out speech of these clients; None = no client could report it."""
