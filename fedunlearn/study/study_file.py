@@ -65,8 +65,8 @@ class MethodEntry(StudyPart):
     version: SharedName = Field(
         description="Version of fedunlearn; of a method of one's own, the SHA-256 of its file."
     )
-    sees: Literal["forget", "retain", "history"] = Field(
-        description="What it sees: forget (the forget set alone), retain (the retain sets, too), history."
+    sees: Literal["forget", "forget + ticket", "retain", "history"] = Field(
+        description="What it sees: the forget set alone, with its tickets, the retain sets, too, or the history."
     )
     control: Text = Field(description="Of a control, what it does in place of unlearning; else empty.")
     source: Text = Field(description="The publication that it is from.")
