@@ -66,7 +66,7 @@ class MethodEntry(StudyPart):
         description="Version of fedunlearn; of a method of one's own, the SHA-256 of its file."
     )
     sees: Literal["forget", "forget + ticket", "retain", "history"] = Field(
-        description="What it sees: the forget set alone, with its tickets, the retain sets, too, or the history."
+        description="What it sees: the forget set, that with tickets, the retain sets, too, or the history."
     )
     control: Text = Field(description="Of a control, what it does in place of unlearning; else empty.")
     source: Text = Field(description="The publication that it is from.")
