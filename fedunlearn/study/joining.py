@@ -52,7 +52,8 @@ class JoinedRows:
 
     Attributes:
         rows: as ``study.rows.StudyRow``, and the column ``contributor``: those who made the run, by commas.
-        notes: a line for each method of which contributors differ, so that it has a row for each of them.
+        notes: a line for each method of which contributors differ, so that it has a row for each of them; and
+            one where methods do not have the same seeds.
     """
 
     rows: pd.DataFrame
@@ -133,7 +134,20 @@ def join_rows(study: StudyFile) -> JoinedRows:
     ]
     order = {entry.name: number for number, entry in enumerate(study.methods)}
     lines = sorted(differing.items(), key=lambda item: order[item[0]])
-    return JoinedRows(pd.concat(frames, ignore_index=True), tuple(line for _, line in lines))
+    rows = pd.concat(frames, ignore_index=True)
+    return JoinedRows(rows, (*(line for _, line in lines), *_unequal_seeds(rows)))
+
+
+def _unequal_seeds(rows: pd.DataFrame) -> Iterator[str]:
+    """A line where methods do not have the same seeds (or folds), which says where the best is looked for."""
+    found = [set(zip(own["fold"], own["seed"], strict=True)) for _, own in rows.groupby("method")]
+    common = sorted({seed for _, seed in set.intersection(*found)})
+    if any(own != found[0] for own in found):
+        yield "methods do not have the same seeds: " + (
+            f"the best is marked by the seeds that all have ({', '.join(map(str, common))})"
+            if common
+            else "no seed is common to all, and the best is marked by means over different seeds"
+        )
 
 
 def _differing(study: StudyFile) -> dict[str, str]:

@@ -23,7 +23,7 @@ class Merged:
     Attributes:
         study: all of them.
         summary: the main tables as Markdown.
-        notes: a line for each method of which contributors differ.
+        notes: as ``joining.JoinedRows``.
     """
 
     study: StudyFile

@@ -34,7 +34,7 @@ class Board:
         title: name of the folder.
         study: all of them.
         rows: of its runs, as ``study.joining.JoinedRows``.
-        notes: a line for each method of which contributors differ.
+        notes: as ``study.joining.JoinedRows``.
     """
 
     title: str
