@@ -34,7 +34,8 @@ from fedunlearn.unlearning import method_named
 
 _KEPT = (
     *("config", "corpus", "models", "gap", "cost", "requests", "references", "versions", "guard", "kept"),
-    *("attackers", "caveats", "attacks", "collateral"),
+    *("attackers", "caveats", "attacks", "collateral", "schema", "seed", "status", "unlearning", "fairness"),
+    *("timeline", "availability", "answers", "distances"),
 )
 
 

@@ -1,0 +1,42 @@
+// The page opens: first state, first drawing, what the address says.
+
+function about() {
+  const corpora = unique(DATA.runs.map((run) => run.task));
+  const seeds = unique(DATA.runs.map((run) => `${run.fold}/${run.seed}`));
+  return `${many(DATA.runs.length, "run")} of ${many(METHODS.length, "method")}, ${many(seeds.length, "seed")}: ${corpora.join("; ")}.`;
+}
+
+function followAddress() {
+  const found = /^#run-(\d+)$/.exec(location.hash);
+  if (!found || Number(found[1]) >= DATA.runs.length) return;
+  const number = Number(found[1]);
+  openRun(number).then(() => $("run").scrollIntoView());
+}
+
+function themes() {
+  const button = $("theme"), order = ["system", "light", "dark"];
+  let at = 0;
+  button.addEventListener("click", () => {
+    at = (at + 1) % order.length;
+    document.documentElement.style.colorScheme = order[at] === "system" ? "" : order[at];
+    button.textContent = `Theme: ${order[at]}`;
+  });
+}
+
+$("about").textContent = about();
+if (METHODS.length === 1) $("methods-title").textContent = "How well did it forget?";
+document.querySelectorAll("form").forEach((form) => form.addEventListener("submit", (event) => event.preventDefault()));
+state.task = SETTINGS.reduce((best, setting) => (setting.methods > best.methods ? setting : best)).task;
+state.setting = richest(state.task);
+// The first run to be shown is of the method with the lowest gap.
+const candidates = ROWS.filter((row) => row.setting === state.setting && row.group !== "control");
+const firstShown = sorted(candidates.length ? candidates : ROWS.filter((row) => row.setting === state.setting))[0];
+themes();
+drawFilters();
+drawPlaneControls();
+refresh();
+addEventListener("hashchange", followAddress);
+if (/^#run-\d+$/.test(location.hash)) followAddress();
+else openRun(firstShown.runs[0].number);
+document.querySelectorAll(".chart").forEach((place) => watcher.observe(place));
+document.documentElement.dataset.ready = "yes";
