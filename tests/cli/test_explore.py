@@ -32,11 +32,17 @@ def test_a_run_and_a_comparison_are_on_one_page(
     study: Path, inline_run: tuple[Path, Any], tmp_path: Path
 ) -> None:
     folder, _ = inline_run
-    code, said = call("explore", folder, study, "--out", tmp_path / "page.html")
+    other = tmp_path / "other"
+    other.mkdir()
+    results = made_results("timid", 10, 1, (0.2, 0.0, 0.0))
+    (other / "results.json").write_text(json.dumps(results.to_json()))
+    (other / "report.html").write_text("its report")
+    code, said = call("explore", folder, other, study, "--out", tmp_path / "page.html")
     assert code == 0, said
-    assert "Page to explore 3 runs, with the sound of" in said
-    single, *cells = runs_of(tmp_path / "page.html")
-    assert single["method"] == "calm" and single["report"].endswith("/report.html")
+    assert "Page to explore 4 runs, with the sound of" in said
+    single, with_report, *cells = runs_of(tmp_path / "page.html")
+    assert (single["method"], single["report"]) == ("calm", "")
+    assert (with_report["method"], with_report["report"]) == ("timid", "other/report.html")
     assert [cell["method"] for cell in cells] == ["near", "near"]
     assert [cell["recovery"] for cell in cells] == ["gentle", "gentle"]
 

@@ -30,7 +30,7 @@ _FIRST_FPR = "0.01"
 
 
 @dataclass(frozen=True)
-class ComparedMeasure:
+class MethodMeasure:
     """A column of the table of methods.
 
     Attributes:
@@ -166,8 +166,8 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-MEASURES: Final[tuple[ComparedMeasure, ...]] = (
-    ComparedMeasure(
+MEASURES: Final[tuple[MethodMeasure, ...]] = (
+    MethodMeasure(
         "gap",
         "mean gap",
         "gap",
@@ -175,7 +175,7 @@ MEASURES: Final[tuple[ComparedMeasure, ...]] = (
         "low",
         _gap(lambda gap: gap.mean),
     ),
-    ComparedMeasure(
+    MethodMeasure(
         "gap_forget",
         "gap forget",
         "gap",
@@ -183,7 +183,7 @@ MEASURES: Final[tuple[ComparedMeasure, ...]] = (
         "low",
         _gap(lambda gap: gap.forget),
     ),
-    ComparedMeasure(
+    MethodMeasure(
         "gap_retain",
         "gap retain",
         "gap",
@@ -191,7 +191,7 @@ MEASURES: Final[tuple[ComparedMeasure, ...]] = (
         "low",
         _gap(lambda gap: gap.retain),
     ),
-    ComparedMeasure(
+    MethodMeasure(
         "gap_test",
         "gap test",
         "gap",
@@ -199,7 +199,7 @@ MEASURES: Final[tuple[ComparedMeasure, ...]] = (
         "low",
         _gap(lambda gap: gap.test),
     ),
-    ComparedMeasure(
+    MethodMeasure(
         "gap_membership",
         "gap membership",
         "gap",
@@ -207,7 +207,7 @@ MEASURES: Final[tuple[ComparedMeasure, ...]] = (
         "low",
         _gap(lambda gap: gap.membership),
     ),
-    ComparedMeasure(
+    MethodMeasure(
         "forget",
         "forget acc.",
         "accuracy",
@@ -215,7 +215,7 @@ MEASURES: Final[tuple[ComparedMeasure, ...]] = (
         "reference",
         _score(lambda scores: scores.forget.accuracy),
     ),
-    ComparedMeasure(
+    MethodMeasure(
         "retain",
         "retain acc.",
         "accuracy",
@@ -223,7 +223,7 @@ MEASURES: Final[tuple[ComparedMeasure, ...]] = (
         "reference",
         _score(lambda scores: scores.retain.accuracy),
     ),
-    ComparedMeasure(
+    MethodMeasure(
         "test",
         "test acc.",
         "accuracy",
@@ -231,7 +231,7 @@ MEASURES: Final[tuple[ComparedMeasure, ...]] = (
         "high",
         _score(lambda scores: scores.test.accuracy),
     ),
-    ComparedMeasure(
+    MethodMeasure(
         "test_uar",
         "test UAR",
         "accuracy",
@@ -239,7 +239,7 @@ MEASURES: Final[tuple[ComparedMeasure, ...]] = (
         "high",
         _score(lambda scores: scores.test.uar),
     ),
-    ComparedMeasure(
+    MethodMeasure(
         "test_macro_f1",
         "test F1",
         "accuracy",
@@ -247,7 +247,7 @@ MEASURES: Final[tuple[ComparedMeasure, ...]] = (
         "high",
         _score(lambda scores: scores.test.macro_f1),
     ),
-    ComparedMeasure(
+    MethodMeasure(
         "unseen",
         "unseen UAR",
         "accuracy",
@@ -255,7 +255,7 @@ MEASURES: Final[tuple[ComparedMeasure, ...]] = (
         "high",
         _score(lambda scores: scores.unseen.uar),
     ),
-    ComparedMeasure(
+    MethodMeasure(
         "membership",
         "membership AUC",
         "attacks",
@@ -263,7 +263,7 @@ MEASURES: Final[tuple[ComparedMeasure, ...]] = (
         "reference",
         _score(lambda scores: scores.membership.auc),
     ),
-    ComparedMeasure(
+    MethodMeasure(
         "membership_tpr",
         "TPR at 1 %",
         "attacks",
@@ -271,7 +271,7 @@ MEASURES: Final[tuple[ComparedMeasure, ...]] = (
         "reference",
         _score(lambda scores: scores.membership.tpr_at.get(_FIRST_FPR)),
     ),
-    ComparedMeasure(
+    MethodMeasure(
         "ulira",
         "U-LiRA AUC",
         "attacks",
@@ -279,7 +279,7 @@ MEASURES: Final[tuple[ComparedMeasure, ...]] = (
         "low",
         _shadow(lambda results: results.attacks.ulira, lambda scores: scores.auc),
     ),
-    ComparedMeasure(
+    MethodMeasure(
         "ulira_tpr",
         "U-LiRA TPR at 1 %",
         "attacks",
@@ -287,7 +287,7 @@ MEASURES: Final[tuple[ComparedMeasure, ...]] = (
         "low",
         _shadow(lambda results: results.attacks.ulira, _tpr),
     ),
-    ComparedMeasure(
+    MethodMeasure(
         "informed",
         "informed AUC",
         "attacks",
@@ -295,7 +295,7 @@ MEASURES: Final[tuple[ComparedMeasure, ...]] = (
         "low",
         _shadow(lambda results: results.attacks.informed, lambda scores: scores.auc),
     ),
-    ComparedMeasure(
+    MethodMeasure(
         "klom",
         "KLoM",
         "attacks",
@@ -303,7 +303,7 @@ MEASURES: Final[tuple[ComparedMeasure, ...]] = (
         "low",
         _klom(lambda scores: scores.median),
     ),
-    ComparedMeasure(
+    MethodMeasure(
         "klom_p95",
         "KLoM p95",
         "attacks",
@@ -311,7 +311,7 @@ MEASURES: Final[tuple[ComparedMeasure, ...]] = (
         "low",
         _klom(lambda scores: scores.p95),
     ),
-    ComparedMeasure(
+    MethodMeasure(
         "relearn",
         "relearn steps",
         "attacks",
@@ -319,7 +319,7 @@ MEASURES: Final[tuple[ComparedMeasure, ...]] = (
         "reference",
         _relearn(lambda time: time.steps),
     ),
-    ComparedMeasure(
+    MethodMeasure(
         "shift_others",
         "shift others",
         "side effects",
@@ -327,7 +327,7 @@ MEASURES: Final[tuple[ComparedMeasure, ...]] = (
         "reference",
         _shift(lambda results: results.collateral.others),
     ),
-    ComparedMeasure(
+    MethodMeasure(
         "shift_requesters",
         "shift requesters",
         "side effects",
@@ -335,7 +335,7 @@ MEASURES: Final[tuple[ComparedMeasure, ...]] = (
         "reference",
         _shift(lambda results: results.collateral.requesters),
     ),
-    ComparedMeasure(
+    MethodMeasure(
         "change_mean",
         "mean change",
         "side effects",
@@ -343,7 +343,7 @@ MEASURES: Final[tuple[ComparedMeasure, ...]] = (
         "high",
         _change(lambda change: change.mean),
     ),
-    ComparedMeasure(
+    MethodMeasure(
         "change_worst",
         "worst change",
         "side effects",
@@ -351,7 +351,7 @@ MEASURES: Final[tuple[ComparedMeasure, ...]] = (
         "high",
         _change(lambda change: change.worst),
     ),
-    ComparedMeasure(
+    MethodMeasure(
         "tow",
         "tug of war",
         "distances",
@@ -359,7 +359,7 @@ MEASURES: Final[tuple[ComparedMeasure, ...]] = (
         "high",
         _distance(lambda scores: scores.tow),
     ),
-    ComparedMeasure(
+    MethodMeasure(
         "ks",
         "KS",
         "distances",
@@ -367,7 +367,7 @@ MEASURES: Final[tuple[ComparedMeasure, ...]] = (
         "low",
         _distance(lambda scores: scores.ks),
     ),
-    ComparedMeasure(
+    MethodMeasure(
         "js",
         "JS",
         "distances",
@@ -375,7 +375,7 @@ MEASURES: Final[tuple[ComparedMeasure, ...]] = (
         "low",
         _distance(lambda scores: scores.js),
     ),
-    ComparedMeasure(
+    MethodMeasure(
         "gum",
         "GUM",
         "distances",
@@ -383,10 +383,8 @@ MEASURES: Final[tuple[ComparedMeasure, ...]] = (
         "high",
         _gum(lambda scores: scores.gum),
     ),
-    ComparedMeasure("seconds", "client s", "cost", "CPU time on the clients, summed, in s.", "low", _seconds),
-    ComparedMeasure(
-        "megabytes", "MB moved", "cost", "Messages in both directions, in MB.", "low", _megabytes
-    ),
+    MethodMeasure("seconds", "client s", "cost", "CPU time on the clients, summed, in s.", "low", _seconds),
+    MethodMeasure("megabytes", "MB moved", "cost", "Messages in both directions, in MB.", "low", _megabytes),
 )
 """in the order of the columns"""
 

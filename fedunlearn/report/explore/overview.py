@@ -48,7 +48,7 @@ class ExploredRun:
 
 @dataclass(frozen=True)
 class MeasureColumn:
-    """A measure as the page's script reads it; see ``measures.ComparedMeasure``."""
+    """A measure as the page's script reads it; see ``measures.MethodMeasure``."""
 
     key: str
     label: str
