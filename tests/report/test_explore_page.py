@@ -13,8 +13,10 @@ import pytest
 from explored_runs import AWAY, DELETED, chromium, explored_runs, many_runs
 
 from fedunlearn.audio import SAMPLE_RATE, encode_mp3
+from fedunlearn.report.explore.overview import ExploredRun
 from fedunlearn.report.explore.page import HeldClip, HeldSpeech, render_exploration
 from fedunlearn.report.statistics import spread
+from fedunlearn.results_schema import Results
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (the extra dev)")
 pytestmark = pytest.mark.skipif(chromium() is None, reason="needs Chromium or Chrome, which is not installed")
@@ -290,7 +292,8 @@ def test_held_speech_is_played_and_its_spectrogram_drawn(browser: Any, tmp_path:
           const { width, height } = canvas;
           const pixels = canvas.getContext("2d").getImageData(width / 2, 0, 1, height).data;
           const rows = [...Array(height).keys()];
-          return rows.reduce((a, b) => pixels[4 * b] + pixels[4 * b + 1] > pixels[4 * a] + pixels[4 * a + 1] ? b : a);
+          const light = row => pixels[4 * row] + pixels[4 * row + 1];
+          return rows.reduce((a, b) => light(b) > light(a) ? b : a);
         }"""
     )
     assert brightest == pytest.approx(191, abs=2)
@@ -362,6 +365,34 @@ def test_a_page_of_360_runs_is_small_and_opens_at_once(browser: Any, tmp_path: P
         spent.append(time.perf_counter() - before)
     assert min(spent) < 2.0
     assert page.locator("#table tr[data-method]").count() == 12
+    page.close()
+
+
+def test_runs_of_which_little_is_known_open_all_the_same(browser: Any, tmp_path: Path) -> None:
+    """A run that failed, one in which nobody asked, one of an earlier version; and an address of no run."""
+    whole = explored_runs()[0].results.to_json()
+    nobody = {**whole, "requests": [], "answers": {"groups": []}, "fairness": None}
+    for model in nobody["models"].values():
+        model["losses"] = {"edges": model["losses"]["edges"], "forget": [0] * 40, "test": [1] * 40}
+        model["forget"] = {"accuracy": None, "n": 0}
+    earlier = {name: whole[name] for name in ("config", "corpus", "models", "gap", "cost")}
+    runs = [
+        ExploredRun("failed", Results.model_validate({"schema": "fedunlearn/results/1", "status": "failed"})),
+        ExploredRun("nobody", Results.model_validate(nobody)),
+        ExploredRun("earlier", Results.model_validate(earlier)),
+    ]
+    file = tmp_path / "holes.html"
+    file.write_text(render_exploration(runs), encoding="utf-8")
+    page = browser.new_page()
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(f"{file.as_uri()}#run-99")
+    page.wait_for_selector(OPENED, state="attached")
+    for number, run in enumerate(runs):
+        page.goto(f"{file.as_uri()}#run-{number}")
+        page.wait_for_selector(f'html[data-run="{number}"]', state="attached")
+        assert f"({run.name})" in page.locator("#run-about").inner_text()
+    assert complaints == []
     page.close()
 
 

@@ -26,7 +26,7 @@ function ticks(low, high, count = 5) {
   return found;
 }
 
-const tickText = (value) => String(Number(value.toFixed(4))).replace("-", "−");
+const tickText = (value) => String(Number(value.toFixed(6))).replace("-", "−");
 
 /** Axes with grid lines and titles. */
 function axes(x, y, titles, options = {}) {

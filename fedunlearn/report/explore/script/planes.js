@@ -30,8 +30,8 @@ function drawPlane() {
     $("near").checked = state.near;
   }
   const close = (reach) => [-Math.max(2.5 * reach, 0.05), Math.max(2.5 * reach, 0.05)];
-  const across = state.near ? close(ellipse?.right ?? 0) : limits(seen.map(([x]) => x), ellipse?.right ?? 0.01);
-  const up = state.near ? close(ellipse?.top ?? 0) : limits(seen.map(([, y]) => y), ellipse?.top ?? 0.01);
+  const across = state.near ? close(ellipse?.right ?? 0) : limits(seen.map(([x]) => x), Math.max(ellipse?.right ?? 0, 0.01));
+  const up = state.near ? close(ellipse?.top ?? 0) : limits(seen.map(([, y]) => y), Math.max(ellipse?.top ?? 0, 0.01));
   let far = 0;
   const scatter = unique(rows.flatMap(({ row }) => row.runs).map((run) => JSON.stringify(run.seeds))).flatMap((text) => JSON.parse(text));
   chart("plane-chart", "Forget accuracy against retain or test accuracy, less those of the retrained models", (width) => {

@@ -6,11 +6,12 @@ function about() {
   return `${many(DATA.runs.length, "run")} of ${many(METHODS.length, "method")}, ${many(seeds.length, "seed")}: ${corpora.join("; ")}.`;
 }
 
+/** Open the run that the address names; whether it names one. */
 function followAddress() {
   const found = /^#run-(\d+)$/.exec(location.hash);
-  if (!found || Number(found[1]) >= DATA.runs.length) return;
-  const number = Number(found[1]);
-  openRun(number).then(() => $("run").scrollIntoView());
+  if (!found || Number(found[1]) >= DATA.runs.length) return false;
+  openRun(Number(found[1])).then(() => $("run").scrollIntoView());
+  return true;
 }
 
 function themes() {
@@ -36,7 +37,10 @@ drawFilters();
 drawPlaneControls();
 refresh();
 addEventListener("hashchange", followAddress);
-if (/^#run-\d+$/.test(location.hash)) followAddress();
-else openRun(firstShown.runs[0].number);
+document.addEventListener("click", (event) => { // the address does not change where the run is open already
+  const link = event.target.closest?.('a[href^="#run-"]');
+  if (link && link.getAttribute("href") === location.hash) $("run").scrollIntoView();
+});
+if (!followAddress()) openRun(firstShown.runs[0].number);
 document.querySelectorAll(".chart").forEach((place) => watcher.observe(place));
 document.documentElement.dataset.ready = "yes";
