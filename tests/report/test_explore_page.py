@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from explored_runs import AWAY, DELETED, chromium, explored_runs, many_runs
+from results_example import eventful_results
+from results_measures import add_measures
 
 from fedunlearn.audio import SAMPLE_RATE, encode_mp3
 from fedunlearn.report.explore.overview import ExploredRun
@@ -312,6 +314,27 @@ def test_requests_show_their_states(page: Any) -> None:
         "aria-label"
     )
     assert str(request.state) in page.locator("#requests-table").inner_text()
+
+
+def test_waiting_and_absence_are_drawn(browser: Any, tmp_path: Path) -> None:
+    """Client 3 was away twice while its request waited 8 rounds; four rounds had unreachable clients."""
+    results = Results.model_validate(add_measures(eventful_results()))
+    file = tmp_path / "eventful.html"
+    file.write_text(render_exploration([ExploredRun("eventful", results)]), encoding="utf-8")
+    page = browser.new_page()
+    page.goto(file.as_uri())
+    page.wait_for_selector(OPENED, state="attached")
+    assert page.locator('[data-absence="3"]').count() == 2
+    label = page.locator('[data-request="3"]').get_attribute("aria-label")
+    assert "request 3, client 3: 12 utterances; verified; waited 8 rounds." in label
+    assert "raised in round 33" in label
+    page.close()
+
+
+def test_a_click_on_a_speaker_shows_their_utterances(page: Any) -> None:
+    page.locator('a[data-speaker="4 0"]').click()
+    assert page.locator("#dots-speaker option:checked").inner_text() == "client 4, speaker 0"
+    assert page.evaluate("document.documentElement.dataset.dots") == "20"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

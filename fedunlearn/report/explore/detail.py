@@ -18,7 +18,7 @@ from fedunlearn.results_schema import (
 
 LOG_ODDS_EDGES: Final = tuple(-15.0 + 0.5 * number for number in range(61))
 """of the histograms of log-odds, in nats; what lies beyond is in the outer bins"""
-_MOST_POINTS = 160
+_MOST_POINTS = 100
 """of a ROC curve"""
 _LOW_END = 0.05
 

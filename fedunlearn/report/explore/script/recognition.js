@@ -96,7 +96,10 @@ function drawSpeakers(run, detail) {
       people.map((speaker, number) => {
         const y = number * row + 16, [before, after, retrained] = [speaker.accuracies[0], speaker.accuracies[at], speaker.accuracies[last]];
         const words = `${name(speaker)}, ${many(speaker.n ?? 0, "utterance")}: original ${written(before)}, ${stage} ${written(after)}, retrained ${written(retrained)}`;
-        return tipOn(s("g", { role: "img", "aria-label": words, "data-speaker": `${speaker.client} ${speaker.speaker}` },
+        const theirs = `${speaker.client} ${speaker.speaker}`;
+        const here = detail.groups.some((group) => group.client === speaker.client && group.speaker === speaker.speaker);
+        const look = () => { dots.speaker = theirs; dots.sets = new Set(["retain", "test"]); drawUtterances(run, detail); };
+        return tipOn(s(here ? "a" : "g", { role: here ? null : "img", href: here ? "#utterances" : null, onclick: here ? look : null, "aria-label": here ? `${words}. Show their utterances` : words, "data-speaker": theirs },
           s("rect", { class: "hit", x: 0, y: y - row / 2, width, height: row }),
           s("text", { x: left - 10, y: y + 4, "text-anchor": "end" }, wide ? name(speaker) : brief(speaker)),
           s("line", { x1: x(before), x2: x(after), y1: y, y2: y, stroke: after < before ? "var(--vermillion)" : "var(--blue)", "stroke-width": 3, "stroke-opacity": 0.5 }),
@@ -107,7 +110,7 @@ function drawSpeakers(run, detail) {
       })] };
   }, asTable("As a table", ["speaker", "utterances", "original", stage, "retrained", "change"],
     people.map((speaker) => [name(speaker), speaker.n ?? MISSING, written(speaker.accuracies[0]), written(speaker.accuracies[at]), written(speaker.accuracies[last]), signed(change(speaker))])),
-  h("p", { class: "muted small" }, "Right: change from the original. Few utterances a speaker: one more or less moves an accuracy by 1 divided by their number."));
+  h("p", { class: "muted small" }, "Right: change from the original. Few utterances a speaker: one more or less moves an accuracy by 1 divided by their number. Click a speaker to see their utterances."));
 }
 
 views.run.push(drawEmotions, drawSpeakers);

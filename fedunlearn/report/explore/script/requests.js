@@ -2,7 +2,7 @@
 
 const PHASES = { learn: "learning", unlearn: "unlearning", recover: "recovery", listen: "listening" };
 const STATE_COLOURS = { raised: "black", accepted: "orange", unlearned: "purple", applied: "blue", purged: "vermillion", verified: "green", withdrawn: "olive", refused: "olive" };
-const STATE_SHAPES = { raised: "circle", accepted: "circle", unlearned: "triangle", applied: "square", purged: "down", verified: "diamond", withdrawn: "circle", refused: "circle" };
+const STATE_SHAPES = { raised: "circle", accepted: "circle", unlearned: "triangle", applied: "square", purged: "down", verified: "diamond", withdrawn: "square", refused: "triangle" };
 
 function drawRequests(run, detail) {
   const rounds = detail.rounds, requests = detail.requests;
@@ -25,8 +25,8 @@ function drawRequests(run, detail) {
       else spans.push({ phase, from: round - 1, to: round });
     }
     const band = (span) => [
-      span.phase === "learn" ? null : s("rect", { x: x(span.from), width: Math.max(1, x(span.to) - x(span.from)), y: 20, height: foot - 20, fill: `var(--${span.phase === "unlearn" ? "orange" : "blue"})`, "fill-opacity": span.phase === "unlearn" ? 0.3 : 0.11 }),
-      x(span.to) - x(span.from) > 62 ? s("text", { class: "axis", x: (x(span.from) + x(span.to)) / 2, y: 14, "text-anchor": "middle" }, PHASES[span.phase] ?? span.phase) : null];
+      !["unlearn", "recover"].includes(span.phase) ? null : s("rect", { x: x(span.from), width: Math.max(1, x(span.to) - x(span.from)), y: 20, height: foot - 20, fill: `var(--${span.phase === "unlearn" ? "orange" : "blue"})`, "fill-opacity": span.phase === "unlearn" ? 0.3 : 0.11 }),
+      span.from >= first && x(span.to) - x(span.from) > 62 ? s("text", { class: "axis", x: (x(span.from) + x(span.to)) / 2, y: 14, "text-anchor": "middle" }, PHASES[span.phase] ?? span.phase) : null];
     const path = (column) => {
       const points = rounds.filter((entry) => known(entry[column])).map((entry) => `${x(entry[0]).toFixed(1)},${y(entry[column]).toFixed(1)}`);
       return points.join(" ");
