@@ -118,7 +118,7 @@ def _json(node: Any) -> Markup:
 
 def _packed(node: Any) -> Markup:
     text = json.dumps(_plain(node), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return Markup(base64.b64encode(zlib.compress(text.encode(), 9)).decode())
+    return Markup(base64.b64encode(zlib.compress(text.encode(), 6)).decode())
 
 
 def _plain(node: Any) -> Any:
@@ -128,6 +128,8 @@ def _plain(node: Any) -> Any:
     if isinstance(node, str | int) or node is None:
         return node
     if isinstance(node, list | tuple):
+        if all(isinstance(value, int) for value in node):
+            return node
         return [round(value, _DIGITS) if isinstance(value, float) else _plain(value) for value in node]
     if isinstance(node, dict):
         return {key: _plain(value) for key, value in node.items()}
