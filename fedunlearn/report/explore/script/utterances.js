@@ -66,8 +66,7 @@ function drawDotControls(run, detail, all, again) {
 
 function requestName(detail, id) {
   const number = unique(detail.requests.map((request) => request.id)).indexOf(id);
-  const own = detail.requests.filter((request) => request.id === id);
-  return `request ${number + 1} (client ${own.map((request) => request.client).join(", ")})`;
+  return `request ${number + 1}`;
 }
 
 function passes(run, utterance) {
@@ -138,7 +137,7 @@ function drawTold(run, detail, all, noise) {
   const ranked = [...deleted].sort((a, b) => Math.abs(distanceOf(b, last)) - Math.abs(distanceOf(a, last)));
   const far = ranked.filter((utterance) => Math.abs(distanceOf(utterance, last)) > FAR * noise.value);
   fill("told", h("h3", { style: "margin-top:0" }, "Which deleted utterances can still be detected?"),
-    h("p", {}, h("strong", { id: "told-count" }, `${far.length} of ${deleted.length}`), ` are answered farther than ${FAR} × ${nats(noise.value)} nats from the retrained models (${noise.words}). The farthest:`),
+    h("p", {}, h("strong", { id: "told-count" }, `${far.length} of ${deleted.length}`), ` are answered farther than ${FAR} × ${nats(noise.value)} nats from the retrained models (${noise.words}). Who can train such models, as U-LiRA does, detects these. The farthest:`),
     h("ol", { class: "told" }, ranked.slice(0, 8).map((utterance) => h("li", {}, h("button", {
       type: "button", "data-told": utterance.index, "aria-pressed": "false",
       onclick: () => { dots.chosen = utterance.key; dots.sets.add("forget"); showUtterance(run, detail, all, noise); drawDots(run, detail, all, noise); if ($("set-forget")) $("set-forget").checked = true; },
@@ -157,7 +156,7 @@ function whyTold(run, utterance, noise) {
     return { short: "not detected", words: `It is answered as by models that never heard it (${signed1(distance)} nats, within ${FAR} × ${nats(noise.value)}): by its answer alone it cannot be detected.` };
   }
   const side = distance > 0
-    ? `It is still answered better than by models that never heard it, by ${nats(distance)} nats: an attack that looks for confident answers finds it.`
+    ? `It is still answered better than by models that never heard it, by ${nats(distance)} nats.`
     : `It is answered worse than by models that never heard it, by ${nats(-distance)} nats: it was pushed too far, and that gives it away, too.`;
   if (run.final === "recovered" && known(unlearned) && near(unlearned - retrained)) {
     return { short: "came back in recovery", words: `${side} Right after unlearning it was as in the retrained models (${signed1(unlearned - retrained)} nats); recovery moved it away again.` };
@@ -185,7 +184,7 @@ function showUtterance(run, detail, all, noise) {
   })));
   if (utterance.subset === "forget") {
     parts.push(h("p", { id: "why" }, whyTold(run, utterance, noise).words));
-    if (known(below)) parts.push(h("p", {}, `The ${run.final} model answers it more confidently than ${percent(below, 0)} of the held-out utterances.`));
+    if (known(below)) parts.push(h("p", {}, `The ${run.final} model answers it more confidently than ${percent(below, 0)} of the held-out utterances: ${below > 0.5 ? "an attack by a threshold, as above, may find it, too." : "an attack by a threshold alone, as above, does not find it."}`));
     parts.push(h("p", { class: "muted small" }, `${utterance.request ? `Deleted by ${requestName(detail, utterance.request)}. ` : ""}Of deleted speech nothing else is kept: no name, no speaker, no emotion, no sound.`));
   } else {
     const moved = distanceOf(utterance, last);
