@@ -388,6 +388,8 @@ def test_a_page_of_360_runs_is_small_and_opens_at_once(browser: Any, tmp_path: P
         spent.append(time.perf_counter() - before)
     assert min(spent) < 2.0
     assert page.locator("#table tr[data-method]").count() == 12
+    page.locator("#search").fill("method1")
+    assert methods(page) == ["method1", "method10", "method11"]
     page.close()
 
 
