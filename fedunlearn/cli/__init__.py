@@ -1,7 +1,7 @@
 """The console command ``fedunlearn``: experiments, studies, reports, deletion requests, the ledger.
 
 Each command is one module: ``run`` (read it first), ``compare``, ``guard_study``, ``soak``, ``pretrain``,
-``study``, ``report``, ``export``, ``requests``, ``ledger``, ``influence``. ``options`` are shared,
+``study``, ``report``, ``explore``, ``export``, ``requests``, ``ledger``, ``influence``. ``options`` are shared,
 ``exit_codes`` says how a command ends.
 """
 
@@ -11,6 +11,7 @@ import typer
 
 from fedunlearn.cli import (
     compare,
+    explore,
     export,
     guard_study,
     influence,
@@ -28,7 +29,15 @@ _ledger = typer.Typer(
     no_args_is_help=True, help="What became of every request, and whether the record was altered."
 )
 _commands: tuple[Callable[..., None], ...] = (
-    *(run.run, report.report, export.export, requests.delete, requests.withdraw, requests.requests),
+    *(
+        run.run,
+        report.report,
+        explore.explore,
+        export.export,
+        requests.delete,
+        requests.withdraw,
+        requests.requests,
+    ),
     *(influence.influence, compare.compare, guard_study.guard, soak.soak, pretrain.pretrain),
 )
 for command in _commands:

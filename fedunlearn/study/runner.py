@@ -38,7 +38,8 @@ _SPEECH = "speech"
 """key of a cell's file that is not of its results: ``SpeechDigest``"""
 _KEPT = (
     *("config", "corpus", "models", "gap", "cost", "requests", "references", "versions", "guard", "kept"),
-    *("attackers", "caveats", "attacks", "collateral"),
+    *("attackers", "caveats", "attacks", "collateral", "schema", "seed", "status", "unlearning", "fairness"),
+    *("timeline", "availability", "answers", "distances"),
 )
 
 
