@@ -1,8 +1,8 @@
 """The console command ``fedunlearn``: experiments, studies, reports, deletion requests, the ledger.
 
 Each command is one module: ``run`` (read it first), ``compare``, ``guard_study``, ``soak``, ``pretrain``,
-``study``, ``report``, ``explore``, ``export``, ``requests``, ``ledger``, ``influence``. ``options`` are shared,
-``exit_codes`` says how a command ends.
+``study``, ``report``, ``explore``, ``export``, ``requests``, ``ledger``, ``influence``. ``options`` are
+shared, ``exit_codes`` says how a command ends.
 """
 
 from collections.abc import Callable
