@@ -36,7 +36,7 @@ LIBRARY_ATTRIBUTES = {
 
 OTHER_MEANINGS = {
     "none": (
-        *("config", "corpora.manifest", "evaluation.judge", "evaluation.request_privacy", "study.grid"),
+        *("config", "corpora.rows", "evaluation.judge", "evaluation.request_privacy", "study.grid"),
         *("report.figures", "report.runs.figure", "report.runs.tables", "report.study.figures"),
         "results_schema",
     ),

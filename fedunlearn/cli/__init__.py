@@ -21,6 +21,7 @@ from fedunlearn.cli import (
     run,
     soak,
 )
+from fedunlearn.cli.options import add_command
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 _ledger = typer.Typer(
@@ -31,7 +32,7 @@ _commands: tuple[Callable[..., None], ...] = (
     *(influence.influence, compare.compare, guard_study.guard, soak.soak, pretrain.pretrain),
 )
 for command in _commands:
-    app.command()(command)
+    add_command(app, command)
 for command in (ledger.show, ledger.verify, ledger.receipt):
     _ledger.command()(command)
 app.add_typer(_ledger, name="ledger")

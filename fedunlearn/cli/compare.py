@@ -8,11 +8,13 @@ import typer
 
 from fedunlearn.cli.exit_codes import run_command, stopped_as_interrupt
 from fedunlearn.cli.options import (
+    ColumnsOption,
     ConfigOption,
     DataOption,
     EngineOption,
     SetOption,
     config_files,
+    read_columns,
     read_overrides,
 )
 from fedunlearn.cli.progress_bars import cell_bars
@@ -112,6 +114,7 @@ def compare(
     ] = None,
     config: ConfigOption = None,
     data: DataOption = None,
+    columns: ColumnsOption = None,
     model: Annotated[
         str | None, typer.Option(help="Recogniser: functionals, cnn, or an encoder (model.name).")
     ] = None,
@@ -138,7 +141,7 @@ def compare(
             "federation.engine": engine,
             "study.workers": workers,
         }
-        overrides = read_overrides(set_, named)
+        overrides = read_overrides(set_, named | read_columns(columns))
         base = comparison_config(config_files(config), overrides)
         own = base.study
         if own.questions and (methods is not None or variant):
