@@ -11,6 +11,7 @@ from fedunlearn.errors import BadInput
 from fedunlearn.files import HAS_LOCKS, lock_file, write_atomically
 from fedunlearn.folders import make_folders, remove_all, remove_folders
 from fedunlearn.links import open_to_append, remove
+from fedunlearn.run_progress import read_progress, write_progress
 
 _LOCK = ".lock"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
@@ -28,6 +29,7 @@ class RunFolder:
         self.path = path
         self.config = path / "config.toml"
         self.metrics = path / "metrics.jsonl"
+        self.progress = path / "progress.json"
         self.results = path / "results.json"
         self.report = path / "report.html"
         self.figures = path / "figures"
@@ -212,6 +214,31 @@ class RunFolder:
         write_atomically(self.metrics, b"".join(line + b"\n" for line in kept))
         return len(kept)
 
+    def is_locked(self) -> bool:
+        """Tell whether a process plays this run; False also where there are no locks."""
+        if not HAS_LOCKS:
+            return False
+        try:
+            file = os.open(self.path / _LOCK, os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            lock_file(file)
+        except OSError as error:
+            return error.errno not in _NO_LOCKS
+        finally:
+            os.close(file)
+        return False
+
     def write_results(self, results: Mapping[str, Any]) -> None:
-        """Write results.json. Raises ValueError where a number is not finite (JSON has no NaN)."""
+        """Write results.json, and that the run has ended.
+
+        Args:
+            results: its content.
+
+        Raises:
+            ValueError: a number is not finite (JSON has no NaN).
+        """
         write_atomically(self.results, json.dumps(results, indent=1, allow_nan=False) + "\n")
+        if (progress := read_progress(self.progress)) is not None:
+            write_progress(self.progress, progress.model_copy(update={"status": results["status"]}))

@@ -1,8 +1,8 @@
 """The console command ``fedunlearn``: experiments, studies, reports, deletion requests, the ledger.
 
-Each command is one module: ``run`` (read it first), ``compare``, ``guard_study``, ``soak``, ``pretrain``,
-``report``, ``export``, ``requests``, ``ledger``, ``influence``. ``options`` are shared, ``exit_codes`` says
-how a command ends.
+Each command is one module: ``run`` (read it first), ``watch``, ``compare``, ``guard_study``, ``soak``,
+``pretrain``, ``report``, ``export``, ``requests``, ``ledger``, ``influence``. ``options`` are shared,
+``exit_codes`` says how a command ends.
 """
 
 from collections.abc import Callable
@@ -20,6 +20,7 @@ from fedunlearn.cli import (
     requests,
     run,
     soak,
+    watch,
 )
 from fedunlearn.cli.options import add_command
 
@@ -28,7 +29,15 @@ _ledger = typer.Typer(
     no_args_is_help=True, help="What became of every request, and whether the record was altered."
 )
 _commands: tuple[Callable[..., None], ...] = (
-    *(run.run, report.report, export.export, requests.delete, requests.withdraw, requests.requests),
+    *(
+        run.run,
+        watch.watch,
+        report.report,
+        export.export,
+        requests.delete,
+        requests.withdraw,
+        requests.requests,
+    ),
     *(influence.influence, compare.compare, guard_study.guard, soak.soak, pretrain.pretrain),
 )
 for command in _commands:
