@@ -11,7 +11,7 @@ from fedunlearn.errors import BadInput
 from fedunlearn.files import HAS_LOCKS, lock_file, write_atomically
 from fedunlearn.folders import make_folders, remove_all, remove_folders
 from fedunlearn.links import open_to_append, remove
-from fedunlearn.run_progress import read_progress, write_progress
+from fedunlearn.run_progress import end_progress
 
 _LOCK = ".lock"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
@@ -214,31 +214,28 @@ class RunFolder:
         write_atomically(self.metrics, b"".join(line + b"\n" for line in kept))
         return len(kept)
 
-    def is_locked(self) -> bool:
-        """Tell whether a process plays this run; False also where there are no locks."""
-        if not HAS_LOCKS:
-            return False
-        try:
-            file = os.open(self.path / _LOCK, os.O_RDONLY)
-        except FileNotFoundError:
-            return False
-        try:
-            lock_file(file)
-        except OSError as error:
-            return error.errno not in _NO_LOCKS
-        finally:
-            os.close(file)
-        return False
-
     def write_results(self, results: Mapping[str, Any]) -> None:
-        """Write results.json, and that the run has ended.
-
-        Args:
-            results: its content.
-
-        Raises:
-            ValueError: a number is not finite (JSON has no NaN).
-        """
+        """Write results.json. Raises ValueError where a number is not finite (JSON has no NaN)."""
         write_atomically(self.results, json.dumps(results, indent=1, allow_nan=False) + "\n")
-        if (progress := read_progress(self.progress)) is not None:
-            write_progress(self.progress, progress.model_copy(update={"status": results["status"]}))
+        end_progress(self.progress, results["status"])
+
+
+def is_locked(run: Path) -> bool:
+    """Tell whether a process plays the run in a folder; False also where there are no locks.
+
+    Args:
+        run: the run folder.
+    """
+    if not HAS_LOCKS:
+        return False
+    try:
+        file = os.open(run / _LOCK, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        lock_file(file)
+    except OSError as error:
+        return error.errno not in _NO_LOCKS
+    finally:
+        os.close(file)
+    return False

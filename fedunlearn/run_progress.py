@@ -80,3 +80,14 @@ def read_progress(file: Path) -> RunProgress | None:
         return RunProgress.model_validate(read_json_object(file))
     except (OSError, ValueError, ValidationError):
         return None
+
+
+def end_progress(file: Path, status: Standing) -> None:
+    """Note that a run has ended, where it has a file.
+
+    Args:
+        file: progress.json of a run folder.
+        status: as in results.json.
+    """
+    if (progress := read_progress(file)) is not None:
+        write_progress(file, progress.model_copy(update={"status": status}))

@@ -113,7 +113,7 @@ ALONE = {
         "console",
         "errors",
     },
-    "tracking": {"tracking", "errors", "results_schema", "run_folder"},
+    "tracking": {"tracking", "errors", "results_schema", "run_folder", "dotted"},
 }
 """What the leaves, and the report, which reads results, may import of the package."""
 

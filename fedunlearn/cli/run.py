@@ -29,7 +29,7 @@ from fedunlearn.folders import make_new_folder, remove_folders
 from fedunlearn.inputs import looked_up
 from fedunlearn.results_schema import Gap, ModelScores, Results
 from fedunlearn.run_folder import RunFolder
-from fedunlearn.tracking import Follower, check_tracker
+from fedunlearn.tracking import TRACKERS, Follower, check_tracker
 from fedunlearn.unlearning import CONTROLS, METHODS, PRIVILEGED
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ def run(
     ] = False,
     set_: SetOption = None,
     track: Annotated[
-        str | None, typer.Option(help="Follow the run in another tool: tensorboard (an extra: tracking).")
+        str | None,
+        typer.Option(help=f"Follow the run in another tool, each an extra: {', '.join(sorted(TRACKERS))}."),
     ] = None,
 ) -> None:
     """Run one experiment: learn, listen for deletions, unlearn, recover, judge.

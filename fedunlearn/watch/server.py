@@ -52,7 +52,6 @@ class PageServer:
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise BadInput(f"--port {port}: cannot be used ({reason}); name another, or 0 for any") from error
-        self._server.daemon_threads = True
         self.port = self._server.server_port
         self.url = f"http://{ADDRESS}:{self.port}/"
 

@@ -12,13 +12,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from fedunlearn.errors import BadInput
 from fedunlearn.files import read_json_object
 from fedunlearn.ledger import DamagedLedger, LedgerReader, UnreadableLedger
-from fedunlearn.run_folder import RunFolder
+from fedunlearn.run_folder import RunFolder, is_locked
 from fedunlearn.run_progress import TITLES, RunPhase, RunProgress, Standing, read_progress
 
 SILENCE = 10.0
 """Seconds without a sign of life after which a run that nobody plays counts as stopped."""
 
-Status = Literal["preparing", "stopped"] | Standing
+StatusSeen = Literal["preparing", "stopped"] | Standing
 
 
 class RoundSeen(BaseModel):
@@ -61,7 +61,7 @@ class RunView(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: str
-    status: Status
+    status: StatusSeen
     failure: str = ""
     phase: str = ""
     done: int = 0
@@ -144,22 +144,22 @@ class RunWatcher:
             has_page=self.run.report.is_file(),
         )
 
-    def _status(self, progress: RunProgress | None) -> tuple[Status, str]:
+    def _status(self, progress: RunProgress | None) -> tuple[StatusSeen, str]:
         ended = progress.status if progress and progress.status != "running" else None
         if ended or (progress is None and self.run.results.is_file()):
             # A run that is resumed keeps its former result until it goes on.
-            return ("preparing", "") if self.run.is_locked() else self._result(ended)
+            return ("preparing", "") if is_locked(self.run.path) else self._result(ended)
         sign = (len(self._tail.rounds), progress)
         if sign != self._last_sign:
             self._last_sign, self._changed = sign, monotonic()
         # Seldom: while the lock is tried, a run that is just being resumed would find it taken.
         if monotonic() - self._changed > self._silence:
-            if not self.run.is_locked():
+            if not is_locked(self.run.path):
                 return "stopped", "its process is gone and has left no result; resume it with --resume"
             self._changed = monotonic()
         return ("preparing" if progress is None else "running"), ""
 
-    def _result(self, ended: Standing | None) -> tuple[Status, str]:
+    def _result(self, ended: Standing | None) -> tuple[StatusSeen, str]:
         try:
             results = read_json_object(self.run.results)
         except (OSError, ValueError):

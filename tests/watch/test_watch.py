@@ -22,7 +22,7 @@ import fedunlearn
 from fedunlearn.console import Screen
 from fedunlearn.errors import BadInput
 from fedunlearn.ledger import Ledger
-from fedunlearn.run_folder import RunFolder
+from fedunlearn.run_folder import RunFolder, is_locked
 from fedunlearn.run_progress import RunProgress, read_progress, write_progress
 from fedunlearn.watch.server import PageServer
 from fedunlearn.watch.terminal import new_lines, picture
@@ -317,4 +317,4 @@ def test_ctrl_c_ends_the_watching_alone(run: RunFolder) -> None:
     timer.start()
     code, said = call("watch", run.path, "--every", "0.1")
     timer.join()
-    assert code == 3 and "interrupted" in said and run.is_locked()
+    assert code == 3 and "interrupted" in said and is_locked(run.path)
