@@ -102,7 +102,7 @@ ALONE = {
     "audio": set(),
     "ledger": set(),
     "blockwise": set(),
-    "report": {"report", "results_schema", "caveats", "run_folder", "files", "dotted"},
+    "report": {"report", "errors", "results_schema", "caveats", "run_folder", "files", "dotted"},
     "watch": {
         "watch",
         "results_schema",
