@@ -74,7 +74,7 @@ class Segment:
         return part.getvalue()
 
 
-def read(path: Path, columns: ColumnNames) -> Corpus:
+def read(path: Path, columns: ColumnNames = ColumnNames()) -> Corpus:
     """Read a database folder.
 
     Args:

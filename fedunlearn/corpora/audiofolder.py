@@ -28,7 +28,7 @@ USUAL: Mapping[str, tuple[str, ...]] = {
 EXPECTED = "file_name, a speaker and an emotion are needed"
 
 
-def read(path: Path, columns: ColumnNames) -> Corpus:
+def read(path: Path, columns: ColumnNames = ColumnNames()) -> Corpus:
     """Read an audio folder.
 
     Args:

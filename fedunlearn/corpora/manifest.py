@@ -32,7 +32,7 @@ class Line:
     fields: tuple[str, ...]
 
 
-def read(path: Path, columns: ColumnNames) -> Corpus:
+def read(path: Path, columns: ColumnNames = ColumnNames()) -> Corpus:
     """Read the recordings that a manifest lists.
 
     Args:

@@ -82,7 +82,7 @@ class ParquetCell:
         return beside.read_bytes()
 
 
-def read(path: Path, columns: ColumnNames) -> Corpus:
+def read(path: Path, columns: ColumnNames = ColumnNames()) -> Corpus:
     """Read one parquet file, or all of a folder; splits are read together.
 
     Args:
