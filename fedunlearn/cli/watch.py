@@ -34,7 +34,8 @@ def watch(
 
     Into a file or pipe, whatever is new is one line.
 
-    Exit codes: those of the run: 0 complete; 3 it failed, is partial, or was killed. 2 there is no such run.
+    Exit codes: those of the run: 0 complete; 3 it failed, is partial, or was killed, or the watching was
+    interrupted. 2 there is no such run.
     """
     raise SystemExit(run_command(lambda: _watch(folder, serve, port, every)))
 
@@ -50,7 +51,11 @@ def _watch(folder: Path, serve: bool, port: int | None, every: float) -> int:
             page = PageServer(RunWatcher(folder).look, watcher.run.report, port or 0)
             open_things.enter_context(page)
             say(f"Page: {page.url}")
-        last = _follow(watcher, every)
+        try:
+            last = _follow(watcher, every)
+        except KeyboardInterrupt:
+            errors.labelled("interrupted:", "yellow", "no longer watching; the run goes on")
+            return EXIT_FAILED
         if page is not None and page.has_visitor:
             _wait(lambda: page.gave_report, _GOODBYE)
     if last.status == "complete":

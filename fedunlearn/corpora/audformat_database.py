@@ -25,7 +25,7 @@ from fedunlearn.errors import BadInput
 if TYPE_CHECKING:
     import pandas as pd
 
-INSTALL = "pip install 'fedunlearn[audformat]'"
+INSTALL = 'pip install -e ".[audformat]"   (or: pip install audformat)'
 HEADER = "db.yaml"
 _MILLISECOND = 1_000_000
 """ns"""

@@ -22,7 +22,7 @@ from fedunlearn.errors import BadInput
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
-INSTALL = "pip install 'fedunlearn[parquet]'"
+INSTALL = 'pip install -e ".[parquet]"   (or: pip install pyarrow)'
 USUAL: Mapping[str, tuple[str, ...]] = {
     "path": ("audio", "path", "file"),
     "speaker": ("speaker", "speaker_id"),
@@ -66,7 +66,8 @@ class ParquetCell:
         import pyarrow
 
         try:
-            value = _group(self.file, self.group, self.column)[self.row].as_py()
+            changed = self.file.stat().st_mtime_ns
+            value = _group(self.file, changed, self.group, self.column)[self.row].as_py()
         except pyarrow.ArrowException as error:
             raise BadAudio(self.path, f"cannot be read ({error})") from error
         content, name = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
@@ -186,7 +187,7 @@ def _features(metadata: Mapping[bytes, bytes]) -> dict[str, dict[str, Any]]:
 
 
 @lru_cache(maxsize=1)
-def _group(file: Path, group: int, column: str) -> Any:
+def _group(file: Path, changed: int, group: int, column: str) -> Any:
     from pyarrow.parquet import ParquetFile
 
     with ParquetFile(file) as content:

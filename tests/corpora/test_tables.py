@@ -1,6 +1,7 @@
 """Recordings where people have them: zip files, Hugging Face folders, parquet, audformat, any columns."""
 
 import json
+import sys
 import zipfile
 from collections.abc import Sequence
 from io import BytesIO
@@ -348,6 +349,16 @@ def test_damaged_parquet_says_where(tmp_path: Path) -> None:
     assert line.startswith(f"{file}: is no parquet file that can be read (") and "\n" not in line
     (tmp_path / "empty").mkdir()
     assert problem("parquet", tmp_path / "empty") == f"{tmp_path}/empty: no parquet file in it (.parquet)"
+
+
+@pytest.mark.parametrize(("name", "library"), [("parquet", "pyarrow"), ("audformat", "audformat")])
+def test_without_the_extra_the_command_that_brings_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, library: str
+) -> None:
+    (tmp_path / "db.yaml").touch()
+    monkeypatch.setitem(sys.modules, library, None)
+    install = f'pip install -e ".[{name}]"   (or: pip install {library})'
+    assert problem(name, tmp_path) == f"corpus.name = '{name}' needs {library}; run: {install}"
 
 
 # ---- audformat -------------------------------------------------------------------------------------------

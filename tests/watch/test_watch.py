@@ -317,4 +317,4 @@ def test_ctrl_c_ends_the_watching_alone(run: RunFolder) -> None:
     timer.start()
     code, said = call("watch", run.path, "--every", "0.1")
     timer.join()
-    assert code == 3 and "interrupted" in said and is_locked(run.path)
+    assert code == 3 and "interrupted: no longer watching; the run goes on" in said and is_locked(run.path)
