@@ -217,7 +217,7 @@ class RunFolder:
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Write results.json. Raises ValueError where a number is not finite (JSON has no NaN)."""
         write_atomically(self.results, json.dumps(results, indent=1, allow_nan=False) + "\n")
-        end_progress(self.progress, results["status"])
+        end_progress(self.progress, results.get("status"))
 
 
 def is_locked(run: Path) -> bool:

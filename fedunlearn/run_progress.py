@@ -82,12 +82,12 @@ def read_progress(file: Path) -> RunProgress | None:
         return None
 
 
-def end_progress(file: Path, status: Standing) -> None:
+def end_progress(file: Path, status: Standing | None) -> None:
     """Note that a run has ended, where it has a file.
 
     Args:
         file: progress.json of a run folder.
-        status: as in results.json.
+        status: as in results.json; None = it has none, and nothing is noted.
     """
-    if (progress := read_progress(file)) is not None:
+    if status is not None and (progress := read_progress(file)) is not None:
         write_progress(file, progress.model_copy(update={"status": status}))
