@@ -69,7 +69,7 @@ ROOMS = (
     ("client", "audit"),
     ("server",),
     ("experiment", "report"),
-    ("engines", "final_model"),
+    ("engines", "final_model", "held_speech"),
     ("study", "whole_run", "watch"),
     ("flower_app", "cli", "api"),
     ("__main__",),

@@ -1,8 +1,8 @@
 """The console command ``fedunlearn``: experiments, studies, reports, deletion requests, the ledger.
 
 Each command is one module: ``run`` (read it first), ``watch``, ``compare``, ``guard_study``, ``soak``,
-``pretrain``, ``report``, ``export``, ``requests``, ``ledger``, ``influence``. ``options`` are shared,
-``exit_codes`` says how a command ends.
+``pretrain``, ``study``, ``report``, ``explore``, ``export``, ``requests``, ``ledger``, ``influence``.
+``options`` are shared, ``exit_codes`` says how a command ends.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ import typer
 
 from fedunlearn.cli import (
     compare,
+    explore,
     export,
     guard_study,
     influence,
@@ -20,6 +21,7 @@ from fedunlearn.cli import (
     requests,
     run,
     soak,
+    study,
     watch,
 )
 from fedunlearn.cli.options import add_command
@@ -33,6 +35,7 @@ _commands: tuple[Callable[..., None], ...] = (
         run.run,
         watch.watch,
         report.report,
+        explore.explore,
         export.export,
         requests.delete,
         requests.withdraw,
@@ -45,3 +48,7 @@ for command in _commands:
 for command in (ledger.show, ledger.verify, ledger.receipt):
     _ledger.command()(command)
 app.add_typer(_ledger, name="ledger")
+_study = typer.Typer(no_args_is_help=True, help="Comparisons by several people: check and merge study.json.")
+for command in (study.check, study.merge):
+    _study.command()(command)
+app.add_typer(_study, name="study")

@@ -13,6 +13,7 @@ from fedunlearn.blockwise import StateDict
 from fedunlearn.client.steps import (
     calibration_moments,
     evaluate,
+    notes_for,
     outgoing_update,
     train_in_round,
     train_update,
@@ -22,6 +23,7 @@ from fedunlearn.client.steps import (
 from fedunlearn.config import Config
 from fedunlearn.config.work import LocalWork
 from fedunlearn.examples import Examples, ForgetSet
+from fedunlearn.experiment.replayed_tickets import ReplayedTickets
 from fedunlearn.experiment.timeline import Timeline, TimelineRound
 from fedunlearn.messages.phase import Phase
 from fedunlearn.messages.scalars import Evaluation, pool_evaluations
@@ -30,6 +32,7 @@ from fedunlearn.models import build_model
 from fedunlearn.seeding import rng_for
 from fedunlearn.server.late_clients import LateClients
 from fedunlearn.server.steps import sample_clients
+from fedunlearn.server.tickets import ticket_terms
 from fedunlearn.unlearning import METHODS
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnFailed
 from fedunlearn.unlearning.log_odds import measure_smoothed
@@ -82,6 +85,7 @@ class ReplayedClients:
         self._all = Examples(*(torch.from_numpy(array) for array in arrays))
         self._kept: dict[tuple[str, ...], Examples] = {}
         self._late = LateClients.of(self._config)
+        self.tickets = ReplayedTickets(data.train)
         self.targets: dict[str, float] = {}
         """utterance -> log-odds towards which its device trained it, of methods that have such targets"""
 
@@ -116,6 +120,7 @@ class ReplayedClients:
         work: LocalWork,
         lr: float,
         most: int = 0,
+        notes: bool = False,
     ) -> list[Update]:
         """Train the clients that can be reached and have joined learning.
 
@@ -128,15 +133,22 @@ class ReplayedClients:
             work: of each client.
             lr: learning rate.
             most: clients that train; 0 = all.
+            notes: whether they note tickets.
 
         Returns:
             their updates, in client order
         """
         updates, there = [], self._there(rounds_done, withheld, self._late.absent(rounds_done))
-        for client in sample_clients(there, most, self._config.seed, phase, number):
+        chosen = sample_clients(there, most, self._config.seed, phase, number)
+        trained_on = sum(len(there[c]) for c in chosen)
+        terms = ticket_terms(self._config, number, trained_on, len(chosen), notes)
+        for client in chosen:
             kept, when = self.examples(there[client]), (str(phase), number, self._stream)
-            training = partial(train_in_round, self.model, kept, self._config, work, lr, client, *when)
+            noted = notes_for(self.model, kept, terms.weight)
+            training = partial(train_in_round, self.model, kept, self._config, work, lr, client, *when, noted)
             updates.append(Update(client, len(kept), train_update(self.model, weights, training)[0]))
+            if noted is not None:
+                self.tickets.note(client, there[client], terms.weigh(noted), number, terms.fading)
         return updates
 
     def unlearn(
@@ -189,10 +201,10 @@ class ReplayedClients:
         Args:
             ids: of the utterances.
         """
-        audio = self.data.audio
-        if not audio:
-            return ForgetSet(self.examples(ids), torch.zeros(len(ids), 0), torch.zeros(len(ids)).long())
-        return ForgetSet(self.examples(ids), *pad([to_float(audio[u]) for u in ids]))
+        audio, examples = self.data.audio, self.examples(ids)
+        nothing = torch.zeros(len(ids), 0), torch.zeros(len(ids)).long()
+        waveform = pad([to_float(audio[u]) for u in ids]) if audio else nothing
+        return ForgetSet(examples, *waveform, tickets=self.tickets.of(ids))
 
     def held(self, client: int, rounds_done: int, gone: Collection[str]) -> tuple[str, ...]:
         """List what a client trains on.

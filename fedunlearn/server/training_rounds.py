@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from flwr.app import ConfigRecord, RecordDict
@@ -26,6 +27,7 @@ from fedunlearn.server.context import ServerContext
 from fedunlearn.server.exchange import ExchangeInfo
 from fedunlearn.server.state import GlobalModel
 from fedunlearn.server.steps import calibrate_model, sample_clients
+from fedunlearn.server.tickets import ticket_terms
 from fedunlearn.training import round_lr
 
 
@@ -54,6 +56,7 @@ class CollectionSettings:
         counted: an update as it counts; None = it does not.
         remember: called with every update as it arrived; None = nothing is remembered.
         most: number of clients that take part; 0 = all.
+        notes_tickets: whether devices note tickets, where the method reads them.
     """
 
     kind: str = "train"
@@ -61,6 +64,7 @@ class CollectionSettings:
     counted: Callable[[Update], Update | None] = lambda update: update
     remember: Callable[[Update], None] | None = None
     most: int = 0
+    notes_tickets: bool = False
 
 
 class TrainingRounds:
@@ -133,8 +137,8 @@ class TrainingRounds:
             lr=round_lr(self._config.training, number),
         )
         main_line = phase is Phase.LEARN
-        remember = (lambda update: self._remember(update, number)) if main_line else None
-        collection = CollectionSettings(counted=counted, remember=remember)
+        remember = partial(self._state.history.remember, learning_round=number) if main_line else None
+        collection = CollectionSettings(counted=counted, remember=remember, notes_tickets=main_line)
         result = self.collect_updates(model.weights, timeline_round, number - 1, phase, config, collection)
         weights = model.weights
         if result.mean is not None:
@@ -153,7 +157,7 @@ class TrainingRounds:
         """
         state = self._state
         collection = CollectionSettings(
-            remember=lambda update: self._remember(update, None), most=self._config.recovery.clients
+            remember=lambda update: state.history.remember(update, None), most=self._config.recovery.clients
         )
         when = state.timeline_round, state.rounds_done
         return self.collect_updates(weights, *when, Phase.RECOVER, config, collection)
@@ -195,8 +199,12 @@ class TrainingRounds:
         side_training, last_report = phase in {Phase.RETRAIN, Phase.COUNTERFACTUAL}, self._state.last_report
         known = {c: rounds_done if side_training else min(rounds_done, last_report.get(c, 0)) for c in there}
         payload = Payload(weights, collection.teacher)
+        trained_on = sum(self._clients.examples[client] for client in there)
+        noting = ticket_terms(self._config, rounds_done + 1, trained_on, len(there), collection.notes_tickets)
         by_rounds_done = {
-            until: payload.with_settings(ConfigRecord({**config, "rounds_done": until}))
+            until: payload.with_settings(
+                ConfigRecord({**config, **noting.as_settings(), "rounds_done": until})
+            )
             for until in {*known.values()}
         }
         running = RunningMean()
@@ -259,7 +267,3 @@ class TrainingRounds:
         row: dict[str, Any] = {"round": timeline_round, "phase": str(phase), "loss": result.loss}
         row |= {"refused": result.refused, "requests": list(request_ids)}
         self._context.callbacks.on_round_end(row, weights if evaluate else None)
-
-    def _remember(self, update: Update, learning_round: int | None) -> None:
-        """Remember what a client of the main line sent; None = in a recovery round."""
-        self._state.history.remember(update, learning_round)

@@ -31,6 +31,7 @@ from fedunlearn.vault.arrays import (
     Stored,
     check_audio,
     is_as_written,
+    read_derived,
     stamp,
     suffix_of,
     wipe_arrays,
@@ -41,6 +42,7 @@ from fedunlearn.vault.arrays import (
 )
 from fedunlearn.vault.calibration import CALIBRATION
 from fedunlearn.vault.index import INDEX, Index, VaultEntry
+from fedunlearn.vault.tickets import TicketFiles
 from fedunlearn.vault.traces import Fingerprints
 
 
@@ -153,6 +155,11 @@ class Vault:
         waveform, samples = pad([to_float(self.read_audio(i)) for i in ids])
         return ForgetSet(self.examples(ids, model), waveform, samples)
 
+    @property
+    def tickets(self) -> TicketFiles:
+        """What the device has noted of its training utterances while the model was trained on them."""
+        return TicketFiles(self.folder, self.generation, self.ids("train"))
+
     def derive(self, model: EmotionModel) -> None:
         """Compute and store the features of all utterances, if they are missing and the model stores any."""
         if not model.stores_features or self._stored_features(model) is not None or not self.entries:
@@ -168,7 +175,7 @@ class Vault:
                 self._open()
 
     def purge(self, ids: Iterable[str]) -> int:
-        """Remove utterances for good: audio and features, with no copy left in this vault.
+        """Remove utterances for good: audio, features and tickets, with no copy left in this vault.
 
         Idempotent. If an earlier purge was interrupted, this one first wipes what that one left.
 
@@ -184,7 +191,8 @@ class Vault:
             gone = set(ids) & self.entries.keys()
             if gone:
                 kept = [(e, self.read_audio(e.id)) for e in self.entries.values() if e.id not in gone]
-                derived = self._derived(e for e, _ in kept)
+                derived = read_derived(self._whole_features(), tuple(self.entries), [e.id for e, _ in kept])
+                self.tickets.move_without(gone)
                 write_generation(self.folder, self.generation + 1, kept, self.classes, derived)
                 wipe_arrays(self.folder, self.generation)
                 self._open()
@@ -194,7 +202,7 @@ class Vault:
     def fingerprints(
         self, ids: Iterable[str], model: EmotionModel, beside: Iterable[str] = ()
     ) -> Fingerprints:
-        """Compute the fingerprints of these utterances' PCM and features.
+        """Compute the fingerprints of these utterances' PCM, features and tickets.
 
         Pieces of few different values (silence, clipping) and those that a kept utterance shares (a
         duplicate) prove nothing and are left out.
@@ -208,7 +216,7 @@ class Vault:
         own = Fingerprints.of_recordings((self.read_audio(i), self.read_features(i, model)) for i in ids)
         gone = {*ids, *beside}
         kept = ((self.read_audio(i), self.read_features(i, model)) for i in self.entries if i not in gone)
-        return own.without(own.shared_by(kept))
+        return own.without(own.shared_by(kept)) | Fingerprints.of(self.tickets.rows_of(ids))
 
     def stored_names(self) -> tuple[str, ...]:
         """List the names of the features that are stored and match their checksums."""
@@ -233,15 +241,6 @@ class Vault:
     def _is_whole(self, features: Path) -> bool:
         """Tell whether stored features match their checksums; others are derived again."""
         return all(is_as_written(path, self._index) for path in (features, features.with_suffix(".frames")))
-
-    def _derived(self, kept: Iterable[VaultEntry]) -> Derived:
-        """Read all stored features of these utterances."""
-        kept, everyone = tuple(kept), tuple(self.entries)
-        found = {p.stem.rpartition("-")[0]: Stored.features(p, everyone) for p in self._whole_features()}
-        return {
-            name: {e.id: torch.from_numpy(np.array(features.rows(e.id))) for e in kept}
-            for name, features in found.items()
-        }
 
 
 def is_untouched(vault: Vault, entries: Sequence[VaultEntry], classes: int) -> bool:
