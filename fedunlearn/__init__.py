@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fedunlearn.messages.update import Update
     from fedunlearn.models.contract import EmotionModel, MelModel, Standardise
     from fedunlearn.models.plugin import model
+    from fedunlearn.report.plots import plot, plot_comparison, plot_names
     from fedunlearn.results_schema import Results, load_results
     from fedunlearn.server.aggregation import AggregationContext
     from fedunlearn.server.plugin import aggregation
@@ -71,6 +72,9 @@ __all__ = [
     "load_results",
     "method",
     "model",
+    "plot",
+    "plot_comparison",
+    "plot_names",
     "recording",
     "run",
 ]
@@ -88,6 +92,7 @@ _HOMES = {
     "messages.update": ("Update",),
     "models.contract": ("EmotionModel", "MelModel", "Standardise"),
     "models.plugin": ("model",),
+    "report.plots": ("plot", "plot_comparison", "plot_names"),
     "results_schema": ("Results", "load_results"),
     "server.aggregation": ("AggregationContext",),
     "server.plugin": ("aggregation",),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +55,28 @@ class BadAudio(Exception):
         # A name that is not UTF-8 must not break the log that reports it.
         name = os.fsencode(path).decode("utf-8", "replace")
         super().__init__(f"{name}: {reason}")
+
+
+class Contained(Protocol):
+    """A sound file inside another file, such as a member of a zip file. Its own file is never unpacked."""
+
+    @property
+    def path(self) -> Path:
+        """Where it is, for messages: the outer file and the name inside."""
+        ...
+
+    def read(self) -> bytes:
+        """Read its content.
+
+        Raises:
+            BadAudio: it cannot be read.
+            OSError: the outer file cannot be read.
+        """
+        ...
+
+
+AudioFile = Path | Contained
+"""A sound file, on its own or inside another file."""
 
 
 def quantise(waveform: npt.NDArray[np.floating]) -> PCM:
@@ -159,42 +181,48 @@ def to_float(pcm: PCM) -> npt.NDArray[np.float32]:
     return pcm.astype(np.float32) / np.float32(FULL_SCALE)
 
 
-def decode(path: Path) -> PCM:
+def decode(file: AudioFile) -> PCM:
     """Read a sound file as 16 kHz mono PCM, int16 [S].
 
     Args:
-        path: the file.
+        file: the sound file.
 
     Raises:
         BadAudio: the file cannot be used, see ``examine``.
     """
-    return examine(path).pcm
+    return examine(file).pcm
 
 
-def examine(path: Path) -> Recording:
+def examine(file: AudioFile) -> Recording:
     """Read a sound file as 16 kHz mono PCM, and report what is odd about it.
 
     Channels are averaged; other rates are resampled with torchaudio's windowed-sinc filter. 16 kHz mono
     16-bit files are returned unchanged, sample for sample.
 
     Args:
-        path: the file.
+        file: the sound file.
 
     Raises:
         BadAudio: the file is unreadable, truncated (WAV, AIFF, FLAC, MP3; other formats do not always show
             it) or empty, has an implausible rate, samples that are not finite or of integer scale (a peak
             above 4 times full scale), or channels that cancel each other.
     """
-    if not path.is_file():  # reading a pipe could block forever
-        raise BadAudio(path, "is not a file" if path.exists() else "no such file")
+    if isinstance(file, Path):
+        path = file
+        if not path.is_file():  # reading a pipe could block forever
+            raise BadAudio(path, "is not a file" if path.exists() else "no such file")
+    else:
+        path = file.path
     try:
-        source = _checked(path)
-        with soundfile.SoundFile(source) as file:
-            rate, promised, coding = file.samplerate, file.frames, file.subtype
-            mono, sums = _mono(file)
+        source = _checked(file, path)
+        with soundfile.SoundFile(source) as sound:
+            rate, promised, coding = sound.samplerate, sound.frames, sound.subtype
+            mono, sums = _mono(sound)
     except (soundfile.SoundFileError, OSError, RuntimeError, TypeError) as error:
         # A TypeError: samples without a header (.raw), whose rate and width are unknown.
-        raise BadAudio(path, f"cannot be read ({error}{_advice(path)})") from error
+        # libsndfile names the address in memory of what is not a file of its own.
+        reason = str(error) if isinstance(file, Path) else getattr(error, "error_string", error)
+        raise BadAudio(path, f"cannot be read ({reason}{_advice(file, path)})") from error
     if len(mono) == 0:
         raise BadAudio(path, "holds no samples")
     if len(mono) < promised:
@@ -263,8 +291,8 @@ def _scale(peak: float) -> int:
     return next((1 << bits for bits in (7, 15, 23) if peak <= 1 << bits), 1 << 31)
 
 
-def _advice(path: Path) -> str:
-    if path.stat().st_size == 0:
+def _advice(file: AudioFile, path: Path) -> str:
+    if isinstance(file, Path) and path.stat().st_size == 0:
         return "; it has 0 bytes"
     return "" if path.suffix.lower() in (".wav", ".flac") else "; convert it to WAV or FLAC"
 
@@ -287,16 +315,18 @@ class _Chunk(NamedTuple):
     continues: bool
 
 
-def _checked(path: Path) -> str | BytesIO:
+def _checked(file: AudioFile, path: Path) -> str | BytesIO:
     """Return what soundfile shall open. libsndfile silently shortens a truncated WAV or AIFF file."""
-    with path.open("rb") as stream:
+    content = None if isinstance(file, Path) else file.read()
+    unchanged = str(path) if content is None else BytesIO(content)
+    with path.open("rb") if content is None else BytesIO(content) as stream:
         if stream.read(len(POINTER)) == POINTER:
             raise BadAudio(
                 path, "is a Git LFS pointer, not the recording: run git lfs pull where it came from"
             )
         chunk = _samples(stream)
         if chunk is None:
-            return str(path)
+            return unchanged
         if chunk.unfinished:
             # libsndfile would find it empty. With the largest length it reads to the end of the file.
             stream.seek(0)
@@ -317,7 +347,7 @@ def _checked(path: Path) -> str | BytesIO:
             f"{chunk.present - chunk.claimed} bytes that belong to nothing (a length that was never "
             "completed, or two files in one); save it again",
         )
-    return str(path)
+    return unchanged
 
 
 def _samples(stream: BinaryIO) -> _Chunk | None:

@@ -67,8 +67,8 @@ def refuse_inside_corpus(option: str, path: Path, corpus: Path | str | None) -> 
     Args:
         option: that names the path, such as "--out", for the message.
         path: to be written.
-        corpus: folder or manifest file as the user gave it; a manifest stands for the folder that it is in.
-            Empty or None = generated speech, which has no folder.
+        corpus: folder or file as the user gave it. A manifest stands for the folder that it is in, a zip
+            file for itself. Empty or None = generated speech, which has no folder.
 
     Raises:
         BadInput: the path lies inside the corpus, or cannot be looked up.
@@ -76,7 +76,8 @@ def refuse_inside_corpus(option: str, path: Path, corpus: Path | str | None) -> 
     if not corpus:
         return
     speech = looked_up(corpus, lambda: Path(corpus).expanduser().resolve())
-    folder = speech.parent if looked_up(corpus, speech.is_file) else speech
+    alone = speech.suffix.lower() == ".zip"
+    folder = speech.parent if not alone and looked_up(corpus, speech.is_file) else speech
     if looked_up(f"{option} {path}", path.resolve).is_relative_to(folder):
         raise BadInput(
             f"{option} {path}: lies inside the corpus {corpus}, which is never written; name another"

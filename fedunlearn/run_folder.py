@@ -11,6 +11,7 @@ from fedunlearn.errors import BadInput
 from fedunlearn.files import HAS_LOCKS, lock_file, write_atomically
 from fedunlearn.folders import make_folders, remove_all, remove_folders
 from fedunlearn.links import open_to_append, remove
+from fedunlearn.run_progress import end_progress
 
 _LOCK = ".lock"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
@@ -28,6 +29,7 @@ class RunFolder:
         self.path = path
         self.config = path / "config.toml"
         self.metrics = path / "metrics.jsonl"
+        self.progress = path / "progress.json"
         self.results = path / "results.json"
         self.report = path / "report.html"
         self.figures = path / "figures"
@@ -215,3 +217,25 @@ class RunFolder:
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Write results.json. Raises ValueError where a number is not finite (JSON has no NaN)."""
         write_atomically(self.results, json.dumps(results, indent=1, allow_nan=False) + "\n")
+        end_progress(self.progress, results.get("status"))
+
+
+def is_locked(run: Path) -> bool:
+    """Tell whether a process plays the run in a folder; False also where there are no locks.
+
+    Args:
+        run: the run folder.
+    """
+    if not HAS_LOCKS:
+        return False
+    try:
+        file = os.open(run / _LOCK, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        lock_file(file)
+    except OSError as error:
+        return error.errno not in _NO_LOCKS
+    finally:
+        os.close(file)
+    return False

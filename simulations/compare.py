@@ -4,8 +4,9 @@ import typer
 
 from fedunlearn.__main__ import start
 from fedunlearn.cli.compare import compare
+from fedunlearn.cli.options import add_command
 
 if __name__ == "__main__":
     command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    command.command()(compare)
+    add_command(command, compare)
     start(command)

@@ -14,10 +14,11 @@ except ModuleNotFoundError:
 def _run() -> None:
     import typer
 
+    from fedunlearn.cli.options import add_command
     from fedunlearn.cli.run import run
 
     command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    command.command()(run)
+    add_command(command, run)
     command()
 
 

@@ -36,7 +36,7 @@ LIBRARY_ATTRIBUTES = {
 
 OTHER_MEANINGS = {
     "none": (
-        *("config", "corpora.manifest", "evaluation.judge", "evaluation.request_privacy", "study.grid"),
+        *("config", "corpora.rows", "evaluation.judge", "evaluation.request_privacy", "study.grid"),
         *("report.figures", "report.runs.figure", "report.runs.tables", "report.study.figures"),
         "results_schema",
     ),
@@ -51,7 +51,17 @@ METHOD_NAMES = {*METHODS, *PRIVILEGED} - {"not", "retrained"}
 ROOMS = (
     ("errors", "streams", "cpus", "seeding", "blockwise"),
     ("inputs", "console", "folders", "links", "files", "dotted"),
-    ("config", "results_schema", "caveats", "run_folder", "ledger", "checkpoints", "examples", "audio"),
+    (
+        "config",
+        "results_schema",
+        "caveats",
+        "run_folder",
+        "run_progress",
+        "ledger",
+        "checkpoints",
+        "examples",
+        "audio",
+    ),
     ("corpora", "models", "tracking"),
     ("partition", "training"),
     ("unlearning", "vault", "evaluation"),
@@ -60,7 +70,7 @@ ROOMS = (
     ("server",),
     ("experiment", "report"),
     ("engines", "final_model", "held_speech"),
-    ("study", "whole_run"),
+    ("study", "whole_run", "watch"),
     ("flower_app", "cli", "api"),
     ("__main__",),
     ("simulations",),
@@ -92,8 +102,18 @@ ALONE = {
     "audio": set(),
     "ledger": set(),
     "blockwise": set(),
-    "report": {"report", "results_schema", "caveats", "run_folder", "files", "dotted"},
-    "tracking": {"tracking", "errors", "results_schema", "run_folder"},
+    "report": {"report", "errors", "results_schema", "caveats", "run_folder", "files", "dotted"},
+    "watch": {
+        "watch",
+        "results_schema",
+        "run_folder",
+        "run_progress",
+        "ledger",
+        "files",
+        "console",
+        "errors",
+    },
+    "tracking": {"tracking", "errors", "results_schema", "run_folder", "dotted"},
 }
 """What the leaves, and the report, which reads results, may import of the package."""
 
@@ -115,8 +135,9 @@ FENCES = {
     "sqlite3": ("ledger", "vault.traces"),
     "typer": ("cli", "simulations"),
     **dict.fromkeys(("tensorboard", "wandb", "mlflow"), ("tracking",)),
+    "http": ("watch.server",),
     **dict.fromkeys(
-        ("pickle", "dill", "joblib", "random", "requests", "urllib", "http", "socket", "unittest", "pytest"),
+        ("pickle", "dill", "joblib", "random", "requests", "urllib", "socket", "unittest", "pytest"),
         (),
     ),
 }

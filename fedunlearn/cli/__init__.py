@@ -1,8 +1,8 @@
 """The console command ``fedunlearn``: experiments, studies, reports, deletion requests, the ledger.
 
-Each command is one module: ``run`` (read it first), ``compare``, ``guard_study``, ``soak``, ``pretrain``,
-``study``, ``report``, ``explore``, ``export``, ``requests``, ``ledger``, ``influence``. ``options`` are
-shared, ``exit_codes`` says how a command ends.
+Each command is one module: ``run`` (read it first), ``watch``, ``compare``, ``guard_study``, ``soak``,
+``pretrain``, ``study``, ``report``, ``explore``, ``export``, ``requests``, ``ledger``, ``influence``.
+``options`` are shared, ``exit_codes`` says how a command ends.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,9 @@ from fedunlearn.cli import (
     run,
     soak,
     study,
+    watch,
 )
+from fedunlearn.cli.options import add_command
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 _ledger = typer.Typer(
@@ -31,6 +33,7 @@ _ledger = typer.Typer(
 _commands: tuple[Callable[..., None], ...] = (
     *(
         run.run,
+        watch.watch,
         report.report,
         explore.explore,
         export.export,
@@ -41,7 +44,7 @@ _commands: tuple[Callable[..., None], ...] = (
     *(influence.influence, compare.compare, guard_study.guard, soak.soak, pretrain.pretrain),
 )
 for command in _commands:
-    app.command()(command)
+    add_command(app, command)
 for command in (ledger.show, ledger.verify, ledger.receipt):
     _ledger.command()(command)
 app.add_typer(_ledger, name="ledger")

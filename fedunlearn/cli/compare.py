@@ -8,11 +8,13 @@ import typer
 
 from fedunlearn.cli.exit_codes import run_command, stopped_as_interrupt
 from fedunlearn.cli.options import (
+    ColumnsOption,
     ConfigOption,
     DataOption,
     EngineOption,
     SetOption,
     config_files,
+    read_columns,
     read_overrides,
 )
 from fedunlearn.cli.progress_bars import cell_bars
@@ -118,6 +120,7 @@ def compare(
     ] = None,
     config: ConfigOption = None,
     data: DataOption = None,
+    columns: ColumnsOption = None,
     model: Annotated[
         str | None, typer.Option(help="Recogniser: functionals, cnn, or an encoder (model.name).")
     ] = None,
@@ -145,7 +148,7 @@ def compare(
             "study.workers": workers,
             "study.contributor": contributor,
         }
-        overrides = read_overrides(set_, named)
+        overrides = read_overrides(set_, named | read_columns(columns))
         base = comparison_config(config_files(config), overrides)
         own = base.study
         if own.questions and (methods is not None or variant):

@@ -1,13 +1,17 @@
 """Options that several commands share: which experiment, and what is changed in it."""
 
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import typer
+from typer.core import TyperCommand
 
-from fedunlearn.config import parse_override
+from fedunlearn.config import ColumnNames, parse_override
 from fedunlearn.config.presets import find_config, preset_names
+from fedunlearn.errors import BadInput
 
 ConfigOption = Annotated[
     list[Path] | None,
@@ -17,11 +21,68 @@ ConfigOption = Annotated[
         "it."
     ),
 ]
-DataOption = Annotated[Path | None, typer.Option(help="Folder of the corpus; only read (corpus.path).")]
+DataOption = Annotated[
+    Path | None, typer.Option(help="Folder, zip file or table of the corpus; only read (corpus.path).")
+]
+ColumnsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="COLUMN=NAME...",
+        help="What a table calls its columns, such as path=file speaker=spk emotion=label (corpus.columns).",
+    ),
+]
 EngineOption = Annotated[str | None, typer.Option(help="ray, inline or flower (federation.engine).")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Any other setting.")
 ]
+
+
+class CommandWithColumns(TyperCommand):
+    """A command whose option ``--columns`` takes all the words COLUMN=NAME that follow it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the command line."""
+        spread: list[str] = []
+        inside = False
+        for word in args:
+            if word.startswith("-"):
+                inside = word.partition("=")[0] == "--columns"
+            elif inside and "=" in word and spread[-1] != "--columns":
+                spread.append("--columns")
+            spread.append(word)
+        return super().parse_args(ctx, spread)
+
+
+def add_command(app: typer.Typer, command: Callable[..., None]) -> None:
+    """Add a command to an application.
+
+    Args:
+        app: to add it to.
+        command: its function.
+    """
+    with_columns = "columns" in inspect.signature(command).parameters
+    app.command(cls=CommandWithColumns if with_columns else None)(command)
+
+
+def read_columns(words: Iterable[str] | None) -> dict[str, str]:
+    """Return the settings that ``--columns`` gives.
+
+    Args:
+        words: COLUMN=NAME each.
+
+    Raises:
+        BadInput: a word is something else.
+    """
+    known = ", ".join(ColumnNames.model_fields)
+    found = {}
+    for word in words or ():
+        column, equals, name = word.partition("=")
+        if not equals or not name or column not in ColumnNames.model_fields:
+            raise BadInput(
+                f"--columns {word}: write COLUMN=NAME, such as path=file; COLUMN is one of {known}"
+            )
+        found[f"corpus.columns.{column}"] = name
+    return found
 
 
 def config_files(places: Iterable[Path] | None) -> tuple[Path, ...]:

@@ -12,11 +12,13 @@ from rich.table import Table
 from fedunlearn import config as configuration
 from fedunlearn.cli.exit_codes import run_command, stopped_as_interrupt
 from fedunlearn.cli.options import (
+    ColumnsOption,
     ConfigOption,
     DataOption,
     EngineOption,
     SetOption,
     config_files,
+    read_columns,
     read_overrides,
 )
 from fedunlearn.config.partition import PartitionSettings
@@ -27,7 +29,7 @@ from fedunlearn.folders import make_new_folder, remove_folders
 from fedunlearn.inputs import looked_up
 from fedunlearn.results_schema import Gap, ModelScores, Results
 from fedunlearn.run_folder import RunFolder
-from fedunlearn.tracking import Follower, check_tracker
+from fedunlearn.tracking import TRACKERS, Follower, check_tracker
 from fedunlearn.unlearning import CONTROLS, METHODS, PRIVILEGED
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ def run(
         str | None, typer.Option(help="Which corpus, or your own: path/to/mine.py:name (corpus.name).")
     ] = None,
     data: DataOption = None,
+    columns: ColumnsOption = None,
     model: Annotated[str | None, typer.Option(help=_MODEL_HELP)] = None,
     method: Annotated[str | None, typer.Option(help=_METHOD_HELP)] = None,
     clients: Annotated[
@@ -81,7 +84,8 @@ def run(
     ] = False,
     set_: SetOption = None,
     track: Annotated[
-        str | None, typer.Option(help="Follow the run in another tool: tensorboard (an extra: tracking).")
+        str | None,
+        typer.Option(help=f"Follow the run in another tool, each an extra: {', '.join(sorted(TRACKERS))}."),
     ] = None,
 ) -> None:
     """Run one experiment: learn, listen for deletions, unlearn, recover, judge.
@@ -102,7 +106,11 @@ def run(
         "federation.ray_address": ray_address,
         "corpus.skip_bad": skip_bad or None,
     }
-    raise SystemExit(run_command(lambda: _run(config, named, set_ or [], out, cache, resume, track)))
+    raise SystemExit(
+        run_command(
+            lambda: _run(config, named | read_columns(columns), set_ or [], out, cache, resume, track)
+        )
+    )
 
 
 def _run(

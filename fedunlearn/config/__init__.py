@@ -59,6 +59,7 @@ __all__ = [
     "AvailabilitySettings",
     "BoundaryShrinkSettings",
     "CalmSettings",
+    "ColumnNames",
     "Config",
     "CorpusSettings",
     "DeleteSettings",
@@ -96,6 +97,19 @@ __all__ = [
 ]
 
 
+class ColumnNames(Settings):
+    """Names of a table's columns, where recordings are listed in one; empty = the names that it usually has.
+
+    Read by "manifest", "audiofolder", "parquet" and, as names of schemes, "audformat" (`--columns`).
+    """
+
+    path: str = Field(default="", description="Column of the file, or of the audio itself.")
+    speaker: str = Field(default="", description="Column of the person who speaks.")
+    emotion: str = Field(default="", description="Column of the emotion.")
+    gender: str = Field(default="", description="Column of the speaker's gender; need not be there.")
+    text: str = Field(default="", description="Column of what is said; need not be there.")
+
+
 class CorpusSettings(Settings):
     """Which recordings are used."""
 
@@ -109,7 +123,10 @@ class CorpusSettings(Settings):
     )
     path: str = Field(
         default="",
-        description='Folder (or manifest.csv) of a real corpus, which is only read. Empty for "synthetic".',
+        description='Folder, zip file or table of a real corpus, which is only read. Empty for "synthetic".',
+    )
+    columns: ColumnNames = Field(
+        default=ColumnNames(), description="Names of a table's columns, where recordings are listed in one."
     )
     leave_out: tuple[str, ...] = Field(
         default=(),
@@ -129,11 +146,15 @@ class CorpusSettings(Settings):
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """The user's folder, of the corpus or of its manifest, that must never be written to; () = none."""
+        """The user's folder, of the corpus or of its manifest, that must never be written to; () = none.
+
+        A zip file stands for itself: what is beside it is none of the corpus.
+        """
         path = Path(self.path)
         if not self.path or not path.exists():
             return ()
-        return (path.resolve() if path.is_dir() else path.resolve().parent,)
+        alone = path.is_dir() or path.suffix.lower() == ".zip"
+        return (path.resolve() if alone else path.resolve().parent,)
 
 
 class EvaluationSettings(Settings):

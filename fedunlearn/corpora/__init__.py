@@ -2,8 +2,9 @@
 
 ``load`` reads file names only; ``recordings`` then decodes everything once and reports what is wrong.
 
-Reading order: ``utterance`` (the common form) -> ``manifest`` and ``folder`` (any corpus) -> one module for
-each known corpus -> ``inspection`` and ``labels`` (warnings and errors) -> ``protocols`` (published folds).
+Reading order: ``utterance`` (the common form) -> ``folder`` and ``zip_file`` (names of files) -> ``rows``
+with ``manifest``, ``audiofolder``, ``parquet`` and ``audformat_database`` (tables) -> one module for each
+known corpus -> ``inspection`` and ``labels`` (warnings and errors) -> ``protocols`` (published folds).
 Generated speech: ``synthetic``, ``prosody``, ``phones``, ``vocal_tract``, and ``speech_process``, which
 generates a large corpus on two CPUs. Speech without labels, for pre-training: ``unlabelled``.
 """
@@ -12,9 +13,22 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from fedunlearn.config import CorpusSettings
+from fedunlearn.config import ColumnNames, CorpusSettings
 from fedunlearn.config.plugins import find, is_plugin
-from fedunlearn.corpora import crema_d, emodb, iemocap, manifest, nemo, ravdess, savee, shemo, tess
+from fedunlearn.corpora import (
+    audformat_database,
+    audiofolder,
+    crema_d,
+    emodb,
+    iemocap,
+    manifest,
+    nemo,
+    parquet,
+    ravdess,
+    savee,
+    shemo,
+    tess,
+)
 from fedunlearn.corpora.inspection import recordings
 from fedunlearn.corpora.labels import check_emotions
 from fedunlearn.corpora.plugin import CorpusCard
@@ -41,16 +55,21 @@ def _synthetic(settings: CorpusSettings, seed: int) -> Corpus:
 
 
 def _real(read: Callable[[Path], Corpus]) -> Reader:
-    def reader(settings: CorpusSettings, seed: int) -> Corpus:
-        if not settings.path:
-            raise BadInput(f"corpus.path: {settings.name} is real speech; say where it is with --data PATH")
-        # Absolute: a recording may be decoded later by a process that works in another folder.
-        path = looked_up(settings.path, lambda: Path(settings.path).expanduser().absolute())
-        if not looked_up(path, path.exists):
-            raise BadInput(f"{path}: no such file or folder (corpus.path, --data)")
-        return read(path)
+    return lambda settings, seed: read(_place(settings))
 
-    return reader
+
+def _table(read: Callable[[Path, ColumnNames], Corpus]) -> Reader:
+    return lambda settings, seed: read(_place(settings), settings.columns)
+
+
+def _place(settings: CorpusSettings) -> Path:
+    if not settings.path:
+        raise BadInput(f"corpus.path: {settings.name} is real speech; say where it is with --data PATH")
+    # Absolute: a recording may be decoded later by a process that works in another folder.
+    path = looked_up(settings.path, lambda: Path(settings.path).expanduser().absolute())
+    if not looked_up(path, path.exists):
+        raise BadInput(f"{path}: no such file or folder (corpus.path, --data)")
+    return path
 
 
 def _own(settings: CorpusSettings, seed: int) -> Corpus:
@@ -77,6 +96,14 @@ def _without(corpus: Corpus, speakers: Collection[str]) -> Corpus:
     return replace(corpus, utterances=kept, emotions=tuple(e for e in corpus.emotions if e in spoken))
 
 
+TABLES: Mapping[str, Reader] = {
+    "manifest": _table(manifest.read),
+    "audiofolder": _table(audiofolder.read),
+    "parquet": _table(parquet.read),
+    "audformat": _table(audformat_database.read),
+}
+"""The readers of tables of recordings, whose columns can be named."""
+
 READERS: Mapping[str, Reader] = {
     "synthetic": _synthetic,
     "ravdess": _real(ravdess.read),
@@ -87,7 +114,7 @@ READERS: Mapping[str, Reader] = {
     "tess": _real(tess.read),
     "savee": _real(savee.read),
     "shemo": _real(shemo.read),
-    "manifest": _real(manifest.read),
+    **TABLES,
 }
 """The corpora of this package, by their ``corpus.name``."""
 
@@ -101,12 +128,17 @@ def load(settings: CorpusSettings, seed: int) -> Corpus:
 
     Raises:
         BadInput: the name is unknown, there is no such folder, nothing is recognised in it, an unknown
-            speaker is left out, or there are fewer than two emotions, more than 256, or as many as
-            recordings.
+            speaker is left out, columns are named of what is no table, or there are fewer than two emotions,
+            more than 256, or as many as recordings.
     """
     reader = _own if is_plugin("corpus", settings.name) else READERS.get(settings.name)
     if reader is None:
         raise BadInput(f"corpus.name = {settings.name!r} is not known; known are {', '.join(READERS)}")
+    if settings.columns != ColumnNames() and settings.name not in TABLES:
+        raise BadInput(
+            f"corpus.columns (--columns): {settings.name} is no table; the readers of tables are "
+            f"{', '.join(TABLES)}"
+        )
     corpus = _without(reader(settings, seed), settings.leave_out)
     check_emotions(corpus, settings.path or settings.name)
     return corpus

@@ -14,7 +14,9 @@ from functools import partial
 from pathlib import Path, PurePath, PurePosixPath
 
 from fedunlearn import audio
+from fedunlearn.audio import AudioFile
 from fedunlearn.corpora.utterance import Corpus, Utterance
+from fedunlearn.corpora.zip_file import is_zip, members
 from fedunlearn.errors import BadInput
 
 # In order of preference, for recordings in several formats (CREMA-D has WAV and MP3). Video files are only
@@ -124,25 +126,25 @@ class Scheme:
 
 
 def read(root: Path, scheme: Scheme) -> Corpus:
-    """Find all recordings under ``root`` that ``scheme`` recognises.
+    """Find all recordings under ``root``, a folder or a zip file, that ``scheme`` recognises.
 
     A recording found twice (the same name in two folders) is used once: uncompressed before compressed, then
     the one nearest to ``root``, then the first by name. Ids are paths relative to ``root`` without extension.
 
     Args:
-        root: the corpus folder.
+        root: the corpus folder, or a zip file of it, which is read without being unpacked.
         scheme: how its files are named.
 
     Raises:
-        BadInput: there is no such folder, a folder in it is unreadable, or no file in it is recognised.
+        BadInput: there is no such folder, a folder in it or the zip file is unreadable, or no file in it is
+            recognised.
     """
     found: dict[str, Utterance] = {}
     strays: list[str] = []
     skipped: Counter[str] = Counter()
     copies: list[str] = []
     not_read: list[PurePosixPath] = []
-    for path in sorted(files(root, (*ENDINGS, *NOT_READ, "")), key=partial(_preference, root)):
-        inside = _inside(root, path)
+    for inside, file in sorted(_files_in(root), key=_preference):
         label = scheme.parse(inside.with_suffix(""))
         readable = inside.suffix.lower() in ENDINGS
         if label is None:
@@ -161,10 +163,10 @@ def read(root: Path, scheme: Scheme) -> Corpus:
                 id=str(inside.with_suffix("")),
                 speaker=label.speaker,
                 emotion=label.emotion,
-                pcm=partial(audio.decode, path),
+                pcm=partial(audio.decode, file),
                 gender=label.gender,
                 text=label.text,
-                path=path,
+                path=file,
             )
     passed_over = name_not_read(not_read)
     if not found:
@@ -262,14 +264,27 @@ def files(root: Path, endings: Sequence[str]) -> Iterator[Path]:
                 yield Path(folder, name)
 
 
-def _inside(root: Path, path: Path) -> PurePosixPath:
+def _files_in(root: Path) -> list[tuple[PurePosixPath, AudioFile]]:
+    """List the files of a folder or zip file, each with its path inside."""
+    endings = (*ENDINGS, *NOT_READ, "")
+    if is_zip(root):
+        found = [(_readable(member.name.replace("\\", "/")), member) for member in members(root)]
+        return [(path, member) for path, member in found if _is_seen(path, endings)]
+    return [(_readable(path.relative_to(root).as_posix()), path) for path in files(root, endings)]
+
+
+def _is_seen(path: PurePosixPath, endings: Sequence[str]) -> bool:
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+    return not hidden and path.suffix.lower() in endings
+
+
+def _readable(inside: str) -> PurePosixPath:
     # NFC: macOS stores names decomposed. A name that is not UTF-8 would break every log.
-    name = os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "replace")
-    return PurePosixPath(unicodedata.normalize("NFC", name))
+    return PurePosixPath(unicodedata.normalize("NFC", os.fsencode(inside).decode("utf-8", "replace")))
 
 
-def _preference(root: Path, path: Path) -> tuple[int, int, str]:
-    inside = path.relative_to(root)
-    ending = path.suffix.lower()
+def _preference(found: tuple[PurePosixPath, AudioFile]) -> tuple[int, int, str]:
+    inside, _ = found
+    ending = inside.suffix.lower()
     order = ENDINGS.index(ending) if ending in ENDINGS else len(ENDINGS)
     return order, len(inside.parts), inside.as_posix()

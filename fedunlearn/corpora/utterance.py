@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from fedunlearn.audio import PCM
+from fedunlearn.audio import PCM, AudioFile
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Utterance:
     pcm: Callable[[], PCM] = field(compare=False, repr=False)
     gender: str = ""
     text: str = ""
-    path: Path | None = field(default=None, compare=False, repr=False)
+    path: AudioFile | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ _SEALED = {"original", "blur", "step"}
 """parts of a checkpoint that know what was deleted, once the run is over"""
 _LEFT_OUT = "history/left_out."
 """so do the models without one client each: the mean of all updates is in them"""
-_OF_NO_CONSEQUENCE = ("federation.", "corpus.path")
+_OF_NO_CONSEQUENCE = ("federation.", "corpus.path", "corpus.columns")
 """settings that may change when a run is resumed: none of them changes a number"""
 
 

@@ -21,7 +21,7 @@ from fedunlearn.experiment import final_search
 from fedunlearn.experiment.final_search import EngineStorage
 from fedunlearn.experiment.kept_original import add
 from fedunlearn.experiment.prepared_run import PreparedRun
-from fedunlearn.experiment.progress import Progress, RunPhase
+from fedunlearn.experiment.progress import Progress
 from fedunlearn.experiment.record import ExperimentRecord, SavedRun
 from fedunlearn.experiment.recorder import RunRecorder
 from fedunlearn.experiment.references import References, first_weights, untrained_weights
@@ -31,6 +31,7 @@ from fedunlearn.experiment.shadows import Shadows, shadow_federations
 from fedunlearn.experiment.timeline import build_timeline
 from fedunlearn.models.contract import trained_names
 from fedunlearn.results_schema import Results, Status, Times
+from fedunlearn.run_progress import RunPhase
 from fedunlearn.server.app import Server
 from fedunlearn.server.availability import Availability
 from fedunlearn.server.clients import Clients

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from enum import StrEnum
+from time import monotonic
 from typing import Any
 
 from rich.console import Console
@@ -12,33 +12,15 @@ from rich.text import Text
 
 from fedunlearn.console import plain
 from fedunlearn.evaluation.judge import CurvePoint
+from fedunlearn.run_folder import RunFolder
+from fedunlearn.run_progress import TITLES, RunPhase, RunProgress, write_progress
 
-
-class RunPhase(StrEnum):
-    """The parts of a run, as times in results.json name them."""
-
-    MEET = "meet"
-    LEARN = "learn"
-    UNLEARN = "unlearn and recover"
-    RETRAIN = "retrain"
-    SHADOWS = "shadows"
-    JUDGE = "judge"
-    SEARCH = "search"
-
-
-_TITLES = {
-    RunPhase.MEET: "Meeting the devices",
-    RunPhase.LEARN: "Learning",
-    RunPhase.UNLEARN: "Unlearning and recovering",
-    RunPhase.RETRAIN: "Retraining without the forgotten",
-    RunPhase.SHADOWS: "Training shadow federations",
-    RunPhase.JUDGE: "Judging",
-    RunPhase.SEARCH: "Searching for what was deleted",
-}
+_BETWEEN = 1.0
+"""Seconds from one writing of progress.json to the next within a phase, at least."""
 
 
 class Progress:
-    """Bars for the phases of one run, on standard error."""
+    """Bars for the phases of one run, on standard error, and progress.json in its folder."""
 
     def __init__(self, console: Console) -> None:
         self._bars = Bars(
@@ -51,6 +33,8 @@ class Progress:
             disable=not console.is_terminal,
         )
         self._current: TaskID | None = None
+        self._run: RunFolder | None = None
+        self._standing, self._written = RunProgress(), 0.0
 
     def __enter__(self) -> "Progress":
         self._bars.start()
@@ -58,6 +42,25 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
+
+    def record_in(self, run: RunFolder) -> None:
+        """From now on, write progress.json.
+
+        Args:
+            run: the run folder.
+        """
+        self._run = run
+        self._write()
+
+    def _note(self, *, now: bool = False, **changes: Any) -> None:
+        self._standing = self._standing.model_copy(update=changes)
+        if now or monotonic() - self._written >= _BETWEEN:
+            self._write()
+
+    def _write(self) -> None:
+        if self._run is not None:
+            write_progress(self._run.progress, self._standing)
+            self._written = monotonic()
 
     @contextmanager
     def task(self, name: str, total: int) -> Iterator[Callable[[], None]]:
@@ -78,13 +81,15 @@ class Progress:
             phase: of the run.
             rounds: how many it has; None = unknown.
         """
-        bar = self._current = self._bars.add_task(_TITLES[phase], total=rounds, note="")
+        bar = self._current = self._bars.add_task(TITLES[phase], total=rounds, note="")
+        self._note(now=True, phase=str(phase), done=0, total=rounds)
         yield
         task = self._bars.tasks[self._bars.task_ids.index(bar)]
         self._bars.update(bar, total=task.completed or 1, completed=task.completed or 1)
 
     def step(self) -> None:
         """Move the bar of the current phase on by one step."""
+        self._note(done=self._standing.done + 1)
         if self._current is not None:
             self._bars.update(self._current, advance=1)
 
@@ -103,6 +108,7 @@ class Progress:
             row: of the round.
             point: of the learning curve; None where the model was not evaluated.
         """
+        self._note(done=self._standing.done + 1)
         if self._current is not None:
             note = f"{row['phase']} {row['round']}"
             if point and point.test_uar is not None:

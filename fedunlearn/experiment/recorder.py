@@ -48,6 +48,7 @@ class RunRecorder:
         self._make_original: Callable[[], StateDict] | None = None
         self._listeners: list[Callable[[Mapping[str, Any]], None]] = []
         self._start = perf_counter()
+        progress.record_in(run)
         self._catch_up()
 
     @property

@@ -13,7 +13,7 @@ from fedunlearn.study.study_file import SettingValues
 
 NOT_OF_THE_TASK = (
     *("seed", "plugins", "federation", "study", "recovery", "deletions.schedule", "deletions.window"),
-    *("corpus.path", "corpus.leave_out", "corpus.skip_bad", "partition.fold"),
+    *("corpus.path", "corpus.columns", "corpus.leave_out", "corpus.skip_bad", "partition.fold"),
     *("unlearning.method", "unlearning.options", "unlearning.aggregation"),
     *("model.encoder.device", "model.encoder.gpu_share", "model.encoder.seconds_at_once"),
     *("evaluation.curve_every", "evaluation.bootstrap", "evaluation.relearn_steps", "evaluation.search"),

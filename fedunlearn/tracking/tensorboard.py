@@ -8,19 +8,15 @@ those of metrics.jsonl, by round; the measures of the four models and their gaps
 When a run is resumed the event files are rewritten from its metrics.jsonl, so that no step appears twice.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedunlearn.results_schema import CONTROLS
 from fedunlearn.run_folder import RunFolder
+from fedunlearn.tracking import Curves, Point, describe_end
 
 LIBRARY = "torch.utils.tensorboard"
 INSTALL = 'pip install -e ".[tracking]"   (or: pip install tensorboard)'
-
-_MODELS = ("original", "unlearned", "recovered", "retrained")
-_OF_GAP = {name: control.model for name, control in CONTROLS.items()} | {"noise_floor": "noise-floor"}
-"""Key of a gap in results.json -> its model, where the names differ."""
 
 
 def tracker(run: RunFolder, config: str) -> "TensorBoard":
@@ -52,46 +48,29 @@ class TensorBoard:
                 old.unlink()
         self._folder, self._open = folder, SummaryWriter
         self._writers: dict[str, Any] = {}
-        self._trainings = self._last_round = 0
+        self._curves = Curves()
         self._text("settings", config)
 
     def round(self, row: Mapping[str, Any]) -> None:
         """Add one point to each curve of the row's model."""
-        step, model = int(row["round"]), self._model(row)
-        values = {k: v for k, v in row.items() if k != "round"} | {"requests": len(row["requests"])}
-        self._scalars(model, "rounds", values, step)
-        self._writers[model].flush()
+        points = self._curves.of_round(row)
+        self._scalars(points)
+        for model in {point.model for point in points}:
+            self._writers[model].flush()
 
     def finished(self, results: Mapping[str, Any]) -> None:
         """Add measures and gaps at the step of the last round, and how the run ended."""
-        step = max((int(row["round"]) for row in results.get("timeline") or ()), default=0)
-        for name in _MODELS:
-            self._scalars(name, "models", (results.get("models") or {}).get(name) or {}, step)
-        for name, gap in (results.get("gap") or {}).items():
-            if isinstance(gap, Mapping):
-                self._scalars(_OF_GAP.get(name, name), "gap", gap, step)
-        failure = results.get("failure")
-        self._text("status", f"{results['status']}: {failure}" if failure else str(results["status"]))
+        self._scalars(self._curves.of_results(results))
+        self._text("status", describe_end(results))
 
     def close(self) -> None:
         """Flush and close all files."""
         for writer in self._writers.values():
             writer.close()
 
-    def _model(self, row: Mapping[str, Any]) -> str:
-        """Name the model of a row. Rows of retraining do not: a new model starts where rounds start again."""
-        if row["phase"] == "counterfactual":
-            return "original"
-        if row["phase"] != "retrain":
-            return "global"
-        if row["round"] <= self._last_round or not self._trainings:
-            self._trainings += 1
-        self._last_round = row["round"]
-        return f"retraining-{self._trainings}"
-
-    def _scalars(self, model: str, group: str, values: Mapping[str, Any], step: int) -> None:
-        for name, value in _numbers(values):
-            self._writer(model).add_scalar(f"{group}/{name}", value, step)
+    def _scalars(self, points: Iterable[Point]) -> None:
+        for point in points:
+            self._writer(point.model).add_scalar(point.name, point.value, point.step)
 
     def _text(self, title: str, text: str) -> None:
         # Markdown: indented text is shown as it stands.
@@ -101,12 +80,3 @@ class TensorBoard:
         if model not in self._writers:
             self._writers[model] = self._open(str(self._folder / model))
         return self._writers[model]
-
-
-def _numbers(node: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, float]]:
-    """Yield all numbers in nested mappings, "test_uar" for test.uar, without counts of utterances."""
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _numbers(value, f"{before}{key}_")
-        elif isinstance(value, int | float) and not isinstance(value, bool) and key != "n":
-            yield f"{before}{key}", float(value)

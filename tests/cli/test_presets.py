@@ -48,7 +48,9 @@ def test_an_unknown_name_is_one_line_that_lists_the_presets(
     monkeypatch.chdir(tmp_path)
     code, output = call(command, "--config", "ravdes")
     assert code == 2 and len(output.strip().splitlines()) == 1
-    assert output.startswith("error: ravdes: is neither a file nor a preset (presets: crema-d, emodb,")
+    assert output.startswith(
+        "error: ravdes: is neither a file nor a preset (presets: audformat, audiofolder, crema-d, emodb,"
+    )
     assert list(tmp_path.iterdir()) == []
 
 

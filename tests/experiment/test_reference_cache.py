@@ -57,6 +57,7 @@ DOES_NOT: dict[str, Any] = {
     "seed": 9,
     "model.encoder.gpu_share": 0.5,
     "corpus.path": "/elsewhere",
+    "corpus.columns.path": "file",
     "corpus.skip_bad": True,
     "deletions.schedule": [],
     "deletions.rate": 0.5,

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -135,7 +136,11 @@ def test_a_run_that_fails_reports_so(
 @pytest.mark.parametrize(
     ("name", "library", "expected"),
     [
-        ("crystal-ball", None, "--track crystal-ball: unknown; there is notebook, tensorboard"),
+        (
+            "crystal-ball",
+            None,
+            "--track crystal-ball: unknown; there is mlflow, notebook, tensorboard, wandb",
+        ),
         ("notebook", "not_there", "--track notebook: No module named 'not_there'; run: pip install json"),
     ],
 )
@@ -158,7 +163,8 @@ def test_without_the_extra_the_command_that_brings_it_is_named(
 
 
 def test_nothing_is_imported_unless_asked_for() -> None:
-    program = "import sys, fedunlearn.cli; print([m for m in sys.modules if 'tensorboard' in m])"
+    tools = ("tensorboard", "wandb", "mlflow")
+    program = f"import sys, fedunlearn.cli; print([m for m in sys.modules for t in {tools} if t in m])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -270,3 +276,146 @@ def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
     read = EventAccumulator(str(tmp_path / "tensorboard" / "global"))
     read.Reload()
     assert [e.step for e in read.Scalars("rounds/test_uar")] == [1, 2, 2]
+
+
+# ---- Weights & Biases, MLflow ----------------------------------------------------------------------------
+
+
+SETTINGS = "seed = 1\n[training]\nrounds = 2\n"
+
+
+def played(run: RunFolder, name: str, rounds: int = 3, results: Mapping[str, Any] | None = None) -> None:
+    """So many rounds of learning, a retraining of one, and the end."""
+    run.config.write_text(SETTINGS)
+    follower = Follower(name, run, pytest.fail)
+    for number in range(1, rounds + 1):
+        run.append_metrics(row(number, loss=0.5))
+    run.append_metrics(row(1, "retrain", loss=0.5))
+    follower.finished(example_results() if results is None else results)
+
+
+class WandbRun:
+    """In the place of wandb's run: keeps what it is given."""
+
+    def __init__(self, **options: Any) -> None:
+        self.options, self.summary = options, dict[str, Any]()
+        self.logged: list[dict[str, float]] = []
+        self.axes: list[tuple[str, str | None]] = []
+        self.ended: int | None = None
+
+    def define_metric(self, name: str, step_metric: str | None = None) -> None:
+        self.axes.append((name, step_metric))
+
+    def log(self, values: dict[str, float]) -> None:
+        self.logged.append(values)
+
+    def finish(self, exit_code: int) -> None:
+        self.ended = exit_code
+
+
+@pytest.fixture
+def wandb_runs(monkeypatch: pytest.MonkeyPatch) -> list[WandbRun]:
+    made: list[WandbRun] = []
+
+    def init(**options: Any) -> WandbRun:
+        made.append(WandbRun(**options))
+        return made[-1]
+
+    monkeypatch.setitem(
+        sys.modules, "wandb", SimpleNamespace(init=init, Settings=SimpleNamespace, teardown=lambda: None)
+    )
+    for name in ("WANDB_MODE", "WANDB_PROJECT"):
+        monkeypatch.delenv(name, raising=False)
+    return made
+
+
+def test_wandb_is_offline_and_silent_unless_the_user_says_online(
+    tmp_path: Path, wandb_runs: list[WandbRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "old").touch()
+    played(begun(tmp_path), "wandb")
+    run = wandb_runs[0]
+    assert run.options["mode"] == "offline" and run.options["dir"] == str(tmp_path)
+    quiet = vars(run.options["settings"])
+    assert quiet["x_disable_machine_info"] and quiet["disable_git"] and quiet["console"] == "off"
+    assert run.options["config"] == {"seed": 1, "training": {"rounds": 2}}
+    assert not (tmp_path / "wandb" / "old").exists(), "what an earlier part of the run left is rewritten"
+    assert os.environ["WANDB_ERROR_REPORTING"] == "false"
+    (tmp_path / "wandb").mkdir(exist_ok=True)
+    (tmp_path / "wandb" / "mine").touch()
+    monkeypatch.setenv("WANDB_MODE", "online")
+    (tmp_path / "metrics.jsonl").unlink()
+    played(begun(tmp_path), "wandb", results={"status": "failed", "failure": "round 3: nobody answered"})
+    assert wandb_runs[1].options["mode"] == "online" and (tmp_path / "wandb" / "mine").exists()
+    assert wandb_runs[1].ended == 1
+    assert wandb_runs[1].summary == {"status": "failed: round 3: nobody answered"}
+
+
+def test_wandb_gets_the_curves_of_tensorboard_each_on_its_models_rounds(
+    tmp_path: Path, wandb_runs: list[WandbRun]
+) -> None:
+    played(begun(tmp_path), "wandb")
+    (run,) = wandb_runs
+    assert [entry["global/round"] for entry in run.logged[:3]] == [1, 2, 3]
+    assert run.logged[1]["global/rounds/test_uar"] == 0.2 and run.logged[1]["global/rounds/loss"] == 0.5
+    assert run.logged[3]["retraining-1/round"] == 1
+    assert ("global/round", None) in run.axes and ("global/*", "global/round") in run.axes
+    (final,) = [entry for entry in run.logged if "recovered/models/forget_accuracy" in entry]
+    assert final["recovered/models/forget_accuracy"] == 0.587
+    assert (run.ended, run.summary) == (0, {"status": "complete"})
+
+
+@pytest.mark.filterwarnings("ignore")  # of the libraries
+def test_wandb_itself_writes_an_offline_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the tool itself, where it is installed."""
+    pytest.importorskip("wandb")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    played(begun(tmp_path), "wandb")
+    (file,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
+    content = file.read_bytes()
+    for written in (b"global/rounds/test_uar", b"retraining-1/round", b"recovered/gap/mean", b"complete"):
+        assert written in content
+
+
+@pytest.mark.filterwarnings("ignore")  # of the libraries
+@pytest.mark.parametrize("status", ["complete", "failed"])
+def test_mlflow_itself_gets_the_curves_and_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    """With the tool itself, where it is installed, and its store of files, as a user might name it."""
+    mlflow = pytest.importorskip("mlflow")
+    store = (tmp_path / "store").as_uri()
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    (tmp_path / "run").mkdir()
+    played(begun(tmp_path / "run"), "mlflow", results=example_results() | {"status": status})
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true" and not (tmp_path / "run" / "mlflow").exists()
+    client = mlflow.MlflowClient(store)
+    (found,) = client.search_runs([client.get_experiment_by_name("fedunlearn").experiment_id])
+    assert found.info.run_name == "run"
+    assert found.info.status == ("FINISHED" if status == "complete" else "FAILED")
+    assert found.data.params == {"seed": "1", "training.rounds": "2"}
+    assert found.data.tags["status"].startswith(status)
+    history = client.get_metric_history(found.info.run_id, "global/rounds/test_uar")
+    assert [(point.step, point.value) for point in history] == [(1, 0.1), (2, 0.2), (3, pytest.approx(0.3))]
+    assert found.data.metrics["recovered/models/forget_accuracy"] == 0.587
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the libraries
+def test_mlflow_itself_keeps_a_database_in_the_run_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resumed run has every step once. Making the tables takes seconds."""
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run = begun(tmp_path)
+    played(run, "mlflow")
+    run.truncate_metrics(1)
+    played(run, "mlflow", rounds=1)
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow/mlflow.db")
+    (found,) = client.search_runs([client.get_experiment_by_name("fedunlearn").experiment_id])
+    history = client.get_metric_history(found.info.run_id, "global/rounds/test_uar")
+    assert [point.step for point in history] == [1, 1]

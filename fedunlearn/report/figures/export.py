@@ -76,14 +76,24 @@ def write_figures(results: Results, folder: Path) -> list[Path]:
     for spec in all_figures(results):
         with figure_style():
             mpl.rcParams.update({"pdf.fonttype": 42, "savefig.facecolor": "white"})
-            figure = spec.draw(spec.widths[0])
-            if spec.title:
-                figure.axes[0].set_title(spec.title, loc="left", fontsize=11, color=PALETTE["ink"])
-            _write_key(figure, spec.key)
+            figure = draw_whole(spec)
             for ending, metadata in _METADATA.items():
                 files.append(folder / f"{spec.name}.{ending}")
                 figure.savefig(files[-1], dpi=DPI, metadata=metadata)
     return files
+
+
+def draw_whole(spec: FigureSpec) -> Figure:
+    """Draw a figure with its title and key inside; called within ``figure_style``.
+
+    Args:
+        spec: of the figure.
+    """
+    figure = spec.draw(spec.widths[0])
+    if spec.title:
+        figure.axes[0].set_title(spec.title, loc="left", fontsize=11, color=PALETTE["ink"])
+    _write_key(figure, spec.key)
+    return figure
 
 
 def _write_key(figure: Figure, key: tuple[LegendEntry, ...]) -> None:

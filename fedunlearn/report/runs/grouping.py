@@ -30,6 +30,7 @@ _WITHOUT_EFFECT = (
     "seed",
     "federation.",
     "corpus.path",
+    "corpus.columns",
     "corpus.skip_bad",
     "evaluation.search",
     "evaluation.shadow",
