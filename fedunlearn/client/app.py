@@ -201,7 +201,8 @@ def forget_part(device: Device, content: RecordDict) -> RecordDict:
     """Train a requester's half of a privileged baseline's round: away from its forget set."""
     method = _rounds_card(device).forget
     assert method is not None
-    return _unlearn(device, content, partial(method, original=device.teacher(content)))
+    more = partial(method, original=device.teacher(content), held_out=device.examples("test"))
+    return _unlearn(device, content, more)
 
 
 def retain_part(device: Device, content: RecordDict) -> RecordDict:

@@ -241,6 +241,51 @@ class AmunForgetSettings(DescentSettings):
     lr: Positive = 0.03
 
 
+class JiTSettings(DescentSettings):
+    """Settings of JiT (Foster et al. 2024, arXiv 2402.01401)."""
+
+    noise: Positive = Field(
+        default=0.5,
+        description="Standard deviation of the noise in the copies, in standard deviations of the model's "
+        "features.",
+    )
+    copies: AtLeastOne = Field(
+        default=5, description="Noisy copies of each forget utterance in a step, drawn anew in each."
+    )
+    lr: Positive = 0.03
+
+
+class PUFSettings(WorkSettings):
+    """Settings of PUF (Mora et al. 2025, arXiv 2504.05822).
+
+    With one step in one batch and no momentum it is one step of "gradient-ascent", `scale` times as long.
+    """
+
+    lr: Positive = Field(
+        default=0.05, description="Learning rate of the training that the update comes from."
+    )
+    momentum: OpenFraction = Field(default=0.9, description="Its momentum (0 = plain SGD).")
+    batch_size: AtLeastOne = Field(default=32, description="Forget utterances in one of its steps.")
+    scale: NonNegative = Field(
+        default=10.0,
+        description="The paper's eta_u: how many times the negated update is applied; 0 leaves the model as "
+        "it was. Where a client's weight in the average is 1 / 10, the authors' code has 20 times the "
+        "averaged update, which is twice this one.",
+    )
+
+
+class FedQUITSettings(DescentSettings):
+    """Settings of FedQUIT (Mora et al. 2024, arXiv 2408.07587)."""
+
+    true_logit: Literal["min", "entropy"] | Annotated[float, Field(ge=-1000.0, le=1000.0)] = Field(
+        default="min",
+        description="Logit of the true class in the teacher's output. \"min\": the lowest of the original's "
+        'logits; "entropy": the mean of the wrong classes\' logits, weighted by their probabilities, which '
+        'makes the output least certain; or a number. Towards minus infinity the method is "delete".',
+    )
+    lr: Positive = 0.01
+
+
 class OneAnswerSettings(DescentSettings):
     """Settings of the control "one-answer"; steps and batches are those of "calm"."""
 
@@ -368,6 +413,85 @@ class FedEraserSettings(Settings):
     )
 
 
+class ReGUnForgetSettings(DescentSettings):
+    """The forget half of ReGUn."""
+
+    lr: Positive = 0.01
+
+
+class ReGUnSettings(FineTuneSettings):
+    """Settings of ReGUn (Mirlach et al. 2026, arXiv 2603.11210), a privileged baseline."""
+
+    rounds: Count = 3
+    steps: Count = 3
+    epochs: AtLeastOne = 1
+    reference: Literal["batch", "class"] = Field(
+        default="class",
+        description='What a forget utterance is trained towards. "batch": the mean output on held-out '
+        'utterances whose labels are distributed as those of the batch, as in the paper; "class": that on '
+        "held-out utterances with its own label. In batches of one class they are the same.",
+    )
+    forget: ReGUnForgetSettings = Field(
+        default=ReGUnForgetSettings(), description="Descent of the requesters in each round."
+    )
+
+
+class FedOSDForgetSettings(DescentSettings):
+    """The descent of FedOSD on the forget sets."""
+
+    lr: Positive = 0.05
+    max_steps: Count = 3
+
+
+class FedOSDSettings(FineTuneSettings):
+    """Settings of FedOSD (Pan et al. 2025, arXiv 2412.20200), a privileged baseline.
+
+    ``steps`` and ``lr`` are those of the retained clients' updates, in both stages.
+    """
+
+    rounds: Count = Field(default=25, description="Rounds of both stages together.")
+    steps: Count = 3
+    epochs: AtLeastOne = 1
+    forget_rounds: Count = Field(
+        default=20,
+        description="Number of rounds, from the first, in which the requesters step away from their forget "
+        'sets; in the others all clients train. With 0 the method is "fine-tune".',
+    )
+    forget: FedOSDForgetSettings = Field(
+        default=FedOSDForgetSettings(), description="Descent of the requesters in one round."
+    )
+
+
+class RewindToDeleteSettings(Settings):
+    """Settings of rewind-to-delete (Mu & Klabjan 2024, arXiv 2409.09778), a privileged baseline."""
+
+    rounds: AtLeastOne = Field(
+        default=15,
+        description="Ordinary rounds gone back, counted from the last one of learning. As many as there are "
+        "trains anew from the old initial weights.",
+    )
+
+
+class OracleMatchingForgetSettings(DescentSettings):
+    """The descent of oracle matching on the forget sets."""
+
+    lr: Positive = 0.01
+    max_steps: Count = 20
+    stop: Literal["level", "zero", "steps"] = "steps"
+
+
+class OracleMatchingSettings(FineTuneSettings):
+    """Settings of oracle matching (Georgiev et al. 2024, arXiv 2410.23232), a privileged upper bound."""
+
+    rounds: Count = 5
+    steps: Count = 3
+    epochs: AtLeastOne = 1
+    lr: Positive = 0.01
+    forget: OracleMatchingForgetSettings = Field(
+        default=OracleMatchingForgetSettings(), description="Descent of the requesters in each round."
+    )
+
+
 AGGREGATIONS: Mapping[str, bool] = {
     "sum": False,
     "mean": False,
@@ -444,6 +568,9 @@ class UnlearningSettings(Settings):
     )
     pga: PGASettings = Field(default=PGASettings(), description='Settings of "pga".')
     salun: SalUnSettings = Field(default=SalUnSettings(), description='Settings of "salun".')
+    jit: JiTSettings = Field(default=JiTSettings(), description='Settings of "jit".')
+    puf: PUFSettings = Field(default=PUFSettings(), description='Settings of "puf".')
+    fedquit: FedQUITSettings = Field(default=FedQUITSettings(), description='Settings of "fedquit".')
     one_answer: OneAnswerSettings = Field(
         default=OneAnswerSettings(), description='Settings of the control "one-answer".'
     )
@@ -455,6 +582,15 @@ class UnlearningSettings(Settings):
     not_: NoTSettings = Field(default=NoTSettings(), description='Settings of "not".')
     fed_eraser: FedEraserSettings = Field(
         default=FedEraserSettings(), description='Settings of "fed-eraser".'
+    )
+
+    regun: ReGUnSettings = Field(default=ReGUnSettings(), description='Settings of "regun".')
+    fedosd: FedOSDSettings = Field(default=FedOSDSettings(), description='Settings of "fedosd".')
+    rewind_to_delete: RewindToDeleteSettings = Field(
+        default=RewindToDeleteSettings(), description='Settings of "rewind-to-delete".'
+    )
+    oracle_matching: OracleMatchingSettings = Field(
+        default=OracleMatchingSettings(), description='Settings of "oracle-matching".'
     )
 
     @field_validator("aggregation")

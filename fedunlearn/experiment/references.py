@@ -29,6 +29,7 @@ from fedunlearn.server.late_clients import LateClients
 from fedunlearn.server.left_out import LeftOut, keep_left_out
 from fedunlearn.server.request_tracker import weights_digest
 from fedunlearn.server.requests import TrackedRequest
+from fedunlearn.server.rewind import rewind_round
 from fedunlearn.server.side_training import has_examples_without, train_without_deletions
 from fedunlearn.server.state import GlobalModel, ServerStep
 
@@ -70,9 +71,13 @@ def retrained_stream(seed: int, number: int) -> int:
     return stream_key(seed, "retrained", number) % 2**31
 
 
-def _holds_all(history: History, last: bool, left_out: LeftOut | None) -> bool:
-    """Whether a cached history has what this run keeps: last differences, models without one client each."""
-    return bool(history.last or not last) and (history.left_out is not None or left_out is None)
+def _holds_all(history: History, last: bool, left_out: LeftOut | None, rewind_to: int) -> bool:
+    """Whether a cached history has what this run keeps.
+
+    Last differences, models without one client each, and the model of the round to go back to.
+    """
+    has_last, has_left_out = bool(history.last or not last), history.left_out is not None or left_out is None
+    return has_last and has_left_out and rewind_to in (0, history.rewind_to)
 
 
 class References:
@@ -113,7 +118,8 @@ class References:
             known = None if early else self._cache.find(key)
             left_out = keep_left_out(config, self._context.template)
             # A retrained model of the very same data has no history, and not every history has all.
-            enough = known and known.history and _holds_all(known.history, state.history.keeps_last, left_out)
+            keeps_last, rewind_to = state.history.keeps_last, rewind_round(config)
+            enough = known and known.history and _holds_all(known.history, keeps_last, left_out, rewind_to)
             record.origins["original"] = "cached" if enough else "trained"
             if enough and known and known.history:
                 self._begin_after(known, replace(known.history, left_out=left_out and known.history.left_out))
@@ -133,7 +139,14 @@ class References:
         state, config, rounds = self._state, self._config, self._config.training.rounds
         state.model = GlobalModel(dict(known.state), ServerOptimizer(config.training), rounds)
         keeps_last = config.unlearning.reads_last_steps
-        history = replace(history, keeps_last=keeps_last, last=history.last if keeps_last else {})
+        rewind_to = rewind_round(config)
+        history = replace(
+            history,
+            keeps_last=keeps_last,
+            last=history.last if keeps_last else {},
+            rewind_to=rewind_to,
+            earlier=history.earlier if rewind_to else {},
+        )
         state.history, state.unknown = history, known.unknown
         log = Log.of(known)
         self._record.log.rows, self._record.log.curve = log.rows, log.curve

@@ -55,5 +55,5 @@ CARD = RoundsCard(
     plan=lambda settings: Plan(settings.scrub.rounds, settings.scrub.max_rounds),
     retain=retain_half(lambda settings: settings.scrub, min_step),
     forget=forget,
-    teacher=True,
+    teacher="original",
 )
