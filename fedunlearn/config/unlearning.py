@@ -455,7 +455,8 @@ class FedOSDSettings(FineTuneSettings):
     forget_rounds: Count = Field(
         default=20,
         description="Number of rounds, from the first, in which the requesters step away from their forget "
-        'sets; in the others all clients train. With 0 the method is "fine-tune".',
+        "sets; in the others all clients train. With 0, and one round, the method is "
+        '"fine-tune".',
     )
     forget: FedOSDForgetSettings = Field(
         default=FedOSDForgetSettings(), description="Descent of the requesters in one round."

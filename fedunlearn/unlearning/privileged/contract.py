@@ -40,7 +40,7 @@ class ForgetPart(Protocol):
         rng: np.random.Generator,
         scalars: ServerScalars,
         original: EmotionModel | None,
-        held_out: Examples,
+        held_out: Examples | None = None,
     ) -> UnlearnResult:
         """Step away from ``forget_set``.
 
@@ -51,7 +51,7 @@ class ForgetPart(Protocol):
             rng: of this half.
             scalars: that the server sent.
             original: the card's teacher; None where it asks for none.
-            held_out: the requester's own held-out speech, possibly none.
+            held_out: n >= 0 held-out utterances of the requester; None where the card asks for none.
 
         Raises:
             UnlearnFailed: the loss is not finite; the message names the step.
@@ -114,6 +114,7 @@ class RoundsCard:
         start: what the server does to the global model first; given a model of its kind.
         teacher: a model that both halves get: the global model as it was before the first round, or one
             trained from scratch without the forget sets.
+        held_out: the requesters' half gets their held-out speech.
         orthogonal: the requesters' joint step is made orthogonal to the updates that the other clients would
             make from the same model, and the rounds with a forget half have no retain half; in the others,
             each client's update is made orthogonal to what the model has moved since the first round.
@@ -126,6 +127,7 @@ class RoundsCard:
     forget: ForgetPart | None = None
     start: Callable[[Mapping[str, Tensor], EmotionModel], StateDict] = as_it_came
     teacher: Literal["original", "retrained"] | None = None
+    held_out: bool = False
     orthogonal: bool = False
     sees: Literal["retain"] = "retain"
 
@@ -185,14 +187,14 @@ PrivilegedObjective = Callable[[EmotionModel, ForgetSet, S, Generator, ServerSca
 
 
 def forget_half(
-    settings: Callable[[UnlearningSettings], S], reads_held_out: bool = False
+    settings: Callable[[UnlearningSettings], S],
 ) -> Callable[[PrivilegedObjective[S]], ForgetPart]:
     """Make a requester's half from its objective; an empty forget set returns the model as it came.
 
     Args:
         settings: the baseline's own settings out of those of all methods.
-        reads_held_out: whether the objective's last argument is the requester's held-out speech; else it is
-            the teacher.
+
+    The objective's last argument is the teacher, or the held-out speech where the card asks for that.
     """
     choose = settings
 
@@ -204,11 +206,11 @@ def forget_half(
             rng: np.random.Generator,
             scalars: ServerScalars,
             original: EmotionModel | None,
-            held_out: Examples,
+            held_out: Examples | None = None,
         ) -> UnlearnResult:
             if len(forget_set) == 0:
                 return unchanged(model, "empty forget set")
-            more = held_out if reads_held_out else original
+            more = original if held_out is None else held_out
             return objective(model, forget_set, choose(settings), rng, scalars, more)
 
         return forget

@@ -29,7 +29,7 @@ from fedunlearn.unlearning.descent import descend
 from fedunlearn.unlearning.privileged.contract import Plan, RoundsCard, forget_half, retain_half
 
 
-@forget_half(lambda settings: settings.regun, reads_held_out=True)
+@forget_half(lambda settings: settings.regun)
 def forget(
     model: EmotionModel,
     forget_set: ForgetSet,
@@ -75,4 +75,5 @@ CARD = RoundsCard(
     plan=lambda settings: Plan(settings.regun.rounds, settings.regun.rounds),
     retain=retain_half(lambda settings: settings.regun),
     forget=forget,
+    held_out=True,
 )
