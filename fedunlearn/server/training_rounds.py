@@ -141,7 +141,6 @@ class TrainingRounds:
             weights = model.optimizer.apply(weights, result.mean)
         if main_line:
             self._state.history.end_round(result.mean, self._config.training.server_lr)
-            self._state.history.keep_model(weights, number)
             self._state.costs[Phase.LEARN].bytes_stored = self._state.history.bytes_stored
         return GlobalModel(weights, model.optimizer, number), result
 

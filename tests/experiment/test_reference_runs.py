@@ -423,6 +423,7 @@ def test_rewinding_with_nothing_to_delete_learns_the_same_again(tmp_path: Path) 
         assert learned is not None and history.rewind_to == 2
         for number in range(1, 4):
             learned, _ = server.rounds.train_round(learned, config.seed, number, Phase.LEARN)
+            history.keep_model(learned.weights, number)
 
         def again(stream: int) -> tuple[bool, int]:
             before = server.state.timeline_round

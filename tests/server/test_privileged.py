@@ -23,11 +23,10 @@ from fedunlearn.seeding import rng_for
 from fedunlearn.training import TrainingDiverged
 from fedunlearn.unlearning import METHODS, PRIVILEGED, method_named
 from fedunlearn.unlearning.contract import Method, ServerScalars, UnlearnResult
-from fedunlearn.unlearning.descent import divergence
+from fedunlearn.unlearning.descent import divergence, unlearning_cross_entropy
+from fedunlearn.unlearning.label_means import mean_outputs
 from fedunlearn.unlearning.privileged import fed_eraser
 from fedunlearn.unlearning.privileged.contract import HistoryCard, Plan, RewindCard, RoundsCard, ScratchCard
-from fedunlearn.unlearning.privileged.fedosd import unlearning_cross_entropy
-from fedunlearn.unlearning.privileged.regun import reference_of_labels
 
 SILENT = ServerScalars()
 LOCAL = LocalSettings(momentum=0.0, batch_size=64)
@@ -231,10 +230,10 @@ def test_the_reference_of_regun_is_the_mean_output_on_held_out_speech_of_the_lab
     """Logits (x, 0): x = ln 3 is answered (3/4, 1/4), x = -ln 3 (1/4, 3/4), x = 0 (1/2, 1/2)."""
     model = TinyModel(torch.tensor([[1.0], [0.0]]))
     heard = [torch.tensor([[x]]) for x in (math.log(3.0), 0.0, -math.log(3.0))]
-    both = reference_of_labels(model, forget_set(heard, [0, 0, 1]).examples)
+    both = mean_outputs(model, forget_set(heard, [0, 0, 1]).examples)
     torch.testing.assert_close(both, torch.tensor([[5 / 8, 3 / 8], [1 / 4, 3 / 4]]))
     # No held-out utterance has label 1: the mean over all.
-    one = reference_of_labels(model, forget_set(heard[:2], [0, 0]).examples)
+    one = mean_outputs(model, forget_set(heard[:2], [0, 0]).examples)
     torch.testing.assert_close(one, torch.tensor([[5 / 8, 3 / 8], [5 / 8, 3 / 8]]))
 
 

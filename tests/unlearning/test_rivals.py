@@ -20,14 +20,14 @@ from pydantic import BaseModel
 from tiny_model import TinyModel, forget_set, separable, speechless, tiny
 from torch import Tensor
 
-from fedunlearn.config.unlearning import AttackSettings, DescentSettings, L2ULSettings, UnlearningSettings
+from fedunlearn.config.descent import DescentSettings
+from fedunlearn.config.unlearning import AttackSettings, L2ULSettings, UnlearningSettings
 from fedunlearn.examples import ForgetSet
 from fedunlearn.models.functionals import FunctionalsModel
 from fedunlearn.unlearning import METHODS, PRIVILEGED
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnFailed, UnlearnResult
 from fedunlearn.unlearning.importance import saliency_mask
-from fedunlearn.unlearning.log_odds import without_true_class
-from fedunlearn.unlearning.methods.fedquit import virtual_teacher
+from fedunlearn.unlearning.log_odds import virtual_teacher, without_true_class
 from fedunlearn.unlearning.untargeted_attack import closest_adversarial, fgsm
 
 SILENT = ServerScalars()

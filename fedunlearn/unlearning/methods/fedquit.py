@@ -12,10 +12,8 @@ The paper trains for as long as in an ordinary round; here the common rule says 
 """
 
 import copy
-from typing import Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fedunlearn.config.unlearning import FedQUITSettings
@@ -24,6 +22,7 @@ from fedunlearn.models.contract import EmotionModel
 from fedunlearn.training import predict
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult, method
 from fedunlearn.unlearning.descent import descend, divergence
+from fedunlearn.unlearning.log_odds import virtual_teacher
 
 
 @method(
@@ -49,22 +48,3 @@ def fedquit(
         return divergence(teacher[index], working.classify(batch.features, batch.frames))
 
     return descend(model, examples, loss, settings, rng, scalars)
-
-
-def virtual_teacher(logits: Tensor, labels: Tensor, true_logit: Literal["min", "entropy"] | float) -> Tensor:
-    """Return logits [n, C >= 2] with that of the true class, int64 [n], replaced.
-
-    Args:
-        logits: of the global model.
-        labels: true classes.
-        true_logit: as of ``FedQUITSettings``. The entropy of the output has no slope where the true class's
-            logit is sum_c q_c z_c over the wrong classes, q being their softmax: there it is least certain.
-    """
-    if true_logit == "min":
-        value = logits.amin(1, keepdim=True)
-    elif true_logit == "entropy":
-        wrong = logits.scatter(1, labels[:, None], -torch.inf).softmax(1)
-        value = (wrong * logits).sum(1, keepdim=True)
-    else:
-        value = torch.full((len(logits), 1), float(true_logit))
-    return logits.scatter(1, labels[:, None], value)

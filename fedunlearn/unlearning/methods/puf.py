@@ -6,11 +6,9 @@ Negated Pseudo-Gradients* (arXiv 2504.05822).
 1. The requester trains the global model w on its forget set with the true labels: w'.
 2. The pseudo-gradient w' - w, negated and scaled, moves the global model: w - eta_u (w' - w).
 
-In the paper the server negates an ordinary update of a client that leaves; here the requester does, and its
-update joins as those of every method (``unlearning.aggregation``). It is the paper's variant in which the
-requesters alone take part in the unlearning round, and recovery follows. An ordinary round would also train
-on what a requester keeps; here it is the forget set alone, with dropout off. Nothing says when enough was
-forgotten, so that there is no stop.
+In the paper the server negates the update; here the requester does, and it joins as those of every method
+(``unlearning.aggregation``), in the variant in which the requesters alone take part in the unlearning round.
+It trains on the forget set alone, with dropout off. Nothing says when enough was forgotten: there is no stop.
 """
 
 import copy
@@ -18,7 +16,8 @@ import copy
 import numpy as np
 import torch
 
-from fedunlearn.config.unlearning import DescentSettings, PUFSettings
+from fedunlearn.config.descent import DescentSettings
+from fedunlearn.config.unlearning import PUFSettings
 from fedunlearn.examples import ForgetSet
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult, forget_accuracy, method, snapshot
@@ -40,13 +39,9 @@ def puf(
     """Negate what training on the forget set would do; the note "trained" is the length of that update."""
     examples = forget_set.examples
     # 1. Train on the forget set.
-    training = DescentSettings(
-        lr=settings.lr,
-        momentum=settings.momentum,
-        batch_size=settings.batch_size,
-        max_steps=settings.work.steps_on(len(examples), settings.batch_size),
-        stop="steps",
-    )
+    steps = settings.work.steps_on(len(examples), settings.batch_size)
+    chosen = settings.model_dump(include={"lr", "momentum", "batch_size"})
+    training = DescentSettings(**chosen, max_steps=steps, stop="steps")
     loss = cross_entropy_to(examples, examples.labels)
     trained = descend(model, examples, loss, training, rng, scalars)
     # 2. Negate and scale the update.

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from fedunlearn.blockwise import StateDict
 from fedunlearn.config import LocalSettings
-from fedunlearn.config.unlearning import FineTuneSettings, UnlearningSettings
+from fedunlearn.config.baselines import FineTuneSettings
+from fedunlearn.config.unlearning import UnlearningSettings
 from fedunlearn.config.work import LocalWork
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models.contract import EmotionModel

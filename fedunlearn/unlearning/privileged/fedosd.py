@@ -17,25 +17,14 @@ and 1. has the common stop rule. 4. is part of the baseline; the recovery of eve
 """
 
 import numpy as np
-from torch import Tensor
 
-from fedunlearn.config.unlearning import FedOSDSettings, UnlearningSettings
-from fedunlearn.examples import Examples, ForgetSet
+from fedunlearn.config.baselines import FedOSDSettings
+from fedunlearn.config.unlearning import UnlearningSettings
+from fedunlearn.examples import ForgetSet
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult
-from fedunlearn.unlearning.descent import Loss, descend
+from fedunlearn.unlearning.descent import descend, unlearning_cross_entropy
 from fedunlearn.unlearning.privileged.contract import Plan, RoundsCard, forget_half, retain_half
-
-
-def unlearning_cross_entropy(examples: Examples) -> Loss:
-    """Return the mean of -ln(1 - p_y / 2) of a batch of examples, between 0 and ln 2."""
-
-    def loss(model: EmotionModel, index: Tensor) -> Tensor:
-        batch = examples.take(index)
-        output = model.classify(batch.features, batch.frames).softmax(1)
-        return -(1.0 - output.gather(1, batch.labels[:, None]) / 2.0).log().mean()
-
-    return loss
 
 
 @forget_half(lambda settings: settings.fedosd)

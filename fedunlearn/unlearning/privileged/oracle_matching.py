@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedunlearn.config.unlearning import OracleMatchingSettings
+from fedunlearn.config.baselines import OracleMatchingSettings
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models.contract import EmotionModel
-from fedunlearn.training import LossFunction, predict
+from fedunlearn.training import LossFunction
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult
-from fedunlearn.unlearning.descent import descend
+from fedunlearn.unlearning.descent import descend, squared_distance, squared_distance_from
 from fedunlearn.unlearning.privileged.contract import Plan, RoundsCard, forget_half, retain_half
 
 
@@ -35,14 +35,8 @@ def forget(
     oracle: EmotionModel,
 ) -> UnlearnResult:
     """Match the oracle on the forget set."""
-    examples = forget_set.examples
-    wanted = predict(oracle, examples).clone()
-
-    def loss(working: EmotionModel, index: Tensor) -> Tensor:
-        batch = examples.take(index)
-        return squared_distance(working.classify(batch.features, batch.frames), wanted[index])
-
-    return descend(model, examples, loss, settings.forget, rng, scalars)
+    distance = squared_distance_from(oracle, forget_set.examples)
+    return descend(model, forget_set.examples, distance, settings.forget, rng, scalars)
 
 
 def match_kept(settings: OracleMatchingSettings, oracle: EmotionModel) -> LossFunction:
@@ -54,11 +48,6 @@ def match_kept(settings: OracleMatchingSettings, oracle: EmotionModel) -> LossFu
         return squared_distance(logits, wanted)
 
     return loss
-
-
-def squared_distance(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Return the mean over utterances of the squared distance of logits [b, C] each, a scalar >= 0."""
-    return (logits - wanted).square().sum(1).mean()
 
 
 CARD = RoundsCard(

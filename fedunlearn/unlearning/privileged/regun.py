@@ -2,30 +2,25 @@
 
 Mirlach, Vogt & Laguna 2026, *Reference-Guided Machine Unlearning* (arXiv 2603.11210).
 
-1. The reference of a batch of forget utterances is the mean output of the original model on held-out
-   utterances with the batch's distribution of labels.
-2. Minimise the divergence from the reference to the model's output on the batch, and the loss of the retain
-   sets.
+1. The reference of a batch of forget utterances is the original model's mean output on held-out ones with
+   the batch's distribution of labels.
+2. Minimise the divergence from it to the model's output on the batch, and the loss of the retain sets.
 
-The held-out utterances are more than the forget set, so that this is no ``contract.Method``. The requester
-has some of its own: 1. uses these, all that have the label, weighted by the batch's labels, where the paper
-draws as many as the batch has from a common held-out set. The model that is sent, the global one of the
-round, takes the original's place. In 2. the requesters' half comes first, as in every baseline of rounds.
+Held-out utterances are more than the forget set, so that this is no ``contract.Method``. 1. uses all of the
+requester's own, weighted by the batch's labels, where the paper draws some of a common set; and the global
+model of the round in the original's place.
 """
 
-import copy
-
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedunlearn.config.unlearning import ReGUnSettings
+from fedunlearn.config.baselines import ReGUnSettings
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models.contract import EmotionModel
-from fedunlearn.training import predict
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult, unchanged
 from fedunlearn.unlearning.descent import descend
+from fedunlearn.unlearning.label_means import mean_outputs
 from fedunlearn.unlearning.privileged.contract import Plan, RoundsCard, forget_half, retain_half
 
 
@@ -42,10 +37,9 @@ def forget(
     examples = forget_set.examples
     if len(held_out) == 0:
         return unchanged(model, "no held-out speech", examples)
-    # 1. The reference of each label.
-    reference = reference_of_labels(model, held_out)
+    reference = mean_outputs(model, held_out)  # 1.
 
-    # 2. The divergence from it; the retain sets follow in the other half.
+    # 2. The divergence; the retain sets follow in the other half.
     def loss(working: EmotionModel, index: Tensor) -> Tensor:
         batch = examples.take(index)
         target = reference[batch.labels]
@@ -55,18 +49,6 @@ def forget(
         return F.kl_div(output, target, reduction="batchmean")
 
     return descend(model, examples, loss, settings.forget, rng, scalars)
-
-
-def reference_of_labels(model: EmotionModel, held_out: Examples) -> Tensor:
-    """Return the model's mean output on held-out speech of each label, [C, C], rows sum to 1.
-
-    Args:
-        model: not changed.
-        held_out: n >= 1 utterances. A label that none of them has gets the mean over all of them.
-    """
-    output = predict(copy.deepcopy(model), held_out).softmax(1)
-    rows = [output[held_out.labels == label] for label in range(model.classes)]
-    return torch.stack([(row if len(row) else output).mean(0) for row in rows])
 
 
 CARD = RoundsCard(

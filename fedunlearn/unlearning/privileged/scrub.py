@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedunlearn.config.unlearning import SCRUBSettings
+from fedunlearn.config.baselines import SCRUBSettings
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.training import LossFunction, descend_cross_entropy
