@@ -98,12 +98,6 @@ class FedEraserSettings(Settings):
     )
 
 
-class ReGUnForgetSettings(DescentSettings):
-    """The forget half of ReGUn."""
-
-    lr: Positive = 0.01
-
-
 class ReGUnSettings(FineTuneSettings):
     """Settings of ReGUn (Mirlach et al. 2026, arXiv 2603.11210), a privileged baseline."""
 
@@ -116,15 +110,15 @@ class ReGUnSettings(FineTuneSettings):
         'utterances whose labels are distributed as those of the batch, as in the paper; "class": that on '
         "held-out utterances with its own label. In batches of one class they are the same.",
     )
-    forget: ReGUnForgetSettings = Field(
-        default=ReGUnForgetSettings(), description="Descent of the requesters in each round."
+    forget: DescentSettings = Field(
+        default=DescentSettings(), description="Descent of the requesters in each round."
     )
 
 
 class FedOSDForgetSettings(DescentSettings):
     """The descent of FedOSD on the forget sets."""
 
-    lr: Positive = 0.05
+    lr: Positive = 0.1
     max_steps: Count = 3
 
 
@@ -134,11 +128,11 @@ class FedOSDSettings(FineTuneSettings):
     ``steps`` and ``lr`` are those of the retained clients' updates, in both stages.
     """
 
-    rounds: Count = Field(default=25, description="Rounds of both stages together.")
+    rounds: Count = Field(default=10, description="Rounds of both stages together.")
     steps: Count = 3
     epochs: AtLeastOne = 1
     forget_rounds: Count = Field(
-        default=20,
+        default=5,
         description="Number of rounds, from the first, in which the requesters step away from their forget "
         "sets; in the others all clients train. With 0, and one round, the method is "
         '"fine-tune".',
@@ -152,7 +146,7 @@ class RewindToDeleteSettings(Settings):
     """Settings of rewind-to-delete (Mu & Klabjan 2024, arXiv 2409.09778), a privileged baseline."""
 
     rounds: AtLeastOne = Field(
-        default=15,
+        default=24,
         description="Ordinary rounds gone back, counted from the last one of learning. As many as there are "
         "trains anew from the old initial weights.",
     )
@@ -161,7 +155,7 @@ class RewindToDeleteSettings(Settings):
 class OracleMatchingForgetSettings(DescentSettings):
     """The descent of oracle matching on the forget sets."""
 
-    lr: Positive = 0.01
+    lr: Positive = 0.0003
     max_steps: Count = 20
     stop: Literal["level", "zero", "steps"] = "steps"
 
@@ -172,7 +166,7 @@ class OracleMatchingSettings(FineTuneSettings):
     rounds: Count = 5
     steps: Count = 3
     epochs: AtLeastOne = 1
-    lr: Positive = 0.01
+    lr: Positive = 0.001
     forget: OracleMatchingForgetSettings = Field(
         default=OracleMatchingForgetSettings(), description="Descent of the requesters in each round."
     )

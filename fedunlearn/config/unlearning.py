@@ -225,14 +225,14 @@ class JiTSettings(DescentSettings):
     """Settings of JiT (Foster et al. 2024, arXiv 2402.01401)."""
 
     noise: Positive = Field(
-        default=0.5,
+        default=1.5,
         description="Standard deviation of the noise in the copies, in standard deviations of the model's "
         "features.",
     )
     copies: AtLeastOne = Field(
         default=5, description="Noisy copies of each forget utterance in a step, drawn anew in each."
     )
-    lr: Positive = 0.03
+    lr: Positive = 0.1
 
 
 class PUFSettings(WorkSettings):
@@ -247,7 +247,7 @@ class PUFSettings(WorkSettings):
     momentum: OpenFraction = Field(default=0.9, description="Its momentum (0 = plain SGD).")
     batch_size: AtLeastOne = Field(default=32, description="Forget utterances in one of its steps.")
     scale: NonNegative = Field(
-        default=10.0,
+        default=1.0,
         description="The paper's eta_u: how many times the negated update is applied; 0 leaves the model as "
         "it was. Where a client's weight in the average is 1 / 10, the authors' code has 20 times the "
         "averaged update, which is twice this one.",
@@ -258,12 +258,12 @@ class FedQUITSettings(DescentSettings):
     """Settings of FedQUIT (Mora et al. 2024, arXiv 2408.07587)."""
 
     true_logit: Literal["min", "entropy"] | Annotated[float, Field(ge=-1000.0, le=1000.0)] = Field(
-        default="min",
+        default="entropy",
         description="Logit of the true class in the teacher's output. \"min\": the lowest of the original's "
         'logits; "entropy": the mean of the wrong classes\' logits, weighted by their probabilities, which '
         'makes the output least certain; or a number. Towards minus infinity the method is "delete".',
     )
-    lr: Positive = 0.01
+    lr: Positive = 0.005
 
 
 class OneAnswerSettings(DescentSettings):

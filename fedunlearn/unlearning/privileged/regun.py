@@ -33,13 +33,12 @@ def forget(
     scalars: ServerScalars,
     held_out: Examples,
 ) -> UnlearnResult:
-    """Train towards the mean output on held-out speech of the same labels."""
+    """Train towards the mean output on held-out speech of the same labels (1. and 2.)."""
     examples = forget_set.examples
     if len(held_out) == 0:
         return unchanged(model, "no held-out speech", examples)
-    reference = mean_outputs(model, held_out)  # 1.
+    reference = mean_outputs(model, held_out)
 
-    # 2. The divergence; the retain sets follow in the other half.
     def loss(working: EmotionModel, index: Tensor) -> Tensor:
         batch = examples.take(index)
         target = reference[batch.labels]
