@@ -55,12 +55,15 @@ class ForgetSet:
         samples: [n] int64, true lengths in samples.
         unknown: [n] float64, the log-odds of the true classes under the model without this client's own
             updates, which the server sends; None = it was not sent.
+        tickets: [n, K] float32, what the device noted of each utterance while the model was trained on it;
+            None = it notes nothing, or has nothing of one of them.
     """
 
     examples: Examples
     waveform: Tensor
     samples: Tensor
     unknown: Tensor | None = None
+    tickets: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.examples)

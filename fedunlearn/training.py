@@ -65,6 +65,7 @@ def train(
     lr: float,
     rng: np.random.Generator,
     objective: LossFunction = descend_cross_entropy,
+    noted: Tensor | None = None,
 ) -> float:
     """Train a model in place by SGD with momentum, or AdamW; the optimiser's state starts at zero.
 
@@ -76,6 +77,9 @@ def train(
         lr: learning rate, to which the round's schedule was applied (``round_lr``).
         rng: source of the order of examples, of augmentation and of dropout.
         objective: the loss to minimise on each batch.
+        noted: [n, ``model.ticket_size``] float32 zeros, into which each example's part in what training takes
+            from the weights is added up; None = nothing is noted. With "sgd" and the cross-entropy alone. (Of
+            weights that also decay, what decays is not noted.)
 
     Returns:
         Mean loss per example, in nats, over the last steps: as many as a pass over the examples has, or all
@@ -83,11 +87,13 @@ def train(
 
     Raises:
         TrainingDiverged: the loss is not finite; the model is then unusable.
-        ValueError: there are no examples, or frame-wise augmentation is set for a model with one frame for
-            each utterance.
+        ValueError: there are no examples, frame-wise augmentation is set for a model with one frame for each
+            utterance, or what is to be noted cannot be.
     """
     if len(examples) == 0:
         raise ValueError("nothing to train on: the set of examples is empty")
+    if noted is not None and (settings.optimizer != "sgd" or objective is not descend_cross_entropy):
+        raise ValueError("parts in an update are noted of SGD on the cross-entropy alone")
     _refuse_misplaced(model, settings)
     steps = settings.work.steps_on(len(examples), settings.batch_size)
     was_training, losses = model.training, list[tuple[float, int]]()
@@ -102,7 +108,13 @@ def train(
                 raise TrainingDiverged(
                     f"training: the loss is {value} at step {step} (lr {lr:g}): lower the learning rate"
                 )
-            take_step(clip_gradients(found.gradients(), settings.gradient_clip))
+            gradients = found.gradients()
+            clip = clip_factor(gradients, settings.gradient_clip)
+            take_step([g * clip for g in gradients] if clip < 1.0 else gradients)
+            if noted is not None:
+                effect = clip * _effect(lr, settings.momentum, steps - step)
+                for position, share in found.mixture.shares(index):
+                    noted.index_add_(0, position, found.parts(), alpha=effect * share)
             losses.append((value, len(index)))
         found.finish()
     model.train(was_training)
@@ -110,14 +122,21 @@ def train(
     return sum(value * size for value, size in last) / sum(size for _, size in last) if last else math.nan
 
 
+def _effect(lr: float, momentum: float, left: int) -> float:
+    """How far a gradient of 1 moves the weights in its own step and in as many further ones as are left."""
+    return lr * (1 - momentum ** (left + 1)) / (1 - momentum)
+
+
 class _Gradients(Protocol):
     """Loss and gradients, a batch at a time.
 
     Attributes:
         weights: to be changed in place.
+        mixture: of the last batch.
     """
 
     weights: list[Tensor]
+    mixture: "_Mixture"
 
     def loss(self, index: Tensor) -> float:
         """Compute the loss of a batch, positions [b]."""
@@ -125,6 +144,10 @@ class _Gradients(Protocol):
 
     def gradients(self) -> Sequence[Tensor]:
         """Return the gradients of the last batch, one for each of ``weights``."""
+        ...
+
+    def parts(self) -> Tensor:
+        """Return the part [b, K] of each row of the last batch in its gradient."""
         ...
 
     def finish(self) -> None:
@@ -150,6 +173,38 @@ def _gradients(
     return _ByAutograd(model, examples, settings, rng, objective)
 
 
+@dataclass(frozen=True)
+class _Mixture:
+    """Of which examples the rows of a batch are mixtures.
+
+    Attributes:
+        share: of each row's own example, in [0, 1].
+        partner: [b] place in the batch of the other one; None = each row is its own example.
+    """
+
+    share: float = 1.0
+    partner: Tensor | None = None
+
+    @classmethod
+    def draw(cls, size: int, mixup: float, rng: np.random.Generator) -> "_Mixture":
+        if not mixup or size < 2:
+            return cls()
+        partner = torch.from_numpy(rng.permutation(size))
+        return cls(rng.beta(mixup, mixup), partner)
+
+    def shares(self, index: Tensor) -> list[tuple[Tensor, float]]:
+        """Positions [b] of examples, and their share of each row."""
+        if self.partner is None:
+            return [(index, 1.0)]
+        return [(index, self.share), (index[self.partner], 1.0 - self.share)]
+
+    def mix(self, values: Tensor) -> Tensor:
+        """Mix values [b, ...] of the rows' own examples."""
+        if self.partner is None:
+            return values
+        return self.share * values + (1 - self.share) * values[self.partner]
+
+
 class _ByAutograd:
     def __init__(
         self,
@@ -164,12 +219,19 @@ class _ByAutograd:
         self.weights: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
 
     def loss(self, index: Tensor) -> float:
-        batch = _classified(self._model, self._examples, index, self._settings, self._rng)
-        self._loss = self._objective(*batch)
+        found = _classified(self._model, self._examples, index, self._settings, self._rng)
+        batch, self._logits, cross_entropy, self.mixture = found
+        self._labels = batch.labels
+        self._loss = self._objective(batch, self._logits, cross_entropy)
         return self._loss.item()
 
     def gradients(self) -> Sequence[Tensor]:
         return torch.autograd.grad(self._loss, self.weights)
+
+    def parts(self) -> Tensor:
+        smoothing, logits = self._settings.label_smoothing, self._logits.detach()
+        targets = self.mixture.mix(_targets(self._labels, logits.shape[1], smoothing))
+        return (logits.softmax(1) - targets) / len(targets)
 
     def finish(self) -> None:
         pass
@@ -188,17 +250,13 @@ class _Explicit:
     ) -> None:
         self._explicit, self._settings, self._rng = explicit, settings, rng
         self.weights = [explicit.weights]
-        rest = settings.label_smoothing / classes
-        truth = 1 - settings.label_smoothing + rest
-        self._targets = torch.full((len(labels), classes), rest).scatter_(1, labels[:, None], truth)
+        self._targets = _targets(labels, classes, settings.label_smoothing)
 
     def loss(self, index: Tensor) -> float:
         inputs, targets = self._explicit.inputs.index_select(0, index), self._targets.index_select(0, index)
         settings, rng = self._settings, self._rng
-        if settings.mixup and len(index) > 1:
-            partner = torch.from_numpy(rng.permutation(len(index)))
-            share = rng.beta(settings.mixup, settings.mixup)
-            inputs, targets = (share * of + (1 - share) * of[partner] for of in (inputs, targets))
+        self.mixture = _Mixture.draw(len(index), settings.mixup, rng)
+        inputs, targets = self.mixture.mix(inputs), self.mixture.mix(targets)
         if settings.feature_noise:
             drawn = torch.from_numpy(rng.standard_normal(inputs.shape, dtype=np.float32))
             inputs.add_(drawn, alpha=settings.feature_noise)
@@ -206,6 +264,9 @@ class _Explicit:
 
     def gradients(self) -> Sequence[Tensor]:
         return [self._explicit.gradient]
+
+    def parts(self) -> Tensor:
+        return self._explicit.parts()
 
     def finish(self) -> None:
         self._explicit.finish()
@@ -374,11 +435,17 @@ def clip_gradients(gradients: Sequence[Tensor], largest: float) -> Sequence[Tens
         gradients: one for each parameter.
         largest: largest norm; 0 = any. A gradient that is not longer comes back as it is.
     """
+    factor = clip_factor(gradients, largest)
+    return [g * factor for g in gradients] if factor < 1.0 else gradients
+
+
+def clip_factor(gradients: Sequence[Tensor], largest: float) -> float:
+    """Return by what a gradient is multiplied to be no longer than ``largest``, see ``clip_gradients``."""
     if not largest:
-        return gradients
+        return 1.0
     norms = [torch.linalg.vector_norm(g, dtype=torch.float64) for g in gradients]
     norm = math.hypot(*map(float, norms))  # read when all are under way
-    return [g * (largest / norm) for g in gradients] if norm > largest else gradients
+    return largest / norm if norm > largest else 1.0
 
 
 def _batches(count: int, size: int, rng: np.random.Generator) -> Iterator[Tensor]:
@@ -389,12 +456,11 @@ def _batches(count: int, size: int, rng: np.random.Generator) -> Iterator[Tensor
 
 def _classified(
     model: EmotionModel, examples: Examples, index: Tensor, settings: LocalSettings, rng: np.random.Generator
-) -> tuple[Examples, Tensor, Tensor]:
+) -> tuple[Examples, Tensor, Tensor, _Mixture]:
     batch = crop(examples, index, _crop_frames(model, settings), rng, model.summary_rows)
-    partner, share = None, 1.0
-    if settings.mixup and len(index) > 1:
-        partner = torch.from_numpy(rng.permutation(len(index)))
-        share = rng.beta(settings.mixup, settings.mixup)
+    mixture = _Mixture.draw(len(index), settings.mixup, rng)
+    share, partner = mixture.share, mixture.partner
+    if partner is not None:
         batch = mix(batch, partner, share)
     if settings.time_mask or settings.band_mask:
         shares = (settings.time_mask, settings.band_mask)
@@ -406,7 +472,13 @@ def _classified(
     if partner is not None:
         other = F.cross_entropy(logits, batch.labels[partner], label_smoothing=settings.label_smoothing)
         loss = share * loss + (1 - share) * other
-    return batch, logits, loss
+    return batch, logits, loss, mixture
+
+
+def _targets(labels: Tensor, classes: int, smoothing: float) -> Tensor:
+    """The distribution [b, C] towards which each utterance is trained."""
+    rest = smoothing / classes
+    return torch.full((len(labels), classes), rest).scatter_(1, labels[:, None], 1 - smoothing + rest)
 
 
 def _crop_frames(model: EmotionModel, settings: LocalSettings) -> int:

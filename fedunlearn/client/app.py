@@ -35,6 +35,7 @@ from fedunlearn.client.steps import (
     calibration_moments,
     draw_rehearsal,
     evaluate,
+    notes_for,
     outgoing_update,
     rehearse,
     sum_log_odds,
@@ -99,9 +100,14 @@ def train_locally(device: Device, content: RecordDict) -> RecordDict:
     settings = MessageConfig(content)
     work, lr = LocalWork(settings.integer("steps"), settings.integer("epochs")), settings.real("lr")
     when = (settings.text("phase"), settings.integer("round"), settings.integer("stream"))
+    weight = settings.real("weight")
 
     def training(kept: Examples) -> float:
-        return train_in_round(device.model, kept, device.config, work, lr, device.client, *when)
+        noted = notes_for(device.model, kept, weight)
+        loss = train_in_round(device.model, kept, device.config, work, lr, device.client, *when, noted)
+        if noted is not None:
+            device.note_tickets(content, noted * (weight * len(kept)))
+        return loss
 
     return _train(device, content, training)
 
@@ -155,7 +161,7 @@ def _unlearn(device: Device, content: RecordDict, method: Method) -> RecordDict:
     settings, config, client = MessageConfig(content), device.config, device.client
     device.load(content)
     requests, timeline_round = settings.texts("requests"), settings.integer("round")
-    forget_set = device.vault.forget_set(device.utterances_of(requests), device.model)
+    forget_set = device.forget_set(device.utterances_of(requests))
     forget_set = with_unknown(device.model, forget_set, device.left_out(content))
     result, update = unlearn_update(
         device.model, forget_set, method, config, read_scalars(settings), client, timeline_round, config.seed
@@ -188,7 +194,7 @@ def rehearse_locally(device: Device, content: RecordDict) -> RecordDict:
     device.load(content)
     when = device.client, settings.integer("round"), config.seed
     drawn = draw_rehearsal(device.kept_ids(content), settings.integer("size"), *when)
-    forget_set, held_out = device.vault.forget_set(drawn, device.model), device.examples("test")
+    forget_set, held_out = device.forget_set(drawn), device.examples("test")
     forget_set = with_unknown(device.model, forget_set, device.left_out(content))
     method = METHODS[config.unlearning.method].unlearn
     scalars = read_scalars(settings)

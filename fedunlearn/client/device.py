@@ -2,24 +2,27 @@
 
 import copy
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 from flwr.app import RecordDict
+from torch import Tensor
 
 from fedunlearn import config as configuration
 from fedunlearn.blockwise import LARGE, StateDict
 from fedunlearn.config import Config
 from fedunlearn.config.model import ModelSettings
 from fedunlearn.deletion.request_store import RequestStore
-from fedunlearn.examples import Examples
+from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.messages.records import MessageConfig, borrow
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Split
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import rng_for
+from fedunlearn.unlearning import notes_tickets
 from fedunlearn.vault.vault import Vault
 
 
@@ -79,6 +82,27 @@ class Device:
         if "withheld" in content.config_records:
             withheld = set(self.utterances_of(MessageConfig(content, "withheld").texts("requests")))
         return tuple(utterance for utterance in recorded if utterance not in withheld)
+
+    def note_tickets(self, content: RecordDict, part: Tensor) -> None:
+        """Note what an ordinary round has taught of each utterance that the device trained on.
+
+        Args:
+            content: of the message.
+            part: [n, K] of ``kept``, weighted.
+        """
+        settings, every = MessageConfig(content), self.config.federation.checkpoint_every
+        rows, fading = self.vault.places(self.kept_ids(content)), settings.real("fading")
+        # A run is resumed from one of its two newest checkpoints.
+        self.vault.tickets.note(rows, part, settings.integer("round"), fading, 2 * every + 2)
+
+    def forget_set(self, ids: tuple[str, ...]) -> ForgetSet:
+        """Return these utterances as D_f, with their tickets if the method reads them and there are any."""
+        forget_set = self.vault.forget_set(ids, self.model)
+        places = self.vault.places(ids)
+        if not notes_tickets(self.config) or len(places) < len(ids):
+            return forget_set
+        tickets = self.vault.tickets.newest(self.model.ticket_size)
+        return forget_set if tickets is None else replace(forget_set, tickets=tickets[places])
 
     def utterances_of(self, requests: Iterable[str]) -> tuple[str, ...]:
         """Return the ids of the training utterances that these requests of the device name."""

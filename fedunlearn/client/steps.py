@@ -67,6 +67,7 @@ def train_in_round(
     phase: str,
     round: int,
     stream: int,
+    noted: Tensor | None = None,
 ) -> float:
     """Train one client's ordinary or recovery round in place.
 
@@ -80,6 +81,7 @@ def train_in_round(
         phase: "learn" or "recover".
         round: the learning round in phase "learn", the timeline round in phase "recover".
         stream: seed of the training's random streams.
+        noted: as of ``train``.
 
     Returns:
         mean loss of the last steps, as ``train`` returns it
@@ -88,7 +90,18 @@ def train_in_round(
         TrainingDiverged: the loss is not finite.
     """
     local = config.training.local.with_work(work)
-    return train(model, kept, local, lr, rng_for(stream, "client", client, phase, round))
+    return train(model, kept, local, lr, rng_for(stream, "client", client, phase, round), noted=noted)
+
+
+def notes_for(model: EmotionModel, kept: Examples, weight: float) -> Tensor | None:
+    """Return where a round's part of each ticket is noted, zeros [n, K]; None where nothing is to be noted.
+
+    Args:
+        model: that is trained.
+        kept: the n examples that it is trained on.
+        weight: that the server gives each utterance of the round; 0 = devices note nothing.
+    """
+    return torch.zeros(len(kept), model.ticket_size) if weight and len(kept) else None
 
 
 def evaluate(

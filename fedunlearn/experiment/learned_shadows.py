@@ -24,16 +24,18 @@ from fedunlearn.experiment.timeline import Timeline
 from fedunlearn.server.aggregation import ServerOptimizer
 from fedunlearn.server.history import History
 from fedunlearn.server.state import GlobalModel
+from fedunlearn.unlearning import notes_tickets
 from fedunlearn.unlearning.contract import UnknownSpeakers
 
-_FORMAT = 1  # raised with that of the reference cache: what is learned is computed alike
+_FORMAT = 2  # raised with that of the reference cache: what is learned is computed alike
 _WEIGHTS, _ORIGINAL, _MOMENTS, _HISTORY = "weights/", "original/", "moments/", "history/"
+_TICKETS = "tickets/"
 
 
 class LearnedShadows:
     """Shadow federations as they are when their first unlearn step begins, in a folder.
 
-    It holds weights and differences, no audio and no features. Like the reference cache it is the
+    It holds weights, differences and tickets, no audio and no features. Like the reference cache it is the
     experimenter's: what a server drops after a purge stays here.
 
     Args:
@@ -57,6 +59,7 @@ class LearnedShadows:
             **({"plugin": config.digest_of("model")} if config.model.is_plugin else {}),
             "training": config.training.model_dump(mode="json"),
             "history": [config.unlearning.reads_last_steps, config.unlearning.left_out_models],
+            "tickets": config.unlearning.tickets.fading if notes_tickets(config) else None,
             "contents": digests,
             "timeline": timeline.before_unlearning(config.training.rounds).as_dict(self._place),
         }
@@ -94,7 +97,9 @@ def _write(file: Path, learned: LearnedFederation) -> None:
     tensors |= _named(_ORIGINAL, learned.original or {})
     for name, moment in model.optimizer.moments.items():
         tensors |= _named(f"{_MOMENTS}{name}/", moment)
+    tensors |= {f"{_TICKETS}{client}": noted for client, (_, noted) in learned.tickets.items()}
     about = {
+        "tickets": {str(client): round_ for client, (round_, _) in learned.tickets.items()},
         "order": list(model.weights),
         "trained": list(history.trained),
         "moments": list(model.optimizer.moments),
@@ -130,6 +135,10 @@ def _federation(tensors: Mapping[str, Tensor], about: Mapping[str, Any], config:
         history,
         UnknownSpeakers(**about["unknown"]) if about["unknown"] else None,
         {name: original[name] for name in order} if about["has_original"] else None,
+        {
+            int(client): (round_, tensors[f"{_TICKETS}{client}"])
+            for client, round_ in about["tickets"].items()
+        },
     )
 
 

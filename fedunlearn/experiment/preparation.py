@@ -54,6 +54,7 @@ from fedunlearn.partition import (
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import rng_for
 from fedunlearn.server.availability import Availability
+from fedunlearn.server.tickets import check_tickets
 from fedunlearn.unlearning import method_named
 from fedunlearn.vault.arrays import DamagedVault, write_vault
 from fedunlearn.vault.calibration import CALIBRATION, FEWEST
@@ -167,6 +168,7 @@ def check(config: Config, out: Path, cache: Path, corpus: Corpus | None = None) 
     problems = [
         *_problems(lambda: configuration.with_plugins(config)),
         *_problems(lambda: method_named(config.unlearning.method)),
+        *_problems(lambda: check_tickets(config)),
         *_problems(lambda: _with_labels(config, corpus)),
         *_problems(lambda: read_speech(config, corpus)),
         *_problems(lambda: Availability(config.availability, config.seed, clients)),

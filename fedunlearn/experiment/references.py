@@ -32,6 +32,7 @@ from fedunlearn.server.requests import TrackedRequest
 from fedunlearn.server.rewind import rewind_round
 from fedunlearn.server.side_training import has_examples_without, train_without_deletions
 from fedunlearn.server.state import GlobalModel, ServerStep
+from fedunlearn.unlearning import notes_tickets
 
 
 def first_weights(config: Config, classes: int, stream: int) -> StateDict:
@@ -123,7 +124,8 @@ class References:
         if state.rounds_done == 0 and state.step is ServerStep.LISTEN:
             clients = len(self._partition.clients)
             early = any_while_learning(config.deletions, clients, config.training.rounds, config.seed)
-            known = None if early else self._cache.find(key)
+            # Tickets are the devices' own: where they are noted, learning itself must take place.
+            known = None if early or notes_tickets(config) else self._cache.find(key)
             left_out = keep_left_out(config, self._context.template)
             # A retrained model of the very same data has no history, and not every history has all.
             enough = known and known.history and _holds_all(known.history, config, left_out)

@@ -5,9 +5,11 @@ With the run's own seed and nothing left out it gives the run's weights bit for 
 """
 
 import copy
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
+
+from torch import Tensor
 
 from fedunlearn.blockwise import StateDict, difference
 from fedunlearn.client.steps import sum_log_odds
@@ -48,12 +50,14 @@ class LearnedFederation:
         history: the server's.
         unknown: as of ``ServerState``.
         original: weights of the original; None where no request has been reported yet.
+        tickets: client -> the last round that was noted, and the tickets [n, K] of its training utterances.
     """
 
     model: GlobalModel
     history: History
     unknown: UnknownSpeakers | None
     original: StateDict | None
+    tickets: Mapping[int, tuple[int, Tensor]] = field(default_factory=dict)
 
 
 class Replay:
@@ -101,7 +105,9 @@ class Replay:
                 break
             self._purge(round_.timeline_round, round_.rounds_done)
             self._play_round(model, round_)
-        return LearnedFederation(model, self._history, self.unknown, original)
+        return LearnedFederation(
+            model, self._history, self.unknown, original, dict(self.clients.tickets.noted)
+        )
 
     def finish(self, learned: LearnedFederation) -> dict[str, StateDict]:
         """Play the timeline from its first unlearn step on.
@@ -117,6 +123,9 @@ class Replay:
         """
         model, original, unlearned = learned.model, learned.original, None
         self._history, self.unknown = learned.history, learned.unknown
+        self.clients.tickets.noted = dict(learned.tickets)
+        for client in learned.tickets:
+            self.clients.tickets.place(client, self._data.train[client])
         before = self._timeline.rounds_before_unlearning
         if before:
             self._purged = before[-1].timeline_round
@@ -153,7 +162,8 @@ class Replay:
     def _learn(self, model: GlobalModel, round_: TimelineRound) -> None:
         learning_round = round_.rounds_done + 1
         withheld = self._timeline.withheld(round_.timeline_round)
-        history, (updates, mean) = self._history, self._train_round(model, learning_round, withheld)
+        history = self._history
+        updates, mean = self._train_round(model, learning_round, withheld, notes=True)
         for update in updates:
             history.remember(update, learning_round)
         history.end_round(mean, self._config.training.server_lr)
@@ -168,12 +178,12 @@ class Replay:
         return branch.weights
 
     def _train_round(
-        self, model: GlobalModel, learning_round: int, withheld: Collection[str]
+        self, model: GlobalModel, learning_round: int, withheld: Collection[str], notes: bool = False
     ) -> tuple[list[Update], StateDict | None]:
         local = self._config.training.local
         lr = round_lr(self._config.training, learning_round)
         when = learning_round - 1, withheld, Phase.LEARN, learning_round
-        updates = self.clients.train(model.weights, *when, local.work, lr)
+        updates = self.clients.train(model.weights, *when, local.work, lr, notes=notes)
         mean = weighted_mean(updates) if updates else None
         if mean is not None:
             model.weights = model.optimizer.apply(model.weights, mean)

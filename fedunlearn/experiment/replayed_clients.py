@@ -7,12 +7,14 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from fedunlearn.audio import PCM, pad, to_float
 from fedunlearn.blockwise import StateDict
 from fedunlearn.client.steps import (
     calibration_moments,
     evaluate,
+    notes_for,
     outgoing_update,
     train_in_round,
     train_update,
@@ -30,9 +32,11 @@ from fedunlearn.models import build_model
 from fedunlearn.seeding import rng_for
 from fedunlearn.server.late_clients import LateClients
 from fedunlearn.server.steps import sample_clients
-from fedunlearn.unlearning import METHODS
+from fedunlearn.server.tickets import TicketTerms, ticket_terms
+from fedunlearn.unlearning import METHODS, notes_tickets
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnFailed
 from fedunlearn.unlearning.log_odds import measure_smoothed
+from fedunlearn.vault.tickets import fade
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,56 @@ class ReplayData:
     audio: Mapping[str, PCM]
 
 
+class ReplayedTickets:
+    """What the devices of a replay have noted, as their vaults hold it."""
+
+    def __init__(self) -> None:
+        self.noted: dict[int, tuple[int, Tensor]] = {}
+        """client -> the last round that was noted, and the tickets [n, K] of its training utterances"""
+        self._where: dict[str, tuple[int, int]] = {}
+
+    def note(
+        self,
+        client: int,
+        own: tuple[str, ...],
+        ids: tuple[str, ...],
+        part: Tensor,
+        round: int,
+        fading: float,
+    ) -> None:
+        """Note what a round has taught of a client's utterances.
+
+        Args:
+            client: 0 ...
+            own: the n training utterances of its vault, in order.
+            ids: the m of them that it trained on.
+            part: [m, K], weighted.
+            round: number of the learning round.
+            fading: as of ``fade``.
+        """
+        self.place(client, own)
+        whole = torch.zeros(len(own), part.shape[1])
+        whole[[self._where[u][1] for u in ids]] = part
+        before, noted = self.noted.get(client, (round - 1, torch.zeros_like(whole)))
+        self.noted[client] = round, fade(noted, whole, fading, round - before)
+
+    def place(self, client: int, own: tuple[str, ...]) -> None:
+        """Say which utterances the rows of a client's tickets are of.
+
+        Args:
+            client: 0 ...
+            own: the training utterances of its vault, in order.
+        """
+        self._where |= {utterance: (client, row) for row, utterance in enumerate(own)}
+
+    def of(self, ids: tuple[str, ...]) -> Tensor | None:
+        """Return the tickets [m, K] of utterances of one client; None where it has noted none."""
+        if not ids or any(u not in self._where for u in ids):
+            return None
+        client = self._where[ids[0]][0]
+        return self.noted[client][1][[self._where[u][1] for u in ids]]
+
+
 class ReplayedClients:
     """Computes in this process what the clients of a run compute on their devices.
 
@@ -82,6 +136,7 @@ class ReplayedClients:
         self._all = Examples(*(torch.from_numpy(array) for array in arrays))
         self._kept: dict[tuple[str, ...], Examples] = {}
         self._late = LateClients.of(self._config)
+        self.tickets = ReplayedTickets()
         self.targets: dict[str, float] = {}
         """utterance -> log-odds towards which its device trained it, of methods that have such targets"""
 
@@ -116,6 +171,7 @@ class ReplayedClients:
         work: LocalWork,
         lr: float,
         most: int = 0,
+        notes: bool = False,
     ) -> list[Update]:
         """Train the clients that can be reached and have joined learning.
 
@@ -128,15 +184,24 @@ class ReplayedClients:
             work: of each client.
             lr: learning rate.
             most: clients that train; 0 = all.
+            notes: whether they note tickets.
 
         Returns:
             their updates, in client order
         """
         updates, there = [], self._there(rounds_done, withheld, self._late.absent(rounds_done))
-        for client in sample_clients(there, most, self._config.seed, phase, number):
+        chosen = sample_clients(there, most, self._config.seed, phase, number)
+        terms, trained_on = TicketTerms(), sum(len(there[c]) for c in chosen)
+        if notes:
+            terms = ticket_terms(self._config, number, trained_on, len(chosen))
+        for client in chosen:
             kept, when = self.examples(there[client]), (str(phase), number, self._stream)
-            training = partial(train_in_round, self.model, kept, self._config, work, lr, client, *when)
+            noted = notes_for(self.model, kept, terms.weight)
+            training = partial(train_in_round, self.model, kept, self._config, work, lr, client, *when, noted)
             updates.append(Update(client, len(kept), train_update(self.model, weights, training)[0]))
+            if noted is not None:
+                part = noted * (terms.weight * len(kept))
+                self.tickets.note(client, self.data.train[client], there[client], part, number, terms.fading)
         return updates
 
     def unlearn(
@@ -189,10 +254,14 @@ class ReplayedClients:
         Args:
             ids: of the utterances.
         """
-        audio = self.data.audio
+        audio, tickets = self.data.audio, None
+        if notes_tickets(self._config):
+            tickets = self.tickets.of(ids)
         if not audio:
-            return ForgetSet(self.examples(ids), torch.zeros(len(ids), 0), torch.zeros(len(ids)).long())
-        return ForgetSet(self.examples(ids), *pad([to_float(audio[u]) for u in ids]))
+            waveform = torch.zeros(len(ids), 0), torch.zeros(len(ids)).long()
+        else:
+            waveform = pad([to_float(audio[u]) for u in ids])
+        return ForgetSet(self.examples(ids), *waveform, tickets=tickets)
 
     def held(self, client: int, rounds_done: int, gone: Collection[str]) -> tuple[str, ...]:
         """List what a client trains on.

@@ -29,5 +29,13 @@ class ExplicitGradients(ABC):
         """
 
     @abstractmethod
+    def parts(self) -> Tensor:
+        """Return the part of each row in the last gradient, as the model's tickets note it.
+
+        Returns:
+            [b, ``EmotionModel.ticket_size``]
+        """
+
+    @abstractmethod
     def finish(self) -> None:
         """Write the weights into the model."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fedunlearn.audio import SAMPLE_RATE
 from fedunlearn.examples import Examples
-from fedunlearn.models.contract import MelModel, Standardise
+from fedunlearn.models.contract import MelModel, Standardise, trained_names
 from fedunlearn.models.explicit import ExplicitGradients
 from fedunlearn.models.frontend import HOP, N_MELS, LogMel, frame_mask
 
@@ -139,16 +139,57 @@ class FunctionalsModel(MelModel):
     def explicit_gradients(
         self, examples: Examples, rng: torch.Generator, in_span: bool
     ) -> ExplicitGradients | None:
-        """Return the gradients of the perceptron, see ``EmotionModel.explicit_gradients``.
+        """Return the gradients of the perceptron, see ``EmotionModel.explicit_gradients``."""
+        layers = self._perceptron()
+        if layers is None:
+            return None
+        hidden, output, dropout = layers
+        inputs = self.norm(examples.features[:, 0])
+        return PerceptronGradients(inputs, hidden, output, dropout, rng, in_span)
 
-        Derived classes may compute something else, and frozen weights have no gradients: they train by
-        autograd.
+    @property
+    def ticket_size(self) -> int:
+        """How many numbers a device notes of an utterance: hidden * (C + 1) + C, see ``contribution``."""
+        layers = self._perceptron()
+        if layers is None:
+            return super().ticket_size
+        hidden = layers[0].out_features
+        return hidden * (self.classes + 1) + self.classes
+
+    def contribution(self, examples: Examples, tickets: Tensor) -> dict[str, Tensor]:
+        """Compute what training on some utterances has taken from the weights, exactly.
+
+        The input x of the first layer never changes. So the part of an utterance in the gradients is known
+        from the gradient d by the hidden units [hidden], the products of hidden units and r [C, hidden], and
+        r [C]: x d^T and d of the first layer, these products and r of the second. A ticket is their sum over
+        the steps.
+
+        Args:
+            examples: the n utterances.
+            tickets: [n, ``ticket_size``] float32.
+
+        Returns:
+            as of ``EmotionModel.contribution``
+        """
+        layers = self._perceptron()
+        if layers is None:
+            return super().contribution(examples, tickets)
+        hidden, classes = layers[0].out_features, self.classes
+        of_hidden, products, of_logits = torch.split(tickets, [hidden, hidden * classes, classes], 1)
+        inputs = self.norm(examples.features[:, 0])
+        output_weight = products.sum(0).view(classes, hidden)
+        parts = (torch.mm(of_hidden.T, inputs), of_hidden.sum(0), output_weight, of_logits.sum(0))
+        return dict(zip(trained_names(self), parts, strict=True))
+
+    def _perceptron(self) -> tuple[nn.Linear, nn.Linear, float] | None:
+        """Both layers and the dropout between them, where ``classify`` is this perceptron and all is trained.
+
+        Derived classes may compute something else, and frozen weights have no gradients.
         """
         own = type(self) is FunctionalsModel and all(p.requires_grad for p in self.parameters())
         match tuple(self.head):
             case nn.Linear() as hidden, nn.ReLU(), nn.Dropout() as dropout, nn.Linear() as output if own:
-                inputs = self.norm(examples.features[:, 0])
-                return PerceptronGradients(inputs, hidden, output, dropout.p, rng, in_span)
+                return hidden, output, dropout.p
         return None
 
 
@@ -206,12 +247,19 @@ class PerceptronGradients(ExplicitGradients):
         to_hidden = torch.mm(to_logits, output_weight).mul_(hidden > 0)
         if mask is not None:
             to_hidden.mul_(mask)
+        self._last = to_hidden, hidden, to_logits
         of_weight, of_bias, of_output_weight, of_output_bias = self._gradients
         torch.mm(to_hidden.T, inputs, out=of_weight)
         torch.sum(to_hidden, 0, out=of_bias)
         torch.mm(to_logits.T, hidden, out=of_output_weight)
         torch.sum(to_logits, 0, out=of_output_bias)
         return -float(torch.dot(log_p.view(-1), targets.view(-1))) / len(inputs)
+
+    def parts(self) -> Tensor:
+        """Return the part of each row in the last gradient, see ``FunctionalsModel.contribution``."""
+        to_hidden, hidden, to_logits = self._last
+        products = to_logits[:, :, None] * hidden[:, None, :]
+        return torch.cat([to_hidden, products.flatten(1), to_logits], 1)
 
     def finish(self) -> None:
         """Write the weights into the model, see ``ExplicitGradients``."""

@@ -5,7 +5,7 @@ from typing import Literal
 
 from fedunlearn.caveats import caveats_of, decisive_caveat
 from fedunlearn.report.attack import describe_attack
-from fedunlearn.report.names import method_name, privileged_data
+from fedunlearn.report.names import method_name, privileged_data, sees_tickets
 from fedunlearn.report.request_view import CLOSED, FULFILLED, view_requests
 from fedunlearn.report.values import (
     Interval,
@@ -231,6 +231,7 @@ def _remarks(results: Results) -> list[str]:
         return []
     remarks = [
         _privileged(results),
+        _tickets(results),
         _forgetting(results),
         _doubt(results),
         _no_detection(results),
@@ -244,6 +245,15 @@ def _remarks(results: Results) -> list[str]:
 def _privileged(results: Results) -> str:
     seen = privileged_data(results)
     return f"A privileged baseline, not a solution: “{method_name(results)}” sees {seen}." if seen else ""
+
+
+def _tickets(results: Results) -> str:
+    if not sees_tickets(results):
+        return ""
+    return (
+        "Not from the forget set alone: while the model learned, each device noted of each of its utterances "
+        "what it contributed, and unlearns with that. These tickets are deleted with the utterance."
+    )
 
 
 def _attack(results: Results) -> str:

@@ -20,7 +20,7 @@ from fedunlearn.report.finding import (
     find,
 )
 from fedunlearn.report.gaps import gap_table, rho_sentence
-from fedunlearn.report.names import method_name, privileged_data
+from fedunlearn.report.names import method_name, privileged_data, sees_tickets
 from fedunlearn.report.request_view import CLOSED, FULFILLED, view_requests
 from fedunlearn.report.side_by_side import models_table
 from fedunlearn.report.tables import Row
@@ -170,7 +170,9 @@ def _deleted(results: Results) -> dict[str, Any]:
     ]
     privileged = privileged_data(results)
     alone = "the forget set alone: the utterances that are to be deleted, no others"
+    ticketed = "the forget set, and what the device noted of it while the model learned, its tickets"
     sees = alone if results.unlearning.sees == "forget" else plain(results.unlearning.sees)
+    sees = ticketed if sees_tickets(results) else sees
     served = any(request.state not in CLOSED for request in requests)
     return {
         "requested": count_requests(results) if served else "",

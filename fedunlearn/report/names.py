@@ -8,6 +8,7 @@ from fedunlearn.results_schema import Results
 MODELS = ("original", "unlearned", "recovered", "retrained")
 PRIVILEGED = {"retain": "the retain sets", "history": "the retain sets and the server's history"}
 """what a privileged baseline sees beside the forget set"""
+_TICKETED = "forget + ticket"
 
 
 def method_title(results: Results) -> str:
@@ -23,6 +24,11 @@ def method_name(results: Results) -> str:
 def privileged_data(results: Results) -> str:
     """What the method sees beside the forget set; empty where it sees nothing else."""
     return PRIVILEGED.get(results.unlearning.sees or "", "")
+
+
+def sees_tickets(results: Results) -> bool:
+    """Whether the method sees what the devices noted of the forget set in learning, its tickets."""
+    return results.unlearning.sees == _TICKETED
 
 
 def methods_used(runs: Iterable[Results]) -> list[tuple[str, str]]:

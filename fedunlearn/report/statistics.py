@@ -15,6 +15,7 @@ from scipy.stats import t as students_t
 
 GROUPS = {
     "forget": "Forget set alone",
+    "ticket": "Forget set and its tickets, which devices note in learning",
     "more": "Privileged baselines: see more",
     "control": "Controls",
 }
@@ -51,11 +52,11 @@ def group_of(control: bool, sees: str) -> str:
 
     Args:
         control: whether it is a control.
-        sees: "forget" if it sees the forget set alone.
+        sees: as of ``MethodCard``.
     """
     if control:
         return "control"
-    return "forget" if sees == "forget" else "more"
+    return {"forget": "forget", "forget + ticket": "ticket"}.get(sees, "more")
 
 
 def seed_means(rows: pd.DataFrame, column: str, *by: str) -> pd.DataFrame:

@@ -26,6 +26,7 @@ from fedunlearn.server.context import ServerContext
 from fedunlearn.server.exchange import ExchangeInfo
 from fedunlearn.server.state import GlobalModel
 from fedunlearn.server.steps import calibrate_model, sample_clients
+from fedunlearn.server.tickets import ticket_terms
 from fedunlearn.training import round_lr
 
 
@@ -54,6 +55,7 @@ class CollectionSettings:
         counted: an update as it counts; None = it does not.
         remember: called with every update as it arrived; None = nothing is remembered.
         most: number of clients that take part; 0 = all.
+        notes_tickets: whether devices note tickets, where the method reads them.
     """
 
     kind: str = "train"
@@ -61,6 +63,7 @@ class CollectionSettings:
     counted: Callable[[Update], Update | None] = lambda update: update
     remember: Callable[[Update], None] | None = None
     most: int = 0
+    notes_tickets: bool = False
 
 
 class TrainingRounds:
@@ -131,10 +134,12 @@ class TrainingRounds:
             steps=work.steps,
             epochs=work.epochs,
             lr=round_lr(self._config.training, number),
+            weight=0.0,
+            fading=0.0,
         )
         main_line = phase is Phase.LEARN
         remember = (lambda update: self._remember(update, number)) if main_line else None
-        collection = CollectionSettings(counted=counted, remember=remember)
+        collection = CollectionSettings(counted=counted, remember=remember, notes_tickets=main_line)
         result = self.collect_updates(model.weights, timeline_round, number - 1, phase, config, collection)
         weights = model.weights
         if result.mean is not None:
@@ -195,6 +200,10 @@ class TrainingRounds:
         side_training, last_report = phase in {Phase.RETRAIN, Phase.COUNTERFACTUAL}, self._state.last_report
         known = {c: rounds_done if side_training else min(rounds_done, last_report.get(c, 0)) for c in there}
         payload = Payload(weights, collection.teacher)
+        if collection.notes_tickets:
+            trained_on = sum(self._clients.examples[client] for client in there)
+            terms = ticket_terms(self._config, rounds_done + 1, trained_on, len(there))
+            config = ConfigRecord({**config, "weight": terms.weight, "fading": terms.fading})
         by_rounds_done = {
             until: payload.with_settings(ConfigRecord({**config, "rounds_done": until}))
             for until in {*known.values()}

@@ -1,8 +1,9 @@
 """Unlearning methods, one file each, found by the names of the files.
 
 ``methods`` see the forget set alone, by the type ``contract.Method``; so do ``controls``, which are not meant
-to unlearn. ``privileged`` baselines see more, and each says what by the type of its card. A method is
-imported when it is used, so that the names alone can be read at no cost.
+to unlearn. Those in ``ticketed`` see its tickets, too: what the device has noted of it in learning.
+``privileged`` baselines see more, and each says what by the type of its card. A method is imported when it is
+used, so that the names alone can be read at no cost.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from fedunlearn.config.plugins import find, is_plugin
 from fedunlearn.errors import BadInput
 
 if TYPE_CHECKING:
+    from fedunlearn.config import Config
     from fedunlearn.unlearning.contract import MethodCard
     from fedunlearn.unlearning.privileged.contract import PrivilegedCard
 
@@ -68,11 +70,20 @@ def _card_in(module: str, name: str) -> Any:
 CONTROLS: Mapping[str, "MethodCard"] = _Registry("controls")
 """Methods that are not meant to unlearn, by the name that ``unlearning.method`` takes."""
 
-METHODS: Mapping[str, "MethodCard"] = _Registry("methods", "controls", plugins=True)
-"""Every method that sees the forget set alone, controls included."""
+TICKETED: Mapping[str, "MethodCard"] = _Registry("ticketed")
+"""Methods that see the forget set and what its device has noted of it, its tickets."""
+
+METHODS: Mapping[str, "MethodCard"] = _Registry("methods", "ticketed", "controls", plugins=True)
+"""Every method that runs on the forget set alone, some with its tickets; controls included."""
 
 PRIVILEGED: Mapping[str, "PrivilegedCard"] = _Registry("privileged")
 """Every privileged baseline."""
+
+
+def notes_tickets(config: "Config") -> bool:
+    """Tell whether the devices of an experiment note tickets, as its method reads them."""
+    name = config.unlearning.method
+    return name in METHODS and METHODS[name].reads_tickets
 
 
 def method_named(name: str) -> "MethodCard | PrivilegedCard":

@@ -154,7 +154,7 @@ class Method(Protocol):
         ...
 
 
-Sees = Literal["forget", "retain", "history"]
+Sees = Literal["forget", "forget + ticket", "retain", "history"]
 
 
 @dataclass(frozen=True)
@@ -184,6 +184,11 @@ class MethodCard:
     needs_waveform: Callable[[UnlearningSettings], bool] = lambda chosen: False
     title: str = ""
 
+    @property
+    def reads_tickets(self) -> bool:
+        """Whether devices have to note tickets while the model learns."""
+        return self.sees == "forget + ticket"
+
 
 S = TypeVar("S")
 MethodObjective = Callable[[EmotionModel, ForgetSet, S, np.random.Generator, ServerScalars], UnlearnResult]
@@ -200,6 +205,7 @@ def method(
     guarded: bool = True,
     needs_waveform: Callable[[UnlearningSettings], bool] = lambda chosen: False,
     title: str = "",
+    sees: Literal["forget", "forget + ticket"] = "forget",
 ) -> Callable[[MethodObjective[S]], MethodCard]:
     """Make a method's card from its objective.
 
@@ -216,6 +222,7 @@ def method(
         guarded: as of ``MethodCard``.
         needs_waveform: as of ``MethodCard``.
         title: as of ``MethodCard``.
+        sees: as of ``MethodCard``. A method that sees tickets fails where the device has noted none.
     """
     choose = settings
 
@@ -229,10 +236,12 @@ def method(
         ) -> UnlearnResult:
             if len(forget_set) == 0:
                 return unchanged(model, "empty forget set")
+            if sees == "forget + ticket" and forget_set.tickets is None:
+                raise UnlearnFailed("the device has noted no tickets of what is to be unlearned")
             return objective(model, forget_set, choose(settings), rng, scalars)
 
         return MethodCard(
-            name, "forget", source, unlearn, reads_log_odds, control, guarded, needs_waveform, title
+            name, sees, source, unlearn, reads_log_odds, control, guarded, needs_waveform, title
         )
 
     return card

@@ -24,6 +24,7 @@ def method(
     settings: type[Settings] = NoSettings,
     reads_log_odds: bool = False,
     needs_waveform: bool = True,
+    reads_tickets: bool = False,
 ) -> Callable[[F], F]:
     """Register a function as an unlearning method.
 
@@ -39,6 +40,7 @@ def method(
             asks the clients for, or ``scalars.unknown``, which it sends with them.
         needs_waveform: whether it reads ``forget_set.waveform``; without it shadow federations take less
             memory.
+        reads_tickets: whether it reads ``forget_set.tickets``, which devices then note in learning.
 
     Raises:
         BadInput: the function takes other parameters.
@@ -66,6 +68,7 @@ def method(
             settings=choose,
             reads_log_odds=reads_log_odds,
             needs_waveform=lambda chosen: needs_waveform,
+            sees="forget + ticket" if reads_tickets else "forget",
         )(objective)
         register("method", name, settings, card, target)
         return target

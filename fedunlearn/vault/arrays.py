@@ -5,6 +5,7 @@ audio-<generation>.i16              all PCM, one utterance after another
 <feature name>-<generation>.f32     derived features, one frame after another; rebuilt whenever missing
 <feature name>-<generation>.f16     the same in float16
 <feature name>-<generation>.frames  number of frames of each utterance
+tickets.<slot>-<generation>.tickets what was noted of each training utterance (``vault.tickets``)
 """
 
 import hashlib
@@ -24,13 +25,14 @@ from fedunlearn.audio import PCM
 from fedunlearn.files import write_atomically
 from fedunlearn.links import discard, has_other_names, is_abandoned, is_plain, wipe
 from fedunlearn.vault.index import INDEX, Index, VaultEntry
+from fedunlearn.vault.tickets import SUFFIX as TICKETS
 
 Derived = Mapping[str, Mapping[str, Tensor]]
 """feature name -> utterance -> features [T, D]"""
 
 FEATURES: dict[str, np.dtype[Any]] = {".f32": np.dtype(np.float32), ".f16": np.dtype(np.float16)}
 """ending of a file with features -> type of its values"""
-ARRAYS = {".i16", ".frames", *FEATURES}
+ARRAYS = {".i16", ".frames", TICKETS, *FEATURES}
 
 
 class DamagedVault(Exception):

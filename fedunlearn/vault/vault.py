@@ -41,6 +41,7 @@ from fedunlearn.vault.arrays import (
 )
 from fedunlearn.vault.calibration import CALIBRATION
 from fedunlearn.vault.index import INDEX, Index, VaultEntry
+from fedunlearn.vault.tickets import TicketFiles
 from fedunlearn.vault.traces import Fingerprints
 
 
@@ -153,6 +154,16 @@ class Vault:
         waveform, samples = pad([to_float(self.read_audio(i)) for i in ids])
         return ForgetSet(self.examples(ids, model), waveform, samples)
 
+    @property
+    def tickets(self) -> TicketFiles:
+        """What the device has noted of its training utterances while the model was trained on them."""
+        return TicketFiles(self.folder, self.generation, len(self.ids("train")))
+
+    def places(self, ids: Iterable[str]) -> list[int]:
+        """Return the places of some training utterances among all, in this order; others are left out."""
+        place = {utterance: number for number, utterance in enumerate(self.ids("train"))}
+        return [place[i] for i in ids if i in place]
+
     def derive(self, model: EmotionModel) -> None:
         """Compute and store the features of all utterances, if they are missing and the model stores any."""
         if not model.stores_features or self._stored_features(model) is not None or not self.entries:
@@ -168,7 +179,7 @@ class Vault:
                 self._open()
 
     def purge(self, ids: Iterable[str]) -> int:
-        """Remove utterances for good: audio and features, with no copy left in this vault.
+        """Remove utterances for good: audio, features and tickets, with no copy left in this vault.
 
         Idempotent. If an earlier purge was interrupted, this one first wipes what that one left.
 
@@ -185,6 +196,8 @@ class Vault:
             if gone:
                 kept = [(e, self.read_audio(e.id)) for e in self.entries.values() if e.id not in gone]
                 derived = self._derived(e for e, _ in kept)
+                staying = self.places(e.id for e, _ in kept)
+                self.tickets.move(staying, self.generation + 1)
                 write_generation(self.folder, self.generation + 1, kept, self.classes, derived)
                 wipe_arrays(self.folder, self.generation)
                 self._open()
@@ -194,7 +207,7 @@ class Vault:
     def fingerprints(
         self, ids: Iterable[str], model: EmotionModel, beside: Iterable[str] = ()
     ) -> Fingerprints:
-        """Compute the fingerprints of these utterances' PCM and features.
+        """Compute the fingerprints of these utterances' PCM, features and tickets.
 
         Pieces of few different values (silence, clipping) and those that a kept utterance shares (a
         duplicate) prove nothing and are left out.
@@ -208,7 +221,8 @@ class Vault:
         own = Fingerprints.of_recordings((self.read_audio(i), self.read_features(i, model)) for i in ids)
         gone = {*ids, *beside}
         kept = ((self.read_audio(i), self.read_features(i, model)) for i in self.entries if i not in gone)
-        return own.without(own.shared_by(kept))
+        tickets = Fingerprints.of(self.tickets.rows_of(self.places(ids)))
+        return own.without(own.shared_by(kept)) | tickets
 
     def stored_names(self) -> tuple[str, ...]:
         """List the names of the features that are stored and match their checksums."""

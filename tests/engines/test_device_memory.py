@@ -52,7 +52,17 @@ class Talk:
 
     def train(self, client: int) -> None:
         """An ordinary round at one client."""
-        outgoing = settings(round=1, rounds_done=9, phase="learn", stream=1, steps=0, epochs=1, lr=0.01)
+        outgoing = settings(
+            round=1,
+            rounds_done=9,
+            phase="learn",
+            stream=1,
+            steps=0,
+            epochs=1,
+            lr=0.01,
+            weight=0.0,
+            fading=0.0,
+        )
         self.send("train", client, Payload(self.model.state_dict()).with_settings(outgoing))
 
     def query_deletions(self) -> list[str]:

@@ -12,7 +12,7 @@ from fedunlearn.report.values import fraction
 
 _MOST_LANES = 60
 """of single runs; beyond, means alone are drawn"""
-_OF_GROUP = {"forget": "blue", "more": "green", "control": "muted"}
+_OF_GROUP = {"forget": "blue", "ticket": "purple", "more": "green", "control": "muted"}
 
 
 def colour_of(entry: ComparedRun) -> str:

@@ -28,7 +28,12 @@ from fedunlearn.report.study.statistics import (
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#8c510a")
 MARKS = "osD^vPX<>ph*"
-_OF_GROUP = {"forget": PALETTE["blue"], "more": PALETTE["green"], "control": PALETTE["muted"]}
+_OF_GROUP = {
+    "forget": PALETTE["blue"],
+    "ticket": PALETTE["purple"],
+    "more": PALETTE["green"],
+    "control": PALETTE["muted"],
+}
 _HEADROOM = 1.2
 """how far a figure reaches, as a multiple of the highest mean gap in it"""
 _INSIDE = 0.95

@@ -1,0 +1,1 @@
+"""Methods that see the forget set and its tickets, one file each."""
