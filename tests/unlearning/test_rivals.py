@@ -304,7 +304,7 @@ def test_fedquit_by_hand() -> None:
     of class 1 is p. p - target: (1/6, -1/12, -1/12) for x = 2 and nothing for x = -1.
     """
     model, data = pair(3, torch.tensor([2.0, 1.0, 1.0]).log())
-    result = run("fedquit", model, data, **ONE_STEP, lr=0.6)
+    result = run("fedquit", model, data, **ONE_STEP, lr=0.6, true_logit="min")
     torch.testing.assert_close(result.state["weight"], torch.tensor([[-0.1], [0.05], [0.05]]))
     moved = result.state["bias"] - model.bias.detach()
     torch.testing.assert_close(moved, torch.tensor([-0.05, 0.025, 0.025]))
