@@ -141,7 +141,7 @@ def compare(
         source: the experiment to start from, as of ``load_config``.
         methods: names of methods, references to your own, or ``Variant`` objects: a method with settings.
             None = the study that the source describes in its section ``study``.
-        out: folder for finished runs, compare.csv, compare.md, compare.tex and figures.
+        out: folder for finished runs, compare.csv, compare.md, compare.tex, study.json and figures.
         sizes: utterances that each requester deletes; None = 10. Of a study with questions, the only ones of
             its sizes that are run; None = all.
         requesters: how many clients request a deletion, all at the same time; None = 1, or the study's.

@@ -1159,6 +1159,60 @@ class AttackReport(ResultsPart):
     )
 
 
+class UtteranceAnswers(ResultsPart):
+    """A model's answers to the utterances of a group, in columns of one length."""
+
+    required = ("log_odds", "correct")
+
+    log_odds: list[Number | None] = Field(
+        [], description="ln p - ln(1 - p) of the true emotion, in nats; null where it is not finite."
+    )
+    correct: Known[Annotated[str, Field(strict=True, pattern="^[01]*$")]] = Field(
+        None, description="A character for each utterance: 1 where it was recognised correctly, 0 where not."
+    )
+
+
+class UtteranceGroup(ByName[UtteranceAnswers]):
+    """Single utterances of one set, and of one request or one speaker.
+
+    Those of a request, and all others of the speakers of its clients, are without a speaker, a place and an
+    emotion, and are sorted by their log-odds: what is missing from a complete list would name the deleted.
+    """
+
+    required = ("subset", "original", "unlearned", "recovered", "retrained")
+
+    subset: Known[Annotated[Text, Field(json_schema_extra=_one_of("forget", "retain", "test", "unseen"))]] = (
+        Field(None, description="Which set they are of.")
+    )
+    request: Text | None = Field(default=None, description="Id of the request that deleted them, of D_f.")
+    client: Whole | None = Field(default=None, description="Client of the speaker.")
+    speaker: Whole | None = Field(
+        default=None, description="Which of the client's speakers, or of those who take no part."
+    )
+    places: list[Whole] = Field(default=[], description="Indexes into the corpus, sorted by id.")
+    emotions: list[Whole] = Field(default=[], description="True emotions, as indexes of corpus.emotions.")
+    original: UtteranceAnswers = Field(UtteranceAnswers.empty(), description="Of the original model.")
+    unlearned: UtteranceAnswers = Field(UtteranceAnswers.empty(), description="Of the unlearned model.")
+    recovered: UtteranceAnswers = Field(UtteranceAnswers.empty(), description="Of the recovered model.")
+    retrained: UtteranceAnswers = Field(
+        UtteranceAnswers.empty(),
+        description="Of the retrained models: mean log-odds over seeds; correct by the first of them.",
+    )
+    deviations: list[Amount | None] = Field(
+        default=[],
+        description="Standard deviation of the log-odds over retrained seeds, in nats; empty with one seed.",
+    )
+
+
+class UtteranceReport(ResultsPart):
+    """How each model answers single utterances."""
+
+    groups: list[UtteranceGroup] = Field([], description="The utterances, D_f first.")
+    left_out: Known[Whole] = Field(
+        None, description="Utterances beside D_f that are not listed: a random choice of a large corpus is."
+    )
+
+
 class KeptModelLeak(ResultsPart):
     """What the models that the run folder keeps reveal about one deletion."""
 
@@ -1327,6 +1381,9 @@ class Results(ResultsPart):
     attacks: Nullable[AttackReport] = Field(
         default=AttackReport.empty(),
         description="Per-example attacks with shadow federations; null where evaluation.shadows = 0.",
+    )
+    answers: Nullable[UtteranceReport] = Field(
+        default=UtteranceReport.empty(), description="How each model answers single utterances."
     )
     kept: list[KeptModelLeak] = Field(
         default=[], description="What the models that the run folder keeps reveal about each deletion."

@@ -63,6 +63,21 @@ def add_measures(results: dict[str, Any]) -> dict[str, Any]:
             "recovered": {"gum": 0.688, "cgum": 0.671, "efficacy": 0.981, "utility": 0.991, "time": 0.461},
         },
         "attacks": _attacks(rng),
+        "answers": {
+            "groups": [
+                {"subset": "forget", "request": "r", **_answers([2.5, 3.0]), "deviations": [0.4, None]},
+                {
+                    "subset": "test",
+                    "client": 7,
+                    "speaker": 0,
+                    "places": [421],
+                    "emotions": [2],
+                    **_answers([-1.25]),
+                    "deviations": [0.1],
+                },
+            ],
+            "left_out": 0,
+        },
         "collateral": {
             "requesters": {
                 "unlearned": {"rms": 2.06, "mean": -0.91, "slope": 0.71, "n": 48},
@@ -86,6 +101,11 @@ def add_measures(results: dict[str, Any]) -> dict[str, Any]:
         cost["roles"] = _roles(cost, SHARE_OF_REQUESTERS.get(phase, 0.0))
     results["config"]["evaluation"] |= {"relearn_steps": 200, "shadows": 64, "shadow_workers": 0}
     return results
+
+
+def _answers(log_odds: list[float]) -> dict[str, Any]:
+    answers = {"log_odds": log_odds, "correct": "".join("1" if value > 0 else "0" for value in log_odds)}
+    return dict.fromkeys(("original", "unlearned", "recovered", "retrained"), answers)
 
 
 def _intervals(model: dict[str, Any], rng: np.random.Generator) -> None:

@@ -59,7 +59,7 @@ ROOMS = (
     ("client", "audit"),
     ("server",),
     ("experiment", "report"),
-    ("engines", "final_model"),
+    ("engines", "final_model", "held_speech"),
     ("study", "whole_run"),
     ("flower_app", "cli", "api"),
     ("__main__",),

@@ -1,8 +1,8 @@
 """The console command ``fedunlearn``: experiments, studies, reports, deletion requests, the ledger.
 
 Each command is one module: ``run`` (read it first), ``compare``, ``guard_study``, ``soak``, ``pretrain``,
-``report``, ``export``, ``requests``, ``ledger``, ``influence``. ``options`` are shared, ``exit_codes`` says
-how a command ends.
+``study``, ``report``, ``explore``, ``export``, ``requests``, ``ledger``, ``influence``. ``options`` are
+shared, ``exit_codes`` says how a command ends.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ import typer
 
 from fedunlearn.cli import (
     compare,
+    explore,
     export,
     guard_study,
     influence,
@@ -20,6 +21,7 @@ from fedunlearn.cli import (
     requests,
     run,
     soak,
+    study,
 )
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -27,7 +29,15 @@ _ledger = typer.Typer(
     no_args_is_help=True, help="What became of every request, and whether the record was altered."
 )
 _commands: tuple[Callable[..., None], ...] = (
-    *(run.run, report.report, export.export, requests.delete, requests.withdraw, requests.requests),
+    *(
+        run.run,
+        report.report,
+        explore.explore,
+        export.export,
+        requests.delete,
+        requests.withdraw,
+        requests.requests,
+    ),
     *(influence.influence, compare.compare, guard_study.guard, soak.soak, pretrain.pretrain),
 )
 for command in _commands:
@@ -35,3 +45,7 @@ for command in _commands:
 for command in (ledger.show, ledger.verify, ledger.receipt):
     _ledger.command()(command)
 app.add_typer(_ledger, name="ledger")
+_study = typer.Typer(no_args_is_help=True, help="Comparisons by several people: check and merge study.json.")
+for command in (study.check, study.merge):
+    _study.command()(command)
+app.add_typer(_study, name="study")

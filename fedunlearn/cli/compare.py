@@ -110,6 +110,12 @@ def compare(
             max=1000,
         ),
     ] = None,
+    contributor: Annotated[
+        str | None,
+        typer.Option(
+            help="Who made it, as study.json says when others join it to theirs (study.contributor)."
+        ),
+    ] = None,
     config: ConfigOption = None,
     data: DataOption = None,
     model: Annotated[
@@ -118,7 +124,7 @@ def compare(
     engine: EngineOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Compare unlearning methods; writes compare.csv, compare.md, compare.tex and figures.
+    """Compare unlearning methods; writes compare.csv, compare.md, compare.tex, study.json and figures.
 
     The [study] section of --config says what is compared where the options do not. With questions and claims,
     as in the preset paper, the tables are by question, and claims.csv and compare.html are written as well.
@@ -137,6 +143,7 @@ def compare(
             "model.name": model,
             "federation.engine": engine,
             "study.workers": workers,
+            "study.contributor": contributor,
         }
         overrides = read_overrides(set_, named)
         base = comparison_config(config_files(config), overrides)

@@ -91,18 +91,16 @@ class Device:
             part: [n, K] of ``kept``, weighted.
         """
         settings, every = MessageConfig(content), self.config.federation.checkpoint_every
-        rows, fading = self.vault.places(self.kept_ids(content)), settings.real("fading")
+        ids, fading = self.kept_ids(content), settings.real("fading")
         # A run is resumed from one of its two newest checkpoints.
-        self.vault.tickets.note(rows, part, settings.integer("round"), fading, 2 * every + 2)
+        self.vault.tickets.note(ids, part, settings.integer("round"), fading, 2 * every + 2)
 
     def forget_set(self, ids: tuple[str, ...]) -> ForgetSet:
         """Return these utterances as D_f, with their tickets if the method reads them and there are any."""
         forget_set = self.vault.forget_set(ids, self.model)
-        places = self.vault.places(ids)
-        if not notes_tickets(self.config) or len(places) < len(ids):
+        if not notes_tickets(self.config):
             return forget_set
-        tickets = self.vault.tickets.newest(self.model.ticket_size)
-        return forget_set if tickets is None else replace(forget_set, tickets=tickets[places])
+        return replace(forget_set, tickets=self.vault.tickets.of(ids, self.model.ticket_size))
 
     def utterances_of(self, requests: Iterable[str]) -> tuple[str, ...]:
         """Return the ids of the training utterances that these requests of the device name."""

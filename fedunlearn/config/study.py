@@ -189,6 +189,12 @@ class StudySettings(Settings):
         "CPU that may be used.",
     )
 
+    contributor: Annotated[str, Field(max_length=60, pattern=r"^[^/\\\n]*$")] = Field(
+        default="",
+        description="Who made the study, as study.json says when others join it to theirs "
+        "(docs/leaderboard.md); empty = unnamed.",
+    )
+
     @model_validator(mode="after")
     def _names_fit(self) -> Self:
         names = [*(v.name for v in self.variants), *(name for s in self.sweeps for name in s.names)]

@@ -1,12 +1,13 @@
 """The verdict: the models of a run beside retrained ones."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import permutations
 
 import numpy as np
 from torch import Tensor
 
 from fedunlearn.caveats import NOTHING_TO_FORGET
+from fedunlearn.corpora.utterance import Corpus
 from fedunlearn.evaluation.collateral import mean_shift, shift, shift_between, spread
 from fedunlearn.evaluation.distances import jensen_shannon, kolmogorov_smirnov, tug_of_war, wasserstein
 from fedunlearn.evaluation.fairness import fairness
@@ -14,6 +15,8 @@ from fedunlearn.evaluation.gap import gap, noise_floor, rank, rho
 from fedunlearn.evaluation.intervals import l1_interval
 from fedunlearn.evaluation.judge import BooleanMask, Judge, View
 from fedunlearn.evaluation.resampling import Answers, differences
+from fedunlearn.evaluation.utterance_answers import list_answers
+from fedunlearn.partition import Partition
 from fedunlearn.results_schema import (
     CONTROLS,
     DOING_NOTHING,
@@ -32,6 +35,7 @@ from fedunlearn.results_schema import (
     RankedModel,
     Reversion,
     ReversionStep,
+    UtteranceReport,
 )
 
 STAGES = ("original", "unlearned", "recovered")
@@ -166,6 +170,20 @@ class Verdict:
             others=moved(others),
             spread=AnswerSpread(**stages, retrained=retrained),
         )
+
+    def answers(
+        self, corpus: Corpus, partition: Partition, deleted: Mapping[str, str], asking: Collection[int]
+    ) -> UtteranceReport:
+        """``results.answers``: how each model answers single utterances.
+
+        Args:
+            corpus: of the run.
+            partition: of the corpus.
+            deleted: id of each utterance of D_f -> id of the request that deleted it.
+            asking: clients with a request, whatever became of it.
+        """
+        views = {name: self._views[name] for name in STAGES}
+        return list_answers(views, self._retrained, corpus, partition, deleted, asking)
 
     def reversion(self, steps: Sequence[ReversionStep]) -> Reversion:
         """``results.reversion``: the recovered model's values minus the unlearned one's.

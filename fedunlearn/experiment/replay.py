@@ -105,9 +105,7 @@ class Replay:
                 break
             self._purge(round_.timeline_round, round_.rounds_done)
             self._play_round(model, round_)
-        return LearnedFederation(
-            model, self._history, self.unknown, original, dict(self.clients.tickets.noted)
-        )
+        return LearnedFederation(model, self._history, self.unknown, original, self.clients.tickets.noted)
 
     def finish(self, learned: LearnedFederation) -> dict[str, StateDict]:
         """Play the timeline from its first unlearn step on.
@@ -123,9 +121,7 @@ class Replay:
         """
         model, original, unlearned = learned.model, learned.original, None
         self._history, self.unknown = learned.history, learned.unknown
-        self.clients.tickets.noted = dict(learned.tickets)
-        for client in learned.tickets:
-            self.clients.tickets.place(client, self._data.train[client])
+        self.clients.tickets.resume(learned.tickets)
         before = self._timeline.rounds_before_unlearning
         if before:
             self._purged = before[-1].timeline_round
@@ -162,11 +158,10 @@ class Replay:
     def _learn(self, model: GlobalModel, round_: TimelineRound) -> None:
         learning_round = round_.rounds_done + 1
         withheld = self._timeline.withheld(round_.timeline_round)
-        history = self._history
         updates, mean = self._train_round(model, learning_round, withheld, notes=True)
         for update in updates:
-            history.remember(update, learning_round)
-        history.end_round(mean, self._config.training.server_lr)
+            self._history.remember(update, learning_round)
+        self._history.end_round(mean, self._config.training.server_lr)
         if self._late.are_measured_after(learning_round):
             known = self._history.last_rounds()
             self.unknown = _measure_unknown(self.clients, self._late, model.weights, round_, known)

@@ -7,7 +7,6 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from fedunlearn.audio import PCM, pad, to_float
 from fedunlearn.blockwise import StateDict
@@ -24,6 +23,7 @@ from fedunlearn.client.steps import (
 from fedunlearn.config import Config
 from fedunlearn.config.work import LocalWork
 from fedunlearn.examples import Examples, ForgetSet
+from fedunlearn.experiment.replayed_tickets import ReplayedTickets
 from fedunlearn.experiment.timeline import Timeline, TimelineRound
 from fedunlearn.messages.phase import Phase
 from fedunlearn.messages.scalars import Evaluation, pool_evaluations
@@ -32,11 +32,10 @@ from fedunlearn.models import build_model
 from fedunlearn.seeding import rng_for
 from fedunlearn.server.late_clients import LateClients
 from fedunlearn.server.steps import sample_clients
-from fedunlearn.server.tickets import TicketTerms, ticket_terms
-from fedunlearn.unlearning import METHODS, notes_tickets
+from fedunlearn.server.tickets import ticket_terms
+from fedunlearn.unlearning import METHODS
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnFailed
 from fedunlearn.unlearning.log_odds import measure_smoothed
-from fedunlearn.vault.tickets import fade
 
 
 @dataclass(frozen=True)
@@ -69,56 +68,6 @@ class ReplayData:
     audio: Mapping[str, PCM]
 
 
-class ReplayedTickets:
-    """What the devices of a replay have noted, as their vaults hold it."""
-
-    def __init__(self) -> None:
-        self.noted: dict[int, tuple[int, Tensor]] = {}
-        """client -> the last round that was noted, and the tickets [n, K] of its training utterances"""
-        self._where: dict[str, tuple[int, int]] = {}
-
-    def note(
-        self,
-        client: int,
-        own: tuple[str, ...],
-        ids: tuple[str, ...],
-        part: Tensor,
-        round: int,
-        fading: float,
-    ) -> None:
-        """Note what a round has taught of a client's utterances.
-
-        Args:
-            client: 0 ...
-            own: the n training utterances of its vault, in order.
-            ids: the m of them that it trained on.
-            part: [m, K], weighted.
-            round: number of the learning round.
-            fading: as of ``fade``.
-        """
-        self.place(client, own)
-        whole = torch.zeros(len(own), part.shape[1])
-        whole[[self._where[u][1] for u in ids]] = part
-        before, noted = self.noted.get(client, (round - 1, torch.zeros_like(whole)))
-        self.noted[client] = round, fade(noted, whole, fading, round - before)
-
-    def place(self, client: int, own: tuple[str, ...]) -> None:
-        """Say which utterances the rows of a client's tickets are of.
-
-        Args:
-            client: 0 ...
-            own: the training utterances of its vault, in order.
-        """
-        self._where |= {utterance: (client, row) for row, utterance in enumerate(own)}
-
-    def of(self, ids: tuple[str, ...]) -> Tensor | None:
-        """Return the tickets [m, K] of utterances of one client; None where it has noted none."""
-        if not ids or any(u not in self._where for u in ids):
-            return None
-        client = self._where[ids[0]][0]
-        return self.noted[client][1][[self._where[u][1] for u in ids]]
-
-
 class ReplayedClients:
     """Computes in this process what the clients of a run compute on their devices.
 
@@ -136,7 +85,7 @@ class ReplayedClients:
         self._all = Examples(*(torch.from_numpy(array) for array in arrays))
         self._kept: dict[tuple[str, ...], Examples] = {}
         self._late = LateClients.of(self._config)
-        self.tickets = ReplayedTickets()
+        self.tickets = ReplayedTickets(data.train)
         self.targets: dict[str, float] = {}
         """utterance -> log-odds towards which its device trained it, of methods that have such targets"""
 
@@ -191,17 +140,15 @@ class ReplayedClients:
         """
         updates, there = [], self._there(rounds_done, withheld, self._late.absent(rounds_done))
         chosen = sample_clients(there, most, self._config.seed, phase, number)
-        terms, trained_on = TicketTerms(), sum(len(there[c]) for c in chosen)
-        if notes:
-            terms = ticket_terms(self._config, number, trained_on, len(chosen))
+        trained_on = sum(len(there[c]) for c in chosen)
+        terms = ticket_terms(self._config, number, trained_on, len(chosen), notes)
         for client in chosen:
             kept, when = self.examples(there[client]), (str(phase), number, self._stream)
             noted = notes_for(self.model, kept, terms.weight)
             training = partial(train_in_round, self.model, kept, self._config, work, lr, client, *when, noted)
             updates.append(Update(client, len(kept), train_update(self.model, weights, training)[0]))
             if noted is not None:
-                part = noted * (terms.weight * len(kept))
-                self.tickets.note(client, self.data.train[client], there[client], part, number, terms.fading)
+                self.tickets.note(client, there[client], terms.weigh(noted), number, terms.fading)
         return updates
 
     def unlearn(
@@ -254,14 +201,10 @@ class ReplayedClients:
         Args:
             ids: of the utterances.
         """
-        audio, tickets = self.data.audio, None
-        if notes_tickets(self._config):
-            tickets = self.tickets.of(ids)
-        if not audio:
-            waveform = torch.zeros(len(ids), 0), torch.zeros(len(ids)).long()
-        else:
-            waveform = pad([to_float(audio[u]) for u in ids])
-        return ForgetSet(self.examples(ids), *waveform, tickets=tickets)
+        audio, examples = self.data.audio, self.examples(ids)
+        nothing = torch.zeros(len(ids), 0), torch.zeros(len(ids)).long()
+        waveform = pad([to_float(audio[u]) for u in ids]) if audio else nothing
+        return ForgetSet(examples, *waveform, tickets=self.tickets.of(ids))
 
     def held(self, client: int, rounds_done: int, gone: Collection[str]) -> tuple[str, ...]:
         """List what a client trains on.

@@ -245,6 +245,9 @@ class ResultsAssembler:
         clients = {r.id: r.client for r in reversed(list(served))}
         shadows = models.shadows
         results.attacks = run_attacks(shadows, clients, config) if shadows else AttackReport.empty()
+        deleted = {u: key[0] for key, request in gone.items() for u in request.utterances}
+        asking = {client for _, client in (*requests, *state.requests)}
+        results.answers = verdict.answers(self.prepared.corpus, self.prepared.partition, deleted, asking)
         results.kept = measure_kept_models(judge, self.prepared.partition, models.kept, gone)
         return results
 

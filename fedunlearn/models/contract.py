@@ -195,35 +195,20 @@ class EmotionModel(nn.Module, ABC):
 
     @property
     def ticket_size(self) -> int:
-        """How many numbers a device notes of an utterance while the model is trained on it.
-
-        Here C, one for each logit (``contribution``).
-        """
+        """How many numbers a device notes of an utterance while the model is trained on it; here C."""
         return self.classes
 
     def contribution(self, examples: Examples, tickets: Tensor) -> dict[str, Tensor]:
-        """Compute what training on some utterances has taken from the weights, from what was noted of them.
-
-        A step of gradient descent takes the sum over its batch of J^T r from the weights, where r = p - y is
-        the gradient of an utterance's loss by its logits and J that of its logits by the weights. Here a
-        ticket is the sum of r over the steps, each as large as its effect, and J is that of the present
-        model in evaluation mode: an approximation, as J changes in training.
+        """Compute what training on some utterances has taken from the weights; here, approximately.
 
         Args:
             examples: the n utterances.
-            tickets: [n, ``ticket_size``] float32.
+            tickets: [n, ``ticket_size``] float32, what was noted of them.
 
         Returns:
             for each trained tensor what the model would have more without them, in the unit of the tickets
         """
-        weights, was_training = trained_tensors(self), self.training
-        self.eval()
-        with torch.enable_grad():
-            parameters = [p for p in self.parameters() if p.requires_grad]
-            logits = self.classify(examples.features, examples.frames)
-            found = torch.autograd.grad((logits * tickets).sum(), parameters)
-        self.train(was_training)
-        return dict(zip(weights, found, strict=True))
+        return contribution_by_residuals(self, examples, tickets)
 
     def features_of(self, pcm: PCM) -> Tensor:
         """Compute the features [T, D] of one recording, without gradients.
@@ -285,6 +270,32 @@ class MelModel(EmotionModel):
             Features [B, T, D] and their true lengths in frames [B].
         """
         return self.from_mel(*self.log_mel(waveform, samples))
+
+
+def contribution_by_residuals(model: EmotionModel, examples: Examples, tickets: Tensor) -> dict[str, Tensor]:
+    """Compute what training on some utterances has taken from the weights, from their residuals.
+
+    A step of gradient descent takes the sum over its batch of J^T r from the weights, where r = p - y is the
+    gradient of an utterance's loss by its logits and J that of its logits by the weights. A ticket is the sum
+    of r over the steps, each as large as its effect, and J that of the present model in evaluation mode: an
+    approximation, as J changes in training.
+
+    Args:
+        model: not changed.
+        examples: the n utterances.
+        tickets: [n, C] float32.
+
+    Returns:
+        as of ``EmotionModel.contribution``
+    """
+    names, was_training = trained_names(model), model.training
+    model.eval()
+    with torch.enable_grad():
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        logits = model.classify(examples.features, examples.frames)
+        found = torch.autograd.grad((logits * tickets).sum(), parameters)
+    model.train(was_training)
+    return dict(zip(names, found, strict=True))
 
 
 def trained_tensors(model: EmotionModel) -> dict[str, Tensor]:

@@ -82,8 +82,6 @@ class MainLine:
                 steps=recovery.steps,
                 epochs=recovery.epochs,
                 lr=recovery.lr,
-                weight=0.0,
-                fading=0.0,
             )
             result = self._rounds.recovery_round(model.weights, config)
         weights = apply_recovery(model.weights, result.mean, recovery.reversion, state.unlearn_steps)

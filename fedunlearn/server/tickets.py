@@ -8,6 +8,8 @@ with an ordinary round.
 import math
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from fedunlearn.config import Config
 from fedunlearn.errors import BadInput
 from fedunlearn.training import round_lr
@@ -27,8 +29,18 @@ class TicketTerms:
     weight: float = 0.0
     fading: float = 0.0
 
+    def weigh(self, noted: Tensor) -> Tensor:
+        """Return what a client has noted [n, K] as part of the global model's step."""
+        return noted * (self.weight * len(noted))
 
-def ticket_terms(config: Config, learning_round: int, trained_on: int, clients: int) -> TicketTerms:
+    def as_settings(self) -> dict[str, float]:
+        """Return the numbers as settings of a message."""
+        return {"weight": self.weight, "fading": self.fading}
+
+
+def ticket_terms(
+    config: Config, learning_round: int, trained_on: int, clients: int, noted: bool = True
+) -> TicketTerms:
     """Decide how devices note tickets in a round of the main line.
 
     With server momentum beta a mean update moves the model by 1 / (1 - beta) times its length in the end.
@@ -38,12 +50,13 @@ def ticket_terms(config: Config, learning_round: int, trained_on: int, clients: 
         learning_round: from 1.
         trained_on: utterances that the round's clients train on.
         clients: how many these are.
+        noted: False = in this round none are.
 
     Returns:
         none are noted where the method reads none
     """
     training, local = config.training, config.training.local
-    if not notes_tickets(config) or not trained_on:
+    if not noted or not notes_tickets(config) or not trained_on:
         return TicketTerms()
     gain = training.server_lr
     if training.server_optimizer == "momentum":

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from flwr.app import ConfigRecord, RecordDict
@@ -134,11 +135,9 @@ class TrainingRounds:
             steps=work.steps,
             epochs=work.epochs,
             lr=round_lr(self._config.training, number),
-            weight=0.0,
-            fading=0.0,
         )
         main_line = phase is Phase.LEARN
-        remember = (lambda update: self._remember(update, number)) if main_line else None
+        remember = partial(self._state.history.remember, learning_round=number) if main_line else None
         collection = CollectionSettings(counted=counted, remember=remember, notes_tickets=main_line)
         result = self.collect_updates(model.weights, timeline_round, number - 1, phase, config, collection)
         weights = model.weights
@@ -158,7 +157,7 @@ class TrainingRounds:
         """
         state = self._state
         collection = CollectionSettings(
-            remember=lambda update: self._remember(update, None), most=self._config.recovery.clients
+            remember=lambda update: state.history.remember(update, None), most=self._config.recovery.clients
         )
         when = state.timeline_round, state.rounds_done
         return self.collect_updates(weights, *when, Phase.RECOVER, config, collection)
@@ -200,12 +199,12 @@ class TrainingRounds:
         side_training, last_report = phase in {Phase.RETRAIN, Phase.COUNTERFACTUAL}, self._state.last_report
         known = {c: rounds_done if side_training else min(rounds_done, last_report.get(c, 0)) for c in there}
         payload = Payload(weights, collection.teacher)
-        if collection.notes_tickets:
-            trained_on = sum(self._clients.examples[client] for client in there)
-            terms = ticket_terms(self._config, rounds_done + 1, trained_on, len(there))
-            config = ConfigRecord({**config, "weight": terms.weight, "fading": terms.fading})
+        trained_on = sum(self._clients.examples[client] for client in there)
+        noting = ticket_terms(self._config, rounds_done + 1, trained_on, len(there), collection.notes_tickets)
         by_rounds_done = {
-            until: payload.with_settings(ConfigRecord({**config, "rounds_done": until}))
+            until: payload.with_settings(
+                ConfigRecord({**config, **noting.as_settings(), "rounds_done": until})
+            )
             for until in {*known.values()}
         }
         running = RunningMean()
@@ -268,7 +267,3 @@ class TrainingRounds:
         row: dict[str, Any] = {"round": timeline_round, "phase": str(phase), "loss": result.loss}
         row |= {"refused": result.refused, "requests": list(request_ids)}
         self._context.callbacks.on_round_end(row, weights if evaluate else None)
-
-    def _remember(self, update: Update, learning_round: int | None) -> None:
-        """Remember what a client of the main line sent; None = in a recovery round."""
-        self._state.history.remember(update, learning_round)

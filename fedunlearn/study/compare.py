@@ -20,6 +20,8 @@ from fedunlearn.study.grid import Axes, StudyCell, loader_of
 from fedunlearn.study.plan import Question, Study
 from fedunlearn.study.rows import csv_of, frame_of, rows_of
 from fedunlearn.study.runner import StudyRunner, count_clients, digest_of, group_speakers
+from fedunlearn.study.sharing import FinishedCell, study_of_cells
+from fedunlearn.study.study_file import FILE_NAME, write_study
 
 ProgressCallback = Callable[[str, int, int], None]
 """Called with the name of the cell that is run next, the number of finished cells, and that of all cells."""
@@ -30,7 +32,7 @@ class Comparison:
     """What a comparison found.
 
     Attributes:
-        folder: where compare.csv, compare.md, compare.tex, the figures and the finished cells are.
+        folder: where compare.csv, compare.md, compare.tex, study.json, figures and the finished cells are.
         rows: four for each finished cell, one a model; the columns are the fields of ``study.rows.StudyRow``.
         failures: name of a cell -> why its run failed.
         summary: the main tables as Markdown; empty where no cell has finished.
@@ -96,6 +98,7 @@ def run_study(
         failures = _play(runner, cells, out, _workers(config), warn, progress)
         progress("", len(cells), len(cells))
         rows = _rows(runner, cells)
+        _share(runner, cells, out, config.study.contributor, warn)
         answers = [(question, _rows(runner, asked[question.title])) for question in study.questions]
     if rows.empty:
         return Comparison(out, rows, failures, "")
@@ -237,6 +240,29 @@ def _in_pool(
 def _rows(runner: StudyRunner, cells: Sequence[StudyCell]) -> pd.DataFrame:
     finished = ((cell, runner.results(cell)) for cell in cells)
     return frame_of(row for cell, found in finished if found is not None for row in rows_of(cell, found))
+
+
+def _share(
+    runner: StudyRunner,
+    cells: Sequence[StudyCell],
+    out: Path,
+    contributor: str,
+    warn: Callable[[str], None],
+) -> None:
+    """Write study.json, which others can join to theirs; not where a cell says not what speech it was of."""
+    found = [(cell, results) for cell in cells if (results := runner.results(cell)) is not None]
+    finished = [
+        FinishedCell(cell, results, speech)
+        for cell, results in found
+        if (speech := runner.speech(cell)) is not None
+    ]
+    if len(finished) < len(found):
+        warn(
+            f"{out / FILE_NAME}: is not written: {len(found) - len(finished)} finished cells are of an older "
+            f"version; remove them from {out / 'cells'} to run them again"
+        )
+    elif finished:
+        write_study(study_of_cells(finished, contributor), out)
 
 
 def _write(

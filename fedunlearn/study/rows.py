@@ -177,11 +177,16 @@ def frame_of(rows: Iterable[StudyRow]) -> pd.DataFrame:
     return pd.DataFrame([asdict(row) for row in rows], columns=names).astype(dict.fromkeys(_NUMBERS, float))
 
 
-def csv_of(rows: pd.DataFrame) -> str:
-    """Write rows as the text of compare.csv; what is not known is empty."""
+def csv_of(rows: pd.DataFrame, first: Sequence[str] = ()) -> str:
+    """Write rows as the text of compare.csv; what is not known is empty.
+
+    Args:
+        rows: of a study.
+        first: further columns, which come before those of ``StudyRow``.
+    """
     sizes = rows["forget_size"].astype(object)
     written = rows.assign(forget_size=sizes.mask(sizes == WHOLE_CLIENT, "all"))
-    return written.to_csv(columns=list(COLUMNS), index=False, lineterminator="\n")  # type: ignore[no-any-return]
+    return written.to_csv(columns=[*first, *COLUMNS], index=False, lineterminator="\n")  # type: ignore[no-any-return]
 
 
 def _row(

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Self
 
@@ -30,11 +31,15 @@ from fedunlearn.partition import Partition, partition_corpus
 from fedunlearn.results_schema import Results
 from fedunlearn.study.grid import WHOLE_CLIENT, StudyCell, requesters_of
 from fedunlearn.study.plan import Study
+from fedunlearn.study.speech import SpeechDigest, digest_partition, digest_recordings
 from fedunlearn.unlearning import method_named
 
+_SPEECH = "speech"
+"""key of a cell's file that is not of its results: ``SpeechDigest``"""
 _KEPT = (
     *("config", "corpus", "models", "gap", "cost", "requests", "references", "versions", "guard", "kept"),
-    *("attackers", "caveats", "attacks", "collateral"),
+    *("attackers", "caveats", "attacks", "collateral", "schema", "seed", "status", "unlearning", "fairness"),
+    *("timeline", "availability", "answers", "distances"),
 )
 
 
@@ -60,6 +65,7 @@ class StudyRunner:
         self._lock: int | None = None
         self._decoded: tuple[str, DecodedCorpus] | None = None
         self._undecoded: tuple[str, Corpus] | None = None
+        self._recordings: tuple[str, float] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -118,6 +124,14 @@ class StudyRunner:
         except FileNotFoundError:
             return None
 
+    def speech(self, cell: StudyCell) -> SpeechDigest | None:
+        """Read what speech a finished cell was of; None where it is not finished, or does not say."""
+        try:
+            found = json.loads(self.file(cell).read_text(encoding="utf-8")).get(_SPEECH)
+        except FileNotFoundError:
+            return None
+        return SpeechDigest(**found) if found else None
+
     def play(self, cell: StudyCell) -> None:
         """Run a cell and keep what it found; the rest of the run is removed.
 
@@ -147,12 +161,20 @@ class StudyRunner:
             raise RunFailed(f"{len(results.requests)} of {cell.requesters} requests were raised")
         self._cells.mkdir(parents=True, exist_ok=True)
         content = results.to_json()
-        write_atomically(self.file(cell), json.dumps({key: content[key] for key in _KEPT}))
+        kept = {key: content[key] for key in _KEPT}
+        kept[_SPEECH] = asdict(self._describe(decoded, config))
+        write_atomically(self.file(cell), json.dumps(kept))
+
+    def _describe(self, decoded: DecodedCorpus, config: Config) -> SpeechDigest:
+        corpus, recordings = decoded
+        self._recordings = self._recordings or digest_recordings(corpus, recordings.pcm)
+        partition = partition_corpus(corpus, config.partition, config.seed)
+        return SpeechDigest(*self._recordings, digest_partition(corpus, partition))
 
     def _decode(self, config: Config, quiet: Progress) -> DecodedCorpus:
         key = _recordings_key(config)
         if self._decoded is None or self._decoded[0] != key:
-            self._decoded = None  # two corpora at a time would be too many
+            self._decoded = self._recordings = None  # two corpora at a time would be too many
             self._clear()  # vaults of other recordings
             self._claim()
             self._decoded = key, decode_corpus(config, quiet)

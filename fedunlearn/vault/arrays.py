@@ -192,6 +192,22 @@ def write_features(path: Path, features: Sequence[Tensor], new: bool = False) ->
     return written | _write(new, path, values.tobytes())
 
 
+def read_derived(paths: Iterable[Path], everyone: Sequence[str], kept: Iterable[str]) -> Derived:
+    """Read the stored features of some utterances.
+
+    Args:
+        paths: of the features.
+        everyone: ids of all utterances, in vault order.
+        kept: ids of those that are read.
+    """
+    found = {p.stem.rpartition("-")[0]: Stored.features(p, everyone) for p in paths}
+    ids = tuple(kept)
+    return {
+        name: {i: torch.from_numpy(np.array(features.rows(i))) for i in ids}
+        for name, features in found.items()
+    }
+
+
 def _write(new: bool, path: Path, content: bytes) -> dict[str, str]:
     if new:
         path.write_bytes(content)

@@ -14,7 +14,7 @@ as a run may go back. A slot is written in place, so that nothing older stays on
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,24 +49,25 @@ class TicketFiles:
     Args:
         folder: of the vault.
         generation: of the vault.
-        count: n, training utterances.
+        ids: of the n training utterances, in vault order.
     """
 
-    def __init__(self, folder: Path, generation: int, count: int) -> None:
-        self._folder, self._generation, self._count = folder, generation, count
+    def __init__(self, folder: Path, generation: int, ids: Sequence[str]) -> None:
+        self._folder, self._generation, self._ids = folder, generation, tuple(ids)
+        self._place = {utterance: number for number, utterance in enumerate(ids)}
 
-    def note(self, rows: Sequence[int], part: Tensor, round: int, fading: float, slots: int) -> None:
+    def note(self, ids: Sequence[str], part: Tensor, round: int, fading: float, slots: int) -> None:
         """Add what a round has noted to the tickets after the rounds before it.
 
         Args:
-            rows: places of its m utterances among the training utterances.
+            ids: of its m utterances.
             part: [m, K], what it has noted of them.
             round: number of the learning round, from 1. Tickets after later rounds are discarded.
             fading: as of ``fade``.
             slots: for how many rounds there are tickets, >= 2.
         """
-        whole = torch.zeros(self._count, part.shape[1])
-        whole[list(rows)] = part
+        whole = torch.zeros(len(self._ids), part.shape[1])
+        whole[[self._place[i] for i in ids]] = part
         noted, before = torch.zeros_like(whole), round - 1
         for number, path in self._slots():
             if number > round:
@@ -77,40 +78,43 @@ class TicketFiles:
                 break
         self._write(round % slots, round, fade(noted, whole, fading, round - before))
 
-    def newest(self, size: int) -> Tensor | None:
-        """Return the tickets [n, K] after the last round that was noted; None = there are none.
+    def of(self, ids: Sequence[str], size: int) -> Tensor | None:
+        """Return the tickets [m, K] of m utterances after the last round that was noted.
 
         Args:
+            ids: of the utterances.
             size: K.
+
+        Returns:
+            None where there are none, or not of all of them
         """
         found = self._newest()
-        if found is None or found[1].size != self._count * size:
+        if found is None or found[1].size != len(self._ids) * size or any(i not in self._place for i in ids):
             return None
-        return torch.from_numpy(found[1].reshape(self._count, size))
+        return torch.from_numpy(found[1].reshape(len(self._ids), size))[[self._place[i] for i in ids]]
 
-    def rows_of(self, rows: Sequence[int]) -> list[Rows]:
-        """Return the tickets of some utterances, [K] each, after every round for which there are tickets.
+    def rows_of(self, ids: Iterable[str]) -> list[Rows]:
+        """Return the tickets of training utterances, [K] each, after every round for which there are tickets.
 
         Args:
-            rows: their places among the training utterances.
+            ids: of utterances; those that are not among the training utterances are left out.
         """
-        if not self._count:
-            return []
+        places = [self._place[i] for i in ids if i in self._place]
         stored = [values for _, path in self._slots() if (values := self._read(path)) is not None]
-        return [values.reshape(self._count, -1)[row] for values in stored for row in rows]
+        return [values.reshape(len(self._ids), -1)[place] for values in stored for place in places]
 
-    def move(self, rows: Sequence[int], generation: int) -> None:
-        """Write the newest tickets of the utterances that stay into another generation of the vault.
+    def move_without(self, gone: Collection[str]) -> None:
+        """Write the newest tickets of the utterances that stay into the next generation of the vault.
 
         Args:
-            rows: their places among the training utterances.
-            generation: the next one.
+            gone: ids of those that do not stay.
         """
         found = self._newest()
-        if found is not None and self._count:
+        if found is not None and self._ids:
             number, values = found
-            staying = torch.from_numpy(values.reshape(self._count, -1)[list(rows)])
-            TicketFiles(self._folder, generation, len(rows))._write(0, number, staying)
+            staying = [i for i in self._ids if i not in gone]
+            kept = values.reshape(len(self._ids), -1)[[self._place[i] for i in staying]]
+            TicketFiles(self._folder, self._generation + 1, staying)._write(0, number, torch.from_numpy(kept))
 
     def _newest(self) -> tuple[int, Rows] | None:
         for number, path in self._slots():

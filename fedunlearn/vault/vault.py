@@ -31,6 +31,7 @@ from fedunlearn.vault.arrays import (
     Stored,
     check_audio,
     is_as_written,
+    read_derived,
     stamp,
     suffix_of,
     wipe_arrays,
@@ -157,12 +158,7 @@ class Vault:
     @property
     def tickets(self) -> TicketFiles:
         """What the device has noted of its training utterances while the model was trained on them."""
-        return TicketFiles(self.folder, self.generation, len(self.ids("train")))
-
-    def places(self, ids: Iterable[str]) -> list[int]:
-        """Return the places of some training utterances among all, in this order; others are left out."""
-        place = {utterance: number for number, utterance in enumerate(self.ids("train"))}
-        return [place[i] for i in ids if i in place]
+        return TicketFiles(self.folder, self.generation, self.ids("train"))
 
     def derive(self, model: EmotionModel) -> None:
         """Compute and store the features of all utterances, if they are missing and the model stores any."""
@@ -195,9 +191,8 @@ class Vault:
             gone = set(ids) & self.entries.keys()
             if gone:
                 kept = [(e, self.read_audio(e.id)) for e in self.entries.values() if e.id not in gone]
-                derived = self._derived(e for e, _ in kept)
-                staying = self.places(e.id for e, _ in kept)
-                self.tickets.move(staying, self.generation + 1)
+                derived = read_derived(self._whole_features(), tuple(self.entries), [e.id for e, _ in kept])
+                self.tickets.move_without(gone)
                 write_generation(self.folder, self.generation + 1, kept, self.classes, derived)
                 wipe_arrays(self.folder, self.generation)
                 self._open()
@@ -221,8 +216,7 @@ class Vault:
         own = Fingerprints.of_recordings((self.read_audio(i), self.read_features(i, model)) for i in ids)
         gone = {*ids, *beside}
         kept = ((self.read_audio(i), self.read_features(i, model)) for i in self.entries if i not in gone)
-        tickets = Fingerprints.of(self.tickets.rows_of(self.places(ids)))
-        return own.without(own.shared_by(kept)) | tickets
+        return own.without(own.shared_by(kept)) | Fingerprints.of(self.tickets.rows_of(ids))
 
     def stored_names(self) -> tuple[str, ...]:
         """List the names of the features that are stored and match their checksums."""
@@ -247,15 +241,6 @@ class Vault:
     def _is_whole(self, features: Path) -> bool:
         """Tell whether stored features match their checksums; others are derived again."""
         return all(is_as_written(path, self._index) for path in (features, features.with_suffix(".frames")))
-
-    def _derived(self, kept: Iterable[VaultEntry]) -> Derived:
-        """Read all stored features of these utterances."""
-        kept, everyone = tuple(kept), tuple(self.entries)
-        found = {p.stem.rpartition("-")[0]: Stored.features(p, everyone) for p in self._whole_features()}
-        return {
-            name: {e.id: torch.from_numpy(np.array(features.rows(e.id))) for e in kept}
-            for name, features in found.items()
-        }
 
 
 def is_untouched(vault: Vault, entries: Sequence[VaultEntry], classes: int) -> bool:

@@ -27,7 +27,7 @@ from fedunlearn.models.contract import EmotionModel
 from fedunlearn.seeding import rng_for
 from fedunlearn.server.clients import Payload, settings
 from fedunlearn.unlearning.contract import ServerScalars
-from fedunlearn.vault.traces import Fingerprints
+from fedunlearn.vault.traces import Fingerprints, find_traces
 from fedunlearn.vault.vault import Vault
 
 CLIENT = 2
@@ -50,19 +50,10 @@ class Talk:
         assert not reply.has_error(), reply.error
         return reply.content
 
-    def train(self, client: int) -> None:
-        """An ordinary round at one client."""
-        outgoing = settings(
-            round=1,
-            rounds_done=9,
-            phase="learn",
-            stream=1,
-            steps=0,
-            epochs=1,
-            lr=0.01,
-            weight=0.0,
-            fading=0.0,
-        )
+    def train(self, client: int, weight: float = 0.0) -> None:
+        """An ordinary round at one client, in which it notes tickets if its update has a weight."""
+        work = {"steps": 0, "epochs": 1, "lr": 0.01, "weight": weight, "fading": 0.1}
+        outgoing = settings(round=1, rounds_done=9, phase="learn", stream=1, **work)
         self.send("train", client, Payload(self.model.state_dict()).with_settings(outgoing))
 
     def query_deletions(self) -> list[str]:
@@ -142,6 +133,30 @@ def test_after_a_purge_no_feature_of_what_was_deleted_is_alive(out: Path) -> Non
         assert not in_memory(windows)
         send.train(CLIENT)
         assert not in_memory(windows)
+
+    talk(out, script)
+
+
+def test_after_a_purge_no_ticket_of_what_was_deleted_is_alive_or_in_any_file(out: Path) -> None:
+    def script(send: Talk) -> None:
+        send.train(CLIENT, weight=0.01)
+        requests = send.query_deletions()
+        vault = Vault(out / "vaults" / f"client-{CLIENT:04d}")
+        outgoing = [u for r in RequestStore(vault.folder).all() if r.id in requests for u in r.utterances]
+        rows = vault.tickets.rows_of(outgoing)
+        assert len(rows) == 4
+        tickets = Fingerprints.of(rows)
+        assert in_memory(tickets)
+        del rows
+        assert not in_memory(tickets)  # the device reads them anew for each message
+        send.unlearn(requests)
+        assert not in_memory(tickets)
+        assert {path.suffix for path in find_traces([out], tickets).found} == {".tickets"}
+        assert send.purge(requests)
+        assert not in_memory(tickets)
+        assert not find_traces([out], tickets).found
+        send.train(CLIENT, weight=0.01)
+        assert not find_traces([out], tickets).found
 
     talk(out, script)
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import pytest
 
 import fedunlearn as fu
 from fedunlearn.experiment.reference_cache import Learned, ReferenceCache
+from fedunlearn.study.joining import check_study_file, join_rows
+from fedunlearn.study.rows import csv_of
 from fedunlearn.study.runner import StudyRunner
+from fedunlearn.study.study_file import read_study
 
 SEEDS = 2
 CELLS = SEEDS * (2 * 2 + 2 + 1)
@@ -115,6 +119,46 @@ def test_tables_figures_and_the_page_are_by_question(finished: tuple[Path, list[
     assert "The protocol of a &lt;paper&gt;." in page and page.count("<svg") == len(figures)
     assert "src=" not in page and "<script" not in page
     assert r"\begin{tabular}" in (out / "compare.tex").read_text()
+
+
+def test_study_json_holds_every_number_and_nothing_of_the_speech(
+    finished: tuple[Path, list[str], str],
+) -> None:
+    """All columns of compare.csv follow from it but the keys of the references."""
+    out, _, _ = finished
+    study = read_study(out)
+    assert check_study_file(study, "study.json") == [] and len(study.runs) == CELLS
+    (out.parent / "shared.csv").write_text(csv_of(join_rows(study).rows))
+
+    def numbers(file: Path) -> list[dict[str, str]]:
+        rows = [{key: value for key, value in row.items() if key != "original"} for row in read(file)]
+        return sorted(rows, key=lambda row: list(row.values()))
+
+    assert numbers(out.parent / "shared.csv") == numbers(out / "compare.csv")
+    assert {one.seed for one in study.speech} == set(range(SEEDS))
+    assert len({one.partition for one in study.speech}) == SEEDS
+    assert [each.name for each in study.contributors] == ["unnamed"]
+    text = (out / "study.json").read_text()
+    assert str(out.parent) not in text and not re.search(r"\bs\d{3}\b", text), "a path, a speaker"
+    swept = next(entry for entry in study.methods if entry.name == "tau 0.1")
+    assert (swept.method, swept.changes) == ("l2ul", "hold=none, gradient_clip=0.1")
+    assert swept.settings["gradient_clip"] == 0.1 and swept.settings["hold"] == "none"
+
+
+def test_cells_that_do_not_say_what_speech_they_are_of_leave_no_study_json(
+    finished: tuple[Path, list[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedunlearn.study.compare.write_answer_figures", lambda answers, folder: [])
+    monkeypatch.setattr("fedunlearn.study.compare.write_page", lambda *parts: None)
+    out = tmp_path / "out"
+    (out / "cells").mkdir(parents=True)
+    for file in (finished[0] / "cells").iterdir():
+        content = json.loads(file.read_text())
+        del content["speech"]
+        (out / "cells" / file.name).write_text(json.dumps(content))
+    code, output = command_line.call_wide("compare", "--config", write_study(tmp_path), "--out", out)
+    assert code == 0 and not (out / "study.json").exists()
+    assert f"{CELLS} finished cells are of an older version" in " ".join(output.split())
 
 
 @pytest.mark.slow

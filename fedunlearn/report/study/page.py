@@ -101,7 +101,11 @@ def write_answer_figures(answers: Sequence[Answer], folder: Path) -> list[Path]:
 
 
 def write_page(
-    notes: Sequence[str], claims: Sequence[ClaimResult], answers: Sequence[Answer], path: Path
+    notes: Sequence[str],
+    claims: Sequence[ClaimResult],
+    answers: Sequence[Answer],
+    path: Path,
+    contributions: Table | None = None,
 ) -> None:
     """Write the page of a study as a single HTML file that loads nothing else.
 
@@ -110,6 +114,7 @@ def write_page(
         claims: decided; may be none.
         answers: one for each question, at least one.
         path: where to; its folder exists.
+        contributions: who made which runs, where several people did.
 
     Raises:
         OSError: the file cannot be written.
@@ -127,6 +132,7 @@ def write_page(
         notes=notes,
         claims=claims,
         claims_table=claims_table(claims),
+        contributions=contributions,
         answers=[(answer.title, answer.tables, answer.figures(n)) for n, answer in enumerate(answers, 1)],
         units=unit_names(rows),
         controls=list(CONTROLS.values()),
