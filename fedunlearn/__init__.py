@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from fedunlearn.api import compare, load_config, run
     from fedunlearn.audio import SAMPLE_RATE
     from fedunlearn.config import Config
+    from fedunlearn.config.descent import DescentSettings
     from fedunlearn.config.fields import Settings
-    from fedunlearn.config.unlearning import DescentSettings
     from fedunlearn.corpora.plugin import corpus, recording
     from fedunlearn.corpora.utterance import Utterance
     from fedunlearn.errors import BadInput, RunFailed

@@ -36,6 +36,7 @@ from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import rng_for
 from fedunlearn.server.clients import settings
 from fedunlearn.unlearning import PRIVILEGED
+from fedunlearn.unlearning.privileged.contract import RoundsCard
 from fedunlearn.vault.traces import scan_run
 from fedunlearn.vault.vault import Vault
 
@@ -126,20 +127,28 @@ class Spy(Vault):
         ("l2ul", "feature"),
         ("l2ul", "waveform"),
         ("scrub", ""),
+        ("regun", ""),
         pytest.param("neggrad-plus", "", marks=pytest.mark.slow),
     ],
 )
 def test_unlearning_reads_the_forget_set_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, domain: str
 ) -> None:
-    """Also the forget half of a privileged baseline: what it sees more comes in the other half."""
-    kind = "train.forget_part" if method in PRIVILEGED else "train.unlearn"
+    """Also the forget half of a privileged baseline: what it sees more comes in the other half.
+
+    The one exception says so on its card: it reads the requester's held-out speech, and none that it keeps.
+    """
+    card = PRIVILEGED.get(method)
+    kind = "train.unlearn" if card is None else "train.forget_part"
+    reads_held_out = isinstance(card, RoundsCard) and card.held_out
     answer = HANDLERS[kind]
 
     def spied(device: Device, content: RecordDict) -> RecordDict:
         open_requests = RequestStore(device.vault.folder).open()
         spy = Spy(device.vault.folder)
         spy.allowed = frozenset(u for r in open_requests for u in r.utterances)
+        if reads_held_out:
+            spy.allowed |= frozenset(spy.ids("test"))
         kept = set(spy.ids("train")) - spy.allowed
         if kept:  # the spy does raise
             with pytest.raises(PermissionError):
@@ -155,6 +164,7 @@ def test_unlearning_reads_the_forget_set_alone(
     monkeypatch.setitem(HANDLERS, kind, spied)
     attack = {"unlearning.l2ul.attack.domain": domain or "feature", "unlearning.l2ul.attack.per_utterance": 2}
     chosen = {"unlearning.neggrad_plus.rounds": 1, "unlearning.scrub.max_rounds": 1}
+    chosen["unlearning.regun.rounds"] = 1
     results = run_small(tmp_path / "run", small_config(unlearning__method=method, **attack, **chosen))
     assert results["status"] == "complete" and seen == [1, 2, 3]
 

@@ -205,9 +205,11 @@ def rehearse_locally(device: Device, content: RecordDict) -> RecordDict:
 
 def forget_part(device: Device, content: RecordDict) -> RecordDict:
     """Train a requester's half of a privileged baseline's round: away from its forget set."""
-    method = _rounds_card(device).forget
-    assert method is not None
-    return _unlearn(device, content, partial(method, original=device.teacher(content)))
+    card = _rounds_card(device)
+    assert card.forget is not None
+    held_out = device.examples("test") if card.held_out else None
+    method = partial(card.forget, original=device.teacher(content), held_out=held_out)
+    return _unlearn(device, content, method)
 
 
 def retain_part(device: Device, content: RecordDict) -> RecordDict:

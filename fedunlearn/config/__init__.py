@@ -19,7 +19,19 @@ from typing import Annotated, Any, Self
 import tomli_w
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from fedunlearn.config.baselines import (
+    FedEraserSettings,
+    FedOSDSettings,
+    FineTuneSettings,
+    NegGradPlusSettings,
+    NoTSettings,
+    OracleMatchingSettings,
+    ReGUnSettings,
+    RewindToDeleteSettings,
+    SCRUBSettings,
+)
 from fedunlearn.config.deletion import DeletionSettings, ScheduledDeletion
+from fedunlearn.config.descent import DescentSettings
 from fedunlearn.config.federation import AvailabilitySettings, FederationSettings
 from fedunlearn.config.fields import Count, Options, Seed, Settings, ShadowCount
 from fedunlearn.config.guard import AttackerSettings, GuardSettings, PrivacySettings
@@ -34,19 +46,16 @@ from fedunlearn.config.unlearning import (
     BoundaryShrinkSettings,
     CalmSettings,
     DeleteSettings,
-    DescentSettings,
-    FedEraserSettings,
-    FineTuneSettings,
+    FedQUITSettings,
     FineTuneSwitches,
     GradientAscentSettings,
+    JiTSettings,
     L2ULSettings,
-    NegGradPlusSettings,
-    NoTSettings,
     OneAnswerSettings,
     PGASettings,
+    PUFSettings,
     RandomLabelSettings,
     SalUnSettings,
-    SCRUBSettings,
     UnlearningSettings,
 )
 from fedunlearn.errors import BadInput
@@ -68,10 +77,13 @@ __all__ = [
     "EncoderSettings",
     "EvaluationSettings",
     "FedEraserSettings",
+    "FedOSDSettings",
+    "FedQUITSettings",
     "FederationSettings",
     "FineTuneSettings",
     "GradientAscentSettings",
     "GuardSettings",
+    "JiTSettings",
     "L2ULSettings",
     "LateRecordings",
     "LocalSettings",
@@ -79,11 +91,15 @@ __all__ = [
     "NegGradPlusSettings",
     "NoTSettings",
     "OneAnswerSettings",
+    "OracleMatchingSettings",
     "PGASettings",
+    "PUFSettings",
     "PartitionSettings",
     "PrivacySettings",
     "RandomLabelSettings",
+    "ReGUnSettings",
     "RecoverySettings",
+    "RewindToDeleteSettings",
     "SCRUBSettings",
     "SalUnSettings",
     "ScheduledDeletion",

@@ -10,6 +10,18 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
+from fedunlearn.config.baselines import (
+    FedEraserSettings,
+    FedOSDSettings,
+    FineTuneSettings,
+    NegGradPlusSettings,
+    NoTSettings,
+    OracleMatchingSettings,
+    ReGUnSettings,
+    RewindToDeleteSettings,
+    SCRUBSettings,
+)
+from fedunlearn.config.descent import DescentSettings
 from fedunlearn.config.fields import (
     AtLeastOne,
     Count,
@@ -28,38 +40,6 @@ def section_of(method: str) -> str:
     """Where the settings of a method are, below ``unlearning``: its name as Python writes it ("not_")."""
     section = method.replace("-", "_")
     return f"{section}_" if iskeyword(section) else section
-
-
-class DescentSettings(Settings):
-    """Steps down a loss, and when to stop. Part of every method that takes gradient steps.
-
-    The default learning rate of each method gave the lowest mean gap after recovery among values from 0.002
-    to 0.03, on RAVDESS with the functionals model and seeds 101 to 104 (two clients of each seed deleting 10,
-    20 and 48 utterances, and four deleting 20 each). Results are never reported for these seeds.
-    """
-
-    optimizer: Literal["sgd", "adamw"] = Field(
-        default="sgd",
-        description='"sgd", or "adamw" (Loshchilov & Hutter 2019), which moves transformer layers in fewer '
-        "steps, at a lower `lr`.",
-    )
-    lr: Positive = Field(default=0.01, description="Learning rate.")
-    momentum: OpenFraction = Field(
-        default=0.9, description='Momentum of "sgd" (0 = plain SGD); beta_1 of "adamw", whose beta_2 is .999.'
-    )
-    batch_size: AtLeastOne = Field(
-        default=32,
-        description="Forget utterances (or samples that the method makes from them) in one step.",
-    )
-    max_steps: Count = Field(
-        default=100, description="Largest number of steps; 0 returns the model unchanged."
-    )
-    stop: Literal["level", "zero", "steps"] = Field(
-        default="level",
-        description='When to stop before `max_steps`. "level": the accuracy on the forget set has fallen to '
-        "the global accuracy on held-out speech, a number that the server sends (chance level if it sends "
-        'none); "zero": nothing in the forget set is recognised any more; "steps": never.',
-    )
 
 
 class AttackSettings(Settings):
@@ -264,6 +244,51 @@ class AmunForgetSettings(DescentSettings):
     lr: Positive = 0.03
 
 
+class JiTSettings(DescentSettings):
+    """Settings of JiT (Foster et al. 2024, arXiv 2402.01401)."""
+
+    noise: Positive = Field(
+        default=1.5,
+        description="Standard deviation of the noise in the copies, in standard deviations of the model's "
+        "features.",
+    )
+    copies: AtLeastOne = Field(
+        default=5, description="Noisy copies of each forget utterance in a step, drawn anew in each."
+    )
+    lr: Positive = 0.1
+
+
+class PUFSettings(WorkSettings):
+    """Settings of PUF (Mora et al. 2025, arXiv 2504.05822).
+
+    With one step in one batch and no momentum it is one step of "gradient-ascent", `scale` times as long.
+    """
+
+    lr: Positive = Field(
+        default=0.05, description="Learning rate of the training that the update comes from."
+    )
+    momentum: OpenFraction = Field(default=0.9, description="Its momentum (0 = plain SGD).")
+    batch_size: AtLeastOne = Field(default=32, description="Forget utterances in one of its steps.")
+    scale: NonNegative = Field(
+        default=1.0,
+        description="The paper's eta_u: how many times the negated update is applied; 0 leaves the model as "
+        "it was. Where a client's weight in the average is 1 / 10, the authors' code has 20 times the "
+        "averaged update, which is twice this one.",
+    )
+
+
+class FedQUITSettings(DescentSettings):
+    """Settings of FedQUIT (Mora et al. 2024, arXiv 2408.07587)."""
+
+    true_logit: Literal["min", "entropy"] | Annotated[float, Field(ge=-1000.0, le=1000.0)] = Field(
+        default="entropy",
+        description="Logit of the true class in the teacher's output. \"min\": the lowest of the original's "
+        'logits; "entropy": the mean of the wrong classes\' logits, weighted by their probabilities, which '
+        'makes the output least certain; or a number. Towards minus infinity the method is "delete".',
+    )
+    lr: Positive = 0.005
+
+
 class OneAnswerSettings(DescentSettings):
     """Settings of the control "one-answer"; steps and batches are those of "calm"."""
 
@@ -303,92 +328,6 @@ class SalUnSettings(DescentSettings):
         'forget loss. The paper uses the median, 0.5. 0 = none, which is "random-label".',
     )
     lr: Positive = 0.03
-
-
-class FineTuneSettings(WorkSettings):
-    """Settings of fine-tuning (Golatkar et al. 2020, arXiv 1911.04933), a privileged baseline."""
-
-    rounds: Count = Field(
-        default=10, description="Rounds in which all clients take part; 0 leaves the model as it was."
-    )
-    lr: Positive = Field(
-        default=0.05,
-        description="Learning rate on what each client keeps. Batch size, momentum and the rest "
-        "are those of `training.local`.",
-    )
-
-
-class NegGradPlusSettings(FineTuneSettings):
-    """Settings of NegGrad+ (Kurmanji et al. 2023, arXiv 2302.09880), a privileged baseline.
-
-    The server weighs the updates on the retain sets against those on the forget sets.
-    """
-
-    rounds: Count = 5
-    steps: Count = 3
-    epochs: AtLeastOne = 1
-    alpha: Fraction = Field(
-        default=0.5,
-        description='Weight of the retain sets; that of the forget set is 1 - alpha. 1 is "fine-tune".',
-    )
-    forget: DescentSettings = Field(
-        default=DescentSettings(),
-        description="Gradient ascent of the requesters in each round; alone (`alpha` = 0, one round) it is "
-        '"gradient-ascent".',
-    )
-
-
-class SCRUBForgetSettings(DescentSettings):
-    """The max-steps of SCRUB: gradient ascent of the requesters."""
-
-    lr: Positive = 0.05
-    max_steps: Count = 60
-
-
-class SCRUBSettings(FineTuneSettings):
-    """Settings of SCRUB (Kurmanji et al. 2023, arXiv 2302.09880), a privileged baseline.
-
-    ``rounds``, ``steps`` and ``lr`` are those of the min-steps.
-    """
-
-    rounds: Count = 6
-    steps: Count = 3
-    epochs: AtLeastOne = 1
-    max_rounds: Count = Field(
-        default=3,
-        description="Number of rounds, from the first, that start with max-steps. With 0, `alpha` = 0 and "
-        '`gamma` = 1 the method is "fine-tune".',
-    )
-    alpha: NonNegative = Field(
-        default=0.5, description="Weight of the distance to the original model on the retain sets."
-    )
-    gamma: NonNegative = Field(default=1.0, description="Weight of the cross-entropy on the retain sets.")
-    forget: SCRUBForgetSettings = Field(
-        default=SCRUBForgetSettings(),
-        description="Max-steps of the requesters in each of the first `max_rounds` rounds.",
-    )
-
-
-class NoTSettings(FineTuneSettings):
-    """Settings of NoT (Khalil et al. 2025, arXiv 2503.05657), a privileged baseline.
-
-    ``rounds``, ``steps`` and ``lr`` are those of fine-tuning after the first layer was negated.
-    """
-
-    rounds: Count = 15
-
-
-class FedEraserSettings(Settings):
-    """Settings of FedEraser (Liu et al. 2021, arXiv 2012.13891), a privileged baseline."""
-
-    interval: AtLeastOne = Field(
-        default=2, description="Every how many ordinary rounds one is repeated on the retain sets."
-    )
-    calibration_ratio: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
-        default=0.5,
-        description="Steps of a repeated round as a share of an ordinary round's, rounded up (or its epochs, "
-        "at least one). 1 with `interval` = 1 trains anew from the old weights.",
-    )
 
 
 AGGREGATIONS: Mapping[str, bool] = {
@@ -472,6 +411,9 @@ class UnlearningSettings(Settings):
     )
     pga: PGASettings = Field(default=PGASettings(), description='Settings of "pga".')
     salun: SalUnSettings = Field(default=SalUnSettings(), description='Settings of "salun".')
+    jit: JiTSettings = Field(default=JiTSettings(), description='Settings of "jit".')
+    puf: PUFSettings = Field(default=PUFSettings(), description='Settings of "puf".')
+    fedquit: FedQUITSettings = Field(default=FedQUITSettings(), description='Settings of "fedquit".')
     one_answer: OneAnswerSettings = Field(
         default=OneAnswerSettings(), description='Settings of the control "one-answer".'
     )
@@ -483,6 +425,15 @@ class UnlearningSettings(Settings):
     not_: NoTSettings = Field(default=NoTSettings(), description='Settings of "not".')
     fed_eraser: FedEraserSettings = Field(
         default=FedEraserSettings(), description='Settings of "fed-eraser".'
+    )
+
+    regun: ReGUnSettings = Field(default=ReGUnSettings(), description='Settings of "regun".')
+    fedosd: FedOSDSettings = Field(default=FedOSDSettings(), description='Settings of "fedosd".')
+    rewind_to_delete: RewindToDeleteSettings = Field(
+        default=RewindToDeleteSettings(), description='Settings of "rewind-to-delete".'
+    )
+    oracle_matching: OracleMatchingSettings = Field(
+        default=OracleMatchingSettings(), description='Settings of "oracle-matching".'
     )
 
     @field_validator("aggregation")

@@ -29,6 +29,7 @@ from fedunlearn.server.late_clients import LateClients
 from fedunlearn.server.left_out import LeftOut, keep_left_out
 from fedunlearn.server.request_tracker import weights_digest
 from fedunlearn.server.requests import TrackedRequest
+from fedunlearn.server.rewind import rewind_round
 from fedunlearn.server.side_training import has_examples_without, train_without_deletions
 from fedunlearn.server.state import GlobalModel, ServerStep
 from fedunlearn.unlearning import notes_tickets
@@ -71,9 +72,21 @@ def retrained_stream(seed: int, number: int) -> int:
     return stream_key(seed, "retrained", number) % 2**31
 
 
-def _holds_all(history: History, last: bool, left_out: LeftOut | None) -> bool:
-    """Whether a cached history has what this run keeps: last differences, models without one client each."""
-    return bool(history.last or not last) and (history.left_out is not None or left_out is None)
+def _holds_all(history: History, config: Config, left_out: LeftOut | None) -> bool:
+    """Whether a cached history has what this run keeps.
+
+    Last differences, models without one client each, and the model of the round to go back to.
+    """
+    has_last = bool(history.last or not config.unlearning.reads_last_steps)
+    has_left_out = history.left_out is not None or left_out is None
+    return has_last and has_left_out and rewind_round(config) in (0, history.rewind_to)
+
+
+def _as_kept(history: History, config: Config) -> History:
+    """A cached history without what this run does not keep."""
+    keeps_last, rewind_to = config.unlearning.reads_last_steps, rewind_round(config)
+    last, earlier = history.last if keeps_last else {}, history.earlier if rewind_to else {}
+    return replace(history, keeps_last=keeps_last, last=last, rewind_to=rewind_to, earlier=earlier)
 
 
 class References:
@@ -115,7 +128,7 @@ class References:
             known = None if early or notes_tickets(config) else self._cache.find(key)
             left_out = keep_left_out(config, self._context.template)
             # A retrained model of the very same data has no history, and not every history has all.
-            enough = known and known.history and _holds_all(known.history, state.history.keeps_last, left_out)
+            enough = known and known.history and _holds_all(known.history, config, left_out)
             record.origins["original"] = "cached" if enough else "trained"
             if enough and known and known.history:
                 self._begin_after(known, replace(known.history, left_out=left_out and known.history.left_out))
@@ -134,8 +147,7 @@ class References:
         """Set the state as if learning had just ended with what the cache holds."""
         state, config, rounds = self._state, self._config, self._config.training.rounds
         state.model = GlobalModel(dict(known.state), ServerOptimizer(config.training), rounds)
-        keeps_last = config.unlearning.reads_last_steps
-        history = replace(history, keeps_last=keeps_last, last=history.last if keeps_last else {})
+        history = _as_kept(history, config)
         state.history, state.unknown = history, known.unknown
         log = Log.of(known)
         self._record.log.rows, self._record.log.curve = log.rows, log.curve

@@ -223,6 +223,8 @@ class ServerOptimizer:
         return moment
 
 
+_DEPENDENT = 1e-6
+"""A vector of unit length that is less than this outside the span of others is a combination of them."""
 _ROUNDING = 1e-12
 """An inner product of unit vectors that is less than this below 0 is no conflict but a rounding error."""
 
@@ -260,6 +262,33 @@ def without_conflict(wanted: Mapping[str, Tensor], others: Sequence[Mapping[str,
     nearest = vector + columns @ torch.from_numpy(shares)
     parts = torch.split(nearest, [wanted[name].numel() for name in names])
     return result | {name: part.reshape(wanted[name].shape) for name, part in zip(names, parts, strict=True)}
+
+
+def without_directions(wanted: Mapping[str, Tensor], others: Sequence[Mapping[str, Tensor]]) -> StateDict:
+    """Compute the vector nearest to ``wanted`` that is orthogonal to all ``others``, at the old length.
+
+    FedOSD's step (Pan et al. 2025, arXiv 2412.20200). All tensors count as one vector. Takes memory for twice
+    len(others) vectors in float64.
+
+    Args:
+        wanted: tensors of any shapes.
+        others: of the same names and shapes; their lengths do not matter, and a zero constrains nothing.
+
+    Returns:
+        float64; zero where ``wanted`` is a combination of the others, equal to it where there are none.
+    """
+    names = sorted(wanted)
+    vector = _flat(wanted, names)
+    directions = [g / length for g in (_flat(o, names) for o in others) if (length := g.norm()) > 0]
+    nearest = vector
+    if directions:
+        basis, sizes, _ = torch.linalg.svd(torch.stack(directions, 1), full_matrices=False)
+        basis = basis[:, sizes > _DEPENDENT * sizes.max()]
+        nearest = vector - basis @ (basis.T @ vector)
+        length = float(nearest.norm())
+        nearest = nearest * (float(vector.norm()) / length if length > _DEPENDENT * vector.norm() else 0.0)
+    parts = torch.split(nearest, [wanted[name].numel() for name in names])
+    return {name: part.reshape(wanted[name].shape) for name, part in zip(names, parts, strict=True)}
 
 
 def _flat(state: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:

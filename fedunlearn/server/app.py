@@ -21,6 +21,7 @@ from fedunlearn.server.main_line import MainLine
 from fedunlearn.server.request_queue import RequestQueue
 from fedunlearn.server.request_tracker import RequestTracker, weights_digest
 from fedunlearn.server.requests import TrackedRequest, ids_of
+from fedunlearn.server.rewind import rewind_round
 from fedunlearn.server.state import GlobalModel, ServerStep
 from fedunlearn.server.training_rounds import RoundResult, TrainingRounds
 from fedunlearn.server.unlearn_step import Outcomes, UnlearnStep
@@ -55,7 +56,11 @@ class Server:
         self.state.model = model
         left_out = keep_left_out(self._config, self._template)
         self.state.history = History(
-            known.trained, model.weights, keeps_last=known.keeps_last, left_out=left_out
+            known.trained,
+            model.weights,
+            keeps_last=known.keeps_last,
+            left_out=left_out,
+            rewind_to=rewind_round(self._config),
         )
 
     def play(self, until: Callable[[], bool]) -> None:

@@ -5,7 +5,7 @@ difference, tensor by tensor, which is all that FedEraser's calibration reads of
 (Liu et al. 2021, IWQoS, doi 10.1109/IWQOS52092.2021.9521274); where the settings read it, each client's
 last difference, which says what clients without a request would still learn; and what the model would lack
 without each client (``LeftOut``). The last two are as many models as there are clients. Tensors that are not
-trained do not enter.
+trained do not enter. Where a baseline goes back to an earlier model (``rewind_round``), that is kept, too.
 """
 
 import math
@@ -25,6 +25,7 @@ from fedunlearn.server.left_out import LeftOut
 
 NormsOfClients = dict[int, dict[str, float]]
 """client -> trained tensor -> L2 norm of the client's difference"""
+_REWIND_TO = "rewind_to"
 
 
 @dataclass
@@ -38,6 +39,8 @@ class History:
             sent. A client whose data were purged since then has none.
         keeps_last: whether last differences are remembered at all.
         left_out: the models without one client each; None = they are not kept.
+        rewind_to: learning round after which the whole model is kept; 0 = none is.
+        earlier: that model; empty before the round, and after a purge, as it has learned what was purged.
     """
 
     trained: Sequence[str]
@@ -45,6 +48,8 @@ class History:
     last: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     keeps_last: bool = True
     left_out: LeftOut | None = None
+    rewind_to: int = 0
+    earlier: Mapping[str, Tensor] = field(default_factory=dict)
     # learning round, from 1 -> rows of a client and its sizes, in the order of ``trained``
     _rows: dict[int, "array[float]"] = field(default_factory=dict)
 
@@ -73,6 +78,16 @@ class History:
         if self.left_out is not None:
             self.left_out.end_round(mean, eta)
 
+    def keep_model(self, weights: Mapping[str, Tensor], learning_round: int) -> None:
+        """Keep the model after a learning round, if it is the one to go back to.
+
+        Args:
+            weights: of the model.
+            learning_round: from 1.
+        """
+        if learning_round == self.rewind_to:
+            self.earlier = dict(weights)
+
     def forget(self, client: int, left: bool) -> None:
         """Forget what was made from a client's data, which were purged.
 
@@ -84,6 +99,7 @@ class History:
             left: whether it holds no training data any more.
         """
         self.last.pop(client, None)
+        self.earlier = {}
         if self.left_out is not None:
             self.left_out.forget(client)
         if left:
@@ -133,7 +149,11 @@ class History:
     @property
     def bytes_stored(self) -> int:
         """Bytes of all tensors and sizes (8 bytes each)."""
-        tensors = [*self.initial.values(), *(t for own in self.last.values() for t in own.values())]
+        tensors = [
+            *self.initial.values(),
+            *self.earlier.values(),
+            *(t for own in self.last.values() for t in own.values()),
+        ]
         if self.left_out is not None:
             tensors += [t for own in self.left_out.differences.values() for t in own.values()]
         rows = sum(map(len, self._rows.values())) // (1 + len(self.trained))
@@ -147,18 +167,23 @@ class History:
         """Write everything but ``trained`` as named tensors.
 
         "initial.<tensor>", "last.<client>.<tensor>", those of ``LeftOut``, and "norms" [n, 2 + tensors]
-        float64: round, client and the norms in the order of ``trained``, a row for each.
+        float64: round, client and the norms in the order of ``trained``, a row for each; where a model is
+        kept, "rewind_to" and "earlier.<tensor>".
         """
         tables = {learning_round: self._table(learning_round) for learning_round in self._rows}
         dated = [np.insert(table, 0, learning_round, axis=1) for learning_round, table in tables.items()]
         norms = torch.from_numpy(np.concatenate([np.zeros((0, 2 + len(self.trained))), *dated]))
         last = {f"last.{c}.{name}": t for c, own in self.last.items() for name, t in own.items()}
         left_out = {} if self.left_out is None else self.left_out.as_tensors()
+        earlier = {f"earlier.{name}": t for name, t in self.earlier.items()}
+        if self.rewind_to:
+            earlier[_REWIND_TO] = torch.tensor(self.rewind_to)
         return {
             "norms": norms,
             **{f"initial.{name}": t for name, t in self.initial.items()},
             **last,
             **left_out,
+            **earlier,
         }
 
     @classmethod
@@ -186,4 +211,8 @@ class History:
         for client in sorted(clients):
             history.last[client] = {name: tensors[f"last.{client}.{name}"] for name in trained}
         history.left_out = LeftOut.from_tensors(trained, tensors)
+        if _REWIND_TO in tensors:
+            history.rewind_to = int(tensors[_REWIND_TO])
+            kept = {name: tensors.get(f"earlier.{name}") for name in order}
+            history.earlier = {name: t for name, t in kept.items() if t is not None}
         return history

@@ -62,6 +62,7 @@ class MainLine:
             if LateClients.of(self._config).are_measured_after(model.learning_rounds):
                 state.unknown = measure_unknown_speakers(self._context, model.weights)
         state.model = model
+        state.history.keep_model(model.weights, model.learning_rounds)
         evaluate = self._rounds.is_evaluated(model.learning_rounds)
         self._rounds.report_round(timeline_round, Phase.LEARN, model.weights, result, evaluate)
 

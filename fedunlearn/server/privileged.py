@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from fedunlearn.blockwise import StateDict
+from torch import Tensor
+
+from fedunlearn.blockwise import StateDict, difference
 from fedunlearn.config.work import LocalWork
 from fedunlearn.messages.phase import Phase
 from fedunlearn.messages.update import Update
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import constants_of
 from fedunlearn.seeding import rng_for, stream_key
-from fedunlearn.server.aggregation import ServerOptimizer, step
+from fedunlearn.server.aggregation import ServerOptimizer, step, without_directions
 from fedunlearn.server.app import Server
 from fedunlearn.server.clients import settings
 from fedunlearn.server.context import ServerContext
@@ -24,7 +26,13 @@ from fedunlearn.server.state import GlobalModel
 from fedunlearn.server.training_rounds import CollectionSettings, RoundResult
 from fedunlearn.server.unlearn_step import Outcomes
 from fedunlearn.unlearning.contract import ServerScalars
-from fedunlearn.unlearning.privileged.contract import HistoryCard, PrivilegedCard, RoundsCard, ScratchCard
+from fedunlearn.unlearning.privileged.contract import (
+    HistoryCard,
+    PrivilegedCard,
+    RewindCard,
+    RoundsCard,
+    ScratchCard,
+)
 
 NormsOfRound = Mapping[int, Mapping[str, float]]
 """client -> trained tensor -> L2 norm of its difference in one round"""
@@ -46,18 +54,25 @@ class PrivilegedServer(Server):
         again: Callable[[GlobalModel, int], GlobalModel]
         match self._card:
             case RoundsCard() as card:
-                weights, outcomes = self.unlearn_in_rounds(card, model.weights, requests)
+                weights, outcomes = self.unlearn_in_rounds(card, model, requests)
                 return GlobalModel(weights, model.optimizer, model.learning_rounds), outcomes
             case HistoryCard() as card:
                 again = partial(self.relearn_from_history, card)
+            case RewindCard():
+                again = self.rewind
             case ScratchCard():
                 again = self.train_from_scratch
-        name = stream_key(self._config.seed, "method", self._card.name, self.state.timeline_round)
         with self._clients.withholding(self.state.open):
-            return again(model, name % 2**31), _left_out(grouped(requests))
+            return again(model, self._stream), _left_out(grouped(requests))
+
+    @property
+    def _stream(self) -> int:
+        """Seed of the clients' training streams in rounds that are trained again."""
+        name = stream_key(self._config.seed, "method", self._card.name, self.state.timeline_round)
+        return name % 2**31
 
     def unlearn_in_rounds(
-        self, card: RoundsCard, original: StateDict, requests: list[TrackedRequest]
+        self, card: RoundsCard, model: GlobalModel, requests: list[TrackedRequest]
     ) -> tuple[StateDict, Outcomes]:
         """Play rounds of two halves: requesters unlearn their forget sets, then all train on what they keep.
 
@@ -66,42 +81,72 @@ class PrivilegedServer(Server):
 
         Args:
             card: of the baseline.
-            original: weights of the global model.
+            model: the global model.
             requests: to be served.
 
         Returns:
             (the next weights, the outcome at each client that unlearned)
         """
         plan = card.plan(self._config.unlearning)
-        state, teacher = self.state, original if card.teacher else None
+        original, state, teacher = model.weights, self.state, self._teacher(card, model)
         used = plan.forget_rounds and plan.rounds
         scalars = self.unlearn_step.request_scalars(original, log_odds=False) if used else ServerScalars()
         weights, outcomes = card.start(original, self._template), _left_out(grouped(requests))
         for number in range(1, plan.rounds + 1):
             state.next_timeline_round()
-            if number <= plan.forget_rounds:
+            result, forgets = RoundResult(), number <= plan.forget_rounds
+            if forgets:
+                others = list[StateDict]()
+                if card.orthogonal:
+                    result = self._retain_half(weights, teacher, partial(_copy_to, others))
                 left = [r for r in requests if r.client in outcomes]
                 weights, new = self.unlearn_step.take(
-                    weights, left, scalars, "train.forget_part", teacher, plan.forget_share
+                    weights, left, scalars, "train.forget_part", teacher, plan.forget_share, others
                 )
                 outcomes = {c: _together(outcomes[c], outcome) for c, outcome in new.items()}
                 if not outcomes:
                     return original, outcomes
-            with self._clients.withholding(state.open):
-                result = RoundResult()
-                if self._clients.active and plan.retain_share:
-                    when = state.timeline_round, state.rounds_done
-                    result = self.rounds.collect_updates(
-                        weights,
-                        *when,
-                        Phase.UNLEARN,
-                        settings(round=state.timeline_round, rounds_done=state.rounds_done),
-                        CollectionSettings("train.retain_part", teacher),
-                    )
-                    if result.mean is not None:
-                        weights = step(weights, result.mean, plan.retain_share)
+            if plan.retain_share and not (forgets and card.orthogonal):
+                counted = partial(_across, difference(weights, original)) if card.orthogonal else _as_it_is
+                result = self._retain_half(weights, teacher, counted)
+                if result.mean is not None:
+                    weights = step(weights, result.mean, plan.retain_share)
             self.rounds.report_round(state.timeline_round, Phase.UNLEARN, weights, result, True)
         return weights, outcomes
+
+    def _teacher(self, card: RoundsCard, model: GlobalModel) -> StateDict | None:
+        if card.teacher == "retrained":
+            with self._clients.withholding(self.state.open):
+                return self.train_from_scratch(model, self._stream).weights
+        return model.weights if card.teacher else None
+
+    def _retain_half(
+        self, weights: StateDict, teacher: StateDict | None, counted: Callable[[Update], Update | None]
+    ) -> RoundResult:
+        """Have all clients train on what they keep; nothing where nobody keeps any speech."""
+        state = self.state
+        with self._clients.withholding(state.open):
+            if not self._clients.active:
+                return RoundResult()
+            return self.rounds.collect_updates(
+                weights,
+                state.timeline_round,
+                state.rounds_done,
+                Phase.UNLEARN,
+                settings(round=state.timeline_round, rounds_done=state.rounds_done),
+                CollectionSettings("train.retain_part", teacher, counted),
+            )
+
+    def rewind(self, model: GlobalModel, stream: int) -> GlobalModel:
+        """Train the ordinary rounds again since the model that was kept, or all, where none is.
+
+        Args:
+            model: the global model.
+            stream: seed of the clients' training streams.
+        """
+        history = self.state.history
+        done = history.rewind_to if history.earlier else 0
+        return self._train_rounds_again(history.earlier or history.initial, done, model, stream)
 
     def relearn_from_history(self, card: HistoryCard, model: GlobalModel, stream: int) -> GlobalModel:
         """Train the ordinary rounds again, from the weights that learning began with.
@@ -137,10 +182,15 @@ class PrivilegedServer(Server):
         """
         rng = rng_for(stream, "initial weights")
         fresh = build_model(self._config.model, self._template.classes, rng).state_dict()
-        again = GlobalModel({**fresh, **constants_of(model.weights)}, ServerOptimizer(self._config.training))
-        work = self._config.training.local.work
-        for learning_round in range(1, model.learning_rounds + 1):
-            again = self._train_again(again, learning_round, stream, work, lambda update: update)
+        return self._train_rounds_again({**fresh, **constants_of(model.weights)}, 0, model, stream)
+
+    def _train_rounds_again(
+        self, start: Mapping[str, Tensor], done: int, model: GlobalModel, stream: int
+    ) -> GlobalModel:
+        """Train the ordinary rounds after the first ``done`` again, from these weights."""
+        again, work = GlobalModel(dict(start), ServerOptimizer(self._config.training)), self._config.training
+        for learning_round in range(done + 1, model.learning_rounds + 1):
+            again = self._train_again(again, learning_round, stream, work.local.work, _as_it_is)
         return GlobalModel(again.weights, again.optimizer, model.learning_rounds)
 
     def _train_again(
@@ -165,6 +215,20 @@ class PrivilegedServer(Server):
         )
         self.rounds.report_round(timeline_round, Phase.UNLEARN, again.weights, result, True)
         return again
+
+
+def _as_it_is(update: Update) -> Update:
+    return update
+
+
+def _copy_to(kept: list[StateDict], update: Update) -> None:
+    """Keep a copy of an update, which does not join a mean."""
+    kept.append({name: value.clone() for name, value in update.difference.items()})
+
+
+def _across(way: StateDict, update: Update) -> Update:
+    """The update without what it moves along a way, at its old length."""
+    return Update(update.client, update.examples, without_directions(update.difference, [way]))
 
 
 def _left_out(clients: Iterable[int]) -> Outcomes:

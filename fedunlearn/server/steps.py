@@ -17,7 +17,13 @@ from fedunlearn.messages.update import Update
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.models.probes import Probes
 from fedunlearn.seeding import rng_for
-from fedunlearn.server.aggregation import aggregate_unlearning, step, weighted_mean, without_conflict
+from fedunlearn.server.aggregation import (
+    aggregate_unlearning,
+    step,
+    weighted_mean,
+    without_conflict,
+    without_directions,
+)
 from fedunlearn.server.guard import Guard, Intervention, Limits
 from fedunlearn.server.history import History
 from fedunlearn.training import set_calibration
@@ -66,6 +72,7 @@ class StepInputs:
         rehearse: called by the guard.
         timeline_round: the timeline round.
         share: of the joint step.
+        orthogonal_to: differences whose directions are taken out of the joint step, at its old length.
     """
 
     config: Config
@@ -77,6 +84,7 @@ class StepInputs:
     rehearse: Rehearse
     timeline_round: int
     share: float = 1.0
+    orthogonal_to: Sequence[Mapping[str, Tensor]] = ()
 
 
 def apply_unlearn_updates(
@@ -105,6 +113,8 @@ def apply_unlearn_updates(
     def join(those: Sequence[Update]) -> StateDict:
         how, options = unlearning.aggregation, unlearning.aggregation_options
         joint = aggregate_unlearning(those, how, total, last, longest, options)
+        if inputs.orthogonal_to:
+            joint = without_directions(joint, inputs.orthogonal_to)
         return {name: inputs.share * value for name, value in joint.items()}
 
     def accuracy(candidate: StateDict) -> float | None:

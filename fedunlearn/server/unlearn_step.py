@@ -80,6 +80,7 @@ class UnlearnStep:
         kind: str = "train.unlearn",
         teacher: StateDict | None = None,
         share: float = 1.0,
+        orthogonal_to: Sequence[StateDict] = (),
     ) -> tuple[StateDict, Outcomes]:
         """Take the requesters' joint step.
 
@@ -90,6 +91,7 @@ class UnlearnStep:
             kind: of the message.
             teacher: weights that go with it.
             share: of the joint step.
+            orthogonal_to: as of ``StepInputs``.
 
         Returns:
             (the next weights, the outcome at each client whose reply has arrived)
@@ -104,7 +106,7 @@ class UnlearnStep:
                 scalars = self.request_scalars(weights, scalars.trained is not None)
             answers = self._requesters.ask(weights, {c: by_client[c] for c in turn}, scalars, kind, teacher)
             request_ids = {c: ids_of(by_client[c]) for c in answers}
-            weights, new = self._join(weights, answers, request_ids, rehearse, share)
+            weights, new = self._join(weights, answers, request_ids, rehearse, share, orthogonal_to)
             outcomes |= new
         return weights, outcomes
 
@@ -115,6 +117,7 @@ class UnlearnStep:
         request_ids: Mapping[int, Sequence[str]],
         rehearse: Rehearse,
         share: float = 1.0,
+        orthogonal_to: Sequence[StateDict] = (),
     ) -> tuple[StateDict, Outcomes]:
         """Join the requesters' updates with the global model, as far as the guard lets them.
 
@@ -125,6 +128,7 @@ class UnlearnStep:
                 refuses is as if it had not answered.
             rehearse: called by the guard.
             share: of the joint step.
+            orthogonal_to: as of ``StepInputs``.
 
         Returns:
             (the next weights, the outcome at each client whose update joined)
@@ -156,6 +160,7 @@ class UnlearnStep:
                 rehearse,
                 state.timeline_round,
                 share,
+                orthogonal_to,
             ),
             request_ids,
         )

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedunlearn.config.unlearning import DescentSettings
+from fedunlearn.config.descent import DescentSettings
 from fedunlearn.examples import Examples
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.training import optimiser, predict
@@ -119,6 +119,24 @@ def ascent(examples: Examples) -> Loss:
     return loss
 
 
+def unlearning_cross_entropy(examples: Examples) -> Loss:
+    """Return the mean of -ln(1 - p_y / 2) of a batch of examples, which is between 0 and ln 2.
+
+    The unlearning cross-entropy of FedOSD (Pan et al. 2025, arXiv 2412.20200): descending it lowers the
+    probability of the true class, and unlike ``ascent`` it is bounded.
+
+    Args:
+        examples: n samples.
+    """
+
+    def loss(model: EmotionModel, index: Tensor) -> Tensor:
+        batch = examples.take(index)
+        output = model.classify(batch.features, batch.frames).softmax(1)
+        return -(1.0 - output.gather(1, batch.labels[:, None]) / 2.0).log().mean()
+
+    return loss
+
+
 def divergence(teacher: Tensor, student: Tensor) -> Tensor:
     """Compute the mean KL(p_teacher || p_student) in nats, a scalar >= 0, of logits [b, C] each."""
     return F.kl_div(
@@ -138,6 +156,27 @@ def divergence_from(teacher: EmotionModel, examples: Examples) -> Loss:
     def loss(model: EmotionModel, index: Tensor) -> Tensor:
         batch = examples.take(index)
         return divergence(taught[index], model.classify(batch.features, batch.frames))
+
+    return loss
+
+
+def squared_distance(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Compute the mean over utterances of the squared distance of logits [b, C] each, a scalar >= 0."""
+    return (logits - wanted).square().sum(1).mean()
+
+
+def squared_distance_from(teacher: EmotionModel, examples: Examples) -> Loss:
+    """Return the squared distance of the model's logits on a batch of examples from the teacher's.
+
+    Args:
+        teacher: not changed.
+        examples: n samples.
+    """
+    taught = predict(teacher, examples).clone()
+
+    def loss(model: EmotionModel, index: Tensor) -> Tensor:
+        batch = examples.take(index)
+        return squared_distance(model.classify(batch.features, batch.frames), taught[index])
 
     return loss
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -144,3 +145,22 @@ def without_true_class(model: EmotionModel, examples: Examples) -> Tensor:
     """
     logits = predict(copy.deepcopy(model), examples)
     return logits.scatter(1, examples.labels[:, None], -torch.inf).softmax(1)
+
+
+def virtual_teacher(logits: Tensor, labels: Tensor, true_logit: Literal["min", "entropy"] | float) -> Tensor:
+    """Return logits [n, C >= 2] with that of the true class, int64 [n], replaced.
+
+    Args:
+        logits: of the global model.
+        labels: true classes.
+        true_logit: as of ``FedQUITSettings``. The entropy of the output has no slope where the true class's
+            logit is sum_c q_c z_c over the wrong classes, q being their softmax: there it is least certain.
+    """
+    if true_logit == "min":
+        value = logits.amin(1, keepdim=True)
+    elif true_logit == "entropy":
+        wrong = logits.scatter(1, labels[:, None], -torch.inf).softmax(1)
+        value = (wrong * logits).sum(1, keepdim=True)
+    else:
+        value = torch.full((len(logits), 1), float(true_logit))
+    return logits.scatter(1, labels[:, None], value)

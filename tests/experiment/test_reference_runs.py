@@ -43,7 +43,7 @@ from fedunlearn.unlearning.privileged.contract import HistoryCard, RoundsCard
 from fedunlearn.vault.vault import Vault
 
 ALL = sorted(PRIVILEGED)
-FORGETTING = ["neggrad-plus", "scrub"]
+FORGETTING = ["fedosd", "neggrad-plus", "oracle-matching", "regun", "scrub"]
 SAME = dict(rounds=2, steps=2, lr=0.05)
 FEW: dict[str, Any] = {
     "unlearning.fine_tune.rounds": 2,
@@ -53,7 +53,14 @@ FEW: dict[str, Any] = {
     "unlearning.scrub.forget.max_steps": 20,
     "unlearning.not_.rounds": 2,
     "unlearning.fed_eraser.interval": 1,
+    "unlearning.regun.rounds": 1,
+    "unlearning.fedosd.rounds": 2,
+    "unlearning.fedosd.forget_rounds": 1,
+    "unlearning.rewind_to_delete.rounds": 3,
+    "unlearning.oracle_matching.rounds": 1,
 }
+SEES_HISTORY = {"fed-eraser", "rewind-to-delete"}
+TEACHING = {"oracle-matching", "scrub"}
 
 
 def config_of(method: str, **overrides: Any) -> Config:
@@ -132,7 +139,7 @@ def test_it_completes_and_says_what_it_sees(run: tuple[str, Path, dict[str, Any]
     method, out, results, _ = run
     assert results["status"] == "complete" and results["faults"] == []
     assert results["unlearning"]["method"] == method
-    assert results["unlearning"]["sees"] == ("history" if method == "fed-eraser" else "retain")
+    assert results["unlearning"]["sees"] == ("history" if method in SEES_HISTORY else "retain")
     assert json.loads((out / "results.json").read_text())["unlearning"] == results["unlearning"]
     assert {name for row in results["ranking"] for name in [row["name"]]} >= {f"unlearned ({method})"}
 
@@ -143,6 +150,7 @@ def test_requests_go_through_every_state_and_wait_for_the_rounds(
     method, out, results, _ = run
     ledger = Ledger(out / "ledger.sqlite")
     rounds = {"fine-tune": 2, "neggrad-plus": 2, "scrub": 3, "not": 2, "fed-eraser": 3, "retrained": 3}
+    rounds |= {"regun": 1, "fedosd": 2, "rewind-to-delete": 3, "oracle-matching": 3 + 1}
     for request in results["requests"]:
         states_ = list(ledger.states(request["id"], request["client"]))
         assert states_ == ["raised", "accepted", "unlearned", "applied", "purged", "verified"]
@@ -163,6 +171,7 @@ def test_its_cost_is_counted_under_unlearn(
     method, _, results, listener = run
     cost = results["cost"]["unlearn"]
     rounds = {"fine-tune": 4, "neggrad-plus": 8, "scrub": 10, "not": 4, "fed-eraser": 6, "retrained": 6}
+    rounds |= {"regun": 4, "fedosd": 2 * (2 + 1), "rewind-to-delete": 6, "oracle-matching": 2 * (3 + 2)}
     assert cost["rounds"] == rounds[method]
     assert cost["client_seconds"] > 0 and cost["wall_seconds"] > 0
     weights = sum(v.numel() * v.element_size() for v in states(run[1], "original", cache).values())
@@ -190,7 +199,7 @@ def test_no_client_unlearns_alone_and_a_client_without_data_no_longer_trains(
         assert listener.clients("train.retain_part") == {0, 2, 3, 4, 5}
         assert listener.clients("train.forget_part") == ({1, 2, 3} if card.forget else set())
     teachers = {kind for kind, _, content, _ in listener.exchanged if "teacher" in content.array_records}
-    assert teachers == ({"train.forget_part", "train.retain_part"} if method == "scrub" else set())
+    assert teachers == ({"train.forget_part", "train.retain_part"} if method in TEACHING else set())
 
 
 def test_what_was_requested_is_gone(run: tuple[str, Path, dict[str, Any], Listener]) -> None:
@@ -217,7 +226,7 @@ def unlearned_by(tmp_path: Path, cache: Path, name: str, method: str, **chosen: 
     return weights_of(tmp_path / name)
 
 
-@pytest.mark.parametrize("method", ["fine_tune", "scrub"])
+@pytest.mark.parametrize("method", ["fine_tune", "scrub", "fedosd"])
 def test_no_rounds_leave_the_original(tmp_path: Path, cache: Path, method: str) -> None:
     name = method.replace("_", "-")
     chosen = {f"unlearning__{method}__rounds": 0}
@@ -250,6 +259,65 @@ def test_neggrad_plus_and_scrub_reduce_to_fine_tuning(tmp_path: Path, cache: Pat
     obedient = unlearned_by(tmp_path, cache, "scrub", "scrub", **scrubbed)
     assert plus == tuned and obedient == tuned
     assert tuned["unlearned.safetensors"] != tuned["original.safetensors"]
+
+
+def test_fedosd_without_forget_rounds_is_a_round_of_fine_tuning(tmp_path: Path, cache: Path) -> None:
+    """The model has not moved yet, so that nothing is taken out of the first round's updates."""
+    one = {key: value for key, value in (SAME | {"rounds": 1}).items()}
+    tuned = unlearned_by(
+        tmp_path, cache, "tuned", "fine-tune", **{f"unlearning__fine_tune__{k}": v for k, v in one.items()}
+    )
+    across = {f"unlearning__fedosd__{k}": v for k, v in (one | {"forget_rounds": 0}).items()}
+    assert unlearned_by(tmp_path, cache, "across", "fedosd", **across) == tuned
+
+
+def test_fedosd_steps_across_what_all_would_learn_and_recovers_across_that_step(
+    tmp_path: Path, cache: Path
+) -> None:
+    """From the messages alone: the joint step has the length of the requesters' sum, and is orthogonal to
+    each update of what is kept; the next round's mean is orthogonal to the step.
+    """
+    listener = Listener("train.forget_part", "train.retain_part")
+    schedule = [{"client": c, "what": "some", "count": 4, "after_learning": 0} for c in (1, 2)]
+    config = config_of("fedosd", deletions__schedule=schedule, recovery__rounds=0)
+    run_small(tmp_path / "run", config, [listener], cache)
+    halves = [[m for m in listener.exchanged if m[0] == kind] for kind in listener.kinds]
+    assert [len(half) for half in halves] == [2, 2 * 6]
+
+    def flat(state: Mapping[str, Tensor]) -> Tensor:
+        return torch.cat([state[name].double().flatten() for name in sorted(state)])
+
+    def vector(record: RecordDict, part: str) -> Tensor:
+        return flat(unpack(record.array_records[part]))
+
+    start = flat(states(tmp_path / "run", "original", cache))
+    assert all(torch.equal(vector(m[2], "weights"), start) for m in (*halves[0], *halves[1][:6]))
+    moved = vector(halves[1][6][2], "weights") - start
+    wanted = sum((vector(m[3], "update") for m in halves[0]), torch.zeros(()))
+    assert float(moved.norm()) == pytest.approx(float(wanted.norm()), rel=1e-4)
+    for m in halves[1][:6]:
+        update = vector(m[3], "update")
+        assert abs(float(moved @ update)) < 1e-4 * float(moved.norm() * update.norm())
+    back = flat(states(tmp_path / "run", "unlearned")) - start - moved
+    assert abs(float(back @ moved)) + float(back.norm()) > 0 and float(back.norm()) > 0
+    assert abs(float(back @ moved)) < 1e-4 * float(moved.norm() * back.norm())
+
+
+def test_the_oracle_is_a_retrained_model(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the judge's stream it is the judge's, to the bit, and everybody is sent it."""
+    listener = Listener("train.forget_part", "train.retain_part")
+    only = [{"client": 2, "what": "some", "count": 4, "after_learning": 0}]
+    config = config_of("oracle-matching", deletions__schedule=only, recovery__rounds=0)
+    judges = retrained_stream(config.seed, 0)
+    monkeypatch.setattr(fedunlearn.server.privileged, "stream_key", lambda *_: judges)
+    run_small(tmp_path / "run", config, [listener], cache)
+    retrained = states(tmp_path / "run", "retrained")
+    assert len(listener.exchanged) == 1 + 6
+    for _, _, content, _ in listener.exchanged:
+        teacher = unpack(content.array_records["teacher"])
+        assert all(torch.equal(teacher[name], value) for name, value in retrained.items())
 
 
 def test_retraining_as_a_method_is_the_judges_with_another_stream(
@@ -342,6 +410,57 @@ def test_fed_eraser_with_nothing_to_erase_learns_the_same_again(tmp_path: Path, 
     with_server(tmp_path / "run", config, body)
     assert distances[0] < 1e-5 < 1e-3 < distances[1]
     assert distances[2] == 0.0
+
+
+def test_rewinding_with_nothing_to_delete_learns_the_same_again(tmp_path: Path) -> None:
+    """By one round, with the streams of learning; from the first weights where no model was kept."""
+    config = config_of("rewind-to-delete", unlearning__rewind_to_delete__rounds=1)
+    found: list[tuple[bool, int]] = []
+
+    def body(server: PrivilegedServer, initial: dict[str, Tensor]) -> None:
+        server.begin(initial)
+        learned, history = server.state.model, server.state.history
+        assert learned is not None and history.rewind_to == 2
+        for number in range(1, 4):
+            learned, _ = server.rounds.train_round(learned, config.seed, number, Phase.LEARN)
+            history.keep_model(learned.weights, number)
+
+        def again(stream: int) -> tuple[bool, int]:
+            before = server.state.timeline_round
+            weights = server.rewind(learned, stream).weights
+            same = all(torch.equal(weights[name], value) for name, value in learned.weights.items())
+            return same, server.state.timeline_round - before
+
+        found.extend([again(config.seed), again(config.seed + 1)])
+        history.forget(0, left=False)
+        found.append(again(config.seed))
+
+    with_server(tmp_path / "run", config, body)
+    assert found == [(True, 1), (False, 1), (True, 3)]
+
+
+def test_a_kept_original_without_the_model_to_go_back_to_is_learned_anew(tmp_path: Path) -> None:
+    """The same original in all three runs; the second needs more of its history than the first had kept."""
+    only = [{"client": 2, "what": "some", "count": 4, "after_learning": 0}]
+
+    def origin(name: str, back: int) -> str:
+        config = config_of(
+            "rewind-to-delete",
+            deletions__schedule=only,
+            recovery__rounds=0,
+            unlearning__rewind_to_delete__rounds=back,
+        )
+        results = run_small(tmp_path / name, config, cache=tmp_path / "cache")
+        assert results["status"] == "complete"
+        assert results["cost"]["unlearn"]["rounds"] == back
+        return str(results["times"]["references"]["original"])
+
+    assert [origin("all", 3), origin("one", 1), origin("again", 1), origin("all again", 3)] == [
+        "trained",
+        "trained",
+        "cached",
+        "cached",
+    ]
 
 
 def test_the_server_weighs_both_halves_of_neggrad_plus(tmp_path: Path, cache: Path) -> None:

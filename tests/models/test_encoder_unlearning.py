@@ -313,7 +313,8 @@ def test_both_halves_of_the_privileged_baselines_run(folder: Path, trains: str, 
     model.load_state_dict(start)
     original = copy.deepcopy(model).eval() if card.teacher else None
     if card.forget is not None:
-        gone = card.forget(model, data, chosen, np.random.default_rng(0), SCALARS, original)
+        held_out = kept.examples if card.held_out else None
+        gone = card.forget(model, data, chosen, np.random.default_rng(0), SCALARS, original, held_out)
         assert gone.state.keys() == before.keys()
     loss = card.retain(model, kept.examples, chosen, local, np.random.default_rng(0), original)
     assert math.isfinite(loss)

@@ -50,6 +50,22 @@ def test_sizes_and_the_last_difference_by_hand() -> None:
     assert torch.equal(history.last[4]["head.weight"], torch.tensor([[3.0], [4.0]]))
 
 
+def test_the_model_to_go_back_to_is_kept_and_comes_back_until_a_purge() -> None:
+    """Only that of its round; with it everything that it has learned, which is why a purge drops it."""
+    history = History(TRAINED, difference(0.0), rewind_to=2)
+    models = {n: difference(float(n)) for n in (1, 2, 3)}
+    before = history.bytes_stored
+    assert History.from_tensors(TRAINED, history.as_tensors(), models[1]).rewind_to == 2
+    for learning_round, weights in models.items():
+        history.keep_model(weights, learning_round)
+    assert history.bytes_stored == 2 * before
+    again = History.from_tensors(TRAINED, history.as_tensors(), models[1])
+    assert again.rewind_to == 2 and list(again.earlier) == list(models[2])
+    assert all(torch.equal(again.earlier[name], value) for name, value in models[2].items())
+    again.forget(7, left=False)
+    assert not again.earlier and not any(name.startswith("earlier.") for name in again.as_tensors())
+
+
 def test_after_a_purge_the_last_step_is_gone_and_of_a_client_that_left_its_sizes_too() -> None:
     history = example()
     history.forget(10, left=False)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedunlearn.config import LocalSettings
 from fedunlearn.config.model import ModelSettings
-from fedunlearn.config.unlearning import UnlearningSettings
+from fedunlearn.config.unlearning import UnlearningSettings, section_of
 from fedunlearn.config.work import LocalWork
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models import build_model
@@ -23,28 +23,37 @@ from fedunlearn.seeding import rng_for
 from fedunlearn.training import TrainingDiverged
 from fedunlearn.unlearning import METHODS, PRIVILEGED, method_named
 from fedunlearn.unlearning.contract import Method, ServerScalars, UnlearnResult
-from fedunlearn.unlearning.descent import divergence
+from fedunlearn.unlearning.descent import divergence, unlearning_cross_entropy
+from fedunlearn.unlearning.label_means import mean_outputs
 from fedunlearn.unlearning.privileged import fed_eraser
-from fedunlearn.unlearning.privileged.contract import HistoryCard, Plan, RoundsCard, ScratchCard
+from fedunlearn.unlearning.privileged.contract import HistoryCard, Plan, RewindCard, RoundsCard, ScratchCard
 
 SILENT = ServerScalars()
 LOCAL = LocalSettings(momentum=0.0, batch_size=64)
 ROUNDS = {name: card for name, card in PRIVILEGED.items() if isinstance(card, RoundsCard)}
 FORGETTING = sorted(name for name, card in ROUNDS.items() if card.forget)
-SECTION = {"fine-tune": "fine_tune", "neggrad-plus": "neggrad_plus", "scrub": "scrub", "not": "not_"}
 
 
 def settings(method: str, **chosen: Any) -> UnlearningSettings:
-    kind: Any = UnlearningSettings.model_fields[SECTION[method]].annotation
-    return UnlearningSettings(**{SECTION[method]: kind(**chosen)})
+    section = section_of(method)
+    kind: Any = UnlearningSettings.model_fields[section].annotation
+    return UnlearningSettings(**{section: kind(**chosen)})
 
 
-def away(method: str, model: EmotionModel, data: ForgetSet, original: EmotionModel, **chosen: Any) -> Any:
+def away(
+    method: str,
+    model: EmotionModel,
+    data: ForgetSet,
+    original: EmotionModel,
+    held_out: Examples | None = None,
+    more: dict[str, Any] | None = None,
+    **chosen: Any,
+) -> UnlearnResult:
     forget = ROUNDS[method].forget
     assert forget is not None
     steps = dict(momentum=0.0, stop="steps", max_steps=1, batch_size=64) | chosen
-    rng = np.random.default_rng(0)
-    return forget(model, data, settings(method, forget=steps), rng, SILENT, original)
+    chosen_all, rng = settings(method, forget=steps, **(more or {})), np.random.default_rng(0)
+    return forget(model, data, chosen_all, rng, SILENT, original, held_out)
 
 
 def kept(
@@ -77,7 +86,7 @@ def pair() -> tuple[TinyModel, ForgetSet]:
 # ---- by hand ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["fine-tune", "neggrad-plus", "not"])
+@pytest.mark.parametrize("method", ["fine-tune", "neggrad-plus", "not", "regun", "fedosd"])
 def test_the_retain_half_descends_the_cross_entropy(method: str) -> None:
     """p = (1/2, 1/2); the mean gradient for W is ((-1/2, 1/2) * 2 + (1/2, -1/2) * -1) / 2 = (-3/4, 3/4),
     for b it is zero. One step goes down it.
@@ -217,6 +226,88 @@ def test_a_negated_first_layer_changes_what_the_models_say() -> None:
         assert float((after - before).abs().max()) > 0.01
 
 
+def test_the_reference_of_regun_is_the_mean_output_on_held_out_speech_of_the_label() -> None:
+    """Logits (x, 0): x = ln 3 is answered (3/4, 1/4), x = -ln 3 (1/4, 3/4), x = 0 (1/2, 1/2)."""
+    model = TinyModel(torch.tensor([[1.0], [0.0]]))
+    heard = [torch.tensor([[x]]) for x in (math.log(3.0), 0.0, -math.log(3.0))]
+    both = mean_outputs(model, forget_set(heard, [0, 0, 1]).examples)
+    torch.testing.assert_close(both, torch.tensor([[5 / 8, 3 / 8], [1 / 4, 3 / 4]]))
+    # No held-out utterance has label 1: the mean over all.
+    one = mean_outputs(model, forget_set(heard[:2], [0, 0]).examples)
+    torch.testing.assert_close(one, torch.tensor([[5 / 8, 3 / 8], [5 / 8, 3 / 8]]))
+
+
+def test_regun_goes_to_the_reference_of_the_label_or_of_the_batch() -> None:
+    """Logits (x, 0); held-out x = ln 3 of class 0 is answered (3/4, 1/4), x = -ln 3 of class 1 (1/4, 3/4).
+
+    Three forget utterances x = 0, of classes 0, 0 and 1, are answered (1/2, 1/2). The gradient for b is the
+    mean of p - target, (1/2, 1/2) - (2 (3/4, 1/4) + (1/4, 3/4)) / 3 = (-1/12, 1/12), with both references.
+    """
+    model = TinyModel(torch.tensor([[1.0], [0.0]]))
+    held_out = forget_set([torch.tensor([[math.log(3.0)]]), torch.tensor([[-math.log(3.0)]])], [0, 1])
+    data = forget_set([torch.zeros(1, 1)] * 3, [0, 0, 1])
+    for reference in ("class", "batch"):
+        result = away("regun", model, data, model, held_out.examples, {"reference": reference}, lr=1.2)
+        torch.testing.assert_close(result.state["bias"], torch.tensor([0.1, -0.1]))
+    # x = 1 of class 0 and x = -1 of class 1: the batch's reference (1/2, 1/2) flattens W, that of the label
+    # (3/4, 1/4) sharpens it, as p = sigma(1) = .731 is less than 3/4.
+    apart = forget_set([torch.tensor([[1.0]]), torch.tensor([[-1.0]])], [0, 1])
+    weights = {
+        reference: away("regun", model, apart, model, held_out.examples, {"reference": reference}, lr=1.0)
+        .state["weight"][0]
+        .item()
+        for reference in ("class", "batch")
+    }
+    sure = 1 / (1 + math.exp(-1.0))
+    assert weights == pytest.approx({"class": 1 - (sure - 0.75), "batch": 1 - (sure - 0.5)}, rel=1e-5)
+
+
+def test_without_held_out_speech_regun_has_no_reference() -> None:
+    model, data = pair()
+    result = away("regun", model, data, model, speechless(0).examples)
+    assert (result.stopped, result.steps) == ("no held-out speech", 0)
+    assert_same(result.state, model.state_dict())
+
+
+def test_the_loss_of_fedosd_by_hand() -> None:
+    """p_y = 1/2 and 3/4: the mean of -ln(3/4) and -ln(5/8). Sure of the truth it is ln 2, and no more."""
+    model = TinyModel(torch.tensor([[1.0], [0.0]]))
+    data = forget_set([torch.zeros(1, 1), torch.tensor([[math.log(3.0)]]), torch.tensor([[99.0]])], [0, 0, 0])
+    loss = unlearning_cross_entropy(data.examples)
+    two = loss(model, torch.tensor([0, 1]))
+    assert two.item() == pytest.approx(-(math.log(3 / 4) + math.log(5 / 8)) / 2)
+    assert loss(model, torch.tensor([2])).item() == pytest.approx(math.log(2.0))
+
+
+def test_the_forget_half_of_fedosd_descends_it() -> None:
+    """p = (1/2, 1/2). d -ln(1 - p_y/2) / d p_y = (1/2) / (1 - 1/4) = 2/3, d p_y / d logits = (1/4, -1/4) for
+    class 0: the gradient is (1/6, -1/6) for x = 2 of class 0 and (-1/6, 1/6) for x = -1 of class 1. For W
+    the mean is (2/6 + 1/6) / 2 = 1/4.
+    """
+    model, data = pair()
+    result = away("fedosd", model, data, model, lr=0.4)
+    torch.testing.assert_close(result.state["weight"], torch.tensor([[-0.1], [0.1]]))
+    torch.testing.assert_close(result.state["bias"], torch.zeros(2))
+
+
+def test_oracle_matching_goes_to_the_logits_of_the_oracle() -> None:
+    """The oracle says (1, 0) of everything, the model (0, 0): the gradient of the mean squared distance is
+    2 (-1, 0), times x for W; x = 2 and x = -1 have the mean 1/2.
+    """
+    model, data = pair()
+    oracle = TinyModel(torch.zeros(2, 1), torch.tensor([1.0, 0.0]))
+    gone = away("oracle-matching", model, data, oracle, lr=0.1).state
+    stayed = kept("oracle-matching", model, data.examples, oracle, steps=1, lr=0.1)
+    for state in (gone, stayed):
+        torch.testing.assert_close(state["weight"], torch.tensor([[0.1], [0.0]]))
+        torch.testing.assert_close(state["bias"], torch.tensor([0.2, 0.0]))
+    for state in (
+        away("oracle-matching", oracle, data, oracle, lr=0.1).state,
+        kept("oracle-matching", oracle, data.examples, oracle, steps=1, lr=0.1),
+    ):
+        assert_same(state, oracle.state_dict())
+
+
 # ---- where they reduce to one another --------------------------------------------------------------------
 
 
@@ -253,6 +344,11 @@ def test_scrub_with_cross_entropy_alone_is_fine_tuning() -> None:
         ("neggrad-plus", dict(rounds=4, alpha=0.0), Plan(4, 4, 1.0, 0.0)),
         ("scrub", dict(rounds=4, max_rounds=2), Plan(4, 2)),
         ("scrub", dict(rounds=4, max_rounds=0), Plan(4, 0)),
+        ("regun", dict(rounds=4), Plan(4, 4)),
+        ("oracle-matching", dict(rounds=4), Plan(4, 4)),
+        ("fedosd", dict(rounds=4, forget_rounds=3), Plan(4, 3)),
+        ("fedosd", dict(rounds=4, forget_rounds=9), Plan(4, 4)),
+        ("fedosd", dict(rounds=4, forget_rounds=0), Plan(4, 0)),
     ],
 )
 def test_the_plans(method: str, chosen: dict[str, Any], plan: Plan) -> None:
@@ -265,13 +361,16 @@ def test_the_plans(method: str, chosen: dict[str, Any], plan: Plan) -> None:
 @pytest.mark.parametrize("method", FORGETTING)
 def test_a_forget_half_changes_no_model_and_stops_at_the_level(method: str) -> None:
     model, data = separable()
-    original = TinyModel(6.0 * torch.eye(4))  # surer: away from it is down
+    # Surer: away from it is down. An oracle that is always wrong is down, too.
+    original = TinyModel((-6.0 if method == "oracle-matching" else 6.0) * torch.eye(4))
+    wrong = Examples(data.examples.features, data.examples.frames, (data.examples.labels + 1) % 4)
+    held_out = wrong if ROUNDS[method].held_out else None
     states = [copy.deepcopy(m.state_dict()) for m in (model, original)]
     forget = ROUNDS[method].forget
     assert forget is not None
-    chosen = settings(method, forget=dict(lr=0.1, batch_size=8, max_steps=500))
+    chosen = settings(method, forget=dict(lr=0.1, batch_size=8, max_steps=500, stop="level"))
     results: list[UnlearnResult] = [
-        forget(model, data, chosen, np.random.default_rng(seed), ServerScalars(0.6), original)
+        forget(model, data, chosen, np.random.default_rng(seed), ServerScalars(0.6), original, held_out)
         for seed in (1, 1, 2)
     ]
     for m, state in zip((model, original), states, strict=True):
@@ -317,7 +416,9 @@ def test_the_type_of_a_card_says_what_it_sees() -> None:
     kinds = {name: (type(card), card.sees) for name, card in PRIVILEGED.items()}
     assert kinds == {
         **dict.fromkeys(("fine-tune", "neggrad-plus", "scrub", "not"), (RoundsCard, "retain")),
+        **dict.fromkeys(("regun", "fedosd", "oracle-matching"), (RoundsCard, "retain")),
         "fed-eraser": (HistoryCard, "history"),
+        "rewind-to-delete": (RewindCard, "history"),
         "retrained": (ScratchCard, "retain"),
     }
     for name, card in PRIVILEGED.items():

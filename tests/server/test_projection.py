@@ -1,5 +1,7 @@
 """The nearest step against nobody: by hand in the plane, then all that defines a projection on a cone."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import assume, given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import nnls
 from torch import Tensor
 
-from fedunlearn.server.aggregation import without_conflict
+from fedunlearn.server.aggregation import without_conflict, without_directions
 
 Vector = tuple[float, ...]
 VALUE = st.floats(-10, 10, width=16).map(lambda x: round(x, 2))
@@ -150,3 +152,38 @@ def test_a_whole_model_and_twenty_clients_take_little_time() -> None:
     products = torch.stack([g["w"] for g in others]).double() @ d
     assert float(products.min()) >= -1e-6 * float(d.norm()) * 305
     assert torch.equal(d, without_conflict(update, others)["w"])
+
+
+# ---- FedOSD's: orthogonal, and as long as before ---------------------------------------------------------
+
+
+def across(update: Vector, *others: Vector) -> Tensor:
+    return flat(without_directions(state(update), [state(g) for g in others]))
+
+
+@pytest.mark.parametrize(
+    ("update", "others", "expected"),
+    [
+        ((3.0, 4.0), [], (3.0, 4.0)),
+        ((3.0, 4.0), [(0.0, 0.0)], (3.0, 4.0)),
+        ((3.0, 4.0), [(2.0, 0.0)], (0.0, 5.0)),  # (0, 4), at length 5
+        ((3.0, 4.0), [(-2.0, 0.0)], (0.0, 5.0)),  # also what would have helped
+        ((1.0, 0.0), [(1.0, 1.0)], (0.5**0.5, -(0.5**0.5))),
+        ((3.0, 4.0), [(6.0, 8.0)], (0.0, 0.0)),
+        ((3.0, 4.0), [(1.0, 0.0), (0.0, 1.0)], (0.0, 0.0)),
+        ((1.0, 2.0, 2.0), [(0.0, 0.0, 1.0), (0.0, 0.0, 7.0)], (3 / 5**0.5, 6 / 5**0.5, 0.0)),
+    ],
+)
+def test_across_by_hand(update: Vector, others: list[Vector], expected: Vector) -> None:
+    assert across(update, *others).tolist() == pytest.approx(expected, abs=1e-9)
+
+
+@given(problems())
+def test_what_is_left_is_orthogonal_and_as_long_or_nothing(
+    problem: tuple[Vector, list[Vector]],
+) -> None:
+    update, others = problem
+    d, length = across(update, *others), math.hypot(*update)
+    assert float(d.norm()) == pytest.approx(length, rel=1e-6) or float(d.norm()) == 0.0
+    for g in others:
+        assert abs(float(d @ torch.tensor(g, dtype=torch.float64))) <= 1e-5 * length * math.hypot(*g)

@@ -1,11 +1,12 @@
 """Privileged baselines: methods that see more than the forget set, each by the type of its card.
 
 They show how near to the retrained model a procedure comes with data that a ``contract.Method`` may not
-have. All are federated procedures of the server with all clients. Three kinds:
+have. All are federated procedures of the server with all clients. Four kinds:
 
 - ``RoundsCard`` sees every client's retain set, in rounds of two halves: the requesters step away from their
   forget sets, then every client trains on what it keeps;
 - ``HistoryCard`` sees the retain sets and what the server remembers of learning;
+- ``RewindCard`` sees the retain sets and an earlier model of learning;
 - ``ScratchCard`` sees the retain sets and none of the trained weights.
 """
 
@@ -20,7 +21,8 @@ from torch import Tensor
 
 from fedunlearn.blockwise import StateDict
 from fedunlearn.config import LocalSettings
-from fedunlearn.config.unlearning import FineTuneSettings, UnlearningSettings
+from fedunlearn.config.baselines import FineTuneSettings
+from fedunlearn.config.unlearning import UnlearningSettings
 from fedunlearn.config.work import LocalWork
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models.contract import EmotionModel
@@ -39,8 +41,18 @@ class ForgetPart(Protocol):
         rng: np.random.Generator,
         scalars: ServerScalars,
         original: EmotionModel | None,
+        held_out: Examples | None = None,
     ) -> UnlearnResult:
-        """Step away from ``forget_set``; ``original`` is None where the card asks for no teacher.
+        """Step away from ``forget_set``.
+
+        Args:
+            model: the global model.
+            forget_set: of the requester.
+            settings: of all methods.
+            rng: of this half.
+            scalars: that the server sent.
+            original: the card's teacher; None where it asks for none.
+            held_out: n >= 0 held-out utterances of the requester; None where the card asks for none.
 
         Raises:
             UnlearnFailed: the loss is not finite; the message names the step.
@@ -101,7 +113,12 @@ class RoundsCard:
         retain: every client's half.
         forget: the requesters' half, before it; None = they only leave their forget sets out.
         start: what the server does to the global model first; given a model of its kind.
-        teacher: both halves get the global model as it was before the first round.
+        teacher: a model that both halves get: the global model as it was before the first round, or one
+            trained from scratch without the forget sets.
+        held_out: the requesters' half gets their held-out speech.
+        orthogonal: the requesters' joint step is made orthogonal to the updates that the other clients would
+            make from the same model, and the rounds with a forget half have no retain half; in the others,
+            each client's update is made orthogonal to what the model has moved since the first round.
     """
 
     name: str
@@ -110,7 +127,9 @@ class RoundsCard:
     retain: RetainPart
     forget: ForgetPart | None = None
     start: Callable[[Mapping[str, Tensor], EmotionModel], StateDict] = as_it_came
-    teacher: bool = False
+    teacher: Literal["original", "retrained"] | None = None
+    held_out: bool = False
+    orthogonal: bool = False
     sees: Literal["retain"] = "retain"
 
 
@@ -136,6 +155,22 @@ class HistoryCard:
 
 
 @dataclass(frozen=True)
+class RewindCard:
+    """A procedure that goes back to an earlier model of learning and repeats the rounds since then.
+
+    Attributes:
+        name: as tables show it.
+        source: the publication it is from.
+        rounds: settings -> ordinary rounds gone back, counted from the last one of learning.
+    """
+
+    name: str
+    source: str
+    rounds: Callable[[UnlearningSettings], int]
+    sees: Literal["history"] = "history"
+
+
+@dataclass(frozen=True)
 class ScratchCard:
     """Training from scratch, from new random weights, without the forget sets."""
 
@@ -144,7 +179,7 @@ class ScratchCard:
     sees: Literal["retain"] = "retain"
 
 
-PrivilegedCard = RoundsCard | HistoryCard | ScratchCard
+PrivilegedCard = RoundsCard | HistoryCard | RewindCard | ScratchCard
 
 S = TypeVar("S")
 R = TypeVar("R", bound=FineTuneSettings)
@@ -159,6 +194,8 @@ def forget_half(
 
     Args:
         settings: the baseline's own settings out of those of all methods.
+
+    The objective's last argument is the teacher, or the held-out speech where the card asks for that.
     """
     choose = settings
 
@@ -170,10 +207,12 @@ def forget_half(
             rng: np.random.Generator,
             scalars: ServerScalars,
             original: EmotionModel | None,
+            held_out: Examples | None = None,
         ) -> UnlearnResult:
             if len(forget_set) == 0:
                 return unchanged(model, "empty forget set")
-            return objective(model, forget_set, choose(settings), rng, scalars, original)
+            more = original if held_out is None else held_out
+            return objective(model, forget_set, choose(settings), rng, scalars, more)
 
         return forget
 

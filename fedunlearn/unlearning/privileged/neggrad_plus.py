@@ -17,7 +17,8 @@ rule: the cross-entropy has no upper end, and without one a few more steps leave
 
 import numpy as np
 
-from fedunlearn.config.unlearning import NegGradPlusSettings, UnlearningSettings
+from fedunlearn.config.baselines import NegGradPlusSettings
+from fedunlearn.config.unlearning import UnlearningSettings
 from fedunlearn.examples import ForgetSet
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult

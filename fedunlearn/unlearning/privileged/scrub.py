@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedunlearn.config.unlearning import SCRUBSettings
+from fedunlearn.config.baselines import SCRUBSettings
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.training import LossFunction, descend_cross_entropy
@@ -55,5 +55,5 @@ CARD = RoundsCard(
     plan=lambda settings: Plan(settings.scrub.rounds, settings.scrub.max_rounds),
     retain=retain_half(lambda settings: settings.scrub, min_step),
     forget=forget,
-    teacher=True,
+    teacher="original",
 )
