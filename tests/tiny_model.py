@@ -43,12 +43,12 @@ def tiny(classes: int = 4, dims: int = 5, seed: int = 0) -> TinyModel:
     return model
 
 
-def forget_set(features: list[Tensor], labels: list[int]) -> ForgetSet:
-    """From features [T_i, D] in [-1, 1]; the waveform is the features, sample by sample."""
+def forget_set(features: list[Tensor], labels: list[int], classes: int = 4) -> ForgetSet:
+    """From features [T_i, D] in [-1, 1]; the waveform is these, sample by sample, and tickets are noise."""
     examples = pad_features(features, labels)
-    return ForgetSet(
-        examples, examples.features.flatten(1), torch.tensor([f.numel() for f in features], dtype=torch.int64)
-    )
+    samples = torch.tensor([f.numel() for f in features], dtype=torch.int64)
+    tickets = 0.1 * torch.randn(len(labels), classes, generator=torch.Generator().manual_seed(2))
+    return ForgetSet(examples, examples.features.flatten(1), samples, tickets=tickets)
 
 
 def speechless(count: int, classes: int = 4, dims: int = 5, frames: int = 3, seed: int = 1) -> ForgetSet:
@@ -56,7 +56,7 @@ def speechless(count: int, classes: int = 4, dims: int = 5, frames: int = 3, see
     generator = torch.Generator().manual_seed(seed)
     lengths = [1 + i % frames for i in range(count)]
     features = [2 * torch.rand(length, dims, generator=generator) - 1 for length in lengths]
-    return forget_set(features, [i % classes for i in range(count)])
+    return forget_set(features, [i % classes for i in range(count)], classes)
 
 
 def separable(count: int = 40, classes: int = 4) -> tuple[TinyModel, ForgetSet]:
