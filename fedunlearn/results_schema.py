@@ -222,7 +222,8 @@ class MethodUsed(ResultsPart):
     method: Known[Text] = Field(None, description="Its name.")
     sees: Known[Text] = Field(
         None,
-        description="What it sees: forget (the forget set alone), retain (the retain sets, too), history.",
+        description="What it sees: forget (the forget set alone), forget + ticket (what devices noted of it "
+        "in learning, too), retain (the retain sets, too), history.",
     )
     source: Known[Text] = Field(None, description="The publication that it is from.")
     title: Known[Text] = Field(None, description="Its name as a page shows it.")
@@ -619,6 +620,11 @@ class PhaseCostRow(ResultsPart):
     bytes_up: Known[Whole] = Field(None, description="Bytes of all messages from clients.")
     bytes_down: Known[Whole] = Field(None, description="Bytes of all messages to clients.")
     bytes_stored: Known[Whole] = Field(None, description="Bytes that the server keeps for later.")
+    bytes_noted: Known[Whole] = Field(
+        default=None,
+        description="Bytes of tickets on all devices when learning is over, of a method that reads tickets. "
+        "While the model learns, a device has them for as many rounds as a resumed run may go back.",
+    )
     roles: Nullable[RoleCosts] = Field(RoleCosts.empty(), description="The same by role.")
 
 

@@ -52,7 +52,7 @@ from fedunlearn.server.availability import Availability
 from fedunlearn.server.cost import PhaseCost, RoleCost
 from fedunlearn.server.requests import RequestKey, TrackedRequest
 from fedunlearn.server.state import Fault, ServerState
-from fedunlearn.unlearning import method_named
+from fedunlearn.unlearning import method_named, notes_tickets
 from fedunlearn.unlearning.contract import MethodCard
 from fedunlearn.unlearning.privileged.contract import PrivilegedCard
 
@@ -153,7 +153,7 @@ class ResultsAssembler:
             ),
             model=Recognizer(**self.prepared.template.about()),
             requests=request_rows(state.requests.values(), requests, state.faults),
-            cost={str(phase): cost_row(cost) for phase, cost in state.costs.items()},
+            cost=self._costs(),
             unknown_speakers=(
                 UnknownSpeakersMeasured(**asdict(state.unknown))
                 if state.unknown
@@ -172,6 +172,10 @@ class ResultsAssembler:
             timeline=timeline,
             times=times,
         )
+
+    def _costs(self) -> dict[str, PhaseCostRow]:
+        rows = {str(phase): cost_row(cost) for phase, cost in self.state.costs.items()}
+        return rows | {"learn": rows["learn"].model_copy(update={"bytes_noted": bytes_noted(self.prepared)})}
 
     def describe_unfinished(
         self,
@@ -270,6 +274,13 @@ def describe_attackers(settings: AttackerSettings) -> Attackers:
         factor=settings.factor,
         target=settings.target,
     )
+
+
+def bytes_noted(prepared: PreparedRun) -> int | None:
+    """Size of the tickets of all training utterances, one float32 a number; None where none are noted."""
+    if not notes_tickets(prepared.config):
+        return None
+    return 4 * prepared.template.ticket_size * len(prepared.partition.train)
 
 
 def cost_row(cost: PhaseCost) -> PhaseCostRow:

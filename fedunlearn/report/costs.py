@@ -49,6 +49,7 @@ CLIENT_TIME = Quantity("client time", duration, lambda c: c.client_seconds, lamb
 SENT_UP = Quantity("sent up", size, lambda c: c.bytes_up, lambda c: c.bytes_up)
 SENT_DOWN = Quantity("sent down", size, lambda c: c.bytes_down, lambda c: c.bytes_down)
 STORED = Quantity("stored", size, lambda c: c.bytes_stored)
+NOTED = Quantity("tickets", size, lambda c: c.bytes_noted)
 QUANTITIES = (
     Quantity("rounds", count, lambda c: c.rounds),
     CLIENT_TIME,
@@ -56,6 +57,7 @@ QUANTITIES = (
     SENT_UP,
     SENT_DOWN,
     STORED,
+    NOTED,
 )
 
 
@@ -67,8 +69,8 @@ def phase_cost(results: Results, phase: str) -> PhaseCostRow:
 def cost_table(results: Results) -> Table:
     """Costs by phase, those of requesters and of others below, then the share of retraining."""
     listed = [(n, head) for n, head in PHASES if n != "listen" or n in results.cost]
-    stored = any(phase_cost(results, name).bytes_stored for name, _ in PHASES)
-    shown = [quantity for quantity in QUANTITIES if quantity is not STORED or stored]
+    some = {q for q in (STORED, NOTED) if any(q.of_phase(phase_cost(results, n)) for n, _ in PHASES)}
+    shown = [quantity for quantity in QUANTITIES if quantity not in (STORED, NOTED) or quantity in some]
     rows = []
     for name, head in listed:
         cost = phase_cost(results, name)

@@ -151,7 +151,6 @@ def test_it_comes_nearer_to_the_retrained_model_than_nothing_and_than_destroying
     ended: dict[str, dict[str, Any]],
 ) -> None:
     gaps = {method: results["gap"]["recovered"]["mean"] for method, results in ended.items()}
-    print(gaps)
     assert gaps["retract"] < 0.5 * min(gaps["none"], gaps["destroy"])
 
 
@@ -159,6 +158,12 @@ def test_no_message_grows_by_a_byte_of_tickets(ended: dict[str, dict[str, Any]])
     sent = [ended[method]["cost"]["learn"] for method in ("retract", "none")]
     assert sent[0]["bytes_up"] == sent[1]["bytes_up"]
     assert sent[0]["bytes_down"] == sent[1]["bytes_down"]
+
+
+def test_the_cost_of_learning_counts_the_tickets(ended: dict[str, dict[str, Any]]) -> None:
+    """128 hidden units and 6 emotions: 128 * 7 + 6 float32 for each of 6 * 32 training utterances."""
+    assert ended["retract"]["cost"]["learn"]["bytes_noted"] == 4 * 902 * 192
+    assert ended["none"]["cost"]["learn"]["bytes_noted"] is None
 
 
 def test_results_say_what_it_sees(ended: dict[str, dict[str, Any]]) -> None:
