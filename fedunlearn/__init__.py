@@ -84,7 +84,7 @@ _HOMES = {
     "audio": ("SAMPLE_RATE",),
     "config": ("Config",),
     "config.fields": ("Settings",),
-    "config.unlearning": ("DescentSettings",),
+    "config.descent": ("DescentSettings",),
     "corpora.plugin": ("corpus", "recording"),
     "corpora.utterance": ("Utterance",),
     "errors": ("BadInput", "RunFailed"),

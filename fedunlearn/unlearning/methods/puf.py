@@ -19,7 +19,7 @@ import torch
 from fedunlearn.config.descent import DescentSettings
 from fedunlearn.config.unlearning import PUFSettings
 from fedunlearn.examples import ForgetSet
-from fedunlearn.models.contract import EmotionModel
+from fedunlearn.models.contract import EmotionModel, trained_tensors
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult, forget_accuracy, method, snapshot
 from fedunlearn.unlearning.descent import cross_entropy_to, descend
 
@@ -47,7 +47,7 @@ def puf(
     # 2. Negate and scale the update.
     negated = copy.deepcopy(model).eval()
     with torch.no_grad():
-        for name, weight in negated.named_parameters():
+        for name, weight in trained_tensors(negated).items():
             weight.sub_(trained.state[name] - weight, alpha=settings.scale)
     after = forget_accuracy(negated, examples, trained.steps)
     return UnlearnResult(
