@@ -144,39 +144,26 @@ def divergence(teacher: Tensor, student: Tensor) -> Tensor:
     )
 
 
-def divergence_from(teacher: EmotionModel, examples: Examples) -> Loss:
-    """Return the mean divergence of the model's output on a batch of examples from the teacher's.
-
-    Args:
-        teacher: not changed.
-        examples: n samples.
-    """
-    taught = predict(teacher, examples).clone()
-
-    def loss(model: EmotionModel, index: Tensor) -> Tensor:
-        batch = examples.take(index)
-        return divergence(taught[index], model.classify(batch.features, batch.frames))
-
-    return loss
-
-
-def squared_distance(logits: Tensor, wanted: Tensor) -> Tensor:
+def squared_distance(wanted: Tensor, logits: Tensor) -> Tensor:
     """Compute the mean over utterances of the squared distance of logits [b, C] each, a scalar >= 0."""
     return (logits - wanted).square().sum(1).mean()
 
 
-def squared_distance_from(teacher: EmotionModel, examples: Examples) -> Loss:
-    """Return the squared distance of the model's logits on a batch of examples from the teacher's.
+def distance_from(
+    teacher: EmotionModel, examples: Examples, distance: Callable[[Tensor, Tensor], Tensor]
+) -> Loss:
+    """Return the distance of the model's output on a batch of examples from the teacher's.
 
     Args:
         teacher: not changed.
         examples: n samples.
+        distance: of the teacher's and the model's logits [b, C] each, such as ``divergence``; a scalar.
     """
     taught = predict(teacher, examples).clone()
 
     def loss(model: EmotionModel, index: Tensor) -> Tensor:
         batch = examples.take(index)
-        return squared_distance(model.classify(batch.features, batch.frames), taught[index])
+        return distance(taught[index], model.classify(batch.features, batch.frames))
 
     return loss
 

@@ -21,7 +21,7 @@ from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.training import LossFunction
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult
-from fedunlearn.unlearning.descent import descend, squared_distance, squared_distance_from
+from fedunlearn.unlearning.descent import descend, distance_from, squared_distance
 from fedunlearn.unlearning.privileged.contract import Plan, RoundsCard, forget_half, retain_half
 
 
@@ -35,7 +35,7 @@ def forget(
     oracle: EmotionModel,
 ) -> UnlearnResult:
     """Match the oracle on the forget set."""
-    distance = squared_distance_from(oracle, forget_set.examples)
+    distance = distance_from(oracle, forget_set.examples, squared_distance)
     return descend(model, forget_set.examples, distance, settings.forget, rng, scalars)
 
 
@@ -45,7 +45,7 @@ def match_kept(settings: OracleMatchingSettings, oracle: EmotionModel) -> LossFu
     def loss(batch: Examples, logits: Tensor, cross_entropy: Tensor) -> Tensor:
         with torch.no_grad():
             wanted = oracle.classify(batch.features, batch.frames)
-        return squared_distance(logits, wanted)
+        return squared_distance(wanted, logits)
 
     return loss
 

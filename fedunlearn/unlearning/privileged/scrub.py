@@ -17,7 +17,7 @@ from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.training import LossFunction, descend_cross_entropy
 from fedunlearn.unlearning.contract import ServerScalars, UnlearnResult
-from fedunlearn.unlearning.descent import descend, divergence, divergence_from
+from fedunlearn.unlearning.descent import descend, distance_from, divergence
 from fedunlearn.unlearning.privileged.contract import Plan, RoundsCard, forget_half, retain_half
 
 
@@ -32,7 +32,7 @@ def forget(
 ) -> UnlearnResult:
     """Max-steps: away from the original's output on the forget set."""
     assert original is not None
-    distance = divergence_from(original, forget_set.examples)
+    distance = distance_from(original, forget_set.examples, divergence)
     return descend(model, forget_set.examples, lambda *step: -distance(*step), settings.forget, rng, scalars)
 
 
