@@ -25,9 +25,9 @@ class OracleMeasures:
         shift: of candidates that a shadow was never trained on, by the unlearn step.
         shift_recovered: of the same, from the original to the recovered model.
         following: of the deleted, from their targets to the recovered models.
-        spread: standard deviation of the recovered models' log-odds on an utterance that they deleted, over
-            models, in nats.
-        spread_never_heard: the same on an utterance that they were never trained on.
+        spread: standard deviation over recovered models of their log-odds on an utterance that they deleted,
+            in nats; median over utterances.
+        spread_never_heard: the same on utterances that they were never trained on.
     """
 
     attack: ShadowAttackScores
@@ -62,14 +62,13 @@ def spread_over_models(phi: Matrix, which: BooleanMask) -> float | None:
         which: [S, K] the answers that count.
 
     Returns:
-        the root of the mean variance over models, of a sample; over utterances with two such answers or more,
-        None without any
+        the standard deviation over models, of a sample; the median over the utterances with two such answers
+        or more, as a few that are hardly ever recognised vary most; None without any
     """
     enough = (which.sum(0) >= 2) & np.isfinite(np.where(which, phi, 0.0)).all(0)
     if not enough.any():
         return None
-    variances = np.nanvar(np.where(which, phi, np.nan)[:, enough], 0, ddof=1)
-    return float(np.sqrt(variances.mean()))
+    return float(np.median(np.nanstd(np.where(which, phi, np.nan)[:, enough], 0, ddof=1)))
 
 
 def oracle_table(rows: Sequence[OracleRow], shadows: int, exact: bool) -> Table:
@@ -88,9 +87,9 @@ def oracle_table(rows: Sequence[OracleRow], shadows: int, exact: bool) -> Table:
         "targets are the mean log-odds under shadow federations that were never trained on the utterance, or "
         "are drawn from a Gaussian with their mean and standard deviation. Shift: rms and slope of the "
         "log-odds of utterances that a federation neither heard nor was asked to delete, in nats. Spread: "
-        "standard deviation of the log-odds on one utterance over federations, in nats. Following: "
-        "least-squares slope of the answers on the targets, and what is left about it, in nats. Gap: of the "
-        "run itself. "
+        "standard deviation of the log-odds on one utterance over federations, in nats, median over "
+        "utterances. Following: least-squares slope of the answers on the targets, and the rms about it, "
+        "in nats. Gap: of the run itself. "
         + ("The loop gave the run's own weights." if exact else "The loop did not give the run's weights.")
     )
     return Table(tuple(columns), tuple(map(_row, rows)), "Oracle targets", caption)

@@ -121,9 +121,14 @@ def test_no_method_of_the_package_gives_the_fine_tune_targets_from_outside() -> 
 
 
 def test_spread_over_models_by_hand() -> None:
-    """Inside: 9, 8 of utterance 0 (variance .5), one answer of utterance 1. Outside: variances 2 and 3."""
+    """Inside: 9, 8 of utterance 0 (variance .5), one answer of utterance 1. Outside: variances 2 and 3.
+
+    A third utterance, 100 nats apart outside: the median of three is the second.
+    """
     assert spread_over_models(PHI, INSIDE) == pytest.approx(0.5**0.5)
-    assert spread_over_models(PHI, ~INSIDE) == pytest.approx(2.5**0.5)
+    assert spread_over_models(PHI, ~INSIDE) == pytest.approx((2**0.5 + 3**0.5) / 2)
+    wide = np.column_stack([PHI, [0.0, 100.0, 0.0, 100.0]]), np.column_stack([~INSIDE, [True] * 4])
+    assert spread_over_models(*wide) == pytest.approx(3**0.5)
     assert spread_over_models(PHI, np.zeros_like(INSIDE)) is None
 
 
