@@ -1,6 +1,6 @@
 """The clients of a replayed federation, as arrays: who holds what, and what their devices compute."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -34,7 +34,7 @@ from fedunlearn.server.late_clients import LateClients
 from fedunlearn.server.steps import sample_clients
 from fedunlearn.server.tickets import ticket_terms
 from fedunlearn.unlearning import METHODS
-from fedunlearn.unlearning.contract import ServerScalars, UnlearnFailed
+from fedunlearn.unlearning.contract import Method, ServerScalars, UnlearnFailed
 from fedunlearn.unlearning.log_odds import measure_smoothed
 
 
@@ -54,6 +54,8 @@ class ReplayData:
         labels: of each utterance [N].
         audio: of the candidates, and of all training speech where clients rehearse, if the method reads
             waveforms; else empty.
+        method_instead: of a study: gives the method with which a requester unlearns the utterances with these
+            ids, instead of the experiment's; clients that rehearse keep to the latter.
     """
 
     config: Config
@@ -66,6 +68,16 @@ class ReplayData:
     frames: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
     audio: Mapping[str, PCM]
+    method_instead: Callable[[tuple[str, ...]], Method] | None = None
+
+    def method_for(self, ids: tuple[str, ...]) -> Method:
+        """Return the method with which a requester unlearns utterances.
+
+        Args:
+            ids: of the utterances.
+        """
+        own = METHODS[self.config.unlearning.method].unlearn
+        return own if self.method_instead is None else self.method_instead(ids)
 
 
 class ReplayedClients:
@@ -174,7 +186,7 @@ class ReplayedClients:
             None where it fails, as in a run it would be left out of the step
         """
         share = min(1.0, len(ids) / self.holding(round_)[client])
-        method, when = METHODS[self._config.unlearning.method].unlearn, (client, round_.timeline_round)
+        method, when = self.data.method_for(ids), (client, round_.timeline_round)
         self.model.load_state_dict(weights)
         try:
             result, moved = unlearn_update(

@@ -12,7 +12,7 @@ attack: where each shadow is attacked with what the others say, who is inside it
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -143,16 +143,13 @@ def shadow_federations(
     cache = ShadowCache(folder / "shadows", config, timeline, contents, judge.classes)
     learned = LearnedShadows(folder / LEARNED_FOLDER, config, timeline, contents)
     found: dict[int, Arrays] = {}
-    tasks = [ShadowTask(_REPLAY, config.seed, np.ones(len(candidates), bool))]
-    for number in range(shadows):
-        stream = stream_key(config.seed, "shadow", number) % 2**31
-        outside = [u for u, there in zip(candidates, inside[number], strict=True) if not there]
-        task = ShadowTask(number, stream, inside[number], learned.file(stream, outside))
+    tasks = [run_task(config, candidates)]
+    for task in shadow_tasks(config, candidates, learned, shadows):
         known = cache.find(task)
         if known is None:
             tasks.append(task)
         else:
-            found[number] = known
+            found[task.number] = known
             advance()
     replay: ReplayCheck | None = None
     alive = partial(_check, stop)
@@ -171,6 +168,35 @@ def shadow_federations(
     logits = {stage: np.stack([found[n][stage] for n in range(shadows)]) for stage in STAGES}
     targets = np.stack([found[n][_TARGETS] for n in range(shadows)])
     return Shadows(candidates, labels, request, requests, inside, logits, targets, replay)
+
+
+def run_task(config: Config, candidates: Sequence[str]) -> ShadowTask:
+    """Return the task of the run's own federation, which hears all candidates.
+
+    Args:
+        config: the experiment.
+        candidates: of the run.
+    """
+    return ShadowTask(_REPLAY, config.seed, np.ones(len(candidates), bool))
+
+
+def shadow_tasks(
+    config: Config, candidates: Sequence[str], learned: LearnedShadows, shadows: int
+) -> list[ShadowTask]:
+    """Return the tasks of a run's shadows.
+
+    Args:
+        config: the experiment.
+        candidates: of the run, sorted.
+        learned: where what they have learned is kept.
+        shadows: S.
+    """
+    tasks = []
+    for number, inside in enumerate(halves(config.seed, shadows, len(candidates))):
+        stream = stream_key(config.seed, "shadow", number) % 2**31
+        outside = [u for u, there in zip(candidates, inside, strict=True) if not there]
+        tasks.append(ShadowTask(number, stream, inside, learned.file(stream, outside)))
+    return tasks
 
 
 def halves(seed: int, shadows: int, candidates: int) -> npt.NDArray[np.bool_]:

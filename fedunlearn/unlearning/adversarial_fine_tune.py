@@ -51,6 +51,7 @@ def adversarial_fine_tune(
     settings: FineTuneSwitches,
     rng: np.random.Generator,
     scalars: ServerScalars,
+    wanted: Tensor | None = None,
 ) -> UnlearnResult:
     """Train the forget set towards new outputs, holding the model on samples made of the forget set.
 
@@ -61,6 +62,8 @@ def adversarial_fine_tune(
         rng: wrong labels (whatever the objective, so that all are attacked alike), then the samples, then
             the order of the batches.
         scalars: read by objective = "calibrated" and by the stop rule.
+        wanted: log-odds [n] of the true class, in nats, that objective = "calibrated" trains towards; None =
+            predicted. Other objectives have no such targets.
 
     Raises:
         UnlearnFailed: the loss or the output is not finite.
@@ -69,15 +72,18 @@ def adversarial_fine_tune(
     new_labels, read, notes = wrong_labels(examples.labels, model.classes, rng), tuple[str, ...](), {}
     held = _held_samples(frozen, forget_set, settings, rng)
     forget_loss: Loss
-    wanted: Tensor | None = None
+    targets: Tensor | None = None
     if settings.objective == "misclassify":
         forget_loss = ascent(examples)
     elif settings.objective == "masked":
         forget_loss = cross_entropy_to(examples, without_true_class(model, examples))
     elif settings.objective == "calibrated":
-        wanted, read = predict_log_odds(frozen, forget_set, scalars)
-        notes = {"predicted_accuracy": float((wanted > 0).double().mean())}
-        target = with_log_odds(predict(frozen, examples).clone(), examples.labels, wanted)
+        if wanted is None:
+            targets, read = predict_log_odds(frozen, forget_set, scalars)
+        else:
+            targets = wanted
+        notes = {"predicted_accuracy": float((targets > 0).double().mean())}
+        target = with_log_odds(predict(frozen, examples).clone(), examples.labels, targets)
         forget_loss = cross_entropy_to(examples, target)
     else:
         forget_loss = cross_entropy_to(examples, new_labels)
@@ -92,7 +98,7 @@ def adversarial_fine_tune(
         attack_success=held.success,
         scalars_read=tuple(dict.fromkeys((*result.scalars_read, *read))),
         notes={**result.notes, **notes},
-        targets=wanted,
+        targets=targets,
     )
 
 

@@ -1,0 +1,1 @@
+"""An unlearn step that is told the answers: the study of ``simulations/oracle.py``, and of nothing else."""
