@@ -175,7 +175,10 @@ class ResultsAssembler:
 
     def _costs(self) -> dict[str, PhaseCostRow]:
         rows = {str(phase): cost_row(cost) for phase, cost in self.state.costs.items()}
-        return rows | {"learn": rows["learn"].model_copy(update={"bytes_noted": bytes_noted(self.prepared)})}
+        noted = bytes_noted(self.prepared)
+        if noted is not None:
+            rows["learn"] = rows["learn"].model_copy(update={"bytes_noted": noted})
+        return rows
 
     def describe_unfinished(
         self,

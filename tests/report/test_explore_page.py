@@ -373,6 +373,7 @@ CONTRAST = """(() => {
 })()"""
 
 
+@pytest.mark.slow
 def test_a_page_of_360_runs_is_small_and_opens_at_once(browser: Any, tmp_path: Path) -> None:
     """Twelve methods, three sizes and ten seeds, 1,440 utterances each."""
     text = render_exploration(many_runs(12, (10, 20, 50), range(10), 1440))

@@ -190,6 +190,7 @@ def options(out: Path) -> list[str]:
     return [*settings, "--out", str(out)]
 
 
+@pytest.mark.slow
 def test_the_command_writes_all_files_and_continues(tmp_path: Path) -> None:
     out = tmp_path / "out"
     nemo = make_corpus(tmp_path / "nemo", "nemo", sound=True)
