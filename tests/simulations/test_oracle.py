@@ -191,6 +191,7 @@ def learned_in(out: Path) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for file in files}
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_study(finished: Finished) -> None:
     table, text = (finished.out / "oracle.md").read_text(), (finished.out / "oracle.json").read_text()
     assert table.strip() in finished.printed and table.count(f"({NOT_A_METHOD})") == 2

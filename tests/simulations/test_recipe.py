@@ -102,6 +102,7 @@ def test_training_that_diverges_is_a_result(tmp_path: Path) -> None:
     assert found == RecipeScores(test_uar=None, unseen_uar=None, retain=None)
 
 
+@pytest.mark.slow
 def test_the_command_writes_every_recipe_on_every_corpus(tmp_path: Path) -> None:
     nemo, out = make_corpus(tmp_path / "nemo", "nemo", sound=True), tmp_path / "out"
     tiny = ("corpus.utterances=12", "partition.clients=4", "model.hidden=4", "training.rounds=1")

@@ -286,6 +286,7 @@ def test_on_a_terminal_there_are_bars(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "none-1x3-sum-gentle-seed0" in screen.getvalue() and "1/1" in screen.getvalue()
 
 
+@pytest.mark.slow
 def test_windows_are_waited_and_drawn_against_the_gap(tmp_path: Path) -> None:
     """Two ask, one a round after the other. Window 0: both are served at once. Window 2: the first waits 2
     rounds and the second, served with it, 1.

@@ -270,7 +270,7 @@ def test_the_noise_ellipse_is_the_covariance_around_each_runs_own_mean() -> None
     assert noise_ellipse(rows) is None
 
 
-@pytest.mark.parametrize(("methods", "seeds"), [(1, 1), (18, 3)])
+@pytest.mark.parametrize(("methods", "seeds"), [(1, 1), pytest.param(18, 3, marks=pytest.mark.slow)])
 def test_figures_are_drawn_of_few_and_of_many(tmp_path: Path, methods: int, seeds: int) -> None:
     gaps = {f"method {i}": [0.05 + 0.01 * i + 0.01 * s for s in range(seeds)] for i in range(methods)}
     gaps["destroy"] = [0.5] * seeds
