@@ -189,6 +189,8 @@ def _collect_evidence(
         ids = (*wanted, *held_out)
         seconds = sum(vault.entries[i].samples for i in ids) / SAMPLE_RATE
         derived = vault.stored_names() if ids else ()
+        if vault.tickets.rows_of(ids):
+            derived = (*derived, "tickets")
         evidence[request] = _Evidence(
             wanted, held_out, seconds, derived, vault.fingerprints(ids, model, beside=gone)
         )

@@ -53,7 +53,8 @@ class MethodRecord:
     Attributes:
         name: of the method.
         source: the paper it is from.
-        sees: the data it works on: "forget" (these recordings alone), "retain" or "history".
+        sees: the data it works on: "forget" (these recordings alone), "forget + ticket", "retain" or
+            "history".
         aggregation: how the device's update joined the shared model.
     """
 
@@ -72,7 +73,7 @@ class DeletionRecord:
         utterances: ids of the training utterances that were deleted.
         held_out: ids of the held-out utterances that were deleted, those that were implied included.
         seconds: length of the deleted audio in s.
-        derived: names of the stored features that were derived from it.
+        derived: names of the stored features that were derived from it, and "tickets" where it had any.
         round: rounds done when it was removed.
         round_applied: round in which unlearning was applied; -1 = no model had been trained on the audio.
         model: SHA-256 of the weights right after that; empty = no model had been trained on the audio.

@@ -1,6 +1,7 @@
 """Retract: what its tickets say of the forget set is taken back, no more and no less."""
 
 import copy
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -138,13 +139,19 @@ LONGER = {
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """Results of small runs on the same requests."""
+def ended_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of small runs on the same requests."""
     folder = tmp_path_factory.mktemp("ended")
-    return {
-        method: run_small(folder / method, small_config(unlearning__method=method), cache=folder / "cache")
-        for method in ("retract", "none")
-    }
+    for method in ("retract", "none"):
+        run_small(folder / method, small_config(unlearning__method=method), cache=folder / "cache")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ended(ended_in: Path) -> dict[str, dict[str, Any]]:
+    """Their results."""
+    files = {method: ended_in / method / "results.json" for method in ("retract", "none")}
+    return {method: json.loads(file.read_text(encoding="utf-8")) for method, file in files.items()}
 
 
 @pytest.mark.slow
@@ -168,6 +175,14 @@ def test_the_cost_of_learning_counts_the_tickets(ended: dict[str, dict[str, Any]
     size, left = divmod(ended["retract"]["cost"]["learn"]["bytes_noted"], 4 * 118)
     assert left == 0 and 6 * 18 * 0.7 < size < 6 * 18
     assert "bytes_noted" not in ended["none"]["cost"]["learn"]
+
+
+def test_a_receipt_says_that_tickets_were_deleted_with_the_speech(ended_in: Path) -> None:
+    for method, derived in (("retract", ["functionals", "tickets"]), ("none", ["functionals"])):
+        receipts = [
+            json.loads(p.read_text()) for p in (ended_in / method / "vaults").glob("*/receipts/*.json")
+        ]
+        assert receipts and all(receipt["removed"]["derived"] == derived for receipt in receipts)
 
 
 def test_results_say_what_it_sees(ended: dict[str, dict[str, Any]]) -> None:
