@@ -1,7 +1,8 @@
 """The console command ``fedunlearn``: experiments, studies, reports, deletion requests, the ledger.
 
 Each command is one module: ``run`` (read it first), ``watch``, ``compare``, ``guard_study``, ``soak``,
-``pretrain``, ``study``, ``report``, ``explore``, ``export``, ``requests``, ``ledger``, ``influence``.
+``pretrain``, ``study``, ``report``, ``explore``, ``export``, ``requests``, ``ledger``, ``influence``,
+``audit``.
 ``options`` are shared, ``exit_codes`` says how a command ends.
 """
 
@@ -10,6 +11,7 @@ from collections.abc import Callable
 import typer
 
 from fedunlearn.cli import (
+    audit,
     compare,
     explore,
     export,
@@ -48,6 +50,9 @@ for command in _commands:
 for command in (ledger.show, ledger.verify, ledger.receipt):
     _ledger.command()(command)
 app.add_typer(_ledger, name="ledger")
+_audit = typer.Typer(no_args_is_help=True, help="Whether a run did what its ledger says.")
+_audit.command()(audit.replay)
+app.add_typer(_audit, name="audit")
 _study = typer.Typer(no_args_is_help=True, help="Comparisons by several people: check and merge study.json.")
 for command in (study.check, study.merge):
     _study.command()(command)
