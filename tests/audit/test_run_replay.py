@@ -41,7 +41,6 @@ BRIEF: dict[str, Any] = {
     "partition__clients": CLIENTS,
     "partition__unseen_speakers": 0,
     "training__rounds": 2,
-    "evaluation__retrained_seeds": 0,
     "deletions__schedule": [{"client": REQUESTER, "what": "some", "count": 3, "after_learning": 0}],
 }
 """two rounds of learning, one deletion, one round of recovery"""
