@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from command_line import call_wide as call
+from flwr.app import Context, Message
 from forged_ledgers import made_anew, rewrite, rows, statements
 from rich.console import Console
 from small_run import prepared, resumed, run_small, small_config
@@ -374,6 +375,23 @@ def test_the_ledger_of_an_earlier_version_is_read_and_says_nothing_of_models(run
     assert [e.content for e in entries(run)] == [""] * len(entries(run)) != []
     code, output = call("audit", "replay", run.path)
     assert code == 4 and output.count("\n") == 1 and "written by an earlier version" in output
+
+
+def test_a_reply_that_was_lost_in_the_run_leaves_it_undecided(tmp_path: Path) -> None:
+    """Client 2 failed in round 2 and was not asked again: its update is not in the ledger, and rightly so."""
+
+    def failing(message: Message, context: Context, call_next: Any) -> Message:
+        settings = message.content.config_records.get("settings", {})
+        when = settings.get("phase"), settings.get("round")
+        if (context.node_config["partition-id"], *when) == (2, "learn", 2):
+            raise OSError("no battery")
+        reply: Message = call_next(message, context)
+        return reply
+
+    run_small(tmp_path / "run", brief(federation__retries=0, federation__quorum=0.7), mods=[failing])
+    found = replayed(RunFolder(tmp_path / "run"))
+    assert found.verdict is ReplayVerdict.UNDECIDED and found.rounds == 2, found
+    assert "client 2 failed in round 2 (learn)" in found.line
 
 
 def test_what_is_no_run_folder_is_said_in_one_line(tmp_path: Path) -> None:
