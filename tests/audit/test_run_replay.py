@@ -14,7 +14,7 @@ from forged_ledgers import made_anew, rewrite, rows, statements
 from rich.console import Console
 from small_run import prepared, resumed, run_small, small_config
 
-import fedunlearn.server.training_rounds
+import fedunlearn.deletion.receipts
 import fedunlearn.server.unlearn_step
 from fedunlearn.audit.ledger_check import check_ledger
 from fedunlearn.audit.replay import ReplayFinding, ReplayVerdict, RunReplay, effective_rows, replay_run
@@ -111,6 +111,8 @@ def test_models_in_the_ledger_are_those_in_the_run_folder_and_in_the_receipt(
     assert models["purge"] == models["unlearn"]
     read = read_receipt(receipt)
     assert read.model == (2, models["unlearn"])
+    before = [e for e in entries(honest) if (e.state, e.round) == ("learn", 2)]
+    assert [RoundDigests.of_text(e.content).model for e in before] == [read.model_before]
     place = {e.hash: e.position for e in entries(honest)}
     (unlearn,) = [e for e in entries(honest) if e.state == "unlearn"]
     assert place[read.head_at_purge] >= unlearn.position
@@ -334,6 +336,17 @@ def test_a_final_model_that_was_swapped_is_found(run: RunFolder) -> None:
     save_checkpoint(run.checkpoints / "recovered.safetensors", weights, about)
     code, output = call("ledger", "verify", run.path)
     assert code == 3 and "recovered.safetensors: is not the model of row" in output
+
+
+def test_a_receipt_with_another_model_is_found(run: RunFolder) -> None:
+    """Its digest and its head fit; the models that it says unlearning began with and gave are none."""
+    (file,) = run.vaults.glob("*/receipts/*.json")
+    content = json.loads(file.read_text())
+    for part, words in (("before", "is in no row before row"), ("sha256", "is not in the ledger")):
+        forged = {**content, "from_model": {**content["from_model"], part: "ab" * 32}}
+        fedunlearn.deletion.receipts._write(file, forged)
+        code, output = call("ledger", "verify", run.path)
+        assert code == 3 and "abababababab" in output and words in output, output
 
 
 def test_an_older_copy_of_the_folder_is_found_by_a_kept_receipt_alone(tmp_path: Path) -> None:
