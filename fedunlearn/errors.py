@@ -6,7 +6,7 @@ EXIT_OK = 0
 EXIT_BAD_INPUT = 2
 EXIT_FAILED = 3
 EXIT_NOT_COMPARED = 4
-"""of `fedunlearn ledger verify` alone: whole in itself, and nothing is there to compare it with"""
+"""of `fedunlearn ledger verify`: nothing is there to compare with; of `audit replay`: undecided"""
 
 
 class BadInput(Exception):
