@@ -146,8 +146,9 @@ def report_deletions(device: Device, content: RecordDict) -> RecordDict:
     """Report the device's requests as ids, counts, states and rounds, and how much it trains on now."""
     settings, vault = MessageConfig(content), device.vault
     rounds_done, last_trained = settings.integer("rounds_done"), settings.integer("trained")
+    device.take_in_recordings(rounds_done)
     store = raise_due(device.config, vault, device.client, rounds_done)
-    reply = _reply(train=len(vault.ids("train", rounds_done)))
+    reply = _reply(train=len(vault.ids("train", rounds_done)), **device.count_added(rounds_done))
     reply["requests"] = ConfigRecord({**report_requests(store, vault.entries, rounds_done, last_trained)})
     return reply
 
@@ -255,7 +256,8 @@ def purge(device: Device, content: RecordDict) -> RecordDict:
         with open_to_append(run.purges) as file:
             file.write(".")
     train, held = (len(device.vault.ids(split, applied.rounds_done)) for split in ("train", "test"))
-    return _reply(removed=result.removed, verified=int(result.verified), train=train, held=held)
+    added = device.count_added(applied.rounds_done)
+    return _reply(removed=result.removed, verified=int(result.verified), train=train, held=held, **added)
 
 
 def _reply(**metrics: float) -> RecordDict:

@@ -29,7 +29,7 @@ from fedunlearn.vault.relocation import is_elsewhere
 from fedunlearn.vault.vault import Vault
 
 AS_LEFT = "put it back as the run left it, or make a new run"
-_OF_A_VAULT = (INDEX, "requests.json", "devices.json", "log.txt")
+_OF_A_VAULT = (INDEX, "requests.json", "devices.json", "labels.json", "log.txt")
 _FOLDERS_OF_A_VAULT = ("inbox", "receipts", "evidence")
 
 
@@ -117,7 +117,7 @@ def _signs_of_use(run: RunFolder) -> Iterator[str]:
         if RequestStore(vault).all():
             yield f"people have filed requests ({vault / 'requests.json'})"
         if any(_generation(path) > 1 for path in vault.glob("*-*.i16")):
-            yield f"{vault} was purged"
+            yield f"{vault} was changed by a purge or by new recordings"
         if any(_inside(vault / "receipts")) or any(_inside(vault / "evidence")):
             yield f"{vault} has receipts"
     if run.purges.exists() and run.purges.stat().st_size:
@@ -148,6 +148,8 @@ def check_vault(
 ) -> None:
     """Check that a vault holds what the corpus does, less what was purged; features that differ are wiped.
 
+    Added recordings are in no corpus: their audio is as the checksums in the index say.
+
     Args:
         folder: of the vault.
         entries: what the vault held when it was made.
@@ -168,7 +170,7 @@ def check_vault(
     if missing:
         store = folder / "requests.json"
         raise BadInput(f"--resume: {store}: lacks request {missing[0]}, which was raised here; {AS_LEFT}")
-    for utterance in vault.entries:
+    for utterance in _of_the_corpus(vault):
         if vault.digest(utterance) != speech.digest(utterance):
             raise BadInput(f"--resume: {folder}: its audio of {utterance} is not the corpus's; {AS_LEFT}")
     if model.stores_features and not _are_stored(vault, model, speech.features(model)):
@@ -177,6 +179,8 @@ def check_vault(
 
 def check_index(folder: Path, entries: Sequence[VaultEntry]) -> None:
     """Check that a vault's index names utterances of its own as the corpus does, in order.
+
+    Recordings that a person has added come after them, whatever they are.
 
     Args:
         folder: of the vault.
@@ -194,16 +198,21 @@ def check_index(folder: Path, entries: Sequence[VaultEntry]) -> None:
         raise BadInput(f"--resume: {error}; {AS_LEFT}") from error
     there = {entry.id for entry in index.entries}
     expected = tuple(entry for entry in entries if entry.id in there)
-    if index.entries != expected or (index.generation == 1 and len(expected) < len(entries)):
+    added = tuple(entry for entry in index.entries if entry.added)
+    if index.entries != (*expected, *added) or (index.generation == 1 and len(expected) < len(entries)):
         file = folder / INDEX
         raise BadInput(f"--resume: {file}: names other utterances than this device was given; {AS_LEFT}")
+
+
+def _of_the_corpus(vault: Vault) -> list[str]:
+    return [entry.id for entry in vault.entries.values() if not entry.added]
 
 
 def _are_stored(vault: Vault, model: EmotionModel, features: Mapping[str, Tensor]) -> bool:
     if model.feature_name not in vault.stored_names():
         return False
     try:
-        return all(torch.equal(vault.read_features(i, model), features[i]) for i in vault.entries)
+        return all(torch.equal(vault.read_features(i, model), features[i]) for i in _of_the_corpus(vault))
     except (DamagedVault, ValueError):
         return False
 

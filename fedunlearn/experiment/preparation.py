@@ -56,6 +56,7 @@ from fedunlearn.seeding import rng_for
 from fedunlearn.server.availability import Availability
 from fedunlearn.server.tickets import check_tickets
 from fedunlearn.unlearning import method_named
+from fedunlearn.vault.additions import note_labels, waiting_files
 from fedunlearn.vault.arrays import DamagedVault, write_vault
 from fedunlearn.vault.calibration import CALIBRATION, FEWEST
 from fedunlearn.vault.index import VaultEntry
@@ -336,7 +337,7 @@ def _check_ledger(run: RunFolder, head: str | None) -> None:
 
 
 def _begin_anew(run: RunFolder) -> dict[Path, bytes]:
-    """Clear away a run of which nothing was ever saved; returns the requests filed in the meantime.
+    """Clear away a run of which nothing was ever saved; returns what people have filed in the meantime.
 
     Raises:
         BadInput: deletion requests were raised already, so that clearing would lose them.
@@ -346,7 +347,8 @@ def _begin_anew(run: RunFolder) -> dict[Path, bytes]:
     links = [path for path in (run.checkpoints, run.vaults, *vaults) if path.is_symlink()]
     if links:  # what they lead to would be left behind
         raise BadInput(f"--resume: {links[0]}: is a link; remove it and what it leads to, and make a new run")
-    waiting = {file: file.read_bytes() for vault in vaults for file in Inbox(vault).files()}
+    filed = [file for vault in vaults for file in (*Inbox(vault).files(), *waiting_files(vault))]
+    waiting = {file: file.read_bytes() for file in filed}
     run.clear()
     return waiting
 
@@ -380,6 +382,7 @@ def _resume(
         restore_arrays_from_corpus(run, corpus, share.client)
         check_vault(vault, entries, speech, template, request_ids)
         note_devices(vault, partition.devices_of(share.client))
+        note_labels(vault, corpus.emotions)
     references = ReferenceCache(cache)
     references.clean()
     try:
@@ -429,6 +432,7 @@ def _fill_vaults(
         else:
             write_vault(vault, recordings, classes, derived)
         note_devices(vault, partition.devices_of(share.client))
+        note_labels(vault, corpus.emotions)
     reset_liveness(run, len(partition.clients))
     if hasattr(os, "sync"):  # not on Windows
         os.sync()

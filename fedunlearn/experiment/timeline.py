@@ -216,7 +216,8 @@ def build_timeline(
     availability = Availability(config.availability, config.seed, config.partition.client_count)
     last = max([config.training.rounds, *(r.rounds_done for r in rounds)])
     away = tuple(availability.unreachable(rounds_done) for rounds_done in range(last + 1))
-    return Timeline(requests, rounds, away, later, _departures(state, config), _why_not(requests, config))
+    why_not = _why_not(requests, config, bool(state.additions))
+    return Timeline(requests, rounds, away, later, _departures(state, config), why_not)
 
 
 def _make_request(served: TrackedRequest, deletion: DeletionRequest) -> TimelineRequest:
@@ -295,7 +296,11 @@ def _departures(state: ServerState, config: Config) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _why_not(requests: tuple[TimelineRequest, ...], config: Config) -> str:
+def _why_not(requests: tuple[TimelineRequest, ...], config: Config, added: bool) -> str:
+    if added:
+        return (
+            "recordings were added that are in no corpus, so that the federation cannot be replayed from it"
+        )
     if config.unlearning.method not in METHODS:
         return (
             f"{config.unlearning.method} is a privileged baseline: it unlearns in rounds of all clients on "

@@ -59,8 +59,7 @@ class Clients:
         self.later = dict(later or {})
         self._withheld: dict[int, list[str]] = {}
         introductions = meet_clients(self._channel, count)
-        self.most = {c: one.train + self.later.get(c, 0) for c, one in introductions.items()}
-        """client -> training utterances that it can ever hold: those it began with, and those it records"""
+        self._began_with = {c: one.train for c, one in introductions.items()}
         state.examples = state.examples or {c: one.train for c, one in introductions.items()}
         state.held_out = state.held_out or {c: one.held_out for c, one in introductions.items()}
 
@@ -68,6 +67,16 @@ class Clients:
     def active(self) -> tuple[int, ...]:
         """Clients that hold training data, in order; one that deleted everything has left."""
         return tuple(c for c, n in sorted(self._state.examples.items()) if n > 0)
+
+    @property
+    def most(self) -> Mapping[int, int]:
+        """Client -> most training utterances that it can hold now.
+
+        Those it began with, those that it is to record, and those that a person has added, as far as it has
+        reported them.
+        """
+        later, added = self.later, self._state.added
+        return {c: n + later.get(c, 0) + added.get(c, 0) for c, n in self._began_with.items()}
 
     @property
     def examples(self) -> Mapping[int, int]:
