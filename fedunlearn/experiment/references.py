@@ -31,7 +31,7 @@ from fedunlearn.server.request_tracker import weights_digest
 from fedunlearn.server.requests import TrackedRequest
 from fedunlearn.server.rewind import rewind_round
 from fedunlearn.server.side_training import has_examples_without, train_without_deletions
-from fedunlearn.server.state import GlobalModel, ServerStep
+from fedunlearn.server.state import GlobalModel, ServerState, ServerStep
 from fedunlearn.unlearning import notes_tickets
 from fedunlearn.vault.additions import waiting_files
 
@@ -88,6 +88,20 @@ def _as_kept(history: History, config: Config) -> History:
     keeps_last, rewind_to = config.unlearning.reads_last_steps, rewind_round(config)
     last, earlier = history.last if keeps_last else {}, history.earlier if rewind_to else {}
     return replace(history, keeps_last=keeps_last, last=last, rewind_to=rewind_to, earlier=earlier)
+
+
+def _contents(prepared: PreparedRun, state: ServerState, forget: Sequence[str]) -> list[str]:
+    """What each client is trained on without ``forget``: a digest, and what joined in the course of the run."""
+    gone = set(forget)
+    kept = [[u.id for u in share.train if u.id not in gone] for share in prepared.partition.clients]
+    later = recorded_later(prepared.partition, prepared.config.partition, prepared.config.seed)
+    recorded = [[[i, later[u]] for i, u in enumerate(ids) if u in later] for ids in kept]
+    contents = [prepared.judge.content_of(ids) if ids else "" for ids in kept]
+    contents = [f"{c} later {d}" if d else c for c, d in zip(contents, recorded, strict=True)]
+    for one in state.additions:
+        held = state.added.get(one["client"], 0)
+        contents[one["client"]] += f" added {one['count']} after {one['round']}, {held} held"
+    return contents
 
 
 class References:
@@ -241,7 +255,9 @@ class References:
             forget: utterances that no client trains on.
         """
         constants = weights_digest(self._constants())
-        return reference_key(self._config, stream, self._contents(forget), constants, self._absences())
+        return reference_key(
+            self._config, stream, _contents(self._prepared, self._state, forget), constants, self._absences()
+        )
 
     def _train(
         self,
@@ -271,18 +287,6 @@ class References:
             return
         if hold_what_was_trained_on(self._prepared.run, self._partition, self._judge, forget):
             self._cache.keep(key, learned)
-
-    def _contents(self, forget: Sequence[str]) -> list[str]:
-        gone = set(forget)
-        kept = [[u.id for u in share.train if u.id not in gone] for share in self._partition.clients]
-        later = recorded_later(self._partition, self._config.partition, self._config.seed)
-        recorded = [[[i, later[u]] for i, u in enumerate(ids) if u in later] for ids in kept]
-        contents = [self._judge.content_of(ids) if ids else "" for ids in kept]
-        contents = [f"{c} later {d}" if d else c for c, d in zip(contents, recorded, strict=True)]
-        for one in self._state.additions:
-            held = self._state.added.get(one["client"], 0)
-            contents[one["client"]] += f" added {one['count']} after {one['round']}, {held} held"
-        return contents
 
     def _absences(self) -> list[list[int]]:
         """Clients that do not train in each round of learning; empty where all always do."""

@@ -78,6 +78,14 @@ class Clients:
         later, added = self.later, self._state.added
         return {c: n + later.get(c, 0) + added.get(c, 0) for c, n in self._began_with.items()}
 
+    def may_grow(self, client: int) -> bool:
+        """Tell whether a client may have had fewer recordings in an earlier round.
+
+        Args:
+            client: which.
+        """
+        return bool(self.later or self._state.added.get(client))
+
     @property
     def examples(self) -> Mapping[int, int]:
         """Client -> training utterances that it holds now, without those that are withheld."""
