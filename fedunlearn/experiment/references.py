@@ -91,7 +91,7 @@ def _as_kept(history: History, config: Config) -> History:
 
 
 def _contents(prepared: PreparedRun, state: ServerState, forget: Sequence[str]) -> list[str]:
-    """What each client is trained on without ``forget``: a digest, and what joined in the course of the run."""
+    """What each client is trained on without ``forget``: a digest, and what joined later."""
     gone = set(forget)
     kept = [[u.id for u in share.train if u.id not in gone] for share in prepared.partition.clients]
     later = recorded_later(prepared.partition, prepared.config.partition, prepared.config.seed)
@@ -254,10 +254,9 @@ class References:
             stream: the training's seed.
             forget: utterances that no client trains on.
         """
+        contents = _contents(self._prepared, self._state, forget)
         constants = weights_digest(self._constants())
-        return reference_key(
-            self._config, stream, _contents(self._prepared, self._state, forget), constants, self._absences()
-        )
+        return reference_key(self._config, stream, contents, constants, self._absences())
 
     def _train(
         self,
@@ -283,9 +282,8 @@ class References:
 
     def _add_to_cache(self, key: str, learned: Learned, forget: Sequence[str]) -> None:
         """Keep what was trained without ``forget``, if the clients hold what its key says."""
-        if self._state.additions:
-            return
-        if hold_what_was_trained_on(self._prepared.run, self._partition, self._judge, forget):
+        run, additions = self._prepared.run, self._state.additions
+        if not additions and hold_what_was_trained_on(run, self._partition, self._judge, forget):
             self._cache.keep(key, learned)
 
     def _absences(self) -> list[list[int]]:
