@@ -38,6 +38,8 @@ class RunFolder:
         self.standings = self.checkpoints / "standing"
         self.model = path / "model"
         """the final model of a run with a speech encoder, as transformers saves its own"""
+        self.own_references = path / "references"
+        """the reference cache of an ephemeral run, until it is over"""
         self.vaults = path / "vaults"
         self.log = path / "log.txt"
         self.purges = path / "purges"

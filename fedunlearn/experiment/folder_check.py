@@ -91,6 +91,23 @@ def check_settings(run: RunFolder, made: Config) -> None:
         raise BadInput(f"--resume: {run.config}: lacks settings; it was cut or changed; {AS_LEFT}")
 
 
+def refuse_ended(config: Config, run: RunFolder) -> None:
+    """Check that an ephemeral run is not over, after which nothing is left to resume it from.
+
+    Args:
+        config: of the run.
+        run: the folder.
+
+    Raises:
+        BadInput: it is over.
+    """
+    if config.evaluation.ephemeral and run.results.exists() and not run.standings.exists():
+        raise BadInput(
+            f"--resume: {run.path}: an ephemeral run that is complete has kept nothing to go on from; make a "
+            "new run"
+        )
+
+
 def check_unused(run: RunFolder) -> None:
     """Check that nothing has happened yet in a run whose state cannot be read.
 

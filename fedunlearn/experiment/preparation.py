@@ -33,6 +33,7 @@ from fedunlearn.experiment.folder_check import (
     check_unused,
     check_vault,
     clean,
+    refuse_ended,
 )
 from fedunlearn.experiment.prepared_run import PreparedRun
 from fedunlearn.experiment.progress import Progress
@@ -235,7 +236,7 @@ def prepare(
     Args:
         config: validated.
         out: the run folder, to be made.
-        cache: of trained references.
+        cache: of trained references; an ephemeral run has its own, in the run folder.
         progress: shown while decoding.
         decoded: from ``decode_corpus`` with the same corpus settings (and seed, if generated).
         untouched: vaults of an earlier run on what was ``decoded``. Those that are still as they would be
@@ -248,6 +249,7 @@ def prepare(
     torch.set_num_threads(1)  # more would fight over the cores, and could change the last bit
     config = resolve(config, decoded[0] if decoded else None)
     run, waiting = RunFolder(out), dict[Path, bytes]()
+    cache = run.own_references if config.evaluation.ephemeral else cache
     kept = dict[Path, bytes]()
     if resume:
         run.lock()
@@ -257,6 +259,7 @@ def prepare(
             _check_cache(cache)
             refuse_inside_corpus("--cache", cache, config.corpus.path)
             _with_labels(config, None)  # what is wrong with it, before anything is decoded
+            refuse_ended(config, run)
             if run.standings.exists():
                 return _resume(config, run, cache, progress, decoded)
             check_settings(run, configuration.load(run.config))
