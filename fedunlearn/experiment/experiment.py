@@ -196,7 +196,9 @@ class Experiment:
         if record.original is None:
             record.original = dict(final)
         forget, waiting = self.forget_set(deletions), utterances_of(self.state.open, deletions)
-        seeds = config.evaluation.retrained_seeds if forget else 0
+        # Of added recordings, which are in no corpus, the judge knows nothing but that they are gone.
+        deleted = any(r.gone and r.utterances for r in self.state.requests.values())
+        seeds = config.evaluation.retrained_seeds if deleted else 0
         with self._phase(RunPhase.RETRAIN, config.training.rounds * seeds):
             for number in range(seeds):
                 references.retrain(number, forget, waiting)

@@ -134,7 +134,7 @@ def _signs_of_use(run: RunFolder) -> Iterator[str]:
         if RequestStore(vault).all():
             yield f"people have filed requests ({vault / 'requests.json'})"
         if any(_generation(path) > 1 for path in vault.glob("*-*.i16")):
-            yield f"{vault} was changed by a purge or by new recordings"
+            yield f"{vault} was purged, or recordings were added to it"
         if any(_inside(vault / "receipts")) or any(_inside(vault / "evidence")):
             yield f"{vault} has receipts"
     if run.purges.exists() and run.purges.stat().st_size:

@@ -10,13 +10,16 @@ import soundfile
 import torch
 from command_line import call_wide as call
 from flwr.app import Context, Message
-from small_run import prepared, resumed, small_config, weights_of
+from rich.console import Console
+from small_run import decoded_once, prepared, resumed, small_config, weights_of
 from tiny import tone
 
 from fedunlearn import config as configuration
 from fedunlearn.deletion.inbox import Inbox
 from fedunlearn.engines.engine import play
 from fedunlearn.errors import BadInput
+from fedunlearn.experiment.preparation import prepare
+from fedunlearn.experiment.progress import Progress
 from fedunlearn.messages.records import MessageConfig, number
 from fedunlearn.models import build_model
 from fedunlearn.results_schema import Results
@@ -101,8 +104,10 @@ def test_an_added_recording_is_deleted_like_any_other(tmp_path: Path) -> None:
     code, output = call("vault", "verify", "--vault", vault, "--deleted", file)
     assert code == 0 and "1 receipts agree" in output and "none found" in output
     assert results["models"]["original"]["forget"]["n"] == 0
+    assert results["references"].keys() == {"original", "retrained-0"}
+    assert results["gap"]["none"]["test"] is not None and results["gap"]["none"]["forget"] is None
     assert experiment.state.added == {} and len(results["added"]) == 1
-    assert results["references"] and not list((tmp_path / "run-references").glob("[0-9a-f]*.safetensors"))
+    assert not list((tmp_path / "run-references").glob("[0-9a-f]*.safetensors"))
 
 
 class Killed(BaseException):
@@ -285,3 +290,16 @@ def test_adding_is_repeated_without_effect_and_keeps_features_and_tickets(device
     assert rows is not None and rows.tolist() == [[6.0, 7.0], [0.0, 0.0]]
     assert vault.ids("train", by=2) == ("mine/1",) and vault.ids("train", by=3) == ("mine/1", "added-1")
     assert not list(device.glob("*-1.*"))
+
+
+def test_what_waits_outlives_a_run_that_begins_anew(tmp_path: Path) -> None:
+    """Nothing was saved of the run yet, so that --resume makes its folder again."""
+    out, config = tmp_path / "run", small_config(**NOBODY_ASKS)
+    experiment = prepared(out, config)
+    experiment.close()
+    name = add(out, wav(tmp_path / "a.wav"))
+    again = prepare(
+        config, out, tmp_path / "cache", Progress(Console(quiet=True)), decoded_once(config), resume=True
+    )
+    again.close()
+    assert [w.about.id for w in waiting_recordings(RunFolder(out).vault(2)) if w.about] == [name]
