@@ -178,21 +178,27 @@ def note_labels(vault_folder: Path, emotions: Sequence[str]) -> None:
 def labels_of(vault_folder: Path) -> tuple[str, ...]:
     """Read which emotions the model tells apart, in the order of their class numbers.
 
+    A vault without this file, of an earlier version, knows them where it holds an utterance of each.
+
     Args:
         vault_folder: of the device.
 
     Raises:
-        BadInput: the file is missing or damaged.
+        BadInput: the file is damaged, or the emotions are not known.
     """
     file = vault_folder / LABELS
     try:
-        labels = json.loads(file.read_text(encoding="utf-8"))
+        index = Index.read(vault_folder)
+        spoken = {entry.label: entry.emotion for entry in index.entries}
+        labels = [spoken[label] for label in sorted(spoken)]
+        if file.exists():
+            labels = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
             raise ValueError("it is no list of names")
-        if len(labels) != (classes := Index.read(vault_folder).classes):
-            raise ValueError(f"it names {len(labels)} of {classes}")
+        if len(labels) != index.classes:
+            raise ValueError(f"{len(labels)} of {index.classes} emotions are named")
         return tuple(labels)
     except (OSError, ValueError) as error:
         raise BadInput(
-            f"{file}: cannot be read ({error}), so that labels are not known; resume the run, which writes it"
+            f"{file}: does not say which labels there are ({error}); resume the run, which writes it"
         ) from error

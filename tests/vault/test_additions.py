@@ -223,6 +223,14 @@ def test_the_same_recording_is_not_added_twice(device: Path, tmp_path: Path) -> 
     assert code == 2 and "it waits as added-" in output and len(waiting_recordings(device)) == 1
 
 
+def test_labels_that_are_not_known_are_one_line(device: Path, tmp_path: Path) -> None:
+    """Without the list, a device that holds speech of one emotion of three does not know the others."""
+    (device / "labels.json").unlink()
+    code, output = add_here(device, wav(tmp_path / "a.wav", 5), "--label", "calm")
+    assert code == 2 and "labels.json: does not say which labels there are (1 of 3" in output
+    assert len(output.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [
