@@ -17,6 +17,7 @@ from rich.table import Table
 
 from fedunlearn.cli.device import (
     ClientOption,
+    DeviceFolder,
     RunOption,
     VaultOption,
     find_device,
@@ -37,8 +38,6 @@ from fedunlearn.run_folder import RunFolder
 from fedunlearn.vault.additions import labels_of, waiting_recordings
 from fedunlearn.vault.index import VaultEntry
 
-ThisRun = Annotated[Path, typer.Option("--run", help="The run folder; a run may be going on in it.")]
-Client = Annotated[int, typer.Option(help="Whose device, 0 ...")]
 _ANY_ROUND = sys.maxsize
 _ID_WIDTH = 16
 
@@ -77,23 +76,25 @@ def delete(
 
 
 def withdraw(
-    run: ThisRun,
-    client: Client,
     request: Annotated[
         str,
         typer.Option(help="Its id, as `fedunlearn delete` gave it, or how that begins (4 digits or more)."),
     ],
+    run: RunOption = None,
+    client: ClientOption = None,
+    vault: VaultOption = None,
 ) -> None:
     """Withdraw a request, on every device that it concerns. Too late once a device has unlearned."""
-    raise SystemExit(run_command(lambda: _withdraw(RunFolder(run), client, request)))
+    raise SystemExit(run_command(lambda: _withdraw(find_device(run, client, vault), request)))
 
 
 def requests(
-    run: ThisRun,
+    run: RunOption = None,
     client: Annotated[int | None, typer.Option(help="Of this client alone.")] = None,
+    vault: VaultOption = None,
 ) -> None:
     """Show every request and its state, on the devices and at the server, and what still waits."""
-    raise SystemExit(run_command(lambda: _requests(RunFolder(run), client)))
+    raise SystemExit(run_command(lambda: _requests(run, client, vault)))
 
 
 @dataclass(frozen=True)
@@ -203,61 +204,73 @@ def _preview(folder: Path, client: int, request: FiledRequest) -> DeletionReques
     return admit(request, client, entries, known, _ANY_ROUND)
 
 
-def _withdraw(run: RunFolder, client: int, request: str) -> int:
-    vaults = list_clients(run, client)
-    request = _whole_id(run, client, request)
-    found = {c: states[request] for c in vaults if request in (states := _states(run.vault(c)))}
-    if client not in found:
-        raise BadInput(f"--request {request}: client {client} has none of that id; see `fedunlearn requests`")
+def _withdraw(device: DeviceFolder, request: str) -> int:
+    vaults = {device.client: device.vault}
+    if device.run is not None:
+        vaults = {client: device.run.vault(client) for client in device.run.clients()}
+    request = _whole_id(device, request)
+    found = {c: states[request] for c, vault in vaults.items() if request in (states := _states(vault))}
+    if device.client not in found:
+        raise BadInput(f"--request {request}: {device.name} has none of that id; see `fedunlearn requests`")
     waiting = {
         c: state
         for c, state in found.items()
         if state in {"filed", RequestState.RAISED, RequestState.ACCEPTED}
     }
-    if client not in waiting:
-        raise BadInput(f"--request {request}: cannot be withdrawn, it is {found[client]}")
+    if device.client not in waiting:
+        raise BadInput(f"--request {request}: cannot be withdrawn, it is {found[device.client]}")
     for other in waiting:
-        Inbox(run.vault(other)).file_withdrawal(request)
-    where = ", ".join(map(str, waiting))
-    say(f"Request {request}: to be withdrawn at client{'s' if len(waiting) > 1 else ''} {where}.")
+        Inbox(vaults[other]).file_withdrawal(request)
+    where = f"client{'s' if len(waiting) > 1 else ''} {', '.join(map(str, waiting))}"
+    say(f"Request {request}: to be withdrawn at {device.name if device.run is None else where}.")
     say("The device honours it at the next query, unless it has unlearned by then.")
     return EXIT_OK
 
 
-def _whole_id(run: RunFolder, client: int, start: str) -> str:
-    """Return the one id of a client's requests that begins so; what was given where there is none."""
-    states = _states(run.vault(client))
+def _whole_id(device: DeviceFolder, start: str) -> str:
+    """Return the one id of a device's requests that begins so; what was given where there is none."""
+    states = _states(device.vault)
     ids = [start] if start in states else [i for i in states if len(start) >= 4 and i.startswith(start)]
     if len(ids) > 1:
-        raise BadInput(f"--request {start}: client {client} has {len(ids)} that begin so: {', '.join(ids)}")
+        raise BadInput(f"--request {start}: {device.name} has {len(ids)} that begin so: {', '.join(ids)}")
     return ids[0] if ids else start
 
 
-def _requests(run: RunFolder, client: int | None) -> int:
-    vaults = list_clients(run, client)
-    table = Table(title=f"Requests in {run.path}")
+def _requests(run: Path | None, client: int | None, vault: Path | None) -> int:
+    if vault is not None or run is None:
+        devices = [find_device(run, client, vault)]
+    else:
+        folder = RunFolder(run)
+        clients = list_clients(folder, client)
+        devices = [
+            DeviceFolder(folder.vault(c), c, folder) for c in (clients if client is None else [client])
+        ]
+    place = vault or run
+    table = Table(title=f"Requests in {place}")
     table.add_column("id", no_wrap=True, min_width=_ID_WIDTH)
     for heading in ("client", "what", "utterances", "raised", "deadline", "state", "note"):
         table.add_column(
             heading, justify="right" if heading in {"utterances", "raised", "deadline"} else "left"
         )
-    for number in vaults if client is None else [client]:
-        for row in _rows(run, number):
-            table.add_row(row[0], str(number), *row[1:])
+    for device in devices:
+        for row in _rows(device):
+            table.add_row(row[0], str(device.client), *row[1:])
     if table.row_count:
         Screen().table(table)
         say("Rounds leave out recovery rounds in the middle of learning; the ledger counts those, too.")
-        say(f"Of what is purged there is a receipt: {run.vaults}/client-NNNN/receipts/ID.json")
+        receipts = f"{vault}/receipts" if vault else f"{RunFolder(run or Path()).vaults}/client-NNNN/receipts"
+        say(f"Of what is purged there is a receipt: {receipts}/ID.json")
     else:
-        say(f"No requests in {run.path}.")
+        say(f"No requests in {place}.")
     return EXIT_OK
 
 
-def _rows(run: RunFolder, client: int) -> list[tuple[str, ...]]:
-    vault = run.vault(client)
-    waiting = Inbox(vault).waiting()
-    stored = RequestStore(vault).all()
-    recorded = _recorded(run, client, [r.id for r in stored])
+def _rows(device: DeviceFolder) -> list[tuple[str, ...]]:
+    waiting = Inbox(device.vault).waiting()
+    stored = RequestStore(device.vault).all()
+    recorded = {}
+    if device.run is not None:
+        recorded = _recorded(device.run, device.client, [r.id for r in stored])
     leaving = {w.withdraws for w in waiting if w.withdraws}
     rows: list[tuple[str, ...]] = [
         (
@@ -270,7 +283,7 @@ def _rows(run: RunFolder, client: int) -> list[tuple[str, ...]]:
             r.note,
         )
         for r in stored
-        for state in [_furthest_state(r, recorded.get(r.id), vault)]
+        for state in [_furthest_state(r, recorded.get(r.id), device.vault)]
     ]
     known = {row[0] for row in rows}
     for request in (w.request for w in waiting if w.request and w.id not in known):

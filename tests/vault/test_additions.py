@@ -193,6 +193,11 @@ def test_what_waits_is_listed_can_be_deleted_and_changes_nothing_else(device: Pa
     assert code == 0 and f"{device} deletes 1 utterance." in output
     (filed,) = Inbox(device).waiting()
     assert filed.request is not None and filed.request.utterances == (name,)
+    code, output = call("requests", "--vault", device)
+    assert code == 0 and filed.id in output and f"{device}/receipts/ID.json" in output
+    code, output = call("withdraw", "--vault", device, "--request", filed.id[:6])
+    assert code == 0 and f"Request {filed.id}: to be withdrawn at {device}." in output
+    assert [one.withdraws for one in Inbox(device).waiting()] == ["", filed.id]
 
 
 def test_mistakes_are_one_line_each_and_nothing_is_added(device: Path, tmp_path: Path) -> None:
