@@ -228,9 +228,9 @@ def _added(results: Results) -> Caveat | None:
     where = ", ".join(f"{row.count} at client {row.client} after round {row.round}" for row in results.added)
     return Caveat(
         kind="recordings added",
-        sentence=f"{what} in no corpus {'was' if total == 1 else 'were'} added ({where}). The references "
-        "were trained on those that were there in a learning round and not deleted since. No measure "
-        "includes any, and the run cannot be repeated from its corpus and seed alone.",
+        sentence=f"Devices took in {what} in no corpus ({where}). The references were trained on those that "
+        "were there in a learning round and not deleted since. No measure includes any, and the run cannot "
+        "be repeated from its corpus and seed alone.",
         decisive=False,
     )
 
