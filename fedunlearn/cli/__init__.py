@@ -2,7 +2,7 @@
 
 Each command is one module: ``run`` (read it first), ``watch``, ``compare``, ``guard_study``, ``soak``,
 ``pretrain``, ``study``, ``report``, ``explore``, ``export``, ``requests``, ``vault``, ``ledger``,
-``influence``.
+``influence``, ``audit``.
 ``options`` are shared, ``exit_codes`` says how a command ends.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Callable
 import typer
 
 from fedunlearn.cli import (
+    audit,
     compare,
     explore,
     export,
@@ -56,6 +57,9 @@ _vault = typer.Typer(
 for command in (vault.add, vault.list_, vault.delete, vault.verify):
     _vault.command(name=command.__name__.rstrip("_"))(command)
 app.add_typer(_vault, name="vault")
+_audit = typer.Typer(no_args_is_help=True, help="Whether a run did what its ledger says.")
+_audit.command()(audit.replay)
+app.add_typer(_audit, name="audit")
 _study = typer.Typer(no_args_is_help=True, help="Comparisons by several people: check and merge study.json.")
 for command in (study.check, study.merge):
     _study.command()(command)

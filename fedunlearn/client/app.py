@@ -75,10 +75,12 @@ class DeviceFailed(Exception):
 
 
 def report_population(device: Device, _: RecordDict) -> RecordDict:
-    """Report the client number and how many utterances it trains on and holds out; derives features first."""
+    """Report the client number, how many utterances it holds, and a commitment; derives features first."""
     vault = device.vault
     vault.derive(device.model)
-    return _reply(client=device.client, train=len(vault.ids("train", by=0)), test=len(vault.ids("test")))
+    reply = _reply(client=device.client, train=len(vault.ids("train", by=0)), test=len(vault.ids("test")))
+    reply["commitment"] = device.commitment()
+    return reply
 
 
 def calibrate_locally(device: Device, content: RecordDict) -> RecordDict:
@@ -148,7 +150,10 @@ def report_deletions(device: Device, content: RecordDict) -> RecordDict:
     rounds_done, last_trained = settings.integer("rounds_done"), settings.integer("trained")
     device.take_in_recordings(rounds_done)
     store = raise_due(device.config, vault, device.client, rounds_done)
-    reply = _reply(train=len(vault.ids("train", rounds_done)), **device.count_added(rounds_done))
+    added = device.count_added(rounds_done)
+    reply = _reply(train=len(vault.ids("train", rounds_done)), **added)
+    if added:  # it holds more than it committed to at first
+        reply["commitment"] = device.commitment()
     reply["requests"] = ConfigRecord({**report_requests(store, vault.entries, rounds_done, last_trained)})
     return reply
 
@@ -243,6 +248,7 @@ def purge(device: Device, content: RecordDict) -> RecordDict:
         settings.text("model"),
         method,
         settings.text("ledger_head"),
+        settings.text("model_before"),
     )
     # Other devices' vaults hold other people's recordings, and a corpus is the user's: neither is searched.
     beside = [path for path in run.path.iterdir() if path != run.vaults]
@@ -257,7 +263,9 @@ def purge(device: Device, content: RecordDict) -> RecordDict:
             file.write(".")
     train, held = (len(device.vault.ids(split, applied.rounds_done)) for split in ("train", "test"))
     added = device.count_added(applied.rounds_done)
-    return _reply(removed=result.removed, verified=int(result.verified), train=train, held=held, **added)
+    reply = _reply(removed=result.removed, verified=int(result.verified), train=train, held=held, **added)
+    reply["commitment"] = device.commitment()
+    return reply
 
 
 def _reply(**metrics: float) -> RecordDict:

@@ -82,6 +82,7 @@ class DeletionRecord:
         bytes: number of bytes in them.
         fingerprints: number of fingerprints that were searched for.
         ledger_head: hash of the ledger's last row when the server asked for the purge; empty = not known.
+        model_before: SHA-256 of the weights right before unlearning was applied; empty = not known.
     """
 
     request: str
@@ -97,6 +98,7 @@ class DeletionRecord:
     bytes: int
     fingerprints: int
     ledger_head: str = ""
+    model_before: str = ""
 
 
 class BadReceipt(ValueError):
@@ -129,6 +131,8 @@ class Receipt:
         utterances: ids of the training utterances that were removed.
         held_out: ids of the held-out utterances that were removed.
         learned: whether a model had been trained on what was removed.
+        model: (round, SHA-256) of the model that unlearning gave; None = no model had been trained on it.
+        model_before: SHA-256 of the model that it was applied to; empty = not known.
         head_at_purge: of the ledger when the server asked for the purge; empty = not known.
         head: of the ledger at the end of the run; empty = the run has not ended yet.
         rows: the request's rows in the ledger at the end of the run.
@@ -139,6 +143,8 @@ class Receipt:
     utterances: tuple[str, ...]
     held_out: tuple[str, ...]
     learned: bool
+    model: tuple[int, str] | None
+    model_before: str
     head_at_purge: str
     head: str
     rows: tuple[NotedRow, ...]
@@ -201,7 +207,8 @@ def write_receipt(vault_folder: Path, deletion: DeletionRecord, now: datetime | 
     if path.exists():
         return path
     learned = deletion.model and deletion.round_applied >= 0
-    applied = {"round": deletion.round_applied, "sha256": deletion.model} if learned else None
+    before = {"before": deletion.model_before} if deletion.model_before else {}
+    applied = {"round": deletion.round_applied, "sha256": deletion.model, **before} if learned else None
     receipt: dict[str, Any] = {
         "schema": SCHEMA,
         "request": deletion.request,
@@ -309,6 +316,8 @@ def read_receipt(path: Path) -> Receipt:
             tuple(utterances),
             tuple(held_out),
             content["from_model"] is not None,
+            _model(content["from_model"]),
+            _head((content["from_model"] or {}).get("before")),
             _head(ledger["head_at_purge"]),
             _head(ledger["head"]),
             tuple(_row(row) for row in ledger["rows"]),
@@ -325,6 +334,15 @@ def _head(value: object) -> str:
     if not isinstance(value, str) or not _HASH.fullmatch(value):
         raise TypeError("a head of the ledger has 64 hexadecimal digits")
     return value
+
+
+def _model(applied: Any) -> tuple[int, str] | None:
+    if applied is None:
+        return None
+    round, digest = applied["round"], applied["sha256"]
+    if isinstance(round, bool) or not isinstance(round, int) or not isinstance(digest, str):
+        raise TypeError("its model has no round or no digest")
+    return round, digest
 
 
 def _row(row: Mapping[str, Any]) -> NotedRow:

@@ -12,6 +12,7 @@ from fedunlearn.experiment.analyses import measure_request_privacy
 from fedunlearn.experiment.background_evaluation import BackgroundEvaluation
 from fedunlearn.experiment.checkpoint import RunCheckpoints
 from fedunlearn.experiment.kept_original import add, noise_along
+from fedunlearn.experiment.ledger_digests import LedgerDigests
 from fedunlearn.experiment.prepared_run import PreparedRun
 from fedunlearn.experiment.progress import Progress
 from fedunlearn.experiment.record import Log, SavedRun
@@ -32,6 +33,9 @@ class RunRecorder:
         prepared: what the run is made of.
         saved: the server's state and the record that is kept of the run; both are checkpointed.
         progress: shown meanwhile.
+
+    Attributes:
+        digests: writes those of models, updates and recordings into the ledger.
     """
 
     def __init__(self, prepared: PreparedRun, saved: SavedRun, progress: Progress) -> None:
@@ -39,6 +43,7 @@ class RunRecorder:
         self._prepared, self._saved, self._progress = prepared, saved, progress
         self._state, self._record, self._log = saved.state, saved.record, saved.record.log
         self._ledger = Ledger(run.ledger, stream_key(config.seed, "ledger salt").to_bytes(16, "big"))
+        self.digests = LedgerDigests(self._ledger)
         self._checkpoints = RunCheckpoints(
             run.standings, config, prepared.corpus_digest, prepared.cache.folder
         )
@@ -158,6 +163,7 @@ class RunRecorder:
         due = rounds > every or (rounds == every and self._evaluation.settled)
         if every and (copies > 1 or due):
             self._evaluation.settle()
+            self._ledger.flush()
             for _ in range(copies):
                 self._checkpoints.put(self._saved, self._ledger.head())
             self._rounds_since_checkpoint = 0

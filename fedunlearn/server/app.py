@@ -53,6 +53,7 @@ class Server:
             initial: weights that learning begins with.
         """
         model, known = self.rounds.calibrate(initial), self.state.history
+        self._callbacks.digests.on_model(model.weights, Phase.CALIBRATE, 0)
         self.state.model = model
         left_out = keep_left_out(self._config, self._template)
         self.state.history = History(
@@ -158,9 +159,10 @@ class Server:
             state.costs[Phase.RECOVER].bytes_stored += sum(
                 w.numel() * w.element_size() for w in served.weights.values()
             )
-        digest = weights_digest(served.weights)
+        digest, before = weights_digest(served.weights), weights_digest(model.weights)
         for request in applied:
             request.round_applied, request.model = state.timeline_round, digest
+            request.model_before = before
             self.tracker.note(request, RequestState.APPLIED)
         state.model = served
         state.recovery_rounds_left, state.waiting_rounds = self._config.recovery.rounds, 0
@@ -174,6 +176,9 @@ class Server:
         return GlobalModel(weights, model.optimizer, model.learning_rounds), outcomes
 
     def _purge(self) -> None:
+        state = self.state
         self.tracker.purge(self.tracker.to_purge())
-        self.state.step = ServerStep.ROUND
+        if state.model is not None:
+            self._callbacks.digests.on_model(state.model.weights, Phase.PURGE, state.timeline_round)
+        state.step = ServerStep.ROUND
         self._callbacks.checkpoint(copies=2)

@@ -60,6 +60,8 @@ class Clients:
         self._withheld: dict[int, list[str]] = {}
         introductions = meet_clients(self._channel, count)
         self._began_with = {c: one.train for c, one in introductions.items()}
+        self.commitments = {c: one.commitment for c, one in introductions.items()}
+        """client -> what it committed to when it introduced itself"""
         state.examples = state.examples or {c: one.train for c, one in introductions.items()}
         state.held_out = state.held_out or {c: one.held_out for c, one in introductions.items()}
 

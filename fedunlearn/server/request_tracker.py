@@ -63,6 +63,8 @@ class RequestTracker:
         last = self._config.deletions.last_round(self._config.training.rounds)
         silent = set(content) - set(reports)
         state.silent_clients = silent if state.rounds_done <= last else state.silent_clients & silent
+        commitments = {client: report.commitment for client, report in reports.items() if report.commitment}
+        self._callbacks.digests.on_commitments(commitments, state.timeline_round)
         for client, report in reports.items():
             self._record_report(client, report)
         for request in state.open:
@@ -164,6 +166,7 @@ class RequestTracker:
                 round=state.timeline_round,
                 round_applied=round_applied,
                 model=model,
+                model_before=own[0].model_before,
                 ledger_head=self._callbacks.ledger_head(),
             )
             content[client] = RecordDict({"settings": config})
@@ -182,6 +185,8 @@ class RequestTracker:
             ExchangeInfo(state.timeline_round, Phase.PURGE, state.costs[Phase.UNLEARN]),
             quorum=0.0,
         )
+        commitments = {client: report.commitment for client, report in replies.items()}
+        self._callbacks.digests.on_commitments(commitments, state.timeline_round)
         for request in requests:
             if request.client in replies:
                 report = replies[request.client]

@@ -9,7 +9,14 @@ from flwr.app import ConfigRecord, RecordDict
 
 from fedunlearn.deletion.request import RequestState
 from fedunlearn.messages.records import Refused
-from fedunlearn.messages.replies import MOST_REQUESTS, REQUEST_RANGES, Metrics, UpdateForm, read_update
+from fedunlearn.messages.replies import (
+    MOST_REQUESTS,
+    REQUEST_RANGES,
+    Metrics,
+    UpdateForm,
+    read_commitment,
+    read_update,
+)
 from fedunlearn.messages.update import Update
 
 RequestKey = tuple[str, int]
@@ -40,6 +47,7 @@ class TrackedRequest:
         history: each state with the round of the timeline in which it was reached.
         model: digest of the weights right after it was applied; empty before, and where nothing was learned.
         outcome: what the device reports of its unlearning.
+        model_before: digest of the weights right before it was applied; empty where ``model`` is.
     """
 
     id: str
@@ -59,6 +67,7 @@ class TrackedRequest:
     model: str = ""
     history: list[dict[str, Any]] = field(default_factory=list)
     outcome: dict[str, Any] = field(default_factory=dict)
+    model_before: str = ""
 
     @property
     def key(self) -> RequestKey:
@@ -105,7 +114,8 @@ class TrackedRequest:
         Args:
             saved: from ``as_dict``.
         """
-        known = {f.name: saved[f.name] for f in fields(cls)}
+        known = {"model_before": ""} | saved  # checkpoints of earlier versions have none
+        known = {f.name: known[f.name] for f in fields(cls)}
         return cls(**{**known, "state": RequestState(saved["state"])})
 
 
@@ -129,11 +139,13 @@ class ClientReport:
         requests: all requests made to it.
         train: utterances that it trains on now.
         added: how many of them a person has added to the device.
+        commitment: to what it holds now, where a person has added any; empty = it makes none.
     """
 
     requests: tuple[ReportedRequest, ...]
     train: int
     added: int = 0
+    commitment: str = ""
 
 
 @dataclass(frozen=True)
@@ -153,12 +165,14 @@ class PurgeReport:
         train: utterances that it trains on now.
         held_out: utterances that it holds out now.
         added: how many of those that it trains on a person has added to the device.
+        commitment: to what it holds now; empty = it makes none.
     """
 
     verified: bool
     train: int
     held_out: int
     added: int = 0
+    commitment: str = ""
 
 
 def grouped(requests: Iterable[TrackedRequest]) -> dict[int, list[TrackedRequest]]:
@@ -192,7 +206,7 @@ def read_requests(
 
     Raises:
         Refused: the lists do not fit together, a state is none that a device may report, an id is none or
-            stands there twice, or a number cannot be right.
+            stands there twice, a number cannot be right, or the commitment is none.
     """
     metrics = Metrics("query.deletions", reply)
     train, added = metrics.whole("train"), int(metrics.known("added") or 0)
@@ -222,7 +236,7 @@ def read_requests(
     named = sum(n for name, n in there.items() if name not in known or known[name].stays)
     if named > train:
         raise Refused(f"claims {train} utterances, but its requests name {named}")
-    return ClientReport(reported, train, added)
+    return ClientReport(reported, train, added, read_commitment(reply))
 
 
 def _read_request(
@@ -289,7 +303,7 @@ def read_purged(reply: RecordDict, least: int, most: int, held_out: int) -> Purg
         held_out: utterances that it held out before.
 
     Raises:
-        Refused: a number is out of range.
+        Refused: a number is out of range, or the commitment is none.
     """
     metrics = Metrics("query.purge", reply)
     train, held = metrics.whole("train"), metrics.whole("held")
@@ -298,7 +312,7 @@ def read_purged(reply: RecordDict, least: int, most: int, held_out: int) -> Purg
     if held > held_out:
         raise Refused(f"claims to hold out {held} utterances, but it held out {held_out}")
     added = min(int(metrics.known("added") or 0), train)
-    return PurgeReport(metrics.whole("verified") == 1, train, held, added)
+    return PurgeReport(metrics.whole("verified") == 1, train, held, added, read_commitment(reply))
 
 
 def ids_of(requests: Sequence[TrackedRequest]) -> list[str]:

@@ -9,6 +9,7 @@ from flwr.app import ConfigRecord, RecordDict
 from torch import Tensor
 
 from fedunlearn.blockwise import StateDict
+from fedunlearn.config import Config
 from fedunlearn.config.work import LocalWork
 from fedunlearn.errors import RunFailed
 from fedunlearn.messages.phase import Phase
@@ -29,6 +30,9 @@ from fedunlearn.server.state import GlobalModel
 from fedunlearn.server.steps import calibrate_model, sample_clients
 from fedunlearn.server.tickets import ticket_terms
 from fedunlearn.training import round_lr
+
+_SIDE_TRAINING = frozenset({Phase.RETRAIN, Phase.COUNTERFACTUAL})
+"""phases beside the main line"""
 
 
 @dataclass(frozen=True)
@@ -196,7 +200,7 @@ class TrainingRounds:
         if len(there) < min(2, len(self._clients.active)):
             return RoundResult()
         there = sample_clients(there, collection.most, self._config.seed, phase, timeline_round)
-        side_training, last_report = phase in {Phase.RETRAIN, Phase.COUNTERFACTUAL}, self._state.last_report
+        side_training, last_report = phase in _SIDE_TRAINING, self._state.last_report
         known = {c: rounds_done if side_training else min(rounds_done, last_report.get(c, 0)) for c in there}
         payload = Payload(weights, collection.teacher)
         trained_on = sum(self._clients.examples[client] for client in there)
@@ -221,6 +225,8 @@ class TrainingRounds:
                     collection.remember(update)
                 if (counts := collection.counted(update)) is not None:
                     running.add(counts)
+                    if not side_training:
+                        self._context.callbacks.digests.on_update(update, phase, timeline_round)
             return examples, report.loss
 
         content = {client: by_rounds_done[until] for client, until in known.items()}
@@ -235,15 +241,6 @@ class TrainingRounds:
         total = sum(n for n, _ in trained.values())
         loss = sum(n * loss for n, loss in trained.values()) / total
         return RoundResult(running.mean() if running.examples else None, loss, refused)
-
-    def is_evaluated(self, learning_round: int) -> bool:
-        """Find out whether the model is evaluated after this ordinary round.
-
-        Args:
-            learning_round: from 1.
-        """
-        every, last = self._config.evaluation.curve_every, self._config.training.rounds
-        return learning_round == last or (every > 0 and learning_round % every == 0)
 
     def report_round(
         self,
@@ -266,4 +263,18 @@ class TrainingRounds:
         """
         row: dict[str, Any] = {"round": timeline_round, "phase": str(phase), "loss": result.loss}
         row |= {"refused": result.refused, "requests": list(request_ids)}
-        self._context.callbacks.on_round_end(row, weights if evaluate else None)
+        callbacks = self._context.callbacks
+        if phase not in _SIDE_TRAINING:
+            callbacks.digests.on_model(weights, phase, timeline_round)
+        callbacks.on_round_end(row, weights if evaluate else None)
+
+
+def is_evaluated(config: Config, learning_round: int) -> bool:
+    """Find out whether the model is evaluated after this ordinary round.
+
+    Args:
+        config: the experiment.
+        learning_round: from 1.
+    """
+    every, last = config.evaluation.curve_every, config.training.rounds
+    return learning_round == last or (every > 0 and learning_round % every == 0)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from command_line import call_wide as call
+from forged_ledgers import Row, made_anew, rewrite, rows, statements
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_run import run_small
@@ -24,9 +25,6 @@ from fedunlearn.deletion.request_store import RequestStore
 from fedunlearn.errors import BadInput
 from fedunlearn.ledger import GENESIS, Ledger, LedgerReader
 from fedunlearn.run_folder import RunFolder
-
-Row = tuple[str, str, int, str]
-"""subject, request, round, state"""
 
 
 class MessageConfig(NamedTuple):
@@ -73,43 +71,6 @@ def store(run: RunFolder) -> Path:
     return run.vault(first(run).client) / "requests.json"
 
 
-def statements(run: RunFolder, *lines: str, values: Sequence[Any] = ()) -> None:
-    """Run SQL, past the database's own guards."""
-    with closing(sqlite3.connect(run.ledger, isolation_level=None)) as other:
-        other.execute("PRAGMA synchronous=OFF")
-        for (name,) in other.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
-            other.execute(f"DROP TRIGGER {name}")
-        for line in lines:
-            other.execute(line, values if "?" in line else ())
-
-
-def rows(run: RunFolder) -> list[Row]:
-    with LedgerReader(run.ledger) as ledger:
-        return [(e.subject, e.request, e.round, e.state) for e in ledger.entries()]
-
-
-def made_anew(run: RunFolder, kept: Sequence[Row]) -> None:
-    """A ledger of these rows: the chain, and the heads in results.json and the checkpoints, are made anew."""
-    statements(run, "DELETE FROM entries")
-    previous = GENESIS
-    with closing(sqlite3.connect(run.ledger, isolation_level=None)) as other:
-        other.execute("BEGIN")
-        for position, row in enumerate(kept, start=1):
-            digest = fedunlearn.ledger._digest(position, *row, previous)
-            other.execute("INSERT INTO entries VALUES (?,?,?,?,?,?,?)", (position, *row, previous, digest))
-            previous = digest
-        other.execute("COMMIT")
-    if run.results.exists():
-        rewrite(run.results, ledger={"entries": len(kept), "head": previous})
-    for manifest in run.checkpoints.rglob("*.safetensors.json"):
-        if "ledger_head" in json.loads(manifest.read_text()):
-            rewrite(manifest, ledger_head=previous)
-
-
-def rewrite(file: Path, **parts: Any) -> None:
-    file.write_text(json.dumps({**json.loads(file.read_text()), **parts}))
-
-
 def hashed(run: RunFolder, entry: MessageConfig) -> str:
     with LedgerReader(run.ledger) as ledger:
         return ledger.hashed(entry.id, entry.client)
@@ -137,7 +98,7 @@ def erase_with_old_receipts(run: RunFolder) -> None:
 
 
 def shift_rounds(run: RunFolder) -> None:
-    made_anew(run, [(s, r, round + 1, state) for s, r, round, state in rows(run)])
+    made_anew(run, [(s, r, round + 1, state, c) for s, r, round, state, c in rows(run)])
     shifted = results_of(run)["requests"]
     for request in shifted:
         for step in request["history"]:
@@ -155,8 +116,8 @@ def undo_purge(run: RunFolder) -> None:
 
 def add_row(request: str, state: str) -> Callable[[RunFolder], None]:
     def add(run: RunFolder) -> None:
-        subject, own, round, _ = next(row for row in rows(run) if row[1] == hashed(run, first(run)))
-        made_anew(run, [*rows(run), (subject, own if request == "own" else request, round, state)])
+        subject, own, round, *_ = next(row for row in rows(run) if row[1] == hashed(run, first(run)))
+        made_anew(run, [*rows(run), (subject, own if request == "own" else request, round, state, "")])
         rewrite(run.results, ledger=None)
         run.results.unlink()
 
@@ -165,7 +126,7 @@ def add_row(request: str, state: str) -> Callable[[RunFolder], None]:
 
 def relabel(old: str, new: str) -> Callable[[RunFolder], None]:
     def change(run: RunFolder) -> None:
-        made_anew(run, [(s, q, r, new if state == old else state) for s, q, r, state in rows(run)])
+        made_anew(run, [(s, q, r, new if state == old else state, c) for s, q, r, state, c in rows(run)])
         run.results.unlink()
 
     return change
@@ -511,6 +472,9 @@ def erase_everywhere(run: RunFolder) -> None:
 
 def shift_rounds_everywhere(run: RunFolder) -> None:
     shift_rounds(run)
+    for file in run.vaults.glob("*/receipts/*.json"):
+        model = json.loads(file.read_text())["from_model"]
+        resign(file, from_model={**model, "round": model["round"] + 1})
     fit_receipts(run)
 
 
@@ -658,10 +622,10 @@ def test_a_ledger_that_lacks_any_rows_or_has_others_is_found_however_well_it_was
     """Chain, heads in results.json and in the checkpoints all fit; the receipts are as they were."""
     before = rows(honest)
     changed: list[Row] = []
-    for subject, request, round, state in before:
+    for subject, request, round, *rest in before:
         what = data.draw(st.sampled_from(["keep", "keep", "keep", "drop", "later"]))
         if what != "drop":
-            changed.append((subject, request, round + (what == "later"), state))
+            changed.append((subject, request, round + (what == "later"), *rest))
     made_anew(scratch, changed)
     found = check_ledger(scratch).contradictions
     assert bool(found) == (changed != before)
