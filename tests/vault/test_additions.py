@@ -15,11 +15,14 @@ from small_run import decoded_once, prepared, resumed, small_config, weights_of
 from tiny import tone
 
 from fedunlearn import config as configuration
+from fedunlearn.audit.replay import ReplayVerdict, replay_run
 from fedunlearn.deletion.inbox import Inbox
 from fedunlearn.engines.engine import play
 from fedunlearn.errors import BadInput
+from fedunlearn.experiment.experiment import write_completed
 from fedunlearn.experiment.preparation import prepare
 from fedunlearn.experiment.progress import Progress
+from fedunlearn.ledger import COMMITTED, LedgerReader
 from fedunlearn.messages.records import MessageConfig, number
 from fedunlearn.models import build_model
 from fedunlearn.results_schema import Results
@@ -79,6 +82,21 @@ def test_a_recording_that_is_added_meanwhile_joins_at_the_next_round(tmp_path: P
     assert entry.added and entry.recorded == 2 and entry.split == "train"
     assert not waiting_recordings(out / "vaults" / "client-0002")
     assert Results.model_validate(results).to_json() == results
+
+
+def test_a_replay_cannot_decide_where_recordings_were_added_and_the_device_commits_anew(
+    tmp_path: Path,
+) -> None:
+    run, config = RunFolder(tmp_path / "run"), small_config(**NOBODY_ASKS)
+    experiment = prepared(run.path, config)
+    meanwhile = Meanwhile("train", 1, lambda: add(run.path, wav(tmp_path / "a.wav")))
+    write_completed(experiment, play(experiment, [meanwhile]))
+    found = replay_run(run, None, Progress(Console(quiet=True)))
+    assert found.verdict is ReplayVerdict.UNDECIDED and "recordings that are in no corpus" in found.reason
+    with LedgerReader(run.ledger) as ledger:
+        committed = [e.round for e in ledger.entries() if e.state == COMMITTED]
+        own = [e.round for e in ledger.entries() if e.subject == ledger.subject(2)]
+    assert committed == [0] * 6 + [2] and own == [0, 2]
 
 
 def delete(out: Path, utterance: str, client: int = 2) -> None:
