@@ -59,7 +59,7 @@ def find_caveats(results: Results) -> list[Caveat]:
             _guard(results),
             _few_utterances(results),
         ]
-    found.append(_requests(results))
+    found += [_requests(results), _added(results)]
     if not results.nothing_unlearned:
         found.append(_no_floor(results))
     known = [caveat for caveat in found if caveat is not None]
@@ -217,6 +217,22 @@ def _requests(results: Results) -> Caveat | None:
     requests = len({request.id for request in results.requests})
     of = f"Of {requests} requests, {said}{who}; the measures are of the others."
     return Caveat(kind="requests", sentence=of, decisive=False)
+
+
+def _added(results: Results) -> Caveat | None:
+    """Recordings were added to devices that the judge does not know."""
+    if not results.added:
+        return None
+    total = sum(row.count or 0 for row in results.added)
+    what = "1 recording that is" if total == 1 else f"{total} recordings that are"
+    where = ", ".join(f"{row.count} at client {row.client} after round {row.round}" for row in results.added)
+    return Caveat(
+        kind="recordings added",
+        sentence=f"Devices took in {what} in no corpus ({where}). The references were trained on those that "
+        "were there in a learning round and not deleted since. No measure includes any, and the run cannot "
+        "be repeated from its corpus and seed alone.",
+        decisive=False,
+    )
 
 
 def _retrained(results: Results) -> list[ModelScores]:

@@ -731,6 +731,18 @@ class UnknownSpeakersMeasured(ResultsPart):
     )
 
 
+class AddedRecordings(ResultsPart):
+    """Recordings that a person added to a device in the course of the run; no measure includes them."""
+
+    required = ("client", "round", "count")
+
+    client: Known[Whole] = Field(None, description="Number of the client.")
+    round: Known[Whole] = Field(
+        None, description="Rounds done when the device took them in; the next round trained on them."
+    )
+    count: Known[Whole] = Field(None, description="How many.")
+
+
 class Absences(ResultsPart):
     """Which clients were unreachable when."""
 
@@ -1263,6 +1275,7 @@ CaveatKind = Literal[
     "few utterances",
     "requests",
     "no noise floor",
+    "recordings added",
 ]
 
 
@@ -1329,6 +1342,11 @@ class Results(ResultsPart):
         Attackers.empty(), description="Which clients are malicious, and how; null where none is."
     )
     faults: list[ReplyFault] = Field([], description="Replies that did not count.")
+    added: list[AddedRecordings] = Field(
+        [],
+        description="Recordings that are in no corpus and were added to devices. The models and the "
+        "references were trained on them; the run cannot be repeated from its corpus and seed alone.",
+    )
     ledger: LedgerHead = Field(LedgerHead.empty(), description="State of ledger.sqlite.")
     models: Models = Field(default=Models.empty(), description="The four models side by side.")
     gap: GapReport = Field(

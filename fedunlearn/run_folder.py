@@ -28,8 +28,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.toml"
-        self.metrics = path / "metrics.jsonl"
-        self.progress = path / "progress.json"
+        self.metrics, self.progress = path / "metrics.jsonl", path / "progress.json"
         self.results = path / "results.json"
         self.report = path / "report.html"
         self.figures = path / "figures"
@@ -38,6 +37,7 @@ class RunFolder:
         self.standings = self.checkpoints / "standing"
         self.model = path / "model"
         """the final model of a run with a speech encoder, as transformers saves its own"""
+        self.own_references = path / "references"  # of an ephemeral run, until it is over
         self.vaults = path / "vaults"
         self.log = path / "log.txt"
         self.purges = path / "purges"

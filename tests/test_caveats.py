@@ -162,6 +162,16 @@ def test_one_retrained_model_gives_no_yardstick() -> None:
     assert sentence(results).startswith("There is one retrained model and so no noise floor:")
 
 
+def test_recordings_of_no_corpus_are_named_with_place_and_time() -> None:
+    rows = [{"client": 1, "round": 3, "count": 2}, {"client": 4, "round": 0, "count": 1}]
+    results = changed(added=rows)
+    assert said(results) == {"recordings added": False}
+    assert sentence(results).startswith(
+        "Devices took in 3 recordings that are in no corpus (2 at client 1 after round 3, 1 at client 4 "
+        "after round 0). The references were trained on those"
+    )
+
+
 # ---- guard and requests ----------------------------------------------------------------------------------
 
 

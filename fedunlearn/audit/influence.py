@@ -2,7 +2,11 @@
 
 A purge removes recordings from the vaults, but not the models that were trained on them. Once a run is over,
 its run folder keeps no such model in a form that reveals the recordings. The reference cache, which belongs
-to the experimenter, does: it keeps the exact original, and what is needed to resume the run.
+to the experimenter, does: it keeps the exact original, and what is needed to resume the run. These are
+back-ups, which can be deleted.
+
+What the run was made for depends on the deleted recordings as well, and stays: the model after unlearning,
+the numbers that were measured, the receipts. ``outcomes_with_influence`` lists these.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +22,34 @@ from fedunlearn.links import wipe
 from fedunlearn.run_folder import RunFolder
 
 _GONE = {"purged", "verified"}
+_ORIGINAL = "the original, trained on what was deleted"
+_RETRAINED = "a retrained model: of what was deleted it has the normalisation constants alone"
+_AFTER = "a model after unlearning; what is left in it is what the results measure"
+_NUMBERS = "numbers, some of them measured on what was deleted"
+_OUTCOMES = (
+    ("checkpoints/original.safetensors*", "the original, blurred along what was unlearned"),
+    ("checkpoints/retrained.safetensors*", _RETRAINED),
+    ("checkpoints/*.safetensors*", _AFTER),
+    ("checkpoints/standing/*", "the end of the run: models after unlearning, and their answers"),
+    ("vaults/*/receipts/*.json", "the person's own receipt"),
+    ("vaults/*/requests.json", "how much the request named, and when"),
+    ("vaults/*/log.txt", "messages of errors on the device"),
+    ("ledger.sqlite*", "hashes, also of models; a hash can be compared, not turned back"),
+    ("log.txt*", "messages of the run"),
+    ("results.json", _NUMBERS),
+    ("metrics.jsonl", _NUMBERS),
+    ("progress.json", _NUMBERS),
+    ("**/*.html", _NUMBERS),
+    ("**/*.csv", _NUMBERS),
+    ("figures/**/*", _NUMBERS),
+    ("tensorboard/**/*", _NUMBERS),
+    ("wandb/**/*", _NUMBERS),
+    ("mlflow/**/*", _NUMBERS),
+    ("model/**/*", _AFTER),
+    ("**/*.safetensors*", "a model that was exported from this run: " + _AFTER),
+    ("**/*.md", "words and numbers about the model"),
+)
+"""pattern within a run folder -> what such a file knows of what was deleted; the first that fits counts"""
 
 
 @dataclass(frozen=True)
@@ -49,12 +81,15 @@ def files_with_influence(
         existing files, each once, in the order of their names; empty if nothing was deleted
 
     Raises:
-        BadInput: the folder has no readable results.json.
+        BadInput: the folder holds no run.
     """
     results = _object(run.results) if results is None else results
-    if results is None:
-        raise BadInput(f"{run.path}: holds no results.json that can be read; resume the run, or name another")
+    if results is None and not run.config.is_file():
+        raise BadInput(f"{run.path}: is no run folder (config.toml is missing); give the --out of a run")
+    results = results or {}
     gone = {str(r.get("id")) for r in results.get("requests", []) if r.get("state") in _GONE}
+    # A run that was killed has no results yet.
+    gone |= {receipt.stem for _, receipt in every_receipt(run)}
     if not gone:
         return []
     found = {one.file: one for one in _candidates(run, cache, results, gone) if one.file.exists()}
@@ -117,14 +152,22 @@ def _candidates(
     run: RunFolder, cache: Path, results: Mapping[str, Any], gone: set[str]
 ) -> Iterator[Influence]:
     again = "starting another run from the same original without training it again"
-    key = results.get("references", {}).get("original")
-    if isinstance(key, str) and key.isalnum():
-        yield Influence(cache / f"{key}.safetensors", "the original, trained on what was deleted", again)
+    manifests = list(_manifests(run))
+    keys: dict[str, Any] = dict(results.get("references") or {})
+    for manifest in manifests:
+        keys |= (manifest.get("record") or {}).get("keys", {})
+    for name, key in keys.items():
+        if isinstance(key, str) and key.isalnum():
+            what = _ORIGINAL if name == "original" else _RETRAINED
+            yield Influence(cache / f"{key}.safetensors", what, again)
     for file in sorted(cache.glob("sealed-*.safetensors")):
         about = _object(manifest_of(file)) or {}
         if gone & set(about.get("requests", [])):
             yield Influence(file, "the original of a finished run, exact", "resuming that run")
-    if results.get("config", {}).get("evaluation", {}).get("shadows"):
+    for file in sorted(run.own_references.rglob("*.safetensors")):
+        yield Influence(file, "what an ephemeral run keeps until it is over", "resuming this run")
+    settings = [about.get("config") or {} for about in (results, *manifests)]
+    if any((one.get("evaluation") or {}).get("shadows") for one in settings):
         for file in sorted((cache / "shadows").glob("*.safetensors")):
             yield Influence(file, "answers of shadow models on what was deleted", "attacking again at once")
         for file in sorted((cache / "learned-shadows").glob("*.safetensors")):
@@ -133,6 +176,28 @@ def _candidates(
     for path in sorted(run.standings.glob("*.safetensors")):
         if not _finished(_object(manifest_of(path)) or {}):
             yield Influence(path, "where the run stood, with its original", "resuming this run")
+
+
+def outcomes_with_influence(run: RunFolder) -> list[Influence]:
+    """Find the files that a run was made for and that depend on what was deleted: they stay.
+
+    Args:
+        run: the folder of the run.
+
+    Returns:
+        existing files, each once, in the order of their names; empty if nothing was deleted
+    """
+    if not any(True for _ in every_receipt(run)):
+        return []
+    standing = {path for path in run.standings.glob("*.safetensors")}
+    unfinished = {path for path in standing if not _finished(_object(manifest_of(path)) or {})}
+    backed_up = unfinished | {manifest_of(path) for path in unfinished}
+    found: dict[Path, Influence] = {}
+    for pattern, what in _OUTCOMES:
+        for file in run.path.glob(pattern):
+            if file.is_file() and file not in backed_up and not file.is_relative_to(run.own_references):
+                found.setdefault(file, Influence(file, what, "reading what the run found"))
+    return [found[file] for file in sorted(found)]
 
 
 def _manifests(run: RunFolder) -> Iterator[dict[str, Any]]:

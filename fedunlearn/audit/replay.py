@@ -469,6 +469,12 @@ def _of_requests(entries: Sequence[LedgerEntry]) -> dict[tuple[str, str], Ledger
 def _why_undecided(run: RunFolder, found: RunReplay, again: Sequence[Fault]) -> str:
     """Say why an honest run may differ from its replay as this one does; empty = it may not."""
     difference, results = found.difference, _read_results(run)
+    added = min((one["round"] for one in results.get("added", [])), default=None)
+    if difference is not None and added is not None and (difference.round or added) >= added:
+        return (
+            f"{run.ledger}: differs from {_place_of(difference)} on; recordings that are in no corpus were "
+            "added to devices before, which a replay cannot know"
+        )
     if difference is None or difference.round is None or difference.finding is ReplayFinding.COMMITMENT:
         return ""
     where = f"{run.ledger}: differs from {_place_of(difference)} on"

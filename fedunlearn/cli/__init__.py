@@ -1,8 +1,8 @@
 """The console command ``fedunlearn``: experiments, studies, reports, deletion requests, the ledger.
 
 Each command is one module: ``run`` (read it first), ``watch``, ``compare``, ``guard_study``, ``soak``,
-``pretrain``, ``study``, ``report``, ``explore``, ``export``, ``requests``, ``ledger``, ``influence``,
-``audit``.
+``pretrain``, ``study``, ``report``, ``explore``, ``export``, ``requests``, ``vault``, ``ledger``,
+``influence``, ``audit``.
 ``options`` are shared, ``exit_codes`` says how a command ends.
 """
 
@@ -24,6 +24,7 @@ from fedunlearn.cli import (
     run,
     soak,
     study,
+    vault,
     watch,
 )
 from fedunlearn.cli.options import add_command
@@ -50,6 +51,12 @@ for command in _commands:
 for command in (ledger.show, ledger.verify, ledger.receipt):
     _ledger.command()(command)
 app.add_typer(_ledger, name="ledger")
+_vault = typer.Typer(
+    no_args_is_help=True, help="What one device holds: add, list, delete, verify recordings."
+)
+for command in (vault.add, vault.list_, vault.delete, vault.verify):
+    _vault.command(name=command.__name__.rstrip("_"))(command)
+app.add_typer(_vault, name="vault")
 _audit = typer.Typer(no_args_is_help=True, help="Whether a run did what its ledger says.")
 _audit.command()(audit.replay)
 app.add_typer(_audit, name="audit")

@@ -15,10 +15,19 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from fedunlearn.cli.device import (
+    ClientOption,
+    DeviceFolder,
+    RunOption,
+    VaultOption,
+    find_device,
+    list_clients,
+    read_index,
+)
 from fedunlearn.cli.exit_codes import run_command
 from fedunlearn.config.fields import LARGEST
 from fedunlearn.console import Screen, say
-from fedunlearn.deletion.admission import admit
+from fedunlearn.deletion.admission import admit, devices_of
 from fedunlearn.deletion.inbox import FiledRequest, Inbox
 from fedunlearn.deletion.receipts import receipt_of
 from fedunlearn.deletion.request import DeletionRequest, RequestState, has_passed
@@ -26,17 +35,17 @@ from fedunlearn.deletion.request_store import RequestStore
 from fedunlearn.errors import EXIT_OK, BadInput
 from fedunlearn.ledger import LedgerReader
 from fedunlearn.run_folder import RunFolder
-from fedunlearn.vault.index import Index, VaultEntry
+from fedunlearn.vault.additions import labels_of, waiting_recordings
+from fedunlearn.vault.index import VaultEntry
 
-RunOption = Annotated[Path, typer.Option("--run", help="The run folder; a run may be going on in it.")]
-Client = Annotated[int, typer.Option(help="Whose device, 0 ...")]
 _ANY_ROUND = sys.maxsize
 _ID_WIDTH = 16
 
 
 def delete(
-    run: RunOption,
-    client: Client,
+    run: RunOption = None,
+    client: ClientOption = None,
+    vault: VaultOption = None,
     more: Annotated[
         list[str] | None,
         typer.Argument(metavar="[ID...]", help="More ids, after --utterances ID.", show_default=False),
@@ -50,7 +59,7 @@ def delete(
     deadline: Annotated[int | None, typer.Option(help="Rounds within which it should be verified.")] = None,
     reason: Annotated[str, typer.Option(help="In your own words; stays on the device.")] = "",
 ) -> None:
-    """Delete recordings: exactly one of --utterances, --speaker, --emotion and --all.
+    """Delete recordings of a device: exactly one of --utterances, --speaker, --emotion and --all.
 
     Exit codes: 0 the device will find the request; 2 it cannot be served, and nothing was filed.
     """
@@ -63,27 +72,29 @@ def delete(
         deadline,
         reason,
     )
-    raise SystemExit(run_command(lambda: _delete(RunFolder(run), client, options)))
+    raise SystemExit(run_command(lambda: _delete(run, client, vault, options)))
 
 
 def withdraw(
-    run: RunOption,
-    client: Client,
     request: Annotated[
         str,
         typer.Option(help="Its id, as `fedunlearn delete` gave it, or how that begins (4 digits or more)."),
     ],
+    run: RunOption = None,
+    client: ClientOption = None,
+    vault: VaultOption = None,
 ) -> None:
     """Withdraw a request, on every device that it concerns. Too late once a device has unlearned."""
-    raise SystemExit(run_command(lambda: _withdraw(RunFolder(run), client, request)))
+    raise SystemExit(run_command(lambda: _withdraw(find_device(run, client, vault), request)))
 
 
 def requests(
-    run: RunOption,
+    run: RunOption = None,
     client: Annotated[int | None, typer.Option(help="Of this client alone.")] = None,
+    vault: VaultOption = None,
 ) -> None:
     """Show every request and its state, on the devices and at the server, and what still waits."""
-    raise SystemExit(run_command(lambda: _requests(RunFolder(run), client)))
+    raise SystemExit(run_command(lambda: _requests(run, client, vault)))
 
 
 @dataclass(frozen=True)
@@ -124,10 +135,10 @@ class _DeletionOptions:
         )
 
 
-def _delete(run: RunFolder, client: int, options: _DeletionOptions) -> int:
+def _delete(run: Path | None, client: int | None, vault: Path | None, options: _DeletionOptions) -> int:
     problems: list[str] = []
     try:
-        vaults = _vaults(run, client)
+        device = find_device(run, client, vault)
     except BadInput as error:
         problems += error.problems
     try:
@@ -136,30 +147,37 @@ def _delete(run: RunFolder, client: int, options: _DeletionOptions) -> int:
         problems += error.problems
     if problems:
         raise BadInput(problems)
-    preview = _preview(run, client, request)
+    preview = _preview(device.vault, device.client, request)
     if preview.state is RequestState.REFUSED:
-        raise BadInput(f"client {client}: {preview.note}; nothing was filed")
+        raise BadInput(f"{device.name}: {preview.note}; nothing was filed")
     served = [preview]
-    if request.what == "speaker":
-        parts = (_preview(run, other, request) for other in vaults if other != client)
+    if request.what == "speaker" and device.run is not None:
+        others = (c for c in device.run.clients() if c != device.client)
+        parts = (_preview(device.run.vault(other), other, request) for other in others)
         served += [part for part in parts if part.state is RequestState.RAISED]
     request = replace(request, devices=len(served))
     for part in sorted(served, key=lambda r: r.client):
-        Inbox(run.vault(part.client)).file(request)
-    say(f"Request {request.id}: {_describe(served)}.")
+        Inbox(device.vault if device.run is None else device.run.vault(part.client)).file(request)
+    say(f"Request {request.id}: {_describe(served, device.name)}.")
     if any(part.count and part.held_out for part in served):
         total = sum(len(part.held_out) for part in served if part.count)
         say(f"Of the same speech {_number_of(total, 'held-out utterance')} will be removed, too.")
-    say(
-        "The device finds it at the next query; if no run is going on: "
-        f"python simulations/run.py --resume --out {shlex.quote(str(run.path))}"
-    )
+    if device.run is None:
+        more = devices_of(device.vault).get(request.speaker, 1) - 1 if request.what == "speaker" else 0
+        if more:
+            say(f"It is for this device alone; {_number_of(more, 'more device')} may hold speech of theirs.")
+        say("The device finds it at the next query of a run.")
+    else:
+        say(
+            "The device finds it at the next query; if no run is going on: "
+            f"python simulations/run.py --resume --out {shlex.quote(str(device.run.path))}"
+        )
     return EXIT_OK
 
 
-def _describe(parts: Sequence[DeletionRequest]) -> str:
+def _describe(parts: Sequence[DeletionRequest], device: str) -> str:
     first = parts[0]
-    text = f"client {first.client} deletes {_amount(first)}"
+    text = f"{device} deletes {_amount(first)}"
     if len(parts) > 1:
         others = ", ".join(f"{_amount(p)} of client {p.client}" for p in parts[1:])
         text += f"; the same request goes to {len(parts) - 1} more of the speaker's devices: {others}"
@@ -177,9 +195,8 @@ def _number_of(count: int, what: str = "utterance") -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-def _preview(run: RunFolder, client: int, request: FiledRequest) -> DeletionRequest:
+def _preview(folder: Path, client: int, request: FiledRequest) -> DeletionRequest:
     """Admit a request as the device would if it read it now, after all that was filed before."""
-    folder = run.vault(client)
     entries, inbox = _entries(folder), Inbox(folder).waiting()
     known = list(RequestStore(folder).all())
     for earlier in (w.request for w in inbox if w.request and all(w.id != r.id for r in known)):
@@ -187,61 +204,73 @@ def _preview(run: RunFolder, client: int, request: FiledRequest) -> DeletionRequ
     return admit(request, client, entries, known, _ANY_ROUND)
 
 
-def _withdraw(run: RunFolder, client: int, request: str) -> int:
-    vaults = _vaults(run, client)
-    request = _whole_id(run, client, request)
-    found = {c: states[request] for c in vaults if request in (states := _states(run.vault(c)))}
-    if client not in found:
-        raise BadInput(f"--request {request}: client {client} has none of that id; see `fedunlearn requests`")
+def _withdraw(device: DeviceFolder, request: str) -> int:
+    vaults = {device.client: device.vault}
+    if device.run is not None:
+        vaults = {client: device.run.vault(client) for client in device.run.clients()}
+    request = _whole_id(device, request)
+    found = {c: states[request] for c, vault in vaults.items() if request in (states := _states(vault))}
+    if device.client not in found:
+        raise BadInput(f"--request {request}: {device.name} has none of that id; see `fedunlearn requests`")
     waiting = {
         c: state
         for c, state in found.items()
         if state in {"filed", RequestState.RAISED, RequestState.ACCEPTED}
     }
-    if client not in waiting:
-        raise BadInput(f"--request {request}: cannot be withdrawn, it is {found[client]}")
+    if device.client not in waiting:
+        raise BadInput(f"--request {request}: cannot be withdrawn, it is {found[device.client]}")
     for other in waiting:
-        Inbox(run.vault(other)).file_withdrawal(request)
-    where = ", ".join(map(str, waiting))
-    say(f"Request {request}: to be withdrawn at client{'s' if len(waiting) > 1 else ''} {where}.")
+        Inbox(vaults[other]).file_withdrawal(request)
+    where = f"client{'s' if len(waiting) > 1 else ''} {', '.join(map(str, waiting))}"
+    say(f"Request {request}: to be withdrawn at {device.name if device.run is None else where}.")
     say("The device honours it at the next query, unless it has unlearned by then.")
     return EXIT_OK
 
 
-def _whole_id(run: RunFolder, client: int, start: str) -> str:
-    """Return the one id of a client's requests that begins so; what was given where there is none."""
-    states = _states(run.vault(client))
+def _whole_id(device: DeviceFolder, start: str) -> str:
+    """Return the one id of a device's requests that begins so; what was given where there is none."""
+    states = _states(device.vault)
     ids = [start] if start in states else [i for i in states if len(start) >= 4 and i.startswith(start)]
     if len(ids) > 1:
-        raise BadInput(f"--request {start}: client {client} has {len(ids)} that begin so: {', '.join(ids)}")
+        raise BadInput(f"--request {start}: {device.name} has {len(ids)} that begin so: {', '.join(ids)}")
     return ids[0] if ids else start
 
 
-def _requests(run: RunFolder, client: int | None) -> int:
-    vaults = _vaults(run, client)
-    table = Table(title=f"Requests in {run.path}")
+def _requests(run: Path | None, client: int | None, vault: Path | None) -> int:
+    if vault is not None or run is None:
+        devices = [find_device(run, client, vault)]
+    else:
+        folder = RunFolder(run)
+        clients = list_clients(folder, client)
+        devices = [
+            DeviceFolder(folder.vault(c), c, folder) for c in (clients if client is None else [client])
+        ]
+    place = vault or run
+    table = Table(title=f"Requests in {place}")
     table.add_column("id", no_wrap=True, min_width=_ID_WIDTH)
     for heading in ("client", "what", "utterances", "raised", "deadline", "state", "note"):
         table.add_column(
             heading, justify="right" if heading in {"utterances", "raised", "deadline"} else "left"
         )
-    for number in vaults if client is None else [client]:
-        for row in _rows(run, number):
-            table.add_row(row[0], str(number), *row[1:])
+    for device in devices:
+        for row in _rows(device):
+            table.add_row(row[0], str(device.client), *row[1:])
     if table.row_count:
         Screen().table(table)
         say("Rounds leave out recovery rounds in the middle of learning; the ledger counts those, too.")
-        say(f"Of what is purged there is a receipt: {run.vaults}/client-NNNN/receipts/ID.json")
+        receipts = f"{vault}/receipts" if vault else f"{RunFolder(run or Path()).vaults}/client-NNNN/receipts"
+        say(f"Of what is purged there is a receipt: {receipts}/ID.json")
     else:
-        say(f"No requests in {run.path}.")
+        say(f"No requests in {place}.")
     return EXIT_OK
 
 
-def _rows(run: RunFolder, client: int) -> list[tuple[str, ...]]:
-    vault = run.vault(client)
-    waiting = Inbox(vault).waiting()
-    stored = RequestStore(vault).all()
-    recorded = _recorded(run, client, [r.id for r in stored])
+def _rows(device: DeviceFolder) -> list[tuple[str, ...]]:
+    waiting = Inbox(device.vault).waiting()
+    stored = RequestStore(device.vault).all()
+    recorded = {}
+    if device.run is not None:
+        recorded = _recorded(device.run, device.client, [r.id for r in stored])
     leaving = {w.withdraws for w in waiting if w.withdraws}
     rows: list[tuple[str, ...]] = [
         (
@@ -254,7 +283,7 @@ def _rows(run: RunFolder, client: int) -> list[tuple[str, ...]]:
             r.note,
         )
         for r in stored
-        for state in [_furthest_state(r, recorded.get(r.id), vault)]
+        for state in [_furthest_state(r, recorded.get(r.id), device.vault)]
     ]
     known = {row[0] for row in rows}
     for request in (w.request for w in waiting if w.request and w.id not in known):
@@ -295,18 +324,10 @@ def _states(vault: Path) -> dict[str, str]:
     return filed | {r.id: r.state for r in RequestStore(vault).all()}
 
 
-def _vaults(run: RunFolder, client: int | None = None) -> list[int]:
-    """List the clients of a run folder, in order; ``client`` must be one of them."""
-    found = run.clients()
-    if not found:
-        raise BadInput(f"--run {run.path}: is no run folder (no vaults in it); give the --out of a run")
-    if client is not None and client not in found:
-        raise BadInput(f"--client {client}: the clients of {run.path} are {found[0]} to {found[-1]}")
-    return found
-
-
 def _entries(vault: Path) -> Mapping[str, VaultEntry]:
-    try:
-        return {e.id: e for e in Index.read(vault).entries}
-    except (OSError, ValueError, KeyError) as error:
-        raise BadInput(f"{vault}: its index cannot be read ({error})") from error
+    """What the device holds once it has taken in the recordings that wait in its inbox."""
+    entries = {e.id: e for e in read_index(vault).entries}
+    if waiting := [found.about for found in waiting_recordings(vault) if found.about]:
+        labels = labels_of(vault)
+        entries |= {about.id: about.entry(labels) for about in waiting if about.emotion in labels}
+    return entries

@@ -77,6 +77,10 @@ def run(
     cache: Annotated[
         Path | None, typer.Option(help="Trained references; default: references/ beside the run folder.")
     ] = None,
+    ephemeral: Annotated[
+        bool,
+        typer.Option("--ephemeral", help="Keep no model that was trained on deleted speech, in the end."),
+    ] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable files out.")] = False,
     resume: Annotated[
         bool,
@@ -105,6 +109,7 @@ def run(
         "federation.engine": engine,
         "federation.ray_address": ray_address,
         "corpus.skip_bad": skip_bad or None,
+        "evaluation.ephemeral": ephemeral or None,
     }
     raise SystemExit(
         run_command(
@@ -133,6 +138,8 @@ def _run(
     except BadInput as error:
         also = [] if resume else _also_wrong(out, overrides.get("corpus.path"))
         raise BadInput([*error.problems, *also]) from error
+    if cache is not None and config.evaluation.ephemeral:
+        raise BadInput("--cache: an ephemeral run keeps no references; leave --cache or --ephemeral out")
     if track is not None:
         check_tracker(track)
     # Heavy imports wait until the input is known to be good.

@@ -148,8 +148,12 @@ def report_deletions(device: Device, content: RecordDict) -> RecordDict:
     """Report the device's requests as ids, counts, states and rounds, and how much it trains on now."""
     settings, vault = MessageConfig(content), device.vault
     rounds_done, last_trained = settings.integer("rounds_done"), settings.integer("trained")
+    device.take_in_recordings(rounds_done)
     store = raise_due(device.config, vault, device.client, rounds_done)
-    reply = _reply(train=len(vault.ids("train", rounds_done)))
+    added = device.count_added(rounds_done)
+    reply = _reply(train=len(vault.ids("train", rounds_done)), **added)
+    if added:  # it holds more than it committed to at first
+        reply["commitment"] = device.commitment()
     reply["requests"] = ConfigRecord({**report_requests(store, vault.entries, rounds_done, last_trained)})
     return reply
 
@@ -258,7 +262,8 @@ def purge(device: Device, content: RecordDict) -> RecordDict:
         with open_to_append(run.purges) as file:
             file.write(".")
     train, held = (len(device.vault.ids(split, applied.rounds_done)) for split in ("train", "test"))
-    reply = _reply(removed=result.removed, verified=int(result.verified), train=train, held=held)
+    added = device.count_added(applied.rounds_done)
+    reply = _reply(removed=result.removed, verified=int(result.verified), train=train, held=held, **added)
     reply["commitment"] = device.commitment()
     return reply
 

@@ -16,6 +16,7 @@ from fedunlearn.config import Config
 from fedunlearn.config.model import ModelSettings
 from fedunlearn.deletion.request_store import RequestStore
 from fedunlearn.examples import Examples, ForgetSet
+from fedunlearn.links import wipe
 from fedunlearn.messages.records import MessageConfig, borrow
 from fedunlearn.models import build_model
 from fedunlearn.models.contract import EmotionModel
@@ -23,8 +24,9 @@ from fedunlearn.partition import Split
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import rng_for
 from fedunlearn.unlearning import notes_tickets
+from fedunlearn.vault.additions import count_added, labels_of, waiting_recordings
 from fedunlearn.vault.commitment import commit, read_secret
-from fedunlearn.vault.vault import Vault
+from fedunlearn.vault.vault import Vault, add_recordings
 
 
 class Device:
@@ -130,6 +132,32 @@ class Device:
         """Return what the model without this client has more than the global one; None if it was not sent."""
         weights = content.array_records.get("left_out")
         return None if weights is None else borrow(weights)
+
+    def take_in_recordings(self, rounds_done: int) -> None:
+        """Move recordings that a person has added from the inbox into the vault.
+
+        Args:
+            rounds_done: rounds done; they are trained on from the next round on.
+        """
+        waiting = [(found, found.about) for found in waiting_recordings(self.vault.folder)]
+        if not any(about for _, about in waiting):
+            return
+        labels = labels_of(self.vault.folder)
+        taken = [(found, about) for found, about in waiting if about and about.emotion in labels]
+        new = [(about.entry(labels, rounds_done), found.pcm()) for found, about in taken]
+        add_recordings(self.vault, new, self.model)
+        self.forget_caches()
+        for found, _ in taken:
+            wipe(found.file)
+
+    def count_added(self, rounds_done: int) -> dict[str, int]:
+        """Return how many added recordings the vault holds, as a metric of a reply; none where it is 0.
+
+        Args:
+            rounds_done: rounds done; what was taken in later does not count.
+        """
+        added = count_added(self.vault.entries.values(), rounds_done)
+        return {"added": added} if added else {}
 
     def forget_caches(self) -> None:
         """Drop everything in memory that was derived from audio."""

@@ -203,6 +203,12 @@ class EvaluationSettings(Settings):
         description="Number of processes that train shadow federations; 0 = one for each CPU that may be "
         "used.",
     )
+    ephemeral: bool = Field(
+        default=False,
+        description="Whether nothing that was trained on deleted speech outlives the run: references, shadow "
+        "models and the run's state lie in the run folder and are wiped when it is complete. It can then not "
+        "be resumed, and no other run finds its original.",
+    )
     search: bool = Field(
         default=True,
         description="Whether the run folder is searched for traces of deleted speech at the end, and the "

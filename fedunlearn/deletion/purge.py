@@ -23,7 +23,7 @@ from fedunlearn.deletion.receipts import DeletionRecord, MethodRecord, receipt_o
 from fedunlearn.deletion.request import RequestState
 from fedunlearn.deletion.request_store import RequestStore
 from fedunlearn.files import write_atomically
-from fedunlearn.links import make_own_folder, wipe
+from fedunlearn.links import is_plain, make_own_folder, wipe
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.vault.calibration import drop_calibrated_set
 from fedunlearn.vault.traces import Fingerprints, find_traces
@@ -231,6 +231,24 @@ def held_out_of_leaving(
     if not leaving or not staying:
         return tuple(held_out) if leaving else ()
     return tuple(i for i, speaker in held_out.items() if speaker in leaving and speaker not in staying)
+
+
+def kept_fingerprints(vault_folder: Path) -> dict[str, Fingerprints]:
+    """Read the fingerprints of purges that were not verified; those of a verified purge were wiped.
+
+    Args:
+        vault_folder: of the device.
+
+    Returns:
+        request -> fingerprints of what it deletes
+
+    Raises:
+        ValueError: a file is damaged.
+    """
+    folder = vault_folder / "evidence"
+    files = sorted(f for f in folder.iterdir() if is_plain(f)) if folder.is_dir() else []
+    found = {file.name: _Evidence.read(file) for file in files if not file.name.startswith(".")}
+    return {name: evidence.fingerprints for name, evidence in found.items() if evidence}
 
 
 def _wipe_evidence(path: Path) -> None:

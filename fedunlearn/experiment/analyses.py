@@ -199,7 +199,7 @@ def measure_kept_models(
         share, gone_ids = partition.clients[client], set(entry.utterances)
         others = [u.id for u in share.train if u.id not in gone_ids] or [u.id for u in share.test]
         found: list[KeptModelLeak] = []
-        for before, after in _PAIRS:
+        for before, after in ((before, after) for before, after in _PAIRS if before in kept):
             difference = {name: kept[after][name] - value for name, value in kept[before].items()}
             rebuilt = judge.reconstruct(kept[before], difference, entry.utterances, others)
             if rebuilt is not None:

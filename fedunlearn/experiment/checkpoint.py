@@ -194,9 +194,12 @@ _PLAIN_STATE = (
     "guarded",
     "rehearsals",
     "deletion_requested",
+    "additions",
 )
 _PLAIN_RECORD = ("finished", "metrics", "origins", "keys")
-_NUMBERED = ("last_report", "last_trained", "examples", "held_out", "rounds_done_at")
+_NUMBERED = ("last_report", "last_trained", "examples", "held_out", "added", "rounds_done_at")
+_NOT_IN_ALL = {"additions": (), "added": ()}
+"""parts that checkpoints of earlier versions lack -> what they stand for there"""
 
 
 def to_checkpoint(saved: SavedRun) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -273,6 +276,7 @@ def _take_state(
     if about["history"]:
         history = History.from_tensors(about["history"], _strip(tensors, "history"), about["order"])
     history.keeps_last = config.unlearning.reads_last_steps
+    about = {**{name: list(value) for name, value in _NOT_IN_ALL.items()}, **about}
     requests = [TrackedRequest.of(r) for r in about["requests"]]
     return ServerState(
         history,

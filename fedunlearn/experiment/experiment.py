@@ -209,7 +209,9 @@ class Experiment:
         if record.original is None:
             record.original = dict(final)
         forget, waiting = self.forget_set(deletions), utterances_of(self.state.open, deletions)
-        seeds = config.evaluation.retrained_seeds if forget else 0
+        # Of added recordings, which are in no corpus, the judge knows nothing but that they are gone.
+        deleted = any(r.gone and r.utterances for r in self.state.requests.values())
+        seeds = config.evaluation.retrained_seeds if deleted else 0
         with self._phase(RunPhase.RETRAIN, config.training.rounds * seeds):
             for number in range(seeds):
                 references.retrain(number, forget, waiting)
@@ -220,11 +222,15 @@ class Experiment:
             "unlearned": final if record.unlearned is None else record.unlearned,
             "retrained": retrained[0],
         }
-        # The run folder keeps the original blurred along what was unlearned.
-        kept = record.original if record.blur is None else add(record.original, record.blur)
+        # The run folder keeps the original blurred along what was unlearned; of an ephemeral run, not at all.
+        kept = dict(states)
+        if record.blur is not None:
+            kept["original"] = add(record.original, record.blur)
+        if config.evaluation.ephemeral:
+            del kept["original"]
         untrained = untrained_weights(config, self.judge.classes, record.original)
         shadows = self._train_shadows(states, deletions)
-        return JudgedModels(states, retrained, untrained, {**states, "original": kept}, shadows)
+        return JudgedModels(states, retrained, untrained, kept, shadows)
 
     def _train_shadows(
         self, states: Mapping[str, Mapping[str, Tensor]], deletions: Deletions
@@ -270,6 +276,11 @@ class Experiment:
 
 
 def write_completed(experiment: Experiment, results: Results) -> None:
-    """Leave the results.json of an experiment that has ended, and close the requests that it answers."""
+    """Leave the results.json of an experiment that has ended, and close the requests that it answers.
+
+    A complete ephemeral run then loses all that it could be resumed from.
+    """
     experiment.run.write_results(results.to_json())
     close_requests(experiment.run, experiment.partition, experiment.saved)
+    if experiment.config.evaluation.ephemeral and results.status == "complete":
+        final_search.wipe_references(experiment.run)

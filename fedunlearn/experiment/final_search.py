@@ -21,6 +21,7 @@ from fedunlearn.evaluation.judge import Judge
 from fedunlearn.evaluation.metrics import accuracy
 from fedunlearn.experiment.prepared_run import PreparedRun
 from fedunlearn.ledger import LedgerEntry, LedgerReader
+from fedunlearn.links import plain_files, remove, wipe
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition
 from fedunlearn.results_schema import GapReport, Results, Traces
@@ -204,6 +205,21 @@ def note_kept(run: RunFolder, cache: Path, results: Results) -> None:
     kept = describe_files(files_with_influence(run, cache, results.to_json()), run, cache)
     for _, path in every_receipt(run):
         add_kept(path, kept)
+
+
+def wipe_references(run: RunFolder) -> None:
+    """Wipe the references and the state of a run that is over, and name in its receipts no file that is kept.
+
+    Args:
+        run: the folder.
+    """
+    for folder in (run.own_references, run.standings):
+        if folder.is_dir():
+            for file in list(plain_files(folder)):
+                wipe(file)
+            remove(folder)
+    for _, path in every_receipt(run):
+        add_kept(path, [])
 
 
 def note_ledger(run: RunFolder, ledger: LedgerReader) -> None:

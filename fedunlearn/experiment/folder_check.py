@@ -30,7 +30,7 @@ from fedunlearn.vault.relocation import is_elsewhere
 from fedunlearn.vault.vault import Vault
 
 AS_LEFT = "put it back as the run left it, or make a new run"
-_OF_A_VAULT = (INDEX, "requests.json", "devices.json", "log.txt", SECRET)
+_OF_A_VAULT = (INDEX, "requests.json", "devices.json", "labels.json", "log.txt", SECRET)
 _FOLDERS_OF_A_VAULT = ("inbox", "receipts", "evidence")
 
 
@@ -92,6 +92,23 @@ def check_settings(run: RunFolder, made: Config) -> None:
         raise BadInput(f"--resume: {run.config}: lacks settings; it was cut or changed; {AS_LEFT}")
 
 
+def refuse_ended(config: Config, run: RunFolder) -> None:
+    """Check that an ephemeral run is not over, after which nothing is left to resume it from.
+
+    Args:
+        config: of the run.
+        run: the folder.
+
+    Raises:
+        BadInput: it is over.
+    """
+    if config.evaluation.ephemeral and run.results.exists() and not run.standings.exists():
+        raise BadInput(
+            f"--resume: {run.path}: an ephemeral run that is complete has kept nothing to go on from; make a "
+            "new run"
+        )
+
+
 def check_unused(run: RunFolder) -> None:
     """Check that nothing has happened yet in a run whose state cannot be read.
 
@@ -118,7 +135,7 @@ def _signs_of_use(run: RunFolder) -> Iterator[str]:
         if RequestStore(vault).all():
             yield f"people have filed requests ({vault / 'requests.json'})"
         if any(_generation(path) > 1 for path in vault.glob("*-*.i16")):
-            yield f"{vault} was purged"
+            yield f"{vault} was purged, or recordings were added to it"
         if any(_inside(vault / "receipts")) or any(_inside(vault / "evidence")):
             yield f"{vault} has receipts"
     if run.purges.exists() and run.purges.stat().st_size:
@@ -149,6 +166,8 @@ def check_vault(
 ) -> None:
     """Check that a vault holds what the corpus does, less what was purged; features that differ are wiped.
 
+    Added recordings are in no corpus: their audio is as the checksums in the index say.
+
     Args:
         folder: of the vault.
         entries: what the vault held when it was made.
@@ -169,7 +188,7 @@ def check_vault(
     if missing:
         store = folder / "requests.json"
         raise BadInput(f"--resume: {store}: lacks request {missing[0]}, which was raised here; {AS_LEFT}")
-    for utterance in vault.entries:
+    for utterance in _of_the_corpus(vault):
         if vault.digest(utterance) != speech.digest(utterance):
             raise BadInput(f"--resume: {folder}: its audio of {utterance} is not the corpus's; {AS_LEFT}")
     if model.stores_features and not _are_stored(vault, model, speech.features(model)):
@@ -178,6 +197,8 @@ def check_vault(
 
 def check_index(folder: Path, entries: Sequence[VaultEntry]) -> None:
     """Check that a vault's index names utterances of its own as the corpus does, in order.
+
+    Recordings that a person has added come after them, whatever they are.
 
     Args:
         folder: of the vault.
@@ -195,16 +216,21 @@ def check_index(folder: Path, entries: Sequence[VaultEntry]) -> None:
         raise BadInput(f"--resume: {error}; {AS_LEFT}") from error
     there = {entry.id for entry in index.entries}
     expected = tuple(entry for entry in entries if entry.id in there)
-    if index.entries != expected or (index.generation == 1 and len(expected) < len(entries)):
+    added = tuple(entry for entry in index.entries if entry.added)
+    if index.entries != (*expected, *added) or (index.generation == 1 and len(expected) < len(entries)):
         file = folder / INDEX
         raise BadInput(f"--resume: {file}: names other utterances than this device was given; {AS_LEFT}")
+
+
+def _of_the_corpus(vault: Vault) -> list[str]:
+    return [entry.id for entry in vault.entries.values() if not entry.added]
 
 
 def _are_stored(vault: Vault, model: EmotionModel, features: Mapping[str, Tensor]) -> bool:
     if model.feature_name not in vault.stored_names():
         return False
     try:
-        return all(torch.equal(vault.read_features(i, model), features[i]) for i in vault.entries)
+        return all(torch.equal(vault.read_features(i, model), features[i]) for i in _of_the_corpus(vault))
     except (DamagedVault, ValueError):
         return False
 

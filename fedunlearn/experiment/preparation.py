@@ -33,6 +33,7 @@ from fedunlearn.experiment.folder_check import (
     check_unused,
     check_vault,
     clean,
+    refuse_ended,
 )
 from fedunlearn.experiment.prepared_run import PreparedRun
 from fedunlearn.experiment.progress import Progress
@@ -56,6 +57,7 @@ from fedunlearn.seeding import rng_for
 from fedunlearn.server.availability import Availability
 from fedunlearn.server.tickets import check_tickets
 from fedunlearn.unlearning import method_named
+from fedunlearn.vault.additions import note_labels, waiting_files
 from fedunlearn.vault.arrays import DamagedVault, write_vault
 from fedunlearn.vault.calibration import CALIBRATION, FEWEST
 from fedunlearn.vault.index import VaultEntry
@@ -234,7 +236,7 @@ def prepare(
     Args:
         config: validated.
         out: the run folder, to be made.
-        cache: of trained references.
+        cache: of trained references; an ephemeral run has its own, in the run folder.
         progress: shown while decoding.
         decoded: from ``decode_corpus`` with the same corpus settings (and seed, if generated).
         untouched: vaults of an earlier run on what was ``decoded``. Those that are still as they would be
@@ -247,6 +249,7 @@ def prepare(
     torch.set_num_threads(1)  # more would fight over the cores, and could change the last bit
     config = resolve(config, decoded[0] if decoded else None)
     run, waiting = RunFolder(out), dict[Path, bytes]()
+    cache = run.own_references if config.evaluation.ephemeral else cache
     kept = dict[Path, bytes]()
     if resume:
         run.lock()
@@ -256,6 +259,7 @@ def prepare(
             _check_cache(cache)
             refuse_inside_corpus("--cache", cache, config.corpus.path)
             _with_labels(config, None)  # what is wrong with it, before anything is decoded
+            refuse_ended(config, run)
             if run.standings.exists():
                 return _resume(config, run, cache, progress, decoded)
             check_settings(run, configuration.load(run.config))
@@ -336,7 +340,7 @@ def _check_ledger(run: RunFolder, head: str | None) -> None:
 
 
 def _begin_anew(run: RunFolder) -> dict[Path, bytes]:
-    """Clear away a run of which nothing was ever saved; returns the requests filed in the meantime.
+    """Clear away a run of which nothing was ever saved; returns what people have filed in the meantime.
 
     Raises:
         BadInput: deletion requests were raised already, so that clearing would lose them.
@@ -346,7 +350,8 @@ def _begin_anew(run: RunFolder) -> dict[Path, bytes]:
     links = [path for path in (run.checkpoints, run.vaults, *vaults) if path.is_symlink()]
     if links:  # what they lead to would be left behind
         raise BadInput(f"--resume: {links[0]}: is a link; remove it and what it leads to, and make a new run")
-    waiting = {file: file.read_bytes() for vault in vaults for file in Inbox(vault).files()}
+    filed = [file for vault in vaults for file in (*Inbox(vault).files(), *waiting_files(vault))]
+    waiting = {file: file.read_bytes() for file in filed}
     run.clear()
     return waiting
 
@@ -380,6 +385,7 @@ def _resume(
         restore_arrays_from_corpus(run, corpus, share.client)
         check_vault(vault, entries, speech, template, request_ids)
         note_devices(vault, partition.devices_of(share.client))
+        note_labels(vault, corpus.emotions)
     references = ReferenceCache(cache)
     references.clean()
     try:
@@ -429,6 +435,7 @@ def _fill_vaults(
         else:
             write_vault(vault, recordings, classes, derived)
         note_devices(vault, partition.devices_of(share.client))
+        note_labels(vault, corpus.emotions)
     reset_liveness(run, len(partition.clients))
     if hasattr(os, "sync"):  # not on Windows
         os.sync()

@@ -20,7 +20,9 @@ from fedunlearn.experiment.request_contents import read_deletions
 from fedunlearn.ledger import Ledger, LedgerReader
 from fedunlearn.messages.phase import Phase
 from fedunlearn.messages.update import Update
+from fedunlearn.results_schema import RequestPrivacy
 from fedunlearn.seeding import stream_key
+from fedunlearn.server.request_tracker import weights_digest
 from fedunlearn.server.requests import RequestKey, TrackedRequest
 
 
@@ -136,10 +138,14 @@ class RunRecorder:
         for update in updates:
             deletions = list(self.read_deletions([update.client]).values())
             ids = request_ids[update.client]
-            privacy = measure_request_privacy(judge, deletions, *about, update, ids)
-            found[update.client] = privacy.to_json()
             forget = sorted(u for r in deletions if r.id in ids for u in r.utterances)
             secret = f"{timeline_round} {judge.content_of(forget)}"
+            if len(forget) == sum(self._state.requests[name, update.client].utterances for name in ids):
+                privacy = measure_request_privacy(judge, deletions, *about, update, ids)
+            else:  # of recordings that are in no corpus: the judge cannot tell what the update reveals
+                privacy = RequestPrivacy.empty()
+                secret += f" {weights_digest(update.difference)}"
+            found[update.client] = privacy.to_json()
             noise = noise_along(update.difference, config.seed, secret)
             record.blur = noise if record.blur is None else add(record.blur, noise)
         return found

@@ -31,8 +31,9 @@ from fedunlearn.server.request_tracker import weights_digest
 from fedunlearn.server.requests import TrackedRequest
 from fedunlearn.server.rewind import rewind_round
 from fedunlearn.server.side_training import has_examples_without, train_without_deletions
-from fedunlearn.server.state import GlobalModel, ServerStep
+from fedunlearn.server.state import GlobalModel, ServerState, ServerStep
 from fedunlearn.unlearning import notes_tickets
+from fedunlearn.vault.additions import waiting_files
 
 
 def first_weights(config: Config, classes: int, stream: int) -> StateDict:
@@ -89,6 +90,20 @@ def _as_kept(history: History, config: Config) -> History:
     return replace(history, keeps_last=keeps_last, last=last, rewind_to=rewind_to, earlier=earlier)
 
 
+def _contents(prepared: PreparedRun, state: ServerState, forget: Sequence[str]) -> list[str]:
+    """What each client is trained on without ``forget``: a digest, and what joined later."""
+    gone = set(forget)
+    kept = [[u.id for u in share.train if u.id not in gone] for share in prepared.partition.clients]
+    later = recorded_later(prepared.partition, prepared.config.partition, prepared.config.seed)
+    recorded = [[[i, later[u]] for i, u in enumerate(ids) if u in later] for ids in kept]
+    contents = [prepared.judge.content_of(ids) if ids else "" for ids in kept]
+    contents = [f"{c} later {d}" if d else c for c, d in zip(contents, recorded, strict=True)]
+    for one in state.additions:
+        held = state.added.get(one["client"], 0)
+        contents[one["client"]] += f" added {one['count']} after {one['round']}, {held} held"
+    return contents
+
+
 class References:
     """Trains, or finds, what the run is compared with.
 
@@ -125,7 +140,9 @@ class References:
             clients = len(self._partition.clients)
             early = any_while_learning(config.deletions, clients, config.training.rounds, config.seed)
             # Tickets are the devices' own: where they are noted, learning itself must take place.
-            known = None if early or notes_tickets(config) else self._cache.find(key)
+            # So must it where a recording waits that is in no corpus.
+            waits = any(waiting_files(self._prepared.run.vault(client)) for client in range(clients))
+            known = None if early or waits or notes_tickets(config) else self._cache.find(key)
             left_out = keep_left_out(config, self._context.template)
             # A retrained model of the very same data has no history, and not every history has all.
             enough = known and known.history and known.digests and _holds_all(known.history, config, left_out)
@@ -175,7 +192,7 @@ class References:
         assert model is not None
         if model.learning_rounds >= self._config.training.rounds:
             return model.weights
-        known = self._cache.find(self.key(stream, []))
+        known = self._find(self.key(stream, []))
         if known:
             record.origins["original"] = "cached"
             return dict(known.state)
@@ -204,7 +221,7 @@ class References:
             record.side_training = None
         del record.retrained[number:]
         record.keys[name] = key
-        known = self._cache.find(key)
+        known = self._find(key)
         record.origins[name] = "cached" if known else "trained"
         if known is None and record.side_training is None:
             state.costs[Phase.RETRAIN] = PhaseCost()
@@ -238,8 +255,9 @@ class References:
             stream: the training's seed.
             forget: utterances that no client trains on.
         """
+        contents = _contents(self._prepared, self._state, forget)
         constants = weights_digest(self._constants())
-        return reference_key(self._config, stream, self._contents(forget), constants, self._absences())
+        return reference_key(self._config, stream, contents, constants, self._absences())
 
     def _train(
         self,
@@ -259,18 +277,15 @@ class References:
         self._record.side_training = None
         return model
 
+    def _find(self, key: str) -> Learned | None:
+        """Find a model in the cache, which knows no recordings but the corpus's."""
+        return None if self._state.additions else self._cache.find(key)
+
     def _add_to_cache(self, key: str, learned: Learned, forget: Sequence[str]) -> None:
         """Keep what was trained without ``forget``, if the clients hold what its key says."""
-        if hold_what_was_trained_on(self._prepared.run, self._partition, self._judge, forget):
+        run, additions = self._prepared.run, self._state.additions
+        if not additions and hold_what_was_trained_on(run, self._partition, self._judge, forget):
             self._cache.keep(key, learned)
-
-    def _contents(self, forget: Sequence[str]) -> list[str]:
-        gone = set(forget)
-        kept = [[u.id for u in share.train if u.id not in gone] for share in self._partition.clients]
-        later = recorded_later(self._partition, self._config.partition, self._config.seed)
-        recorded = [[[i, later[u]] for i, u in enumerate(ids) if u in later] for ids in kept]
-        contents = [self._judge.content_of(ids) if ids else "" for ids in kept]
-        return [f"{c} later {d}" if d else c for c, d in zip(contents, recorded, strict=True)]
 
     def _absences(self) -> list[list[int]]:
         """Clients that do not train in each round of learning; empty where all always do."""

@@ -29,7 +29,9 @@ _DELETED = "(deleted)"
 def read_deletions(
     run: RunFolder, corpus: Corpus, known: Mapping[RequestKey, Contents], clients: Iterable[int]
 ) -> dict[RequestKey, DeletionRequest]:
-    """Read all requests of these clients, with the utterances that they name or named.
+    """Read all requests of these clients, with the utterances of the corpus that they name or named.
+
+    Recordings that a person has added to a device are in no corpus; no measure includes them.
 
     Args:
         run: whose devices have the request stores.
@@ -38,6 +40,7 @@ def read_deletions(
         clients: whose request stores are read, in this order.
     """
     deletions: dict[RequestKey, DeletionRequest] = {}
+    there = {utterance.id for utterance in corpus.utterances}
     for client in clients:
         for request in RequestStore(run.vault(client)).all():
             key = request.id, client
@@ -46,7 +49,10 @@ def read_deletions(
                     tuple(corpus.utterances[place].id for place in part) for part in known[key]
                 )
                 request = replace(request, utterances=utterances, held_out=held_out)
-            deletions[key] = request
+            utterances, held_out = (
+                tuple(u for u in part if u in there) for part in (request.utterances, request.held_out)
+            )
+            deletions[key] = replace(request, utterances=utterances, held_out=held_out)
     return deletions
 
 

@@ -26,6 +26,7 @@ from fedunlearn.results_schema import (
     RANDOM_WEIGHTS,
     SCHEMA,
     Absences,
+    AddedRecordings,
     Attackers,
     AttackReport,
     CorpusSummary,
@@ -166,6 +167,7 @@ class ResultsAssembler:
                 ReplyFault(round=f.round, phase=str(f.phase), client=f.client, reason=f.reason, kind=f.kind)
                 for f in state.faults
             ],
+            added=[AddedRecordings(**row) for row in state.additions],
             ledger=LedgerHead(entries=entries, head=head),
             status=status,
             failure=failure,

@@ -223,7 +223,8 @@ def build_timeline(
     availability = Availability(config.availability, config.seed, config.partition.client_count)
     last = max([config.training.rounds, *(r.rounds_done for r in rounds)])
     away = tuple(availability.unreachable(rounds_done) for rounds_done in range(last + 1))
-    return Timeline(requests, rounds, away, later, _departures(state, config), _why_not(requests))
+    why_not = _why_not(requests, bool(state.additions))
+    return Timeline(requests, rounds, away, later, _departures(state, config), why_not)
 
 
 def _beginnings(rows: Sequence[Mapping[str, Any]]) -> dict[int, int]:
@@ -318,7 +319,9 @@ def _departures(state: ServerState, config: Config) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _why_not(requests: tuple[TimelineRequest, ...]) -> str:
+def _why_not(requests: tuple[TimelineRequest, ...], added: bool) -> str:
+    if added:
+        return "recordings were added that are in no corpus, so that the run cannot be replayed from it"
     if not any(r.applied is not None and r.utterances for r in requests):
         return "nothing was unlearned: no request joined an unlearn step"
     return ""

@@ -85,6 +85,7 @@ class Range:
 
 
 _UTTERANCES = Range(0, MOST_UTTERANCES)
+_ADDED = Range(0, MOST_UTTERANCES, optional=True)
 _SHARE = Range(0.0, 1.0, whole=False, optional=True)
 _TRAINING = {"examples": _UTTERANCES, "loss": Range(0.0, LARGEST_LOSS, whole=False)}
 _FORGETTING = {
@@ -128,7 +129,7 @@ RANGES: Mapping[str, Mapping[str, Range]] = {
         **{f"{of}_{part}": range_ for of in ("trained", "held_out") for part, range_ in _SUMS.items()},
     },
     "evaluate.log_odds": {f"log_odds_{part}": range_ for part, range_ in _SUMS.items()},
-    "query.deletions": {"train": _UTTERANCES},
+    "query.deletions": {"train": _UTTERANCES, "added": _ADDED},
     "train.unlearn": _FORGETTING,
     "train.forget_part": _FORGETTING,
     "train.rehearse": _REHEARSAL,
@@ -137,6 +138,7 @@ RANGES: Mapping[str, Mapping[str, Range]] = {
         "verified": Range(0, 1),
         "train": _UTTERANCES,
         "held": _UTTERANCES,
+        "added": _ADDED,
     },
 }
 """message type -> metrics of the reply"""

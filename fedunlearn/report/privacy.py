@@ -44,6 +44,11 @@ def describe_leaks(results: Results) -> str:
     measured = _measured(results)
     few = sum(0 < (request.utterances or 0) < TOO_FEW for request in measured)
     sentences = []
+    evaluation = results.setting("evaluation")
+    if results.status == "complete" and isinstance(evaluation, dict) and evaluation.get("ephemeral"):
+        sentences.append(
+            "The run was ephemeral: no model of before a deletion is kept, nor what it could be resumed from."
+        )
     if few:
         which = f"{few} of {len(measured)} requests are" if len(measured) > 1 else "The request is"
         sentences.append(f"{which} of fewer than {TOO_FEW} utterances: an update of so few gives them away.")

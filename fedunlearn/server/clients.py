@@ -59,8 +59,7 @@ class Clients:
         self.later = dict(later or {})
         self._withheld: dict[int, list[str]] = {}
         introductions = meet_clients(self._channel, count)
-        self.most = {c: one.train + self.later.get(c, 0) for c, one in introductions.items()}
-        """client -> training utterances that it can ever hold: those it began with, and those it records"""
+        self._began_with = {c: one.train for c, one in introductions.items()}
         self.commitments = {c: one.commitment for c, one in introductions.items()}
         """client -> what it committed to when it introduced itself"""
         state.examples = state.examples or {c: one.train for c, one in introductions.items()}
@@ -70,6 +69,24 @@ class Clients:
     def active(self) -> tuple[int, ...]:
         """Clients that hold training data, in order; one that deleted everything has left."""
         return tuple(c for c, n in sorted(self._state.examples.items()) if n > 0)
+
+    @property
+    def most(self) -> Mapping[int, int]:
+        """Client -> most training utterances that it can hold now.
+
+        Those it began with, those that it is to record, and those that a person has added, as far as it has
+        reported them.
+        """
+        later, added = self.later, self._state.added
+        return {c: n + later.get(c, 0) + added.get(c, 0) for c, n in self._began_with.items()}
+
+    def may_grow(self, client: int) -> bool:
+        """Tell whether a client may have had fewer recordings in an earlier round.
+
+        Args:
+            client: which.
+        """
+        return bool(self.later or self._state.added.get(client))
 
     @property
     def examples(self) -> Mapping[int, int]:

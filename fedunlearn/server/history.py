@@ -94,6 +94,10 @@ class History:
         Its last difference is a step along the gradient of its utterances, from which they can be guessed
         (Zhu et al. 2019, arXiv 1906.08935). The sizes, a few numbers a round, go where the client ``left``.
 
+        What stays depends on the purged data, too: the sizes of a client that has not left; the others' last
+        differences, each a step from a model that had learned the data; the others' ``left_out``, in which is
+        the mean of all updates; and the normalisation constants in ``initial``.
+
         Args:
             client: whose.
             left: whether it holds no training data any more.

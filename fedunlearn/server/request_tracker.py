@@ -56,12 +56,15 @@ class RequestTracker:
 
         def read(client: int, reply: RecordDict) -> ClientReport:
             known = {r.id: r for r in state.requests.values() if r.client == client}
-            return read_requests(reply, self._most(client), self._config.partition.client_count, known)
+            most = self._most(client) - state.added.get(client, 0)
+            return read_requests(reply, most, self._config.partition.client_count, known)
 
         reports = self._clients.ask("query.deletions", there, read, occasion, quorum=0.0)
         last = self._config.deletions.last_round(self._config.training.rounds)
         silent = set(content) - set(reports)
         state.silent_clients = silent if state.rounds_done <= last else state.silent_clients & silent
+        commitments = {client: report.commitment for client, report in reports.items() if report.commitment}
+        self._callbacks.digests.on_commitments(commitments, state.timeline_round)
         for client, report in reports.items():
             self._record_report(client, report)
         for request in state.open:
@@ -77,6 +80,10 @@ class RequestTracker:
     def _record_report(self, client: int, report: ClientReport) -> None:
         state = self._state
         state.examples[client], state.last_report[client] = report.train, state.rounds_done
+        new = report.added - state.added.get(client, 0)
+        if new > 0:
+            state.additions.append({"client": client, "round": state.rounds_done, "count": new})
+        state.note_added(client, report.added)
         for reported in report.requests:
             request = state.requests.get((reported.id, client))
             if request is None:
@@ -185,6 +192,7 @@ class RequestTracker:
                 report = replies[request.client]
                 state.examples[request.client] = report.train
                 state.held_out[request.client] = report.held_out
+                state.note_added(request.client, report.added)
                 state.last_report[request.client] = state.rounds_done
                 if request.state is not RequestState.PURGED:
                     self.move(request, RequestState.PURGED)

@@ -133,10 +133,19 @@ class ReportedRequest:
 
 @dataclass(frozen=True)
 class ClientReport:
-    """A device's answer to the listening: all requests made to it, and how many utterances it holds now."""
+    """A device's answer to the listening: all requests made to it, and how many utterances it holds now.
+
+    Attributes:
+        requests: all requests made to it.
+        train: utterances that it trains on now.
+        added: how many of them a person has added to the device.
+        commitment: to what it holds now, where a person has added any; empty = it makes none.
+    """
 
     requests: tuple[ReportedRequest, ...]
     train: int
+    added: int = 0
+    commitment: str = ""
 
 
 @dataclass(frozen=True)
@@ -149,11 +158,20 @@ class Outcome:
 
 @dataclass(frozen=True)
 class PurgeReport:
-    """A device's report of a purge: whether it found no trace, how much it holds now, its new commitment."""
+    """A device's report of a purge: whether it found no trace, and how many utterances it holds now.
+
+    Attributes:
+        verified: whether it found no trace.
+        train: utterances that it trains on now.
+        held_out: utterances that it holds out now.
+        added: how many of those that it trains on a person has added to the device.
+        commitment: to what it holds now; empty = it makes none.
+    """
 
     verified: bool
     train: int
     held_out: int
+    added: int = 0
     commitment: str = ""
 
 
@@ -182,17 +200,18 @@ def read_requests(
 
     Args:
         reply: of a client.
-        most: utterances that it may train on by now.
+        most: utterances that it may train on by now, besides those that a person has added to it.
         devices: how many there are in the federation.
         known: its requests that the server knows, by id.
 
     Raises:
         Refused: the lists do not fit together, a state is none that a device may report, an id is none or
-            stands there twice, or a number cannot be right.
+            stands there twice, a number cannot be right, or the commitment is none.
     """
-    train = Metrics("query.deletions", reply).whole("train")
-    if train > most:
-        raise Refused(f"claims {train} utterances, but it holds {most} at most")
+    metrics = Metrics("query.deletions", reply)
+    train, added = metrics.whole("train"), int(metrics.known("added") or 0)
+    if train > most + added or added > train:
+        raise Refused(f"claims {train} utterances, but it holds {most + added} at most")
     record = reply.config_records.get("requests", ConfigRecord())
     found = [record.get(name) for name in ("ids", "counts", "states", "deadlines", "devices", "learned")]
     lists = [one for one in found if isinstance(one, list)]
@@ -217,7 +236,7 @@ def read_requests(
     named = sum(n for name, n in there.items() if name not in known or known[name].stays)
     if named > train:
         raise Refused(f"claims {train} utterances, but its requests name {named}")
-    return ClientReport(reported, train)
+    return ClientReport(reported, train, added, read_commitment(reply))
 
 
 def _read_request(
@@ -292,7 +311,8 @@ def read_purged(reply: RecordDict, least: int, most: int, held_out: int) -> Purg
         raise Refused(f"claims {train} utterances after the purge; {least} to {most} were expected")
     if held > held_out:
         raise Refused(f"claims to hold out {held} utterances, but it held out {held_out}")
-    return PurgeReport(metrics.whole("verified") == 1, train, held, read_commitment(reply))
+    added = min(int(metrics.known("added") or 0), train)
+    return PurgeReport(metrics.whole("verified") == 1, train, held, added, read_commitment(reply))
 
 
 def ids_of(requests: Sequence[TrackedRequest]) -> list[str]:

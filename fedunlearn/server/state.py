@@ -106,6 +106,8 @@ class StateSnapshot:
         rounds_done_at: as of the state.
         last_report: as of the state.
         examples: as of the state.
+        added: as of the state.
+        additions: how many there were.
         silent_clients: as of the state.
         listening: cost of listening.
         faults: how many there were.
@@ -117,6 +119,8 @@ class StateSnapshot:
     rounds_done_at: Mapping[int, int]
     last_report: Mapping[int, int]
     examples: Mapping[int, int]
+    added: Mapping[int, int]
+    additions: int
     silent_clients: frozenset[int]
     listening: PhaseCost
     faults: int
@@ -148,6 +152,8 @@ class ServerState:
         last_trained: client -> rounds done up to which its recordings have been trained on, in the main line.
         examples: client -> utterances it trains on, as far as the server knows.
         held_out: client -> utterances it holds out, as far as the server knows.
+        added: client -> how many of ``examples`` a person has added to the device; only where there are any.
+        additions: when the server learned of them: client, round (rounds done) and count of each.
         late_replies: unlearn replies on their way.
         unlearn_steps: what each unlearn step moved the global model by; read where reversion is removed.
         guarded: what the guard did.
@@ -174,6 +180,8 @@ class ServerState:
     last_trained: dict[int, int] = field(default_factory=dict)
     examples: dict[int, int] = field(default_factory=dict)
     held_out: dict[int, int] = field(default_factory=dict)
+    added: dict[int, int] = field(default_factory=dict)
+    additions: list[dict[str, int]] = field(default_factory=list)
     late_replies: list[LateReply] = field(default_factory=list)
     unlearn_steps: list[StateDict] = field(default_factory=list)
     guarded: list[dict[str, Any]] = field(default_factory=list)
@@ -182,6 +190,17 @@ class ServerState:
     faults: list[Fault] = field(default_factory=list)
     deletion_requested: bool = False
     unknown: UnknownSpeakers | None = None
+
+    def note_added(self, client: int, count: int) -> None:
+        """Note how many of a client's utterances a person has added to the device.
+
+        Args:
+            client: whose.
+            count: as the device reports it.
+        """
+        self.added.pop(client, None)
+        if count:
+            self.added[client] = count
 
     def next_timeline_round(self) -> None:
         """Move the timeline on by one round."""
@@ -196,6 +215,8 @@ class ServerState:
             dict(self.rounds_done_at),
             dict(self.last_report),
             dict(self.examples),
+            dict(self.added),
+            len(self.additions),
             frozenset(self.silent_clients),
             copy.deepcopy(self.costs[Phase.LISTEN]),
             len(self.faults),
@@ -211,6 +232,8 @@ class ServerState:
         self.rounds_done, self.timeline_round = snapshot.rounds_done, snapshot.timeline_round
         self.rounds_done_at = dict(snapshot.rounds_done_at)
         self.last_report, self.examples = dict(snapshot.last_report), dict(snapshot.examples)
+        self.added = dict(snapshot.added)
+        del self.additions[snapshot.additions :]
         self.silent_clients = set(snapshot.silent_clients)
         self.costs[Phase.LISTEN] = snapshot.listening
         del self.faults[snapshot.faults :]

@@ -216,7 +216,7 @@ class TrainingRounds:
 
         def read(client: int, reply: RecordDict) -> tuple[int, float]:
             # How many recordings it held at another moment than its last report, the client alone knows.
-            other = bool(self._config.partition.recordings) and known[client] != last_report.get(client, 0)
+            other = self._clients.may_grow(client) and known[client] != last_report.get(client, 0)
             held = self._clients.most[client] if other else self._clients.examples[client]
             report = read_training(reply, client, collection.kind, held, form, exactly=not other)
             update, examples = report.update, report.update.examples

@@ -26,6 +26,7 @@ class VaultEntry:
         samples: number of samples.
         speaker: who speaks; empty = one person per device, as far as this vault knows.
         recorded: rounds done when it was recorded; 0 = there from the start.
+        added: whether a person added it to the device; it is then in no corpus.
     """
 
     id: str
@@ -35,6 +36,7 @@ class VaultEntry:
     samples: int
     speaker: str = ""
     recorded: int = 0
+    added: bool = False
 
 
 @dataclass(frozen=True)

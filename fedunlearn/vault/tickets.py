@@ -116,6 +116,19 @@ class TicketFiles:
             kept = values.reshape(len(self._ids), -1)[[self._place[i] for i in staying]]
             TicketFiles(self._folder, self._generation + 1, staying)._write(0, number, torch.from_numpy(kept))
 
+    def move_with(self, new: Sequence[str]) -> None:
+        """Write all tickets into the next generation of the vault, with zeros for new training utterances.
+
+        Args:
+            new: ids, which follow all others.
+        """
+        grown = TicketFiles(self._folder, self._generation + 1, (*self._ids, *new))
+        for number, path in self._slots():
+            if self._ids and (values := self._read(path)) is not None:
+                rows = torch.from_numpy(values.reshape(len(self._ids), -1))
+                slot = int(path.stem.partition(".")[2].rpartition("-")[0])
+                grown._write(slot, number, torch.cat([rows, torch.zeros(len(new), rows.shape[1])]))
+
     def _newest(self) -> tuple[int, Rows] | None:
         for number, path in self._slots():
             if (values := self._read(path)) is not None:

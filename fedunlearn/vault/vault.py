@@ -9,7 +9,6 @@ by one atomic rename, and the old generation's files are overwritten with zeros 
 wipes whatever an interrupted purge left of other generations.
 """
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -25,6 +24,7 @@ from fedunlearn.files import lock_folder
 from fedunlearn.links import is_plain, remove, wipe
 from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Split
+from fedunlearn.vault.additions import LABELS, digest_of
 from fedunlearn.vault.arrays import (
     FEATURES,
     Derived,
@@ -114,7 +114,7 @@ class Vault:
         Raises:
             KeyError: this vault does not hold it.
         """
-        return hashlib.sha256(self.read_audio(utterance).tobytes()).hexdigest()
+        return digest_of(self.read_audio(utterance))
 
     @property
     def features_are_whole(self) -> bool:
@@ -194,10 +194,7 @@ class Vault:
                 kept = [(e, self.read_audio(e.id)) for e in self.entries.values() if e.id not in gone]
                 derived = read_derived(self._whole_features(), tuple(self.entries), [e.id for e, _ in kept])
                 self.tickets.move_without(gone)
-                write_generation(self.folder, self.generation + 1, kept, self.classes, derived)
-                wipe_arrays(self.folder, self.generation)
-                self._open()
-                wipe_strays(self.folder, self.generation)
+                _begin_generation(self, kept, derived)
         return len(gone)
 
     def fingerprints(
@@ -244,6 +241,37 @@ class Vault:
         return all(is_as_written(path, self._index) for path in (features, features.with_suffix(".frames")))
 
 
+def add_recordings(vault: Vault, recordings: Sequence[tuple[VaultEntry, PCM]], model: EmotionModel) -> None:
+    """Add training utterances to a vault, after all others; what is there already is left out.
+
+    Args:
+        vault: of the device.
+        recordings: entry and PCM, int16 [S], of each.
+        model: derives their features.
+    """
+    with lock_folder(vault.folder):
+        vault._open()
+        wipe_strays(vault.folder, vault.generation)
+        known = {*vault.entries, *map(vault.digest, vault.entries)}
+        new = [(e, pcm) for e, pcm in recordings if not known & {e.id, digest_of(pcm)}]
+        if new:
+            ids, name = tuple(vault.entries), model.feature_name
+            stored = read_derived(vault._whole_features(), ids, ids).get(name)
+            rows = {e.id: model.features_of(pcm) for e, pcm in new}
+            derived = {} if stored is None else {name: {**stored, **rows}}
+            held = [(e, vault.read_audio(e.id)) for e in vault.entries.values()]
+            vault.tickets.move_with([e.id for e, _ in new])
+            _begin_generation(vault, [*held, *new], derived)
+
+
+def _begin_generation(vault: Vault, recordings: Sequence[tuple[VaultEntry, PCM]], derived: Derived) -> None:
+    """Write the vault's next generation and wipe the current one; the folder must be locked."""
+    write_generation(vault.folder, vault.generation + 1, recordings, vault.classes, derived)
+    wipe_arrays(vault.folder, vault.generation)
+    vault._open()
+    wipe_strays(vault.folder, vault.generation)
+
+
 def is_untouched(vault: Vault, entries: Sequence[VaultEntry], classes: int) -> bool:
     """Tell whether a vault is as ``build`` made it from these entries: nothing was added or purged.
 
@@ -255,5 +283,5 @@ def is_untouched(vault: Vault, entries: Sequence[VaultEntry], classes: int) -> b
     built = (vault.generation, vault.classes, tuple(vault.entries.values())) == (1, classes, tuple(entries))
     names = {path.name for path in vault.folder.iterdir()}
     features = {name for name in names if name.endswith((".frames", *FEATURES))}
-    others = names - features - {CALIBRATION, SECRET}
+    others = names - features - {CALIBRATION, LABELS, SECRET}
     return built and vault.features_are_whole and others == {INDEX, "audio-1.i16"}

@@ -60,11 +60,11 @@ HONEST: dict[str, dict[str, Any]] = {
         **{f"held_out_{part}": value for part, value in (SUMS | {"count": 4.0}).items()},
     },
     "evaluate.log_odds": {f"log_odds_{part}": value for part, value in SUMS.items()},
-    "query.deletions": {"train": HELD},
+    "query.deletions": {"train": HELD, "added": 0},
     "train.unlearn": FORGETTING,
     "train.forget_part": FORGETTING,
     "train.rehearse": {"norm": 1.5, "silenced": 0.25, "before": 3, "after": 2},
-    "query.purge": {"removed": 5, "verified": 1, "train": HELD - 5, "held": HELD_OUT},
+    "query.purge": {"removed": 5, "verified": 1, "train": HELD - 5, "held": HELD_OUT, "added": 0},
 }
 LISTS: dict[str, list[Any]] = {
     "ids": ["0123456789abcdef", "f" * 16],
@@ -561,3 +561,17 @@ def test_a_garbled_introduction_is_counted_and_requested_again(tmp_path: Path) -
     assert results["status"] == "complete"
     assert {(f["phase"], f["client"], f["kind"]) for f in results["faults"]} == {("meet", -1, "refused")}
     assert all("it says that it is client 2, as another node does" in f["reason"] for f in results["faults"])
+
+
+@pytest.mark.parametrize(("train", "added", "taken"), [(14, 2, True), (15, 2, False), (12, 12, True)])
+def test_added_recordings_are_counted_on_top_of_what_a_client_held(
+    train: int, added: int, taken: bool
+) -> None:
+    """The client held 12, none of them added: with two added ones it may hold 14."""
+    reply = reply_of("query.deletions", {"train": train, "added": added})
+    if taken:
+        report = read_requests(reply, HELD, CLIENTS, {})
+        assert (report.train, report.added) == (train, added)
+    else:
+        with pytest.raises(Refused, match="claims 15 utterances, but it holds 14 at most"):
+            read_requests(reply, HELD, CLIENTS, {})
