@@ -17,7 +17,7 @@ from fedunlearn.experiment.prepared_run import PreparedRun
 from fedunlearn.experiment.progress import Progress
 from fedunlearn.experiment.record import Log, SavedRun
 from fedunlearn.experiment.request_contents import read_deletions
-from fedunlearn.ledger import Ledger, LedgerReader
+from fedunlearn.ledger import Ledger
 from fedunlearn.messages.phase import Phase
 from fedunlearn.messages.update import Update
 from fedunlearn.results_schema import RequestPrivacy
@@ -35,6 +35,7 @@ class RunRecorder:
         progress: shown meanwhile.
 
     Attributes:
+        ledger: of the run.
         digests: writes those of models, updates and recordings into the ledger.
     """
 
@@ -42,8 +43,8 @@ class RunRecorder:
         config, run, judge = prepared.config, prepared.run, prepared.judge
         self._prepared, self._saved, self._progress = prepared, saved, progress
         self._state, self._record, self._log = saved.state, saved.record, saved.record.log
-        self._ledger = Ledger(run.ledger, stream_key(config.seed, "ledger salt").to_bytes(16, "big"))
-        self.digests = LedgerDigests(self._ledger)
+        self.ledger = Ledger(run.ledger, stream_key(config.seed, "ledger salt").to_bytes(16, "big"))
+        self.digests = LedgerDigests(self.ledger)
         self._checkpoints = RunCheckpoints(
             run.standings, config, prepared.corpus_digest, prepared.cache.folder
         )
@@ -57,11 +58,6 @@ class RunRecorder:
         self._start = perf_counter()
         progress.record_in(run)
         self._catch_up()
-
-    @property
-    def ledger(self) -> LedgerReader:
-        """The run's ledger."""
-        return self._ledger
 
     def make_original_with(self, make: Callable[[], StateDict]) -> None:
         """Set how the original is made when a deletion is requested.
@@ -102,11 +98,11 @@ class RunRecorder:
             state: that it has reached.
             timeline_round: the timeline round.
         """
-        self._ledger.append(request.id, request.client, timeline_round, str(state))
+        self.ledger.append(request.id, request.client, timeline_round, str(state))
 
     def ledger_head(self) -> str:
         """Return the hash of the ledger's last row."""
-        return self._ledger.head()
+        return self.ledger.head()
 
     def on_first_request(self) -> None:
         """Make the original, which is the model as if no deletion had been requested."""
@@ -163,9 +159,9 @@ class RunRecorder:
         due = rounds > every or (rounds == every and self._evaluation.settled)
         if every and (copies > 1 or due):
             self._evaluation.settle()
-            self._ledger.flush()
+            self.ledger.flush()
             for _ in range(copies):
-                self._checkpoints.put(self._saved, self._ledger.head())
+                self._checkpoints.put(self._saved, self.ledger.head())
             self._rounds_since_checkpoint = 0
 
     # ---- for the experiment --------------------------------------------------------------------------
@@ -205,7 +201,7 @@ class RunRecorder:
     def close(self) -> None:
         """Close the ledger and let other processes resume the run."""
         self._evaluation.close()
-        self._ledger.close()
+        self.ledger.close()
         self._prepared.run.unlock()
 
     # ---- parts ---------------------------------------------------------------------------------------
@@ -228,4 +224,4 @@ class RunRecorder:
             self._progress.warn(f"{run.metrics}: lacks lines of rounds before this one")
         for request in self._state.requests.values():
             for step in request.history:
-                self._ledger.append(request.id, request.client, step["round"], step["state"])
+                self.ledger.append(request.id, request.client, step["round"], step["state"])
