@@ -1,7 +1,8 @@
 """The console command ``fedunlearn``: experiments, studies, reports, deletion requests, the ledger.
 
 Each command is one module: ``run`` (read it first), ``watch``, ``compare``, ``guard_study``, ``soak``,
-``pretrain``, ``study``, ``report``, ``explore``, ``export``, ``requests``, ``ledger``, ``influence``.
+``pretrain``, ``study``, ``report``, ``explore``, ``export``, ``requests``, ``ledger``, ``influence``,
+``audit``.
 ``options`` are shared, ``exit_codes`` says how a command ends.
 """
 
@@ -10,6 +11,7 @@ from collections.abc import Callable
 import typer
 
 from fedunlearn.cli import (
+    audit,
     compare,
     explore,
     export,
@@ -52,3 +54,7 @@ _study = typer.Typer(no_args_is_help=True, help="Comparisons by several people: 
 for command in (study.check, study.merge):
     _study.command()(command)
 app.add_typer(_study, name="study")
+_audit = typer.Typer(no_args_is_help=True, help="Whether a server did what its receipts say: who can tell.")
+for command in (audit.bench,):
+    _audit.command()(command)
+app.add_typer(_audit, name="audit")

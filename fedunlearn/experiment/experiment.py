@@ -5,7 +5,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from time import perf_counter
@@ -43,6 +43,8 @@ from fedunlearn.server.state import ServerState
 from fedunlearn.unlearning import PRIVILEGED
 
 Deletions = Mapping[RequestKey, DeletionRequest]
+MakeServer = Callable[[ServerContext], Server]
+"""makes the server of a run"""
 
 
 def make_context(
@@ -106,12 +108,15 @@ class Experiment:
         self._started = datetime.now(UTC)
         self._start = perf_counter()
 
-    def conduct(self, grid: Grid, storage: EngineStorage | None = None) -> None:
+    def conduct(
+        self, grid: Grid, storage: EngineStorage | None = None, make_server: MakeServer | None = None
+    ) -> None:
         """Learn, listen, unlearn, recover, retrain, judge; sets ``results``.
 
         Args:
             grid: to the clients.
             storage: where the engine keeps data; None = nowhere.
+            make_server: for audits: makes a server that cheats; None = the honest one.
 
         Raises:
             RunFailed: a round lost its quorum, or the run was interrupted.
@@ -121,7 +126,8 @@ class Experiment:
         with self._phase(RunPhase.MEET, None):
             context = make_context(grid, self._prepared, self.state, self.recorder, self.stop)
         card = PRIVILEGED.get(config.unlearning.method)
-        server = Server(context) if card is None else PrivilegedServer(context, card)
+        honest = Server(context) if card is None else PrivilegedServer(context, card)
+        server = honest if make_server is None else make_server(context)
         references = References(self._prepared, context, record, recorder)
         recorder.make_original_with(references.train_original)
         if self._is_new:

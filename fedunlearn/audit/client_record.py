@@ -1,0 +1,241 @@
+"""What a client may keep of a run, and what it, several clients, or an auditor can tell from that alone.
+
+A client keeps digests of the models that it was sent, and its receipts: no speech, no feature, no weights.
+All checks here are exact: a server that does as it says passes every one of them.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fedunlearn.audit.ledger_check import check_ledger
+from fedunlearn.checkpoints import BadCheckpoint, load_checkpoint
+from fedunlearn.deletion.receipts import BadReceipt, Receipt, every_receipt, read_receipt
+from fedunlearn.errors import BadInput, RunFailed
+from fedunlearn.run_folder import RunFolder
+
+Occasion = Literal["unlearn", "train", "final"]
+"""when a client is sent a model: with the request to unlearn, to train from, for use when the run is over"""
+
+
+@dataclass(frozen=True)
+class ReceivedModel:
+    """A model that a client was sent.
+
+    Attributes:
+        occasion: why it was sent.
+        round: of the timeline; -1 = when the run was over.
+        digest: SHA-256 of its weights, as ``weights_digest`` computes it.
+    """
+
+    occasion: Occasion
+    round: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class ClientRecord:
+    """What one client keeps of a run.
+
+    Attributes:
+        client: its number.
+        requests: ids of its deletion requests.
+        received: the models that it was sent since the first unlearn step, in order.
+        receipts: copies of its receipts, kept outside of the run folder; the name of each is its request.
+        still_held: requests of which its vault still holds recordings.
+    """
+
+    client: int
+    requests: tuple[str, ...]
+    received: tuple[ReceivedModel, ...]
+    receipts: tuple[Path, ...]
+    still_held: tuple[str, ...] = ()
+
+    @property
+    def sent_to_unlearn(self) -> str:
+        """Digest of the model that it last unlearned from; empty = it was never asked to."""
+        return next((m.digest for m in reversed(self.received) if m.occasion == "unlearn"), "")
+
+    @property
+    def next_model(self) -> ReceivedModel | None:
+        """The first model that it was sent after it had unlearned; None = there was none."""
+        found: ReceivedModel | None = None
+        for model in reversed(self.received):
+            if model.occasion == "unlearn":
+                return found
+            found = model
+        return None
+
+    @property
+    def final(self) -> str:
+        """Digest of the model that it was given for use; empty = none."""
+        return next((m.digest for m in reversed(self.received) if m.occasion == "final"), "")
+
+
+def check_alone(record: ClientRecord) -> list[str]:
+    """Check what one client can check alone, with its own digests, receipts and vault.
+
+    Args:
+        record: of the client.
+
+    Returns:
+        one line for each contradiction
+    """
+    return list(_check_alone(record))
+
+
+def _check_alone(record: ClientRecord) -> Iterator[str]:
+    whose = f"client {record.client}"
+    receipts: dict[str, Receipt] = {}
+    for path in record.receipts:
+        try:
+            receipts[path.stem] = read_receipt(path)
+        except BadReceipt as error:
+            yield str(error)
+    for request in record.requests:
+        if request not in {path.stem for path in record.receipts}:
+            yield f"{whose}: there is no receipt of its request {request}"
+    for name, receipt in receipts.items():
+        if receipt.request != name:
+            yield f"{whose}: the receipt of its request {name} is one of request {receipt.request}"
+        elif name not in record.requests:
+            yield f"{whose}: there is a receipt of request {name}, which it never made"
+        elif name in record.still_held:
+            yield f"{whose}: there is a receipt of request {name}, and its vault still holds the recordings"
+    following = record.next_model
+    if following is None:
+        return
+    if following.digest == record.sent_to_unlearn:
+        yield f"{whose}: the model that followed its unlearn step is the one that it unlearned from"
+    elif record.final and record.final == record.sent_to_unlearn:
+        yield f"{whose}: the final model is the one that it unlearned from"
+    for name, receipt in receipts.items():
+        named = model_in(receipt)
+        if named and named != following.digest:
+            yield (
+                f"{whose}: the receipt of request {name} names model {named[:12]}, and the model that "
+                f"followed was {following.digest[:12]}"
+            )
+
+
+def check_together(records: Sequence[ClientRecord]) -> list[str]:
+    """Check what clients can check when they compare what they keep.
+
+    Args:
+        records: of the clients.
+
+    Returns:
+        one line for each contradiction
+    """
+    found = [line for record in records for line in _check_alone(record)]
+    of_round: dict[tuple[str, int], dict[str, int]] = {}
+    earlier = {record.sent_to_unlearn for record in records} - {""}
+    for record in records:
+        for model in record.received:
+            sent = of_round.setdefault((model.occasion, model.round), {})
+            sent.setdefault(model.digest, record.client)
+        if record.final in earlier and not record.requests:
+            found.append(f"client {record.client}: the final model is the one that others unlearned from")
+    for (occasion, number), digests in of_round.items():
+        if len(digests) > 1:
+            one, other, *_ = digests.values()
+            when = "as the final model" if occasion == "final" else f"in round {number}"
+            found.append(f"clients {one} and {other} were sent different models {when}")
+    heads = {receipt.head for receipt in _readable(records) if receipt.head}
+    if len(heads) > 1:
+        found.append(f"the receipts name {len(heads)} different heads of the ledger at the end of the run")
+    return found
+
+
+def check_run(run: RunFolder) -> list[str]:
+    """Check what an auditor can check with the run folder alone.
+
+    Args:
+        run: the folder; the run is over, and had one unlearn step.
+
+    Returns:
+        one line for each contradiction
+    """
+    found = _ledger_lines(run, [])
+    unlearned = checkpoint_digest(run, "unlearned")
+    for client, path in every_receipt(run):
+        try:
+            named = model_in(read_receipt(path))
+        except BadReceipt:
+            continue  # the check of the ledger names it
+        if named and named != unlearned:
+            found.append(
+                f"{path.relative_to(run.path)}: names model {named[:12]} of client {client}, the checkpoint "
+                f"after the step is {unlearned[:12]}"
+            )
+    return found
+
+
+def check_run_with(run: RunFolder, records: Sequence[ClientRecord]) -> list[str]:
+    """Check what an auditor can check with the run folder and with what clients keep.
+
+    Args:
+        run: the folder; the run is over, and had one unlearn step.
+        records: of the clients.
+
+    Returns:
+        one line for each contradiction
+    """
+    receipts = [path for record in records for path in record.receipts]
+    found = [*_ledger_lines(run, receipts), *check_run(run), *check_together(records)]
+    unlearned, recovered = (checkpoint_digest(run, name) for name in ("unlearned", "recovered"))
+    for record in records:
+        following = record.next_model
+        if following and following.occasion == "train" and following.digest != unlearned:
+            found.append(f"client {record.client} was not sent the model that was kept as the unlearned one")
+        if record.final and record.final != recovered:
+            found.append(f"client {record.client} was not given the model that was kept as the final one")
+    return list(dict.fromkeys(found))
+
+
+def checkpoint_digest(run: RunFolder, name: str) -> str:
+    """Read the SHA-256 of a model that a run keeps; empty where there is none.
+
+    Args:
+        run: the folder.
+        name: of the model, such as "unlearned".
+    """
+    try:
+        return str(load_checkpoint(run.checkpoints / f"{name}.safetensors")[1]["sha256"])
+    except BadCheckpoint:
+        return ""
+
+
+def model_in(receipt: Receipt) -> str:
+    """Return the digest of the model that a receipt names; empty = it names none.
+
+    Args:
+        receipt: of a request.
+    """
+    named: Any = receipt.permanent.get("from_model")
+    return str(named["sha256"]) if isinstance(named, dict) and "sha256" in named else ""
+
+
+def _ledger_lines(run: RunFolder, receipts: Sequence[Path]) -> list[str]:
+    readable = [path for path in receipts if _is_receipt(path)]
+    try:
+        check = check_ledger(run, receipts=readable)
+    except (BadInput, RunFailed) as error:
+        return [str(error)]
+    return list(check.contradictions)
+
+
+def _readable(records: Sequence[ClientRecord]) -> Iterator[Receipt]:
+    for record in records:
+        for path in record.receipts:
+            if _is_receipt(path):
+                yield read_receipt(path)
+
+
+def _is_receipt(path: Path) -> bool:
+    try:
+        read_receipt(path)
+    except BadReceipt:
+        return False
+    return True

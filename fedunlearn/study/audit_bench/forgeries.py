@@ -1,0 +1,170 @@
+"""What a cheating operator does to the files of a run when it is over.
+
+The operator can write everything in the run folder. Devices' vaults are in there only because this is a
+simulation: a forgery that changes what devices wrote says so.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedunlearn.audit.client_record import checkpoint_digest
+from fedunlearn.deletion.receipts import (
+    DeletionRecord,
+    MethodRecord,
+    add_ledger,
+    every_receipt,
+    receipt_of,
+    write_receipt,
+)
+from fedunlearn.deletion.request_store import RequestStore
+from fedunlearn.files import write_atomically
+from fedunlearn.ledger import Ledger, LedgerEntry, LedgerReader
+from fedunlearn.run_folder import RunFolder
+
+RequestKey = tuple[str, int]
+"""id of a request, and its client"""
+_SERVED = ("unlearned", "applied", "purged", "verified")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A run that is over, and whose request the operator cheats with.
+
+    Attributes:
+        run: the folder.
+        victim: whose request it is.
+        other: another request of the run.
+    """
+
+    run: RunFolder
+    victim: RequestKey
+    other: RequestKey
+
+
+Forgery = Callable[[Scene], None]
+
+
+def edit_row(scene: Scene) -> None:
+    """Change the state in a row of the ledger, without hashing the chain anew."""
+    file = scene.run.ledger
+    file.write_bytes(file.read_bytes().replace(b"accepted", b"verified"))
+
+
+def cut_ledger(scene: Scene) -> None:
+    """Cut the ledger after the last request was accepted, and note the new head in results.json."""
+    entries = _entries(scene.run)
+    last = max(number for number, e in enumerate(entries) if e.state == "accepted")
+    rows = [(*_owner(scene, e), e.round, e.state) for e in entries[: last + 1]]
+    _rebuild(scene.run, rows)
+    _note_head(scene.run)
+
+
+def erase_request(scene: Scene) -> None:
+    """Write everything anew as if the request had never been made, receipts and devices' stores included."""
+    run, (name, client) = scene.run, scene.victim
+    rows = [(*_owner(scene, e), e.round, e.state) for e in _entries(run)]
+    _rebuild(run, [row for row in rows if row[:2] != scene.victim])
+    results = _read(run.results)
+    results["requests"] = [r for r in results["requests"] if (r["id"], r["client"]) != scene.victim]
+    for row in results["timeline"]:
+        row["requests"] = [one for one in row.get("requests") or [] if one != name]
+    run.write_results(results)
+    _note_head(run)
+    RequestStore(run.vault(client)).change(lambda all_: [r for r in all_ if r.id != name])
+    receipt_of(run.vault(client), name).unlink()
+    _renew_receipts(run)
+
+
+def forge_receipt(scene: Scene) -> None:
+    """Write rows and receipt of a request that was never served; the device's store stays as it is."""
+    run, (name, client) = scene.run, scene.victim
+    with Ledger(run.ledger) as ledger:
+        round_ = ledger.entries()[-1].round
+        for state in _SERVED:
+            ledger.append(name, client, round_, state)
+        head = ledger.head()
+        rows = [e for e in ledger.entries() if e.request == ledger.hashed(name, client)]
+    request = next(r for r in RequestStore(run.vault(client)).all() if r.id == name)
+    method = MethodRecord("", "", "forget", "")
+    model = checkpoint_digest(run, "unlearned")
+    deletion = DeletionRecord(
+        name, request.utterances, request.held_out, 1.0, (), round_, round_, model, method, 1, 1, 1, head
+    )
+    add_ledger(write_receipt(run.vault(client), deletion), rows, head)
+    results = _read(run.results)
+    for row in results["requests"]:
+        if (row["id"], row["client"]) == scene.victim:
+            row["state"] = "verified"
+            row["history"] += [{"state": state, "round": round_} for state in _SERVED]
+    run.write_results(results)
+    _note_head(run)
+
+
+def repeat_receipt(scene: Scene) -> None:
+    """Hand the victim a copy of another request's receipt."""
+    source = receipt_of(scene.run.vault(scene.other[1]), scene.other[0])
+    target = receipt_of(scene.run.vault(scene.victim[1]), scene.victim[0])
+    write_atomically(target, source.read_bytes())
+
+
+def hoard_model(scene: Scene) -> None:
+    """Keep a copy of a model from before the deletion in a place that nobody audits."""
+    original = scene.run.checkpoints / "original.safetensors"
+    write_atomically(scene.run.path.with_name(f"{scene.run.path.name}.hoard"), original.read_bytes())
+
+
+# ---- parts -----------------------------------------------------------------------------------------------
+
+
+def _entries(run: RunFolder) -> tuple[LedgerEntry, ...]:
+    with LedgerReader(run.ledger) as ledger:
+        return ledger.entries()
+
+
+def _owner(scene: Scene, entry: LedgerEntry) -> RequestKey:
+    with LedgerReader(scene.run.ledger) as ledger:
+        owners = {ledger.hashed(*key): key for key in (scene.victim, scene.other)}
+    return owners[entry.request]
+
+
+def _rebuild(run: RunFolder, rows: Iterable[tuple[str, int, int, str]]) -> None:
+    """Write the ledger anew from (request, client, round, state), with the salt that it had."""
+    rows = list(rows)
+    run.ledger.unlink()
+    with Ledger(run.ledger) as ledger:
+        for request, client, round_, state in rows:
+            ledger.append(request, client, round_, state)
+
+
+def _note_head(run: RunFolder) -> None:
+    results = _read(run.results)
+    with LedgerReader(run.ledger) as ledger:
+        results["ledger"] = {**results["ledger"], "entries": len(ledger.entries()), "head": ledger.head()}
+    run.write_results(results)
+
+
+def _renew_receipts(run: RunFolder) -> None:
+    """Give the receipts that are left the rows and heads of the new ledger."""
+    with LedgerReader(run.ledger) as ledger:
+        entries, head = ledger.entries(), ledger.head()
+        for client, path in every_receipt(run):
+            own = [e for e in entries if e.request == ledger.hashed(path.stem, client)]
+            _set_head_at_purge(path, head)
+            add_ledger(path, own, head)
+
+
+def _set_head_at_purge(path: Path, head: str) -> None:
+    receipt = _read(path)
+    receipt["ledger"]["head_at_purge"] = head
+    rest = {part: value for part, value in receipt.items() if part != "sha256"}
+    receipt["sha256"] = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    write_atomically(path, json.dumps(receipt, indent=1))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
