@@ -21,22 +21,22 @@ class Statistics(AuditPart):
     """What is measured on the models of one run; the larger, the more suspicious. None = not measurable."""
 
     forgets: float | None = Field(
-        None,
+        default=None,
         description="Change of the mean log-odds on the requester's forget set from the model that it "
         "unlearned from to the next model that it was sent, less the same on the rest of its speech, nats.",
     )
     returns: float | None = Field(
-        None,
+        default=None,
         description="Share of the way from the next model back to the one before the step that the final "
         "model has gone: the projection on that way.",
     )
     damage: float | None = Field(
-        None,
+        default=None,
         description="Fall of the mean log-odds on all clients' held-out speech from the model before the "
         "step to the final one, nats.",
     )
     remains: float | None = Field(
-        None,
+        default=None,
         description="Mean log-odds on all forget sets of the final model in the run folder, less those of a "
         "retrained model, nats.",
     )

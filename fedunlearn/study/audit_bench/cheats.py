@@ -101,8 +101,8 @@ _ALL = (
         "hoard",
         "does as it should, and keeps a model from before the deletion elsewhere",
         forge=forgeries.hoard_model,
-        why_not="nothing that anybody is shown depends on it: no check of models, ledger or receipts can know "
-        "of a copy that lies elsewhere",
+        why_not="nothing that anybody is shown depends on it: no check of models, ledger or receipts can "
+        "know of a copy that lies elsewhere",
     ),
 )
 CHEATS = {cheat.name: cheat for cheat in _ALL}

@@ -1,4 +1,4 @@
-"""One run of the bench: a server plays it over honest devices, and what each verifier sees is written down."""
+"""One run of the bench: a server plays it over honest devices, and it is noted what each verifier sees."""
 
 import shutil
 from collections.abc import Mapping, Sequence

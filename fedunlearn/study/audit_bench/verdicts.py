@@ -42,7 +42,7 @@ def upper_quantile(values: Sequence[float], false_alarms: float) -> float:
     """Return the smallest of the values that a further one exceeds with at most this probability.
 
     If the n values and the further one are exchangeable, the k-th smallest is exceeded with probability
-    (n + 1 - k) / (n + 1) at most, as in split conformal prediction (Vovk et al. 2005, ISBN 978-0-387-00152-4).
+    (n + 1 - k) / (n + 1) at most, as in conformal prediction (Vovk et al. 2005, ISBN 978-0-387-00152-4).
 
     Args:
         values: at least ``least_references`` of them.
