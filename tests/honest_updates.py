@@ -104,7 +104,7 @@ class Step:
         timeline = replace(federation._empty, requests=tuple(known))
         self._data: ReplayData = replace(federation.data, config=self.config, timeline=timeline)
         self.clients = ReplayedClients(self._data, config.seed)
-        self._round = TimelineRound(Phase.UNLEARN, 1, 0, tuple(range(len(known))))
+        self._round = TimelineRound(Phase.UNLEARN, 1, 0, tuple(range(len(known))), since=1)
         self.weights, reads = federation.weights, METHODS[method].reads_log_odds
         self._scalars = self.clients.scalars(self.weights, self._round, reads)
 
@@ -136,7 +136,7 @@ class Step:
             self.config,
             self.clients.model,
             self._federation.history,
-            self.clients.holding(self._round),
+            self.clients.vaults.holding(self._round),
             self.forget,
             self._accuracy,
             self.rehearse,

@@ -23,6 +23,7 @@ from fedunlearn.experiment.replay import LearnedFederation
 from fedunlearn.experiment.timeline import Timeline
 from fedunlearn.server.aggregation import ServerOptimizer
 from fedunlearn.server.history import History
+from fedunlearn.server.rewind import rewind_round
 from fedunlearn.server.state import GlobalModel
 from fedunlearn.unlearning import notes_tickets
 from fedunlearn.unlearning.contract import UnknownSpeakers
@@ -59,6 +60,7 @@ class LearnedShadows:
             **({"plugin": config.digest_of("model")} if config.model.is_plugin else {}),
             "training": config.training.model_dump(mode="json"),
             "history": [config.unlearning.reads_last_steps, config.unlearning.left_out_models],
+            **({"rewinds_to": rewind_round(config)} if rewind_round(config) else {}),
             "tickets": config.unlearning.tickets.fading if notes_tickets(config) else None,
             "contents": digests,
             "timeline": timeline.before_unlearning(config.training.rounds).as_dict(self._place),

@@ -6,16 +6,16 @@ With the run's own seed and nothing left out it gives the run's weights bit for 
 
 import copy
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from fedunlearn.blockwise import StateDict, difference
 from fedunlearn.client.steps import sum_log_odds
 from fedunlearn.experiment.replayed_clients import ReplayData, ReplayedClients
-from fedunlearn.experiment.replayed_rehearsals import replay_rehearsals
-from fedunlearn.experiment.timeline import Timeline, TimelineRequest, TimelineRound
+from fedunlearn.experiment.replayed_procedures import ReplayedProcedureRounds
+from fedunlearn.experiment.replayed_steps import ReplayedSteps
+from fedunlearn.experiment.timeline import Timeline, TimelineRound
 from fedunlearn.messages.phase import Phase
 from fedunlearn.messages.scalars import Sums, compare_log_odds
 from fedunlearn.messages.update import Update
@@ -25,18 +25,15 @@ from fedunlearn.seeding import rng_for
 from fedunlearn.server.aggregation import ServerOptimizer, weighted_mean
 from fedunlearn.server.history import History
 from fedunlearn.server.late_clients import LateClients
-from fedunlearn.server.left_out import difference_for, keep_left_out
+from fedunlearn.server.left_out import keep_left_out
+from fedunlearn.server.procedures import Procedure, procedure_stream
+from fedunlearn.server.rewind import rewind_round
 from fedunlearn.server.state import GlobalModel
-from fedunlearn.server.steps import (
-    StepInputs,
-    StepRehearsals,
-    apply_recovery,
-    apply_unlearn_updates,
-    calibrate_model,
-)
+from fedunlearn.server.steps import apply_recovery, calibrate_model
 from fedunlearn.training import round_lr
-from fedunlearn.unlearning import METHODS
-from fedunlearn.unlearning.contract import ServerScalars, UnknownSpeakers
+from fedunlearn.unlearning import METHODS, PRIVILEGED
+from fedunlearn.unlearning.contract import UnknownSpeakers
+from fedunlearn.unlearning.privileged.contract import PrivilegedCard
 
 STAGES = ("original", "unlearned", "recovered")
 
@@ -97,7 +94,8 @@ class Replay:
         model, original = self._start(), None
         keeps_last = self._config.unlearning.reads_last_steps
         left_out, names = keep_left_out(self._config, self.model), trained_names(self.model)
-        self._history = History(names, model.weights, keeps_last=keeps_last, left_out=left_out)
+        back = rewind_round(self._config)
+        self._history = History(names, model.weights, {}, keeps_last, left_out, back)
         for round_ in self._timeline.rounds:
             if original is None and _follows_request(self._timeline, round_):
                 original = self._train_original(model)
@@ -151,7 +149,7 @@ class Replay:
             case Phase.LEARN:
                 self._learn(model, round_)
             case Phase.UNLEARN:
-                model.weights = self._unlearn(model.weights, round_)
+                model.weights = self._unlearn(model, round_)
             case Phase.RECOVER:
                 model.weights = self._recover(model.weights, round_)
 
@@ -162,6 +160,7 @@ class Replay:
         for update in updates:
             self._history.remember(update, learning_round)
         self._history.end_round(mean, self._config.training.server_lr)
+        self._history.keep_model(model.weights, learning_round)
         if self._late.are_measured_after(learning_round):
             known = self._history.last_rounds()
             self.unknown = _measure_unknown(self.clients, self._late, model.weights, round_, known)
@@ -202,60 +201,40 @@ class Replay:
         mean = weighted_mean(updates) if updates else None
         return apply_recovery(weights, mean, recovery.reversion, self._steps)
 
-    def _unlearn(self, weights: StateDict, round_: TimelineRound) -> StateDict:
+    def _unlearn(self, model: GlobalModel, round_: TimelineRound) -> StateDict:
         """Take the joint step of those requesters that have any of its utterances."""
-        before, config, timeline = weights, self._config, self._timeline
-        own: dict[int, list[TimelineRequest]] = {}
-        for number in sorted(round_.requests, key=lambda n: timeline.requests[n].client):
-            own.setdefault(timeline.requests[number].client, []).append(timeline.requests[number])
-        forget = {}
-        for client, requests in own.items():
-            ids = tuple(u for r in requests for u in r.utterances if u not in self._outside)
-            if ids:
-                forget[client] = ids
-        card, moved = METHODS[config.unlearning.method], False
-        scalars = self._scalars(weights, round_, card.reads_log_odds)
-        apart = partial(difference_for, self._config, self._history.left_out)
-        played = self._data, self._stream, self.clients, apart
-        rehearse = StepRehearsals(partial(replay_rehearsals, *played, weights, round_, scalars))
-        one_by_one = config.unlearning.aggregation == "sequential"
-        for turn in [[c] for c in forget] if one_by_one else [list(forget)] if forget else []:
-            if moved:
-                scalars = self._scalars(weights, round_, scalars.trained is not None)
-            made = (self.clients.unlearn(weights, round_, c, forget[c], scalars, apart(c)) for c in turn)
-            updates = [update for update in made if update]
-            if not updates:
-                continue
-            request_ids = {u.client: [r.id for r in own[u.client]] for u in updates}
-            weights, passed, _ = apply_unlearn_updates(
-                weights,
-                updates,
-                StepInputs(
-                    config,
-                    self.model,
-                    self._history,
-                    self.clients.holding(round_),
-                    timeline.requesters(round_.timeline_round),
-                    partial(_accuracy, self.clients, round_),
-                    rehearse,
-                    round_.timeline_round,
-                ),
-                request_ids,
-            )
-            moved = moved or bool(passed)
-        if config.recovery.reversion == "removed":
+        before, method = model.weights, self._config.unlearning.method
+        steps = ReplayedSteps(self._data, self._stream, self.clients, self._history, self._outside)
+        requests = steps.requests(round_)
+        if method in PRIVILEGED:
+            weights = self._play_procedure(PRIVILEGED[method], model, round_, steps)
+        else:
+            reads = METHODS[method].reads_log_odds
+            scalars = steps.scalars(before, round_, self.unknown, reads)
+            weights, _ = steps.take(before, round_, requests, scalars)
+        if self._config.recovery.reversion == "removed":
             self._steps.append(difference(weights, before))
         return weights
 
-    def _scalars(self, weights: StateDict, round_: TimelineRound, log_odds: bool) -> ServerScalars:
-        scalars = self.clients.scalars(weights, round_, log_odds)
-        return replace(scalars, unknown=self.unknown) if log_odds else scalars
+    def _play_procedure(
+        self, card: PrivilegedCard, model: GlobalModel, round_: TimelineRound, steps: ReplayedSteps
+    ) -> StateDict:
+        requests = steps.requests(round_)
+        if not requests:
+            return model.weights
+        rounds = ReplayedProcedureRounds(self._data, self._stream, self.clients, steps, round_, requests)
+        stream = procedure_stream(self._stream, card, round_.since)
+        played = Procedure(self._config, self.model, self._history, rounds).play(card, model, stream)
+        if played is None:
+            return model.weights
+        model.optimizer = played.optimizer
+        return played.weights
 
     def _purge(self, timeline_round: int, rounds_done: int) -> None:
         """Forget in the history what left the vaults since the last round."""
         for request in self._timeline.requests:
             if request.utterances and self._purged <= request.gone < timeline_round:
-                left = not self.clients.held(
+                left = not self.clients.vaults.held(
                     request.client, rounds_done, self._timeline.purged(timeline_round)
                 )
                 self._history.forget(request.client, left)
@@ -267,13 +246,6 @@ def _follows_request(timeline: Timeline, round_: TimelineRound) -> bool:
     reported = min((r.reported for r in timeline.requests if r.utterances), default=None)
     here = round_.timeline_round
     return reported is not None and (here > reported or (here == reported and round_.phase is Phase.UNLEARN))
-
-
-def _accuracy(
-    clients: ReplayedClients, round_: TimelineRound, weights: StateDict, staying: Collection[int]
-) -> float | None:
-    """Have clients evaluate a model on their held-out speech; None where there are no such clients."""
-    return clients.scalars(weights, round_, False, staying).test_accuracy if staying else None
 
 
 def _measure_unknown(
@@ -289,7 +261,7 @@ def _measure_unknown(
     model.load_state_dict(weights)
     known, unknown = list[Sums](), list[Sums]()
     for client, test in enumerate(data.test):
-        held = clients.held(client, round_.rounds_done, withheld)
+        held = clients.vaults.held(client, round_.rounds_done, withheld)
         if not held or client in timeline.away[round_.rounds_done]:
             continue
         held_out = clients.examples(u for u in test if u not in gone)

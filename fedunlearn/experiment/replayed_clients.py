@@ -24,6 +24,7 @@ from fedunlearn.config import Config
 from fedunlearn.config.work import LocalWork
 from fedunlearn.examples import Examples, ForgetSet
 from fedunlearn.experiment.replayed_tickets import ReplayedTickets
+from fedunlearn.experiment.replayed_vaults import ReplayedVaults
 from fedunlearn.experiment.timeline import Timeline, TimelineRound
 from fedunlearn.messages.phase import Phase
 from fedunlearn.messages.scalars import Evaluation, pool_evaluations
@@ -87,19 +88,25 @@ class ReplayedClients:
         data: of the run.
         stream: seed of all randomness.
         outside: utterances that no client holds.
+
+    Attributes:
+        model: a model of the run's kind; its weights are those of the last call.
+        vaults: what the clients hold.
+        tickets: what they have noted.
+        targets: utterance -> log-odds towards which its device trained it, of methods that have such targets.
     """
 
     def __init__(self, data: ReplayData, stream: int, outside: Collection[str] = ()) -> None:
         self.data, self._config, self._timeline = data, data.config, data.timeline
-        self._stream, self._outside = stream, frozenset(outside)
+        self._stream = stream
         self.model = build_model(self._config.model, data.classes, rng_for(0, "template"))
         arrays = (data.features, data.frames, data.labels)
         self._all = Examples(*(torch.from_numpy(array) for array in arrays))
         self._kept: dict[tuple[str, ...], Examples] = {}
-        self._late = LateClients.of(self._config)
+        late = LateClients.of(self._config)
+        self.vaults = ReplayedVaults(data.train, data.timeline, late, frozenset(outside))
         self.tickets = ReplayedTickets(data.train)
         self.targets: dict[str, float] = {}
-        """utterance -> log-odds towards which its device trained it, of methods that have such targets"""
 
     def examples(self, ids: Iterable[str]) -> Examples:
         """Take the features and labels of utterances, in this order.
@@ -116,7 +123,7 @@ class ReplayedClients:
     def moments(self) -> list[Update]:
         """Compute the clients' moments, for calibration."""
         updates = []
-        for client, ids in self._there(0, ()).items():
+        for client, ids in self.vaults.reached(0, ()).items():
             moments = calibration_moments(self.model, self.examples(ids))
             means = {"mean": moments.mean, "mean_square": moments.mean_square}
             updates.append(Update(client, moments.frames, means))
@@ -133,6 +140,7 @@ class ReplayedClients:
         lr: float,
         most: int = 0,
         notes: bool = False,
+        stream: int | None = None,
     ) -> list[Update]:
         """Train the clients that can be reached and have joined learning.
 
@@ -146,16 +154,18 @@ class ReplayedClients:
             lr: learning rate.
             most: clients that train; 0 = all.
             notes: whether they note tickets.
+            stream: seed of the training's random streams; None = the federation's.
 
         Returns:
             their updates, in client order
         """
-        updates, there = [], self._there(rounds_done, withheld, self._late.absent(rounds_done))
+        updates, there = [], self.vaults.training(rounds_done, withheld)
         chosen = sample_clients(there, most, self._config.seed, phase, number)
         trained_on = sum(len(there[c]) for c in chosen)
         terms = ticket_terms(self._config, number, trained_on, len(chosen), notes)
         for client in chosen:
-            kept, when = self.examples(there[client]), (str(phase), number, self._stream)
+            kept = self.examples(there[client])
+            when = str(phase), number, self._stream if stream is None else stream
             noted = notes_for(self.model, kept, terms.weight)
             training = partial(train_in_round, self.model, kept, self._config, work, lr, client, *when, noted)
             updates.append(Update(client, len(kept), train_update(self.model, weights, training)[0]))
@@ -171,6 +181,7 @@ class ReplayedClients:
         ids: tuple[str, ...],
         scalars: ServerScalars,
         left_out: StateDict | None,
+        method: Method | None = None,
     ) -> Update | None:
         """Make one requester's update.
 
@@ -181,12 +192,13 @@ class ReplayedClients:
             ids: of its forget set.
             scalars: of the server.
             left_out: what the server sends with them.
+            method: with which it unlearns; None = that of the data.
 
         Returns:
             None where it fails, as in a run it would be left out of the step
         """
-        share = min(1.0, len(ids) / self.holding(round_)[client])
-        method, when = self.data.method_for(ids), (client, round_.timeline_round)
+        share = min(1.0, len(ids) / self.vaults.holding(round_)[client])
+        method, when = method or self.data.method_for(ids), (client, round_.timeline_round)
         self.model.load_state_dict(weights)
         try:
             result, moved = unlearn_update(
@@ -203,7 +215,7 @@ class ReplayedClients:
         if result.targets is not None:
             self.targets |= dict(zip(ids, result.targets.tolist(), strict=True))
         gone = self._timeline.purged(round_.timeline_round)
-        own = partial(self.examples, self.held(client, round_.rounds_done, gone))
+        own = partial(self.examples, self.vaults.held(client, round_.rounds_done, gone))
         leaves = outgoing_update(self.model, moved, own, self._config, *when, self._stream)
         return Update(client, len(ids), leaves)
 
@@ -217,43 +229,6 @@ class ReplayedClients:
         nothing = torch.zeros(len(ids), 0), torch.zeros(len(ids)).long()
         waveform = pad([to_float(audio[u]) for u in ids]) if audio else nothing
         return ForgetSet(examples, *waveform, tickets=self.tickets.of(ids))
-
-    def held(self, client: int, rounds_done: int, gone: Collection[str]) -> tuple[str, ...]:
-        """List what a client trains on.
-
-        Args:
-            client: 0 ...
-            rounds_done: rounds done; later recordings are not there yet.
-            gone: utterances that are deleted or withheld.
-        """
-        away, later = self._outside, self._timeline.later
-        return tuple(
-            u
-            for u in self.data.train[client]
-            if u not in away and u not in gone and later.get(u, 0) <= rounds_done
-        )
-
-    def _there(
-        self, rounds_done: int, gone: Collection[str], absent: Collection[int] = ()
-    ) -> dict[int, tuple[str, ...]]:
-        """What each client trains on, less those that cannot be reached or are ``absent``.
-
-        Empty where only one of several is left.
-        """
-        held = {c: self.held(c, rounds_done, gone) for c in range(len(self.data.train))}
-        holding = {c: ids for c, ids in held.items() if ids}
-        away = {*self._timeline.away[rounds_done], *absent}
-        there = {c: ids for c, ids in holding.items() if c not in away}
-        return there if len(there) >= min(2, len(holding)) else {}
-
-    def holding(self, round_: TimelineRound) -> dict[int, int]:
-        """Count the training utterances in each vault at an unlearn step.
-
-        Args:
-            round_: of the timeline.
-        """
-        gone = self._timeline.purged(round_.timeline_round)
-        return {c: len(self.held(c, round_.rounds_done, gone)) for c in range(len(self.data.train))}
 
     def scalars(
         self, weights: StateDict, round_: TimelineRound, log_odds: bool, among: Collection[int] | None = None
@@ -269,14 +244,14 @@ class ReplayedClients:
         gone, replies = self._timeline.purged(round_.timeline_round), []
         self.model.load_state_dict(weights)
         away = self._timeline.away[round_.rounds_done]
-        there = [c for c, held in self.holding(round_).items() if held and c not in away]
+        there = [c for c, held in self.vaults.holding(round_).items() if held and c not in away]
         smoothed = measure_smoothed(self.model) if log_odds else None
         most, seed = self._config.unlearning.asked, self._config.seed
         for client in sample_clients(there, most, seed, Phase.EVALUATE, round_.timeline_round):
             if among and client not in among:
                 continue
             held_out = self.examples(u for u in self.data.test[client] if u not in gone)
-            own = self.examples(self.held(client, round_.rounds_done, gone)) if log_odds else None
+            own = self.examples(self.vaults.held(client, round_.rounds_done, gone)) if log_odds else None
             right, of_trained, of_held_out = evaluate(self.model, held_out, own, smoothed)
             replies.append(Evaluation(right, len(held_out), of_trained, of_held_out))
         return pool_evaluations(replies)

@@ -41,7 +41,7 @@ def replay_rehearsals(
         of those that do not fail, in client order
     """
     config, number, found = data.config, round_.timeline_round, []
-    gone, holding = data.timeline.purged(number), clients.holding(round_)
+    gone, holding = data.timeline.purged(number), clients.vaults.holding(round_)
     away = {*data.timeline.away[round_.rounds_done], *data.timeline.requesters(number)}
     staying = [client for client, held in holding.items() if held and client not in away]
     method, model = METHODS[config.unlearning.method].unlearn, clients.model
@@ -49,7 +49,7 @@ def replay_rehearsals(
     probes = Probes(model, weights, config.seed)
     for client in draw_rehearsing(staying, config, number):
         when = client, number, stream
-        own = draw_rehearsal(clients.held(client, round_.rounds_done, gone), size, *when)
+        own = draw_rehearsal(clients.vaults.held(client, round_.rounds_done, gone), size, *when)
         held_out = clients.examples(u for u in data.test[client] if u not in gone)
         sent = replace(scalars, share=min(1.0, size / holding[client]))
         with suppress(UnlearnFailed):

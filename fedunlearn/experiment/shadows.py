@@ -362,7 +362,8 @@ def replay_data(config: Config, judge: Judge, partition: Partition, timeline: Ti
     everything = [u for of in ids for u in of]
     examples = judge.examples(everything)
     audio = {}
-    if METHODS[config.unlearning.method].needs_waveform(config.unlearning):
+    card = METHODS.get(config.unlearning.method)
+    if card is not None and card.needs_waveform(config.unlearning):
         wanted = {u.id for u in partition.train} if config.guard.rehearses else set(timeline.candidates)
         audio = {u.id: u.pcm() for u in partition.train if u.id in wanted}
     return ReplayData(

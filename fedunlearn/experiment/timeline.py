@@ -4,7 +4,7 @@ Taken from the run's own state, so that shadow federations unlearn in the same j
 timeline rounds, as the run did.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from typing import Any
@@ -17,7 +17,6 @@ from fedunlearn.partition import Partition, recorded_later
 from fedunlearn.server.availability import Availability
 from fedunlearn.server.requests import RequestKey, TrackedRequest
 from fedunlearn.server.state import ServerState
-from fedunlearn.unlearning import METHODS
 
 _NEVER = 2**62
 
@@ -58,12 +57,15 @@ class TimelineRound:
         timeline_round: its number.
         rounds_done: rounds done when it begins, recovery during learning left out.
         requests: of an unlearn step, as places in the timeline's list.
+        since: timeline round in which it begins; less than ``timeline_round`` where an unlearn step takes
+            several rounds.
     """
 
     phase: Phase
     timeline_round: int
     rounds_done: int
-    requests: tuple[int, ...] = ()
+    requests: tuple[int, ...]
+    since: int
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Timeline:
         """
         before = self.rounds_before_unlearning
         step = self.rounds[len(before) : len(before) + 1]
-        end = max((r.timeline_round for r in (*before, *step)), default=0)
+        end = max((r.since for r in (*before, *step)), default=0)
 
         def known(request: TimelineRequest) -> TimelineRequest:
             gone = request.gone if request.gone < end else _NEVER
@@ -125,7 +127,8 @@ class Timeline:
             )
 
         requests = tuple(known(r) for r in self.requests if r.reported <= end)
-        rounds = (*before, *(replace(round_, requests=()) for round_ in step))
+        begin = (replace(round_, timeline_round=round_.since, requests=()) for round_ in step)
+        rounds = (*before, *begin)
         return Timeline(requests, rounds, self.away[: learning_rounds + 1], self.later)
 
     def withheld(self, timeline_round: int) -> set[str]:
@@ -192,7 +195,10 @@ def build_timeline(
         partition: of the run.
         config: the experiment.
     """
-    later, rounds_done_at = recorded_later(partition, config.partition, config.seed), state.rounds_done_at
+    later, rows = recorded_later(partition, config.partition, config.seed), list(rows)
+    since, rounds_done_at = _beginnings(rows), dict(state.rounds_done_at)
+    for end, begin in since.items():  # the rounds of a procedure are numbered when the last one is done
+        rounds_done_at |= {number: rounds_done_at[number] - 1 for number in range(begin + 1, end + 1)}
     requests = _with_held_out(
         [
             _make_request(state.requests[key], deletion)
@@ -209,14 +215,33 @@ def build_timeline(
             row["round"],
             _rounds_done(Phase(row["phase"]), row["round"], rounds_done_at),
             _joined(row, requests),
+            since[row["round"]] if row["phase"] == Phase.UNLEARN else row["round"],
         )
         for row in rows
-        if row["phase"] in {Phase.LEARN, Phase.UNLEARN, Phase.RECOVER}
+        if row["phase"] in {Phase.LEARN, Phase.RECOVER} or (row["phase"] == Phase.UNLEARN and row["requests"])
     )
     availability = Availability(config.availability, config.seed, config.partition.client_count)
     last = max([config.training.rounds, *(r.rounds_done for r in rounds)])
     away = tuple(availability.unreachable(rounds_done) for rounds_done in range(last + 1))
-    return Timeline(requests, rounds, away, later, _departures(state, config), _why_not(requests, config))
+    return Timeline(requests, rounds, away, later, _departures(state, config), _why_not(requests))
+
+
+def _beginnings(rows: Sequence[Mapping[str, Any]]) -> dict[int, int]:
+    """Timeline round of each unlearn step -> that before the first round of its procedure.
+
+    The rounds of a privileged baseline's procedure have rows without requests and consecutive numbers; the
+    row of the step follows with the number of the last.
+    """
+    begins, found = dict[int, int](), dict[int, int]()
+    for row in rows:
+        number = row["round"]
+        if row["phase"] != Phase.UNLEARN:
+            continue
+        if row["requests"]:
+            found[number] = begins.get(number, number)
+        else:
+            begins[number] = begins.get(number - 1, number - 1)
+    return found
 
 
 def _make_request(served: TrackedRequest, deletion: DeletionRequest) -> TimelineRequest:
@@ -274,8 +299,6 @@ def _rounds_done(phase: Phase, timeline_round: int, rounds_done_at: Mapping[int,
 
 
 def _joined(row: Mapping[str, Any], requests: tuple[TimelineRequest, ...]) -> tuple[int, ...]:
-    if row["phase"] != Phase.UNLEARN:
-        return ()
     ids = set(row["requests"])
     return tuple(n for n, r in enumerate(requests) if r.id in ids and r.applied == row["round"])
 
@@ -295,12 +318,7 @@ def _departures(state: ServerState, config: Config) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _why_not(requests: tuple[TimelineRequest, ...], config: Config) -> str:
-    if config.unlearning.method not in METHODS:
-        return (
-            f"{config.unlearning.method} is a privileged baseline: it unlearns in rounds of all clients on "
-            "what they keep, and shadow federations follow methods that see the forget set alone"
-        )
+def _why_not(requests: tuple[TimelineRequest, ...]) -> str:
     if not any(r.applied is not None and r.utterances for r in requests):
         return "nothing was unlearned: no request joined an unlearn step"
     return ""

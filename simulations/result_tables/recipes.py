@@ -184,7 +184,7 @@ class RecipeRunner:
             template = build_model(config.model, len(corpus.emotions), rng_for(seed, "template"))
             judge = Judge(partition, speech, corpus.emotions, template, seed, config.evaluation.bootstrap)
             rounds = config.training.rounds
-            learning = (TimelineRound(Phase.LEARN, number + 1, number) for number in range(rounds))
+            learning = (TimelineRound(Phase.LEARN, n + 1, n, (), since=n + 1) for n in range(rounds))
             availability = Availability(config.availability, seed, config.partition.client_count)
             away = tuple(availability.unreachable(done) for done in range(rounds + 1))
             later = recorded_later(partition, config.partition, seed)

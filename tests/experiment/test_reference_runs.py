@@ -14,7 +14,7 @@ from small_run import prepared, run_small, small_config, weights_of, without_tim
 from spoiled_replies import Spoil
 from torch import Tensor
 
-import fedunlearn.server.privileged
+import fedunlearn.server.procedures
 from fedunlearn.blockwise import StateDict
 from fedunlearn.checkpoints import load_checkpoint
 from fedunlearn.client.app import make_client_app
@@ -37,6 +37,7 @@ from fedunlearn.server.clients import Clients
 from fedunlearn.server.context import ServerContext
 from fedunlearn.server.history import History
 from fedunlearn.server.privileged import PrivilegedServer
+from fedunlearn.server.procedures import Procedure
 from fedunlearn.server.state import ServerState
 from fedunlearn.unlearning import PRIVILEGED
 from fedunlearn.unlearning.privileged.contract import HistoryCard, RoundsCard
@@ -311,7 +312,7 @@ def test_the_oracle_is_a_retrained_model(
     only = [{"client": 2, "what": "some", "count": 4, "after_learning": 0}]
     config = config_of("oracle-matching", deletions__schedule=only, recovery__rounds=0)
     judges = retrained_stream(config.seed, 0)
-    monkeypatch.setattr(fedunlearn.server.privileged, "stream_key", lambda *_: judges)
+    monkeypatch.setattr(fedunlearn.server.procedures, "stream_key", lambda *_: judges)
     run_small(tmp_path / "run", config, [listener], cache)
     retrained = states(tmp_path / "run", "retrained")
     assert len(listener.exchanged) == 1 + 6
@@ -333,7 +334,7 @@ def test_retraining_as_a_method_is_the_judges_with_another_stream(
     other = unlearned_by(tmp_path, cache, "other", "retrained", deletions__schedule=schedule)
     assert other["unlearned.safetensors"] != other["retrained.safetensors"]
     judges = retrained_stream(config_of("retrained").seed, 0)
-    monkeypatch.setattr(fedunlearn.server.privileged, "stream_key", lambda *_: judges)
+    monkeypatch.setattr(fedunlearn.server.procedures, "stream_key", lambda *_: judges)
     same = unlearned_by(tmp_path, cache, "same", "retrained", deletions__schedule=schedule)
     assert same["retrained.safetensors"] == other["retrained.safetensors"]
     assert same["unlearned.safetensors"] == same["retrained.safetensors"]
@@ -377,6 +378,11 @@ def with_server(
     experiment.close()
 
 
+def played_by(server: PrivilegedServer) -> Procedure:
+    """Its procedure, where nobody has requested anything."""
+    return server.procedure(server.rounds_for([]))
+
+
 @pytest.mark.parametrize("optimizer", [pytest.param("average", marks=pytest.mark.slow), "adam"])
 def test_fed_eraser_with_nothing_to_erase_learns_the_same_again(tmp_path: Path, optimizer: str) -> None:
     """All rounds, all epochs, the streams of learning: the new updates have the old sizes already."""
@@ -399,12 +405,12 @@ def test_fed_eraser_with_nothing_to_erase_learns_the_same_again(tmp_path: Path, 
         card = PRIVILEGED["fed-eraser"]
         assert isinstance(card, HistoryCard)
         for stream in (config.seed, config.seed + 1):
-            again = server.relearn_from_history(card, learned, stream)
+            again = played_by(server).relearn_from_history(card, learned, stream)
             assert again.learning_rounds == 3
             distances.append(
                 max(float((again.weights[k] - v).abs().max()) for k, v in learned.weights.items())
             )
-        scratch = server.train_from_scratch(learned, config.seed)
+        scratch = played_by(server).train_from_scratch(learned, config.seed)
         distances.append(max(float((scratch.weights[k] - v).abs().max()) for k, v in learned.weights.items()))
 
     with_server(tmp_path / "run", config, body)
@@ -427,7 +433,7 @@ def test_rewinding_with_nothing_to_delete_learns_the_same_again(tmp_path: Path) 
 
         def again(stream: int) -> tuple[bool, int]:
             before = server.state.timeline_round
-            weights = server.rewind(learned, stream).weights
+            weights = played_by(server).rewind(learned, stream).weights
             same = all(torch.equal(weights[name], value) for name, value in learned.weights.items())
             return same, server.state.timeline_round - before
 

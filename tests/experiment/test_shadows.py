@@ -25,6 +25,7 @@ from fedunlearn.experiment.shadows import Shadows, ShadowTask, halves, shadow_fe
 from fedunlearn.experiment.timeline import Timeline, build_timeline
 from fedunlearn.models.contract import constants_of
 from fedunlearn.training import TrainingDiverged
+from fedunlearn.unlearning import PRIVILEGED
 
 Found = dict[str, Any]
 
@@ -146,6 +147,40 @@ def test_the_replay_is_the_run_bit_for_bit(calm: Played) -> None:
 @pytest.mark.parametrize("case", FAST)
 def test_so_it_is_for_other_ways_to_unlearn(tmp_path: Path, case: str) -> None:
     assert_exact(Played(tmp_path, **FAST[case]).shadows(1))
+
+
+@pytest.mark.parametrize("method", ["fedosd", "rewind-to-delete"])
+def test_so_it_is_for_privileged_baselines(tmp_path: Path, method: str) -> None:
+    assert_exact(Played(tmp_path, unlearning__method=method).shadows(1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", sorted(PRIVILEGED))
+@pytest.mark.parametrize("case", ["AMONG", "in turn", "absences", "recorded later"])
+def test_so_it_is_for_all_of_them_whatever_the_run_met(tmp_path: Path, method: str, case: str) -> None:
+    more: dict[str, Found] = {
+        "AMONG": {"training__server_optimizer": "adam", "training__server_lr": 0.05},
+        "in turn": {"unlearning__aggregation": "sequential", "unlearning__left_out_models": True},
+        "absences": {"availability__offline": 0.3},
+        "recorded later": SLOW["recorded later"],
+    }
+    chosen = {"deletions__schedule": AMONG, "unlearning__method": method} | more[case]
+    assert_exact(Played(tmp_path, **chosen).shadows(1))
+
+
+@pytest.mark.slow
+def test_what_was_learned_is_shared_with_privileged_baselines(calm: Played, tmp_path: Path) -> None:
+    """Their first unlearn step begins in the same round; only one that goes back keeps a model more."""
+    run, files = calm.run, []
+    contents = module.contents_of(run.judge, run.partition)
+    methods = ("scrub", "fed-eraser", "retrained", "rewind-to-delete")
+    for method in methods:
+        back = {"unlearning__rewind_to_delete__rounds": 1}
+        other = Played(tmp_path / method, unlearning__method=method, **back)
+        learned = module.LearnedShadows(Path("nowhere"), other.run.config, other.timeline, contents)
+        files.append(learned.file(5, calm.timeline.candidates[:2]))
+    own = module.LearnedShadows(Path("nowhere"), run.config, calm.timeline, contents)
+    assert [file == own.file(5, calm.timeline.candidates[:2]) for file in files] == [True, True, True, False]
 
 
 @pytest.mark.slow
@@ -422,13 +457,6 @@ def test_what_a_shadow_has_learned_is_found_by_all_that_decides_it(
 
 
 # ---- where there are none ----------------------------------------------------------------------------------
-
-
-def test_a_privileged_baseline_has_none_and_says_why(calm: Played) -> None:
-    config = small_config(unlearning__method="scrub")
-    found = calm.shadows(4, config=config, timeline=calm.timeline_for(config))
-    assert "scrub is a privileged baseline" in found.why and "\n" not in found.why
-    assert found.replay is None and not found.logits
 
 
 def test_nothing_deleted_has_none(tmp_path: Path) -> None:
