@@ -1,7 +1,12 @@
-"""The ledger: an append-only record in SQLite of every request's states, chained by hashes.
+"""The ledger: an append-only record in SQLite of requests, models and devices, chained by hashes.
 
-A row contains no name, client number or request id, but salted hashes of them, a round and a state. The salt
-is in a file of its own beside the database: with the database alone, no row can be linked to anybody.
+A row is one step of a request, the model after one round, or a device's commitment to its recordings. It
+contains no name, client number or request id, but salted hashes of them, a round and a state. The salt is in
+a file of its own beside the database: with the database alone, no row can be linked to anybody.
+
+A row of a model contains the SHA-256 of the global weights and a digest of each update that was aggregated.
+These are blinded, each with a key of its own that follows from the salt, and sorted: only who has an update
+and its key can find it among them. Ledgers of earlier versions have rows of requests alone.
 """
 
 import hashlib
@@ -13,7 +18,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,7 +26,8 @@ from typing import Self
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
     position INTEGER PRIMARY KEY, subject TEXT NOT NULL, request TEXT NOT NULL, round INTEGER NOT NULL,
-    state TEXT NOT NULL, previous TEXT NOT NULL, hash TEXT NOT NULL, UNIQUE (request, state)
+    state TEXT NOT NULL, previous TEXT NOT NULL, hash TEXT NOT NULL, content TEXT NOT NULL DEFAULT '',
+    UNIQUE (request, state)
 );
 CREATE TRIGGER IF NOT EXISTS rows_stay BEFORE UPDATE ON entries
 BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
@@ -31,12 +37,16 @@ CREATE TRIGGER IF NOT EXISTS rows_follow BEFORE INSERT ON entries
 WHEN NEW.position <> (SELECT COALESCE(MAX(position), 0) + 1 FROM entries)
 BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 """
+_CONTENT = "ALTER TABLE entries ADD COLUMN content TEXT NOT NULL DEFAULT ''"
+"""what a ledger of an earlier version lacks"""
 _LAST = "SELECT position, hash FROM entries ORDER BY position DESC LIMIT 1"
 _KIND = "SELECT type FROM sqlite_master WHERE name = 'entries'"
 _PATIENCE = 30.0
 """seconds that a reader waits for a process that has locked the file"""
 _NOT_NOW = {sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN}
 _LONGEST_WORD = 100
+COMMITTED = "committed"
+"""state of a row with a device's commitment to its recordings"""
 GENESIS = "0" * 64
 """hash before the first row: the head of an empty ledger"""
 
@@ -51,16 +61,18 @@ class UnreadableLedger(DamagedLedger):
 
 @dataclass(frozen=True)
 class LedgerEntry:
-    """One step of one request.
+    """One step of one request, the model after one round, or a device's commitment.
 
     Attributes:
         position: 1, 2, ...
-        subject: salted hash of the client (hexadecimal).
-        request: salted hash of the request's id and its client, so that each device's part has its own rows.
+        subject: salted hash of the client (hexadecimal); empty = of none, in the row of a model.
+        request: salted hash of the request's id and its client, so that each device's part has its own rows;
+            in other rows, a salted hash of what they contain.
         round: of the timeline.
-        state: that the request reached.
+        state: that the request reached; of a model, the phase of the round; or ``COMMITTED``.
         previous: hash of the row before (SHA-256, hexadecimal).
         hash: of this row.
+        content: of a model, a ``RoundDigests`` as JSON; the commitment; empty in the row of a request.
     """
 
     position: int
@@ -70,6 +82,80 @@ class LedgerEntry:
     state: str
     previous: str
     hash: str
+    content: str = ""
+
+    @property
+    def is_of_request(self) -> bool:
+        """Whether it is a step of a request."""
+        return not self.content
+
+    @property
+    def is_of_model(self) -> bool:
+        """Whether it is the model after a round."""
+        return bool(self.content) and self.state != COMMITTED
+
+
+@dataclass(frozen=True)
+class RoundDigests:
+    """The digests of one round.
+
+    Attributes:
+        model: SHA-256 of the global weights after the round (``weights_digest``).
+        updates: blinded digest of each update that was aggregated, sorted.
+    """
+
+    model: str
+    updates: tuple[str, ...] = ()
+
+    def as_text(self) -> str:
+        """Write it as a row contains it."""
+        return json.dumps({"model": self.model, "updates": list(self.updates)})
+
+    @classmethod
+    def of_text(cls, content: str) -> "RoundDigests":
+        """Read it from the content of a row.
+
+        Args:
+            content: from ``as_text``.
+
+        Raises:
+            ValueError: it contains no digests.
+        """
+        try:
+            read = json.loads(content)
+            return cls(str(read["model"]), tuple(map(str, read["updates"])))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError("the row of a model contains no digests") from error
+
+
+def update_key(salt: bytes, phase: str, round: int, client: int) -> str:
+    """Derive the key by which one client's update of one round is blinded.
+
+    Told to that client, it lets nobody recognise any other update.
+
+    Args:
+        salt: of the ledger.
+        phase: of the round.
+        round: of the timeline.
+        client: its number.
+
+    Returns:
+        64 hexadecimal digits
+    """
+    return _keyed(salt, "update", phase, round, client)
+
+
+def blinded_update(key: str, digest: str) -> str:
+    """Blind the digest of an update, as the row of its round contains it.
+
+    Args:
+        key: from ``update_key``.
+        digest: of the update (``messages.update.Update.digest``).
+
+    Returns:
+        HMAC-SHA256, hexadecimal
+    """
+    return hmac.new(bytes.fromhex(key), digest.encode(), hashlib.sha256).hexdigest()
 
 
 _TYPES: Mapping[str, type] = {field.name: field.type for field in fields(LedgerEntry)}  # type: ignore[misc]
@@ -135,7 +221,8 @@ class LedgerReader:
             if self._connection.execute(_KIND).fetchall() != [("table",)]:
                 raise TypeError("it has no table of entries")
             found = self._connection.execute("SELECT * FROM entries ORDER BY position")
-            if tuple(column[0] for column in found.description) != tuple(_TYPES):
+            columns = tuple(column[0] for column in found.description)
+            if columns not in {tuple(_TYPES), tuple(_TYPES)[:-1]}:
                 raise TypeError("its entries have other columns")
             return tuple(_entry(number, row) for number, row in enumerate(found, start=1))
 
@@ -210,7 +297,7 @@ class LedgerReader:
     def _hash(self, *parts: str | int) -> str:
         if self.salt is None:
             raise ValueError(f"{_salt_file(self.path)} is missing: nobody can be linked to a row")
-        return hmac.new(self.salt, json.dumps(parts).encode(), hashlib.sha256).hexdigest()
+        return _keyed(self.salt, *parts)
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -241,6 +328,9 @@ class Ledger(LedgerReader):
         with self._readable():
             self._connection.execute("PRAGMA synchronous=FULL")
             self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+            columns = self._connection.execute("SELECT * FROM entries LIMIT 0").description
+            if len(columns) < len(_TYPES):
+                self._connection.execute(_CONTENT)
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, isolation_level=None, timeout=30.0, check_same_thread=False)
@@ -259,7 +349,37 @@ class Ledger(LedgerReader):
         Returns:
             whether it was recorded; false if it had been recorded before
         """
-        subject, hashed = self.subject(client), self.hashed(request, client)
+        return self._append(self.subject(client), self.hashed(request, client), round, state)
+
+    def append_model(self, phase: str, round: int, digests: RoundDigests) -> bool:
+        """Record the model after a round.
+
+        Args:
+            phase: of the round.
+            round: of the timeline.
+            digests: of the model and of what was aggregated.
+
+        Returns:
+            whether it was recorded; false if the same had been recorded before
+        """
+        content = digests.as_text()
+        return self._append("", self._hash("model", round, phase, content), round, phase, content)
+
+    def append_commitment(self, client: int, round: int, commitment: str) -> bool:
+        """Record what a device has committed to.
+
+        Args:
+            client: its number.
+            round: of the timeline.
+            commitment: of the device.
+
+        Returns:
+            whether it was recorded; false if the device had committed to the same before
+        """
+        hashed = self._hash("commitment", client, commitment)
+        return self._append(self.subject(client), hashed, round, COMMITTED, commitment)
+
+    def _append(self, subject: str, hashed: str, round: int, state: str, content: str = "") -> bool:
         execute = self._connection.execute
         execute("BEGIN IMMEDIATE")
         try:
@@ -267,8 +387,9 @@ class Ledger(LedgerReader):
                 execute("ROLLBACK")
                 return False
             last, previous = execute(_LAST).fetchone() or (0, GENESIS)
-            row = (last + 1, subject, hashed, round, state, previous)
-            execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, _digest(*row)))
+            row = LedgerEntry(last + 1, subject, hashed, round, state, previous, "", content)
+            row = replace(row, hash=_digest(row))
+            execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)", tuple(vars(row).values()))
             execute("COMMIT")
         except BaseException:
             if self._connection.in_transaction:
@@ -285,7 +406,7 @@ def broken_link(entries: Sequence[LedgerEntry]) -> str | None:
             return f"row {expected} is missing (row {e.position} stands in its place)"
         if e.previous != previous:
             return f"row {e.position} does not follow the row before it"
-        if e.hash != _digest(e.position, e.subject, e.request, e.round, e.state, e.previous):
+        if e.hash != _digest(e):
             return f"row {e.position} ({printable(e.state)} in round {e.round}) was changed"
         previous = e.hash
     return None
@@ -302,15 +423,20 @@ def printable(text: str) -> str:
 
 
 def _entry(number: int, row: Sequence[object]) -> LedgerEntry:
-    for (name, kind), value in zip(_TYPES.items(), row, strict=True):
+    for (name, kind), value in zip(_TYPES.items(), row, strict=False):
         if not isinstance(value, kind):
             raise TypeError(f"row {number}: its {name} is {type(value).__name__}, not {kind.__name__}")
     return LedgerEntry(*row)  # type: ignore[arg-type]
 
 
-def _digest(position: int, subject: str, request: str, round: int, state: str, previous: str) -> str:
-    row = json.dumps([position, subject, request, round, state, previous])
-    return hashlib.sha256(row.encode()).hexdigest()
+def _keyed(salt: bytes, *parts: str | int) -> str:
+    return hmac.new(salt, json.dumps(parts).encode(), hashlib.sha256).hexdigest()
+
+
+def _digest(e: LedgerEntry) -> str:
+    row: list[object] = [e.position, e.subject, e.request, e.round, e.state, e.previous]
+    row += [e.content] if e.content else []  # rows of requests are hashed as in earlier versions
+    return hashlib.sha256(json.dumps(row).encode()).hexdigest()
 
 
 def _salt_file(path: Path) -> Path:

@@ -134,7 +134,7 @@ class _Comparison:
         self._positions = {GENESIS: 0} | {e.hash: e.position for e in entries}
         self._rows: dict[str, list[LedgerEntry]] = {}
         """hash of a request -> its rows"""
-        for entry in entries:
+        for entry in filter(lambda row: row.is_of_request, entries):
             self._rows.setdefault(entry.request, []).append(entry)
         self._linked = ledger.salt is not None
         """whether rows can be linked to requests"""
@@ -151,7 +151,7 @@ class _Comparison:
         """Find all contradictions, as one line each."""
         yield from self._check_heads()
         yield from self._check_states()
-        if self._linked and self._entries and not any(self._rows_of(key) for key in self._notes.keys):
+        if self._linked and self._rows and not any(self._rows_of(key) for key in self._notes.keys):
             if self._notes.keys:
                 yield (
                     f"{self._run.ledger}: no row is of any request that this run knows; the rows, or the "
@@ -222,7 +222,7 @@ class _Comparison:
                     yield self._at(row, f"says round {row.round} of {whose}, {place.name} says {round}")
         if results.complete and results.entries is not None:
             for row in self._entries[: results.entries]:
-                if row.position not in reported_rows:
+                if row.is_of_request and row.position not in reported_rows:
                     yield self._at(row, f"{place.name} knows nothing of it")
 
     def _check_receipt(self, place: str, client: int | None, receipt: Receipt) -> Iterator[str]:

@@ -75,10 +75,12 @@ class DeviceFailed(Exception):
 
 
 def report_population(device: Device, _: RecordDict) -> RecordDict:
-    """Report the client number and how many utterances it trains on and holds out; derives features first."""
+    """Report the client number, how many utterances it holds, and a commitment; derives features first."""
     vault = device.vault
     vault.derive(device.model)
-    return _reply(client=device.client, train=len(vault.ids("train", by=0)), test=len(vault.ids("test")))
+    reply = _reply(client=device.client, train=len(vault.ids("train", by=0)), test=len(vault.ids("test")))
+    reply["commitment"] = device.commitment()
+    return reply
 
 
 def calibrate_locally(device: Device, content: RecordDict) -> RecordDict:
@@ -255,7 +257,9 @@ def purge(device: Device, content: RecordDict) -> RecordDict:
         with open_to_append(run.purges) as file:
             file.write(".")
     train, held = (len(device.vault.ids(split, applied.rounds_done)) for split in ("train", "test"))
-    return _reply(removed=result.removed, verified=int(result.verified), train=train, held=held)
+    reply = _reply(removed=result.removed, verified=int(result.verified), train=train, held=held)
+    reply["commitment"] = device.commitment()
+    return reply
 
 
 def _reply(**metrics: float) -> RecordDict:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from flwr.app import RecordDict
+from flwr.app import ConfigRecord, RecordDict
 from torch import Tensor
 
 from fedunlearn import config as configuration
@@ -23,6 +23,7 @@ from fedunlearn.partition import Split
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.seeding import rng_for
 from fedunlearn.unlearning import notes_tickets
+from fedunlearn.vault.commitment import commit, read_secret
 from fedunlearn.vault.vault import Vault
 
 
@@ -59,6 +60,11 @@ class Device:
         What is sent from here is valid until the process answers its next message.
         """
         return _update_buffer(self.model)
+
+    def commitment(self) -> ConfigRecord:
+        """Commit to the recordings in the vault as they are now."""
+        folder = self.vault.folder
+        return ConfigRecord({"sha256": commit(folder, read_secret(folder, self.config.seed, self.client))})
 
     def examples(self, split: Split) -> Examples:
         """Return all examples of one split; they are kept in memory until a purge."""

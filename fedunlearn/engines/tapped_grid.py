@@ -94,7 +94,7 @@ def play_tapped(experiment: Experiment, make_server: MakeServer, tap: Tap) -> No
     clients = len(experiment.partition.clients)
     try:
         app = make_client_app(str(experiment.run.path.resolve()))
-        experiment.conduct(TappedGrid(app, clients, tap), make_server=make_server)
+        experiment.conduct(TappedGrid(app, clients, tap), make=make_server)
     finally:
         experiment.stop.set()
         experiment.close()

@@ -34,6 +34,7 @@ from fedunlearn.results_schema import Results, Status, Times
 from fedunlearn.run_progress import RunPhase
 from fedunlearn.server.app import Server
 from fedunlearn.server.availability import Availability
+from fedunlearn.server.callbacks import Callbacks
 from fedunlearn.server.clients import Clients
 from fedunlearn.server.context import ServerContext
 from fedunlearn.server.history import History
@@ -48,7 +49,7 @@ MakeServer = Callable[[ServerContext], Server]
 
 
 def make_context(
-    grid: Grid, prepared: PreparedRun, state: ServerState, recorder: RunRecorder, stop: threading.Event
+    grid: Grid, prepared: PreparedRun, state: ServerState, callbacks: Callbacks, stop: threading.Event
 ) -> ServerContext:
     """Meet the clients, and make what the parts of the server share.
 
@@ -56,7 +57,7 @@ def make_context(
         grid: to the clients.
         prepared: what the run is made of.
         state: of the server.
-        recorder: of the run.
+        callbacks: called for every round, request and checkpoint.
         stop: set from outside to end all waiting.
     """
     config, later = prepared.config, Counter[int]()
@@ -65,7 +66,18 @@ def make_context(
     count = len(prepared.partition.clients)
     clients = Clients(grid, config.federation, count, stop, state, later)
     availability = Availability(config.availability, config.seed, config.partition.client_count)
-    return ServerContext(clients, config, prepared.template, state, recorder, availability)
+    callbacks.digests.on_commitments(clients.commitments, state.timeline_round)
+    return ServerContext(clients, config, prepared.template, state, callbacks, availability)
+
+
+def make_server(context: ServerContext) -> Server:
+    """Make the server that the unlearning method needs.
+
+    Args:
+        context: of the server.
+    """
+    card = PRIVILEGED.get(context.config.unlearning.method)
+    return Server(context) if card is None else PrivilegedServer(context, card)
 
 
 class Experiment:
@@ -77,6 +89,7 @@ class Experiment:
         saved: where a resumed run stands; None = at the beginning.
 
     Attributes:
+        prepared: what the run is made of.
         config: the experiment.
         run: the run folder.
         corpus: all speech of the run.
@@ -96,7 +109,7 @@ class Experiment:
         self.partition, self.judge, self.template = prepared.partition, prepared.judge, prepared.template
         self.stop = threading.Event()
         self.results: Results | None = None
-        self._prepared, self._cache, self._progress = prepared, prepared.cache, progress
+        self.prepared, self._cache, self._progress = prepared, prepared.cache, progress
         self._is_new = saved is None
         if saved is None:
             keeps_last = self.config.unlearning.reads_last_steps
@@ -109,14 +122,14 @@ class Experiment:
         self._start = perf_counter()
 
     def conduct(
-        self, grid: Grid, storage: EngineStorage | None = None, make_server: MakeServer | None = None
+        self, grid: Grid, storage: EngineStorage | None = None, make: MakeServer = make_server
     ) -> None:
         """Learn, listen, unlearn, recover, retrain, judge; sets ``results``.
 
         Args:
             grid: to the clients.
             storage: where the engine keeps data; None = nowhere.
-            make_server: for audits: makes a server that cheats; None = the honest one.
+            make: makes the server; for audits, one that cheats.
 
         Raises:
             RunFailed: a round lost its quorum, or the run was interrupted.
@@ -124,11 +137,9 @@ class Experiment:
         torch.set_num_threads(1)
         config, record, recorder = self.config, self.record, self.recorder
         with self._phase(RunPhase.MEET, None):
-            context = make_context(grid, self._prepared, self.state, self.recorder, self.stop)
-        card = PRIVILEGED.get(config.unlearning.method)
-        honest = Server(context) if card is None else PrivilegedServer(context, card)
-        server = honest if make_server is None else make_server(context)
-        references = References(self._prepared, context, record, recorder)
+            context = make_context(grid, self.prepared, self.state, self.recorder, self.stop)
+        server = make(context)
+        references = References(self.prepared, context, record, recorder)
         recorder.make_original_with(references.train_original)
         if self._is_new:
             server.begin(first_weights(config, self.judge.classes, config.seed))
@@ -154,7 +165,7 @@ class Experiment:
                 tracked = self.state.requests.values()
                 gone = {r.key: deletions[r.key] for r in tracked if r.gone and r.key in deletions}
                 storage = storage or EngineStorage()
-                final_search.search_run(self._prepared, gone, models.states, results, storage)
+                final_search.search_run(self.prepared, gone, models.states, results, storage)
         final_search.note_ledger(self.run, recorder.ledger)
         record.finished = True
         recorder.checkpoint(copies=2)
@@ -244,7 +255,7 @@ class Experiment:
 
     @property
     def _assembler(self) -> ResultsAssembler:
-        return ResultsAssembler(self._prepared, self.state, self.record)
+        return ResultsAssembler(self.prepared, self.state, self.record)
 
     def _times(self) -> Times:
         return Times(

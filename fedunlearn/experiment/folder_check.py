@@ -24,12 +24,13 @@ from fedunlearn.models.contract import EmotionModel
 from fedunlearn.partition import Partition
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.vault.arrays import DamagedVault
+from fedunlearn.vault.commitment import SECRET
 from fedunlearn.vault.index import INDEX, Index, VaultEntry
 from fedunlearn.vault.relocation import is_elsewhere
 from fedunlearn.vault.vault import Vault
 
 AS_LEFT = "put it back as the run left it, or make a new run"
-_OF_A_VAULT = (INDEX, "requests.json", "devices.json", "log.txt")
+_OF_A_VAULT = (INDEX, "requests.json", "devices.json", "log.txt", SECRET)
 _FOLDERS_OF_A_VAULT = ("inbox", "receipts", "evidence")
 
 
@@ -124,7 +125,7 @@ def _signs_of_use(run: RunFolder) -> Iterator[str]:
         yield f"devices have purged ({run.purges})"
     try:
         with LedgerReader(run.ledger) as ledger:
-            if ledger.entries():
+            if any(row.is_of_request for row in ledger.entries()):
                 yield f"{run.ledger} has rows"
     except FileNotFoundError:
         pass

@@ -12,6 +12,7 @@ from fedunlearn.experiment.analyses import measure_request_privacy
 from fedunlearn.experiment.background_evaluation import BackgroundEvaluation
 from fedunlearn.experiment.checkpoint import RunCheckpoints
 from fedunlearn.experiment.kept_original import add, noise_along
+from fedunlearn.experiment.ledger_digests import LedgerDigests
 from fedunlearn.experiment.prepared_run import PreparedRun
 from fedunlearn.experiment.progress import Progress
 from fedunlearn.experiment.record import Log, SavedRun
@@ -30,6 +31,9 @@ class RunRecorder:
         prepared: what the run is made of.
         saved: the server's state and the record that is kept of the run; both are checkpointed.
         progress: shown meanwhile.
+
+    Attributes:
+        digests: writes those of models, updates and recordings into the ledger.
     """
 
     def __init__(self, prepared: PreparedRun, saved: SavedRun, progress: Progress) -> None:
@@ -37,6 +41,7 @@ class RunRecorder:
         self._prepared, self._saved, self._progress = prepared, saved, progress
         self._state, self._record, self._log = saved.state, saved.record, saved.record.log
         self._ledger = Ledger(run.ledger, stream_key(config.seed, "ledger salt").to_bytes(16, "big"))
+        self.digests = LedgerDigests(self._ledger)
         self._checkpoints = RunCheckpoints(
             run.standings, config, prepared.corpus_digest, prepared.cache.folder
         )

@@ -46,6 +46,7 @@ class Learned:
         cost: of the training that was really done, as PhaseCost.as_dict.
         history: the server's, at the end; None for a retrained model, from which nothing is unlearned.
         unknown: how much worse it recognised unknown speakers in learning, as of ``ServerState``.
+        digests: (timeline round, digests) of each row that the ledger had of learning; of the original alone.
     """
 
     state: Mapping[str, Tensor]
@@ -54,6 +55,7 @@ class Learned:
     cost: Mapping[str, Any]
     history: History | None = None
     unknown: UnknownSpeakers | None = None
+    digests: Sequence[tuple[int, str]] = ()
 
 
 def reference_key(
@@ -120,9 +122,10 @@ class ReferenceCache:
             state = {name: tensors[name] for name in manifest["order"]}
             history = History.from_tensors(trained, memory, state) if trained else None
             unknown = UnknownSpeakers(**manifest["unknown"]) if manifest["unknown"] else None
+            digests = [(int(number), str(content)) for number, content in manifest.get("digests", ())]
         except (KeyError, ValueError, TypeError):
             return None
-        return Learned(state, manifest["rows"], curve, manifest["cost"], history, unknown)
+        return Learned(state, manifest["rows"], curve, manifest["cost"], history, unknown, digests)
 
     def clean(self) -> None:
         """Wipe weights that a killed process left half written here, and in the shadows' folders."""
@@ -142,6 +145,7 @@ class ReferenceCache:
         about = {"rows": list(learned.rows), "curve_rounds": list(learned.curve), "cost": dict(learned.cost)}
         about["order"] = list(learned.state)
         about["unknown"] = asdict(learned.unknown) if learned.unknown else None
+        about["digests"] = [list(row) for row in learned.digests]
         tensors = {**learned.state, "curve": curve}
         if learned.history is not None:
             about["trained"] = list(learned.history.trained)

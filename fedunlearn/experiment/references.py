@@ -128,7 +128,7 @@ class References:
             known = None if early or notes_tickets(config) else self._cache.find(key)
             left_out = keep_left_out(config, self._context.template)
             # A retrained model of the very same data has no history, and not every history has all.
-            enough = known and known.history and _holds_all(known.history, config, left_out)
+            enough = known and known.history and known.digests and _holds_all(known.history, config, left_out)
             record.origins["original"] = "cached" if enough else "trained"
             if enough and known and known.history:
                 self._begin_after(known, replace(known.history, left_out=left_out and known.history.left_out))
@@ -141,7 +141,7 @@ class References:
             learned = record.log.learned(
                 state.model.weights, state.costs[Phase.LEARN], state.history, state.unknown
             )
-            self._add_to_cache(key, learned, [])
+            self._add_to_cache(key, replace(learned, digests=self._recorder.digests.learned()), [])
 
     def _begin_after(self, known: Learned, history: History) -> None:
         """Set the state as if learning had just ended with what the cache holds."""
@@ -151,6 +151,7 @@ class References:
         state.history, state.unknown = history, known.unknown
         log = Log.of(known)
         self._record.log.rows, self._record.log.curve = log.rows, log.curve
+        self._recorder.digests.add_learned(known.digests)
         state.timeline_round = state.rounds_done = rounds
         state.rounds_done_at = {rounds_done + 1: rounds_done for rounds_done in range(rounds)}
         state.costs[Phase.LEARN] = PhaseCost.of(known.cost)

@@ -8,11 +8,12 @@ in ``rehearsals``; they, too, read through ``Metrics``.
 """
 
 import math
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
-from flwr.app import MetricRecord, RecordDict
+from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedunlearn.blockwise import sum_of_squares
@@ -212,11 +213,13 @@ class PopulationReport:
         client: its number.
         train: number of utterances it trains on.
         held_out: number of utterances it holds out.
+        commitment: to its recordings; empty = it makes none.
     """
 
     client: int
     train: int
     held_out: int
+    commitment: str = ""
 
 
 def read_population(reply: RecordDict, clients: int) -> PopulationReport:
@@ -227,13 +230,29 @@ def read_population(reply: RecordDict, clients: int) -> PopulationReport:
         clients: number of clients; their numbers are 0 ... clients - 1.
 
     Raises:
-        Refused: a number is out of range.
+        Refused: a number is out of range, or the commitment is none.
     """
     metrics = Metrics("query.population", reply)
     client = metrics.whole("client")
     if client >= clients:
         raise Refused(f"the reply's metric client is {client}, but the clients are 0 to {clients - 1}")
-    return PopulationReport(client, metrics.whole("train"), metrics.whole("test"))
+    held = metrics.whole("train"), metrics.whole("test")
+    return PopulationReport(client, *held, read_commitment(reply))
+
+
+def read_commitment(reply: RecordDict) -> str:
+    """Read a device's commitment to its recordings; empty where it makes none.
+
+    Args:
+        reply: its content.
+
+    Raises:
+        Refused: it is no SHA-256.
+    """
+    commitment = reply.config_records.get("commitment", ConfigRecord()).get("sha256", "")
+    if not isinstance(commitment, str) or not re.fullmatch("[0-9a-f]{64}|", commitment):
+        raise Refused("the reply's commitment is no SHA-256")
+    return commitment
 
 
 # ---- weights -------------------------------------------------------------------------------------------

@@ -1,10 +1,13 @@
 """A client's update: the weight difference from its training or unlearning."""
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from fedunlearn.blockwise import sum_of_squares
@@ -38,3 +41,13 @@ class Update:
     def norm(self) -> float:
         """L2 norm of the difference over all tensors."""
         return math.hypot(*self.sizes.values())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the update as its client sent it: number of examples, names, types, shapes, values."""
+        tensors = sorted(self.difference.items())
+        form = [self.examples, [[name, str(d.dtype), list(d.shape)] for name, d in tensors]]
+        digest = hashlib.sha256(json.dumps(form).encode())
+        for _, values in tensors:
+            digest.update(values.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()

@@ -174,6 +174,9 @@ class Server:
         return GlobalModel(weights, model.optimizer, model.learning_rounds), outcomes
 
     def _purge(self) -> None:
+        state = self.state
         self.tracker.purge(self.tracker.to_purge())
-        self.state.step = ServerStep.ROUND
+        if state.model is not None:
+            self._callbacks.digests.on_model(state.model.weights, Phase.PURGE, state.timeline_round)
+        state.step = ServerStep.ROUND
         self._callbacks.checkpoint(copies=2)

@@ -4,12 +4,51 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from fedunlearn.blockwise import StateDict
+from fedunlearn.messages.phase import Phase
 from fedunlearn.messages.update import Update
 from fedunlearn.server.requests import TrackedRequest
 
 
+class DigestCallbacks(Protocol):
+    """Makes durable what was aggregated and what became of it."""
+
+    def on_update(self, update: Update, phase: Phase, timeline_round: int) -> None:
+        """Receive an update, as its client sent it, that is aggregated in a round of the main line.
+
+        Args:
+            update: valid until this returns.
+            phase: of the round.
+            timeline_round: the timeline round.
+        """
+        ...
+
+    def on_model(self, weights: StateDict, phase: Phase, timeline_round: int) -> None:
+        """Receive the global model after a round of the main line or a purge.
+
+        Args:
+            weights: not to be changed any more.
+            phase: of the round.
+            timeline_round: the timeline round.
+        """
+        ...
+
+    def on_commitments(self, commitments: Mapping[int, str], timeline_round: int) -> None:
+        """Receive devices' commitments to the recordings that they hold.
+
+        Args:
+            commitments: client -> its commitment; empty = it makes none.
+            timeline_round: the timeline round.
+        """
+        ...
+
+
 class Callbacks(Protocol):
     """Watches a run; the server itself knows nothing of files."""
+
+    @property
+    def digests(self) -> DigestCallbacks:
+        """Called with every model and every update of the main line."""
+        ...
 
     def on_round_end(self, row: Mapping[str, Any], weights: StateDict | None) -> None:
         """Receive the row of a round that has ended.

@@ -61,6 +61,8 @@ class Clients:
         introductions = meet_clients(self._channel, count)
         self.most = {c: one.train + self.later.get(c, 0) for c, one in introductions.items()}
         """client -> training utterances that it can ever hold: those it began with, and those it records"""
+        self.commitments = {c: one.commitment for c, one in introductions.items()}
+        """client -> what it committed to when it introduced itself"""
         state.examples = state.examples or {c: one.train for c, one in introductions.items()}
         state.held_out = state.held_out or {c: one.held_out for c, one in introductions.items()}
 

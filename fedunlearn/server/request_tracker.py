@@ -177,6 +177,8 @@ class RequestTracker:
             ExchangeInfo(state.timeline_round, Phase.PURGE, state.costs[Phase.UNLEARN]),
             quorum=0.0,
         )
+        commitments = {client: report.commitment for client, report in replies.items()}
+        self._callbacks.digests.on_commitments(commitments, state.timeline_round)
         for request in requests:
             if request.client in replies:
                 report = replies[request.client]

@@ -9,7 +9,14 @@ from flwr.app import ConfigRecord, RecordDict
 
 from fedunlearn.deletion.request import RequestState
 from fedunlearn.messages.records import Refused
-from fedunlearn.messages.replies import MOST_REQUESTS, REQUEST_RANGES, Metrics, UpdateForm, read_update
+from fedunlearn.messages.replies import (
+    MOST_REQUESTS,
+    REQUEST_RANGES,
+    Metrics,
+    UpdateForm,
+    read_commitment,
+    read_update,
+)
 from fedunlearn.messages.update import Update
 
 RequestKey = tuple[str, int]
@@ -139,11 +146,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class PurgeReport:
-    """A device's report of a purge: whether it found no trace, and how many utterances it holds now."""
+    """A device's report of a purge: whether it found no trace, how much it holds now, its new commitment."""
 
     verified: bool
     train: int
     held_out: int
+    commitment: str = ""
 
 
 def grouped(requests: Iterable[TrackedRequest]) -> dict[int, list[TrackedRequest]]:
@@ -273,7 +281,7 @@ def read_purged(reply: RecordDict, least: int, most: int, held_out: int) -> Purg
         held_out: utterances that it held out before.
 
     Raises:
-        Refused: a number is out of range.
+        Refused: a number is out of range, or the commitment is none.
     """
     metrics = Metrics("query.purge", reply)
     train, held = metrics.whole("train"), metrics.whole("held")
@@ -281,7 +289,7 @@ def read_purged(reply: RecordDict, least: int, most: int, held_out: int) -> Purg
         raise Refused(f"claims {train} utterances after the purge; {least} to {most} were expected")
     if held > held_out:
         raise Refused(f"claims to hold out {held} utterances, but it held out {held_out}")
-    return PurgeReport(metrics.whole("verified") == 1, train, held)
+    return PurgeReport(metrics.whole("verified") == 1, train, held, read_commitment(reply))
 
 
 def ids_of(requests: Sequence[TrackedRequest]) -> list[str]:

@@ -30,6 +30,9 @@ from fedunlearn.server.steps import calibrate_model, sample_clients
 from fedunlearn.server.tickets import ticket_terms
 from fedunlearn.training import round_lr
 
+_SIDE_TRAINING = frozenset({Phase.RETRAIN, Phase.COUNTERFACTUAL})
+"""phases beside the main line"""
+
 
 @dataclass(frozen=True)
 class RoundResult:
@@ -98,7 +101,11 @@ class TrainingRounds:
             lambda client, reply: read_moments(reply, client, dims, rows * self._clients.examples[client]),
             occasion,
         )
+        digests = self._context.callbacks.digests
+        for moments in replies.values():
+            digests.on_update(moments, Phase.CALIBRATE, 0)
         weights = calibrate_model(template, initial, list(replies.values()))
+        digests.on_model(weights, Phase.CALIBRATE, 0)
         return GlobalModel(weights, ServerOptimizer(self._config.training))
 
     def train_round(
@@ -196,7 +203,7 @@ class TrainingRounds:
         if len(there) < min(2, len(self._clients.active)):
             return RoundResult()
         there = sample_clients(there, collection.most, self._config.seed, phase, timeline_round)
-        side_training, last_report = phase in {Phase.RETRAIN, Phase.COUNTERFACTUAL}, self._state.last_report
+        side_training, last_report = phase in _SIDE_TRAINING, self._state.last_report
         known = {c: rounds_done if side_training else min(rounds_done, last_report.get(c, 0)) for c in there}
         payload = Payload(weights, collection.teacher)
         trained_on = sum(self._clients.examples[client] for client in there)
@@ -221,6 +228,8 @@ class TrainingRounds:
                     collection.remember(update)
                 if (counts := collection.counted(update)) is not None:
                     running.add(counts)
+                    if not side_training:
+                        self._context.callbacks.digests.on_update(update, phase, timeline_round)
             return examples, report.loss
 
         content = {client: by_rounds_done[until] for client, until in known.items()}
@@ -266,4 +275,7 @@ class TrainingRounds:
         """
         row: dict[str, Any] = {"round": timeline_round, "phase": str(phase), "loss": result.loss}
         row |= {"refused": result.refused, "requests": list(request_ids)}
-        self._context.callbacks.on_round_end(row, weights if evaluate else None)
+        callbacks = self._context.callbacks
+        if phase not in _SIDE_TRAINING:
+            callbacks.digests.on_model(weights, phase, timeline_round)
+        callbacks.on_round_end(row, weights if evaluate else None)

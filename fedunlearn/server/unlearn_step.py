@@ -169,6 +169,7 @@ class UnlearnStep:
         outcomes = {}
         for client in (u.client for u in passed):
             update, outcome = answers[client]
+            self._context.callbacks.digests.on_update(update, Phase.UNLEARN, state.timeline_round)
             lengths = {"update_norm": update.norm, "usual_norm": usual if isfinite(usual) else None}
             outcomes[client] = {**outcome, **more, **lengths, "privacy": measured.get(client)}
         return weights, outcomes

@@ -41,6 +41,7 @@ from fedunlearn.vault.arrays import (
     write_vault,
 )
 from fedunlearn.vault.calibration import CALIBRATION
+from fedunlearn.vault.commitment import SECRET
 from fedunlearn.vault.index import INDEX, Index, VaultEntry
 from fedunlearn.vault.tickets import TicketFiles
 from fedunlearn.vault.traces import Fingerprints
@@ -254,5 +255,5 @@ def is_untouched(vault: Vault, entries: Sequence[VaultEntry], classes: int) -> b
     built = (vault.generation, vault.classes, tuple(vault.entries.values())) == (1, classes, tuple(entries))
     names = {path.name for path in vault.folder.iterdir()}
     features = {name for name in names if name.endswith((".frames", *FEATURES))}
-    others = names - features - {CALIBRATION}
+    others = names - features - {CALIBRATION, SECRET}
     return built and vault.features_are_whole and others == {INDEX, "audio-1.i16"}

@@ -172,7 +172,7 @@ class RunWatcher:
         last: dict[str, str] = {}
         try:
             with LedgerReader(self.run.ledger) as ledger:
-                for entry in ledger.entries():
+                for entry in filter(lambda row: row.is_of_request, ledger.entries()):
                     last[entry.request] = entry.state
         except (OSError, ValidationError, UnreadableLedger, DamagedLedger):
             return {}

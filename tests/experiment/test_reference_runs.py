@@ -340,8 +340,18 @@ def test_retraining_as_a_method_is_the_judges_with_another_stream(
     assert same["unlearned.safetensors"] == same["retrained.safetensors"]
 
 
+class NoDigests:
+    """Digests that nobody notes."""
+
+    def on_update(self, *_: Any) -> None: ...
+    def on_model(self, *_: Any) -> None: ...
+    def on_commitments(self, *_: Any) -> None: ...
+
+
 class Nobody:
     """Callbacks that do nothing."""
+
+    digests = NoDigests()
 
     def on_round_end(self, row: Mapping[str, Any], weights: StateDict | None) -> None: ...
     def on_request_state(self, *_: Any) -> None: ...
