@@ -39,7 +39,7 @@ from fedunlearn.server.state import ServerStep
 from fedunlearn.vault.commitment import SECRET
 
 
-class Verdict(StrEnum):
+class ReplayVerdict(StrEnum):
     """What a replay has found.
 
     Attributes:
@@ -53,7 +53,7 @@ class Verdict(StrEnum):
     UNDECIDED = "undecided"
 
 
-class Finding(StrEnum):
+class ReplayFinding(StrEnum):
     """What differs first.
 
     Attributes:
@@ -89,7 +89,7 @@ class ReplayDifference:
         meaning: one line.
     """
 
-    finding: Finding
+    finding: ReplayFinding
     row: int | None
     round: int | None
     phase: str
@@ -97,7 +97,7 @@ class ReplayDifference:
 
 
 @dataclass(frozen=True)
-class ReplayCheck:
+class RunReplay:
     """The result of a replay.
 
     Attributes:
@@ -110,7 +110,7 @@ class ReplayCheck:
         reason: why it is undecided, in one line; empty where it is decided.
     """
 
-    verdict: Verdict
+    verdict: ReplayVerdict
     rounds: int = 0
     updates: int = 0
     commitments: int = 0
@@ -132,7 +132,7 @@ class ReplayCheck:
         )
 
 
-def replay_run(run: RunFolder, data: Path | None, progress: Progress) -> ReplayCheck:
+def replay_run(run: RunFolder, data: Path | None, progress: Progress) -> RunReplay:
     """Compute a run again, and compare it with its ledger.
 
     The run folder is only read. The replay needs as long as the run's own rounds in one process, and room
@@ -151,12 +151,12 @@ def replay_run(run: RunFolder, data: Path | None, progress: Progress) -> ReplayC
         entries, salt = ledger.entries(), ledger.salt
     if broken := broken_link(entries):
         broken = f"{run.ledger}: {broken}"
-        return _differs(ReplayDifference(Finding.CHAIN, None, None, "", broken))
+        return _differs(ReplayDifference(ReplayFinding.CHAIN, None, None, "", broken))
     models, repeated = effective_rows(entries)
     if not models or models[0].state != Phase.CALIBRATE:
         since = f"before row {models[0].position}" if models else "at all"
         reason = f"{run.ledger}: has no digests of models {since}; it was written by an earlier version"
-        return ReplayCheck(Verdict.UNDECIDED, reason=reason)
+        return RunReplay(ReplayVerdict.UNDECIDED, reason=reason)
     config, filed = _config_of(run, data), _filed_by_people(run)
     with tempfile.TemporaryDirectory() as folder:
         again = RunFolder(Path(folder) / "run")
@@ -164,14 +164,14 @@ def replay_run(run: RunFolder, data: Path | None, progress: Progress) -> ReplayC
         try:
             if salt is not None and salt != experiment.recorder.ledger.salt:
                 reason = f"{run.ledger}: its salt is not the one that follows from the run's seed"
-                return ReplayCheck(Verdict.UNDECIDED, reason=reason)
+                return RunReplay(ReplayVerdict.UNDECIDED, reason=reason)
             _take_over_secrets(run, again)
             with progress.phase(RunPhase.LEARN, len(models)):
                 _play(experiment, filed, len(models), progress)
         finally:
             experiment.close()
         with LedgerReader(again.ledger) as ledger:
-            return _Comparison(run, entries, models, repeated, ledger).result()
+            return _RunComparison(run, entries, models, repeated, ledger).result()
 
 
 def effective_rows(entries: Sequence[LedgerEntry]) -> tuple[list[LedgerEntry], int]:
@@ -323,7 +323,7 @@ def _play(experiment: Experiment, filed: Sequence[_Filed], rounds: int, progress
 # ---- comparing -------------------------------------------------------------------------------------------
 
 
-class _Comparison:
+class _RunComparison:
     """Compares the rows of a ledger with those of the replay."""
 
     def __init__(
@@ -337,7 +337,7 @@ class _Comparison:
         self._run, self._entries, self._models, self._repeated = run, entries, models, repeated
         self._replayed, self._again = replayed, replayed.entries()
 
-    def result(self) -> ReplayCheck:
+    def result(self) -> RunReplay:
         """Compare all of it."""
         commitments, difference = self._compare_commitments()
         rounds = updates = 0
@@ -352,7 +352,7 @@ class _Comparison:
                 commitments=commitments,
                 repeated=self._repeated,
             )
-        return ReplayCheck(Verdict.REPRODUCED, rounds, updates, commitments, self._repeated)
+        return RunReplay(ReplayVerdict.REPRODUCED, rounds, updates, commitments, self._repeated)
 
     def _compare_commitments(self) -> tuple[int, ReplayDifference | None]:
         same, ours, theirs = 0, _by_subject(self._entries), _by_subject(self._again)
@@ -370,12 +370,12 @@ class _Comparison:
                         f"row {row.position}: {who} committed to other recordings than the corpus gives "
                         "it; is --data the corpus of the run, unchanged?"
                     )
-                    return same, self._at(Finding.COMMITMENT, row, what)
+                    return same, self._at(ReplayFinding.COMMITMENT, row, what)
                 same += 1
             for row in again[len(known) :]:
                 if self._is_over:
                     what = f"no row says what client {clients[subject]} committed to in round {row.round}"
-                    return same, self._absent(Finding.COMMITMENT, row, what)
+                    return same, self._absent(ReplayFinding.COMMITMENT, row, what)
         return same, None
 
     def _compare_models(self) -> tuple[int, int, ReplayDifference | None]:
@@ -384,11 +384,11 @@ class _Comparison:
         for number, row in enumerate(self._models):
             if number >= len(again):
                 what = f"{_named(row)}: the run that these settings give ends before it"
-                return number, updates, self._at(Finding.ADDED, row, what)
+                return number, updates, self._at(ReplayFinding.ADDED, row, what)
             expected = again[number]
             if (row.round, row.state) != (expected.round, expected.state):
                 what = f"{_named(row)}: the run that these settings give has {_place(expected)} here"
-                finding = Finding.MISSING if row.round >= expected.round else Finding.ADDED
+                finding = ReplayFinding.MISSING if row.round >= expected.round else ReplayFinding.ADDED
                 return number, updates, self._at(finding, row, what)
             here, there = RoundDigests.of_text(row.content), RoundDigests.of_text(expected.content)
             if here != there:
@@ -398,7 +398,7 @@ class _Comparison:
         if len(again) > len(self._models) and self._is_over:
             missing = again[len(self._models)]
             what = f"{_place(missing)} is not in the ledger: its last rows were cut off"
-            return len(self._models), updates, self._absent(Finding.MISSING, missing, what)
+            return len(self._models), updates, self._absent(ReplayFinding.MISSING, missing, what)
         return len(self._models), updates, None
 
     def _compare_requests(self) -> ReplayDifference | None:
@@ -408,11 +408,11 @@ class _Comparison:
             if other is None or other.round != row.round:
                 there = f"in round {other.round}" if other else "never"
                 what = f"{_named(row)}: in the run that these settings give, the request gets there {there}"
-                return self._at(Finding.REQUEST, row, what)
+                return self._at(ReplayFinding.REQUEST, row, what)
         for key, row in theirs.items():
             if key not in ours and self._is_over:
                 what = f"no row says that a request was {row.state} in round {row.round}"
-                return self._absent(Finding.REQUEST, row, what)
+                return self._absent(ReplayFinding.REQUEST, row, what)
         return None
 
     def _compare_checkpoints(self) -> ReplayDifference | None:
@@ -423,23 +423,23 @@ class _Comparison:
         """Whether the run has come to its end, so that nothing may be missing."""
         return self._run.results.exists()
 
-    def _at(self, finding: Finding, row: LedgerEntry, what: str) -> ReplayDifference:
+    def _at(self, finding: ReplayFinding, row: LedgerEntry, what: str) -> ReplayDifference:
         return ReplayDifference(finding, row.position, row.round, row.state, f"{self._run.ledger}: {what}")
 
-    def _absent(self, finding: Finding, row: LedgerEntry, what: str) -> ReplayDifference:
+    def _absent(self, finding: ReplayFinding, row: LedgerEntry, what: str) -> ReplayDifference:
         return ReplayDifference(finding, None, row.round, row.state, f"{self._run.ledger}: {what}")
 
 
-def _compare_digests(here: RoundDigests, there: RoundDigests) -> tuple[Finding, str]:
+def _compare_digests(here: RoundDigests, there: RoundDigests) -> tuple[ReplayFinding, str]:
     """Say what differs first in a round: the ledger's digests against the replay's."""
     if here.updates == there.updates:
-        return Finding.MODEL, "the updates are right, but another model was made of them"
+        return ReplayFinding.MODEL, "the updates are right, but another model was made of them"
     own = len({*there.updates} - {*here.updates})
     if len(here.updates) < len(there.updates):
         what = f"{len(here.updates)} updates were aggregated, it should be {len(there.updates)}"
     else:
         what = f"{own} of {len(there.updates)} updates are not what their clients compute"
-    return Finding.UPDATES, what
+    return ReplayFinding.UPDATES, what
 
 
 def _by_subject(entries: Sequence[LedgerEntry]) -> dict[str, list[LedgerEntry]]:
@@ -462,5 +462,5 @@ def _place(row: LedgerEntry) -> str:
     return f"{row.state} in round {row.round}"
 
 
-def _differs(difference: ReplayDifference) -> ReplayCheck:
-    return ReplayCheck(Verdict.DIFFERS, difference=difference)
+def _differs(difference: ReplayDifference) -> RunReplay:
+    return RunReplay(ReplayVerdict.DIFFERS, difference=difference)

@@ -66,7 +66,8 @@ def make_context(
     count = len(prepared.partition.clients)
     clients = Clients(grid, config.federation, count, stop, state, later)
     availability = Availability(config.availability, config.seed, config.partition.client_count)
-    callbacks.digests.on_commitments(clients.commitments, state.timeline_round)
+    if state.model is None:  # later ones are made when something was purged
+        callbacks.digests.on_commitments(clients.commitments, 0)
     return ServerContext(clients, config, prepared.template, state, callbacks, availability)
 
 

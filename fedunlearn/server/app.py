@@ -53,6 +53,7 @@ class Server:
             initial: weights that learning begins with.
         """
         model, known = self.rounds.calibrate(initial), self.state.history
+        self._callbacks.digests.on_model(model.weights, Phase.CALIBRATE, 0)
         self.state.model = model
         left_out = keep_left_out(self._config, self._template)
         self.state.history = History(

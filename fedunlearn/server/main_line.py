@@ -7,7 +7,7 @@ from fedunlearn.server.late_clients import LateClients
 from fedunlearn.server.request_queue import RequestQueue
 from fedunlearn.server.state import GlobalModel, ServerStep
 from fedunlearn.server.steps import apply_recovery
-from fedunlearn.server.training_rounds import TrainingRounds
+from fedunlearn.server.training_rounds import TrainingRounds, is_evaluated
 from fedunlearn.server.unknown_speakers import measure_unknown_speakers
 
 
@@ -63,7 +63,7 @@ class MainLine:
                 state.unknown = measure_unknown_speakers(self._context, model.weights)
         state.model = model
         state.history.keep_model(model.weights, model.learning_rounds)
-        evaluate = self._rounds.is_evaluated(model.learning_rounds)
+        evaluate = is_evaluated(self._config, model.learning_rounds)
         self._rounds.report_round(timeline_round, Phase.LEARN, model.weights, result, evaluate)
 
     def _recover(self, model: GlobalModel) -> None:

@@ -6,7 +6,7 @@ from fedunlearn.messages.phase import Phase
 from fedunlearn.server.context import ServerContext
 from fedunlearn.server.requests import TrackedRequest
 from fedunlearn.server.state import GlobalModel
-from fedunlearn.server.training_rounds import TrainingRounds
+from fedunlearn.server.training_rounds import TrainingRounds, is_evaluated
 
 
 def has_examples_without(context: ServerContext, withheld: Sequence[TrackedRequest]) -> bool:
@@ -49,7 +49,7 @@ def train_without_deletions(
             if not context.clients.active:
                 break
             model, result = rounds.train_round(model, stream, learning_round, phase)
-        evaluate = rounds.is_evaluated(learning_round)
+        evaluate = is_evaluated(context.config, learning_round)
         rounds.report_round(learning_round, phase, model.weights, result, evaluate)
         after_round(model)
     return model

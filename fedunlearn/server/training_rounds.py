@@ -9,6 +9,7 @@ from flwr.app import ConfigRecord, RecordDict
 from torch import Tensor
 
 from fedunlearn.blockwise import StateDict
+from fedunlearn.config import Config
 from fedunlearn.config.work import LocalWork
 from fedunlearn.errors import RunFailed
 from fedunlearn.messages.phase import Phase
@@ -101,11 +102,7 @@ class TrainingRounds:
             lambda client, reply: read_moments(reply, client, dims, rows * self._clients.examples[client]),
             occasion,
         )
-        digests = self._context.callbacks.digests
-        for moments in replies.values():
-            digests.on_update(moments, Phase.CALIBRATE, 0)
         weights = calibrate_model(template, initial, list(replies.values()))
-        digests.on_model(weights, Phase.CALIBRATE, 0)
         return GlobalModel(weights, ServerOptimizer(self._config.training))
 
     def train_round(
@@ -245,15 +242,6 @@ class TrainingRounds:
         loss = sum(n * loss for n, loss in trained.values()) / total
         return RoundResult(running.mean() if running.examples else None, loss, refused)
 
-    def is_evaluated(self, learning_round: int) -> bool:
-        """Find out whether the model is evaluated after this ordinary round.
-
-        Args:
-            learning_round: from 1.
-        """
-        every, last = self._config.evaluation.curve_every, self._config.training.rounds
-        return learning_round == last or (every > 0 and learning_round % every == 0)
-
     def report_round(
         self,
         timeline_round: int,
@@ -279,3 +267,14 @@ class TrainingRounds:
         if phase not in _SIDE_TRAINING:
             callbacks.digests.on_model(weights, phase, timeline_round)
         callbacks.on_round_end(row, weights if evaluate else None)
+
+
+def is_evaluated(config: Config, learning_round: int) -> bool:
+    """Find out whether the model is evaluated after this ordinary round.
+
+    Args:
+        config: the experiment.
+        learning_round: from 1.
+    """
+    every, last = config.evaluation.curve_every, config.training.rounds
+    return learning_round == last or (every > 0 and learning_round % every == 0)
