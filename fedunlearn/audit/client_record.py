@@ -6,6 +6,7 @@ All checks here are exact: a server that does as it says passes every one of the
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,8 @@ from fedunlearn.audit.ledger_check import check_ledger
 from fedunlearn.checkpoints import BadCheckpoint, load_checkpoint
 from fedunlearn.deletion.receipts import BadReceipt, Receipt, every_receipt, read_receipt
 from fedunlearn.errors import BadInput, RunFailed
+from fedunlearn.ledger import DamagedLedger, LedgerReader, RoundDigests
+from fedunlearn.messages.phase import Phase
 from fedunlearn.run_folder import RunFolder
 
 Occasion = Literal["unlearn", "train", "final"]
@@ -158,7 +161,13 @@ def check_run(run: RunFolder) -> list[str]:
         one line for each contradiction
     """
     found = _ledger_lines(run, [])
-    unlearned = checkpoint_digest(run, "unlearned")
+    unlearned, recovered = (checkpoint_digest(run, name) for name in ("unlearned", "recovered"))
+    models = _models_of(run)
+    for earlier, later in pairwise(models):
+        if later.phase == Phase.UNLEARN and later.digest == earlier.digest:
+            found.append(f"{run.ledger}: the unlearn step in round {later.round} left the model as it was")
+    if models and models[-1].digest != recovered:
+        found.append("checkpoints/recovered.safetensors is not the last model that the ledger records")
     for client, path in every_receipt(run):
         try:
             named = model_in(read_receipt(path))
@@ -184,11 +193,15 @@ def check_run_with(run: RunFolder, records: Sequence[ClientRecord]) -> list[str]
     """
     receipts = [path for record in records for path in record.receipts]
     found = [*_ledger_lines(run, receipts), *check_run(run), *check_together(records)]
-    unlearned, recovered = (checkpoint_digest(run, name) for name in ("unlearned", "recovered"))
+    models, recovered = _models_of(run), checkpoint_digest(run, "recovered")
     for record in records:
-        following = record.next_model
-        if following and following.occasion == "train" and following.digest != unlearned:
-            found.append(f"client {record.client} was not sent the model that was kept as the unlearned one")
+        for model in (one for one in record.received if one.occasion == "train"):
+            before = [recorded for recorded in models if recorded.round < model.round]
+            if before and before[-1].digest != model.digest:
+                found.append(
+                    f"client {record.client} was sent another model in round {model.round} than the ledger "
+                    "records"
+                )
         if record.final and record.final != recovered:
             found.append(f"client {record.client} was not given the model that was kept as the final one")
     return list(dict.fromkeys(found))
@@ -224,6 +237,23 @@ def _ledger_lines(run: RunFolder, receipts: Sequence[Path]) -> list[str]:
     except (BadInput, RunFailed) as error:
         return [str(error)]
     return list(check.contradictions)
+
+
+@dataclass(frozen=True)
+class _RecordedModel:
+    phase: str
+    round: int
+    digest: str
+
+
+def _models_of(run: RunFolder) -> list[_RecordedModel]:
+    """The models that the ledger records, in order; none where it cannot be read."""
+    try:
+        with LedgerReader(run.ledger) as ledger:
+            rows = [row for row in ledger.entries() if row.is_of_model]
+            return [_RecordedModel(r.state, r.round, RoundDigests.of_text(r.content).model) for r in rows]
+    except (DamagedLedger, FileNotFoundError, ValueError):
+        return []  # the check of the ledger names it
 
 
 def _readable(records: Sequence[ClientRecord]) -> Iterator[Receipt]:

@@ -6,9 +6,11 @@ writes down agrees with what it did, as far as it can. No run uses them unless i
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
+from flwr.app import ConfigRecord
 from torch import Tensor
 
 from fedunlearn.blockwise import StateDict, difference, moved, sum_of_squares
@@ -19,9 +21,10 @@ from fedunlearn.seeding import rng_for
 from fedunlearn.server.app import Server
 from fedunlearn.server.clients import settings
 from fedunlearn.server.context import ServerContext
+from fedunlearn.server.main_line import MainLine
 from fedunlearn.server.requests import TrackedRequest
 from fedunlearn.server.state import GlobalModel, ServerStep
-from fedunlearn.server.training_rounds import CollectionSettings
+from fedunlearn.server.training_rounds import CollectionSettings, RoundResult, TrainingRounds
 from fedunlearn.server.unlearn_step import Outcomes
 
 
@@ -51,12 +54,8 @@ class WatchedServer(Server):
             until: called between two steps; True = stop here.
         """
 
-        def between() -> bool:
-            self.act_between_steps()
-            return until()
-
         self.playing = True
-        super().play(between)
+        super().play(until)
         self.playing = False
 
     def replace_step(self, before: StateDict, after: StateDict) -> StateDict:
@@ -67,9 +66,6 @@ class WatchedServer(Server):
             after: weights after it.
         """
         return after
-
-    def act_between_steps(self) -> None:
-        """Do something between two steps of the run."""
 
     def send(self, client: int, weights: StateDict) -> StateDict:
         """Return the weights that a client is sent in place of the global model.
@@ -97,11 +93,11 @@ class WatchedServer(Server):
         if model is not None:
             self.state.model = GlobalModel(weights, model.optimizer, model.learning_rounds)
 
-    def _without_step(self, weights: StateDict, share: float = 1.0) -> StateDict:
-        """Weights from which a share of the honest step is taken back."""
+    def _without_step(self, weights: StateDict) -> StateDict:
+        """Weights from which the honest step is taken back."""
         if self.before is None or self.after is None:
             return weights
-        return add(weights, difference(self.before, self.after), share)
+        return add(weights, difference(self.before, self.after), 1.0)
 
 
 class IgnoringServer(WatchedServer):
@@ -200,21 +196,37 @@ class RollbackServer(WatchedServer):
 
 
 class RelearningServer(WatchedServer):
-    """Takes the step, and gives an equal share of it back with every recovery round."""
+    """Takes the step, and gives an equal share of it back with the updates of every recovery round.
+
+    Args:
+        context: of this server.
+    """
 
     def __init__(self, context: ServerContext) -> None:
         super().__init__(context)
-        self._given_back = 0
+        self.rounds = _GivingBack(context, self)
+        self.main_line = MainLine(context, self.rounds, self.queue)
 
-    def act_between_steps(self) -> None:
-        """Give back a share of the step once a recovery round is over."""
-        state, rounds = self.state, self._config.recovery.rounds
-        if self.before is None or state.model is None:
-            return
-        played = rounds - state.recovery_rounds_left
-        if played > self._given_back:
-            self._given_back = played
-            self._go_on_with(self._without_step(state.model.weights, 1.0 / rounds))
+
+class _GivingBack(TrainingRounds):
+    """Recovery rounds whose mean update has a share of the unlearn step taken back in it."""
+
+    def __init__(self, context: ServerContext, server: WatchedServer) -> None:
+        super().__init__(context)
+        self._server = server
+
+    def recovery_round(self, weights: StateDict, config: ConfigRecord) -> RoundResult:
+        """Train one recovery round, and add the share.
+
+        Args:
+            weights: of the global model.
+            config: settings of the messages.
+        """
+        result, server = super().recovery_round(weights, config), self._server
+        if result.mean is None or server.before is None or server.after is None:
+            return result
+        step, share = difference(server.before, server.after), 1.0 / self._config.recovery.rounds
+        return replace(result, mean={n: m + share * step[n] for n, m in result.mean.items()})
 
 
 class OldModelServer(WatchedServer):

@@ -6,8 +6,8 @@ simulation: a forgery that changes what devices wrote says so.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from fedunlearn.deletion.receipts import (
 )
 from fedunlearn.deletion.request_store import RequestStore
 from fedunlearn.files import write_atomically
-from fedunlearn.ledger import Ledger, LedgerEntry, LedgerReader
+from fedunlearn.ledger import COMMITTED, Ledger, LedgerEntry, LedgerReader, RoundDigests
+from fedunlearn.messages.phase import Phase
 from fedunlearn.run_folder import RunFolder
 
 RequestKey = tuple[str, int]
@@ -58,16 +59,14 @@ def cut_ledger(scene: Scene) -> None:
     """Cut the ledger after the last request was accepted, and note the new head in results.json."""
     entries = _entries(scene.run)
     last = max(number for number, e in enumerate(entries) if e.state == "accepted")
-    rows = [(*_owner(scene, e), e.round, e.state) for e in entries[: last + 1]]
-    _rebuild(scene.run, rows)
+    _rebuild(scene, entries[: last + 1])
     _note_head(scene.run)
 
 
 def erase_request(scene: Scene) -> None:
     """Write everything anew as if the request had never been made, receipts and devices' stores included."""
     run, (name, client) = scene.run, scene.victim
-    rows = [(*_owner(scene, e), e.round, e.state) for e in _entries(run)]
-    _rebuild(run, [row for row in rows if row[:2] != scene.victim])
+    _rebuild(scene, list(_without(scene)))
     results = _read(run.results)
     results["requests"] = [r for r in results["requests"] if (r["id"], r["client"]) != scene.victim]
     for row in results["timeline"]:
@@ -125,19 +124,37 @@ def _entries(run: RunFolder) -> tuple[LedgerEntry, ...]:
         return ledger.entries()
 
 
-def _owner(scene: Scene, entry: LedgerEntry) -> RequestKey:
+def _without(scene: Scene) -> Iterator[LedgerEntry]:
+    """The rows of a ledger without a trace of the victim's request: its states, its update, its purge."""
     with LedgerReader(scene.run.ledger) as ledger:
+        request, subject = ledger.hashed(*scene.victim), ledger.subject(scene.victim[1])
+    committed = False
+    for entry in _entries(scene.run):
+        again = entry.state == COMMITTED and entry.subject == subject and committed
+        committed = committed or (entry.state == COMMITTED and entry.subject == subject)
+        if entry.is_of_model and entry.state == Phase.UNLEARN:
+            digests = RoundDigests.of_text(entry.content)
+            fewer = replace(digests, updates=digests.updates[:-1])
+            yield replace(entry, content=fewer.as_text())
+        elif entry.request != request and not again:
+            yield entry
+
+
+def _rebuild(scene: Scene, entries: Sequence[LedgerEntry]) -> None:
+    """Write the ledger anew, with the salt that it had: rows with hashes of their own."""
+    run = scene.run
+    with LedgerReader(run.ledger) as ledger:
         owners = {ledger.hashed(*key): key for key in (scene.victim, scene.other)}
-    return owners[entry.request]
-
-
-def _rebuild(run: RunFolder, rows: Iterable[tuple[str, int, int, str]]) -> None:
-    """Write the ledger anew from (request, client, round, state), with the salt that it had."""
-    rows = list(rows)
+        clients = {ledger.subject(client): client for client in run.clients()}
     run.ledger.unlink()
     with Ledger(run.ledger) as ledger:
-        for request, client, round_, state in rows:
-            ledger.append(request, client, round_, state)
+        for e in entries:
+            if e.is_of_model:
+                ledger.append_model(e.state, e.round, RoundDigests.of_text(e.content))
+            elif e.state == COMMITTED:
+                ledger.append_commitment(clients[e.subject], e.round, e.content)
+            else:
+                ledger.append(*owners[e.request], e.round, e.state)
 
 
 def _note_head(run: RunFolder) -> None:

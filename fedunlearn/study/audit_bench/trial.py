@@ -98,7 +98,7 @@ class Wire:
         weights = server.send(sent.client, sent.weights)
         if sent.kind == "train.unlearn":
             self._note(sent.client, "unlearn", sent.round, weights)
-        elif sent.phase == Phase.RECOVER:
+        elif sent.phase == Phase.RECOVER and server.before is not None:
             self._note(sent.client, "train", sent.round, weights)
         return weights
 
