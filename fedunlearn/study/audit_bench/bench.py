@@ -215,7 +215,7 @@ class AuditBench:
         decoded, cache, folder = self._decode(config), self._running / "references", self._running
         first, *others = cheats
         honest = play_trial(first, config, folder / first.name, cache, decoded, self._progress)
-        expected = recompute(honest)
+        expected = recompute(honest) if others else None
         found = [observe(first, honest, expected)]
         self._tell(f"seed {cell.seed}: {first.name}")
         server, untouched = first.server, None

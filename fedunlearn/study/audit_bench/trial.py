@@ -229,13 +229,13 @@ def recompute(trial: Trial) -> Recomputed:
     return Recomputed(weights_digest(stages["unlearned"]), weights_digest(stages["recovered"]), head)
 
 
-def observe(cheat: Cheat, trial: Trial, honest: Recomputed) -> Observation:
+def observe(cheat: Cheat, trial: Trial, honest: Recomputed | None) -> Observation:
     """Write down what each verifier sees of a run.
 
     Args:
         cheat: the server.
         trial: of it.
-        honest: what a replay of this seed gives.
+        honest: what a replay of this seed gives; None = nobody replays it.
     """
     run, records = trial.scene.run, trial.records
     alone = (*check_run(run), *_check_results(trial))
@@ -244,7 +244,7 @@ def observe(cheat: Cheat, trial: Trial, honest: Recomputed) -> Observation:
         committee=tuple(check_together(records)),
         auditor=alone,
         auditor_with_records=tuple(dict.fromkeys((*alone, *check_run_with(run, records)))),
-        replay=(*check_run(run), *_check_replay(run, records, honest)),
+        replay=(*check_run(run), *_check_replay(run, records, honest)) if honest else (),
     )
     models = _Models(trial)
     return Observation(
