@@ -67,11 +67,9 @@ def erase_request(scene: Scene) -> None:
     """Write everything anew as if the request had never been made, receipts and devices' stores included."""
     run, (name, client) = scene.run, scene.victim
     _rebuild(scene, list(_without(scene)))
-    results = _read(run.results)
-    results["requests"] = [r for r in results["requests"] if (r["id"], r["client"]) != scene.victim]
-    for row in results["timeline"]:
-        row["requests"] = [one for one in row.get("requests") or [] if one != name]
-    run.write_results(results)
+    run.write_results(_without_request(_read(run.results), name))
+    rows = [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
+    write_atomically(run.metrics, "".join(json.dumps(_without_request(r, name)) + "\n" for r in rows))
     _note_head(run)
     RequestStore(run.vault(client)).change(lambda all_: [r for r in all_ if r.id != name])
     receipt_of(run.vault(client), name).unlink()
@@ -138,6 +136,19 @@ def _without(scene: Scene) -> Iterator[LedgerEntry]:
             yield replace(entry, content=fewer.as_text())
         elif entry.request != request and not again:
             yield entry
+
+
+def _without_request(part: Any, name: str) -> Any:
+    """A JSON value without the items of lists that are of a request."""
+    if isinstance(part, dict):
+        return {key: _without_request(value, name) for key, value in part.items()}
+    if isinstance(part, list):
+        return [_without_request(item, name) for item in part if not _is_of(item, name)]
+    return part
+
+
+def _is_of(item: Any, name: str) -> bool:
+    return item == name or (isinstance(item, dict) and name in (item.get("id"), item.get("request")))
 
 
 def _rebuild(scene: Scene, entries: Sequence[LedgerEntry]) -> None:
