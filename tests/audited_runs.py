@@ -10,8 +10,8 @@ from fedunlearn.experiment.progress import Progress
 from fedunlearn.study.audit_bench.audit_file import Observation
 from fedunlearn.study.audit_bench.cheats import CHEATS
 from fedunlearn.study.audit_bench.trial import (
+    AuditTrial,
     Recomputed,
-    Trial,
     forge_trial,
     observe,
     play_trial,
@@ -39,11 +39,11 @@ class AuditedRuns:
     """The trials of one small federation, each played when a test first asks for it."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._trials = folder, dict[str, Trial]()
+        self._folder, self._trials = folder, dict[str, AuditTrial]()
         self.honest = self.trial("honest")
         self.recomputed: Recomputed = recompute(self.honest)
 
-    def trial(self, name: str) -> Trial:
+    def trial(self, name: str) -> AuditTrial:
         if name not in self._trials:
             cheat, out = CHEATS[name], self._folder / name
             if name != "honest" and cheat.server is CHEATS["honest"].server:

@@ -1,9 +1,10 @@
 """A grid in one process whose models can be watched, and replaced, on their way to the devices."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedunlearn.blockwise import StateDict
@@ -57,27 +58,34 @@ class TappedGrid(InlineGrid):
         super().__init__(client_app, clients)
         self._tap = tap
 
-    def _accept(self, messages: dict[str, Message]) -> None:
-        borrowed: dict[int, StateDict] = {}
-        for message in messages.values():
-            record = message.content.array_records.get("weights")
-            if record is not None:
-                weights = borrowed.setdefault(id(record), borrow(record))
-                self._pass_on(message, weights)
-        super()._accept(messages)
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Accept messages, as the tap lets them pass; returns their ids.
 
-    def _pass_on(self, message: Message, weights: StateDict) -> None:
-        settings, about = message.content.config_records["settings"], MessageConfig(message.content)
+        Args:
+            messages: of the server.
+        """
+        borrowed: dict[int, StateDict] = {}
+        return super().push_messages([self._tapped(message, borrowed) for message in messages])
+
+    def _tapped(self, message: Message, borrowed: dict[int, StateDict]) -> Message:
+        content, metadata = message.content, message.metadata
+        record = content.array_records.get("weights")
+        if record is None:
+            return message
+        weights = borrowed.setdefault(id(record), borrow(record))
+        settings, about = content.config_records["settings"], MessageConfig(content)
         sent = SentModel(
-            message.metadata.dst_node_id - 1,
-            message.metadata.message_type,
+            metadata.dst_node_id - 1,
+            metadata.message_type,
             about.integer("round") if "round" in settings else -1,
             about.text("phase") if "phase" in settings else "",
             weights,
         )
         passed_on = self._tap.pass_on(sent)
-        if passed_on is not weights:
-            message.content = _with_weights(message.content, lend(passed_on))
+        if passed_on is weights:
+            return message
+        replaced = RecordDict({**content, "weights": lend(passed_on)})
+        return Message(replaced, dst_node_id=metadata.dst_node_id, message_type=metadata.message_type)
 
 
 def play_tapped(experiment: Experiment, make_server: MakeServer, tap: Tap) -> None:
@@ -98,7 +106,3 @@ def play_tapped(experiment: Experiment, make_server: MakeServer, tap: Tap) -> No
     finally:
         experiment.stop.set()
         experiment.close()
-
-
-def _with_weights(content: RecordDict, weights: ArrayRecord) -> RecordDict:
-    return RecordDict({**content, "weights": weights})

@@ -174,7 +174,7 @@ class OtherUpdateServer(WatchedServer):
         return result.mean or {name: torch.zeros_like(value) for name, value in weights.items()}
 
 
-class FineTuningServer(OtherUpdateServer):
+class BriefTrainingServer(OtherUpdateServer):
     """Trains one round on what the clients keep, and passes that off as unlearning."""
 
     def _unlearn(self, model: GlobalModel, requests: list[TrackedRequest]) -> tuple[GlobalModel, Outcomes]:

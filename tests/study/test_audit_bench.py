@@ -17,7 +17,7 @@ from fedunlearn.experiment.progress import Progress
 from fedunlearn.ledger import LedgerReader
 from fedunlearn.study.audit_bench.audit_file import Contradictions
 from fedunlearn.study.audit_bench.cheats import CHEATS
-from fedunlearn.study.audit_bench.trial import Trial
+from fedunlearn.study.audit_bench.trial import AuditTrial
 
 ALL = {"requester", "committee", "auditor", "auditor_with_records", "replay"}
 REPLAY = {"replay"}
@@ -26,7 +26,7 @@ WHO_FINDS: dict[str, set[str]] = {
     "honest": set(),
     "sham": REPLAY,
     "ignore": ALL,
-    "fine-tune": REPLAY,
+    "partial-retraining": REPLAY,
     "scale": REPLAY,
     "one-of-two": REPLAY,
     "other-update": REPLAY,
@@ -44,7 +44,7 @@ WHO_FINDS: dict[str, set[str]] = {
     "hoard": set(),
 }
 """server -> verifiers whose exact checks find it"""
-SLOW = {"sham", "fine-tune", "other-update", "old-model", "swap", "delay", "forged-receipt"}
+SLOW = {"sham", "partial-retraining", "other-update", "old-model", "swap", "delay", "forged-receipt"}
 NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in WHO_FINDS]
 
 
@@ -53,7 +53,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> AuditedRuns:
     return AuditedRuns(tmp_path_factory.mktemp("audited"))
 
 
-def step_of(trial: Trial, client: int = SECOND) -> dict[str, Tensor]:
+def step_of(trial: AuditTrial, client: int = SECOND) -> dict[str, Tensor]:
     """What the model moved by between the one that a client unlearned from and the next."""
     record = trial.records[client]
     following = record.next_model
@@ -72,12 +72,12 @@ def along(change: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
     return product / (length(change) * length(other))
 
 
-def receipt_names(trial: Trial, client: int = SECOND) -> str:
+def receipt_names(trial: AuditTrial, client: int = SECOND) -> str:
     (path,) = trial.records[client].receipts
     return model_in(read_receipt(path))
 
 
-def digest_after(trial: Trial, client: int = SECOND) -> str:
+def digest_after(trial: AuditTrial, client: int = SECOND) -> str:
     following = trial.records[client].next_model
     assert following is not None
     return following.digest
@@ -166,8 +166,8 @@ def test_other_updates_and_sham_steps_have_the_length_of_the_honest_step(runs: A
 
 
 @pytest.mark.slow
-def test_a_fine_tuned_model_has_not_moved_as_the_updates_say(runs: AuditedRuns) -> None:
-    step = step_of(runs.trial("fine-tune"))
+def test_a_briefly_trained_model_has_not_moved_as_the_updates_say(runs: AuditedRuns) -> None:
+    step = step_of(runs.trial("partial-retraining"))
     assert length(step) > 0 and along(step, step_of(runs.honest)) < 0.9
 
 

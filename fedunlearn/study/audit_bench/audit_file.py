@@ -1,14 +1,15 @@
 """``audit.json``: what every verifier of the bench saw, and what it decided, as typed data."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from fedunlearn.results_schema import Share
 
 SCHEMA = "fedunlearn/audit/1"
 VerifierName = Literal[
     "requester", "requester-who-tests", "committee", "auditor", "auditor-with-records", "replay"
 ]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class AuditPart(BaseModel):

@@ -40,9 +40,9 @@ _ALL = (
     ),
     Cheat("ignore", "discards the updates and has receipts written", cheating.IgnoringServer),
     Cheat(
-        "fine-tune",
+        "partial-retraining",
         "discards the updates and trains one round on what the clients keep",
-        cheating.FineTuningServer,
+        cheating.BriefTrainingServer,
     ),
     Cheat("scale", "takes a tenth of the step", cheating.ScalingServer),
     Cheat("one-of-two", "applies the update of one of two requesters", cheating.OneOfManyServer),

@@ -124,7 +124,7 @@ class Wire:
 
 
 @dataclass(frozen=True)
-class Trial:
+class AuditTrial:
     """A run that was played.
 
     Attributes:
@@ -150,7 +150,7 @@ def play_trial(
     decoded: DecodedCorpus,
     progress: Progress,
     untouched: Path | None = None,
-) -> Trial:
+) -> AuditTrial:
     """Play one run with one server, and let its operator forge what it forges.
 
     Args:
@@ -181,7 +181,7 @@ def play_trial(
     return _forged(cheat, experiment, wire, experiment.recorder.read_deletions(), experiment.run)
 
 
-def forge_trial(cheat: Cheat, honest: Trial, out: Path) -> Trial:
+def forge_trial(cheat: Cheat, honest: AuditTrial, out: Path) -> AuditTrial:
     """Let an operator forge a copy of an honest run; equal to ``play_trial``, and faster.
 
     Args:
@@ -199,7 +199,7 @@ def _forged(
     wire: Wire,
     deletions: Mapping[RequestKey, DeletionRequest],
     run: RunFolder,
-) -> Trial:
+) -> AuditTrial:
     keys = sorted(deletions, key=lambda key: key[1])
     scene = Scene(run, victim=keys[-1], other=keys[0])
     kept = run.path.with_name(f"{run.path.name}-kept")
@@ -210,10 +210,10 @@ def _forged(
     if not cheat.handed_out:
         _hand_out(run, kept)
     records = tuple(_record_of(client, deletions, run, wire, kept) for client in run.clients())
-    return Trial(experiment, wire, deletions, scene, records)
+    return AuditTrial(experiment, wire, deletions, scene, records)
 
 
-def recompute(trial: Trial) -> Recomputed:
+def recompute(trial: AuditTrial) -> Recomputed:
     """Compute an honest run again, from its config, its seeds and the speech.
 
     Args:
@@ -229,7 +229,7 @@ def recompute(trial: Trial) -> Recomputed:
     return Recomputed(weights_digest(stages["unlearned"]), weights_digest(stages["recovered"]), head)
 
 
-def observe(cheat: Cheat, trial: Trial, honest: Recomputed | None) -> Observation:
+def observe(cheat: Cheat, trial: AuditTrial, honest: Recomputed | None) -> Observation:
     """Write down what each verifier sees of a run.
 
     Args:
@@ -286,7 +286,7 @@ def _record_of(
 # ---- checks that need more than digests ------------------------------------------------------------------
 
 
-def _check_results(trial: Trial) -> list[str]:
+def _check_results(trial: AuditTrial) -> list[str]:
     """Compare the accuracies in results.json with those of the checkpoints, on the held-out speech."""
     run, judge, found = trial.scene.run, trial.experiment.judge, list[str]()
     results, test = Results.read(run.path), judge.sets([]).test
@@ -338,7 +338,7 @@ def _check_receipt(path: Path, honest: Recomputed) -> list[str]:
 class _Models:
     """The models of a trial, and the speech on which verifiers evaluate them."""
 
-    def __init__(self, trial: Trial) -> None:
+    def __init__(self, trial: AuditTrial) -> None:
         experiment = trial.experiment
         self._trial, self._judge = trial, experiment.judge
         self._config, self._retrained = experiment.config, [r.state for r in experiment.record.retrained]
