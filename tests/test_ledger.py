@@ -169,8 +169,8 @@ def reader_hash(path: Path) -> str:
     [
         "UPDATE entries SET round = 1",
         "DELETE FROM entries WHERE position = 12",
-        "INSERT INTO entries VALUES (99, 'a', 'b', 1, 'raised', 'c', 'd')",
-        "INSERT OR REPLACE INTO entries VALUES (3, 'a', 'b', 1, 'raised', 'c', 'd')",
+        "INSERT INTO entries VALUES (99, 'a', 'b', 1, 'raised', 'c', 'd', '')",
+        "INSERT OR REPLACE INTO entries VALUES (3, 'a', 'b', 1, 'raised', 'c', 'd', '')",
     ],
 )
 def test_the_database_itself_refuses_to_change_a_row(tmp_path: Path, statement: str) -> None:
@@ -236,8 +236,8 @@ def test_an_inserted_row_is_found(honest: Path, position: int) -> None:
         for later in range(ROWS, position, -1)
     ]
     copied = (
-        "INSERT INTO entries SELECT ?, subject, request, round, 'refused', previous, hash FROM entries "
-        "WHERE position = ?",
+        "INSERT INTO entries SELECT ?, subject, request, round, 'refused', previous, hash, content "
+        "FROM entries WHERE position = ?",
         position + 1,
         position,
     )
@@ -246,7 +246,7 @@ def test_an_inserted_row_is_found(honest: Path, position: int) -> None:
 
 
 def test_rows_in_front_of_the_first_are_found(honest: Path) -> None:
-    row = ("INSERT INTO entries VALUES (0, 's', 'beef', 1, 'raised', ?, ?)", "0" * 64, "0" * 64)
+    row = ("INSERT INTO entries VALUES (0, 's', 'beef', 1, 'raised', ?, ?, '')", "0" * 64, "0" * 64)
     found = found_in(tampered(honest, row))
     assert found is not None and "row 0" in found
 

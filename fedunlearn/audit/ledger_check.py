@@ -2,12 +2,14 @@
 
 The chain of hashes shows that a ledger is consistent in itself; but a forged one is consistent, too. So its
 rows are compared with the heads that results.json, the checkpoints and the receipts contain, with the
-requests in results.json, with the devices' own request stores, and with every receipt. Nothing is signed:
-whoever can write the whole run folder can forge all of these, except for what is kept outside.
+requests in results.json, with the devices' own request stores, with the models in the run folder, and with
+every receipt. Nothing is signed: whoever can write the whole run folder can forge all of these, except for
+what is kept outside. What the rows say of models is compared with the run computed again by ``replay``.
 """
 
+import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -29,6 +31,7 @@ from fedunlearn.ledger import (
     DamagedLedger,
     LedgerEntry,
     LedgerReader,
+    RoundDigests,
     UnreadableLedger,
     broken_link,
     missing_end,
@@ -115,6 +118,8 @@ def open_ledger(run: RunFolder) -> Iterator[LedgerReader]:
 
 # ---- comparing -------------------------------------------------------------------------------------------
 
+_FIRST, _UNLEARN = "calibrate", "unlearn"
+"""phases: of the first row of a model, and of rows with the model that requests were applied to"""
 _ENDS = {
     RequestState.PURGED: {RequestState.PURGED, RequestState.VERIFIED},
     RequestState.VERIFIED: {RequestState.PURGED, RequestState.VERIFIED},
@@ -160,10 +165,14 @@ class _Comparison:
             self._linked = False
         if self._notes.results:
             yield from self._check_results(self._notes.results)
+            yield from _check_checkpoints(self._run, self._entries, self._notes.results)
+        models = _models_of(self._entries)
         for place, client, receipt in self._notes.receipts:
             yield from self._check_receipt(place, client, receipt)
+            yield from _check_model(place, receipt, models, self._positions)
         for place, receipt in self._notes.copies:
             yield from self._check_copy(place, receipt)
+            yield from _check_model(place, receipt, models, self._positions)
         if self._linked:
             yield from self._check_stores()
             yield from self._check_rows()
@@ -183,6 +192,9 @@ class _Comparison:
             yield f"{self._run.ledger}: {missing_end(self._entries)} (head noted in {place})"
 
     def _check_states(self) -> Iterator[str]:
+        for row in (e for e in self._entries if e.is_of_model):
+            if not _model_in(row):
+                yield self._at(row, "it is of a model, and contains no digest")
         for rows in self._rows.values():
             for row in rows:
                 if row.subject != rows[0].subject:
@@ -300,6 +312,60 @@ class _Comparison:
 
 
 _STATES = {str(state) for state in RequestState}
+
+
+def _model_in(row: LedgerEntry) -> str:
+    """The digest of the model in a row; empty where there is none."""
+    try:
+        return RoundDigests.of_text(row.content).model
+    except ValueError:
+        return ""
+
+
+def _models_of(entries: Sequence[LedgerEntry]) -> Mapping[tuple[int, str], int] | None:
+    """(round, digest) of each model that requests were applied to -> its row; None = an earlier version's."""
+    models = [e for e in entries if e.is_of_model]
+    if not models or models[0].state != _FIRST:
+        return None
+    return {(e.round, _model_in(e)): e.position for e in models if e.state == _UNLEARN}
+
+
+def _check_model(
+    place: str,
+    receipt: Receipt,
+    models: Mapping[tuple[int, str], int] | None,
+    positions: Mapping[str, int],
+) -> Iterator[str]:
+    """Compare the model in a receipt with those in the ledger."""
+    if models is None or receipt.model is None:
+        return
+    round, digest = receipt.model
+    row = models.get((round, digest))
+    if row is None:
+        yield f"{place}: the model of round {round} in it, {digest[:12]}..., is not in the ledger"
+    elif row > positions.get(receipt.head_at_purge, row):
+        yield f"{place}: the model in it is row {row} of the ledger, which was written after the purge"
+
+
+def _check_checkpoints(run: RunFolder, entries: Sequence[LedgerEntry], results: NotedLedger) -> Iterator[str]:
+    """Compare the models in the run folder with the last ones that the ledger had at the run's end."""
+    if not results.complete or results.entries is None:
+        return
+    models = [e for e in entries[: results.entries] if e.is_of_model]
+    unlearned = [e for e in models if e.state == _UNLEARN]
+    for name, rows in (("recovered", models[-1:]), ("unlearned", unlearned or models[-1:])):
+        file = run.checkpoints / f"{name}.safetensors"
+        # The file of a model is hashed as the model itself is (``weights_digest``).
+        if rows and file.is_file() and _sha256(file) not in {_model_in(row) for row in rows}:
+            yield f"{file}: is not the model of row {rows[-1].position} of the ledger"
+
+
+def _sha256(file: Path) -> str:
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise BadInput(f"{file}: cannot be read ({error.strerror})") from error
 
 
 def _named(key: RequestKey) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fedunlearn import config as configuration
-from fedunlearn.audit.ledger_check import open_ledger
+from fedunlearn.audit.ledger_check import check_ledger, open_ledger
 from fedunlearn.audit.ledger_notes import read_stores
 from fedunlearn.blockwise import StateDict
 from fedunlearn.client.app import make_client_app
@@ -64,7 +64,7 @@ class ReplayFinding(StrEnum):
         MISSING: a round of the experiment is not in the ledger.
         ADDED: the ledger has a round that the experiment does not have.
         REQUEST: a request took another way.
-        CHECKPOINT: a model in the run folder is not the one that the ledger records.
+        NOTED: a receipt, a model or another file contradicts the ledger (``ledger_check``).
     """
 
     CHAIN = "chain"
@@ -74,7 +74,7 @@ class ReplayFinding(StrEnum):
     MISSING = "missing"
     ADDED = "added"
     REQUEST = "request"
-    CHECKPOINT = "checkpoint"
+    NOTED = "noted"
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,9 @@ class RunReplay:
         )
 
 
-def replay_run(run: RunFolder, data: Path | None, progress: Progress) -> RunReplay:
+def replay_run(
+    run: RunFolder, data: Path | None, progress: Progress, receipts: Sequence[Path] = ()
+) -> RunReplay:
     """Compute a run again, and compare it with its ledger.
 
     The run folder is only read. The replay needs as long as the run's own rounds in one process, and room
@@ -142,11 +144,13 @@ def replay_run(run: RunFolder, data: Path | None, progress: Progress) -> RunRepl
         run: the folder; the run has ended, or was interrupted.
         data: folder of the corpus; None = where the run read it.
         progress: shown meanwhile.
+        receipts: copies that are kept outside of the run folder.
 
     Raises:
-        BadInput: the folder is not of a run, or its settings or the corpus cannot be read.
+        BadInput: the folder is not of a run; or its settings, the corpus or a receipt cannot be read.
         RunFailed: the ledger is none; or the replay lost its quorum.
     """
+    noted = check_ledger(run, receipts=receipts)
     with open_ledger(run) as ledger:
         entries, salt = ledger.entries(), ledger.salt
     if broken := broken_link(entries):
@@ -171,7 +175,11 @@ def replay_run(run: RunFolder, data: Path | None, progress: Progress) -> RunRepl
         finally:
             experiment.close()
         with LedgerReader(again.ledger) as ledger:
-            return _RunComparison(run, entries, models, repeated, ledger).result()
+            found = _RunComparison(run, entries, models, repeated, ledger).result()
+    if found.difference is None and noted.contradictions:
+        difference = ReplayDifference(ReplayFinding.NOTED, None, None, "", noted.contradictions[0])
+        return replace(found, verdict=ReplayVerdict.DIFFERS, difference=difference)
+    return found
 
 
 def effective_rows(entries: Sequence[LedgerEntry]) -> tuple[list[LedgerEntry], int]:
@@ -343,7 +351,7 @@ class _RunComparison:
         rounds = updates = 0
         if difference is None:
             rounds, updates, difference = self._compare_models()
-        difference = difference or self._compare_requests() or self._compare_checkpoints()
+        difference = difference or self._compare_requests()
         if difference is not None:
             return replace(
                 _differs(difference),
@@ -415,9 +423,6 @@ class _RunComparison:
                 return self._absent(ReplayFinding.REQUEST, row, what)
         return None
 
-    def _compare_checkpoints(self) -> ReplayDifference | None:
-        return None
-
     @property
     def _is_over(self) -> bool:
         """Whether the run has come to its end, so that nothing may be missing."""
@@ -435,7 +440,7 @@ def _compare_digests(here: RoundDigests, there: RoundDigests) -> tuple[ReplayFin
     if here.updates == there.updates:
         return ReplayFinding.MODEL, "the updates are right, but another model was made of them"
     own = len({*there.updates} - {*here.updates})
-    if len(here.updates) < len(there.updates):
+    if len(here.updates) != len(there.updates):
         what = f"{len(here.updates)} updates were aggregated, it should be {len(there.updates)}"
     else:
         what = f"{own} of {len(there.updates)} updates are not what their clients compute"

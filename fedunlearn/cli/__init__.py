@@ -50,11 +50,11 @@ for command in _commands:
 for command in (ledger.show, ledger.verify, ledger.receipt):
     _ledger.command()(command)
 app.add_typer(_ledger, name="ledger")
+_audit = typer.Typer(no_args_is_help=True, help="Whether a run did what its ledger says.")
+for command in (audit.replay, audit.bench):
+    _audit.command()(command)
+app.add_typer(_audit, name="audit")
 _study = typer.Typer(no_args_is_help=True, help="Comparisons by several people: check and merge study.json.")
 for command in (study.check, study.merge):
     _study.command()(command)
 app.add_typer(_study, name="study")
-_audit = typer.Typer(no_args_is_help=True, help="Whether a server did what its receipts say: who can tell.")
-for command in (audit.bench,):
-    _audit.command()(command)
-app.add_typer(_audit, name="audit")

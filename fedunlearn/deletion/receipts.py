@@ -129,6 +129,7 @@ class Receipt:
         utterances: ids of the training utterances that were removed.
         held_out: ids of the held-out utterances that were removed.
         learned: whether a model had been trained on what was removed.
+        model: (round, SHA-256) of the model that unlearning gave; None = no model had been trained on it.
         head_at_purge: of the ledger when the server asked for the purge; empty = not known.
         head: of the ledger at the end of the run; empty = the run has not ended yet.
         rows: the request's rows in the ledger at the end of the run.
@@ -139,6 +140,7 @@ class Receipt:
     utterances: tuple[str, ...]
     held_out: tuple[str, ...]
     learned: bool
+    model: tuple[int, str] | None
     head_at_purge: str
     head: str
     rows: tuple[NotedRow, ...]
@@ -309,6 +311,7 @@ def read_receipt(path: Path) -> Receipt:
             tuple(utterances),
             tuple(held_out),
             content["from_model"] is not None,
+            _model(content["from_model"]),
             _head(ledger["head_at_purge"]),
             _head(ledger["head"]),
             tuple(_row(row) for row in ledger["rows"]),
@@ -325,6 +328,15 @@ def _head(value: object) -> str:
     if not isinstance(value, str) or not _HASH.fullmatch(value):
         raise TypeError("a head of the ledger has 64 hexadecimal digits")
     return value
+
+
+def _model(applied: Any) -> tuple[int, str] | None:
+    if applied is None:
+        return None
+    round, digest = applied["round"], applied["sha256"]
+    if isinstance(round, bool) or not isinstance(round, int) or not isinstance(digest, str):
+        raise TypeError("its model has no round or no digest")
+    return round, digest
 
 
 def _row(row: Mapping[str, Any]) -> NotedRow:

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,11 +23,11 @@ from fedunlearn.checkpoints import manifest_of
 from fedunlearn.deletion.receipts import read_receipt, receipt_of
 from fedunlearn.deletion.request_store import RequestStore
 from fedunlearn.errors import BadInput
-from fedunlearn.ledger import GENESIS, Ledger, LedgerReader
+from fedunlearn.ledger import GENESIS, Ledger, LedgerEntry, LedgerReader
 from fedunlearn.run_folder import RunFolder
 
-Row = tuple[str, str, int, str]
-"""subject, request, round, state"""
+Row = tuple[str, str, int, str, str]
+"""subject, request, round, state, content"""
 
 
 class MessageConfig(NamedTuple):
@@ -85,7 +86,7 @@ def statements(run: RunFolder, *lines: str, values: Sequence[Any] = ()) -> None:
 
 def rows(run: RunFolder) -> list[Row]:
     with LedgerReader(run.ledger) as ledger:
-        return [(e.subject, e.request, e.round, e.state) for e in ledger.entries()]
+        return [(e.subject, e.request, e.round, e.state, e.content) for e in ledger.entries()]
 
 
 def made_anew(run: RunFolder, kept: Sequence[Row]) -> None:
@@ -95,8 +96,11 @@ def made_anew(run: RunFolder, kept: Sequence[Row]) -> None:
     with closing(sqlite3.connect(run.ledger, isolation_level=None)) as other:
         other.execute("BEGIN")
         for position, row in enumerate(kept, start=1):
-            digest = fedunlearn.ledger._digest(position, *row, previous)
-            other.execute("INSERT INTO entries VALUES (?,?,?,?,?,?,?)", (position, *row, previous, digest))
+            *first, content = row
+            made = LedgerEntry(position, *first, previous, "", content)
+            made = replace(made, hash=fedunlearn.ledger._digest(made))
+            other.execute("INSERT INTO entries VALUES (?,?,?,?,?,?,?,?)", tuple(vars(made).values()))
+            digest = made.hash
             previous = digest
         other.execute("COMMIT")
     if run.results.exists():
@@ -137,7 +141,7 @@ def erase_with_old_receipts(run: RunFolder) -> None:
 
 
 def shift_rounds(run: RunFolder) -> None:
-    made_anew(run, [(s, r, round + 1, state) for s, r, round, state in rows(run)])
+    made_anew(run, [(s, r, round + 1, state, c) for s, r, round, state, c in rows(run)])
     shifted = results_of(run)["requests"]
     for request in shifted:
         for step in request["history"]:
@@ -155,8 +159,8 @@ def undo_purge(run: RunFolder) -> None:
 
 def add_row(request: str, state: str) -> Callable[[RunFolder], None]:
     def add(run: RunFolder) -> None:
-        subject, own, round, _ = next(row for row in rows(run) if row[1] == hashed(run, first(run)))
-        made_anew(run, [*rows(run), (subject, own if request == "own" else request, round, state)])
+        subject, own, round, *_ = next(row for row in rows(run) if row[1] == hashed(run, first(run)))
+        made_anew(run, [*rows(run), (subject, own if request == "own" else request, round, state, "")])
         rewrite(run.results, ledger=None)
         run.results.unlink()
 
@@ -165,7 +169,7 @@ def add_row(request: str, state: str) -> Callable[[RunFolder], None]:
 
 def relabel(old: str, new: str) -> Callable[[RunFolder], None]:
     def change(run: RunFolder) -> None:
-        made_anew(run, [(s, q, r, new if state == old else state) for s, q, r, state in rows(run)])
+        made_anew(run, [(s, q, r, new if state == old else state, c) for s, q, r, state, c in rows(run)])
         run.results.unlink()
 
     return change
@@ -511,6 +515,9 @@ def erase_everywhere(run: RunFolder) -> None:
 
 def shift_rounds_everywhere(run: RunFolder) -> None:
     shift_rounds(run)
+    for file in run.vaults.glob("*/receipts/*.json"):
+        model = json.loads(file.read_text())["from_model"]
+        resign(file, from_model={**model, "round": model["round"] + 1})
     fit_receipts(run)
 
 
@@ -658,10 +665,10 @@ def test_a_ledger_that_lacks_any_rows_or_has_others_is_found_however_well_it_was
     """Chain, heads in results.json and in the checkpoints all fit; the receipts are as they were."""
     before = rows(honest)
     changed: list[Row] = []
-    for subject, request, round, state in before:
+    for subject, request, round, *rest in before:
         what = data.draw(st.sampled_from(["keep", "keep", "keep", "drop", "later"]))
         if what != "drop":
-            changed.append((subject, request, round + (what == "later"), state))
+            changed.append((subject, request, round + (what == "later"), *rest))
     made_anew(scratch, changed)
     found = check_ledger(scratch).contradictions
     assert bool(found) == (changed != before)

@@ -10,7 +10,7 @@ from audited_runs import FIRST, SECOND, AuditedRuns
 from rich.console import Console
 from torch import Tensor
 
-from fedunlearn.audit.client_record import check_alone, model_in
+from fedunlearn.audit.client_record import check_alone
 from fedunlearn.audit.replay import ReplayVerdict, replay_run
 from fedunlearn.deletion.receipts import read_receipt
 from fedunlearn.experiment.progress import Progress
@@ -74,7 +74,9 @@ def along(change: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
 
 def receipt_names(trial: AuditTrial, client: int = SECOND) -> str:
     (path,) = trial.records[client].receipts
-    return model_in(read_receipt(path))
+    named = read_receipt(path).model
+    assert named is not None
+    return named[1]
 
 
 def digest_after(trial: AuditTrial, client: int = SECOND) -> str:

@@ -17,7 +17,6 @@ from fedunlearn.audit.client_record import (
     check_run_with,
     check_together,
     checkpoint_digest,
-    model_in,
 )
 from fedunlearn.blockwise import StateDict
 from fedunlearn.checkpoints import load_checkpoint
@@ -324,12 +323,11 @@ def _check_replay(run: RunFolder, records: Sequence[ClientRecord], honest: Recom
 
 def _check_receipt(path: Path, honest: Recomputed) -> list[str]:
     try:
-        named = model_in(read_receipt(path))
+        named = read_receipt(path).model
     except BadReceipt as error:
         return [str(error)]
-    return (
-        [] if named in ("", honest.unlearned) else [f"{path.name}: names another model than the replay gives"]
-    )
+    other = named is not None and named[1] != honest.unlearned
+    return [f"{path.name}: names another model than the replay gives"] if other else []
 
 
 # ---- statistics ------------------------------------------------------------------------------------------
