@@ -312,6 +312,9 @@ class LedgerReader:
 class Ledger(LedgerReader):
     """The ledger of one run, opened for writing; every ``append`` is on disk before it returns.
 
+    So are all rows of models before it. A row of a model itself outlasts the process, but not a power failure
+    until the next ``append`` or ``flush``: a round that is played again after it has the same row.
+
     Args:
         path: of the database, made if it does not exist.
         salt: random bytes, the same as long as the ledger exists; stored beside it, readable by the owner
@@ -363,7 +366,17 @@ class Ledger(LedgerReader):
             whether it was recorded; false if the same had been recorded before
         """
         content = digests.as_text()
-        return self._append("", self._hash("model", round, phase, content), round, phase, content)
+        self._connection.execute("PRAGMA synchronous=NORMAL")
+        try:
+            return self._append("", self._hash("model", round, phase, content), round, phase, content)
+        finally:
+            self._connection.execute("PRAGMA synchronous=FULL")
+
+    def flush(self) -> None:
+        """Wait until all rows are on disk."""
+        log = self.path.with_name(self.path.name + "-wal")
+        with suppress(FileNotFoundError), log.open("rb") as opened:
+            os.fsync(opened.fileno())
 
     def append_commitment(self, client: int, round: int, commitment: str) -> bool:
         """Record what a device has committed to.

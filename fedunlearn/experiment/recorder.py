@@ -157,6 +157,7 @@ class RunRecorder:
         due = rounds > every or (rounds == every and self._evaluation.settled)
         if every and (copies > 1 or due):
             self._evaluation.settle()
+            self._ledger.flush()
             for _ in range(copies):
                 self._checkpoints.put(self._saved, self._ledger.head())
             self._rounds_since_checkpoint = 0
