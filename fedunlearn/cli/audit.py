@@ -67,7 +67,7 @@ def bench(
 
 
 def _play(plan: "BenchPlan", out: Path) -> int:
-    from fedunlearn.report.audit import audit_table, write_audit_page
+    from fedunlearn.report.audit import audit_table, servers_table, write_audit_page
     from fedunlearn.report.markup import markdown
     from fedunlearn.study.audit_bench.bench import AuditBench, summary_of
 
@@ -76,7 +76,7 @@ def _play(plan: "BenchPlan", out: Path) -> int:
     summary = summary_of(found)
     table = markdown([audit_table(summary)])
     write_atomically(out / "audit.json", found.model_dump_json(indent=1) + "\n")
-    write_atomically(out / "audit.md", table)
+    write_atomically(out / "audit.md", f"{table}\n{markdown([servers_table(summary)])}")
     write_audit_page(summary, out / "audit.html")
     Screen().print(f"{summary.headline}\n\n{table}", soft_wrap=True)
     return EXIT_OK

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from fedunlearn.files import write_atomically
@@ -73,6 +72,11 @@ class AuditedServer:
     why_not: str = ""
 
     @property
+    def label(self) -> str:
+        """Its name in tables."""
+        return f"{self.name} (control)" if self.control else self.name
+
+    @property
     def always_found(self) -> bool:
         """Whether somebody found it in every run."""
         return any(rate.runs and rate.found == rate.runs for rate in self.rates)
@@ -113,21 +117,31 @@ def audit_table(summary: AuditSummary) -> Table:
     Args:
         summary: of the bench.
     """
-    columns = (
-        Column("server", left=True),
-        Column("what it does", left=True),
-        *(Column(verifier.name) for verifier in summary.verifiers),
-    )
-    rows = []
-    for server in summary.servers:
-        cells = (Cell(server.what, note=server.why_not), *(_cell(rate) for rate in server.rates))
-        rows.append(Row(server.name, note="control" if server.control else "", cells=cells))
+    columns = (Column("server", left=True), *(Column(verifier.name) for verifier in summary.verifiers))
+    rows = [
+        Row(server.label, note=server.what, cells=tuple(_cell(rate) for rate in server.rates))
+        for server in summary.servers
+    ]
     caption = (
         "Runs in which the verifier raised an alarm, of all runs; below it the 95 % interval of the rate. "
         "† by exact checks alone, which an honest server always passes. Controls: the honest server shows "
         f"false alarms, which thresholds are set to keep at {summary.false_alarms:.0%}."
     )
     return Table(columns, tuple(rows), caption=caption)
+
+
+def servers_table(summary: AuditSummary) -> Table:
+    """Make the table of what each server does, and why nobody finds it where that is so.
+
+    Args:
+        summary: of the bench.
+    """
+    columns = (Column("server", left=True), Column("what it does", left=True))
+    rows = []
+    for server in summary.servers:
+        what = f"{server.what}; {server.why_not}" if server.why_not else server.what
+        rows.append(Row(server.label, cells=(Cell(what),)))
+    return Table(columns, tuple(rows))
 
 
 def audit_figure(summary: AuditSummary) -> FigureSpec:
@@ -162,6 +176,7 @@ def write_audit_page(summary: AuditSummary, path: Path) -> None:
         figure=audit_figure(summary),
         table=audit_table(summary),
         verifiers=summary.verifiers,
+        nobody=[server for server in summary.servers if server.why_not],
     )
     write_atomically(path, page)
 
@@ -176,15 +191,16 @@ def _draw(summary: AuditSummary, width: int) -> Figure:
     figure = new_figure(width, 90 + 24 * len(summary.servers))
     axes = figure.subplots()
     despine(axes, grid="none")
-    shades = LinearSegmentedColormap.from_list("found", ["#ffffff", PALETTE["heat"]])
-    axes.imshow(shares, cmap=shades, vmin=0, vmax=1, aspect="auto")
     for y, x in np.ndindex(*shares.shape):
+        # No image: a page loads none, not even one that is in it.
+        axes.bar(x, 0.94, 0.96, bottom=y - 0.47, color=PALETTE["heat"], alpha=float(shares[y, x]))
         colour = PALETTE["on-heat" if shares[y, x] > _DARK else "ink"]
         axes.text(x, y, f"{shares[y, x]:.2f}", ha="center", va="center", fontsize=10, color=colour)
     axes.set_xticks(range(len(summary.verifiers)), _names(summary.verifiers), fontsize=10)
     axes.xaxis.tick_top()
-    labels = [f"{s.name} (control)" if s.control else s.name for s in summary.servers]
-    axes.set_yticks(range(len(labels)), labels, fontsize=10)
+    axes.set_yticks(range(len(summary.servers)), [s.label for s in summary.servers], fontsize=10)
+    axes.set_xlim(-0.5, len(summary.verifiers) - 0.5)
+    axes.set_ylim(len(summary.servers) - 0.5, -0.5)
     return figure
 
 

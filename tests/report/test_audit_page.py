@@ -8,6 +8,7 @@ from fedunlearn.report.audit import (
     AuditSummary,
     AuditVerifier,
     audit_table,
+    servers_table,
     write_audit_page,
 )
 from fedunlearn.report.markup import markdown
@@ -34,17 +35,18 @@ def test_the_headline_counts_cheats_and_no_controls() -> None:
 
 def test_a_row_has_counts_intervals_and_a_mark_where_exact_checks_did_it() -> None:
     rows = {row.head: row for row in audit_table(SUMMARY).rows}
-    assert [cell.text for cell in rows["ignore"].cells] == ["discards the updates", "10/10†", "10/10†"]
-    assert [cell.text for cell in rows["relearn"].cells[1:]] == ["4/10", "0/10"]
-    assert rows["relearn"].cells[1].note == "[0.16, 0.70]"
-    assert rows["honest"].note == "control" and rows["hoard"].cells[0].note == "nobody sees it"
-    assert "| ignore | discards the updates | 10/10† | 10/10† |" in markdown([audit_table(SUMMARY)])
+    assert [cell.text for cell in rows["ignore"].cells] == ["10/10†", "10/10†"]
+    assert [cell.text for cell in rows["relearn"].cells] == ["4/10", "0/10"]
+    assert rows["relearn"].cells[0].note == "[0.16, 0.70]" and rows["relearn"].note == "gives <it> back"
+    assert "| honest (control) | 0/10 | 0/10 |" in markdown([audit_table(SUMMARY)])
+    assert "| hoard | keeps a model; nobody sees it |" in markdown([servers_table(SUMMARY)])
 
 
 def test_the_page_is_one_file_that_loads_nothing_and_escapes_words(tmp_path: Path) -> None:
     write_audit_page(SUMMARY, tmp_path / "audit.html")
     page = (tmp_path / "audit.html").read_text(encoding="utf-8")
     assert SUMMARY.headline in page and "gives &lt;it&gt; back" in page and "<svg" in page
+    assert "data:" not in page and "hoard: nobody sees it." in page
     assert "<script" not in page and "src=" not in page
     write_audit_page(SUMMARY, tmp_path / "again.html")
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == page
