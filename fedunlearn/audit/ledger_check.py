@@ -169,10 +169,10 @@ class _Comparison:
         models = _models_of(self._entries)
         for place, client, receipt in self._notes.receipts:
             yield from self._check_receipt(place, client, receipt)
-            yield from _check_model(place, receipt, models, self._positions)
+            yield from _check_model(place, receipt, models, self._entries, self._positions)
         for place, receipt in self._notes.copies:
             yield from self._check_copy(place, receipt)
-            yield from _check_model(place, receipt, models, self._positions)
+            yield from _check_model(place, receipt, models, self._entries, self._positions)
         if self._linked:
             yield from self._check_stores()
             yield from self._check_rows()
@@ -334,6 +334,7 @@ def _check_model(
     place: str,
     receipt: Receipt,
     models: Mapping[tuple[int, str], int] | None,
+    entries: Sequence[LedgerEntry],
     positions: Mapping[str, int],
 ) -> Iterator[str]:
     """Compare the model in a receipt with those in the ledger."""
@@ -345,6 +346,11 @@ def _check_model(
         yield f"{place}: the model of round {round} in it, {digest[:12]}..., is not in the ledger"
     elif row > positions.get(receipt.head_at_purge, row):
         yield f"{place}: the model in it is row {row} of the ledger, which was written after the purge"
+    elif receipt.model_before and not any(
+        e.is_of_model and _model_in(e) == receipt.model_before for e in entries[: row - 1]
+    ):
+        before = f"{receipt.model_before[:12]}..."
+        yield f"{place}: the model before unlearning in it, {before}, is in no row before row {row}"
 
 
 def _check_checkpoints(run: RunFolder, entries: Sequence[LedgerEntry], results: NotedLedger) -> Iterator[str]:

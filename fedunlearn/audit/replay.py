@@ -30,13 +30,18 @@ from fedunlearn.experiment.preparation import prepare
 from fedunlearn.experiment.progress import Progress
 from fedunlearn.experiment.recorder import RunRecorder
 from fedunlearn.experiment.references import first_weights
+from fedunlearn.experiment.results import versions
+from fedunlearn.files import read_json_object
 from fedunlearn.ledger import COMMITTED, LedgerEntry, LedgerReader, RoundDigests, broken_link
 from fedunlearn.messages.phase import Phase
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.run_progress import RunPhase
 from fedunlearn.server.requests import TrackedRequest
-from fedunlearn.server.state import ServerStep
+from fedunlearn.server.state import Fault, ServerStep
 from fedunlearn.vault.commitment import SECRET
+
+_SIDE_TRAINING = {str(Phase.RETRAIN), str(Phase.COUNTERFACTUAL)}
+"""phases of which the ledger has no rows"""
 
 
 class ReplayVerdict(StrEnum):
@@ -176,6 +181,8 @@ def replay_run(
             experiment.close()
         with LedgerReader(again.ledger) as ledger:
             found = _RunComparison(run, entries, models, repeated, ledger).result()
+        if reason := _why_undecided(run, found, experiment.state.faults):
+            return replace(found, verdict=ReplayVerdict.UNDECIDED, difference=None, reason=reason)
     if found.difference is None and noted.contradictions:
         difference = ReplayDifference(ReplayFinding.NOTED, None, None, "", noted.contradictions[0])
         return replace(found, verdict=ReplayVerdict.DIFFERS, difference=difference)
@@ -457,6 +464,44 @@ def _by_subject(entries: Sequence[LedgerEntry]) -> dict[str, list[LedgerEntry]]:
 
 def _of_requests(entries: Sequence[LedgerEntry]) -> dict[tuple[str, str], LedgerEntry]:
     return {(row.request, row.state): row for row in entries if row.is_of_request}
+
+
+def _why_undecided(run: RunFolder, found: RunReplay, again: Sequence[Fault]) -> str:
+    """Say why an honest run may differ from its replay as this one does; empty = it may not."""
+    difference, results = found.difference, _read_results(run)
+    if difference is None or difference.round is None or difference.finding is ReplayFinding.COMMITMENT:
+        return ""
+    where = f"{run.ledger}: differs from {_place_of(difference)} on"
+    made, here = results.get("versions", {}), versions()
+    if made and made.get("torch") != here["torch"]:
+        return f"{where}; the run was made with torch {made.get('torch')}, this is {here['torch']}"
+    known = {(f.round, str(f.phase), f.client) for f in again}
+    failed = [
+        fault
+        for fault in results.get("faults", [])
+        if fault["kind"] == "failed"
+        and fault["round"] <= difference.round
+        and fault["phase"] not in _SIDE_TRAINING
+        and (fault["round"], fault["phase"], fault["client"]) not in known
+    ]
+    if failed:
+        first = failed[0]
+        return (
+            f"{where}; client {first['client']} failed in round {first['round']} ({first['phase']}), says "
+            f"{run.results.name}, which a replay cannot know"
+        )
+    return ""
+
+
+def _read_results(run: RunFolder) -> dict[str, Any]:
+    try:
+        return read_json_object(run.results)
+    except (OSError, ValueError):
+        return {}
+
+
+def _place_of(difference: ReplayDifference) -> str:
+    return f"{difference.phase} in round {difference.round}"
 
 
 def _named(row: LedgerEntry) -> str:

@@ -244,6 +244,7 @@ def purge(device: Device, content: RecordDict) -> RecordDict:
         settings.text("model"),
         method,
         settings.text("ledger_head"),
+        settings.text("model_before"),
     )
     # Other devices' vaults hold other people's recordings, and a corpus is the user's: neither is searched.
     beside = [path for path in run.path.iterdir() if path != run.vaults]

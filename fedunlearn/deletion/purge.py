@@ -41,6 +41,7 @@ class AppliedRequests:
         model: see ``DeletionRecord``.
         method: how the model was made to forget.
         ledger_head: see ``DeletionRecord``.
+        model_before: see ``DeletionRecord``.
     """
 
     rounds_done: int
@@ -49,6 +50,7 @@ class AppliedRequests:
     model: str
     method: MethodRecord
     ledger_head: str = ""
+    model_before: str = ""
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,7 @@ def purge_requests(
             findings.bytes,
             len(own.fingerprints),
             applied.ledger_head,
+            applied.model_before,
         )
         write_receipt(vault.folder, deletion)
     RequestStore(vault.folder).set_state(requests, RequestState.PURGED)

@@ -82,6 +82,7 @@ class DeletionRecord:
         bytes: number of bytes in them.
         fingerprints: number of fingerprints that were searched for.
         ledger_head: hash of the ledger's last row when the server asked for the purge; empty = not known.
+        model_before: SHA-256 of the weights right before unlearning was applied; empty = not known.
     """
 
     request: str
@@ -97,6 +98,7 @@ class DeletionRecord:
     bytes: int
     fingerprints: int
     ledger_head: str = ""
+    model_before: str = ""
 
 
 class BadReceipt(ValueError):
@@ -130,6 +132,7 @@ class Receipt:
         held_out: ids of the held-out utterances that were removed.
         learned: whether a model had been trained on what was removed.
         model: (round, SHA-256) of the model that unlearning gave; None = no model had been trained on it.
+        model_before: SHA-256 of the model that it was applied to; empty = not known.
         head_at_purge: of the ledger when the server asked for the purge; empty = not known.
         head: of the ledger at the end of the run; empty = the run has not ended yet.
         rows: the request's rows in the ledger at the end of the run.
@@ -141,6 +144,7 @@ class Receipt:
     held_out: tuple[str, ...]
     learned: bool
     model: tuple[int, str] | None
+    model_before: str
     head_at_purge: str
     head: str
     rows: tuple[NotedRow, ...]
@@ -203,7 +207,8 @@ def write_receipt(vault_folder: Path, deletion: DeletionRecord, now: datetime | 
     if path.exists():
         return path
     learned = deletion.model and deletion.round_applied >= 0
-    applied = {"round": deletion.round_applied, "sha256": deletion.model} if learned else None
+    before = {"before": deletion.model_before} if deletion.model_before else {}
+    applied = {"round": deletion.round_applied, "sha256": deletion.model, **before} if learned else None
     receipt: dict[str, Any] = {
         "schema": SCHEMA,
         "request": deletion.request,
@@ -312,6 +317,7 @@ def read_receipt(path: Path) -> Receipt:
             tuple(held_out),
             content["from_model"] is not None,
             _model(content["from_model"]),
+            _head((content["from_model"] or {}).get("before")),
             _head(ledger["head_at_purge"]),
             _head(ledger["head"]),
             tuple(_row(row) for row in ledger["rows"]),

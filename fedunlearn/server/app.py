@@ -159,9 +159,10 @@ class Server:
             state.costs[Phase.RECOVER].bytes_stored += sum(
                 w.numel() * w.element_size() for w in served.weights.values()
             )
-        digest = weights_digest(served.weights)
+        digest, before = weights_digest(served.weights), weights_digest(model.weights)
         for request in applied:
             request.round_applied, request.model = state.timeline_round, digest
+            request.model_before = before
             self.tracker.note(request, RequestState.APPLIED)
         state.model = served
         state.recovery_rounds_left, state.waiting_rounds = self._config.recovery.rounds, 0

@@ -159,6 +159,7 @@ class RequestTracker:
                 round=state.timeline_round,
                 round_applied=round_applied,
                 model=model,
+                model_before=own[0].model_before,
                 ledger_head=self._callbacks.ledger_head(),
             )
             content[client] = RecordDict({"settings": config})

@@ -47,6 +47,7 @@ class TrackedRequest:
         history: each state with the round of the timeline in which it was reached.
         model: digest of the weights right after it was applied; empty before, and where nothing was learned.
         outcome: what the device reports of its unlearning.
+        model_before: digest of the weights right before it was applied; empty where ``model`` is.
     """
 
     id: str
@@ -66,6 +67,7 @@ class TrackedRequest:
     model: str = ""
     history: list[dict[str, Any]] = field(default_factory=list)
     outcome: dict[str, Any] = field(default_factory=dict)
+    model_before: str = ""
 
     @property
     def key(self) -> RequestKey:
@@ -112,7 +114,8 @@ class TrackedRequest:
         Args:
             saved: from ``as_dict``.
         """
-        known = {f.name: saved[f.name] for f in fields(cls)}
+        known = {"model_before": ""} | saved  # checkpoints of earlier versions have none
+        known = {f.name: known[f.name] for f in fields(cls)}
         return cls(**{**known, "state": RequestState(saved["state"])})
 
 

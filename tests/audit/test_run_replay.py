@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from command_line import call_wide as call
+from flwr.app import Context, Message
 from forged_ledgers import made_anew, rewrite, rows, statements
 from rich.console import Console
 from small_run import prepared, resumed, run_small, small_config
 
-import fedunlearn.server.training_rounds
+import fedunlearn.deletion.receipts
 import fedunlearn.server.unlearn_step
 from fedunlearn.audit.ledger_check import check_ledger
 from fedunlearn.audit.replay import ReplayFinding, ReplayVerdict, RunReplay, effective_rows, replay_run
@@ -110,6 +111,8 @@ def test_models_in_the_ledger_are_those_in_the_run_folder_and_in_the_receipt(
     assert models["purge"] == models["unlearn"]
     read = read_receipt(receipt)
     assert read.model == (2, models["unlearn"])
+    before = [e for e in entries(honest) if (e.state, e.round) == ("learn", 2)]
+    assert [RoundDigests.of_text(e.content).model for e in before] == [read.model_before]
     place = {e.hash: e.position for e in entries(honest)}
     (unlearn,) = [e for e in entries(honest) if e.state == "unlearn"]
     assert place[read.head_at_purge] >= unlearn.position
@@ -335,6 +338,17 @@ def test_a_final_model_that_was_swapped_is_found(run: RunFolder) -> None:
     assert code == 3 and "recovered.safetensors: is not the model of row" in output
 
 
+def test_a_receipt_with_another_model_is_found(run: RunFolder) -> None:
+    """Its digest and its head fit; the models that it says unlearning began with and gave are none."""
+    (file,) = run.vaults.glob("*/receipts/*.json")
+    content = json.loads(file.read_text())
+    for part, words in (("before", "is in no row before row"), ("sha256", "is not in the ledger")):
+        forged = {**content, "from_model": {**content["from_model"], part: "ab" * 32}}
+        fedunlearn.deletion.receipts._write(file, forged)
+        code, output = call("ledger", "verify", run.path)
+        assert code == 3 and "abababababab" in output and words in output, output
+
+
 def test_an_older_copy_of_the_folder_is_found_by_a_kept_receipt_alone(tmp_path: Path) -> None:
     """The copy is an honest run's that nobody had asked to delete anything: nothing in it can tell."""
     out, config = tmp_path / "run", brief(deletions__schedule=[])
@@ -374,6 +388,23 @@ def test_the_ledger_of_an_earlier_version_is_read_and_says_nothing_of_models(run
     assert [e.content for e in entries(run)] == [""] * len(entries(run)) != []
     code, output = call("audit", "replay", run.path)
     assert code == 4 and output.count("\n") == 1 and "written by an earlier version" in output
+
+
+def test_a_reply_that_was_lost_in_the_run_leaves_it_undecided(tmp_path: Path) -> None:
+    """Client 2 failed in round 2 and was not asked again: its update is not in the ledger, and rightly so."""
+
+    def failing(message: Message, context: Context, call_next: Any) -> Message:
+        settings = message.content.config_records.get("settings", {})
+        when = settings.get("phase"), settings.get("round")
+        if (context.node_config["partition-id"], *when) == (2, "learn", 2):
+            raise OSError("no battery")
+        reply: Message = call_next(message, context)
+        return reply
+
+    run_small(tmp_path / "run", brief(federation__retries=0, federation__quorum=0.7), mods=[failing])
+    found = replayed(RunFolder(tmp_path / "run"))
+    assert found.verdict is ReplayVerdict.UNDECIDED and found.rounds == 2, found
+    assert "client 2 failed in round 2 (learn)" in found.line
 
 
 def test_what_is_no_run_folder_is_said_in_one_line(tmp_path: Path) -> None:
