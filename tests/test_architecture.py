@@ -37,7 +37,8 @@ LIBRARY_ATTRIBUTES = {
 OTHER_MEANINGS = {
     "none": (
         *("config", "corpora.rows", "evaluation.judge", "evaluation.request_privacy", "study.grid"),
-        *("report.figures", "report.runs.figure", "report.runs.tables", "report.study.figures"),
+        *("report.audit", "report.figures", "report.runs.figure", "report.runs.tables"),
+        "report.study.figures",
         "results_schema",
     ),
     "calm": ("config.unlearning", "corpora.ravdess"),

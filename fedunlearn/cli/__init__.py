@@ -58,7 +58,8 @@ for command in (vault.add, vault.list_, vault.delete, vault.verify):
     _vault.command(name=command.__name__.rstrip("_"))(command)
 app.add_typer(_vault, name="vault")
 _audit = typer.Typer(no_args_is_help=True, help="Whether a run did what its ledger says.")
-_audit.command()(audit.replay)
+for command in (audit.replay, audit.bench):
+    _audit.command()(command)
 app.add_typer(_audit, name="audit")
 _study = typer.Typer(no_args_is_help=True, help="Comparisons by several people: check and merge study.json.")
 for command in (study.check, study.merge):

@@ -5,7 +5,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from time import perf_counter
@@ -44,6 +44,8 @@ from fedunlearn.server.state import ServerState
 from fedunlearn.unlearning import PRIVILEGED
 
 Deletions = Mapping[RequestKey, DeletionRequest]
+MakeServer = Callable[[ServerContext], Server]
+"""makes the server of a run"""
 
 
 def make_context(
@@ -120,12 +122,15 @@ class Experiment:
         self._started = datetime.now(UTC)
         self._start = perf_counter()
 
-    def conduct(self, grid: Grid, storage: EngineStorage | None = None) -> None:
+    def conduct(
+        self, grid: Grid, storage: EngineStorage | None = None, make: MakeServer = make_server
+    ) -> None:
         """Learn, listen, unlearn, recover, retrain, judge; sets ``results``.
 
         Args:
             grid: to the clients.
             storage: where the engine keeps data; None = nowhere.
+            make: makes the server; for audits, one that cheats.
 
         Raises:
             RunFailed: a round lost its quorum, or the run was interrupted.
@@ -134,7 +139,7 @@ class Experiment:
         config, record, recorder = self.config, self.record, self.recorder
         with self._phase(RunPhase.MEET, None):
             context = make_context(grid, self.prepared, self.state, self.recorder, self.stop)
-        server = make_server(context)
+        server = make(context)
         references = References(self.prepared, context, record, recorder)
         recorder.make_original_with(references.train_original)
         if self._is_new:
