@@ -1,0 +1,336 @@
+"""A SuperLink and SuperNodes as processes: TLS, a key for each SuperNode, and a folder for each device.
+
+Every command is Flower's own, with its documented options. What must be in the same place on each machine of a
+real deployment is in docs/deployment.md.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from fedunlearn.console import plain
+from fedunlearn.deployment.credentials import NodeKey, TlsFiles, make_node_key, make_tls_files
+from fedunlearn.deployment.network import Host, make_hosts
+from fedunlearn.deployment.ports import free_ports
+from fedunlearn.deployment.processes import ProcessSet
+from fedunlearn.errors import RunFailed
+from fedunlearn.experiment.device_folders import DeviceFolder
+from fedunlearn.run_folder import RunFolder
+
+START_SECONDS = 60.0
+"""s within which the SuperLink must answer, and a SuperNode must be connected"""
+_CONNECTION = "deployment"
+_LOOPBACK = "127.0.0.1"
+_MEBIBYTE = 1 << 20
+
+APP: Mapping[str, Any] = {
+    "project": {"name": "fedunlearn", "version": "0.1.0", "dependencies": ["flwr>=1.41"]},
+    "tool": {
+        "flwr": {
+            "app": {
+                "publisher": "fedunlearn",
+                "components": {
+                    "serverapp": "fedunlearn.flower_app:server_app",
+                    "clientapp": "fedunlearn.client.app:client_app",
+                },
+                "config": {
+                    "out": "",
+                    "config": "",
+                    "data": "",
+                    "clients": 20,
+                    "deployed": False,
+                    "devices": "",
+                },
+            }
+        }
+    },
+}
+"""The app that is submitted: as in pyproject.toml, and no code, which each machine has installed."""
+
+
+@dataclass(frozen=True)
+class DeviceLimits:
+    """What each process of a device may use.
+
+    Attributes:
+        threads: of arithmetic.
+        memory: most MiB of data in memory; None = no limit.
+    """
+
+    threads: int = 1
+    memory: int | None = None
+
+    @property
+    def data_limit(self) -> int | None:
+        """The limit in bytes."""
+        return None if self.memory is None else self.memory * _MEBIBYTE
+
+
+@dataclass
+class SuperNode:
+    """One device's SuperNode.
+
+    Attributes:
+        device: its folder.
+        key: its key pair.
+        port: of its own runtime API, on its own machine.
+        host: where it runs; None = on this machine, as everything.
+        process: that runs it; None = it is not started.
+        logs: how often it was started.
+    """
+
+    device: DeviceFolder
+    key: NodeKey
+    port: int
+    host: Host | None = None
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    logs: int = 0
+
+
+class Federation:
+    """A SuperLink and one SuperNode for each device, started in this order by ``start``.
+
+    Args:
+        processes: that hold all of it.
+        devices: the devices' folders.
+        limits: of each device.
+        several_hosts: whether each of them gets a network namespace of its own.
+
+    Attributes:
+        server: the SuperLink's host; None = this machine.
+        nodes: the SuperNodes, in client order.
+        tls: TLS files of the SuperLink.
+    """
+
+    def __init__(
+        self,
+        processes: ProcessSet,
+        devices: Sequence[DeviceFolder],
+        limits: DeviceLimits,
+        several_hosts: bool = False,
+    ) -> None:
+        self._processes, self._limits, folder = processes, limits, processes.folder
+        ports = free_ports(1 + len(devices))
+        self.server: Host | None = None
+        hosts: Sequence[Host | None] = [None] * len(devices)
+        if several_hosts:
+            self.server, hosts = make_hosts(processes.mark, len(devices))
+        self._host = self.server.address if self.server else _LOOPBACK
+        self.address = f"{self._host}:{ports[0]}"
+        self._port = ports[0]
+        self.tls: TlsFiles = make_tls_files(folder, sorted({self._host, _LOOPBACK}))
+        self.nodes = [
+            SuperNode(device, make_node_key(folder, f"device-{device.client:04d}"), port, host)
+            for device, port, host in zip(devices, ports[1:], hosts, strict=True)
+        ]
+        self._superlink: subprocess.Popen[bytes] | None = None
+        self._app = _write_app(folder / "fedunlearn-app")
+        self._write_connection()
+
+    @property
+    def log(self) -> Path:
+        """Output of the SuperLink and of the ServerApp."""
+        return self._processes.folder / "superlink.log"
+
+    def log_of(self, node: SuperNode) -> Path:
+        """Return the output of a SuperNode and its ClientApp.
+
+        Args:
+            node: of the device.
+        """
+        return self._processes.folder / f"device-{node.device.client:04d}.log"
+
+    # ---- starting --------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the SuperLink, register every SuperNode's key, start the SuperNodes and wait for them.
+
+        Raises:
+            RunFailed: one of them does not start within ``START_SECONDS``.
+        """
+        tls = self.tls
+        command = [_program("flower-superlink"), "--enable-supernode-auth", "--disable-runtime-dependency-installation"]
+        command += ["--ssl-ca-certfile", tls.authority, "--ssl-certfile", tls.certificate, "--ssl-keyfile", tls.key]
+        command += ["--host", self._host, "--port", str(self._port)]
+        self._superlink = self._start(command, self.log, "superlink", self.server)
+        ready = b"Uvicorn running"
+        self._wait_for(lambda: ready in self.log.read_bytes(), "the SuperLink does not start", self.log)
+        for node in self.nodes:
+            self.register(node.key)
+        for node in self.nodes:
+            self.start_node(node)
+        for node in self.nodes:
+            self.wait_for_node(node)
+
+    def register(self, key: NodeKey) -> None:
+        """Tell the SuperLink of a SuperNode's public key; without that, the SuperNode is refused.
+
+        Args:
+            key: of the SuperNode.
+        """
+        self._flwr("supernode", "register", str(key.public), _CONNECTION)
+
+    def start_node(self, node: SuperNode) -> None:
+        """Start a SuperNode, or start it again with the same key and folder.
+
+        Args:
+            node: that is not running.
+        """
+        device = node.device
+        settings = f'partition-id={device.client} device="{device.run.path.resolve()}" experimenter=true'
+        command = [sys.executable, "-m", "fedunlearn.client.supernode"]
+        command += ["--superlink", self.address, "--port", str(node.port)]
+        command += ["--root-certificates", self.tls.authority, "--auth-supernode-private-key", node.key.private]
+        command += ["--node-config", settings]
+        node.process = self._start(
+            command, self.log_of(node), f"device-{device.client:04d}", node.host, self._limits
+        )
+        node.logs += 1
+
+    def wait_for_node(self, node: SuperNode) -> None:
+        """Wait until a SuperNode is connected.
+
+        Args:
+            node: that was started.
+
+        Raises:
+            RunFailed: it is not within ``START_SECONDS``.
+        """
+        log = self.log_of(node)
+        self._wait_for(
+            lambda: log.read_bytes().count(b"SuperNode ID:") >= node.logs,
+            f"the SuperNode of client {node.device.client} does not connect",
+            log,
+            node.process,
+        )
+
+    def kill_node(self, node: SuperNode) -> None:
+        """Kill a SuperNode and everything that it has started, as if its machine had lost power.
+
+        Args:
+            node: that is running.
+        """
+        if node.process is not None:
+            self._processes.kill(node.process)
+            node.process = None
+
+    def submit(self, run: RunFolder, config: Path, clients: int, devices: Path) -> subprocess.Popen[bytes]:
+        """Submit the run; the process that is returned ends with it.
+
+        Args:
+            run: folder to make.
+            config: of the experiment.
+            clients: how many.
+            devices: folder with the devices' folders.
+        """
+        settings = self._processes.folder / "run.toml"
+        values = {"out": str(run.path.resolve()), "config": str(config.resolve()), "clients": clients}
+        settings.write_text(tomli_w.dumps({**values, "deployed": True, "devices": str(devices.resolve())}))
+        command = [_program("flwr"), "run", self._app, _CONNECTION, "--stream", "--run-config", settings]
+        return self._start(command, self._processes.folder / "run.log", "flwr", self.server)
+
+    def check(self) -> None:
+        """Check that the SuperLink is running.
+
+        Raises:
+            RunFailed: it is not.
+        """
+        if self._superlink is not None and self._superlink.poll() is not None:
+            raise RunFailed(f"the SuperLink has ended with exit code {self._superlink.returncode}")
+
+    # ---- parts -----------------------------------------------------------------------------------------
+
+    def _start(
+        self,
+        command: Sequence[str | Path],
+        log: Path,
+        home: str,
+        host: Host | None,
+        limits: DeviceLimits | None = None,
+    ) -> subprocess.Popen[bytes]:
+        words = host.inside([*map(str, command)]) if host else [*map(str, command)]
+        variables = self._variables(home)
+        if limits is None:
+            return self._processes.start(words, log, variables)
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(limits.threads))
+        return self._processes.start(words, log, variables | threads, limits.data_limit)
+
+    def _variables(self, home: str) -> dict[str, str]:
+        folder = self._processes.folder / f"{home}.home"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        binaries = str(Path(sys.executable).parent)
+        return {
+            "FLWR_HOME": str(folder),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+            # Flower starts its other programs by name.
+            "PATH": os.pathsep.join([binaries, os.environ.get("PATH", "")]),
+            # The same code as here, also where it is not installed.
+            "PYTHONPATH": os.pathsep.join(
+                filter(None, [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")])
+            ),
+            "TMPDIR": str(folder),
+        }
+
+    def _write_connection(self) -> None:
+        self._variables("flwr")
+        connection = {"address": self.address, "root-certificates": str(self.tls.authority)}
+        content = {"superlink": {"default": _CONNECTION, _CONNECTION: connection}}
+        (self._processes.folder / "flwr.home" / "config.toml").write_text(tomli_w.dumps(content))
+
+    def _flwr(self, *arguments: str) -> dict[str, Any]:
+        command = [_program("flwr"), *arguments, "--format", "json"]
+        done = subprocess.run(
+            self.server.inside(command) if self.server else command,
+            capture_output=True,
+            text=True,
+            timeout=START_SECONDS,
+            env={**os.environ, **self._variables("flwr")},
+        )
+        try:
+            answer: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
+        except ValueError:
+            answer = {}
+        if not answer.get("success"):
+            said = (done.stdout + done.stderr).strip().splitlines()
+            raise RunFailed(f"flwr {' '.join(arguments[:2])}: {said[-1] if said else 'failed'}")
+        return answer
+
+    def _wait_for(
+        self,
+        met: Callable[[], bool],
+        problem: str,
+        log: Path,
+        process: subprocess.Popen[bytes] | None = None,
+    ) -> None:
+        end = time.monotonic() + START_SECONDS
+        while not met():
+            self.check()
+            if time.monotonic() > end or (process is not None and process.poll() is not None):
+                raise RunFailed(f"{problem} ({_last_error(log)})")
+            time.sleep(0.1)
+
+
+def _write_app(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "pyproject.toml").write_text(tomli_w.dumps(dict(APP)))
+    return folder
+
+
+def _last_error(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if "rror" in line or "[code:" in line]
+    return plain((errors or lines or ["it says nothing"])[-1])
+
+
+def _program(name: str) -> str:
+    return str(Path(sys.executable).with_name(name))
