@@ -2,7 +2,7 @@
 
 The ClientApp is ``client.app.client_app``: a device imports no server and no judge.
 
-Flower ships no code of this package: the SuperLink and every SuperNode import the one that is installed there.
+Flower ships no code of this package: the SuperLink and every SuperNode import what is installed there.
 
 Run config (``--run-config 'out="/abs/path" clients=20'``):
     out       absolute path that does not exist yet

@@ -70,7 +70,7 @@ ROOMS = (
     ("server",),
     ("experiment", "report"),
     ("engines", "final_model", "held_speech"),
-    ("study", "whole_run", "watch"),
+    ("study", "whole_run", "watch", "deployment"),
     ("flower_app", "cli", "api"),
     ("__main__",),
     ("simulations",),
@@ -137,9 +137,11 @@ FENCES = {
     **dict.fromkeys(("tensorboard", "wandb", "mlflow"), ("tracking",)),
     "http": ("watch.server",),
     **dict.fromkeys(
-        ("pickle", "dill", "joblib", "random", "requests", "urllib", "socket", "unittest", "pytest"),
+        ("pickle", "dill", "joblib", "random", "requests", "urllib", "unittest", "pytest"),
         (),
     ),
+    "socket": ("deployment.ports",),
+    "cryptography": ("deployment.credentials",),
 }
 """Library -> who may import it. Nobody: pickles, the global random numbers, the network, test tools."""
 

@@ -1,8 +1,8 @@
 """The console command ``fedunlearn``: experiments, studies, reports, deletion requests, the ledger.
 
 Each command is one module: ``run`` (read it first), ``watch``, ``compare``, ``guard_study``, ``soak``,
-``pretrain``, ``study``, ``report``, ``explore``, ``export``, ``requests``, ``ledger``, ``influence``.
-``options`` are shared, ``exit_codes`` says how a command ends.
+``pretrain``, ``deploy``, ``study``, ``report``, ``explore``, ``export``, ``requests``, ``ledger``,
+``influence``. ``options`` are shared, ``exit_codes`` says how a command ends.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ import typer
 
 from fedunlearn.cli import (
     compare,
+    deploy,
     explore,
     export,
     guard_study,
@@ -42,6 +43,7 @@ _commands: tuple[Callable[..., None], ...] = (
         requests.requests,
     ),
     *(influence.influence, compare.compare, guard_study.guard, soak.soak, pretrain.pretrain),
+    deploy.deploy_local,
 )
 for command in _commands:
     add_command(app, command)

@@ -5,7 +5,6 @@ the message cost, imports included. The file holds no utterance, speaker or weig
 """
 
 import json
-import os
 import resource
 import sys
 import time
@@ -93,7 +92,7 @@ class CostLog:
 def _written(process: psutil.Process) -> int:
     try:
         return int(process.io_counters().write_bytes)
-    except (AttributeError, psutil.Error, os.error):  # not counted on this system
+    except (OSError, AttributeError, psutil.Error):  # not counted on this system
         return 0
 
 

@@ -1,7 +1,6 @@
 """A SuperLink and SuperNodes as processes: TLS, a key for each SuperNode, and a folder for each device.
 
-Every command is Flower's own, with its documented options. What must be in the same place on each machine of a
-real deployment is in docs/deployment.md.
+Every command is Flower's own, with its documented options; docs/deployment.md gives them for several machines.
 """
 
 import json
@@ -18,6 +17,7 @@ import tomli_w
 
 from fedunlearn.console import plain
 from fedunlearn.deployment.credentials import NodeKey, TlsFiles, make_node_key, make_tls_files
+from fedunlearn.deployment.memory import MemoryGroup
 from fedunlearn.deployment.network import Host, make_hosts
 from fedunlearn.deployment.ports import free_ports
 from fedunlearn.deployment.processes import ProcessSet
@@ -29,7 +29,8 @@ START_SECONDS = 60.0
 """s within which the SuperLink must answer, and a SuperNode must be connected"""
 _CONNECTION = "deployment"
 _LOOPBACK = "127.0.0.1"
-_MEBIBYTE = 1 << 20
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+"""environment of a device, which computes in one thread"""
 
 APP: Mapping[str, Any] = {
     "project": {"name": "fedunlearn", "version": "0.1.0", "dependencies": ["flwr>=1.41"]},
@@ -56,24 +57,6 @@ APP: Mapping[str, Any] = {
 """The app that is submitted: as in pyproject.toml, and no code, which each machine has installed."""
 
 
-@dataclass(frozen=True)
-class DeviceLimits:
-    """What each process of a device may use.
-
-    Attributes:
-        threads: of arithmetic.
-        memory: most MiB of data in memory; None = no limit.
-    """
-
-    threads: int = 1
-    memory: int | None = None
-
-    @property
-    def data_limit(self) -> int | None:
-        """The limit in bytes."""
-        return None if self.memory is None else self.memory * _MEBIBYTE
-
-
 @dataclass
 class SuperNode:
     """One device's SuperNode.
@@ -83,16 +66,18 @@ class SuperNode:
         key: its key pair.
         port: of its own runtime API, on its own machine.
         host: where it runs; None = on this machine, as everything.
+        memory: control group that limits its memory; None = no limit.
         process: that runs it; None = it is not started.
-        logs: how often it was started.
+        log_start: place in its log where its last start begins.
     """
 
     device: DeviceFolder
     key: NodeKey
     port: int
     host: Host | None = None
+    memory: MemoryGroup | None = None
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
-    logs: int = 0
+    log_start: int = 0
 
 
 class Federation:
@@ -101,7 +86,7 @@ class Federation:
     Args:
         processes: that hold all of it.
         devices: the devices' folders.
-        limits: of each device.
+        memory: most bytes of each device, all its processes together; None = no limit.
         several_hosts: whether each of them gets a network namespace of its own.
 
     Attributes:
@@ -114,10 +99,10 @@ class Federation:
         self,
         processes: ProcessSet,
         devices: Sequence[DeviceFolder],
-        limits: DeviceLimits,
+        memory: int | None = None,
         several_hosts: bool = False,
     ) -> None:
-        self._processes, self._limits, folder = processes, limits, processes.folder
+        self._processes, folder = processes, processes.folder
         ports = free_ports(1 + len(devices))
         self.server: Host | None = None
         hosts: Sequence[Host | None] = [None] * len(devices)
@@ -128,7 +113,13 @@ class Federation:
         self._port = ports[0]
         self.tls: TlsFiles = make_tls_files(folder, sorted({self._host, _LOOPBACK}))
         self.nodes = [
-            SuperNode(device, make_node_key(folder, f"device-{device.client:04d}"), port, host)
+            SuperNode(
+                device,
+                make_node_key(folder, f"device-{device.client:04d}"),
+                port,
+                host,
+                MemoryGroup.create(processes.mark, device.client, memory) if memory else None,
+            )
             for device, port, host in zip(devices, ports[1:], hosts, strict=True)
         ]
         self._superlink: subprocess.Popen[bytes] | None = None
@@ -140,13 +131,18 @@ class Federation:
         """Output of the SuperLink and of the ServerApp."""
         return self._processes.folder / "superlink.log"
 
+    @property
+    def run_log(self) -> Path:
+        """What ``flwr run`` says, with the output of the ServerApp."""
+        return self._processes.folder / "run.log"
+
     def log_of(self, node: SuperNode) -> Path:
         """Return the output of a SuperNode and its ClientApp.
 
         Args:
             node: of the device.
         """
-        return self._processes.folder / f"device-{node.device.client:04d}.log"
+        return node.device.run.path / "supernode.log"
 
     # ---- starting --------------------------------------------------------------------------------------
 
@@ -157,10 +153,21 @@ class Federation:
             RunFailed: one of them does not start within ``START_SECONDS``.
         """
         tls = self.tls
-        command = [_program("flower-superlink"), "--enable-supernode-auth", "--disable-runtime-dependency-installation"]
-        command += ["--ssl-ca-certfile", tls.authority, "--ssl-certfile", tls.certificate, "--ssl-keyfile", tls.key]
+        command = [
+            _program("flower-superlink"),
+            "--enable-supernode-auth",
+            "--disable-runtime-dependency-installation",
+        ]
+        command += [
+            "--ssl-ca-certfile",
+            str(tls.authority),
+            "--ssl-certfile",
+            str(tls.certificate),
+            "--ssl-keyfile",
+            str(tls.key),
+        ]
         command += ["--host", self._host, "--port", str(self._port)]
-        self._superlink = self._start(command, self.log, "superlink", self.server)
+        self._superlink = self._start(_on(self.server, command), self.log, "superlink")
         ready = b"Uvicorn running"
         self._wait_for(lambda: ready in self.log.read_bytes(), "the SuperLink does not start", self.log)
         for node in self.nodes:
@@ -188,12 +195,19 @@ class Federation:
         settings = f'partition-id={device.client} device="{device.run.path.resolve()}" experimenter=true'
         command = [sys.executable, "-m", "fedunlearn.client.supernode"]
         command += ["--superlink", self.address, "--port", str(node.port)]
-        command += ["--root-certificates", self.tls.authority, "--auth-supernode-private-key", node.key.private]
+        command += [
+            "--root-certificates",
+            str(self.tls.authority),
+            "--auth-supernode-private-key",
+            str(node.key.private),
+        ]
         command += ["--node-config", settings]
-        node.process = self._start(
-            command, self.log_of(node), f"device-{device.client:04d}", node.host, self._limits
-        )
-        node.logs += 1
+        log = self.log_of(node)
+        node.log_start = log.stat().st_size if log.exists() else 0
+        words = _on(node.host, command)
+        # First the control group: another network namespace sees another /sys.
+        words = node.memory.inside(words) if node.memory else words
+        node.process = self._start(words, log, f"device-{device.client:04d}", _ONE_THREAD)
 
     def wait_for_node(self, node: SuperNode) -> None:
         """Wait until a SuperNode is connected.
@@ -204,13 +218,17 @@ class Federation:
         Raises:
             RunFailed: it is not within ``START_SECONDS``.
         """
-        log = self.log_of(node)
-        self._wait_for(
-            lambda: log.read_bytes().count(b"SuperNode ID:") >= node.logs,
-            f"the SuperNode of client {node.device.client} does not connect",
-            log,
-            node.process,
-        )
+        problem = f"the SuperNode of client {node.device.client} does not connect"
+        self._wait_for(lambda: self.is_connected(node), problem, self.log_of(node), node.process)
+
+    def is_connected(self, node: SuperNode) -> bool:
+        """Tell whether a SuperNode has connected since it was last started.
+
+        Args:
+            node: that was started.
+        """
+        said = self.log_of(node).read_bytes()[node.log_start :]
+        return b"SuperNode ID:" in said
 
     def kill_node(self, node: SuperNode) -> None:
         """Kill a SuperNode and everything that it has started, as if its machine had lost power.
@@ -234,8 +252,9 @@ class Federation:
         settings = self._processes.folder / "run.toml"
         values = {"out": str(run.path.resolve()), "config": str(config.resolve()), "clients": clients}
         settings.write_text(tomli_w.dumps({**values, "deployed": True, "devices": str(devices.resolve())}))
-        command = [_program("flwr"), "run", self._app, _CONNECTION, "--stream", "--run-config", settings]
-        return self._start(command, self._processes.folder / "run.log", "flwr", self.server)
+        command = [_program("flwr"), "run", str(self._app), _CONNECTION]
+        command += ["--stream", "--run-config", str(settings)]
+        return self._start(_on(self.server, command), self.run_log, "flwr")
 
     def check(self) -> None:
         """Check that the SuperLink is running.
@@ -249,19 +268,9 @@ class Federation:
     # ---- parts -----------------------------------------------------------------------------------------
 
     def _start(
-        self,
-        command: Sequence[str | Path],
-        log: Path,
-        home: str,
-        host: Host | None,
-        limits: DeviceLimits | None = None,
+        self, command: Sequence[str], log: Path, home: str, more: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
-        words = host.inside([*map(str, command)]) if host else [*map(str, command)]
-        variables = self._variables(home)
-        if limits is None:
-            return self._processes.start(words, log, variables)
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(limits.threads))
-        return self._processes.start(words, log, variables | threads, limits.data_limit)
+        return self._processes.start(command, log, self._variables(home) | dict(more or {}))
 
     def _variables(self, home: str) -> dict[str, str]:
         folder = self._processes.folder / f"{home}.home"
@@ -290,7 +299,7 @@ class Federation:
     def _flwr(self, *arguments: str) -> dict[str, Any]:
         command = [_program("flwr"), *arguments, "--format", "json"]
         done = subprocess.run(
-            self.server.inside(command) if self.server else command,
+            _on(self.server, command),
             capture_output=True,
             text=True,
             timeout=START_SECONDS,
@@ -316,7 +325,7 @@ class Federation:
         while not met():
             self.check()
             if time.monotonic() > end or (process is not None and process.poll() is not None):
-                raise RunFailed(f"{problem} ({_last_error(log)})")
+                raise RunFailed(f"{problem} ({last_error(log)})")
             time.sleep(0.1)
 
 
@@ -326,10 +335,19 @@ def _write_app(folder: Path) -> Path:
     return folder
 
 
-def _last_error(log: Path) -> str:
+def last_error(log: Path) -> str:
+    """Return the last line of a log that names an error, or its last line.
+
+    Args:
+        log: that some process writes.
+    """
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if "rror" in line or "[code:" in line]
     return plain((errors or lines or ["it says nothing"])[-1])
+
+
+def _on(host: Host | None, command: Sequence[str]) -> list[str]:
+    return host.inside(command) if host else [*command]
 
 
 def _program(name: str) -> str:

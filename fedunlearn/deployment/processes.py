@@ -1,13 +1,12 @@
 """Processes that end with the process that started them, whatever ends it.
 
-Every process gets a variable with the deployment's mark into its environment, which its children inherit, also
-those that Flower starts in sessions of their own. A watcher, which is started first, waits until this process
+Every process gets a variable with the deployment's mark into its environment, which its children inherit,
+also those that Flower starts in sessions of their own. A watcher, which is started first, waits until this process
 has closed its pipe or is dead; then it ends everything with the mark and removes the temporary folder. So a
 kill -9 leaves nothing behind, either.
 """
 
 import os
-import resource
 import secrets
 import shutil
 import signal
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import psutil
 
+from fedunlearn.deployment.memory import remove_groups
 from fedunlearn.deployment.network import remove_hosts
 
 _VARIABLE = "FEDUNLEARN_DEPLOYMENT"
@@ -54,7 +54,6 @@ class ProcessSet:
         command: Sequence[str],
         log: Path,
         variables: Mapping[str, str],
-        data_limit: int | None = None,
     ) -> subprocess.Popen[bytes]:
         """Start a process in a session of its own.
 
@@ -62,8 +61,6 @@ class ProcessSet:
             command: program and arguments.
             log: file that its output is appended to.
             variables: of its environment, besides those of this process.
-            data_limit: most bytes of data in its memory (RLIMIT_DATA), and in that of each process that it
-                starts; None = no limit.
         """
         with log.open("ab") as output:
             process = subprocess.Popen(
@@ -75,9 +72,6 @@ class ProcessSet:
                 start_new_session=True,
             )
         self._started.append(process)
-        if data_limit is not None:
-            with suppress(ProcessLookupError):
-                resource.prlimit(process.pid, resource.RLIMIT_DATA, (data_limit, data_limit))
         return process
 
     def kill(self, process: subprocess.Popen[bytes]) -> None:
@@ -128,6 +122,7 @@ def _end_everything(mark: str, folder: Path) -> None:
                 process.kill()
         psutil.wait_procs(left, timeout=0.5)
     remove_hosts(mark)
+    remove_groups(mark)
     shutil.rmtree(folder, ignore_errors=True)
 
 

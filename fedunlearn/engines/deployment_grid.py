@@ -1,8 +1,10 @@
-"""Flower's own Grid in a deployment, with two things added on the way.
+"""Flower's own Grid in a deployment, with three things added on the way.
 
-It asks the SuperLink for replies a few times a second instead of two hundred times, and it takes out of the
+It asks the SuperLink for replies a few times a second instead of two hundred times. It takes out of the
 replies what devices of an experiment show the experimenter: the metadata files of their vaults, which are
-written into the run folder, where the judge reads them (``client.shown_metadata``).
+written into the run folder, where the judge reads them (``client.shown_metadata``). And it holds back for a
+while what the SuperLink answers in place of a device that is away, so that the device has time to come back
+before it is asked again.
 """
 
 import time
@@ -13,11 +15,13 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedunlearn.client.shown_metadata import take_metadata
+from fedunlearn.messages.flower_internals import is_node_unavailable
 from fedunlearn.messages.records import Refused, serialised
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.vault.relocation import replace_metadata_files
 
 _POLL_SECONDS = 0.25
+_AWAY_SECONDS = 10.0
 
 
 class DeploymentGrid(Grid):
@@ -33,6 +37,7 @@ class DeploymentGrid(Grid):
         self._grid, self._folder, self._count = grid, run, clients
         self._client_of: dict[int, int] = {}
         self._asked_at = 0.0
+        self._held: list[tuple[float, Message]] = []
 
     def set_run(self, run: Any) -> None:
         """Set the run, as Flower does."""
@@ -59,7 +64,12 @@ class DeploymentGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Pull replies, a few times a second at most; what they show the experimenter is taken out."""
         self._wait()
-        return [self._without_metadata(reply) for reply in self._grid.pull_messages(message_ids)]
+        now = time.monotonic()
+        pulled = list(self._grid.pull_messages(message_ids))
+        self._held += [(now + _AWAY_SECONDS, reply) for reply in pulled if is_node_unavailable(reply)]
+        due = [reply for when, reply in self._held if when <= now]
+        self._held = [(when, reply) for when, reply in self._held if when > now]
+        return [self._without_metadata(r) for r in pulled if not is_node_unavailable(r)] + due
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

@@ -1,7 +1,7 @@
 """Fills the folders of deployed devices: each has the experiment's settings and the vault of its client.
 
-A device's folder has the layout of a run folder with one vault in it. Nothing of it lies in the experimenter's
-folder, and no device has anything of another one.
+A device's folder has the layout of a run folder with one vault in it. Nothing of it lies in the
+experimenter's folder, and no device has anything of another one.
 """
 
 import shutil

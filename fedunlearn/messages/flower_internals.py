@@ -9,11 +9,17 @@ import time
 from collections.abc import Callable
 
 from flwr.app import Message
-from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import recorddict_to_proto
 from flwr.supercore.task_identity import TaskIdentity
 
-__all__ = ["answer_tasks", "recorddict_to_proto", "set_message_id", "sign_as_simulation"]
+__all__ = [
+    "answer_tasks",
+    "is_node_unavailable",
+    "recorddict_to_proto",
+    "set_message_id",
+    "sign_as_simulation",
+]
 
 
 def sign_as_simulation() -> None:
@@ -27,6 +33,11 @@ def sign_as_simulation() -> None:
 def set_message_id(message: Message, message_id: str) -> None:
     """Give a message its id, which Flower's runtime would set when the message is pushed."""
     message.metadata.__dict__["_message_id"] = message_id
+
+
+def is_node_unavailable(reply: Message) -> bool:
+    """Tell whether a reply is the SuperLink's own, in place of a SuperNode that is not connected."""
+    return bool(reply.has_error()) and reply.error.code == ErrorCode.NODE_UNAVAILABLE
 
 
 def answer_tasks(runtime_address: str, goes_on: Callable[[], bool], poll_seconds: float = 0.1) -> None:

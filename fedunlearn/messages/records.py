@@ -206,8 +206,8 @@ class MessageConfig:
 def serialised(content: RecordDict) -> RecordDict:
     """Return the content of a message with Flower's own arrays, which alone a deployment can send.
 
-    Flower 1.42 names an object's class when it sends it and knows no subclass of ``Array``. The bytes are those
-    that ``TensorArray`` gives, so that sizes and values stay as they are.
+    Flower 1.42 names an object's class when it sends it and knows no subclass of ``Array``. The bytes are
+    those that ``TensorArray`` gives, so that sizes and values stay as they are.
 
     Args:
         content: of a message; it is not changed.
@@ -215,7 +215,9 @@ def serialised(content: RecordDict) -> RecordDict:
     return RecordDict({name: _serialised(record) for name, record in content.items()})
 
 
-def _serialised(record: ArrayRecord | MetricRecord | ConfigRecord) -> ArrayRecord | MetricRecord | ConfigRecord:
+def _serialised(
+    record: ArrayRecord | MetricRecord | ConfigRecord,
+) -> ArrayRecord | MetricRecord | ConfigRecord:
     if not isinstance(record, ArrayRecord):
         return record
     plain = ArrayRecord()
