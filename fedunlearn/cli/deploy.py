@@ -13,8 +13,8 @@ from fedunlearn.cli.options import ConfigOption, DataOption, SetOption, config_f
 from fedunlearn.console import Screen, errors, say
 from fedunlearn.errors import EXIT_FAILED, EXIT_OK, BadInput
 
-_PATIENCE = {"federation.timeout": 90.0, "federation.retries": 3}
-"""default of a deployment: what a killed device has received is lost, and it is back after a minute"""
+_PATIENCE = {"federation.retries": 3}
+"""default of a deployment: a device that was killed or cut off is asked again, 10 s after it was missed"""
 
 
 def deploy_local(

@@ -5,6 +5,7 @@ of megabytes for a message that takes milliseconds. This process starts Flower's
 forks for each message (``flower-supernode --isolation process``). Both end together.
 """
 
+import gc
 import signal
 import subprocess
 import sys
@@ -35,6 +36,7 @@ def serve(options: list[str]) -> int:
         import fedunlearn.client.app  # noqa: F401  (what is imported here, no message imports again)
 
         torch.set_num_threads(1)
+        gc.freeze()  # a forked process shares this memory as long as nobody writes to it
         answer_tasks(f"127.0.0.1:{port}", lambda: supernode.poll() is None)
     except KeyboardInterrupt:
         pass

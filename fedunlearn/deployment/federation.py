@@ -1,22 +1,27 @@
 """A SuperLink and SuperNodes as processes: TLS, a key for each SuperNode, and a folder for each device.
 
-Every command is Flower's own, with its documented options; docs/deployment.md gives them for several machines.
+Every command is Flower's own, with its documented options; docs/deployment.md gives them for several
+machines.
 """
 
-import json
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import tomli_w
 
-from fedunlearn.console import plain
 from fedunlearn.deployment.credentials import NodeKey, TlsFiles, make_node_key, make_tls_files
+from fedunlearn.deployment.flower_programs import (
+    CONNECTION,
+    START_SECONDS,
+    FlowerPrograms,
+    last_error,
+    on_host,
+    program,
+)
 from fedunlearn.deployment.memory import MemoryGroup
 from fedunlearn.deployment.network import Host, make_hosts
 from fedunlearn.deployment.ports import free_ports
@@ -25,36 +30,9 @@ from fedunlearn.errors import RunFailed
 from fedunlearn.experiment.device_folders import DeviceFolder
 from fedunlearn.run_folder import RunFolder
 
-START_SECONDS = 60.0
-"""s within which the SuperLink must answer, and a SuperNode must be connected"""
-_CONNECTION = "deployment"
 _LOOPBACK = "127.0.0.1"
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 """environment of a device, which computes in one thread"""
-
-APP: Mapping[str, Any] = {
-    "project": {"name": "fedunlearn", "version": "0.1.0", "dependencies": ["flwr>=1.41"]},
-    "tool": {
-        "flwr": {
-            "app": {
-                "publisher": "fedunlearn",
-                "components": {
-                    "serverapp": "fedunlearn.flower_app:server_app",
-                    "clientapp": "fedunlearn.client.app:client_app",
-                },
-                "config": {
-                    "out": "",
-                    "config": "",
-                    "data": "",
-                    "clients": 20,
-                    "deployed": False,
-                    "devices": "",
-                },
-            }
-        }
-    },
-}
-"""The app that is submitted: as in pyproject.toml, and no code, which each machine has installed."""
 
 
 @dataclass
@@ -103,6 +81,7 @@ class Federation:
         several_hosts: bool = False,
     ) -> None:
         self._processes, folder = processes, processes.folder
+        self._superlink: subprocess.Popen[bytes] | None = None
         ports = free_ports(1 + len(devices))
         self.server: Host | None = None
         hosts: Sequence[Host | None] = [None] * len(devices)
@@ -122,9 +101,8 @@ class Federation:
             )
             for device, port, host in zip(devices, ports[1:], hosts, strict=True)
         ]
-        self._superlink: subprocess.Popen[bytes] | None = None
-        self._app = _write_app(folder / "fedunlearn-app")
-        self._write_connection()
+        self._programs = FlowerPrograms(processes, self.server)
+        self._programs.write_connection(self.address, self.tls.authority)
 
     @property
     def log(self) -> Path:
@@ -154,7 +132,7 @@ class Federation:
         """
         tls = self.tls
         command = [
-            _program("flower-superlink"),
+            program("flower-superlink"),
             "--enable-supernode-auth",
             "--disable-runtime-dependency-installation",
         ]
@@ -167,7 +145,7 @@ class Federation:
             str(tls.key),
         ]
         command += ["--host", self._host, "--port", str(self._port)]
-        self._superlink = self._start(_on(self.server, command), self.log, "superlink")
+        self._superlink = self._programs.start(on_host(self.server, command), self.log, "superlink")
         ready = b"Uvicorn running"
         self._wait_for(lambda: ready in self.log.read_bytes(), "the SuperLink does not start", self.log)
         for node in self.nodes:
@@ -183,7 +161,7 @@ class Federation:
         Args:
             key: of the SuperNode.
         """
-        self._flwr("supernode", "register", str(key.public), _CONNECTION)
+        self._programs.run_flwr("supernode", "register", str(key.public), CONNECTION)
 
     def start_node(self, node: SuperNode) -> None:
         """Start a SuperNode, or start it again with the same key and folder.
@@ -204,10 +182,10 @@ class Federation:
         command += ["--node-config", settings]
         log = self.log_of(node)
         node.log_start = log.stat().st_size if log.exists() else 0
-        words = _on(node.host, command)
+        words = on_host(node.host, command)
         # First the control group: another network namespace sees another /sys.
         words = node.memory.inside(words) if node.memory else words
-        node.process = self._start(words, log, f"device-{device.client:04d}", _ONE_THREAD)
+        node.process = self._programs.start(words, log, f"device-{device.client:04d}", _ONE_THREAD)
 
     def wait_for_node(self, node: SuperNode) -> None:
         """Wait until a SuperNode is connected.
@@ -252,9 +230,9 @@ class Federation:
         settings = self._processes.folder / "run.toml"
         values = {"out": str(run.path.resolve()), "config": str(config.resolve()), "clients": clients}
         settings.write_text(tomli_w.dumps({**values, "deployed": True, "devices": str(devices.resolve())}))
-        command = [_program("flwr"), "run", str(self._app), _CONNECTION]
+        command = [program("flwr"), "run", str(self._programs.app), CONNECTION]
         command += ["--stream", "--run-config", str(settings)]
-        return self._start(_on(self.server, command), self.run_log, "flwr")
+        return self._programs.start(on_host(self.server, command), self.run_log, "flwr")
 
     def check(self) -> None:
         """Check that the SuperLink is running.
@@ -264,55 +242,6 @@ class Federation:
         """
         if self._superlink is not None and self._superlink.poll() is not None:
             raise RunFailed(f"the SuperLink has ended with exit code {self._superlink.returncode}")
-
-    # ---- parts -----------------------------------------------------------------------------------------
-
-    def _start(
-        self, command: Sequence[str], log: Path, home: str, more: Mapping[str, str] | None = None
-    ) -> subprocess.Popen[bytes]:
-        return self._processes.start(command, log, self._variables(home) | dict(more or {}))
-
-    def _variables(self, home: str) -> dict[str, str]:
-        folder = self._processes.folder / f"{home}.home"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        binaries = str(Path(sys.executable).parent)
-        return {
-            "FLWR_HOME": str(folder),
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "FLWR_DISABLE_UPDATE_CHECK": "1",
-            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
-            # Flower starts its other programs by name.
-            "PATH": os.pathsep.join([binaries, os.environ.get("PATH", "")]),
-            # The same code as here, also where it is not installed.
-            "PYTHONPATH": os.pathsep.join(
-                filter(None, [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")])
-            ),
-            "TMPDIR": str(folder),
-        }
-
-    def _write_connection(self) -> None:
-        self._variables("flwr")
-        connection = {"address": self.address, "root-certificates": str(self.tls.authority)}
-        content = {"superlink": {"default": _CONNECTION, _CONNECTION: connection}}
-        (self._processes.folder / "flwr.home" / "config.toml").write_text(tomli_w.dumps(content))
-
-    def _flwr(self, *arguments: str) -> dict[str, Any]:
-        command = [_program("flwr"), *arguments, "--format", "json"]
-        done = subprocess.run(
-            _on(self.server, command),
-            capture_output=True,
-            text=True,
-            timeout=START_SECONDS,
-            env={**os.environ, **self._variables("flwr")},
-        )
-        try:
-            answer: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
-        except ValueError:
-            answer = {}
-        if not answer.get("success"):
-            said = (done.stdout + done.stderr).strip().splitlines()
-            raise RunFailed(f"flwr {' '.join(arguments[:2])}: {said[-1] if said else 'failed'}")
-        return answer
 
     def _wait_for(
         self,
@@ -327,28 +256,3 @@ class Federation:
             if time.monotonic() > end or (process is not None and process.poll() is not None):
                 raise RunFailed(f"{problem} ({last_error(log)})")
             time.sleep(0.1)
-
-
-def _write_app(folder: Path) -> Path:
-    folder.mkdir()
-    (folder / "pyproject.toml").write_text(tomli_w.dumps(dict(APP)))
-    return folder
-
-
-def last_error(log: Path) -> str:
-    """Return the last line of a log that names an error, or its last line.
-
-    Args:
-        log: that some process writes.
-    """
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    errors = [line for line in lines if "rror" in line or "[code:" in line]
-    return plain((errors or lines or ["it says nothing"])[-1])
-
-
-def _on(host: Host | None, command: Sequence[str]) -> list[str]:
-    return host.inside(command) if host else [*command]
-
-
-def _program(name: str) -> str:
-    return str(Path(sys.executable).with_name(name))

@@ -11,7 +11,8 @@ from fedunlearn.config import Config
 from fedunlearn.deletion.receipts import receipt_of
 from fedunlearn.deletion.request import RequestState
 from fedunlearn.deployment.costs import DeviceCosts, DeviceTotals, event_costs, unanswered
-from fedunlearn.deployment.federation import Federation, SuperNode, last_error
+from fedunlearn.deployment.federation import Federation, SuperNode
+from fedunlearn.deployment.flower_programs import last_error
 from fedunlearn.deployment.incidents import Incident, StepWatch, delete_some
 from fedunlearn.deployment.memory import why_no_limit
 from fedunlearn.deployment.network import bytes_on_link, set_link, why_no_hosts
@@ -227,6 +228,7 @@ class _Deployment:
             if client not in self._start_at and ended:
                 self._start_at[client] = time.monotonic() + _RESTART_SECONDS
             elif client in self._start_at and ended and time.monotonic() > self._start_at[client]:
+                federation.kill_node(node)  # what it may have left
                 federation.start_node(node)
                 self._start_at[client] = time.monotonic() + _RESTART_SECONDS
             elif client in self._start_at and not ended and federation.is_connected(node):
@@ -244,7 +246,9 @@ class _Deployment:
 
 
 def _totals(federation: Federation, node: SuperNode) -> DeviceTotals:
-    down, up = bytes_on_link(federation.server, node.host) if federation.server and node.host else (None, None)
+    down, up = (
+        bytes_on_link(federation.server, node.host) if federation.server and node.host else (None, None)
+    )
     peak = node.memory.peak if node.memory else None
     return DeviceTotals(node.device.client, peak, down, up, unanswered(node.device))
 

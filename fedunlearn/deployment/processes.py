@@ -1,9 +1,9 @@
 """Processes that end with the process that started them, whatever ends it.
 
 Every process gets a variable with the deployment's mark into its environment, which its children inherit,
-also those that Flower starts in sessions of their own. A watcher, which is started first, waits until this process
-has closed its pipe or is dead; then it ends everything with the mark and removes the temporary folder. So a
-kill -9 leaves nothing behind, either.
+also those that Flower starts in sessions of their own. A watcher, which is started first, waits until this
+process has closed its pipe or is dead; then it ends everything with the mark and removes the temporary
+folder. So a kill -9 leaves nothing behind, either.
 """
 
 import os
@@ -22,7 +22,7 @@ import psutil
 from fedunlearn.deployment.memory import remove_groups
 from fedunlearn.deployment.network import remove_hosts
 
-_VARIABLE = "FEDUNLEARN_DEPLOYMENT"
+_VARIABLE, _PART = "FEDUNLEARN_DEPLOYMENT", "FEDUNLEARN_PART"
 _TERM_SECONDS, _KILL_SECONDS = 5.0, 5.0
 _WATCHER = "from fedunlearn.deployment.processes import watch; watch()"
 
@@ -62,28 +62,31 @@ class ProcessSet:
             log: file that its output is appended to.
             variables: of its environment, besides those of this process.
         """
+        part = str(len(self._started))
         with log.open("ab") as output:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **variables, _VARIABLE: self.mark},
+                env={**os.environ, **variables, _VARIABLE: self.mark, _PART: part},
                 start_new_session=True,
             )
         self._started.append(process)
         return process
 
     def kill(self, process: subprocess.Popen[bytes]) -> None:
-        """Kill a process and all that it started with SIGKILL, as if its machine had lost power."""
+        """Kill a process and all that it started with SIGKILL, as if its machine had lost power.
+
+        Args:
+            process: that was started here; what it started is killed also if it has ended itself.
+        """
         with suppress(psutil.NoSuchProcess):
             children = psutil.Process(process.pid).children(recursive=True)
             process.kill()
-            for child in children:
-                with suppress(psutil.NoSuchProcess):
-                    child.kill()
-            psutil.wait_procs(children, timeout=_KILL_SECONDS)
+            _kill_all(children)
         process.wait(timeout=_KILL_SECONDS)
+        _kill_all(_marked(self.mark, str(self._started.index(process))))
 
     def close(self) -> None:
         """End all processes and remove the temporary folder; returns when it is done."""
@@ -117,17 +120,26 @@ def _end_everything(mark: str, folder: Path) -> None:
     psutil.wait_procs(processes, timeout=_TERM_SECONDS)
     end = time.monotonic() + _KILL_SECONDS
     while (left := list(_marked(mark))) and time.monotonic() < end:
-        for process in left:
-            with suppress(psutil.Error):
-                process.kill()
-        psutil.wait_procs(left, timeout=0.5)
+        _kill_all(left)
     remove_hosts(mark)
     remove_groups(mark)
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _marked(mark: str) -> Iterable[psutil.Process]:
+def _kill_all(processes: Iterable[psutil.Process]) -> None:
+    processes = list(processes)
+    for process in processes:
+        with suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(processes, timeout=_KILL_SECONDS)
+
+
+def _marked(mark: str, part: str | None = None) -> Iterable[psutil.Process]:
+    """Yield the processes of a deployment, or of one part of it: one that was started and what it started."""
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(_VARIABLE) == mark:
+            if process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            variables = process.environ()
+            if variables.get(_VARIABLE) == mark and part in (None, variables.get(_PART)):
                 yield process

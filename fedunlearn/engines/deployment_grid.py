@@ -15,7 +15,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedunlearn.client.shown_metadata import take_metadata
-from fedunlearn.messages.flower_internals import is_node_unavailable
+from fedunlearn.messages.flower_internals import is_from_superlink, set_sender
 from fedunlearn.messages.records import Refused, serialised
 from fedunlearn.run_folder import RunFolder
 from fedunlearn.vault.relocation import replace_metadata_files
@@ -37,7 +37,8 @@ class DeploymentGrid(Grid):
         self._grid, self._folder, self._count = grid, run, clients
         self._client_of: dict[int, int] = {}
         self._asked_at = 0.0
-        self._held: list[tuple[float, Message]] = []
+        self._asked: dict[str, int] = {}
+        self._held: dict[str, tuple[float, Message]] = {}
 
     def set_run(self, run: Any) -> None:
         """Set the run, as Flower does."""
@@ -59,17 +60,32 @@ class DeploymentGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Push messages with their weights serialised; returns their ids."""
-        return self._grid.push_messages([_serialised(message) for message in messages])
+        serial = [_serialised(message) for message in messages]
+        names = list(self._grid.push_messages(serial))
+        self._asked |= {n: m.metadata.dst_node_id for n, m in zip(names, serial, strict=False)}
+        return names
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Pull replies, a few times a second at most; what they show the experimenter is taken out."""
         self._wait()
+        arrived = []
+        for reply in self._grid.pull_messages(message_ids):
+            if is_from_superlink(reply):
+                self._hold(reply)
+            else:
+                arrived.append(self._without_metadata(reply))
+                self._held.pop(reply.metadata.reply_to_message_id, None)  # it is back
         now = time.monotonic()
-        pulled = list(self._grid.pull_messages(message_ids))
-        self._held += [(now + _AWAY_SECONDS, reply) for reply in pulled if is_node_unavailable(reply)]
-        due = [reply for when, reply in self._held if when <= now]
-        self._held = [(when, reply) for when, reply in self._held if when > now]
-        return [self._without_metadata(r) for r in pulled if not is_node_unavailable(r)] + due
+        due = [name for name, (when, _) in self._held.items() if when <= now]
+        return arrived + [self._held.pop(name)[1] for name in due]
+
+    def _hold(self, reply: Message) -> None:
+        """Keep what the SuperLink answers for a device that is away; it does so at every question."""
+        name = reply.metadata.reply_to_message_id
+        node = self._asked.pop(name, None)
+        if node is not None:
+            set_sender(reply, node)
+            self._held[name] = time.monotonic() + _AWAY_SECONDS, reply
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

@@ -9,15 +9,16 @@ import time
 from collections.abc import Callable
 
 from flwr.app import Message
-from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.common.serde import recorddict_to_proto
 from flwr.supercore.task_identity import TaskIdentity
 
 __all__ = [
     "answer_tasks",
-    "is_node_unavailable",
+    "is_from_superlink",
     "recorddict_to_proto",
     "set_message_id",
+    "set_sender",
     "sign_as_simulation",
 ]
 
@@ -35,9 +36,14 @@ def set_message_id(message: Message, message_id: str) -> None:
     message.metadata.__dict__["_message_id"] = message_id
 
 
-def is_node_unavailable(reply: Message) -> bool:
-    """Tell whether a reply is the SuperLink's own, in place of a SuperNode that is not connected."""
-    return bool(reply.has_error()) and reply.error.code == ErrorCode.NODE_UNAVAILABLE
+def is_from_superlink(reply: Message) -> bool:
+    """Tell whether a reply is the SuperLink's own, in place of a SuperNode that cannot be reached."""
+    return bool(reply.has_error()) and reply.metadata.src_node_id == SUPERLINK_NODE_ID
+
+
+def set_sender(reply: Message, node: int) -> None:
+    """Let a reply of the SuperLink be from the node in whose place it was made."""
+    reply.metadata.__dict__["_src_node_id"] = node
 
 
 def answer_tasks(runtime_address: str, goes_on: Callable[[], bool], poll_seconds: float = 0.1) -> None:

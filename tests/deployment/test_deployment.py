@@ -115,7 +115,9 @@ def test_serialised_weights_are_flowers_own_arrays_of_the_same_size_and_values()
     assert record["a"].object_id  # which Flower makes when it sends it
 
 
-@pytest.mark.parametrize("name", ["file:../secret", "file:/etc/x", "file:.lock", "file:a/../../b", "index.json"])
+@pytest.mark.parametrize(
+    "name", ["file:../secret", "file:/etc/x", "file:.lock", "file:a/../../b", "index.json"]
+)
 def test_a_device_cannot_write_outside_its_vault_in_the_run_folder(name: str) -> None:
     shown = ConfigRecord({"client": 1, "file:index.json": b"{}", name: b"x"})
     with pytest.raises(Refused):
