@@ -12,7 +12,7 @@ from fedunlearn.deletion.receipts import receipt_of
 from fedunlearn.deletion.request import RequestState
 from fedunlearn.deployment.costs import DeviceCosts, DeviceTotals, event_costs, unanswered
 from fedunlearn.deployment.federation import Federation, SuperNode
-from fedunlearn.deployment.flower_programs import last_error
+from fedunlearn.deployment.flower_programs import START_SECONDS, last_error
 from fedunlearn.deployment.incidents import Incident, StepWatch, delete_some
 from fedunlearn.deployment.memory import why_no_limit
 from fedunlearn.deployment.network import bytes_on_link, set_link, why_no_hosts
@@ -231,6 +231,8 @@ class _Deployment:
                 federation.kill_node(node)  # what it may have left
                 federation.start_node(node)
                 self._start_at[client] = time.monotonic() + _RESTART_SECONDS
+            elif client in self._start_at and time.monotonic() > self._start_at[client] + START_SECONDS:
+                federation.kill_node(node)  # it was refused, but has not ended
             elif client in self._start_at and not ended and federation.is_connected(node):
                 del self._start_at[client]
                 self._tell(f"client {client}: its SuperNode is connected again")

@@ -130,6 +130,10 @@ def test_a_device_with_512_mib_trains_and_unlearns(tmp_path: Path, model: str) -
 # ---- who is refused --------------------------------------------------------------------------------------
 
 
+def is_refused(log: Path) -> bool:
+    return "Failed to initialize the connection" in log.read_text()
+
+
 def test_an_unknown_key_and_a_plain_text_connection_are_refused(tmp_path: Path) -> None:
     config = resolve(three_devices())
     folders = fill_device_folders(config, tmp_path / "devices", Progress(QUIET))
@@ -144,9 +148,9 @@ def test_an_unknown_key_and_a_plain_text_connection_are_refused(tmp_path: Path) 
         tls = ["--root-certificates", str(federation.tls.authority)]
         logs = [tmp_path / f"{name}.log" for name in ("stranger", "keyless", "plain")]
         options = [
-            [*tls, "--auth-supernode-private-key", str(stranger.private)],
-            tls,
-            ["--insecure", "--max-retries", "1"],
+            [*tls, "--auth-supernode-private-key", str(stranger.private), "--isolation", "process"],
+            [*tls, "--isolation", "process"],
+            ["--insecure", "--max-retries", "1", "--isolation", "process"],
         ]
         variables = {"FLWR_HOME": str(temporary), "FLWR_TELEMETRY_ENABLED": "0"}
         program = str(Path(sys.executable).with_name("flower-supernode"))
@@ -156,13 +160,16 @@ def test_an_unknown_key_and_a_plain_text_connection_are_refused(tmp_path: Path) 
             )
             for port, log, more in zip(ports, logs, options, strict=True)
         ]
-        codes = [process.wait(timeout=60) for process in started]
+        assert all(process.pid for process in started)
+        end = time.monotonic() + 60
+        while not all(map(is_refused, logs)) and time.monotonic() < end:
+            time.sleep(0.5)
         said = [log.read_text() for log in logs]
     finally:
         processes.close()
-    assert all(codes)
+    assert ["Failed to activate SuperNode" in text for text in said] == [True, False, False]
     assert not any("SuperNode ID" in text for text in said)
-    assert "Failed to activate SuperNode" in said[0]
+    assert all(map(is_refused, logs))
     assert not temporary.exists()
 
 
@@ -240,6 +247,7 @@ def test_flwr_run_gives_the_results_of_a_run_and_its_page(tmp_path: Path) -> Non
         "FLWR_HOME": str(tmp_path / "home"),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "RAY_ADDRESS": "local",  # not one that somebody else has started
         "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(ports[0]),
         "FLWR_LOCAL_CONTROL_API_PORT": str(ports[1]),
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
