@@ -113,11 +113,12 @@ def watch() -> None:
 
 
 def _end_everything(mark: str, folder: Path) -> None:
-    processes = list(_marked(mark))
-    for process in processes:
+    for process in _marked(mark):
         with suppress(psutil.Error):
             process.terminate()
-    psutil.wait_procs(processes, timeout=_TERM_SECONDS)
+    end = time.monotonic() + _TERM_SECONDS
+    while any(True for _ in _marked(mark)) and time.monotonic() < end:
+        time.sleep(0.1)
     end = time.monotonic() + _KILL_SECONDS
     while (left := list(_marked(mark))) and time.monotonic() < end:
         _kill_all(left)
@@ -131,15 +132,22 @@ def _kill_all(processes: Iterable[psutil.Process]) -> None:
     for process in processes:
         with suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs(processes, timeout=_KILL_SECONDS)
+    end = time.monotonic() + _KILL_SECONDS
+    while any(map(_runs, processes)) and time.monotonic() < end:
+        time.sleep(0.01)
 
 
 def _marked(mark: str, part: str | None = None) -> Iterable[psutil.Process]:
     """Yield the processes of a deployment, or of one part of it: one that was started and what it started."""
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            if process.status() == psutil.STATUS_ZOMBIE:
-                continue
             variables = process.environ()
-            if variables.get(_VARIABLE) == mark and part in (None, variables.get(_PART)):
+            if variables.get(_VARIABLE) == mark and part in (None, variables.get(_PART)) and _runs(process):
                 yield process
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Tell whether a process has not ended; one that nobody has waited for has."""
+    with suppress(psutil.Error):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False

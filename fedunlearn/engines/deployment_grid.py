@@ -31,9 +31,11 @@ class DeploymentGrid(Grid):
         grid: Flower's.
         run: the experimenter's folder of the run.
         clients: how many there are.
+        away_seconds: how long the server is not told that a device is away.
     """
 
-    def __init__(self, grid: Grid, run: RunFolder, clients: int) -> None:
+    def __init__(self, grid: Grid, run: RunFolder, clients: int, away_seconds: float = _AWAY_SECONDS) -> None:
+        self._away = away_seconds
         self._grid, self._folder, self._count = grid, run, clients
         self._client_of: dict[int, int] = {}
         self._asked_at = 0.0
@@ -85,7 +87,7 @@ class DeploymentGrid(Grid):
         node = self._asked.pop(name, None)
         if node is not None:
             set_sender(reply, node)
-            self._held[name] = time.monotonic() + _AWAY_SECONDS, reply
+            self._held[name] = time.monotonic() + self._away, reply
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

@@ -12,7 +12,8 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from flwr.app import Array, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import Grid
 from rich.console import Console
 from small_run import prepared, small_config
@@ -29,9 +30,10 @@ from fedunlearn.deployment.network import why_no_hosts
 from fedunlearn.engines.deployment_grid import DeploymentGrid
 from fedunlearn.engines.inline_grid import InlineGrid
 from fedunlearn.errors import BadInput
-from fedunlearn.experiment.device_folders import device_folder, fill_device_folders
+from fedunlearn.experiment.device_folders import DeviceFolder, device_folder, fill_device_folders
 from fedunlearn.experiment.preparation import resolve
 from fedunlearn.experiment.progress import Progress
+from fedunlearn.messages.flower_internals import set_sender
 from fedunlearn.messages.records import Refused, lend, serialised
 from fedunlearn.messages.sizes import size
 from fedunlearn.run_folder import RunFolder
@@ -165,20 +167,65 @@ def test_a_device_that_says_that_it_is_another_is_not_heard(tmp_path: Path, says
     assert pulled(DeploymentGrid(ReplyingGrid(says), RunFolder(tmp_path), 2)) == [["metrics"], []]
 
 
+class AwayGrid(InlineGrid):
+    """The SuperLink answers in place of two devices, whenever it is asked, until they are back."""
+
+    def __init__(self) -> None:
+        super().__init__(make_client_app("nowhere"), 2)
+        self.back = False
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        for message in self._unanswered.values():
+            if self.back:
+                yield Message(RecordDict({"metrics": MetricRecord({"a": 1})}), reply_to=message)
+            else:
+                reply = Message(Error(4, "not connected"), reply_to=message)
+                set_sender(reply, SUPERLINK_NODE_ID)
+                yield reply
+
+
+def asked(grid: Grid) -> list[str]:
+    return list(
+        grid.push_messages([Message(RecordDict(), dst_node_id=n, message_type="query") for n in (1, 2)])
+    )
+
+
+def test_the_server_is_told_once_that_a_device_is_away(tmp_path: Path) -> None:
+    """As a failure of that device, however often the SuperLink says so."""
+    grid = DeploymentGrid(AwayGrid(), RunFolder(tmp_path), 2, away_seconds=0.0)
+    ids = asked(grid)
+    told = [reply for _ in range(3) for reply in grid.pull_messages(ids)]
+    assert [(r.metadata.src_node_id, r.has_error()) for r in told] == [(1, True), (2, True)]
+    assert [r.metadata.reply_to_message_id for r in told] == ids
+
+
+def test_a_device_that_is_back_in_time_was_never_away(tmp_path: Path) -> None:
+    away = AwayGrid()
+    grid = DeploymentGrid(away, RunFolder(tmp_path), 2, away_seconds=0.4)
+    ids = asked(grid)
+    assert list(grid.pull_messages(ids)) == []
+    away.back = True
+    assert [r.has_error() for r in grid.pull_messages(ids)] == [False, False]
+    away._unanswered.clear()
+    time.sleep(0.3)
+    assert list(grid.pull_messages(ids)) == []
+
+
 # ---- devices ---------------------------------------------------------------------------------------------
 
 
-def folders_of(tmp_path: Path, **overrides: Any) -> list[Any]:
-    config = resolve(small_config(**overrides))
-    return fill_device_folders(config, tmp_path / "devices", Progress(Console(quiet=True)))
+@pytest.fixture(scope="module")
+def devices(tmp_path_factory: pytest.TempPathFactory) -> list[DeviceFolder]:
+    """Of six clients; each test takes another one."""
+    parent = tmp_path_factory.mktemp("deployment") / "devices"
+    return fill_device_folders(resolve(small_config()), parent, Progress(Console(quiet=True)))
 
 
-def test_each_device_has_its_own_speech_and_nothing_else(tmp_path: Path) -> None:
+def test_each_device_has_its_own_speech_and_nothing_else(tmp_path: Path, devices: list[DeviceFolder]) -> None:
     """The vaults hold what those of a simulated run hold, each in a private folder of its own."""
-    folders = folders_of(tmp_path)
     simulated = prepared(tmp_path / "run")
     simulated.close()
-    for client, folder in enumerate(folders):
+    for client, folder in enumerate(devices):
         assert folder.run.path.stat().st_mode & 0o777 == 0o700
         assert [path.name for path in folder.run.vaults.iterdir()] == [f"client-{client:04d}"]
         own, other = Index.read(folder.vault), Index.read(simulated.run.vault(client))
@@ -187,10 +234,10 @@ def test_each_device_has_its_own_speech_and_nothing_else(tmp_path: Path) -> None
         assert (folder.vault / audio).read_bytes() == (simulated.run.vault(client) / audio).read_bytes()
 
 
-def test_a_deployed_device_answers_from_its_own_folder_and_notes_what_it_paid(tmp_path: Path) -> None:
-    from flwr.app import Context
-
-    device = folders_of(tmp_path)[4]
+def test_a_deployed_device_answers_from_its_own_folder_and_notes_what_it_paid(
+    devices: list[DeviceFolder],
+) -> None:
+    device = devices[4]
     message = Message(RecordDict(), dst_node_id=9, message_type="query.population")
     node: dict[str, Any] = {"partition-id": 4, "device": str(device.run.path), "experimenter": True}
     context = Context(run_id=1, node_id=9, node_config=node, state=RecordDict(), run_config={"out": "/none"})
@@ -206,18 +253,16 @@ def test_a_deployed_device_answers_from_its_own_folder_and_notes_what_it_paid(tm
     assert event_costs([device])["query.population"].count == 1
 
 
-def test_a_device_shows_nothing_unless_its_own_settings_say_so(tmp_path: Path) -> None:
-    from flwr.app import Context
-
-    device = folders_of(tmp_path)[4]
+def test_a_device_shows_nothing_unless_its_own_settings_say_so(devices: list[DeviceFolder]) -> None:
+    device = devices[5]
     message = Message(RecordDict(), dst_node_id=9, message_type="query.population")
-    node: dict[str, Any] = {"partition-id": 4, "device": str(device.run.path)}
+    node: dict[str, Any] = {"partition-id": 5, "device": str(device.run.path)}
     context = Context(run_id=1, node_id=9, node_config=node, state=RecordDict(), run_config={"out": "/none"})
     assert METADATA not in make_client_app()(message, context).content
 
 
-def test_a_person_deletes_the_first_three_training_recordings(tmp_path: Path) -> None:
-    device = folders_of(tmp_path)[0]
+def test_a_person_deletes_the_first_three_training_recordings(devices: list[DeviceFolder]) -> None:
+    device = devices[0]
     request = delete_some(device.vault)
     (waiting,) = (device.vault / "inbox").iterdir()
     assert waiting.name == f"{request}.json"
