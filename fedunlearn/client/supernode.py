@@ -6,6 +6,7 @@ forks for each message (``flower-supernode --isolation process``). Both end toge
 """
 
 import gc
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from fedunlearn.messages.flower_internals import answer_tasks
 
 _DEFAULT_PORT = "9094"
 _END_SECONDS = 5.0
+_FOLDER, _CLIENT = re.compile(r'\bdevice="([^"]+)"'), re.compile(r"\bpartition-id=(\d+)")
+"""in the node config"""
 
 
 def serve(options: list[str]) -> int:
@@ -33,9 +36,8 @@ def serve(options: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     supernode = subprocess.Popen(command)
     try:
-        import fedunlearn.client.app  # noqa: F401  (what is imported here, no message imports again)
-
         torch.set_num_threads(1)
+        _warm_up(options)
         gc.freeze()  # a forked process shares this memory as long as nobody writes to it
         answer_tasks(f"127.0.0.1:{port}", lambda: supernode.poll() is None)
     except KeyboardInterrupt:
@@ -47,6 +49,18 @@ def serve(options: list[str]) -> int:
         except subprocess.TimeoutExpired:
             supernode.kill()
     return supernode.wait()
+
+
+def _warm_up(options: list[str]) -> None:
+    """Import and build what no message should have to; without a device's folder, import only."""
+    import fedunlearn.client.app  # noqa: F401
+    from fedunlearn.client.device import build_shared_model
+    from fedunlearn.run_folder import RunFolder
+
+    settings = options[options.index("--node-config") + 1] if "--node-config" in options else ""
+    folder, client = _FOLDER.search(settings), _CLIENT.search(settings)
+    if folder and client and (Path(folder[1]) / "config.toml").exists():
+        build_shared_model(RunFolder(Path(folder[1])), int(client[1]))
 
 
 if __name__ == "__main__":
