@@ -53,7 +53,7 @@ def deploy_local(
     """Deploy one experiment on this machine: a SuperLink with TLS, and a SuperNode for each device.
 
     Every SuperNode has a key of its own and a folder with its own speech. STEP is listen, train, evaluate,
-    unlearn or purge; what happens to a device happens when it has begun that step for the first time.
+    unlearn or purge; what happens to a device happens in the middle of that step.
 
     Exit codes: 0 every run is complete and every request was served once; 2 bad input; 3 otherwise.
     """

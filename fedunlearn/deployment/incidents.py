@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fedunlearn.client.costs import COSTS, read_events
+from fedunlearn.client.costs import read_events
 from fedunlearn.deletion.inbox import FiledRequest, Inbox
 from fedunlearn.errors import BadInput
 from fedunlearn.experiment.device_folders import DeviceFolder
@@ -33,7 +33,7 @@ class Incident:
     Attributes:
         what: "kill" its processes with SIGKILL, "cut" its cable, or "delete" some of its recordings.
         client: number of the device.
-        step: key of ``STEPS``; it happens when the device has begun this step for the first time.
+        step: key of ``STEPS``; it happens as soon as the device is seen in the middle of this step.
     """
 
     what: Literal["kill", "cut", "delete"]
@@ -63,7 +63,7 @@ class Incident:
 
 
 class StepWatch:
-    """Watches one device's file for the beginning of a step.
+    """Watches whether a device is in the middle of a step.
 
     Args:
         device: its folder.
@@ -71,22 +71,18 @@ class StepWatch:
     """
 
     def __init__(self, device: DeviceFolder, step: str) -> None:
-        self._folder, self._kind = device.run.path, STEPS[step]
-        self._size = -1
+        self._device, self._kind = device, STEPS[step]
 
     def begun(self) -> bool:
-        """Tell whether the device has begun the step, ever."""
-        file = self._folder / COSTS
-        size = file.stat().st_size if file.exists() else 0
-        if size == self._size:
-            return False
-        self._size = size
-        return any(event.kind == self._kind for event in read_events(self._folder))
+        """Tell whether the device is serving the step at this moment, with its vault open."""
+        run = self._device.run
+        marks = run.liveness.read_bytes() if run.liveness.exists() else b""
+        return marks[self._device.client : self._device.client + 1] == b"\1" and self.unfinished()
 
     def unfinished(self) -> bool:
         """Tell whether the device has begun the step and not answered."""
-        events = [event for event in read_events(self._folder) if event.kind == self._kind]
-        return bool(events) and not events[-1].done
+        events = read_events(self._device.run.path)
+        return bool(events) and events[-1].kind == self._kind and not events[-1].done
 
 
 def delete_some(vault: Path) -> str:
