@@ -206,7 +206,7 @@ def test_nothing_is_left_of_a_command_that_is_stopped(tmp_path: Path, stop: sign
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
+        env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)},
     )
     devices = tmp_path / "out-devices"
     end = time.monotonic() + 120
