@@ -1,5 +1,7 @@
 """A prepared experiment from its first round to its page."""
 
+from collections.abc import Callable
+
 from fedunlearn.engines.engine import play
 from fedunlearn.errors import Interrupted, RunFailed
 from fedunlearn.experiment.experiment import Experiment, write_completed
@@ -10,7 +12,10 @@ from fedunlearn.tracking import Follower
 
 
 def play_to_the_page(
-    experiment: Experiment, follower: Follower | None = None, resume_hint: str = ""
+    experiment: Experiment,
+    follower: Follower | None = None,
+    resume_hint: str = "",
+    play: Callable[[Experiment], Results] = play,
 ) -> Results:
     """Play an experiment; leave its results, closed requests, the page and, of a speech encoder, the model.
 
@@ -18,6 +23,7 @@ def play_to_the_page(
         experiment: prepared, not played yet.
         follower: is given the results at the end.
         resume_hint: how to go on with a run that failed; it is added to the reason and to the exception.
+        play: plays it; by default on the engine that its config names.
 
     Returns:
         the results.

@@ -30,7 +30,7 @@ MOST_ARGUMENTS = 6
 LIBRARY_ATTRIBUTES = {
     *("stdout", "stderr", "handlers", "propagate", "filters", "caption", "overflow"),
     *("allow_tf32", "benchmark", "fill_uninitialized_memory", "layer_norm"),
-    *("task_id", "run_id", "node_id", "description", "__file__", "frames", "mod_tracker", "width"),
+    *("content", "task_id", "run_id", "node_id", "description", "__file__", "frames", "mod_tracker", "width"),
 }
 """attributes that libraries mean to be set from outside"""
 
@@ -43,9 +43,10 @@ OTHER_MEANINGS = {
     ),
     "calm": ("config.unlearning", "corpora.ravdess"),
     "destroy": ("experiment.references", "results_schema"),
+    "delete": ("cli.deploy", "deployment.incidents", "deployment.local"),
 }
-"""Name of a method -> where it means something else: no colour, an emotion, a random stream, the default
-method, or in the schema of results the gap of a control"""
+"""Name of a method -> where it means something else: no colour, an emotion, a random stream, what a person
+does, the default method, or in the schema of results the gap of a control"""
 METHOD_NAMES = {*METHODS, *PRIVILEGED} - {"not", "retrained"}
 """all but a word of English and the name of a model"""
 
@@ -71,7 +72,7 @@ ROOMS = (
     ("server",),
     ("experiment", "report"),
     ("engines", "final_model", "held_speech"),
-    ("study", "whole_run", "watch", "audit"),
+    ("study", "whole_run", "watch", "audit", "deployment"),
     ("flower_app", "cli", "api"),
     ("__main__",),
     ("simulations",),
@@ -138,9 +139,11 @@ FENCES = {
     **dict.fromkeys(("tensorboard", "wandb", "mlflow"), ("tracking",)),
     "http": ("watch.server",),
     **dict.fromkeys(
-        ("pickle", "dill", "joblib", "random", "requests", "urllib", "socket", "unittest", "pytest"),
+        ("pickle", "dill", "joblib", "random", "requests", "urllib", "unittest", "pytest"),
         (),
     ),
+    "socket": ("deployment.ports",),
+    "cryptography": ("deployment.credentials",),
 }
 """Library -> who may import it. Nobody: pickles, the global random numbers, the network, test tools."""
 

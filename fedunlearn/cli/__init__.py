@@ -1,9 +1,8 @@
 """The console command ``fedunlearn``: experiments, studies, reports, deletion requests, the ledger.
 
 Each command is one module: ``run`` (read it first), ``watch``, ``compare``, ``guard_study``, ``soak``,
-``pretrain``, ``study``, ``report``, ``explore``, ``export``, ``requests``, ``vault``, ``ledger``,
-``influence``, ``audit``.
-``options`` are shared, ``exit_codes`` says how a command ends.
+``pretrain``, ``deploy``, ``study``, ``report``, ``explore``, ``export``, ``requests``, ``vault``,
+``ledger``, ``influence``, ``audit``. ``options`` are shared, ``exit_codes`` says how a command ends.
 """
 
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import typer
 from fedunlearn.cli import (
     audit,
     compare,
+    deploy,
     explore,
     export,
     guard_study,
@@ -45,6 +45,7 @@ _commands: tuple[Callable[..., None], ...] = (
         requests.requests,
     ),
     *(influence.influence, compare.compare, guard_study.guard, soak.soak, pretrain.pretrain),
+    deploy.deploy_local,
 )
 for command in _commands:
     add_command(app, command)

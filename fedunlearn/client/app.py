@@ -28,9 +28,11 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedunlearn.client.costs import CostLog
 from fedunlearn.client.device import DEVICES, Device
 from fedunlearn.client.liveness import serving
 from fedunlearn.client.privacy import redact
+from fedunlearn.client.shown_metadata import METADATA, metadata_record
 from fedunlearn.client.steps import (
     calibration_moments,
     draw_rehearsal,
@@ -52,7 +54,7 @@ from fedunlearn.deletion.request import RequestState
 from fedunlearn.deletion.request_store import report_requests
 from fedunlearn.examples import Examples
 from fedunlearn.links import open_to_append
-from fedunlearn.messages.records import MessageConfig, borrow, lend
+from fedunlearn.messages.records import MessageConfig, borrow, lend, serialised
 from fedunlearn.messages.scalars import read_scalars
 from fedunlearn.models.probes import Probes
 from fedunlearn.run_folder import RunFolder
@@ -296,7 +298,8 @@ def make_client_app(run_folder: str = "", mods: Sequence[Any] = ()) -> ClientApp
     """Make the ClientApp, which is the same on every engine.
 
     Args:
-        run_folder: where the vaults are; empty = read ``out`` from the run config (``flwr run``).
+        run_folder: where the vaults are; empty = the device's own folder, which its node config names
+            (``device``, in a deployment), or else ``out`` of the run config (``flwr run``).
         mods: Flower mods around every handler; tests inject failures through them.
     """
     app = ClientApp(mods=list(mods))
@@ -307,8 +310,10 @@ def make_client_app(run_folder: str = "", mods: Sequence[Any] = ()) -> ClientApp
 
 
 def _answer(run_folder: str, handler: Handler, message: Message, context: Context) -> Message:
-    run = RunFolder(Path(run_folder or str(context.run_config["out"])))
+    own = str(context.node_config.get("device", ""))
+    run = RunFolder(Path(run_folder or own or str(context.run_config["out"])))
     client = int(context.node_config["partition-id"])
+    costs = CostLog(run.path, message) if own and not run_folder else None
     start = thread_time()
     failure = ""
     try:
@@ -321,7 +326,11 @@ def _answer(run_folder: str, handler: Handler, message: Message, context: Contex
     if failure:  # not raised above, or it would keep the frames of ``error`` alive, with the audio in them
         raise DeviceFailed(failure)
     content.metric_records["metrics"]["seconds"] = thread_time() - start
-    return Message(content, reply_to=message)
+    if context.node_config.get("experimenter"):
+        content[METADATA] = metadata_record(client, run.vault(client))
+    if costs is not None:
+        costs.end(content)
+    return Message(serialised(content) if own else content, reply_to=message)
 
 
 def _handle(run: RunFolder, client: int, handler: Handler, content: RecordDict) -> RecordDict:
@@ -339,3 +348,7 @@ def _redact_error(error: Exception) -> str:
         return str(error)
     why = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
     return f"{type(error).__name__}{why}; the device's own log says more"
+
+
+client_app = make_client_app()
+"""the app that ``flwr run`` starts on each node"""

@@ -26,6 +26,7 @@ from fedunlearn.seeding import rng_for
 from fedunlearn.unlearning import notes_tickets
 from fedunlearn.vault.additions import count_added, labels_of, waiting_recordings
 from fedunlearn.vault.commitment import commit, read_secret
+from fedunlearn.vault.index import Index
 from fedunlearn.vault.vault import Vault, add_recordings
 
 
@@ -207,6 +208,17 @@ class DeviceCache:
 
 DEVICES = DeviceCache()
 """of this process; a ClientApp could not keep them, since Flower's simulation pickles it for each message"""
+
+
+def build_shared_model(run: RunFolder, client: int) -> None:
+    """Build the model that all devices of this process share, with what it imports; nothing else is opened.
+
+    Args:
+        run: folder of the run, or of the device.
+        client: whose index says how many emotions there are.
+    """
+    config = _load_config(run.config, _config_stamp(run))
+    _shared_model(config.model, Index.read(run.vault(client)).classes)
 
 
 @lru_cache(maxsize=4)

@@ -59,7 +59,8 @@ def play(experiment: Experiment, mods: Sequence[Any] = ()) -> Results:
     server_app = make_server_app(experiment, EngineStorage() if inline else EngineStorage(ray_folders))
     clients = len(experiment.partition.clients)
     arguments = server_app, client_app, clients, settings, experiment.run.log
-    try:
+
+    def start() -> None:
         if inline:
             run_inline(*arguments)
         elif settings.ray_address:
@@ -67,6 +68,26 @@ def play(experiment: Experiment, mods: Sequence[Any] = ()) -> Results:
         else:
             gpu = partial(share_gpu, experiment.template, experiment.config, partial(_longest, experiment))
             (run_ray if settings.engine == "ray" else run_flower)(*arguments, gpu=gpu)
+
+    return conduct_with(experiment, start)
+
+
+def conduct_with(experiment: Experiment, conduct: Callable[[], None]) -> Results:
+    """Conduct an experiment in a way of one's own, and close it; every failure becomes ``RunFailed``.
+
+    Args:
+        experiment: prepared; its results are set when this returns.
+        conduct: has ``experiment.conduct`` called.
+
+    Returns:
+        results, as in results.json
+
+    Raises:
+        Interrupted: the run was interrupted.
+        RunFailed: it could not be completed.
+    """
+    try:
+        conduct()
     except RunFailed:
         raise
     except (KeyboardInterrupt, SystemExit) as interrupted:  # Ray turns SIGTERM into SystemExit

@@ -379,7 +379,7 @@ def _resume(
     later = recorded_later(partition, config.partition, config.seed)
     for share in partition.clients:
         vault = run.vault(share.client)
-        entries = [entry for entry, _ in _recordings(share, corpus, speech, later)]
+        entries = [entry for entry, _ in recordings_of(share, corpus, speech, later)]
         request_ids = _requests_of(saved, share.client)
         check_index(vault, entries)
         restore_arrays_from_corpus(run, corpus, share.client)
@@ -426,7 +426,7 @@ def _fill_vaults(
     # The judge needs the features of all anyway: no device derives its own a second time.
     derived = {model.feature_name: speech.features(model)} if model.stores_features else {}
     for share in partition.clients:
-        recordings = _recordings(share, corpus, speech, later)
+        recordings = recordings_of(share, corpus, speech, later)
         vault = run.vault(share.client)
         earlier = untouched / vault.name if untouched else None
         if earlier and _is_untouched(earlier, [e for e, _ in recordings], classes):
@@ -441,10 +441,17 @@ def _fill_vaults(
         os.sync()
 
 
-def _recordings(
+def recordings_of(
     share: ClientShare, corpus: Corpus, speech: RecordingCache, later: Mapping[str, int]
 ) -> list[tuple[VaultEntry, PCM]]:
-    """List what goes into one client's vault when it is made."""
+    """List what goes into one client's vault when it is made.
+
+    Args:
+        share: of the client.
+        corpus: of the run.
+        speech: decoded.
+        later: utterance -> rounds done when it is recorded; others are there from the beginning.
+    """
     labels = {emotion: label for label, emotion in enumerate(corpus.emotions)}
     return [
         (

@@ -201,3 +201,26 @@ class MessageConfig:
         if not isinstance(value, list):
             raise ValueError(f"the message's {name} is {value!r}, not a list")
         return [str(v) for v in value]
+
+
+def serialised(content: RecordDict) -> RecordDict:
+    """Return the content of a message with Flower's own arrays, which alone a deployment can send.
+
+    Flower 1.42 names an object's class when it sends it and knows no subclass of ``Array``. The bytes are
+    those that ``TensorArray`` gives, so that sizes and values stay as they are.
+
+    Args:
+        content: of a message; it is not changed.
+    """
+    return RecordDict({name: _serialised(record) for name, record in content.items()})
+
+
+def _serialised(
+    record: ArrayRecord | MetricRecord | ConfigRecord,
+) -> ArrayRecord | MetricRecord | ConfigRecord:
+    if not isinstance(record, ArrayRecord):
+        return record
+    plain = ArrayRecord()
+    for key, array in record.items():
+        plain[key] = Array(dtype=array.dtype, shape=array.shape, stype=array.stype, data=array.data)
+    return plain
