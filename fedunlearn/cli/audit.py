@@ -8,7 +8,7 @@ import typer
 from fedunlearn import config as configuration
 from fedunlearn.cli.exit_codes import run_command, stopped_as_interrupt
 from fedunlearn.cli.options import ConfigOption, DataOption, SetOption, config_files, read_overrides
-from fedunlearn.config.fields import LARGEST
+from fedunlearn.config.fields import LARGEST, LARGEST_SEED
 from fedunlearn.console import Screen, errors, say, warn
 from fedunlearn.errors import EXIT_FAILED, EXIT_NOT_COMPARED, EXIT_OK
 from fedunlearn.files import write_atomically
@@ -23,10 +23,10 @@ _GENERATED = {"partition.clients": 8, "partition.unseen_speakers": 2, "corpus.ut
 
 def bench(
     cheats: Annotated[str, typer.Option(help="Names, by commas; all = every one.")] = "all",
-    seeds: Annotated[int, typer.Option(min=1, max=100, help="Runs of each server: seeds 1, 2, ...")] = 10,
+    seeds: Annotated[str, typer.Option(help="Runs of each server, by commas.")] = "1,2,3,4,5,6,7,8,9,10",
     choosing: Annotated[
         int, typer.Option(min=1, max=1000, help="Honest runs that thresholds are set on: seeds 101, ...")
-    ] = 20,
+    ] = 40,
     size: Annotated[
         int, typer.Option(min=1, max=LARGEST, help="Utterances that each of two requesters deletes.")
     ] = 10,
@@ -51,7 +51,7 @@ def bench(
     def command() -> int:
         # Heavy imports wait: every command imports this module.
         from fedunlearn.study.audit_bench.bench import plan_bench
-        from fedunlearn.study.grid import loader_of
+        from fedunlearn.study.grid import loader_of, parse_numbers
         from fedunlearn.study.runner import StudyRunner, count_clients
 
         own = {"corpus.path": str(data)} if data else {}
@@ -59,7 +59,8 @@ def bench(
         if not files and "corpus.name" not in common:
             common = {**_GENERATED, **common}
         load = loader_of(count_clients(configuration.load(files, common)))
-        plan = plan_bench(load, cheats, seeds, choosing, size, false_alarms)
+        numbers = parse_numbers("--seeds", seeds, 0, LARGEST_SEED)
+        plan = plan_bench(load, cheats, numbers, choosing, size, false_alarms)
         StudyRunner(out, partial=True, warn=warn).check(plan.cells)
         return _play(plan, out)
 

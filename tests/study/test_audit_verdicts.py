@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command_line import call
 from hypothesis import given
@@ -18,9 +19,9 @@ from fedunlearn.study.audit_bench.audit_file import (
 )
 from fedunlearn.study.audit_bench.verdicts import (
     detection_rates,
+    exceeded,
     least_references,
     raises_alarm,
-    score_of,
     set_threshold,
     upper_quantile,
 )
@@ -56,44 +57,49 @@ def test_no_more_references_are_above_than_the_rate_allows(values: list[float], 
     assert above + 1 <= (len(values) + 1) * rate + 1e-9
 
 
-def test_a_score_is_the_largest_of_its_standardised_statistics() -> None:
+def test_any_statistic_above_its_limit_is_an_alarm() -> None:
     threshold = Threshold(
-        verifier="requester-who-tests",
-        statistics=("forgets", "returns"),
-        centres=(-4.0, 0.0),
-        scales=(2.0, 0.5),
-        threshold=3.0,
-        references=19,
+        verifier="requester-who-tests", statistics=("forgets", "returns"), limits=(-1.0, 0.5), references=39
     )
-    assert score_of(threshold, Statistics(forgets=0.0, returns=0.5)) == 2.0  # (0 + 4) / 2 against 0.5 / 0.5
-    assert score_of(threshold, Statistics(returns=1.0)) == 2.0
-    assert score_of(threshold, Statistics()) is None
-    assert raises_alarm(threshold, seen(forgets=2.5, returns=0.0))  # 3.25
-    assert not raises_alarm(threshold, seen(forgets=2.0, returns=0.0))  # 3, which is not above 3
+    assert exceeded(threshold, Statistics(forgets=0.0, returns=0.75)) == ("forgets", "returns")
+    assert exceeded(threshold, Statistics(forgets=-1.0, returns=0.75)) == ("returns",)  # -1 is not above -1
+    assert exceeded(threshold, Statistics()) == ()
+    assert raises_alarm(threshold, seen(forgets=-0.9, returns=0.0))
     assert raises_alarm(threshold, seen(exact=True, forgets=-4.0))
-    assert not raises_alarm(threshold, seen())
+    assert not raises_alarm(threshold, seen(forgets=-4.0)) and not raises_alarm(threshold, seen())
 
 
-def test_a_threshold_is_the_higher_of_those_of_honest_runs_and_of_retrained_models() -> None:
-    """Honest 0 ... 18: mean 9, variance 19 * 20 / 12. Retrained models are all at 30."""
+def test_a_limit_is_the_higher_of_those_of_honest_runs_and_of_retrained_models() -> None:
     references = [
         seen(remains=float(n)).model_copy(update={"retrained": Statistics(remains=30.0)}) for n in range(19)
     ]
-    found = set_threshold("auditor", references, 0.05)
-    scale = (19 * 20 / 12) ** 0.5
-    assert found.centres == (9.0,) and found.scales[0] == pytest.approx(scale)
-    assert found.threshold == pytest.approx((30 - 9) / scale)
+    assert set_threshold("auditor", references, 0.05).limits == (30.0,)
     without = [o.model_copy(update={"retrained": Statistics()}) for o in references]
-    assert set_threshold("auditor", without, 0.05).threshold == pytest.approx((18 - 9) / scale)
-    assert set_threshold("replay", [], 0.05).threshold is None
-    with pytest.raises(BadInput, match=r"--choosing 18: a threshold at 0\.05 false alarms needs at least 19"):
+    assert set_threshold("auditor", without, 0.05).limits == (18.0,)
+    assert set_threshold("replay", [], 0.05).limits == ()
+    with pytest.raises(BadInput, match=r"--choosing 18: thresholds at 0\.05 false alarms need at least 19"):
         set_threshold("auditor", references[:18], 0.05)
 
 
+def test_two_statistics_have_half_of_the_rate_each() -> None:
+    """Of 39 honest runs the largest of each is exceeded with probability 1/40, so either with 5 % at most."""
+    references = [seen(forgets=float(n), returns=-float(n)) for n in range(39)]
+    assert set_threshold("requester-who-tests", references, 0.05).limits == (38.0, 0.0)
+    with pytest.raises(BadInput, match=r"--choosing 38: thresholds at 0\.05 false alarms need at least 39"):
+        set_threshold("requester-who-tests", references[:38], 0.05)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_together_they_keep_to_the_rate(seed: int) -> None:
+    """On the references themselves, however the two statistics depend on each other: 1 of 40 each at most."""
+    drawn = np.random.default_rng(seed).normal(size=(79, 2))
+    references = [seen(forgets=float(a), returns=float(b)) for a, b in drawn]
+    threshold = set_threshold("requester-who-tests", references, 0.05)
+    assert sum(raises_alarm(threshold, o) for o in references) <= 2
+
+
 def test_rates_count_alarms_and_those_of_exact_checks() -> None:
-    threshold = Threshold(
-        verifier="requester", statistics=("returns",), centres=(0.0,), scales=(1.0,), threshold=0.5
-    )
+    threshold = Threshold(verifier="requester", statistics=("returns",), limits=(0.5,))
     observations = [seen("x", exact=True), seen("x", returns=1.0), seen("x", returns=0.1), seen(returns=0.0)]
     first, second = detection_rates([threshold], observations)
     assert (first.cheat, first.found, first.exact, first.runs) == ("x", 2, 1, 3)
@@ -104,7 +110,8 @@ def test_rates_count_alarms_and_those_of_exact_checks() -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--choosing", "3"], "--choosing 3: a threshold at 0.05 false alarms needs at least 19 seeds"),
+        (["--choosing", "3"], "--choosing 3: thresholds at 0.05 false alarms need at least 39 seeds"),
+        (["--seeds", "7,101"], "--seeds 101: thresholds are set on this seed"),
         (["--cheats", "lies"], "--cheats lies: known are ignore, "),
         (["--set", "recovery.rounds=0"], "recovery.rounds = 0: servers cheat in recovery, too"),
         (["--set", "partition.clients=2"], "partition.clients = 2: the bench needs at least 3"),
@@ -120,14 +127,14 @@ def test_bad_input_is_one_line_before_anything_is_played(tmp_path: Path, words: 
 @pytest.mark.slow
 def test_the_bench_leaves_typed_results_and_a_page_and_plays_nothing_twice(tmp_path: Path) -> None:
     out = tmp_path / "audit"
-    words = ["audit", "bench", "--out", str(out), "--seeds", "1", "--choosing", "2", "--size", "4"]
+    words = ["audit", "bench", "--out", str(out), "--seeds", "1", "--choosing", "4", "--size", "4"]
     words += ["--false-alarms", "0.4", "--cheats", "ignore,edited-row", "--set", "training.rounds=3"]
     words += ["--set", "corpus.utterances=18", "--set", "model.hidden=16"]
     code, said = call(*words)
     assert code == 0 and "2 cheating servers: 2 found in every run by somebody" in said
     found = AuditFile.model_validate_json((out / "audit.json").read_bytes())
     assert {rate.cheat for rate in found.rates} == {"honest", "sham", "ignore", "edited-row"}
-    assert found.choosing == (101, 102) and found.seeds == (1,)
+    assert found.choosing == (101, 102, 103, 104) and found.seeds == (1,)
     assert "<svg" in (out / "audit.html").read_text() and "| ignore |" in (out / "audit.md").read_text()
     before = {path: path.stat().st_mtime_ns for path in (out / "seeds").iterdir()}
     assert call(*words)[0] == 0

@@ -90,22 +90,18 @@ class Observation(AuditPart):
 
 
 class Threshold(AuditPart):
-    """What a verifier's score is compared with.
+    """What a verifier's statistics are compared with.
 
     Attributes:
         verifier: which.
         statistics: names of the statistics that it reads.
-        centres: of each, the mean over the honest runs of the choosing seeds.
-        scales: of each, the standard deviation.
-        threshold: a score above it is an alarm; None = the verifier reads no statistics.
-        references: number of honest runs that it was set with.
+        limits: of each; a value above it is an alarm.
+        references: number of honest runs that they were set with.
     """
 
     verifier: VerifierName
     statistics: tuple[str, ...] = ()
-    centres: tuple[float, ...] = ()
-    scales: tuple[float, ...] = ()
-    threshold: float | None = None
+    limits: tuple[float, ...] = ()
     references: int = 0
 
 

@@ -22,6 +22,7 @@ from fedunlearn.study.audit_bench.audit_file import AuditFile, Observation, Veri
 from fedunlearn.study.audit_bench.cheats import CHEATS, Cheat
 from fedunlearn.study.audit_bench.trial import forge_trial, observe, play_trial, recompute
 from fedunlearn.study.audit_bench.verdicts import (
+    MOST_READ,
     VERIFIERS,
     detection_rates,
     least_references,
@@ -32,7 +33,7 @@ from fedunlearn.unlearning import METHODS
 
 HONEST = "honest"
 REQUESTERS = 2
-FIRST_SEED, FIRST_CHOOSING = 1, 101
+FIRST_CHOOSING = 101
 MEASURED: dict[str, Any] = {
     "evaluation.retrained_seeds": 2,
     "evaluation.bootstrap": 100,
@@ -103,14 +104,14 @@ class BenchPlan:
 
 
 def plan_bench(
-    load: ConfigLoader, cheats: str, seeds: int, choosing: int, size: int, false_alarms: float
+    load: ConfigLoader, cheats: str, seeds: Sequence[int], choosing: int, size: int, false_alarms: float
 ) -> BenchPlan:
     """Plan a bench.
 
     Args:
         load: overrides -> the experiment with them.
         cheats: names, by commas; "all" = all of them. The controls are always played.
-        seeds: number of seeds that detection is measured on.
+        seeds: that detection is measured on.
         choosing: number of seeds that thresholds are set on.
         size: utterances that each of two requesters deletes.
         false_alarms: rate, in (0, 1).
@@ -124,10 +125,10 @@ def plan_bench(
     unknown = [name for name in names if name not in CHEATS]
     if unknown:
         problems.append(f"--cheats {','.join(unknown)}: known are {', '.join(known)}; or write all")
-    if choosing < least_references(false_alarms):
+    least = least_references(false_alarms / MOST_READ)
+    if choosing < least:
         problems.append(
-            f"--choosing {choosing}: a threshold at {false_alarms:g} false alarms needs at least "
-            f"{least_references(false_alarms)} seeds"
+            f"--choosing {choosing}: thresholds at {false_alarms:g} false alarms need at least {least} seeds"
         )
     config = load(MEASURED)
     if config.unlearning.method not in METHODS:
@@ -144,7 +145,9 @@ def plan_bench(
     if problems:
         raise BadInput(problems)
     choosing_seeds = tuple(range(FIRST_CHOOSING, FIRST_CHOOSING + choosing))
-    detection = tuple(range(FIRST_SEED, FIRST_SEED + seeds))
+    if both := sorted({*choosing_seeds} & {*seeds}):
+        raise BadInput(f"--seeds {both[0]}: thresholds are set on this seed")
+    detection = tuple(seeds)
     method = config.unlearning.method
     axes = Axes([Variant(method, method)], [size], [REQUESTERS], [*choosing_seeds, *detection])
     cells = cells_of(lambda more: load({**MEASURED, **more}), axes)

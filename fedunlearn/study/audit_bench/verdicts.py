@@ -4,8 +4,6 @@ import math
 from collections.abc import Sequence
 from typing import get_args
 
-import numpy as np
-
 from fedunlearn.errors import BadInput
 from fedunlearn.evaluation.intervals import share_interval
 from fedunlearn.study.audit_bench.audit_file import (
@@ -27,6 +25,10 @@ READS: dict[VerifierName, tuple[str, ...]] = {
     "replay": (),
 }
 """verifier -> names of the statistics that it reads"""
+
+
+MOST_READ = max(map(len, READS.values()))
+"""statistics of the verifier that reads most"""
 
 
 def least_references(false_alarms: float) -> int:
@@ -60,15 +62,16 @@ def upper_quantile(values: Sequence[float], false_alarms: float) -> float:
 def set_threshold(
     verifier: VerifierName, references: Sequence[Observation], false_alarms: float
 ) -> Threshold:
-    """Set a verifier's threshold.
+    """Set a verifier's limits, one for each statistic that it reads.
 
-    The higher of two quantiles: over the honest runs, and over the models that were retrained beside them,
-    which have not all of the statistics.
+    Each is the higher of two quantiles: over the honest runs, and over the models that were retrained beside
+    them, which have not all of the statistics. A verifier of k statistics sets each at the k-th part of the
+    rate (Bonferroni), so that all together keep to it.
 
     Args:
         verifier: which.
         references: honest runs of the choosing seeds.
-        false_alarms: rate.
+        false_alarms: rate of the verifier.
 
     Raises:
         BadInput: there are too few.
@@ -76,50 +79,46 @@ def set_threshold(
     names = READS[verifier]
     if not names:
         return Threshold(verifier=verifier)
-    if len(references) < least_references(false_alarms):
+    rate = false_alarms / len(names)
+    least = least_references(rate)
+    if len(references) < least:
         raise BadInput(
-            f"--choosing {len(references)}: a threshold at {false_alarms:g} false alarms needs at least "
-            f"{least_references(false_alarms)} seeds"
+            f"--choosing {len(references)}: thresholds at {false_alarms:g} false alarms need at "
+            f"least {least} seeds"
         )
-    columns = [[v for o in references if (v := _value(o.statistics, n)) is not None] for n in names]
-    centres = tuple(float(np.mean(values)) for values in columns)
-    scales = tuple(float(np.std(values, ddof=1)) or 1.0 for values in columns)
-    unset = Threshold(verifier=verifier, statistics=names, centres=centres, scales=scales)
-    ends = []
-    for statistics in ([o.statistics for o in references], [o.retrained for o in references]):
-        scores = [s for one in statistics if (s := score_of(unset, one)) is not None]
-        if len(scores) >= least_references(false_alarms):
-            ends.append(upper_quantile(scores, false_alarms))
-    return unset.model_copy(update={"threshold": max(ends), "references": len(references)})
+    limits = []
+    for name in names:
+        ends = []
+        for seen in ([o.statistics for o in references], [o.retrained for o in references]):
+            values = [value for one in seen if (value := _value(one, name)) is not None]
+            if len(values) >= least:
+                ends.append(upper_quantile(values, rate))
+        limits.append(max(ends, default=math.inf))
+    return Threshold(verifier=verifier, statistics=names, limits=tuple(limits), references=len(references))
 
 
-def score_of(threshold: Threshold, statistics: Statistics) -> float | None:
-    """Compute a verifier's score: the largest of its statistics, each standardised; None where it has none.
+def exceeded(threshold: Threshold, statistics: Statistics) -> tuple[str, ...]:
+    """List the statistics of a run that are above a verifier's limits.
 
     Args:
         threshold: of the verifier.
-        statistics: of a run.
+        statistics: of the run.
     """
-    parts = zip(threshold.statistics, threshold.centres, threshold.scales, strict=True)
-    found = [
-        (value - centre) / scale
-        for name, centre, scale in parts
-        if (value := _value(statistics, name)) is not None
-    ]
-    return max(found, default=None)
+    limits = zip(threshold.statistics, threshold.limits, strict=True)
+    return tuple(
+        name for name, limit in limits if (value := _value(statistics, name)) is not None and value > limit
+    )
 
 
 def raises_alarm(threshold: Threshold, observation: Observation) -> bool:
-    """Decide whether a verifier raises an alarm, by an exact check or by its score.
+    """Decide whether a verifier raises an alarm, by an exact check or by a statistic.
 
     Args:
         threshold: of the verifier.
         observation: of a run.
     """
-    if observation.contradictions.of(threshold.verifier):
-        return True
-    score = score_of(threshold, observation.statistics)
-    return threshold.threshold is not None and score is not None and score > threshold.threshold
+    contradictions = observation.contradictions.of(threshold.verifier)
+    return bool(contradictions or exceeded(threshold, observation.statistics))
 
 
 def detection_rates(
