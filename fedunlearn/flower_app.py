@@ -67,7 +67,7 @@ def main(grid: Grid, context: Context) -> None:
         storage = EngineStorage()
         if settings["deployed"]:
             grid, storage = _on_devices(grid, experiment, str(settings["devices"]))
-        results = play_to_the_page(experiment, play=partial(_play, grid=grid, storage=storage))
+        results = play_to_the_page(experiment, player=partial(_play, grid=grid, storage=storage))
     if results.status != "complete":
         raise RunFailed(results.failure or "")
 

@@ -15,7 +15,7 @@ def play_to_the_page(
     experiment: Experiment,
     follower: Follower | None = None,
     resume_hint: str = "",
-    play: Callable[[Experiment], Results] = play,
+    player: Callable[[Experiment], Results] | None = None,
 ) -> Results:
     """Play an experiment; leave its results, closed requests, the page and, of a speech encoder, the model.
 
@@ -23,7 +23,7 @@ def play_to_the_page(
         experiment: prepared, not played yet.
         follower: is given the results at the end.
         resume_hint: how to go on with a run that failed; it is added to the reason and to the exception.
-        play: plays it; by default on the engine that its config names.
+        player: plays it; None = the engine that its config names.
 
     Returns:
         the results.
@@ -36,7 +36,7 @@ def play_to_the_page(
     """
     run = experiment.run
     try:
-        results = play(experiment)
+        results = (player or play)(experiment)
     except RunFailed as failure:
         reason = str(failure)
         if resume_hint:

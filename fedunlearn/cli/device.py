@@ -23,7 +23,7 @@ VaultOption = Annotated[
 
 
 @dataclass(frozen=True)
-class DeviceFolder:
+class NamedDevice:
     """The device that a command is for.
 
     Attributes:
@@ -42,7 +42,7 @@ class DeviceFolder:
         return str(self.vault) if self.run is None else f"client {self.client}"
 
 
-def find_device(run: Path | None, client: int | None, vault: Path | None) -> DeviceFolder:
+def find_device(run: Path | None, client: int | None, vault: Path | None) -> NamedDevice:
     """Find the device that the options name.
 
     Args:
@@ -58,12 +58,12 @@ def find_device(run: Path | None, client: int | None, vault: Path | None) -> Dev
             raise BadInput("give either --vault DIR, or --run RUN and --client N")
         if not (vault / INDEX).is_file():
             raise BadInput(f"--vault {vault}: is no vault ({INDEX} is missing); give a device's own folder")
-        return DeviceFolder(vault, _number(vault), None)
+        return NamedDevice(vault, _number(vault), None)
     if run is None or client is None:
         raise BadInput("say which device: --run RUN --client N, or --vault DIR")
     folder = RunFolder(run)
     list_clients(folder, client)
-    return DeviceFolder(folder.vault(client), client, folder)
+    return NamedDevice(folder.vault(client), client, folder)
 
 
 def list_clients(run: RunFolder, client: int | None = None) -> list[int]:

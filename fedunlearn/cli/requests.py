@@ -17,7 +17,7 @@ from rich.table import Table
 
 from fedunlearn.cli.device import (
     ClientOption,
-    DeviceFolder,
+    NamedDevice,
     RunOption,
     VaultOption,
     find_device,
@@ -204,7 +204,7 @@ def _preview(folder: Path, client: int, request: FiledRequest) -> DeletionReques
     return admit(request, client, entries, known, _ANY_ROUND)
 
 
-def _withdraw(device: DeviceFolder, request: str) -> int:
+def _withdraw(device: NamedDevice, request: str) -> int:
     vaults = {device.client: device.vault}
     if device.run is not None:
         vaults = {client: device.run.vault(client) for client in device.run.clients()}
@@ -227,7 +227,7 @@ def _withdraw(device: DeviceFolder, request: str) -> int:
     return EXIT_OK
 
 
-def _whole_id(device: DeviceFolder, start: str) -> str:
+def _whole_id(device: NamedDevice, start: str) -> str:
     """Return the one id of a device's requests that begins so; what was given where there is none."""
     states = _states(device.vault)
     ids = [start] if start in states else [i for i in states if len(start) >= 4 and i.startswith(start)]
@@ -242,9 +242,7 @@ def _requests(run: Path | None, client: int | None, vault: Path | None) -> int:
     else:
         folder = RunFolder(run)
         clients = list_clients(folder, client)
-        devices = [
-            DeviceFolder(folder.vault(c), c, folder) for c in (clients if client is None else [client])
-        ]
+        devices = [NamedDevice(folder.vault(c), c, folder) for c in (clients if client is None else [client])]
     place = vault or run
     table = Table(title=f"Requests in {place}")
     table.add_column("id", no_wrap=True, min_width=_ID_WIDTH)
@@ -265,7 +263,7 @@ def _requests(run: Path | None, client: int | None, vault: Path | None) -> int:
     return EXIT_OK
 
 
-def _rows(device: DeviceFolder) -> list[tuple[str, ...]]:
+def _rows(device: NamedDevice) -> list[tuple[str, ...]]:
     waiting = Inbox(device.vault).waiting()
     stored = RequestStore(device.vault).all()
     recorded = {}

@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from fedunlearn.cli.device import ClientOption, DeviceFolder, RunOption, VaultOption, find_device, read_index
+from fedunlearn.cli.device import ClientOption, NamedDevice, RunOption, VaultOption, find_device, read_index
 from fedunlearn.cli.exit_codes import run_command
 from fedunlearn.cli.requests import delete as delete
 from fedunlearn.console import Screen, errors, say, warn
@@ -69,7 +69,7 @@ def verify(
 # ---- add -------------------------------------------------------------------------------------------------
 
 
-def _add(device: DeviceFolder, files: Sequence[Path], label: str, speaker: str) -> int:
+def _add(device: NamedDevice, files: Sequence[Path], label: str, speaker: str) -> int:
     from fedunlearn.vault.new_recordings import add_files
 
     added, notes = add_files(device.vault, files, label, speaker)
@@ -86,7 +86,7 @@ def _add(device: DeviceFolder, files: Sequence[Path], label: str, speaker: str) 
 # ---- list ------------------------------------------------------------------------------------------------
 
 
-def _list(device: DeviceFolder) -> int:
+def _list(device: NamedDevice) -> int:
     entries = read_index(device.vault).entries
     table = Table(title=Text(f"Recordings of {device.name}"))
     for heading in ("id", "emotion", "speaker", "set", "seconds", "since"):
@@ -121,7 +121,7 @@ def _since(entry: VaultEntry) -> str:
 # ---- verify ----------------------------------------------------------------------------------------------
 
 
-def _verify(device: DeviceFolder, deleted: Sequence[Path]) -> int:
+def _verify(device: NamedDevice, deleted: Sequence[Path]) -> int:
     from fedunlearn.audit.device_check import check_device
 
     found = check_device(device.vault, deleted)

@@ -72,7 +72,13 @@ class Talk:
     def purge(self, requests: list[str]) -> bool:
         """Remove them; whether the client verified it."""
         outgoing = settings(
-            requests=requests, rounds_done=9, round=9, round_applied=8, model="ab" * 32, ledger_head=""
+            requests=requests,
+            rounds_done=9,
+            round=9,
+            round_applied=8,
+            model="ab" * 32,
+            model_before="cd" * 32,
+            ledger_head="",
         )
         return number(self.send("query.purge", CLIENT, RecordDict({"settings": outgoing})), "verified") == 1
 

@@ -12,6 +12,7 @@ from spoiled_replies import FAULTY, Spoil
 
 from fedunlearn.engines.engine import play
 from fedunlearn.errors import RunFailed
+from fedunlearn.ledger import COMMITTED, LedgerReader
 from fedunlearn.vault.vault import Vault
 
 WAYS = [
@@ -131,7 +132,14 @@ def test_a_failed_run_still_reports_requests_and_faults(tmp_path: Path) -> None:
     results = experiment.write_failure(str(failure.value)).to_json()
     assert [(r["client"], r["state"]) for r in results["requests"]] == [(2, "verified")]
     assert {f["client"] for f in results["faults"]} == {0, 5}
-    assert results["ledger"]["entries"] == 6 and results["cost"]["learn"]["rounds"] >= 3
+    assert results["cost"]["learn"]["rounds"] >= 3
+    with LedgerReader(experiment.run.ledger) as ledger:
+        rows = ledger.entries()
+    assert sum(row.is_of_request for row in rows) == 6
+    # Each of six devices commits at first, and one again after its purge. Models: the first, two rounds of
+    # learning, the unlearn step, the purge, and one round of recovery.
+    assert [sum(row.state == COMMITTED for row in rows), sum(row.is_of_model for row in rows)] == [7, 6]
+    assert results["ledger"]["entries"] == len(rows) == 19
 
 
 def test_even_a_quorum_of_next_to_nothing_needs_one_answer(tmp_path: Path) -> None:
