@@ -520,6 +520,7 @@ def test_several_retrained_seeds_give_a_noise_floor(tmp_path: Path) -> None:
     assert results["gap"]["noise_floor"]["mean"] > 0
 
 
+@pytest.mark.slow
 def test_the_cnn_goes_the_same_way(tmp_path: Path) -> None:
     config = small_config(model__name="cnn", training__rounds=1, training__local__steps=1)
     assert run_small(tmp_path / "run", config)["status"] == "complete"

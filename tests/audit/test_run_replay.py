@@ -227,6 +227,7 @@ def test_rounds_that_were_played_again_count_as_they_were_played_last() -> None:
 # ---- servers that cheat ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_update_scaled_down_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ledger says truly what arrived; the model that was made of it is another one."""
     apply = fedunlearn.server.unlearn_step.apply_unlearn_updates
@@ -367,6 +368,7 @@ def test_an_older_copy_of_the_folder_is_found_by_a_kept_receipt_alone(tmp_path: 
     assert code == 3 and "is missing (row" in output, output
 
 
+@pytest.mark.slow
 def test_another_honest_run_in_its_place_is_found_by_a_kept_receipt_alone(
     run: RunFolder, receipt: Path, tmp_path: Path
 ) -> None:

@@ -105,6 +105,7 @@ def test_the_default_guard_changes_no_bit_of_an_honest_run(
     assert weights_of(out) == weights_of(tmp_path / "open")
 
 
+@pytest.mark.slow
 def test_what_clients_without_a_request_rehearse_is_in_the_results(tmp_path: Path, cache: Path) -> None:
     """Client 1 deletes everything first, five others rehearse; then 2 and 3 delete 4 and 3 utterances."""
     kinds: list[tuple[str, int]] = []

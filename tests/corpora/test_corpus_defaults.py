@@ -198,6 +198,7 @@ def test_malicious_clients_are_checked_once_the_number_of_clients_is_known(tmp_p
 # ---- the command line ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_emodb_runs_with_nothing_but_its_name_and_folder(tmp_path: Path) -> None:
     """21 utterances a speaker, of which 17 are trained on: half of them is 8."""

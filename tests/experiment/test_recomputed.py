@@ -135,7 +135,8 @@ def test_distances(again: Again) -> None:
         assert [reported[k] for k in ("tow", "ks", "wasserstein", "js")] == pytest.approx(np.mean(found, 0))
 
 
-@pytest.mark.parametrize("method", ["none", pytest.param("destroy", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["none", "destroy"])
 def test_shadows_of_a_run_that_does_nothing_and_of_one_that_destroys(tmp_path: Path, method: str) -> None:
     """Nothing done: the attacks find in every stage what they find in the original. Destroyed: nothing."""
     config = small_config(

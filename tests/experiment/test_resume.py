@@ -88,7 +88,8 @@ def dying(monkeypatch: pytest.MonkeyPatch, when: Callable[[str, int, Sequence[st
 # ---- left at any point -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("share", [0, *(pytest.param(share, marks=pytest.mark.slow) for share in (1, 2))])
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0, 1, 2])
 def test_whatever_the_devices_had_answered_when_the_server_died(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

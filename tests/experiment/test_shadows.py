@@ -83,7 +83,6 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Played:
 
 L2UL = {"unlearning__method": "l2ul", "unlearning__aggregation": "projected"}
 FAST: dict[str, Found] = {
-    "l2ul, projected, reversion removed": {**L2UL, "recovery__reversion": "removed", "recovery__rounds": 2},
     "late clients": {"training__rounds": 6, "deletions__schedule": AMONG},
     "in the middle of learning, one after another": {
         "deletions__schedule": AMONG,
@@ -91,6 +90,7 @@ FAST: dict[str, Found] = {
     },
 }
 SLOW: dict[str, Found] = {
+    "l2ul, projected, reversion removed": {**L2UL, "recovery__reversion": "removed", "recovery__rounds": 2},
     "recorded later": {
         "deletions__schedule": AMONG,
         "partition__recordings": [
@@ -149,7 +149,7 @@ def test_so_it_is_for_other_ways_to_unlearn(tmp_path: Path, case: str) -> None:
     assert_exact(Played(tmp_path, **FAST[case]).shadows(1))
 
 
-@pytest.mark.parametrize("method", ["fedosd", "rewind-to-delete"])
+@pytest.mark.parametrize("method", ["fedosd", pytest.param("rewind-to-delete", marks=pytest.mark.slow)])
 def test_so_it_is_for_privileged_baselines(tmp_path: Path, method: str) -> None:
     assert_exact(Played(tmp_path, unlearning__method=method).shadows(1))
 
@@ -389,7 +389,10 @@ def learnings(monkeypatch: pytest.MonkeyPatch) -> list[Replay]:
     return found
 
 
-@pytest.mark.parametrize("case", SHARED)
+@pytest.mark.parametrize(
+    "case",
+    [case if case == "after learning" else pytest.param(case, marks=pytest.mark.slow) for case in SHARED],
+)
 def test_another_method_finds_what_shadows_have_learned_and_ends_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:

@@ -98,6 +98,7 @@ def strip_schedule(text: str, schedule: list[dict[str, Any]]) -> str:
     return text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_nothing_of_what_was_named_is_left_on_the_device_or_in_its_store(tmp_path: Path) -> None:
     """Every kind of deletion, through the command line; then one person more, who gives a reason."""

@@ -118,6 +118,7 @@ def test_scalars_come_back_as_they_went(scalars: ServerScalars) -> None:
     assert read_scalars(MessageConfig(message)) == scalars
 
 
+@pytest.mark.slow
 def test_a_client_with_few_held_out_utterances_tells_no_log_odds(tmp_path: Path) -> None:
     """18 utterances a speaker leave 4 held out: enough. 12 leave 2, and CALM falls back on the level.
 

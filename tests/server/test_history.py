@@ -171,7 +171,8 @@ def test_cached_and_trained_originals_have_the_same_history(
         assert result["cost"]["retrain"]["bytes_stored"] == 0
 
 
-@pytest.mark.parametrize("how", ["projected", pytest.param("norm-clipped", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["projected", "norm-clipped"])
 def test_unlearning_from_a_cached_original_is_the_same_bit_for_bit(tmp_path: Path, how: str) -> None:
     config = small_config(
         unlearning__aggregation=how, unlearning__clip=0.2, recovery__reversion="removed", recovery__steps=3

@@ -246,6 +246,7 @@ def test_the_sums_are_a_cost_of_learning(tmp_path: Path, late: Late) -> None:
     assert (down[1] - down[0]) / size == pytest.approx(UNTIL * len(LATE) - 6, abs=0.2)
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_between_two_clients_joining_goes_on_to_the_same_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: Late
 ) -> None:

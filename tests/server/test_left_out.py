@@ -128,6 +128,7 @@ def test_who_is_sent_it(settings: dict[str, Any], sent: bool, tmp_path: Path) ->
     assert all(("left_out" in (request.scalars_read or ())) == sent for request in results.requests)
 
 
+@pytest.mark.slow
 def test_an_original_from_the_cache_brings_them(tmp_path: Path) -> None:
     """One that was trained without them is trained again."""
     without = small_config(unlearning__left_out_models=False)

@@ -132,6 +132,7 @@ def test_a_clip_that_nothing_reaches_changes_no_bit(
     assert weights_of(inline_run[0]) == weights_of(tmp_path / "wide")
 
 
+@pytest.mark.slow
 def test_noise_is_the_same_twice_and_another_with_another_seed(tmp_path: Path) -> None:
     noisy = small_config(privacy__clip=0.1, privacy__noise=0.01)
     first = run_small(tmp_path / "a", noisy, cache=tmp_path / "cache")

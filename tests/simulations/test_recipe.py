@@ -118,6 +118,7 @@ def test_the_command_writes_every_recipe_on_every_corpus(tmp_path: Path) -> None
     assert output.count("| nemo |") == 1
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_line_before_any_work(tmp_path: Path) -> None:
     nemo = make_corpus(tmp_path / "nemo", "nemo")
     script = [sys.executable, str(ROOT / "simulations" / "recipe.py"), "--out", str(tmp_path / "out")]

@@ -218,6 +218,7 @@ def test_the_command_writes_all_files_and_continues(tmp_path: Path) -> None:
     assert again.count("| nemo | functionals | whole client | 1 |") == 1
 
 
+@pytest.mark.slow
 def test_every_corpus_is_checked_before_any_is_run(tmp_path: Path) -> None:
     nemo = make_corpus(tmp_path / "nemo", "nemo")
     script = [sys.executable, str(ROOT / "simulations" / "results.py"), *options(tmp_path / "out")]
