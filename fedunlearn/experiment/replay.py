@@ -205,13 +205,12 @@ class Replay:
         """Take the joint step of those requesters that have any of its utterances."""
         before, method = model.weights, self._config.unlearning.method
         steps = ReplayedSteps(self._data, self._stream, self.clients, self._history, self._outside)
-        requests = steps.requests(round_)
         if method in PRIVILEGED:
             weights = self._play_procedure(PRIVILEGED[method], model, round_, steps)
         else:
             reads = METHODS[method].reads_log_odds
             scalars = steps.scalars(before, round_, self.unknown, reads)
-            weights, _ = steps.take(before, round_, requests, scalars)
+            weights, _ = steps.take(before, round_, steps.requests(round_), scalars)
         if self._config.recovery.reversion == "removed":
             self._steps.append(difference(weights, before))
         return weights

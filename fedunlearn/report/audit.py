@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from fedunlearn.files import write_atomically
 from fedunlearn.report.figures.style import PALETTE, FigureSpec, despine, new_figure
 from fedunlearn.report.tables import Cell, Column, Row, Table
+from fedunlearn.report.templates import fill_template
 from fedunlearn.report.values import Interval, bracketed, many
 
 _DARK = 0.6
@@ -164,13 +163,9 @@ def write_audit_page(summary: AuditSummary, path: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    loader = PackageLoader("fedunlearn", "report")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    styles = [loader.get_source(environment, name)[0] for name in ("page.css", "comparison.css")]
-    page = environment.get_template("audit.html.j2").render(
-        style=Markup("".join(styles)),
+    page = fill_template(
+        "audit.html.j2",
+        ("page.css", "comparison.css"),
         headline=summary.headline,
         setting=summary.setting,
         figure=audit_figure(summary),

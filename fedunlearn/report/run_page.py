@@ -5,8 +5,6 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import tomli_w
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from fedunlearn.files import write_atomically
 from fedunlearn.report.attacks import attack_notes, attack_table, klom_table, request_attacks
@@ -31,6 +29,7 @@ from fedunlearn.report.names import method_name, method_title, methods_used, pri
 from fedunlearn.report.privacy import describe_leaks, privacy_table
 from fedunlearn.report.request_table import batches, request_table, unreachable, update_norms, window
 from fedunlearn.report.side_by_side import model_dots, models_table
+from fedunlearn.report.templates import fill_template
 from fedunlearn.report.tiles import tiles
 from fedunlearn.report.values import count, duration, fraction, many, plain
 from fedunlearn.results_schema import CONTROLS, Results, Times
@@ -81,11 +80,6 @@ def write_report(results: Results, path: Path) -> None:
 
 def render(results: Results) -> str:
     """The page as text."""
-    loader = PackageLoader("fedunlearn", "report")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    style, _, _ = loader.get_source(environment, "page.css")
     useful, why = judge_method(results)
     shown = {**_head(results), **_figures(results), **_tables(results), **_texts(results)}
     titles = {
@@ -93,9 +87,7 @@ def render(results: Results) -> str:
         for name, title in SECTIONS.items()
         if name not in MAY_VANISH or any(shown[part] for part in MAY_VANISH[name])
     }
-    page = environment.get_template("page.html.j2").render(
-        style=Markup(style), titles=titles, useful=useful, why=why, **shown
-    )
+    page = fill_template("page.html.j2", ("page.css",), titles=titles, useful=useful, why=why, **shown)
     return page.encode("utf-8", "replace").decode("utf-8")
 
 

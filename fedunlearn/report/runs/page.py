@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fedunlearn.files import write_atomically
@@ -26,6 +25,7 @@ from fedunlearn.report.runs.tables import (
     settings_table,
 )
 from fedunlearn.report.tables import Table
+from fedunlearn.report.templates import fill_template
 from fedunlearn.report.values import count, many, plain
 from fedunlearn.results_schema import CONTROLS, Results
 
@@ -80,17 +80,13 @@ def write_comparison(results: Mapping[str, Results], path: Path) -> None:
 
 def render(results: Mapping[str, Results]) -> str:
     """Render the page as text."""
-    loader = PackageLoader("fedunlearn", "report")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    styles = [loader.get_source(environment, name)[0] for name in ("page.css", "comparison.css")]
     runs = [Run(name, record) for name, record in results.items()]
     tasks = tasks_of(runs)
     tone, sentence = headline(tasks)
     bad = [run for run in runs if run.status != "complete"]
-    page = environment.get_template("comparison.html.j2").render(
-        style=Markup("".join(styles)),
+    page = fill_template(
+        "comparison.html.j2",
+        ("page.css", "comparison.css"),
         title=f"fedunlearn: {many(len(runs), 'run')} side by side",
         alarm=_alarm(bad, len(runs)),
         tone=tone,

@@ -6,8 +6,6 @@ from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from fedunlearn.files import write_atomically
 from fedunlearn.report.figures.style import FigureSpec
@@ -15,6 +13,7 @@ from fedunlearn.report.study import figures, tables
 from fedunlearn.report.study.claims import ClaimResult, ClaimVerdict, claims_table
 from fedunlearn.report.study.statistics import unit_names, units_of
 from fedunlearn.report.tables import Table
+from fedunlearn.report.templates import fill_template
 from fedunlearn.report.values import many
 from fedunlearn.results_schema import CONTROLS
 
@@ -119,14 +118,10 @@ def write_page(
     Raises:
         OSError: the file cannot be written.
     """
-    loader = PackageLoader("fedunlearn", "report")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    styles = [loader.get_source(environment, name)[0] for name in ("page.css", "comparison.css")]
     rows = pd.concat([answer.rows for answer in answers])
-    page = environment.get_template("study.html.j2").render(
-        style=Markup("".join(styles)),
+    page = fill_template(
+        "study.html.j2",
+        ("page.css", "comparison.css"),
         headline=_headline(claims),
         kicker=_kicker(rows),
         notes=notes,
